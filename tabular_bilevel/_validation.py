@@ -1,0 +1,162 @@
+"""Checks at the boundary: arrays of the right shape, with the entry and the number in the message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "DISTRIBUTION_TOLERANCE",
+    "BoolArray",
+    "FloatArray",
+    "IntArray",
+    "as_discount",
+    "as_distribution",
+    "as_generator",
+    "as_temperature",
+    "as_theta",
+    "entry",
+    "finite_array",
+    "positive_integer",
+    "read_only",
+    "real_array",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.integer[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+# Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
+# a missing successor does not.
+DISTRIBUTION_TOLERANCE = 1e-9
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Mark a freshly made array as read-only and hand it on."""
+    array.setflags(write=False)
+    return array
+
+
+def entry(name: str, index: tuple[Any, ...]) -> str:
+    """Spell an entry of an array: ``entry("transition", (3, 1))`` is ``transition[3, 1]``."""
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]"
+
+
+def first(mask: npt.ArrayLike) -> tuple[Any, ...]:
+    """Index of the first true entry."""
+    flat = np.asarray(mask)
+    return tuple(np.unravel_index(int(np.argmax(flat)), flat.shape))
+
+
+def require_real_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    """Raise unless the dtype is one of real numbers."""
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{name} has dtype {dtype}; real numbers are needed")
+
+
+def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
+    """Copy to a C-contiguous float64 array of the given shape; ``None`` is any positive length."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array of numbers") from error
+    require_real_dtype(name, array.dtype)
+    fits = array.ndim == len(shape) and all(
+        n > 0 if want is None else n == want for n, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} has shape {array.shape}, not ({wanted}{',' * (len(shape) == 1)})")
+    return np.array(array, dtype=np.float64, order="C")
+
+
+def finite_array(
+    name: str,
+    value: npt.ArrayLike,
+    shape: tuple[int | None, ...],
+    *,
+    where: BoolArray | None = None,
+) -> FloatArray:
+    """Copy as `real_array`; entries must be finite, or are set to 0 outside `where`."""
+    array = real_array(name, value, shape)
+    if where is not None:
+        array[~where] = 0.0
+    if not np.isfinite(array).all():
+        index = first(~np.isfinite(array))
+        raise ValueError(f"{entry(name, index)} is {array[index]}, not a finite number")
+    return array
+
+
+def require_probabilities(name: str, array: FloatArray) -> None:
+    """Raise unless every entry is a finite number of at least 0."""
+    bad = ~(np.isfinite(array) & (array >= 0.0))
+    if bad.any():
+        index = first(bad)
+        raise ValueError(f"{entry(name, index)} is {array[index]}, not a probability")
+
+
+def as_distribution(name: str, value: npt.ArrayLike, size: int) -> FloatArray:
+    """Copy a probability distribution over `size` outcomes."""
+    array = real_array(name, value, (size,))
+    require_probabilities(name, array)
+    if abs(array.sum() - 1.0) > DISTRIBUTION_TOLERANCE:
+        raise ValueError(f"{name} sums to {array.sum():.12g}, not 1")
+    return array
+
+
+def as_real(name: str, value: object) -> float:
+    """Convert a real scalar."""
+    array = np.asarray(value)
+    if array.ndim != 0:
+        raise ValueError(f"{name} has shape {array.shape}; one number is needed")
+    require_real_dtype(name, array.dtype)
+    return float(array)
+
+
+def as_discount(name: str, value: object) -> float:
+    """Convert a discount, in [0, 1)."""
+    number = as_real(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name} is {number}, not in [0, 1)")
+    return number
+
+
+def as_temperature(name: str, value: object) -> float:
+    """Convert a temperature, positive and finite."""
+    number = as_real(name, value)
+    if not (np.isfinite(number) and number > 0.0):
+        raise ValueError(f"{name} is {number}, not a positive finite number")
+    return number
+
+
+def as_theta(theta: npt.ArrayLike, size: int | None = None) -> FloatArray:
+    """Copy a leader's parameter, a finite vector (of length `size`)."""
+    array = np.asarray(theta)
+    require_real_dtype("theta", array.dtype)
+    if array.ndim != 1 or (size is not None and array.size != size):
+        wanted = "any length" if size is None else f"length {size}"
+        raise ValueError(f"theta has shape {array.shape}, not that of a vector of {wanted}")
+    copied = np.array(array, dtype=np.float64)
+    if not np.isfinite(copied).all():
+        index = first(~np.isfinite(copied))
+        raise ValueError(f"{entry('theta', index)} is {copied[index]}, not a finite number")
+    return copied
+
+
+def positive_integer(name: str, value: object) -> int:
+    """Convert a whole number of at least 1."""
+    number = np.asarray(value)
+    if number.ndim != 0 or number.dtype.kind not in "iu" or int(number) < 1:
+        raise ValueError(f"{name} is {value}, not a positive whole number")
+    return int(number)
+
+
+def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
+    """Take a generator as it is, or start one from a seed."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
+        raise ValueError(f"rng is {rng!r}, not a numpy Generator or a seed of at least 0")
+    return np.random.default_rng(int(rng))

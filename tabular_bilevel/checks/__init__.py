@@ -1,0 +1,1 @@
+"""Comparing two ways to the same number."""

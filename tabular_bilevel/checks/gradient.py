@@ -1,0 +1,180 @@
+"""Is the gradient right? Compare it with every independent route that applies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._validation import FloatArray, as_generator, as_theta, entry
+from tabular_bilevel.errors import CheckFailedError
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.routes import complex_step_gradient, difference_gradient, forward_gradient
+
+__all__ = ["GradientReport", "RouteComparison", "check_gradient"]
+
+# Routes that differ by rounding alone: the worst over hard random problems (discount 0.99,
+# temperature 0.01) was 1e-10, and a wrong formula is off by far more than 1e-8.
+ROUNDING_TOLERANCE = 1e-8
+
+# Differences: their own error estimate, which can be too small by chance, and at least this.
+DIFFERENCE_TOLERANCE = 1e-6
+DIFFERENCE_FACTOR = 100.0
+
+# Up to this many parameters each coordinate is checked, beyond it random directions.
+ALL_COORDINATES = 200
+RANDOM_DIRECTIONS = 10
+
+
+@dataclass(frozen=True)
+class RouteComparison:
+    """One route against the adjoint gradient.
+
+    Attributes
+    ----------
+    route : str
+        Name of the route.
+    difference : float
+        Largest difference of a derivative, relative to the largest derivative.
+    tolerance : float
+        What was allowed.
+    worst : str
+        Where it is largest.
+    """
+
+    route: str
+    difference: float
+    tolerance: float
+    worst: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the routes agree."""
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "agrees" if self.passed else "DIFFERS"
+        return (
+            f"{self.route}: {verdict}, relative difference {self.difference:.2g} (allowed "
+            f"{self.tolerance:.2g}), largest at {self.worst}"
+        )
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What `check_gradient` found.
+
+    Attributes
+    ----------
+    comparisons : tuple of RouteComparison
+        One for each route that applies.
+    skipped : tuple of str
+        Routes that do not, with the reason.
+    n_derivatives : int
+        How many directional derivatives were compared.
+    """
+
+    comparisons: tuple[RouteComparison, ...]
+    skipped: tuple[str, ...]
+    n_derivatives: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether all routes agree."""
+        return all(comparison.passed for comparison in self.comparisons)
+
+    def raise_if_failed(self) -> None:
+        """Raise `CheckFailedError` with the report as its message unless all routes agree."""
+        if not self.passed:
+            raise CheckFailedError(str(self))
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else "FAILED"
+        head = f"Gradient check {verdict}: {self.n_derivatives} derivatives"
+        return "\n  ".join([head, *map(str, self.comparisons), *self.skipped])
+
+
+def check_gradient(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    horizon: int | None = None,
+    rng: np.random.Generator | int = 0,
+) -> GradientReport:
+    """Compare the adjoint gradient with every independent route that applies.
+
+    Differences apply to every problem; forward mode and the complex step to those with a
+    `pushforward`. With up to 200 parameters each coordinate is compared, beyond that the gradient's
+    own direction and ten random ones.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+    rng : numpy.random.Generator or int
+        Chooses the random directions.
+
+    Returns
+    -------
+    GradientReport
+        Verdict, and one line a route.
+
+    Raises
+    ------
+    ValueError
+        As `hypergradient`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> report = tb.check_gradient(tb.problems.two_state(), [0.2, -0.3])
+    >>> report.passed
+    True
+    >>> [comparison.route for comparison in report.comparisons]
+    ['forward mode', 'complex step', 'differences']
+    """
+    theta = as_theta(theta)
+    exact = hypergradient(problem, theta, horizon=horizon)
+    directions = _directions(exact.gradient, as_generator(rng))
+    derivatives = exact.gradient if directions is None else directions @ exact.gradient
+    # A derivative may vanish because its terms cancel; their rounding is then all that is left.
+    terms = np.abs(exact.sensitivities.follower_reward).sum()
+    terms += np.abs(exact.sensitivities.leader_reward).sum()
+    rounding = 1e3 * np.finfo(np.float64).eps * terms
+    scale = max(np.abs(derivatives).max(), rounding / ROUNDING_TOLERANCE, np.finfo(float).tiny)
+
+    def compare(route: str, others: FloatArray, allowed: float) -> RouteComparison:
+        gaps = np.abs(others - derivatives) / scale
+        worst = int(np.argmax(gaps))
+        where = entry("theta", (worst,)) if directions is None else f"direction {worst}"
+        return RouteComparison(route, float(gaps[worst]), allowed, where)
+
+    comparisons, skipped = [], []
+    if isinstance(problem, ForwardProblem):
+        for route, method in (
+            ("forward mode", forward_gradient),
+            ("complex step", complex_step_gradient),
+        ):
+            others = method(problem, theta, directions=directions, horizon=horizon)
+            comparisons.append(compare(route, others, ROUNDING_TOLERANCE))
+    else:
+        skipped.append("forward mode, complex step: the problem has no pushforward")
+    differences = difference_gradient(problem, theta, directions=directions, horizon=horizon)
+    allowed = max(DIFFERENCE_TOLERANCE, DIFFERENCE_FACTOR * differences.error.max() / scale)
+    comparisons.append(compare("differences", differences.gradient, float(allowed)))
+    return GradientReport(tuple(comparisons), tuple(skipped), derivatives.size)
+
+
+def _directions(gradient: FloatArray, rng: np.random.Generator) -> FloatArray | None:
+    """Choose what to compare: the coordinates (None), or unit vectors, one a row."""
+    if gradient.size <= ALL_COORDINATES:
+        return None
+    rows = np.vstack([gradient, rng.normal(size=(RANDOM_DIRECTIONS, gradient.size))])
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0.0, norms, 1.0)

@@ -1,0 +1,26 @@
+"""What goes wrong after the input was found good."""
+
+from __future__ import annotations
+
+__all__ = ["CheckFailedError", "ConvergenceError"]
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration ended before it reached its tolerance.
+
+    Attributes
+    ----------
+    residual : float
+        How far the last iterate is from a solution, in the units of the equation.
+    iterations : int
+        How many iterations were made.
+    """
+
+    def __init__(self, message: str, *, residual: float, iterations: int) -> None:
+        super().__init__(message)
+        self.residual = residual
+        self.iterations = iterations
+
+
+class CheckFailedError(AssertionError):
+    """A report that did not pass was asked to raise; the message is the report."""

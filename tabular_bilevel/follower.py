@@ -1,0 +1,288 @@
+"""The follower's soft-optimal response (theory.md section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tabular_bilevel._validation import FloatArray, positive_integer, read_only
+from tabular_bilevel.errors import ConvergenceError
+from tabular_bilevel.linear import policy_system
+from tabular_bilevel.model import Model
+
+__all__ = ["FollowerSolver", "PolicyIteration", "Response", "ValueIteration", "solve_follower"]
+
+# A residual of the soft Bellman equation is a difference of two numbers of the size of V, each a
+# sum over the successors: a few hundred roundings.
+RESIDUAL_TOLERANCE = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """The follower's answer to a model.
+
+    Attributes
+    ----------
+    value : ndarray, shape (S,)
+        V_F, the entropy-regularised optimal value.
+    action_value : ndarray, shape (S, A)
+        Q_F; ``-inf`` where an action is unavailable.
+    policy : ndarray, shape (S, A)
+        Probability of each action, exp((Q_F - V_F) / temperature).
+    residual : float
+        max |T V - V| of the returned value, T the soft Bellman operator.
+    error_bound : float
+        Bound on max |V - V*| that the contraction gives, residual / (1 - discount), up to rounding.
+    iterations : int
+        Sweeps or Newton steps made.
+    """
+
+    value: FloatArray
+    action_value: FloatArray
+    policy: FloatArray
+    residual: float
+    error_bound: float
+    iterations: int
+
+    def __str__(self) -> str:
+        return (
+            f"Response: {self.value.size} states, residual {self.residual:.2g}, value within "
+            f"{self.error_bound:.2g}, {self.iterations} iterations"
+        )
+
+
+class FollowerSolver(Protocol):
+    """Anything that computes the follower's response."""
+
+    def solve(self, model: Model) -> Response:
+        """Solve the model; raise `ConvergenceError` rather than stop short."""
+        ...
+
+
+def solve_follower(model: Model, *, solver: FollowerSolver | None = None) -> Response:
+    """Solve for the follower's soft-optimal response.
+
+    Parameters
+    ----------
+    model : Model
+        The follower's MDP.
+    solver : FollowerSolver, optional
+        `PolicyIteration` by default, which takes 4 to 15 steps whatever the discount, and picks the
+        linear algebra by the model's size and shape.
+
+    Returns
+    -------
+    Response
+        Value, action value, policy, and the residual they have.
+
+    Raises
+    ------
+    ConvergenceError
+        If the solver's tolerance is not reached.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.four_rooms()
+    >>> response = tb.solve_follower(problem.model([0.0] * 105))
+    >>> response.policy.shape
+    (104, 4)
+    """
+    return (PolicyIteration() if solver is None else solver).solve(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyIteration:
+    """Soft policy iteration: Newton's method on T V - V = 0 (theory.md section 2).
+
+    From the first step on the iterates rise to V*, in the end quadratically. Once the tolerance is
+    reached one step more is made, and kept if it lowers the residual: V is then at rounding level.
+
+    Attributes
+    ----------
+    tolerance : float
+        Largest residual, relative to the largest of |V|, |reward| and the temperature.
+    max_iterations : int
+        Steps before giving up.
+    """
+
+    tolerance: float = RESIDUAL_TOLERANCE
+    max_iterations: int = 1000
+
+    def solve(self, model: Model) -> Response:
+        """Solve as `solve_follower` describes.
+
+        Parameters
+        ----------
+        model : Model
+            The follower's MDP.
+
+        Returns
+        -------
+        Response
+            The follower's answer.
+
+        Raises
+        ------
+        ConvergenceError
+            If `max_iterations` steps do not reach the tolerance.
+        """
+        limit = positive_integer("max_iterations", self.max_iterations)
+        value = np.zeros(model.n_states)
+        for iteration in range(limit + 1):
+            action_value, improved, policy = soft_backup(model, value)
+            gap = improved - value
+            residual = _size(gap)
+            system = policy_system(model, policy, model.follower_discount)
+            step = system.solve(gap)
+            if residual <= self.tolerance * _scale(model, value):
+                polished = value + step
+                refined = soft_backup(model, polished)
+                if _size(refined[1] - polished) < residual:
+                    value, (action_value, improved, policy) = polished, refined
+                    residual = _size(improved - value)
+                    iteration += 1
+                return _response(model, value, action_value, policy, residual, iteration)
+            if not np.isfinite(residual):
+                break
+            value = value + step
+        raise _not_converged("PolicyIteration", self.tolerance, residual, iteration)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueIteration:
+    """Soft value iteration, V <- T V, compiled (theory.md section 2).
+
+    Converges like discount**k: the plain method, kept as an independent check of the fast one and
+    for models whose linear systems are too large.
+
+    Attributes
+    ----------
+    tolerance : float
+        Largest residual, relative to the largest of |V|, |reward| and the temperature. The value's
+        error is up to 1 / (1 - discount) times as large.
+    max_iterations : int
+        Sweeps before giving up.
+    """
+
+    tolerance: float = RESIDUAL_TOLERANCE
+    max_iterations: int = 10_000_000
+
+    def solve(self, model: Model) -> Response:
+        """Solve as `solve_follower` describes.
+
+        Parameters
+        ----------
+        model : Model
+            The follower's MDP.
+
+        Returns
+        -------
+        Response
+            The follower's answer.
+
+        Raises
+        ------
+        ConvergenceError
+            If `max_iterations` sweeps do not reach the tolerance.
+        """
+        from tabular_bilevel import _kernels
+
+        limit = positive_integer("max_iterations", self.max_iterations)
+        # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
+        chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
+        value, other = np.zeros(model.n_states), np.empty(model.n_states)
+        done, residual = 0, np.inf
+        while done < limit:
+            kernel = model.transition
+            sweeps, residual = _kernels.soft_value_iteration(
+                kernel.indptr,
+                kernel.indices,
+                kernel.data,
+                model.follower_reward,
+                model.available,
+                model.follower_discount,
+                model.temperature,
+                self.tolerance * _scale(model, value),
+                min(chunk, limit - done),
+                other,
+                value,
+            )
+            done += sweeps
+            if residual <= self.tolerance * _scale(model, value):
+                action_value, improved, policy = soft_backup(model, value)
+                residual = _size(improved - value)
+                return _response(model, value, action_value, policy, residual, done)
+            if not np.isfinite(residual):
+                break
+        raise _not_converged("ValueIteration", self.tolerance, residual, done)
+
+
+def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Apply the soft Bellman operator.
+
+    Parameters
+    ----------
+    model : Model
+        The follower's MDP.
+    value : ndarray, shape (S,)
+        V.
+
+    Returns
+    -------
+    action_value : ndarray, shape (S, A)
+        Q = r + discount P V, ``-inf`` where an action is unavailable.
+    improved : ndarray, shape (S,)
+        T V = temperature * log sum_a exp(Q / temperature).
+    policy : ndarray, shape (S, A)
+        exp((Q - T V) / temperature).
+    """
+    ahead = model.follower_discount * model.next_value(value)
+    action_value = np.where(model.available, model.follower_reward + ahead, -np.inf)
+    best = action_value.max(axis=1)
+    with np.errstate(over="ignore"):  # a gap of 1e308 temperatures is as good as -inf
+        weights = np.exp((action_value - best[:, None]) / model.temperature)
+    total = weights.sum(axis=1)
+    improved = best + model.temperature * np.log(total)
+    return action_value, improved, weights / total[:, None]
+
+
+def _size(gap: FloatArray) -> float:
+    return float(np.abs(gap).max())
+
+
+def _scale(model: Model, value: FloatArray) -> float:
+    return max(_size(value), _size(model.follower_reward), model.temperature)
+
+
+def _response(
+    model: Model,
+    value: FloatArray,
+    action_value: FloatArray,
+    policy: FloatArray,
+    residual: float,
+    iterations: int,
+) -> Response:
+    contraction = model.follower_discount * float(model.row_mass.max())
+    return Response(
+        value=read_only(value),
+        action_value=read_only(action_value),
+        policy=read_only(policy),
+        residual=residual,
+        error_bound=residual / (1.0 - contraction),
+        iterations=iterations,
+    )
+
+
+def _not_converged(
+    method: str, tolerance: float, residual: float, iterations: int
+) -> ConvergenceError:
+    return ConvergenceError(
+        f"{method} made {iterations} iterations and has residual {residual:.3g}, above its "
+        f"relative tolerance {tolerance:.3g}. Allow more iterations, or a larger tolerance if the "
+        "rewards are large against their differences.",
+        residual=residual,
+        iterations=iterations,
+    )

@@ -1,0 +1,175 @@
+"""The linear systems of the road: (I - discount * P_policy) x = b, and its transpose.
+
+The matrix is an M-matrix, diagonally dominant by rows, so elimination needs no pivoting and every
+solution for b >= 0 is at least 0. How to solve depends on size and shape only:
+
+- up to `DENSE_STATES` states, LAPACK on a dense matrix;
+- larger and narrow (a map, a chain: after reordering, transitions stay near the diagonal), SuperLU,
+  whose factors stay sparse;
+- larger and wide (a random graph, whose factors fill up), GMRES, which a discount makes converge
+  fast, refined until the residual is at rounding level; SuperLU where it does not get there.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+import scipy.sparse.csgraph
+import scipy.sparse.linalg
+
+from tabular_bilevel._validation import FloatArray
+from tabular_bilevel.model import Model
+
+__all__ = ["LinearSystem", "discounted_system", "policy_system", "policy_transition"]
+
+# Measured: the dense factorisation of 500 states takes 4 ms, as long as the sparse one of a grid.
+DENSE_STATES = 500
+
+# Mean distance from the diagonal, as a part of the number of states, below which factors stay
+# sparse. Maps of 40,000 cells have 0.004, random graphs with 3 successors an action 0.3.
+NARROW = 0.1
+
+# Residuals are asked for at this multiple of rounding, relative to the terms they are made of.
+REFINED = 4.0 * np.finfo(np.float64).eps
+
+
+class LinearSystem(Protocol):
+    """A matrix that can be solved with, and its transpose too; b is (S,) or (S, k)."""
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        """Solve (I - discount P) x = b."""
+        ...
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        """Solve (I - discount P^T) x = b."""
+        ...
+
+
+class _Dense:
+    def __init__(self, matrix: FloatArray) -> None:
+        self._factors = scipy.linalg.lu_factor(matrix, overwrite_a=True, check_finite=False)
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        return np.asarray(scipy.linalg.lu_solve(self._factors, b, check_finite=False))
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        return np.asarray(scipy.linalg.lu_solve(self._factors, b, trans=1, check_finite=False))
+
+
+class _Sparse:
+    def __init__(self, matrix: sp.csc_array) -> None:
+        # Dominance by rows makes the diagonal a safe pivot, and the pattern is nearly symmetric.
+        self._factors = scipy.sparse.linalg.splu(
+            matrix,
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        return np.asarray(self._factors.solve(b))
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        return np.asarray(self._factors.solve(b, trans="T"))
+
+
+class _Krylov:
+    def __init__(self, matrix: sp.csr_array) -> None:
+        self._matrix = matrix
+        self._direct: _Sparse | None = None
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        return self._solve(self._matrix, b, transposed=False)
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        return self._solve(self._matrix.T.tocsr(), b, transposed=True)
+
+    def _solve(self, matrix: sp.csr_array, b: FloatArray, *, transposed: bool) -> FloatArray:
+        columns = [self._refine(matrix, column) for column in np.atleast_2d(b.T)]
+        if all(column is not None for column in columns):
+            return np.reshape(np.array(columns).T, b.shape)
+        if self._direct is None:
+            self._direct = _Sparse(self._matrix.tocsc())
+        return self._direct.solve_transposed(b) if transposed else self._direct.solve(b)
+
+    @staticmethod
+    def _refine(matrix: sp.csr_array, b: FloatArray) -> FloatArray | None:
+        x = np.zeros_like(b)
+        smallest = np.inf
+        for _ in range(10):
+            residual = b - matrix @ x
+            size = float(np.abs(residual).max())
+            if size <= REFINED * (np.abs(b).max() + np.abs(x).max()):
+                return x
+            if not size < smallest / 2.0:
+                return None
+            smallest = size
+            step, _ = scipy.sparse.linalg.gmres(
+                matrix, residual, rtol=1e-6, atol=0.0, restart=30, maxiter=30
+            )
+            x = x + step
+        return None
+
+
+def policy_transition(transition: sp.csr_array, policy: FloatArray) -> sp.csr_array:
+    """Kernel of states under a policy, P_policy(s'|s), shape (S, S); real or complex."""
+    n_states, n_actions = policy.shape
+    averages = sp.csr_array(
+        (
+            policy.ravel(),
+            np.arange(n_states * n_actions, dtype=np.int32),
+            np.arange(0, n_states * n_actions + 1, n_actions, dtype=np.int32),
+        ),
+        shape=(n_states, n_states * n_actions),
+    )
+    return averages @ transition
+
+
+def discounted_system(kernel: sp.csr_array, discount: float) -> LinearSystem:
+    """Prepare the system I - discount * kernel of a kernel of states, real or complex."""
+    n_states = kernel.shape[0]
+    matrix = sp.csr_array(sp.eye_array(n_states, format="csr") - discount * kernel)
+    if n_states <= DENSE_STATES:
+        return _Dense(matrix.toarray())
+    return _Sparse(matrix.tocsc()) if _is_narrow(kernel) else _Krylov(matrix)
+
+
+def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSystem:
+    """Prepare the system I - discount * P_policy.
+
+    Parameters
+    ----------
+    model : Model
+        The kernel.
+    policy : ndarray, shape (S, A)
+        Probability of each action.
+    discount : float
+        In [0, 1).
+
+    Returns
+    -------
+    LinearSystem
+        Factors, or the matrix where an iteration is faster.
+    """
+    n_states, n_actions = policy.shape
+    if n_states > DENSE_STATES:
+        return discounted_system(policy_transition(model.transition, policy), discount)
+    # small models: straight to the dense matrix, at a tenth of the sparse product's overhead
+    place = (model.entry_row // n_actions) * n_states + model.transition.indices
+    weights = policy.ravel()[model.entry_row] * model.transition.data
+    matrix = np.bincount(place, -discount * weights, minlength=n_states**2)
+    matrix = matrix.reshape(n_states, n_states)
+    matrix[np.diag_indices(n_states)] += 1.0
+    return _Dense(matrix)
+
+
+def _is_narrow(kernel: sp.csr_array) -> bool:
+    n_states = kernel.shape[0]
+    order = scipy.sparse.csgraph.reverse_cuthill_mckee(kernel)
+    place = np.empty(n_states, dtype=np.int64)
+    place[order] = np.arange(n_states)
+    row, column = sp.coo_array(kernel).coords
+    return float(np.abs(place[row] - place[column]).mean()) < NARROW * n_states

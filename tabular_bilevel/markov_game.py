@@ -1,0 +1,343 @@
+"""Two-player Markov games: the leader's parameter is its own policy (theory.md section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tabular_bilevel._validation import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    as_distribution,
+    as_theta,
+    entry,
+    finite_array,
+    first,
+    read_only,
+    real_array,
+    require_probabilities,
+)
+from tabular_bilevel.model import Model, Tangent, as_transition
+from tabular_bilevel.sensitivities import Sensitivities
+
+__all__ = ["MarkovGame"]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class MarkovGame:
+    """A two-player Markov game whose leader plays f(b|s), a softmax of theta.
+
+    The follower best-responds to f. If it observes the leader's action before its own, its model
+    has the states z = s * B + b; if not, the states are the game's and everything is averaged over
+    f. Either way the game is a `BilevelProblem` with theta the (S*B,) logits, row by row.
+
+    Parameters
+    ----------
+    transition : array_like, shape (S, B, A, S), or scipy.sparse, shape (S*B*A, S)
+        Law of the next state; rows sum to ``1 - termination``.
+    follower_reward : array_like, shape (S, B, A)
+        ``-inf`` forbids the follower's action.
+    leader_reward : array_like, shape (S, B, A)
+        What the leader earns.
+    initial : array_like, shape (S,)
+        Distribution of the first state.
+    follower_discount, leader_discount : float
+        In [0, 1).
+    temperature : float
+        Of the follower; positive.
+    follower_observes_leader : bool
+        Whether the follower sees b before it acts.
+    termination : array_like, shape (S, B, A), optional
+        Probability that the game ends after the step; 0 by default.
+
+    Raises
+    ------
+    ValueError
+        As `Model.from_tables`; also if the follower does not observe the leader and an action is
+        forbidden after some of the leader's actions only.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> game = tb.problems.discrete_toy(reward=1.0)
+    >>> print(game.model([0.0] * 6))
+    Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
+temperature 0.05
+    """
+
+    n_states: int
+    n_leader_actions: int
+    n_actions: int
+    follower_discount: float
+    leader_discount: float
+    temperature: float
+    follower_observes_leader: bool
+    transition: sp.csr_array = field(repr=False)
+    follower_reward: FloatArray = field(repr=False)
+    leader_reward: FloatArray = field(repr=False)
+    initial: FloatArray = field(repr=False)
+    termination: FloatArray = field(repr=False)
+    available: BoolArray = field(repr=False)
+    _form: _Observed | _Hidden = field(repr=False)
+
+    def __init__(
+        self,
+        *,
+        transition: npt.ArrayLike | sp.sparray | sp.spmatrix,
+        follower_reward: npt.ArrayLike,
+        leader_reward: npt.ArrayLike,
+        initial: npt.ArrayLike,
+        follower_discount: float,
+        leader_discount: float,
+        temperature: float,
+        follower_observes_leader: bool = True,
+        termination: npt.ArrayLike | None = None,
+    ) -> None:
+        follower = real_array("follower_reward", follower_reward, (None, None, None))
+        shape = follower.shape
+        mask = (follower > -np.inf) | np.isnan(follower)
+        if not mask.any(axis=2).all():
+            s, b = first(~mask.any(axis=2))
+            raise ValueError(
+                f"state {s} after the leader's action {b} has no available follower action"
+            )
+        if not follower_observes_leader and (mask != mask[:, :1]).any():
+            index = first(mask != mask[:, :1])
+            raise ValueError(
+                f"{entry('follower_reward', index)} and {entry('follower_reward', (index[0], 0, index[2]))}: "
+                "a follower that does not observe the leader cannot be forbidden an action by it"
+            )
+        if termination is None:
+            ends = np.where(mask, 0.0, 1.0)
+        else:
+            ends = real_array("termination", termination, shape)
+            ends[~mask] = 1.0
+            require_probabilities("termination", ends)
+        fields = {
+            "n_states": shape[0],
+            "n_leader_actions": shape[1],
+            "n_actions": shape[2],
+            "transition": as_transition("transition", transition, shape, shape[0], ends, mask),
+            "follower_reward": read_only(
+                finite_array("follower_reward", follower, shape, where=mask)
+            ),
+            "leader_reward": read_only(
+                finite_array("leader_reward", leader_reward, shape, where=mask)
+            ),
+            "initial": read_only(as_distribution("initial", initial, shape[0])),
+            "termination": read_only(ends),
+            "available": read_only(mask),
+            "follower_discount": follower_discount,
+            "leader_discount": leader_discount,
+            "temperature": temperature,
+            "follower_observes_leader": follower_observes_leader,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(
+            self, "_form", _Observed(self) if follower_observes_leader else _Hidden(self)
+        )
+        self.model(np.zeros(self.n_parameters))  # the scalars' checks are the model's
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of theta, S*B."""
+        return self.n_states * self.n_leader_actions
+
+    def leader_policy(self, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the leader's policy f(b|s), the softmax of theta row by row.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+
+        Returns
+        -------
+        ndarray, shape (S, B)
+            Probability of each leader action.
+        """
+        logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+    def model(self, theta: npt.ArrayLike) -> Model:
+        """Build the follower's model against the leader's policy.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+
+        Returns
+        -------
+        Model
+            On the states (s, b) if the follower observes the leader, else on the game's.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
+        tables = self._form.tables(self.leader_policy(theta))
+        return Model.from_tables(
+            **tables,
+            follower_discount=self.follower_discount,
+            leader_discount=self.leader_discount,
+            temperature=self.temperature,
+        )
+
+    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+        """Pull sensitivities back to the logits.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+        sensitivities : Sensitivities
+            Of the model at theta.
+
+        Returns
+        -------
+        ndarray, shape (S*B,)
+            The derivative with respect to theta.
+        """
+        policy = self.leader_policy(theta)
+        slope = self._form.policy_sensitivity(sensitivities)
+        return (policy * (slope - (policy * slope).sum(axis=1, keepdims=True))).ravel()
+
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+        """Differentiate the model's tables along a direction of the logits.
+
+        Parameters
+        ----------
+        theta, direction : array_like, shape (S*B,)
+            Where, and which way.
+
+        Returns
+        -------
+        Tangent
+            Change of the tables.
+        """
+        policy = self.leader_policy(theta)
+        along = as_theta(direction, self.n_parameters).reshape(policy.shape)
+        change = policy * (along - (policy * along).sum(axis=1, keepdims=True))
+        return self._form.tangent(change)
+
+    def __str__(self) -> str:
+        sight = "observes" if self.follower_observes_leader else "does not observe"
+        return (
+            f"MarkovGame: {self.n_states} states, {self.n_leader_actions} leader actions, "
+            f"{self.n_actions} follower actions; the follower {sight} the leader"
+        )
+
+
+class _Observed:
+    """The game on the states (s, b): every transition splits over the leader's next action."""
+
+    def __init__(self, game: MarkovGame) -> None:
+        self._game = game
+        n_leader = game.n_leader_actions
+        kernel = game.transition
+        following = kernel.indices[:, None] * n_leader + np.arange(n_leader, dtype=np.int32)
+        self._following: IntArray = following.ravel()
+        self._indptr = kernel.indptr * np.int32(n_leader)
+        self._arrival = np.repeat(kernel.data, n_leader)  # P(s'|s,b,a) for each of its entries
+
+    def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
+        game = self._game
+        n_pairs, n_actions = game.n_states * game.n_leader_actions, game.n_actions
+        data = self._arrival * leader_policy.ravel()[self._following]
+        return {
+            "transition": sp.csr_array(
+                (data, self._following, self._indptr), shape=(n_pairs * n_actions, n_pairs)
+            ),
+            "follower_reward": game.follower_reward.reshape(n_pairs, n_actions),
+            "leader_reward": game.leader_reward.reshape(n_pairs, n_actions),
+            "initial": (game.initial[:, None] * leader_policy).ravel(),
+            "termination": game.termination.reshape(n_pairs, n_actions),
+            "available": game.available.reshape(n_pairs, n_actions),
+        }
+
+    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
+        """Differentiate J with respect to f(b|s): a leader's action is drawn on each arrival."""
+        game = self._game
+        slope = np.bincount(
+            self._following,
+            self._arrival * sensitivities.transition.data,
+            minlength=game.n_parameters,
+        ).reshape(game.n_states, game.n_leader_actions)
+        return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
+
+    def tangent(self, change: FloatArray) -> Tangent:
+        game = self._game
+        nothing = np.zeros((change.size, game.n_actions))
+        return Tangent(
+            follower_reward=nothing,
+            leader_reward=nothing,
+            transition=self._arrival * change.ravel()[self._following],
+            initial=(game.initial[:, None] * change).ravel(),
+        )
+
+
+class _Hidden:
+    """The game on its own states, averaged over the leader's action."""
+
+    def __init__(self, game: MarkovGame) -> None:
+        self._game = game
+        n_states, n_actions = game.n_states, game.n_actions
+        rows = np.repeat(np.arange(game.transition.shape[0]), np.diff(game.transition.indptr))
+        state, leader_action, action = np.unravel_index(rows, game.follower_reward.shape)
+        # one stored entry of the model for each (s, a, s') that some leader action allows
+        key = (state * n_actions + action) * n_states + game.transition.indices
+        pattern, self._slot = np.unique(key, return_inverse=True)
+        self._row, self._column = np.divmod(pattern, n_states)
+        self._pair = state * game.n_leader_actions + leader_action
+
+    def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
+        game = self._game
+        return {
+            "transition": sp.csr_array(
+                (self._mixed_kernel(leader_policy), (self._row, self._column)),
+                shape=(game.n_states * game.n_actions, game.n_states),
+            ),
+            "follower_reward": _mixed(leader_policy, game.follower_reward),
+            "leader_reward": _mixed(leader_policy, game.leader_reward),
+            "initial": game.initial,
+            "termination": np.minimum(_mixed(leader_policy, game.termination), 1.0),
+            "available": game.available[:, 0],
+        }
+
+    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
+        """Differentiate J with respect to f(b|s): it weighs this state's rewards and laws."""
+        game = self._game
+        slope = np.bincount(
+            self._pair,
+            game.transition.data * sensitivities.transition.data[self._slot],
+            minlength=game.n_parameters,
+        ).reshape(game.n_states, game.n_leader_actions)
+        slope = slope + np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
+        return slope + np.einsum("sa,sba->sb", sensitivities.leader_reward, game.leader_reward)
+
+    def tangent(self, change: FloatArray) -> Tangent:
+        game = self._game
+        return Tangent(
+            follower_reward=_mixed(change, game.follower_reward),
+            leader_reward=_mixed(change, game.leader_reward),
+            transition=self._mixed_kernel(change),
+            initial=np.zeros(game.n_states),
+        )
+
+    def _mixed_kernel(self, weights: FloatArray) -> FloatArray:
+        data = weights.ravel()[self._pair] * self._game.transition.data
+        return np.bincount(self._slot, data, minlength=self._row.size)
+
+
+def _mixed(weights: FloatArray, table: FloatArray) -> FloatArray:
+    """Average a game's table over the leader's actions: (S, B), (S, B, A) to (S, A)."""
+    return np.asarray(np.einsum("sb,sba->sa", weights, table))

@@ -1,0 +1,365 @@
+"""The follower's MDP at a fixed theta: what the leader's parameter becomes first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tabular_bilevel._validation import (
+    DISTRIBUTION_TOLERANCE,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    as_discount,
+    as_distribution,
+    as_temperature,
+    entry,
+    finite_array,
+    first,
+    read_only,
+    real_array,
+    require_probabilities,
+    require_real_dtype,
+)
+
+__all__ = ["Model", "Tangent"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A follower's MDP with both players' rewards; frozen, its arrays read-only.
+
+    Make one with `Model.from_tables`, which checks its input; theory.md section 1 has the symbols.
+
+    Attributes
+    ----------
+    transition : scipy.sparse.csr_array, shape (S*A, S)
+        Row ``s * A + a`` is the law of the next state; it sums to ``1 - termination[s, a]``.
+    follower_reward, leader_reward : ndarray, shape (S, A)
+        Reward per step; 0 where an action is unavailable.
+    initial : ndarray, shape (S,)
+        Distribution of the first state.
+    termination : ndarray, shape (S, A)
+        Probability that the episode ends after this step; 1 where an action is unavailable.
+    available : ndarray of bool, shape (S, A)
+        Which actions a state has.
+    follower_discount, leader_discount : float
+        Discounts per step, in [0, 1).
+    temperature : float
+        Weight of the follower's entropy bonus, in units of its reward.
+    """
+
+    transition: sp.csr_array
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    initial: FloatArray
+    termination: FloatArray
+    available: BoolArray
+    follower_discount: float
+    leader_discount: float
+    temperature: float
+
+    @classmethod
+    def from_tables(
+        cls,
+        *,
+        transition: npt.ArrayLike | sp.sparray | sp.spmatrix,
+        follower_reward: npt.ArrayLike,
+        leader_reward: npt.ArrayLike,
+        initial: npt.ArrayLike,
+        follower_discount: float,
+        leader_discount: float,
+        temperature: float,
+        available: npt.ArrayLike | None = None,
+        termination: npt.ArrayLike | None = None,
+    ) -> Model:
+        """Check the tables and copy them into a model.
+
+        Parameters
+        ----------
+        transition : array_like, shape (S, A, S), or scipy.sparse, shape (S*A, S)
+            Law of the next state; each row sums to ``1 - termination``. Stored as given, not
+            renormalised. A dense table keeps its non-zero entries, a sparse one its stored ones.
+        follower_reward : array_like, shape (S, A)
+            ``-inf`` forbids the action.
+        leader_reward : array_like, shape (S, A)
+            What the leader earns when the follower acts.
+        initial : array_like, shape (S,)
+            Distribution of the first state.
+        follower_discount, leader_discount : float
+            In [0, 1).
+        temperature : float
+            Positive.
+        available : array_like of bool, shape (S, A), optional
+            Which actions a state has; all by default. Whatever the other tables hold at an
+            unavailable action is ignored.
+        termination : array_like, shape (S, A), optional
+            Probability that the episode ends after the step; 0 by default.
+
+        Returns
+        -------
+        Model
+            The validated model; it shares no memory with the arguments.
+
+        Raises
+        ------
+        ValueError
+            If a table has the wrong shape or dtype, holds NaN or a negative probability, a row does
+            not sum to ``1 - termination``, a state has no action, or a scalar is out of range. The
+            message names the entry and the number.
+
+        Examples
+        --------
+        >>> model = Model.from_tables(
+        ...     transition=[[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.0, 1.0]]],
+        ...     follower_reward=[[1.0, 0.0], [0.0, 2.0]],
+        ...     leader_reward=[[0.0, 1.0], [0.0, 0.0]],
+        ...     initial=[1.0, 0.0],
+        ...     follower_discount=0.9,
+        ...     leader_discount=0.95,
+        ...     temperature=0.1,
+        ... )
+        >>> print(model)
+        Model: 2 states, 2 actions, 7 transitions, follower discount 0.9, leader discount 0.95, \
+temperature 0.1
+        """
+        follower = real_array("follower_reward", follower_reward, (None, None))
+        n_states, n_actions = follower.shape
+        mask = _availability(available, follower)
+        follower = finite_array("follower_reward", follower, follower.shape, where=mask)
+        ends = _termination(termination, mask)
+        matrix = as_transition("transition", transition, (n_states, n_actions), n_states, ends, mask)
+        model = cls(
+            transition=matrix,
+            follower_reward=read_only(follower),
+            leader_reward=read_only(
+                finite_array("leader_reward", leader_reward, follower.shape, where=mask)
+            ),
+            initial=read_only(as_distribution("initial", initial, n_states)),
+            termination=read_only(ends),
+            available=read_only(mask),
+            follower_discount=as_discount("follower_discount", follower_discount),
+            leader_discount=as_discount("leader_discount", leader_discount),
+            temperature=as_temperature("temperature", temperature),
+        )
+        largest = float(model.row_mass.max())
+        for name, discount in (
+            ("follower_discount", model.follower_discount),
+            ("leader_discount", model.leader_discount),
+        ):
+            if discount * largest >= 1.0:
+                raise ValueError(
+                    f"{name} times the largest row sum of transition is {discount * largest}, "
+                    "not below 1"
+                )
+        return model
+
+    def replace(self, **tables: Any) -> Model:
+        """Copy the model with some tables changed; the result is checked as in `from_tables`.
+
+        Parameters
+        ----------
+        **tables
+            Any argument of `from_tables`.
+
+        Returns
+        -------
+        Model
+            A new model.
+
+        Raises
+        ------
+        ValueError
+            As `from_tables`.
+        TypeError
+            If a name is not an argument of `from_tables`.
+        """
+        return Model.from_tables(**{**self._fields(), **tables})
+
+    def with_rewards(self, follower_reward: FloatArray, leader_reward: FloatArray) -> Model:
+        """Copy the model with other rewards, without a second look at the kernel.
+
+        Parameters
+        ----------
+        follower_reward, leader_reward : ndarray, shape (S, A)
+            Finite wherever the action is available.
+
+        Returns
+        -------
+        Model
+            A new model.
+
+        Raises
+        ------
+        ValueError
+            If a table has the wrong shape or an available entry is not finite.
+        """
+        shape = self.follower_reward.shape
+        rewards = {
+            name: read_only(finite_array(name, table, shape, where=self.available))
+            for name, table in (
+                ("follower_reward", follower_reward),
+                ("leader_reward", leader_reward),
+            )
+        }
+        return Model(**{**self._fields(), **rewards})
+
+    def _fields(self) -> Mapping[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @property
+    def n_states(self) -> int:
+        """Number of states, S."""
+        return int(self.follower_reward.shape[0])
+
+    @property
+    def n_actions(self) -> int:
+        """Number of columns of the tables, A: the largest number of actions of a state."""
+        return int(self.follower_reward.shape[1])
+
+    @cached_property
+    def row_mass(self) -> FloatArray:
+        """Sums of the transition rows, shape (S, A)."""
+        return read_only(self.next_value(np.ones(self.n_states)))
+
+    @cached_property
+    def entry_row(self) -> IntArray:
+        """Row ``s * A + a`` of each stored transition entry, shape (nnz,)."""
+        rows = np.arange(self.n_states * self.n_actions)
+        return read_only(np.repeat(rows, np.diff(self.transition.indptr)))
+
+    def next_value(self, value: FloatArray) -> FloatArray:
+        """Expected value of the next state, sum_s' P(s'|s,a) value(s'), shape (S, A)."""
+        return np.asarray(self.transition @ value).reshape(self.n_states, self.n_actions)
+
+    def arrivals(self, flow: FloatArray) -> FloatArray:
+        """Push a measure on pairs one step on: sum_{s,a} flow(s,a) P(s'|s,a), shape (S,)."""
+        return np.asarray(self.transition.T @ flow.ravel())
+
+    def like_transition(self, data: FloatArray) -> sp.csr_array:
+        """Matrix with the transitions' sparsity and the given entries, shape (S*A, S)."""
+        kernel = self.transition
+        return sp.csr_array((data, kernel.indices, kernel.indptr), shape=kernel.shape)
+
+    def __str__(self) -> str:
+        return (
+            f"Model: {self.n_states} states, {self.n_actions} actions, {self.transition.nnz} "
+            f"transitions, follower discount {self.follower_discount:g}, leader discount "
+            f"{self.leader_discount:g}, temperature {self.temperature:g}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tangent:
+    """Derivative of a model's tables in one direction of theta.
+
+    Attributes
+    ----------
+    follower_reward, leader_reward : ndarray, shape (S, A)
+        Change of the rewards.
+    transition : ndarray, shape (nnz,)
+        Change of the stored transition entries, in the order of ``model.transition.data``.
+    initial : ndarray, shape (S,)
+        Change of the initial distribution.
+    """
+
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    transition: FloatArray
+    initial: FloatArray
+
+    @classmethod
+    def zero(cls, model: Model) -> Tangent:
+        """Return the tangent of tables that do not move."""
+        shape = model.follower_reward.shape
+        return cls(
+            np.zeros(shape),
+            np.zeros(shape),
+            np.zeros(model.transition.nnz),
+            np.zeros(model.n_states),
+        )
+
+
+def _availability(available: npt.ArrayLike | None, follower_reward: FloatArray) -> BoolArray:
+    mask = follower_reward > -np.inf
+    mask |= np.isnan(follower_reward)  # left to the check of the rewards
+    if available is not None:
+        given = np.asarray(available)
+        if given.dtype.kind != "b":
+            raise ValueError(f"available has dtype {given.dtype}; booleans are needed")
+        if given.shape != mask.shape:
+            raise ValueError(f"available has shape {given.shape}, not {mask.shape}")
+        mask = mask & given
+    idle = ~mask.any(axis=1)
+    if idle.any():
+        raise ValueError(f"state {int(np.argmax(idle))} has no available action")
+    return mask
+
+
+def _termination(termination: npt.ArrayLike | None, mask: BoolArray) -> FloatArray:
+    if termination is None:
+        return np.where(mask, 0.0, 1.0)
+    ends = real_array("termination", termination, mask.shape)
+    ends[~mask] = 1.0
+    require_probabilities("termination", ends)
+    if (ends > 1.0).any():
+        index = first(ends > 1.0)
+        raise ValueError(f"{entry('termination', index)} is {ends[index]}, larger than 1")
+    return ends
+
+
+def as_transition(
+    name: str,
+    transition: Any,
+    leading: tuple[int, ...],
+    n_states: int,
+    termination: FloatArray,
+    mask: BoolArray,
+) -> sp.csr_array:
+    """Check a kernel with the given leading axes and copy it to a canonical, read-only CSR array.
+
+    Signs are checked before duplicates are added up: 0.5 = 1.5 + (-1.0) would hide one.
+    """
+    n_rows = int(np.prod(leading))
+    used = mask.ravel()
+    if sp.issparse(transition):
+        require_real_dtype(name, transition.dtype)
+        if transition.shape != (n_rows, n_states):
+            raise ValueError(
+                f"{name} has shape {transition.shape}, not {(n_rows, n_states)} "
+                "(one row a state and action)"
+            )
+        matrix = sp.coo_array(transition, dtype=np.float64, copy=True)
+        rows, columns, data = *matrix.coords, matrix.data
+    else:
+        dense = real_array(name, transition, (*leading, n_states)).reshape(n_rows, n_states)
+        rows, columns = np.nonzero(dense)
+        data = dense[rows, columns]
+    data = np.where(used[rows], data, 0.0)
+    bad = ~(np.isfinite(data) & (data >= 0.0))
+    if bad.any():
+        k = int(np.argmax(bad))
+        index = (*np.unravel_index(rows[k], leading), columns[k])
+        raise ValueError(f"{entry(name, index)} is {data[k]}, not a probability")
+    csr = sp.csr_array((data, (rows, columns)), shape=(n_rows, n_states))
+    csr.sum_duplicates()
+    sums = np.asarray(csr @ np.ones(n_states))
+    wanted = 1.0 - termination.ravel()
+    off = used & (np.abs(sums - wanted) > DISTRIBUTION_TOLERANCE)
+    if off.any():
+        k = int(np.argmax(off))
+        ends = termination.ravel()[k]
+        goal = "1" if ends == 0.0 else f"1 - termination = {wanted[k]:.12g}"
+        row = entry(name, np.unravel_index(k, leading))
+        raise ValueError(f"{row} sums to {sums[k]:.12g}, not {goal}")
+    csr.indices = csr.indices.astype(np.int32, copy=False)
+    csr.indptr = csr.indptr.astype(np.int32, copy=False)
+    for array in (csr.data, csr.indices, csr.indptr):
+        read_only(array)
+    return csr

@@ -1,0 +1,366 @@
+"""What a leader's parameter does: theta to a model, and sensitivities back to theta.
+
+`BilevelProblem` is what a newcomer writes. `FeatureProblem` and `Reparametrised` are the ready-made
+parts that the package's own problems are put together from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tabular_bilevel._validation import (
+    FloatArray,
+    IntArray,
+    as_theta,
+    finite_array,
+    positive_integer,
+    read_only,
+    require_real_dtype,
+)
+from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.sensitivities import Sensitivities
+
+__all__ = [
+    "BilevelProblem",
+    "Budget",
+    "FeatureProblem",
+    "ForwardProblem",
+    "Reparametrised",
+    "Transform",
+]
+
+
+class BilevelProblem(Protocol):
+    """A leader's problem: tables that depend on theta.
+
+    `pullback` is the vector-Jacobian product of theta -> tables, linear in the sensitivities. It is
+    the only thing that both exact and sampled gradients need to know of the parametrisation.
+    """
+
+    def model(self, theta: FloatArray) -> Model:
+        """Build the follower's model at theta, shape (d,)."""
+        ...
+
+    def pullback(self, theta: FloatArray, sensitivities: Sensitivities) -> FloatArray:
+        """Sum over the tables of sensitivity times d(entry)/d(theta), shape (d,)."""
+        ...
+
+
+@runtime_checkable
+class ForwardProblem(BilevelProblem, Protocol):
+    """A problem that can also move its tables along a direction of theta.
+
+    `pushforward` is the Jacobian-vector product of theta -> tables. It is needed only by the
+    independent routes that `check_gradient` compares: forward mode and the complex step.
+    """
+
+    def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
+        """Differentiate the tables along a direction, shape (d,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class FeatureProblem:
+    """Tables that are linear or log-linear in theta.
+
+    With F_r, F_l, F_p, F_i the feature matrices, one row a table entry, one column a parameter::
+
+        r_F = base + F_r theta                  P(s'|s,a) proportional to base * exp(F_p theta)
+        r_L = base + F_l theta                  rho(s)    proportional to base * exp(F_i theta)
+
+    A transition row keeps its mass 1 - termination. A feature matrix left out leaves its table as
+    it is.
+
+    Parameters
+    ----------
+    base : Model
+        The model at theta = 0.
+    follower_reward, leader_reward : array_like or scipy.sparse, shape (S*A, d), optional
+        Features of the rewards.
+    transition : array_like or scipy.sparse, shape (nnz, d), optional
+        Features of the stored transition entries, in the order of ``base.transition.data``.
+    initial : array_like or scipy.sparse, shape (S, d), optional
+        Features of the initial distribution.
+
+    Raises
+    ------
+    ValueError
+        If no features are given, their shapes do not fit or they are not finite.
+
+    Examples
+    --------
+    A leader that pays for one action, and pays what the follower gets:
+
+    >>> import tabular_bilevel as tb
+    >>> base = tb.problems.bandit(leader_reward=[0.0, 1.0]).base
+    >>> problem = FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
+    >>> round(tb.hypergradient(problem, [0.0]).objective, 12)
+    0.5
+    """
+
+    base: Model
+    n_parameters: int
+    follower_reward: sp.csr_array = field(repr=False)
+    leader_reward: sp.csr_array = field(repr=False)
+    transition: sp.csr_array = field(repr=False)
+    initial: sp.csr_array = field(repr=False)
+
+    def __init__(
+        self,
+        base: Model,
+        *,
+        follower_reward: npt.ArrayLike | sp.sparray | None = None,
+        leader_reward: npt.ArrayLike | sp.sparray | None = None,
+        transition: npt.ArrayLike | sp.sparray | None = None,
+        initial: npt.ArrayLike | sp.sparray | None = None,
+    ) -> None:
+        n_pairs = base.follower_reward.size
+        given = {
+            "follower_reward": (follower_reward, n_pairs),
+            "leader_reward": (leader_reward, n_pairs),
+            "transition": (transition, base.transition.nnz),
+            "initial": (initial, base.n_states),
+        }
+        widths = [np.shape(matrix)[-1] for matrix, _ in given.values() if np.ndim(matrix) == 2]
+        if not widths:
+            raise ValueError("FeatureProblem needs at least one two-dimensional feature matrix")
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "n_parameters", widths[0])
+        for name, (matrix, n_rows) in given.items():
+            features = _features(f"{name} features", matrix, (n_rows, widths[0]))
+            object.__setattr__(self, name, features)
+
+    def model(self, theta: npt.ArrayLike) -> Model:
+        """Build the model at theta.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        Model
+            The follower's model.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
+        theta, base = as_theta(theta, self.n_parameters), self.base
+        shape = base.follower_reward.shape
+        follower_reward = base.follower_reward + (self.follower_reward @ theta).reshape(shape)
+        leader_reward = base.leader_reward + (self.leader_reward @ theta).reshape(shape)
+        if self.transition.nnz == self.initial.nnz == 0:
+            return base.with_rewards(follower_reward, leader_reward)
+        return base.replace(
+            follower_reward=np.where(base.available, follower_reward, -np.inf),
+            leader_reward=leader_reward,
+            transition=base.like_transition(self._kernel(theta)),
+            initial=self._start(theta),
+        )
+
+    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+        """Pull sensitivities back to theta.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The leader's parameter.
+        sensitivities : Sensitivities
+            Of the model at theta.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The derivative with respect to theta.
+        """
+        theta = as_theta(theta, self.n_parameters)
+        gradient: FloatArray = self.follower_reward.T @ sensitivities.follower_reward.ravel()
+        gradient = gradient + self.leader_reward.T @ sensitivities.leader_reward.ravel()
+        if self.transition.nnz:
+            centred = self._centre_rows(sensitivities.transition.data, theta)
+            gradient = gradient + self.transition.T @ centred
+        if self.initial.nnz:
+            start = self._start(theta)
+            centred = start * (sensitivities.initial - start @ sensitivities.initial)
+            gradient = gradient + self.initial.T @ centred
+        return gradient
+
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+        """Differentiate the tables along a direction.
+
+        Parameters
+        ----------
+        theta, direction : array_like, shape (d,)
+            Where, and which way.
+
+        Returns
+        -------
+        Tangent
+            Change of the tables.
+        """
+        theta = as_theta(theta, self.n_parameters)
+        direction = as_theta(direction, self.n_parameters)
+        available = self.base.available
+        start, slope = self._start(theta), self.initial @ direction
+        return Tangent(
+            follower_reward=available * (self.follower_reward @ direction).reshape(available.shape),
+            leader_reward=available * (self.leader_reward @ direction).reshape(available.shape),
+            transition=self._centre_rows(self.transition @ direction, theta),
+            initial=start * (slope - start @ slope),
+        )
+
+    def _kernel(self, theta: FloatArray) -> FloatArray:
+        base = self.base
+        return _tilt(
+            base.transition.data,
+            self.transition @ theta,
+            base.entry_row,
+            base.row_mass.ravel(),
+        )
+
+    def _start(self, theta: FloatArray) -> FloatArray:
+        base = self.base.initial
+        one_row = np.zeros(base.size, dtype=np.int64)
+        return _tilt(base, self.initial @ theta, one_row, np.array([base.sum()]))
+
+    def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
+        """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
+        kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
+        mean = np.bincount(row, kernel * direction, minlength=mass.size)
+        mean = np.divide(mean, mass, out=np.zeros_like(mean), where=mass > 0.0)
+        return kernel * (direction - mean[row])
+
+
+class Transform(Protocol):
+    """A change of parameters theta -> x, with both of its derivatives."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of theta."""
+        ...
+
+    def forward(self, theta: FloatArray) -> FloatArray:
+        """Map theta to x."""
+        ...
+
+    def pullback(self, theta: FloatArray, gradient: FloatArray) -> FloatArray:
+        """Turn a gradient with respect to x into one with respect to theta."""
+        ...
+
+    def pushforward(self, theta: FloatArray, direction: FloatArray) -> FloatArray:
+        """Turn a direction of theta into one of x."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Split a total over items by a softmax; the last entry of theta is what stays unspent.
+
+    x = total * softmax(theta)[:-1], so theta has one entry more than there are items.
+
+    Attributes
+    ----------
+    total : float
+        What is split; negative for a charge.
+    n_parameters : int
+        Length of theta, one more than the number of items.
+    """
+
+    total: float
+    n_parameters: int
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("n_parameters", self.n_parameters)
+        finite_array("total", self.total, ())
+
+    def forward(self, theta: npt.ArrayLike) -> FloatArray:
+        """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
+        return self.total * self._softmax(theta)[:-1]
+
+    def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
+        """Turn a gradient with respect to the shares into one with respect to theta."""
+        share = self._softmax(theta)
+        padded = np.append(gradient, 0.0)
+        return self.total * share * (padded - share @ padded)
+
+    def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
+        """Turn a direction of theta into one of the shares."""
+        share = self._softmax(theta)
+        return (self.total * share * (direction - share @ direction))[:-1]
+
+    def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
+        logits = as_theta(theta, self.n_parameters)
+        weights = np.exp(logits - logits.max())
+        return np.asarray(weights / weights.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Reparametrised:
+    """A problem in other parameters: the inner problem at x = transform(theta).
+
+    Attributes
+    ----------
+    inner : ForwardProblem
+        The problem in x.
+    transform : Transform
+        The change of parameters.
+    """
+
+    inner: ForwardProblem
+    transform: Transform
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of theta."""
+        return self.transform.n_parameters
+
+    def model(self, theta: npt.ArrayLike) -> Model:
+        """Build the model at theta, shape (d,)."""
+        return self.inner.model(self.transform.forward(as_theta(theta)))
+
+    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+        """Pull sensitivities back through both maps, shape (d,)."""
+        theta = as_theta(theta)
+        x = self.transform.forward(theta)
+        return self.transform.pullback(theta, self.inner.pullback(x, sensitivities))
+
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+        """Differentiate the tables along a direction of theta, shape (d,)."""
+        theta = as_theta(theta)
+        along = self.transform.pushforward(theta, as_theta(direction, theta.size))
+        return self.inner.pushforward(self.transform.forward(theta), along)
+
+
+def _features(name: str, matrix: Any, shape: tuple[int, int]) -> sp.csr_array:
+    if matrix is None:
+        return sp.csr_array(shape)
+    if sp.issparse(matrix):
+        require_real_dtype(name, matrix.dtype)
+        if matrix.shape != shape:
+            raise ValueError(f"{name} have shape {matrix.shape}, not {shape}")
+        features = sp.csr_array(matrix, dtype=np.float64, copy=True)
+        features.sum_duplicates()
+        finite_array(f"{name} (stored entries)", features.data, (features.nnz,))
+    else:
+        features = sp.csr_array(finite_array(name, matrix, shape))
+    for array in (features.data, features.indices, features.indptr):
+        read_only(array)
+    return features
+
+
+def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray) -> FloatArray:
+    """Scale entries by exp(logits), then each row to its mass."""
+    top = np.full(mass.size, -np.inf)
+    np.maximum.at(top, row[base > 0.0], logits[base > 0.0])
+    weights = np.where(base > 0.0, base * np.exp(np.minimum(logits - top[row], 0.0)), 0.0)
+    total = np.bincount(row, weights, minlength=mass.size)
+    return np.asarray(weights * np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)[row])

@@ -1,0 +1,64 @@
+"""Benchmark problems: published ones, maps, random families and closed forms."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from tabular_bilevel.markov_game import MarkovGame
+from tabular_bilevel.problem import FeatureProblem, Reparametrised
+from tabular_bilevel.problems.closed_form import (
+    bandit,
+    bandit_closed_form,
+    two_state,
+    two_state_closed_form,
+)
+from tabular_bilevel.problems.discrete_toy import discrete_toy
+from tabular_bilevel.problems.four_rooms import four_rooms
+from tabular_bilevel.problems.grid_world import grid_world
+from tabular_bilevel.problems.random_families import garnet, layered, random_game
+
+__all__ = [
+    "CATALOGUE",
+    "bandit",
+    "bandit_closed_form",
+    "discrete_toy",
+    "four_rooms",
+    "garnet",
+    "grid_world",
+    "layered",
+    "random_game",
+    "two_state",
+    "two_state_closed_form",
+]
+
+_DEMO_MAP = """type octile
+height 5
+width 9
+map
+.........
+.@@.@.@@.
+.........
+.@@.@.@@.
+.........
+"""
+
+
+def _demo_grid() -> FeatureProblem:
+    """Build a five-by-nine warehouse; every free cell has an incentive."""
+    return grid_world(_DEMO_MAP)
+
+
+#: The problems the command line knows, each with its default settings.
+CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGame]] = (
+    MappingProxyType(
+        {
+            "four-rooms": four_rooms,
+            "discrete-toy": discrete_toy,
+            "grid-world": _demo_grid,
+            "garnet": garnet,
+            "layered": layered,
+            "random-game": random_game,
+            "bandit": bandit,
+            "two-state": two_state,
+        }
+    )
+)

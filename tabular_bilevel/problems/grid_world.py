@@ -1,0 +1,241 @@
+"""Grid maps, and a problem on any of them."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._validation import BoolArray, IntArray, as_real, positive_integer
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import FeatureProblem
+
+__all__ = ["grid_kernel", "grid_world", "parse_map"]
+
+Cell = tuple[int, int]
+
+FREE, BLOCKED = ".G", "@OT"
+
+#: Up, right, down, left, as (row, column) steps.
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+
+def grid_world(
+    path_or_text: str | PathLike[str],
+    *,
+    start: Cell | None = None,
+    goal: Cell | None = None,
+    target: Cell | None = None,
+    slip: float = 0.2,
+    follower_discount: float = 0.99,
+    leader_discount: float = 0.99,
+    temperature: float = 0.05,
+) -> FeatureProblem:
+    """Build a robot's way through a map, with one incentive a free cell.
+
+    The follower walks from the start to the goal, earns 1 for acting there, which ends the episode,
+    and in each cell that cell's incentive theta. The leader pays what the follower gets (a negative
+    theta is a charge) and earns 1 for each step the follower takes in the target cell.
+
+    Parameters
+    ----------
+    path_or_text : str or path
+        A map in the MovingAI format (a text if it has line breaks, else a file): the lines
+        ``type octile``, ``height H``, ``width W``, ``map``, and H rows; '.' and 'G' are free, '@',
+        'O' and 'T' blocked.
+    start, goal, target : (row, column), optional
+        Free cells, zero-based; by default the first, the last and the middle one in reading order.
+    slip : float
+        Probability that a move other than the chosen one is made, each of the three as likely.
+    follower_discount, leader_discount : float
+        In [0, 1).
+    temperature : float
+        Of the follower; positive.
+
+    Returns
+    -------
+    FeatureProblem
+        With one parameter a free cell, in reading order.
+
+    Raises
+    ------
+    ValueError
+        If the map cannot be read or a cell is not free.
+
+    Examples
+    --------
+    >>> text = "type octile\\nheight 2\\nwidth 3\\nmap\\n...\\n.@.\\n"
+    >>> print(grid_world(text).n_parameters)
+    5
+    """
+    free = parse_map(path_or_text)
+    kernel, cells = grid_kernel(free, slip=slip)
+    n_states = len(cells)
+    places = [
+        _cell_number(name, cell, free, default)
+        for name, cell, default in (
+            ("start", start, 0),
+            ("goal", goal, n_states - 1),
+            ("target", target, n_states // 2),
+        )
+    ]
+    return FeatureProblem(
+        grid_model(
+            kernel,
+            start=places[0],
+            goal=places[1],
+            target=places[2],
+            follower_discount=follower_discount,
+            leader_discount=leader_discount,
+            temperature=temperature,
+        ),
+        follower_reward=cell_features(n_states),
+        leader_reward=-cell_features(n_states),
+    )
+
+
+def grid_model(
+    kernel: sp.csr_array,
+    *,
+    start: int,
+    goal: int,
+    target: int,
+    follower_discount: float,
+    leader_discount: float,
+    temperature: float,
+) -> Model:
+    """Build the model of a walk from start to goal without incentives; states are cell numbers."""
+    n_states, n_actions = kernel.shape[1], len(MOVES)
+    termination, follower_reward, leader_reward = np.zeros((3, n_states, n_actions))
+    termination[goal] = follower_reward[goal] = 1.0
+    leader_reward[target] = 1.0
+    moves = sp.diags_array((1.0 - termination).ravel()) @ kernel
+    moves.eliminate_zeros()
+    return Model.from_tables(
+        transition=moves,
+        follower_reward=follower_reward,
+        leader_reward=leader_reward,
+        initial=np.where(np.arange(n_states) == start, 1.0, 0.0),
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
+        termination=termination,
+    )
+
+
+def cell_features(n_states: int) -> sp.csr_array:
+    """Features of an incentive paid in a cell whatever the action, shape (S*A, S)."""
+    return sp.csr_array(sp.kron(sp.eye_array(n_states), np.ones((len(MOVES), 1))))
+
+
+def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
+    """Read a MovingAI map.
+
+    Parameters
+    ----------
+    path_or_text : str or path
+        A text if it has line breaks, else a file.
+
+    Returns
+    -------
+    ndarray of bool, shape (height, width)
+        Which cells are free.
+
+    Raises
+    ------
+    ValueError
+        If the file or the map cannot be read; the message names the line.
+    """
+    text = str(path_or_text)
+    name = "map"
+    if "\n" not in text:
+        name = f"map {text}"
+        try:
+            text = Path(path_or_text).read_text(encoding="ascii")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
+    lines = text.splitlines()
+    sizes = {}
+    for number, word in enumerate(("type", "height", "width", "map")):
+        parts = lines[number].split() if number < len(lines) else []
+        if not parts or parts[0] != word:
+            raise ValueError(f"{name}, line {number + 1}: '{word}' is missing")
+        if word in ("height", "width"):
+            if len(parts) != 2 or not parts[1].isdecimal() or int(parts[1]) < 1:
+                raise ValueError(f"{name}, line {number + 1}: {word} is not a positive whole number")
+            sizes[word] = int(parts[1])
+    rows = [line.rstrip() for line in lines[4:]]
+    while rows and not rows[-1]:
+        rows.pop()
+    if len(rows) != sizes["height"]:
+        raise ValueError(f"{name} has {len(rows)} rows, not height {sizes['height']}")
+    for i, row in enumerate(rows):
+        if len(row) != sizes["width"]:
+            raise ValueError(
+                f"{name}, line {i + 5}: {len(row)} cells, not width {sizes['width']}"
+            )
+        for j, character in enumerate(row):
+            if character not in FREE + BLOCKED:
+                raise ValueError(
+                    f"{name}, line {i + 5}: cell {j + 1} is {character!r}; known are "
+                    f"{', '.join(FREE)} (free) and {', '.join(BLOCKED)} (blocked)"
+                )
+    free = np.array([[character in FREE for character in row] for row in rows])
+    if not free.any():
+        raise ValueError(f"{name} has no free cell")
+    return free
+
+
+def grid_kernel(free: BoolArray, *, slip: float) -> tuple[sp.csr_array, IntArray]:
+    """Moves of a walker on the free cells; a move into a wall or off the map stays put.
+
+    Parameters
+    ----------
+    free : ndarray of bool, shape (height, width)
+        Which cells are free.
+    slip : float
+        Probability of a move other than the chosen one, each of the three as likely.
+
+    Returns
+    -------
+    kernel : scipy.sparse.csr_array, shape (S*4, S)
+        States are the free cells in reading order, actions up, right, down, left.
+    cells : ndarray of int, shape (S, 2)
+        Row and column of each state.
+
+    Raises
+    ------
+    ValueError
+        If slip is not in [0, 1].
+    """
+    slip = as_real("slip", slip)
+    if not 0.0 <= slip <= 1.0:
+        raise ValueError(f"slip is {slip}, not in [0, 1]")
+    cells = np.argwhere(free)
+    n_states, n_moves = len(cells), len(MOVES)
+    number = np.full((free.shape[0] + 2, free.shape[1] + 2), -1)  # with a rim of walls
+    number[1:-1, 1:-1][free] = np.arange(n_states)
+    reached = np.empty((n_states, n_moves), dtype=np.int64)
+    for move, (down, right) in enumerate(MOVES):
+        ahead = number[cells[:, 0] + 1 + down, cells[:, 1] + 1 + right]
+        reached[:, move] = np.where(ahead >= 0, ahead, np.arange(n_states))
+    chance = np.full((n_moves, n_moves), slip / (n_moves - 1))
+    np.fill_diagonal(chance, 1.0 - slip)
+    rows = np.arange(n_states * n_moves).repeat(n_moves)
+    columns = np.broadcast_to(reached[:, None], (n_states, n_moves, n_moves)).ravel()
+    data = np.broadcast_to(chance, (n_states, n_moves, n_moves)).ravel()
+    kernel = sp.csr_array((data, (rows, columns)), shape=(n_states * n_moves, n_states))
+    kernel.eliminate_zeros()
+    return kernel, cells
+
+
+def _cell_number(name: str, cell: Cell | None, free: BoolArray, default: int) -> int:
+    if cell is None:
+        return default
+    row, column = cell
+    inside = 0 <= row < free.shape[0] and 0 <= column < free.shape[1]
+    if not inside or not free[row, column]:
+        raise ValueError(f"{name} {(row, column)} is not a free cell of the map")
+    return int(free.ravel()[: row * free.shape[1] + column].sum())

@@ -1,0 +1,212 @@
+"""Random problems: Garnet and layered MDPs whose every table depends on theta, and games."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._validation import FloatArray, IntArray, as_generator, positive_integer
+from tabular_bilevel.markov_game import MarkovGame
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import FeatureProblem
+
+__all__ = ["garnet", "layered", "random_game"]
+
+
+def garnet(
+    *,
+    n_states: int = 20,
+    n_actions: int = 4,
+    branching: int = 3,
+    n_parameters: int = 6,
+    follower_discount: float = 0.9,
+    leader_discount: float = 0.95,
+    temperature: float = 0.1,
+    rng: np.random.Generator | int = 0,
+) -> FeatureProblem:
+    """Build a random MDP with `branching` successors a state and action.
+
+    Rewards, kernel and initial distribution all depend on theta, by random features. Source of the
+    family: Bhatnagar et al., "Natural actor-critic algorithms", Automatica 45 (2009).
+
+    Parameters
+    ----------
+    n_states, n_actions, branching, n_parameters : int
+        Sizes; branching is at most n_states.
+    follower_discount, leader_discount : float
+        In [0, 1).
+    temperature : float
+        Of the follower; positive.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed.
+
+    Returns
+    -------
+    FeatureProblem
+        With `n_parameters` parameters.
+
+    Examples
+    --------
+    >>> print(garnet(rng=1).model([0.0] * 6))
+    Model: 20 states, 4 actions, 240 transitions, follower discount 0.9, leader discount 0.95, \
+temperature 0.1
+    """
+    generator = as_generator(rng)
+    n_rows = positive_integer("n_states", n_states) * positive_integer("n_actions", n_actions)
+    base = Model.from_tables(
+        transition=_random_kernel(generator, n_rows, n_states, branching),
+        follower_reward=generator.normal(size=(n_states, n_actions)),
+        leader_reward=generator.normal(size=(n_states, n_actions)),
+        initial=generator.dirichlet(np.ones(n_states)),
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
+    )
+    return _random_features(generator, base, n_parameters)
+
+
+def layered(
+    *,
+    depth: int = 4,
+    width: int = 3,
+    n_actions: int = 2,
+    branching: int = 2,
+    n_parameters: int = 4,
+    follower_discount: float = 0.9,
+    leader_discount: float = 0.95,
+    temperature: float = 0.1,
+    rng: np.random.Generator | int = 0,
+) -> FeatureProblem:
+    """Build a random MDP in which every trajectory ends after exactly `depth` steps.
+
+    A state of a layer leads to the next layer only, and the last layer ends the episode. Its
+    trajectories can be enumerated.
+
+    Parameters
+    ----------
+    depth, width, n_actions, branching, n_parameters : int
+        Layers, states a layer, actions, successors a pair (at most `width`), parameters.
+    follower_discount, leader_discount : float
+        In [0, 1).
+    temperature : float
+        Of the follower; positive.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed.
+
+    Returns
+    -------
+    FeatureProblem
+        With `n_parameters` parameters; rewards, kernel and initial distribution depend on them.
+
+    Examples
+    --------
+    >>> problem = layered(depth=3, width=2)
+    >>> problem.model([0.0] * 4).n_states
+    6
+    """
+    generator = as_generator(rng)
+    n_layers, size = positive_integer("depth", depth), positive_integer("width", width)
+    n_states, per_layer = n_layers * size, size * positive_integer("n_actions", n_actions)
+    blocks = [
+        _random_kernel(generator, per_layer, size, branching) for _ in range(n_layers - 1)
+    ]
+    moves = sp.csr_array((n_states * n_actions, n_states))
+    if blocks:
+        block = sp.coo_array(sp.block_diag(blocks))
+        row, column = block.coords
+        moves = sp.csr_array((block.data, (row, column + size)), shape=moves.shape)
+    last = np.arange(n_states) >= n_states - size
+    initial = np.zeros(n_states)
+    initial[:size] = generator.dirichlet(np.ones(size))
+    base = Model.from_tables(
+        transition=moves,
+        follower_reward=generator.normal(size=(n_states, n_actions)),
+        leader_reward=generator.normal(size=(n_states, n_actions)),
+        initial=initial,
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
+        termination=np.repeat(last[:, None].astype(float), n_actions, axis=1),
+    )
+    return _random_features(generator, base, n_parameters)
+
+
+def random_game(
+    *,
+    n_states: int = 6,
+    n_leader_actions: int = 2,
+    n_actions: int = 3,
+    branching: int = 3,
+    follower_discount: float = 0.9,
+    leader_discount: float = 0.95,
+    temperature: float = 0.2,
+    follower_observes_leader: bool = True,
+    rng: np.random.Generator | int = 0,
+) -> MarkovGame:
+    """Build a random two-player game.
+
+    Parameters
+    ----------
+    n_states, n_leader_actions, n_actions, branching : int
+        Sizes; branching is at most n_states.
+    follower_discount, leader_discount : float
+        In [0, 1).
+    temperature : float
+        Of the follower; positive.
+    follower_observes_leader : bool
+        Whether the follower sees the leader's action before its own.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed.
+
+    Returns
+    -------
+    MarkovGame
+        With ``n_states * n_leader_actions`` parameters.
+
+    Examples
+    --------
+    >>> print(random_game(rng=3))
+    MarkovGame: 6 states, 2 leader actions, 3 follower actions; the follower observes the leader
+    """
+    generator = as_generator(rng)
+    shape = (
+        positive_integer("n_states", n_states),
+        positive_integer("n_leader_actions", n_leader_actions),
+        positive_integer("n_actions", n_actions),
+    )
+    return MarkovGame(
+        transition=_random_kernel(generator, int(np.prod(shape)), n_states, branching),
+        follower_reward=generator.normal(size=shape),
+        leader_reward=generator.normal(size=shape),
+        initial=generator.dirichlet(np.ones(n_states)),
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
+        follower_observes_leader=follower_observes_leader,
+    )
+
+
+def _random_kernel(
+    rng: np.random.Generator, n_rows: int, n_states: int, branching: int
+) -> sp.csr_array:
+    if not 1 <= positive_integer("branching", branching) <= n_states:
+        raise ValueError(f"branching is {branching}, more than the {n_states} states there are")
+    columns: IntArray = np.concatenate(
+        [rng.choice(n_states, size=branching, replace=False) for _ in range(n_rows)]
+    )
+    data: FloatArray = rng.dirichlet(np.ones(branching), size=n_rows).ravel()
+    rows = np.repeat(np.arange(n_rows), branching)
+    return sp.csr_array((data, (rows, columns)), shape=(n_rows, n_states))
+
+
+def _random_features(
+    rng: np.random.Generator, base: Model, n_parameters: int
+) -> FeatureProblem:
+    width = positive_integer("n_parameters", n_parameters)
+    return FeatureProblem(
+        base,
+        follower_reward=rng.normal(size=(base.follower_reward.size, width)),
+        leader_reward=rng.normal(size=(base.leader_reward.size, width)),
+        transition=rng.normal(size=(base.transition.nnz, width)),
+        initial=rng.normal(size=(base.n_states, width)),
+    )

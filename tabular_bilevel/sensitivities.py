@@ -1,0 +1,176 @@
+"""The derivative of J with respect to the model's tables: four measures (theory.md section 4).
+
+Both the exact gradient and every sampled one are these measures, pulled back by the problem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._validation import FloatArray, read_only
+from tabular_bilevel.follower import Response
+from tabular_bilevel.leader import Evaluation
+from tabular_bilevel.linear import policy_system
+from tabular_bilevel.model import Model, Tangent
+
+__all__ = ["Sensitivities", "direct_sensitivities", "indirect_sensitivities", "sensitivities"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivities:
+    """Derivatives of the leader's objective with respect to each table entry.
+
+    Attributes
+    ----------
+    follower_reward : ndarray, shape (S, A)
+        dJ/dr_F = mu, the influence measure.
+    leader_reward : ndarray, shape (S, A)
+        dJ/dr_L, the leader-discounted occupancy of pairs.
+    transition : scipy.sparse.csr_array, shape (S*A, S)
+        dJ/dP(s'|s,a), with the sparsity of ``model.transition``.
+    initial : ndarray, shape (S,)
+        dJ/drho = V_L.
+    """
+
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    transition: sp.csr_array
+    initial: FloatArray
+
+    def __post_init__(self) -> None:
+        """Make the arrays read-only: problems get the very arrays of the result."""
+        for array in (
+            self.follower_reward,
+            self.leader_reward,
+            self.transition.data,
+            self.initial,
+        ):
+            read_only(array)
+
+    def __add__(self, other: Sensitivities) -> Sensitivities:
+        """Add two measures on the same model."""
+        kernel = self.transition
+        data = kernel.data + other.transition.data
+        return Sensitivities(
+            follower_reward=self.follower_reward + other.follower_reward,
+            leader_reward=self.leader_reward + other.leader_reward,
+            transition=sp.csr_array((data, kernel.indices, kernel.indptr), shape=kernel.shape),
+            initial=self.initial + other.initial,
+        )
+
+    def dot(self, tangent: Tangent) -> float:
+        """Derivative of J along a change of the tables."""
+        return float(
+            np.vdot(self.follower_reward, tangent.follower_reward)
+            + np.vdot(self.leader_reward, tangent.leader_reward)
+            + np.vdot(self.transition.data, tangent.transition)
+            + np.vdot(self.initial, tangent.initial)
+        )
+
+    def __str__(self) -> str:
+        mass = np.abs(self.follower_reward).sum()
+        return (
+            f"Sensitivities: {self.initial.size} states, influence of mass {mass:.4g}, "
+            f"occupancy of mass {self.leader_reward.sum():.4g}"
+        )
+
+
+def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
+    """Differentiate J with respect to the tables by the adjoint equations (theory.md section 4).
+
+    One linear solve, whatever the number of parameters. With w(s,a) = d_L(s) pi(a|s) A_L(s,a) /
+    temperature and gamma_F, gamma_L the discounts::
+
+        n = gamma_F P^T mu,   mu = w + pi n,   (I - gamma_F P_pi^T) n = gamma_F P^T w
+        dJ/dr_F = mu                       dJ/dr_L = d_L pi                     dJ/drho = V_L
+        dJ/dP(s'|s,a) = gamma_L d_L(s) pi(a|s) V_L(s') + gamma_F mu(s,a) V_F(s')
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    response : Response
+        The follower's response to it.
+    evaluation : Evaluation
+        The leader's evaluation of that response; its horizon is respected.
+
+    Returns
+    -------
+    Sensitivities
+        The sum of `direct_sensitivities` and `indirect_sensitivities`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.four_rooms().model([0.0] * 105)
+    >>> response = tb.solve_follower(model)
+    >>> measures = tb.sensitivities(model, response, tb.evaluate_leader(model, response))
+    >>> measures.follower_reward.shape
+    (104, 4)
+    """
+    return direct_sensitivities(model, response, evaluation) + indirect_sensitivities(
+        model, response, evaluation
+    )
+
+
+def direct_sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
+    """Differentiate J with the follower's policy held fixed.
+
+    Parameters
+    ----------
+    model, response, evaluation
+        As for `sensitivities`.
+
+    Returns
+    -------
+    Sensitivities
+        The direct part; its influence on the follower is 0.
+    """
+    policy = response.policy
+    flow = model.leader_discount * policy.ravel()[model.entry_row] * evaluation.continuation
+    return Sensitivities(
+        follower_reward=np.zeros_like(policy),
+        leader_reward=evaluation.occupancy[:, None] * policy,
+        transition=model.like_transition(flow),
+        initial=evaluation.value.copy(),
+    )
+
+
+def indirect_sensitivities(
+    model: Model, response: Response, evaluation: Evaluation
+) -> Sensitivities:
+    """Differentiate J through the follower's policy alone.
+
+    Parameters
+    ----------
+    model, response, evaluation
+        As for `sensitivities`.
+
+    Returns
+    -------
+    Sensitivities
+        The part through the follower; 0 in the leader's reward and the initial distribution.
+    """
+    policy, discount = response.policy, model.follower_discount
+    # d_L Q_L, and with its mean under the policy taken off, d_L A_L
+    ahead = np.bincount(
+        model.entry_row,
+        model.transition.data * evaluation.continuation,
+        minlength=policy.size,
+    ).reshape(policy.shape)
+    weighted = evaluation.occupancy[:, None] * model.leader_reward + model.leader_discount * ahead
+    advantage = weighted - (policy * weighted).sum(axis=1, keepdims=True)
+    source = policy * advantage / model.temperature
+    system = policy_system(model, policy, discount)
+    arrivals = system.solve_transposed(discount * model.arrivals(source))
+    influence = source + policy * arrivals[:, None]
+    flow = discount * influence.ravel()[model.entry_row]
+    return Sensitivities(
+        follower_reward=influence,
+        leader_reward=np.zeros_like(policy),
+        transition=model.like_transition(flow * response.value[model.transition.indices]),
+        initial=np.zeros(model.n_states),
+    )

@@ -1,0 +1,159 @@
+"""Trajectories of a model under a policy: what an estimator sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._validation import (
+    DISTRIBUTION_TOLERANCE,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    as_generator,
+    entry,
+    finite_array,
+    first,
+    positive_integer,
+    read_only,
+    require_probabilities,
+)
+from tabular_bilevel.model import Model
+
+__all__ = ["Trajectories", "sample_trajectories"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Sampled trajectories, one a row, padded to the longest.
+
+    Attributes
+    ----------
+    states, actions : ndarray of int, shape (count, longest)
+        s_t and a_t; -1 beyond a trajectory's length.
+    next_states : ndarray of int, shape (count, longest)
+        s_{t+1}; -1 where the episode ended with this step, and beyond.
+    follower_reward, leader_reward : ndarray, shape (count, longest)
+        Rewards of the step; 0 beyond.
+    lengths : ndarray of int, shape (count,)
+        Number of steps of each.
+    """
+
+    states: IntArray
+    actions: IntArray
+    next_states: IntArray
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    lengths: IntArray
+
+    @property
+    def count(self) -> int:
+        """Number of trajectories."""
+        return int(self.lengths.size)
+
+    @property
+    def mask(self) -> BoolArray:
+        """Which entries are steps, shape (count, longest)."""
+        return np.arange(self.states.shape[1]) < self.lengths[:, None]
+
+    @property
+    def terminated(self) -> BoolArray:
+        """Which trajectories ended by themselves, not at the horizon, shape (count,)."""
+        return np.asarray(self.next_states[np.arange(self.count), self.lengths - 1] < 0)
+
+    def __str__(self) -> str:
+        return (
+            f"Trajectories: {self.count}, {int(self.lengths.sum())} steps, longest "
+            f"{self.states.shape[1]}, {int(self.terminated.sum())} ended by themselves"
+        )
+
+
+def sample_trajectories(
+    model: Model,
+    policy: npt.ArrayLike,
+    *,
+    count: int,
+    horizon: int,
+    rng: np.random.Generator | int,
+) -> Trajectories:
+    """Simulate a policy.
+
+    Parameters
+    ----------
+    model : Model
+        Where to act.
+    policy : array_like, shape (S, A)
+        Probability of each action; 0 where an action is unavailable.
+    count : int
+        Number of trajectories, each from a fresh start.
+    horizon : int
+        A trajectory is cut after this many steps if it has not ended.
+    rng : numpy.random.Generator or int
+        Source of randomness (it advances), or a seed.
+
+    Returns
+    -------
+    Trajectories
+        The sample.
+
+    Raises
+    ------
+    ValueError
+        If the policy is not a distribution over available actions in each state, or a number is not
+        positive.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.four_rooms().model([0.0] * 105)
+    >>> policy = tb.solve_follower(model).policy
+    >>> sample = tb.sample_trajectories(model, policy, count=5, horizon=200, rng=0)
+    >>> bool(sample.terminated.all())
+    True
+    """
+    from tabular_bilevel import _kernels
+
+    rows = positive_integer("count", count)
+    columns = positive_integer("horizon", horizon)
+    chances = finite_array("policy", policy, model.follower_reward.shape)
+    require_probabilities("policy", chances)
+    if (chances[~model.available] > 0.0).any():
+        index = first(~model.available & (chances > 0.0))
+        raise ValueError(f"{entry('policy', index)} is {chances[index]}; that action is unavailable")
+    sums = chances.sum(axis=1)
+    if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
+        index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)
+        raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
+
+    # Only the pages that are written to take memory: episodes that end early cost little.
+    states, actions, following = (np.empty((rows, columns), dtype=np.int32) for _ in range(3))
+    lengths = np.empty(rows, dtype=np.int64)
+    kernel = model.transition
+    _kernels.sample_trajectories(
+        as_generator(rng),
+        kernel.indptr,
+        kernel.indices,
+        kernel.data,
+        model.termination,
+        model.initial,
+        chances,
+        states,
+        actions,
+        following,
+        lengths,
+    )
+    longest = int(lengths.max())
+    beyond = np.arange(longest) >= lengths[:, None]
+    states, actions, following = (
+        np.where(beyond, np.int32(-1), table[:, :longest]) for table in (states, actions, following)
+    )
+    return Trajectories(
+        states=read_only(states),
+        actions=read_only(actions),
+        next_states=read_only(following),
+        follower_reward=read_only(np.where(beyond, 0.0, model.follower_reward[states, actions])),
+        leader_reward=read_only(np.where(beyond, 0.0, model.leader_reward[states, actions])),
+        lengths=read_only(lengths),
+    )
