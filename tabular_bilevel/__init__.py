@@ -1,6 +1,8 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
+from tabular_bilevel.checks.controls import PlantedFault, planted_faults
+from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.critics import Critic, ExactCritic, SarsaCritic
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
@@ -36,7 +38,6 @@ from tabular_bilevel.trajectories import Trajectories, sample_trajectories
 __version__ = "0.1.0"
 
 __all__ = [
-    "PLANTED_FAULTS",
     "BilevelProblem",
     "BoltzmannCovariance",
     "Budget",
@@ -56,6 +57,7 @@ __all__ = [
     "Hypergradient",
     "MarkovGame",
     "Model",
+    "PlantedFault",
     "PolicyIteration",
     "Reparametrised",
     "Response",
@@ -65,6 +67,7 @@ __all__ = [
     "Trajectories",
     "Transform",
     "ValueIteration",
+    "Verdict",
     "check_estimator",
     "check_gradient",
     "complex_step_gradient",
@@ -73,6 +76,7 @@ __all__ = [
     "forward_gradient",
     "hypergradient",
     "objective",
+    "planted_faults",
     "problems",
     "sample_trajectories",
     "sensitivities",

@@ -136,8 +136,11 @@ def eligibility_traces(
     follower_discount: float,
     leader_discount: float,
     scaled_advantage: FloatArray,
-    follower_value: FloatArray,
-    leader_value: FloatArray,
+    follower_next: FloatArray,
+    leader_next: FloatArray,
+    follower_ahead: FloatArray,
+    leader_ahead: FloatArray,
+    first_value: FloatArray,
     influence: FloatArray,
     occupancy: FloatArray,
     direct_transition: FloatArray,
@@ -146,13 +149,15 @@ def eligibility_traces(
 ) -> None:
     """Add up the sampled sensitivities of all trajectories in one pass (theory.md section 6).
 
-    `scaled_advantage` is A_L / temperature. Derivatives with respect to a probability are weights
-    of its logarithm's, so they are divided by the probability.
+    `scaled_advantage` is A_L / temperature, the `_next` arrays (S,) are what arriving is worth,
+    the `_ahead` arrays (S, A) baselines of it, `first_value` (S,) what starting is worth.
+    Derivatives with respect to a probability are weights of its logarithm's, so they are divided by
+    the probability.
     """
     n_actions = scaled_advantage.shape[1]
     for i in range(states.shape[0]):
         first = states[i, 0]
-        direct_initial[first] += leader_value[first] / initial[first]
+        direct_initial[first] += first_value[first] / initial[first]
         eligibility = 0.0
         weight = 1.0
         for t in range(lengths[i]):
@@ -169,8 +174,8 @@ def eligibility_traces(
                         low = middle
                     else:
                         high = middle
-                direct = leader_discount * weight * leader_value[following]
-                indirect = follower_discount * eligibility * follower_value[following]
+                direct = weight * (leader_next[following] - leader_ahead[s, a])
+                indirect = eligibility * (follower_next[following] - follower_ahead[s, a])
                 direct_transition[low] += direct / data[low]
                 indirect_transition[low] += indirect / data[low]
             weight *= leader_discount

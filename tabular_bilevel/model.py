@@ -134,7 +134,9 @@ temperature 0.1
         mask = _availability(available, follower)
         follower = finite_array("follower_reward", follower, follower.shape, where=mask)
         ends = _termination(termination, mask)
-        matrix = as_transition("transition", transition, (n_states, n_actions), n_states, ends, mask)
+        matrix = as_transition(
+            "transition", transition, (n_states, n_actions), n_states, ends, mask
+        )
         model = cls(
             transition=matrix,
             follower_reward=read_only(follower),

@@ -363,4 +363,6 @@ def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray)
     np.maximum.at(top, row[base > 0.0], logits[base > 0.0])
     weights = np.where(base > 0.0, base * np.exp(np.minimum(logits - top[row], 0.0)), 0.0)
     total = np.bincount(row, weights, minlength=mass.size)
-    return np.asarray(weights * np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)[row])
+    return np.asarray(
+        weights * np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)[row]
+    )

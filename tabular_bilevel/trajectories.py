@@ -121,7 +121,9 @@ def sample_trajectories(
     require_probabilities("policy", chances)
     if (chances[~model.available] > 0.0).any():
         index = first(~model.available & (chances > 0.0))
-        raise ValueError(f"{entry('policy', index)} is {chances[index]}; that action is unavailable")
+        raise ValueError(
+            f"{entry('policy', index)} is {chances[index]}; that action is unavailable"
+        )
     sums = chances.sum(axis=1)
     if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
         index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)

@@ -196,6 +196,10 @@ def sampled_sensitivities(
     model, response = experience.model, experience.response
     sample, action_value = experience.trajectories, experience.leader_action_value
     leader_value = (response.policy * action_value).sum(axis=1)
+    # Rows that cannot terminate sum to one at every theta: what is subtracted there has mean zero.
+    steady = model.termination == 0.0
+    follower_ahead = np.where(steady, response.action_value - model.follower_reward, 0.0)
+    leader_ahead = np.where(steady, action_value - model.leader_reward, 0.0)
     shape, kernel = action_value.shape, model.transition
     influence, occupancy = np.zeros(shape), np.zeros(shape)
     direct_transition, indirect_transition = np.zeros(kernel.nnz), np.zeros(kernel.nnz)
@@ -212,8 +216,11 @@ def sampled_sensitivities(
         follower_discount,
         leader_discount,
         (action_value - leader_value[:, None]) / model.temperature,
-        response.value,
-        leader_value,
+        model.follower_discount * response.value,
+        model.leader_discount * leader_value,
+        follower_ahead,
+        leader_ahead,
+        leader_value - model.initial @ leader_value,
         influence,
         occupancy,
         direct_transition,

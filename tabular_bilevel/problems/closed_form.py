@@ -84,7 +84,7 @@ def bandit_closed_form(
     --------
     >>> bandit_closed_form([0.0, 0.0])
     (0.5, array([-0.25,  0.25]))
-    """  # noqa: D205, D400, D401
+    """  # noqa: D400
     reward = np.array(leader_reward, dtype=np.float64)
     logits = as_theta(theta, reward.size) / temperature
     weights = np.exp(logits - logits.max())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._validation import BoolArray, IntArray, as_real, positive_integer
+from tabular_bilevel._validation import BoolArray, IntArray, as_real
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
 
@@ -164,7 +164,9 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
             raise ValueError(f"{name}, line {number + 1}: '{word}' is missing")
         if word in ("height", "width"):
             if len(parts) != 2 or not parts[1].isdecimal() or int(parts[1]) < 1:
-                raise ValueError(f"{name}, line {number + 1}: {word} is not a positive whole number")
+                raise ValueError(
+                    f"{name}, line {number + 1}: {word} is not a positive whole number"
+                )
             sizes[word] = int(parts[1])
     rows = [line.rstrip() for line in lines[4:]]
     while rows and not rows[-1]:
@@ -173,9 +175,7 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
         raise ValueError(f"{name} has {len(rows)} rows, not height {sizes['height']}")
     for i, row in enumerate(rows):
         if len(row) != sizes["width"]:
-            raise ValueError(
-                f"{name}, line {i + 5}: {len(row)} cells, not width {sizes['width']}"
-            )
+            raise ValueError(f"{name}, line {i + 5}: {len(row)} cells, not width {sizes['width']}")
         for j, character in enumerate(row):
             if character not in FREE + BLOCKED:
                 raise ValueError(

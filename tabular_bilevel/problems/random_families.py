@@ -107,9 +107,7 @@ def layered(
     generator = as_generator(rng)
     n_layers, size = positive_integer("depth", depth), positive_integer("width", width)
     n_states, per_layer = n_layers * size, size * positive_integer("n_actions", n_actions)
-    blocks = [
-        _random_kernel(generator, per_layer, size, branching) for _ in range(n_layers - 1)
-    ]
+    blocks = [_random_kernel(generator, per_layer, size, branching) for _ in range(n_layers - 1)]
     moves = sp.csr_array((n_states * n_actions, n_states))
     if blocks:
         block = sp.coo_array(sp.block_diag(blocks))
@@ -199,9 +197,7 @@ def _random_kernel(
     return sp.csr_array((data, (rows, columns)), shape=(n_rows, n_states))
 
 
-def _random_features(
-    rng: np.random.Generator, base: Model, n_parameters: int
-) -> FeatureProblem:
+def _random_features(rng: np.random.Generator, base: Model, n_parameters: int) -> FeatureProblem:
     width = positive_integer("n_parameters", n_parameters)
     return FeatureProblem(
         base,
