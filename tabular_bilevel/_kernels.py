@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._jit import kernel
-from tabular_bilevel._validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["eligibility_traces", "sample_trajectories", "sarsa", "soft_value_iteration"]
 

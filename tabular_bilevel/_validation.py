@@ -1,4 +1,4 @@
-"""Checks at the boundary: arrays of the right shape, with the entry and the number in the message."""
+"""Checks at the boundary; every message names the entry and the number."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._arrays import BoolArray, FloatArray
+
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
-    "BoolArray",
-    "FloatArray",
-    "IntArray",
     "as_discount",
     "as_distribution",
     "as_generator",
@@ -20,23 +19,12 @@ __all__ = [
     "entry",
     "finite_array",
     "positive_integer",
-    "read_only",
     "real_array",
 ]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.integer[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 # Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
 # a missing successor does not.
 DISTRIBUTION_TOLERANCE = 1e-9
-
-
-def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Mark a freshly made array as read-only and hand it on."""
-    array.setflags(write=False)
-    return array
 
 
 def entry(name: str, index: tuple[Any, ...]) -> str:

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._validation import FloatArray, positive_integer
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.model import Model

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._validation import FloatArray, positive_integer, read_only
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tabular_bilevel._validation import FloatArray, positive_integer, read_only
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
-from tabular_bilevel._validation import FloatArray
+from tabular_bilevel._arrays import FloatArray, grouped_sums
 from tabular_bilevel.model import Model
 
 __all__ = ["LinearSystem", "discounted_system", "policy_system", "policy_transition"]
@@ -160,16 +160,17 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     # small models: straight to the dense matrix, at a tenth of the sparse product's overhead
     place = (model.entry_row // n_actions) * n_states + model.transition.indices
     weights = policy.ravel()[model.entry_row] * model.transition.data
-    matrix = np.bincount(place, -discount * weights, minlength=n_states**2)
+    matrix = grouped_sums(place, -discount * weights, n_states**2)
     matrix = matrix.reshape(n_states, n_states)
     matrix[np.diag_indices(n_states)] += 1.0
     return _Dense(matrix)
 
 
 def _is_narrow(kernel: sp.csr_array) -> bool:
-    n_states = kernel.shape[0]
+    n_states = int(kernel.shape[0])
     order = scipy.sparse.csgraph.reverse_cuthill_mckee(kernel)
     place = np.empty(n_states, dtype=np.int64)
     place[order] = np.arange(n_states)
     row, column = sp.coo_array(kernel).coords
-    return float(np.abs(place[row] - place[column]).mean()) < NARROW * n_states
+    distance = float(np.abs(place[row] - place[column]).mean())
+    return distance < NARROW * n_states

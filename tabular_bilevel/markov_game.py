@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, grouped_sums, read_only
 from tabular_bilevel._validation import (
-    BoolArray,
-    FloatArray,
-    IntArray,
     as_distribution,
     as_theta,
-    entry,
     finite_array,
     first,
-    read_only,
     real_array,
     require_probabilities,
 )
@@ -83,7 +79,7 @@ temperature 0.05
     initial: FloatArray = field(repr=False)
     termination: FloatArray = field(repr=False)
     available: BoolArray = field(repr=False)
-    _form: _Observed | _Hidden = field(repr=False)
+    _form: _Form = field(repr=False)
 
     def __init__(
         self,
@@ -107,10 +103,10 @@ temperature 0.05
                 f"state {s} after the leader's action {b} has no available follower action"
             )
         if not follower_observes_leader and (mask != mask[:, :1]).any():
-            index = first(mask != mask[:, :1])
+            s, b, a = first(mask != mask[:, :1])
             raise ValueError(
-                f"{entry('follower_reward', index)} and {entry('follower_reward', (index[0], 0, index[2]))}: "
-                "a follower that does not observe the leader cannot be forbidden an action by it"
+                f"action {a} of state {s} is available after one of the leader's actions 0 and {b} "
+                "only, which a follower that does not observe the leader cannot know"
             )
         if termination is None:
             ends = np.where(mask, 0.0, 1.0)
@@ -209,7 +205,7 @@ temperature 0.05
         """
         policy = self.leader_policy(theta)
         slope = self._form.policy_sensitivity(sensitivities)
-        return (policy * (slope - (policy * slope).sum(axis=1, keepdims=True))).ravel()
+        return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the model's tables along a direction of the logits.
@@ -235,6 +231,22 @@ temperature 0.05
             f"MarkovGame: {self.n_states} states, {self.n_leader_actions} leader actions, "
             f"{self.n_actions} follower actions; the follower {sight} the leader"
         )
+
+
+class _Form(Protocol):
+    """How the follower's model comes from the game and the leader's policy."""
+
+    def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
+        """Make the model's tables."""
+        ...
+
+    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
+        """Differentiate J with respect to f(b|s), shape (S, B)."""
+        ...
+
+    def tangent(self, change: FloatArray) -> Tangent:
+        """Differentiate the tables along a change of f, shape (S, B)."""
+        ...
 
 
 class _Observed:
@@ -267,10 +279,10 @@ class _Observed:
     def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
         """Differentiate J with respect to f(b|s): a leader's action is drawn on each arrival."""
         game = self._game
-        slope = np.bincount(
+        slope = grouped_sums(
             self._following,
             self._arrival * sensitivities.transition.data,
-            minlength=game.n_parameters,
+            game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
         return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
 
@@ -316,13 +328,14 @@ class _Hidden:
     def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
         """Differentiate J with respect to f(b|s): it weighs this state's rewards and laws."""
         game = self._game
-        slope = np.bincount(
+        slope = grouped_sums(
             self._pair,
             game.transition.data * sensitivities.transition.data[self._slot],
-            minlength=game.n_parameters,
+            game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
-        slope = slope + np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
-        return slope + np.einsum("sa,sba->sb", sensitivities.leader_reward, game.leader_reward)
+        slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
+        slope += np.einsum("sa,sba->sb", sensitivities.leader_reward, game.leader_reward)
+        return slope
 
     def tangent(self, change: FloatArray) -> Tangent:
         game = self._game
@@ -335,7 +348,7 @@ class _Hidden:
 
     def _mixed_kernel(self, weights: FloatArray) -> FloatArray:
         data = weights.ravel()[self._pair] * self._game.transition.data
-        return np.bincount(self._slot, data, minlength=self._row.size)
+        return grouped_sums(self._slot, data, self._row.size)
 
 
 def _mixed(weights: FloatArray, table: FloatArray) -> FloatArray:

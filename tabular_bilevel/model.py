@@ -11,18 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel._validation import (
     DISTRIBUTION_TOLERANCE,
-    BoolArray,
-    FloatArray,
-    IntArray,
     as_discount,
     as_distribution,
     as_temperature,
     entry,
     finite_array,
     first,
-    read_only,
     real_array,
     require_probabilities,
     require_real_dtype,
@@ -237,7 +234,7 @@ temperature 0.1
         return read_only(np.repeat(rows, np.diff(self.transition.indptr)))
 
     def next_value(self, value: FloatArray) -> FloatArray:
-        """Expected value of the next state, sum_s' P(s'|s,a) value(s'), shape (S, A)."""
+        """Average over the next state: sum_s' P(s'|s,a) value(s'), shape (S, A)."""
         return np.asarray(self.transition @ value).reshape(self.n_states, self.n_actions)
 
     def arrivals(self, flow: FloatArray) -> FloatArray:
@@ -337,8 +334,8 @@ def as_transition(
                 f"{name} has shape {transition.shape}, not {(n_rows, n_states)} "
                 "(one row a state and action)"
             )
-        matrix = sp.coo_array(transition, dtype=np.float64, copy=True)
-        rows, columns, data = *matrix.coords, matrix.data
+        matrix = sp.coo_array(transition, dtype=np.float64)
+        (rows, columns), data = matrix.coords, matrix.data
     else:
         dense = real_array(name, transition, (*leading, n_states)).reshape(n_rows, n_states)
         rows, columns = np.nonzero(dense)

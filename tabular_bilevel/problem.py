@@ -13,15 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._validation import (
-    FloatArray,
-    IntArray,
-    as_theta,
-    finite_array,
-    positive_integer,
-    read_only,
-    require_real_dtype,
-)
+from tabular_bilevel._arrays import FloatArray, IntArray, grouped_sums, read_only
+from tabular_bilevel._validation import as_theta, finite_array, positive_integer, require_real_dtype
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.sensitivities import Sensitivities
 
@@ -121,19 +114,30 @@ class FeatureProblem:
     ) -> None:
         n_pairs = base.follower_reward.size
         given = {
-            "follower_reward": (follower_reward, n_pairs),
-            "leader_reward": (leader_reward, n_pairs),
-            "transition": (transition, base.transition.nnz),
-            "initial": (initial, base.n_states),
+            "follower_reward": _features("follower_reward", follower_reward, n_pairs),
+            "leader_reward": _features("leader_reward", leader_reward, n_pairs),
+            "transition": _features("transition", transition, base.transition.nnz),
+            "initial": _features("initial", initial, base.n_states),
         }
-        widths = [np.shape(matrix)[-1] for matrix, _ in given.values() if np.ndim(matrix) == 2]
+        widths = {name: matrix.shape[1] for name, matrix in given.items() if matrix is not None}
         if not widths:
-            raise ValueError("FeatureProblem needs at least one two-dimensional feature matrix")
+            raise ValueError("FeatureProblem needs the features of at least one table")
+        if len(set(widths.values())) > 1:
+            counts = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise ValueError(f"features differ in their number of parameters: {counts}")
+        width = next(iter(widths.values()))
         object.__setattr__(self, "base", base)
-        object.__setattr__(self, "n_parameters", widths[0])
-        for name, (matrix, n_rows) in given.items():
-            features = _features(f"{name} features", matrix, (n_rows, widths[0]))
-            object.__setattr__(self, name, features)
+        object.__setattr__(self, "n_parameters", width)
+        for name, n_rows in (
+            ("follower_reward", n_pairs),
+            ("leader_reward", n_pairs),
+            ("transition", base.transition.nnz),
+            ("initial", base.n_states),
+        ):
+            matrix = given[name]
+            object.__setattr__(
+                self, name, sp.csr_array((n_rows, width)) if matrix is None else matrix
+            )
 
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta.
@@ -234,7 +238,7 @@ class FeatureProblem:
     def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
         """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
         kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
-        mean = np.bincount(row, kernel * direction, minlength=mass.size)
+        mean = grouped_sums(row, kernel * direction, mass.size)
         mean = np.divide(mean, mass, out=np.zeros_like(mean), where=mass > 0.0)
         return kernel * (direction - mean[row])
 
@@ -290,7 +294,7 @@ class Budget:
         """Turn a gradient with respect to the shares into one with respect to theta."""
         share = self._softmax(theta)
         padded = np.append(gradient, 0.0)
-        return self.total * share * (padded - share @ padded)
+        return np.asarray(self.total * share * (padded - share @ padded))
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
@@ -340,18 +344,20 @@ class Reparametrised:
         return self.inner.pushforward(self.transform.forward(theta), along)
 
 
-def _features(name: str, matrix: Any, shape: tuple[int, int]) -> sp.csr_array:
+def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array | None:
+    """Check and copy a feature matrix of any width."""
     if matrix is None:
-        return sp.csr_array(shape)
+        return None
+    name = f"{table} features"
     if sp.issparse(matrix):
         require_real_dtype(name, matrix.dtype)
-        if matrix.shape != shape:
-            raise ValueError(f"{name} have shape {matrix.shape}, not {shape}")
+        if matrix.ndim != 2 or matrix.shape[0] != n_rows:
+            raise ValueError(f"{name} has shape {matrix.shape}, not ({n_rows}, any)")
         features = sp.csr_array(matrix, dtype=np.float64, copy=True)
         features.sum_duplicates()
         finite_array(f"{name} (stored entries)", features.data, (features.nnz,))
     else:
-        features = sp.csr_array(finite_array(name, matrix, shape))
+        features = sp.csr_array(finite_array(name, matrix, (n_rows, None)))
     for array in (features.data, features.indices, features.indptr):
         read_only(array)
     return features
@@ -362,7 +368,7 @@ def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray)
     top = np.full(mass.size, -np.inf)
     np.maximum.at(top, row[base > 0.0], logits[base > 0.0])
     weights = np.where(base > 0.0, base * np.exp(np.minimum(logits - top[row], 0.0)), 0.0)
-    total = np.bincount(row, weights, minlength=mass.size)
+    total = grouped_sums(row, weights, mass.size)
     return np.asarray(
         weights * np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)[row]
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._validation import FloatArray, as_theta, finite_array, positive_integer
+from tabular_bilevel._arrays import ComplexArray, FloatArray
+from tabular_bilevel._validation import as_theta, finite_array, positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.hypergradient import objective
@@ -260,7 +261,7 @@ def _tangents(problem: ForwardProblem, theta: FloatArray, rows: FloatArray) -> I
 
 
 def _moved(model: Model, tangent: Tangent, value: FloatArray) -> FloatArray:
-    """Sum_s' dP(s'|s,a) value(s'), shape (S, A)."""
+    """Average over the change of the kernel: sum_s' dP(s'|s,a) value(s'), shape (S, A)."""
     return np.asarray(model.like_transition(tangent.transition) @ value).reshape(
         model.n_states, model.n_actions
     )
@@ -299,7 +300,7 @@ def _complex_derivative(
     initial = model.initial + h * tangent.initial
     shape = follower_reward.shape
 
-    def next_value(value: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+    def next_value(value: ComplexArray) -> ComplexArray:
         return np.asarray(kernel @ value).reshape(shape)
 
     value = start.astype(np.complex128)
@@ -328,7 +329,9 @@ def _complex_derivative(
         )
     if horizon is None:
         system = discounted_system(policy_transition(kernel, policy), model.leader_discount)
-        leader_value = system.solve((policy * leader_reward).sum(axis=1))
+        leader_value = np.asarray(
+            system.solve((policy * leader_reward).sum(axis=1)), dtype=np.complex128
+        )
     else:
         leader_value = np.zeros(model.n_states, dtype=np.complex128)
         for _ in range(horizon):

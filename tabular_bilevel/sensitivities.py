@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._validation import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, grouped_sums, read_only
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_system
@@ -62,7 +62,7 @@ class Sensitivities:
         )
 
     def dot(self, tangent: Tangent) -> float:
-        """Derivative of J along a change of the tables."""
+        """Differentiate J along a change of the tables."""
         return float(
             np.vdot(self.follower_reward, tangent.follower_reward)
             + np.vdot(self.leader_reward, tangent.leader_reward)
@@ -156,10 +156,10 @@ def indirect_sensitivities(
     """
     policy, discount = response.policy, model.follower_discount
     # d_L Q_L, and with its mean under the policy taken off, d_L A_L
-    ahead = np.bincount(
+    ahead = grouped_sums(
         model.entry_row,
         model.transition.data * evaluation.continuation,
-        minlength=policy.size,
+        policy.size,
     ).reshape(policy.shape)
     weighted = evaluation.occupancy[:, None] * model.leader_reward + model.leader_discount * ahead
     advantage = weighted - (policy * weighted).sum(axis=1, keepdims=True)

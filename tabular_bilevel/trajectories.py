@@ -7,17 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel._validation import (
     DISTRIBUTION_TOLERANCE,
-    BoolArray,
-    FloatArray,
-    IntArray,
     as_generator,
     entry,
     finite_array,
     first,
     positive_integer,
-    read_only,
     require_probabilities,
 )
 from tabular_bilevel.model import Model
@@ -121,9 +118,7 @@ def sample_trajectories(
     require_probabilities("policy", chances)
     if (chances[~model.available] > 0.0).any():
         index = first(~model.available & (chances > 0.0))
-        raise ValueError(
-            f"{entry('policy', index)} is {chances[index]}; that action is unavailable"
-        )
+        raise ValueError(f"{entry('policy', index)} is {chances[index]} for an unavailable action")
     sums = chances.sum(axis=1)
     if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
         index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)
@@ -147,15 +142,28 @@ def sample_trajectories(
         lengths,
     )
     longest = int(lengths.max())
-    beyond = np.arange(longest) >= lengths[:, None]
     states, actions, following = (
-        np.where(beyond, np.int32(-1), table[:, :longest]) for table in (states, actions, following)
+        np.ascontiguousarray(table[:, :longest]) for table in (states, actions, following)
     )
+    pairs = states * np.int32(model.n_actions) + actions
+    beyond = None
+    if lengths.min() < longest:
+        beyond = np.arange(longest) >= lengths[:, None]
+        for table in (states, actions, following):
+            table[beyond] = -1
+        pairs[beyond] = 0
+
+    def rewards(table: FloatArray) -> FloatArray:
+        earned = table.ravel().take(pairs)
+        if beyond is not None:
+            earned[beyond] = 0.0
+        return np.asarray(read_only(earned))
+
     return Trajectories(
         states=read_only(states),
         actions=read_only(actions),
         next_states=read_only(following),
-        follower_reward=read_only(np.where(beyond, 0.0, model.follower_reward[states, actions])),
-        leader_reward=read_only(np.where(beyond, 0.0, model.leader_reward[states, actions])),
+        follower_reward=rewards(model.follower_reward),
+        leader_reward=rewards(model.leader_reward),
         lengths=read_only(lengths),
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._validation import FloatArray, as_theta
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import as_theta
 from tabular_bilevel.estimators.boltzmann_covariance import (
     BoltzmannCovariance,
     Experience,
@@ -18,7 +19,7 @@ from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sensitivities import Sensitivities
 
-__all__ = ["FAULTS", "PlantedFault", "planted_faults"]
+__all__ = ["FAULTS", "HORIZON_FAULT", "PlantedFault", "planted_faults"]
 
 
 def no_temperature(experience: Experience) -> Sensitivities:
@@ -67,13 +68,16 @@ def correct(experience: Experience) -> Sensitivities:
     return direct + indirect
 
 
-#: Faults of what is made of the data; `planted_faults` has one more, of the data.
+#: Faults in what is made of the data; the one in the data themselves is `HORIZON_FAULT`.
 FAULTS: Mapping[str, Callable[[Experience], Sensitivities]] = {
     "no 1/temperature": no_temperature,
     "no eligibility": no_eligibility,
     "follower's discount for the leader's": follower_discount_for_leader,
     "direct term dropped": no_direct_term,
 }
+
+
+HORIZON_FAULT = "horizon cut to 10"
 
 
 @dataclass(frozen=True)
@@ -125,4 +129,4 @@ def planted_faults(
     [False, False, False, False, False]
     """
     wrong = {name: PlantedFault(estimator, fault) for name, fault in FAULTS.items()}
-    return {**wrong, "horizon cut to 10": PlantedFault(replace(estimator, horizon=10), correct)}
+    return {**wrong, HORIZON_FAULT: PlantedFault(replace(estimator, horizon=10), correct)}

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import (
-    FloatArray,
     as_generator,
     as_theta,
     entry,
     finite_array,
     positive_integer,
-    read_only,
 )
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.hypergradient import hypergradient

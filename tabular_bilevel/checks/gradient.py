@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._validation import FloatArray, as_generator, as_theta, entry
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import as_generator, as_theta, entry
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem

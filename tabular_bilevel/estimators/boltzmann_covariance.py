@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._validation import FloatArray, as_generator, as_theta, positive_integer
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import as_generator, as_theta, positive_integer
 from tabular_bilevel.critics import Critic, ExactCritic
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.follower import Response, solve_follower
@@ -169,7 +170,7 @@ class BoltzmannCovariance:
 
 
 def negligible_horizon(model: Model) -> int:
-    """Steps after which what is left of both discounted sums is below a part in 10^8."""
+    """Count the steps after which both discounted sums lack less than a part in 10^8."""
     discount = max(model.follower_discount, model.leader_discount)
     return 1 if discount == 0.0 else max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount)))
 

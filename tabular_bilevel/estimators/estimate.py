@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._validation import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Estimate", "Estimator"]

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 
-from tabular_bilevel._validation import FloatArray, as_theta, finite_array
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import as_theta, finite_array
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
 

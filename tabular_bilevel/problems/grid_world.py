@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._validation import BoolArray, IntArray, as_real
+from tabular_bilevel._arrays import BoolArray, IntArray
+from tabular_bilevel._validation import as_real
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
 
@@ -33,7 +34,7 @@ def grid_world(
     leader_discount: float = 0.99,
     temperature: float = 0.05,
 ) -> FeatureProblem:
-    """Build a robot's way through a map, with one incentive a free cell.
+    r"""Build a robot's way through a map, with one incentive a free cell.
 
     The follower walks from the start to the goal, earns 1 for acting there, which ends the episode,
     and in each cell that cell's incentive theta. The leader pays what the follower gets (a negative
@@ -66,7 +67,7 @@ def grid_world(
 
     Examples
     --------
-    >>> text = "type octile\\nheight 2\\nwidth 3\\nmap\\n...\\n.@.\\n"
+    >>> text = "type octile\nheight 2\nwidth 3\nmap\n...\n.@.\n"
     >>> print(grid_world(text).n_parameters)
     5
     """
@@ -164,9 +165,7 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
             raise ValueError(f"{name}, line {number + 1}: '{word}' is missing")
         if word in ("height", "width"):
             if len(parts) != 2 or not parts[1].isdecimal() or int(parts[1]) < 1:
-                raise ValueError(
-                    f"{name}, line {number + 1}: {word} is not a positive whole number"
-                )
+                raise ValueError(f"{name}, line {number + 1}: {word} is no positive integer")
             sizes[word] = int(parts[1])
     rows = [line.rstrip() for line in lines[4:]]
     while rows and not rows[-1]:
@@ -189,7 +188,7 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
 
 
 def grid_kernel(free: BoolArray, *, slip: float) -> tuple[sp.csr_array, IntArray]:
-    """Moves of a walker on the free cells; a move into a wall or off the map stays put.
+    """Let a walker move on the free cells; a move into a wall or off the map stays put.
 
     Parameters
     ----------

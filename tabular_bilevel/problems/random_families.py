@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._validation import FloatArray, IntArray, as_generator, positive_integer
+from tabular_bilevel._arrays import FloatArray, IntArray
+from tabular_bilevel._validation import as_generator, positive_integer
 from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem

@@ -1,0 +1,26 @@
+"""Array types, and two small things that are done to arrays everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BoolArray", "ComplexArray", "FloatArray", "IntArray", "grouped_sums", "read_only"]
+
+FloatArray = npt.NDArray[np.float64]
+ComplexArray = npt.NDArray[np.complex128]
+IntArray = npt.NDArray[np.integer[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Mark a freshly made array as read-only and hand it on."""
+    array.setflags(write=False)
+    return array
+
+
+def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
+    """Add up the weights of each group 0, ..., n_groups - 1."""
+    return np.asarray(np.bincount(group, weights, minlength=n_groups), dtype=np.float64)

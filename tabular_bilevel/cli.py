@@ -1,0 +1,163 @@
+"""The command line: ``tabular-bilevel verify | problems | gradient``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+import tabular_bilevel as tb
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; the process's own by default.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except (ValueError, OSError) as error:
+        print(f"tabular-bilevel: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tabular-bilevel: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tabular-bilevel", description="Ground truth for bilevel reinforcement learning."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {tb.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser(
+        "verify", help="check exact and sampled gradients on four problems against each other"
+    )
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the checks here, too")
+    check.set_defaults(command=_verify)
+
+    listing = commands.add_parser("problems", help="list the problems there are")
+    listing.set_defaults(command=_problems)
+
+    gradient = commands.add_parser("gradient", help="compute an exact hypergradient")
+    gradient.add_argument("problem", choices=sorted(tb.problems.CATALOGUE), metavar="PROBLEM")
+    gradient.add_argument(
+        "--theta", type=Path, required=True, metavar="FILE.npy", help="the leader's parameter"
+    )
+    gradient.add_argument("--horizon", type=int, help="count this many of the leader's steps only")
+    gradient.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.npy",
+        help="where to write the gradient; by default beside theta, as FILE-gradient.npy",
+    )
+    gradient.set_defaults(command=_gradient)
+    return parser
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tabular_bilevel.verify import Check, stages, verify_cases
+
+    start = time.perf_counter()
+    if options.json is not None:
+        options.json.touch()  # better now than after the work
+    checks: list[Check] = []
+    with _progress(stages(verify_cases())) as plan:
+        for stage in plan:
+            plan.set_description(stage.name)
+            for check in stage.run():
+                checks.append(check)
+                plan.write(str(check))
+    failed = [check for check in checks if not check.passed]
+    print(
+        f"{len(checks) - len(failed)} of {len(checks)} checks ok, "
+        f"{time.perf_counter() - start:.1f} s"
+    )
+    for check in failed:
+        print(f"failed: {check.problem}, {check.name}")
+    if options.json is not None:
+        report = {
+            "version": tb.__version__,
+            "passed": not failed,
+            "checks": [asdict(check) for check in checks],
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+def _progress(items: Sequence[Any]) -> Any:
+    """Wrap in a bar that lines can be written above; just the lines where tqdm is missing."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _Lines(items)
+    return tqdm(items, leave=False, dynamic_ncols=True, disable=None)
+
+
+class _Lines:
+    """The part of tqdm that `_verify` uses, without the bar (tqdm is in the extra `progress`)."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self._items = items
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def set_description(self, name: str) -> None:
+        return None
+
+    def write(self, line: str) -> None:
+        print(line, flush=True)
+
+
+def _problems(options: argparse.Namespace) -> int:
+    print(f"{'name':<14}{'states':>7}{'actions':>9}{'parameters':>12}  what it is")
+    for name, make in tb.problems.CATALOGUE.items():
+        problem = make()
+        model = problem.model(np.zeros(problem.n_parameters))
+        summary = (make.__doc__ or "").strip().splitlines()[0]
+        print(
+            f"{name:<14}{model.n_states:>7}{model.n_actions:>9}{problem.n_parameters:>12}  "
+            f"{summary.removeprefix('Build ').removesuffix('.')}"
+        )
+    return 0
+
+
+def _gradient(options: argparse.Namespace) -> int:
+    problem = tb.problems.CATALOGUE[options.problem]()
+    result = tb.hypergradient(problem, np.load(options.theta), horizon=options.horizon)
+    out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
+    np.save(out, result.gradient)
+    print(f"J = {result.objective:.12g}")
+    print(
+        f"gradient: {result.gradient.size} numbers, norm {np.linalg.norm(result.gradient):.6g}, "
+        f"written to {out}"
+    )
+    return 0

@@ -1,0 +1,270 @@
+"""The main job: on four problems, every route to the gradient, BC-HG, and faults that must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from tabular_bilevel import problems
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel.checks.controls import (
+    FAULTS,
+    HORIZON_FAULT,
+    correct,
+    follower_discount_for_leader,
+)
+from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, judge
+from tabular_bilevel.checks.gradient import check_gradient
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
+from tabular_bilevel.follower import PolicyIteration, ValueIteration
+from tabular_bilevel.hypergradient import hypergradient, objective, pulled_back
+from tabular_bilevel.problem import BilevelProblem
+
+__all__ = ["Case", "Check", "Stage", "stages", "verify_cases"]
+
+# Probability that a correct estimator fails on a problem. The seed is fixed, so a machine that
+# passes once passes again; a changed seed fails one run in 2,500 (four problems).
+FALSE_ALARM_RATE = 1e-4
+POWER = 0.99
+SEED = 2026
+
+N_REPLICATES = 100
+N_FAULTY_REPLICATES = 40  # faults show at a glance
+
+# A published number is within half a unit of its last digit.
+LAST_DIGIT = 0.5
+
+# Of a Bellman backup, in units of the value: a sum over a few successors and a logarithm.
+ROUNDING = 32.0 * float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verification.
+
+    Attributes
+    ----------
+    problem, name : str
+        What was checked.
+    value : float
+        The number found.
+    bound : float
+        What it is compared with.
+    passed : bool
+        Whether it is as it should be; of a planted fault, whether it was caught.
+    detail : str
+        What the number is.
+    """
+
+    problem: str
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    detail: str
+
+    def __str__(self) -> str:
+        sign = "<=" if self.value <= self.bound else "> "
+        verdict = "ok  " if self.passed else "FAIL"
+        return (
+            f"{verdict} {self.problem:<13} {self.name:<48} {self.value:>9.3g} {sign} "
+            f"{self.bound:<8.3g} {self.detail}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A problem of the verification.
+
+    Attributes
+    ----------
+    name : str
+        Of the problem.
+    problem : BilevelProblem
+        The problem.
+    theta : ndarray, shape (d,)
+        Where its gradient is checked.
+    n_trajectories : int
+        Per replicate of the estimator.
+    published : tuple of (label, function, value, last digit)
+        Known numbers; the function computes ours.
+    """
+
+    name: str
+    problem: BilevelProblem
+    theta: FloatArray
+    n_trajectories: int
+    published: tuple[tuple[str, Callable[[], float], float, float], ...] = ()
+
+
+def verify_cases() -> tuple[Case, ...]:
+    """Make the four problems, with the numbers known of them (problems.md)."""
+    rooms, toy = problems.four_rooms(), problems.discrete_toy()
+    rng = np.random.default_rng(2026)
+
+    def rooms_objective() -> float:
+        return objective(rooms, np.zeros(105))
+
+    def toy_return(logit: float) -> float:
+        return objective(toy, [0.0, 0.0, logit, 0.0, 0.0, 0.0], horizon=150)
+
+    return (
+        Case(
+            "four rooms",
+            rooms,
+            np.zeros(105),
+            500,
+            published=(
+                (
+                    "objective at theta = 0",
+                    lambda: objective(rooms, np.zeros(105)),
+                    -0.74064441,
+                    1e-8,
+                ),
+            ),
+        ),
+        Case(
+            "discrete toy",
+            toy,
+            # f(0|A) = 0.95: every part of the gradient matters there
+            np.array([0.0, 0.0, 3.0, 0.0, 0.0, 0.0]),
+            700,
+            published=(
+                ("150-step return at f(0|A) = 0.5", lambda: toy_return(0.0), 0.481, 1e-3),
+                ("150-step return at f(0|A) = 1", lambda: toy_return(800.0), 26.217, 1e-3),
+            ),
+        ),
+        Case("random MDP", problems.garnet(rng=1), 0.1 * rng.normal(size=6), 500),
+        Case("random game", problems.random_game(rng=1), 0.1 * rng.normal(size=12), 500),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of the verification that gives its checks together.
+
+    Attributes
+    ----------
+    name : str
+        What it is about.
+    run : callable
+        Does the work and returns the checks.
+    """
+
+    name: str
+    run: Callable[[], list[Check]]
+
+
+def stages(cases: tuple[Case, ...]) -> list[Stage]:
+    """Plan the verification of the cases, in order.
+
+    Parameters
+    ----------
+    cases : tuple of Case
+        The problems, as `verify_cases` makes them.
+
+    Returns
+    -------
+    list of Stage
+        Three a case.
+    """
+    return [
+        Stage(f"{case.name}: {name}", partial(run, case))
+        for case in cases
+        for name, run in (
+            ("follower", _follower_checks),
+            ("gradient", _gradient_checks),
+            ("estimator", _estimator_checks),
+        )
+    ]
+
+
+def _follower_checks(case: Case) -> list[Check]:
+    checks = []
+    for label, compute, known, digit in case.published:
+        ours = compute()
+        gap, allowed = abs(ours - known), LAST_DIGIT * digit
+        detail = f"ours {ours:.9g}, known {known:.9g}"
+        checks.append(Check(case.name, label, gap, allowed, gap <= allowed, detail))
+    model = case.problem.model(case.theta)
+    fast, plain = PolicyIteration().solve(model), ValueIteration().solve(model)
+    gap = float(np.abs(fast.value - plain.value).max())
+    rounding = ROUNDING * float(np.abs(fast.value).max()) / (1.0 - model.follower_discount)
+    bound = fast.error_bound + plain.error_bound + rounding
+    detail = f"{fast.iterations} steps, {plain.iterations} sweeps"
+    agree = "policy iteration = value iteration"
+    return [*checks, Check(case.name, agree, gap, bound, gap <= bound, detail)]
+
+
+def _gradient_checks(case: Case) -> list[Check]:
+    return [
+        Check(
+            case.name,
+            f"adjoint gradient = {comparison.route}",
+            comparison.difference,
+            comparison.tolerance,
+            comparison.passed,
+            f"relative, {case.theta.size} parameters",
+        )
+        for comparison in check_gradient(case.problem, case.theta).comparisons
+    ]
+
+
+def _estimator_checks(case: Case) -> list[Check]:
+    exact = hypergradient(case.problem, case.theta)
+    estimator = BoltzmannCovariance(n_trajectories=case.n_trajectories)
+    short = replace(estimator, horizon=10)
+    same = exact.model.follower_discount == exact.model.leader_discount
+    faults = {
+        name: fault
+        for name, fault in FAULTS.items()
+        if not (same and fault is follower_discount_for_leader)
+    }
+    right: list[FloatArray] = []
+    wrong: dict[str, list[FloatArray]] = {name: [] for name in (*faults, HORIZON_FAULT)}
+    # A fault is told from the right estimator on the same data, by what it makes of them.
+    for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
+        experience = estimator.experience(case.problem, case.theta, rng=stream)
+        right.append(pulled_back(case.problem, case.theta, correct(experience)))
+        if k < N_FAULTY_REPLICATES:
+            for name, fault in faults.items():
+                measures = fault(experience)
+                wrong[name].append(pulled_back(case.problem, case.theta, measures))
+            wrong[HORIZON_FAULT].append(short(case.problem, case.theta, rng=stream).gradient)
+
+    def verdict(estimates: list[FloatArray]) -> EstimatorReport:
+        return judge(
+            np.array(estimates),
+            exact.gradient,
+            false_alarm_rate=FALSE_ALARM_RATE,
+            power=POWER,
+        )
+
+    report = verdict(right)
+    checks = [
+        Check(
+            case.name,
+            "BC-HG mean = exact gradient",
+            report.statistic,
+            report.critical_value,
+            report.passed,
+            f"standard errors; bias {report.bias:+.2%}, one of "
+            f"{report.smallest_visible_bias:.2%} would show",
+        )
+    ]
+    for name, estimates in wrong.items():
+        report = verdict(estimates)
+        checks.append(
+            Check(
+                case.name,
+                f"must fail: {name}",
+                report.statistic,
+                report.critical_value,
+                report.verdict is Verdict.BIASED,
+                f"standard errors; bias {report.bias:+.2%}",
+            )
+        )
+    return checks

@@ -1,0 +1,304 @@
+"""What the strategies promise: sizes and ranges are kept, and the hard cases do occur."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+
+import tabular_bilevel as tb
+from tabular_bilevel import strategies
+
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+searching = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+
+
+def occurs(strategy, condition):
+    try:
+        find(strategy, condition, settings=searching)
+    except NoSuchExample:
+        return False
+    return True
+
+
+def reachable(model):
+    """States with a positive probability of being visited, by the supports alone."""
+    step = np.zeros((model.n_states, model.n_states), dtype=bool)
+    rows, columns = model.transition.toarray().nonzero()
+    step[rows // model.n_actions, columns] = True
+    seen = model.initial > 0.0
+    for _ in range(model.n_states):
+        seen = seen | (seen @ step)
+    return seen
+
+
+def is_multiple(table, step):
+    return np.array_equal(table, np.round(table / step) * step)
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@quick
+@given(
+    strategies.models(
+        min_states=2,
+        max_states=3,
+        min_actions=2,
+        max_actions=4,
+        min_discount=0.25,
+        max_discount=0.8,
+        min_temperature=0.3,
+        max_temperature=0.7,
+        max_reward=1.0,
+    )
+)
+def test_models_keep_to_their_ranges(model):
+    assert 2 <= model.n_states <= 3
+    assert 2 <= model.n_actions <= 4
+    assert 0.25 <= model.follower_discount <= 0.8
+    assert 0.25 <= model.leader_discount <= 0.8
+    assert 0.3 <= model.temperature <= 0.7
+    for reward in (model.follower_reward, model.leader_reward):
+        assert np.abs(reward).max() <= 1.0
+        assert is_multiple(reward, 1 / 8)
+
+
+@quick
+@given(strategies.models())
+def test_models_have_small_whole_weights(model):
+    """Every row is whole numbers over their sum, at most 6 outcomes of weight up to 5."""
+    table = np.column_stack([model.transition.toarray(), model.termination.ravel()])
+    for row in table[model.available.ravel()]:
+        assert any(np.allclose(row * total, np.round(row * total)) for total in range(1, 31))
+
+
+@quick
+@given(strategies.models(allow_unavailable=False, allow_termination=False))
+def test_what_is_not_allowed_does_not_occur(model):
+    assert model.available.all()
+    assert not model.termination.any()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param(lambda m: m.n_states == 1, id="one state"),
+        pytest.param(lambda m: m.n_states == 5, id="five states"),
+        pytest.param(lambda m: m.n_actions == 1, id="one action"),
+        pytest.param(lambda m: m.n_actions == 3, id="three actions"),
+        pytest.param(lambda m: not m.available.all(), id="an unavailable action"),
+        pytest.param(lambda m: m.available.all(), id="all actions available"),
+        pytest.param(lambda m: (m.termination[m.available] == 1.0).any(), id="certain end"),
+        pytest.param(
+            lambda m: ((m.termination > 0.0) & (m.termination < 1.0)).any(), id="chance of an end"
+        ),
+        pytest.param(lambda m: not m.termination[m.available].any(), id="no end"),
+        pytest.param(lambda m: m.n_states > 1 and (m.transition.data == 1.0).any(), id="sure step"),
+        pytest.param(lambda m: not reachable(m).all(), id="unreachable state"),
+        pytest.param(lambda m: (m.initial == 0.0).any(), id="state without initial mass"),
+        pytest.param(
+            lambda m: m.n_states > 2 and (m.transition.toarray() > 0.0).all(), id="dense kernel"
+        ),
+        pytest.param(
+            lambda m: m.n_states > 2 and m.transition.nnz <= m.transition.shape[0],
+            id="sparse kernel",
+        ),
+        pytest.param(
+            lambda m: (m.transition.data[m.available.ravel()[m.entry_row]] == 0.0).any(),
+            id="stored zero",
+        ),
+        pytest.param(lambda m: m.follower_discount == 0.0, id="myopic follower"),
+        pytest.param(lambda m: m.leader_discount == 0.99, id="far-sighted leader"),
+        pytest.param(lambda m: m.follower_discount > m.leader_discount, id="patient follower"),
+        pytest.param(lambda m: m.temperature < 0.1, id="cold"),
+        pytest.param(lambda m: m.temperature > 3.0, id="hot"),
+    ],
+)
+def test_models_of_every_kind_occur(condition):
+    assert occurs(strategies.models(), condition)
+
+
+def test_a_search_for_what_never_occurs_fails():
+    assert not occurs(strategies.models(max_states=2), lambda model: model.n_states > 2)
+
+
+def test_models_shrink_to_the_plainest():
+    model = find(strategies.models(), lambda model: True, settings=searching)
+    assert (model.n_states, model.n_actions) == (1, 1)
+    assert not model.follower_reward.any()
+    assert not model.leader_reward.any()
+    assert not model.termination.any()
+    assert (model.follower_discount, model.leader_discount, model.temperature) == (0.0, 0.0, 1.0)
+
+
+def test_models_shrink_to_what_matters():
+    """Two states at least, all else as plain as can be."""
+    model = find(
+        strategies.models(), lambda model: (model.follower_reward >= 1.0).any(), settings=searching
+    )
+    assert model.follower_reward.tolist() == [[1.0]]
+    assert model.transition.toarray().tolist() == [[1.0]]
+
+
+@quick
+@given(strategies.models(min_discount=0.9, max_discount=0.9, min_temperature=3, max_temperature=3))
+def test_a_range_of_one_number_is_that_number(model):
+    assert (model.follower_discount, model.leader_discount, model.temperature) == (0.9, 0.9, 3.0)
+
+
+# --- problems -------------------------------------------------------------------------------------
+
+
+@quick
+@given(
+    strategies.problems(bases=strategies.models(max_states=2), min_parameters=2, max_parameters=4)
+)
+def test_problems_keep_to_their_ranges(problem):
+    assert problem.base.n_states <= 2
+    assert 2 <= problem.n_parameters <= 4
+    for features in (
+        problem.follower_reward,
+        problem.leader_reward,
+        problem.transition,
+        problem.initial,
+    ):
+        assert np.isin(features.data, [-2.0, -1.0, 1.0, 2.0]).all()
+
+
+@quick
+@given(strategies.problems(allow_transition=False, allow_initial=False))
+def test_a_table_that_may_not_move_has_no_features(problem):
+    assert problem.transition.nnz == problem.initial.nnz == 0
+
+
+@pytest.mark.parametrize("table", ["follower_reward", "leader_reward", "transition", "initial"])
+def test_each_table_moves_in_some_problems_and_not_in_others(table):
+    assert occurs(strategies.problems(), lambda problem: getattr(problem, table).nnz > 0)
+    assert occurs(strategies.problems(), lambda problem: getattr(problem, table).nnz == 0)
+
+
+# --- games ----------------------------------------------------------------------------------------
+
+
+@quick
+@given(
+    strategies.games(
+        min_states=2,
+        max_states=2,
+        min_leader_actions=2,
+        max_leader_actions=3,
+        min_actions=1,
+        max_actions=2,
+        min_discount=0.5,
+        max_discount=0.9,
+        min_temperature=1.0,
+        max_temperature=2.0,
+        max_reward=0.5,
+    )
+)
+def test_games_keep_to_their_ranges(game):
+    assert game.n_states == 2
+    assert 2 <= game.n_leader_actions <= 3
+    assert 1 <= game.n_actions <= 2
+    assert 0.5 <= game.follower_discount <= 0.9
+    assert 0.5 <= game.leader_discount <= 0.9
+    assert 1.0 <= game.temperature <= 2.0
+    assert np.abs(game.leader_reward).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param(lambda g: g.follower_observes_leader, id="observed"),
+        pytest.param(lambda g: not g.follower_observes_leader, id="hidden"),
+        pytest.param(lambda g: g.n_leader_actions == 1, id="one leader action"),
+        pytest.param(lambda g: g.n_leader_actions == 2, id="two leader actions"),
+        pytest.param(
+            lambda g: g.follower_observes_leader and (g.available != g.available[:, :1]).any(),
+            id="a leader that forbids",
+        ),
+        pytest.param(
+            lambda g: not g.follower_observes_leader and not g.available.all(),
+            id="hidden, with an unavailable action",
+        ),
+        pytest.param(lambda g: (g.termination[g.available] > 0.0).any(), id="an end"),
+    ],
+)
+def test_games_of_every_kind_occur(condition):
+    assert occurs(strategies.games(), condition)
+
+
+@quick
+@given(strategies.games(allow_observed=False, allow_unavailable=False, allow_termination=False))
+def test_games_of_a_kind_not_allowed_do_not_occur(game):
+    assert not game.follower_observes_leader
+    assert game.available.all()
+    assert not game.termination.any()
+
+
+# --- parameters and policies ----------------------------------------------------------------------
+
+
+@quick
+@given(strategies.thetas(tb.problems.discrete_toy(), max_size=1.5))
+def test_thetas_are_multiples_of_a_quarter(theta):
+    assert theta.shape == (6,)
+    assert theta.dtype == np.float64
+    assert np.abs(theta).max() <= 1.5
+    assert is_multiple(theta, 1 / 4)
+
+
+@quick
+@given(strategies.models().flatmap(lambda m: st.tuples(st.just(m), strategies.policies(m))))
+def test_policies_are_distributions_over_available_actions(drawn):
+    model, policy = drawn
+    assert policy.shape == model.available.shape
+    assert (policy >= 0.0).all()
+    assert not policy[~model.available].any()
+    np.testing.assert_allclose(policy.sum(axis=1), 1.0, rtol=1e-15)
+
+
+def test_policies_may_be_mixed_or_pure():
+    model = tb.problems.garnet(n_states=2, n_actions=2, branching=2).base
+    assert occurs(strategies.policies(model), lambda policy: (policy == 1.0).any())
+    assert occurs(strategies.policies(model), lambda policy: ((0 < policy) & (policy < 1)).all())
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: strategies.models(min_states=4, max_states=3), "min_states is 4, larger than"),
+        (lambda: strategies.models(min_actions=0), "min_actions is 0"),
+        (lambda: strategies.models(max_discount=1.0), "max_discount is 1.0"),
+        (lambda: strategies.models(min_discount=0.5, max_discount=0.25), "min_discount is 0.5"),
+        (lambda: strategies.models(min_temperature=0.0), "min_temperature is 0.0"),
+        (lambda: strategies.models(max_reward=-1.0), "max_reward is -1.0"),
+        (lambda: strategies.games(min_leader_actions=3), "min_leader_actions is 3"),
+        (lambda: strategies.games(allow_observed=False, allow_hidden=False), "no kind of game"),
+        (lambda: strategies.problems(max_parameters=0), "max_parameters is 0"),
+        (
+            lambda: strategies.problems(
+                allow_rewards=False, allow_transition=False, allow_initial=False
+            ),
+            "no table may depend",
+        ),
+        (lambda: strategies.thetas(tb.problems.bandit(), max_size=np.inf), "max_size is inf"),
+    ],
+)
+def test_a_wrong_argument_is_named_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_package_does_not_import_hypothesis():
+    code = "import sys, tabular_bilevel; assert 'hypothesis' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
