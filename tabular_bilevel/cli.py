@@ -152,7 +152,11 @@ def _problems(options: argparse.Namespace) -> int:
 
 def _gradient(options: argparse.Namespace) -> int:
     problem = tb.problems.CATALOGUE[options.problem]()
-    result = tb.hypergradient(problem, np.load(options.theta), horizon=options.horizon)
+    try:
+        theta = np.load(options.theta)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{options.theta} is not an .npy file of numbers") from error
+    result = tb.hypergradient(problem, theta, horizon=options.horizon)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
     np.save(out, result.gradient)
     print(f"J = {result.objective:.12g}")

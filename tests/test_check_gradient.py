@@ -1,0 +1,129 @@
+"""The gradient's check: what passes, what fails, and what it says."""
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+
+
+class OnlyWhatIsNeeded:
+    """A problem with no pushforward, its pullback off by a factor."""
+
+    def __init__(self, problem, factor=1.0):
+        self.problem, self.factor = problem, factor
+
+    def model(self, theta):
+        return self.problem.model(theta)
+
+    def pullback(self, theta, sensitivities):
+        return self.factor * self.problem.pullback(theta, sensitivities)
+
+
+class WrongForward(OnlyWhatIsNeeded):
+    """A problem whose pushforward is off by a factor."""
+
+    def pushforward(self, theta, direction):
+        return self.problem.pushforward(theta, self.factor * direction)
+
+    def pullback(self, theta, sensitivities):
+        return self.problem.pullback(theta, sensitivities)
+
+
+PROBLEM, THETA = tb.problems.garnet(rng=5), np.full(6, 0.1)
+
+
+def test_differences_are_enough():
+    report = tb.check_gradient(OnlyWhatIsNeeded(PROBLEM), THETA)
+    assert report.passed
+    report.raise_if_failed()
+    assert [comparison.route for comparison in report.comparisons] == ["differences"]
+    assert "the problem has no pushforward" in str(report)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, 0.5, 1.00001])
+def test_a_wrong_pullback_fails(factor):
+    report = tb.check_gradient(OnlyWhatIsNeeded(PROBLEM, factor), THETA)
+    assert not report.passed
+    with pytest.raises(tb.CheckFailedError, match="FAILED"):
+        report.raise_if_failed()
+    assert "differences: DIFFERS" in str(report)
+
+
+def test_a_wrong_pushforward_is_told_from_a_wrong_gradient():
+    report = tb.check_gradient(WrongForward(PROBLEM, 1.0001), THETA)
+    assert not report.passed
+    verdicts = {comparison.route: comparison.passed for comparison in report.comparisons}
+    assert verdicts == {"forward mode": False, "complex step": False, "differences": True}
+
+
+def test_a_finite_horizon_is_another_gradient():
+    short = tb.hypergradient(PROBLEM, THETA, horizon=5).gradient
+    assert np.abs(short - tb.hypergradient(PROBLEM, THETA).gradient).max() > 1e-2
+    assert tb.check_gradient(PROBLEM, THETA, horizon=5).passed
+
+
+def test_many_parameters_are_checked_along_directions():
+    base = PROBLEM.base
+    features = np.random.default_rng(0).normal(size=(base.follower_reward.size, 300))
+    problem = tb.FeatureProblem(base, follower_reward=features)
+    report = tb.check_gradient(problem, np.zeros(300))
+    assert report.passed
+    assert report.n_derivatives == 11
+    assert not tb.check_gradient(OnlyWhatIsNeeded(problem, 1.001), np.zeros(300)).passed
+
+
+def test_a_gradient_that_vanishes_passes():
+    # a constant added to the follower's reward everywhere moves nothing
+    base = PROBLEM.base
+    problem = tb.FeatureProblem(base, follower_reward=np.ones((base.follower_reward.size, 1)))
+    assert np.abs(tb.hypergradient(problem, [0.3]).gradient).max() < 1e-10
+    assert tb.check_gradient(problem, [0.3]).passed
+
+
+def test_routes_need_a_pushforward():
+    for route in (tb.forward_gradient, tb.complex_step_gradient):
+        with pytest.raises(TypeError, match="OnlyWhatIsNeeded has no pushforward"):
+            route(OnlyWhatIsNeeded(PROBLEM), THETA)
+
+
+@pytest.mark.parametrize(
+    "route", [tb.forward_gradient, tb.complex_step_gradient, tb.difference_gradient]
+)
+def test_directions_must_fit_theta(route):
+    with pytest.raises(ValueError, match=r"directions has shape \(1, 5\), not \(any, 6\)"):
+        route(PROBLEM, THETA, directions=np.ones((1, 5)))
+
+
+def test_difference_settings_are_checked():
+    with pytest.raises(ValueError, match=r"step is 0\.0, not a positive finite number"):
+        tb.difference_gradient(PROBLEM, THETA, step=0.0)
+    with pytest.raises(ValueError, match="levels is 0, not a positive whole number"):
+        tb.difference_gradient(PROBLEM, THETA, levels=0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.zeros(5), r"pullback returned an array of shape \(5,\); theta has \(6,\)"),
+        ([0, 0, np.nan, 0, 0, 0], r"pullback returned: gradient\[2\] is nan"),
+    ],
+)
+def test_a_pullback_that_returns_nonsense_is_named(returned, message):
+    problem = OnlyWhatIsNeeded(PROBLEM)
+    problem.pullback = lambda theta, sensitivities: returned
+    with pytest.raises(ValueError, match=message):
+        tb.hypergradient(problem, THETA)
+
+
+@pytest.mark.parametrize(
+    ("theta", "message"),
+    [
+        ([[0.0] * 6], r"theta has shape \(1, 6\)"),
+        ([0.0] * 5 + [np.inf], r"theta\[5\] is inf, not a finite number"),
+        (["a"] * 6, "theta has dtype"),
+        ([0.0] * 7, r"theta has shape \(7,\), not that of a vector of length 6"),
+    ],
+)
+def test_theta_is_checked_at_the_door(theta, message):
+    with pytest.raises(ValueError, match=message):
+        tb.hypergradient(PROBLEM, theta)

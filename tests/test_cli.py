@@ -1,0 +1,157 @@
+"""The command line."""
+
+import builtins
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel import verify
+from tabular_bilevel.cli import main
+
+
+def test_verify_passes_and_writes_what_it_printed(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert main(["verify", "--json", str(report)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert written["passed"] is True
+    assert written["version"] == tb.__version__
+    checks = written["checks"]
+    assert len(printed) == len(checks) + 1
+    assert printed[-1].startswith(f"{len(checks)} of {len(checks)} checks ok")
+    by_problem = {check["problem"] for check in checks}
+    assert by_problem == {"four rooms", "discrete toy", "random MDP", "random game"}
+    for problem in by_problem:
+        names = [check["name"] for check in checks if check["problem"] == problem]
+        for route in ("forward mode", "complex step", "differences"):
+            assert f"adjoint gradient = {route}" in names
+        assert "BC-HG mean = exact gradient" in names
+        assert sum(name.startswith("must fail: ") for name in names) >= 4
+    faults = {check["name"] for check in checks if check["name"].startswith("must fail: ")}
+    assert len(faults) == 5
+    for check in checks:
+        fails = check["value"] > check["bound"]
+        assert fails == check["name"].startswith("must fail: ")
+
+
+@pytest.fixture
+def failing_stage(monkeypatch):
+    bad = verify.Check("toy", "sum", 2.0, 1.0, False, "wrong on purpose")
+    good = verify.Check("toy", "sign", 0.0, 1.0, True, "")
+    plan = [verify.Stage("toy", lambda: [good, bad])]
+    monkeypatch.setattr(verify, "stages", lambda cases: plan)
+
+
+@pytest.mark.usefixtures("failing_stage")
+def test_a_failed_check_is_an_exit_status_of_one(capsys):
+    assert main(["verify"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAIL toy" in printed
+    assert "1 of 2 checks ok" in printed
+    assert "failed: toy, sum" in printed
+
+
+@pytest.mark.usefixtures("failing_stage")
+def test_no_bar_without_tqdm_but_every_line(capsys, monkeypatch):
+    real_import = builtins.__import__
+
+    def no_tqdm(name, *arguments):
+        if name.startswith("tqdm"):
+            raise ImportError(name)
+        return real_import(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", no_tqdm)
+    assert main(["verify"]) == 1
+    assert "FAIL toy" in capsys.readouterr().out
+
+
+def test_a_wrong_estimator_would_fail_verify(monkeypatch):
+    case = verify.verify_cases()[2]
+    monkeypatch.setattr(verify, "correct", verify.FAULTS["no eligibility"])
+    checks = {check.name: check for check in verify._estimator_checks(case)}
+    assert not checks["BC-HG mean = exact gradient"].passed
+
+
+def test_a_fault_that_is_not_seen_would_fail_verify(monkeypatch):
+    case = verify.verify_cases()[2]
+    monkeypatch.setitem(verify.FAULTS, "no eligibility", tb.checks.controls.correct)
+    checks = {check.name: check for check in verify._estimator_checks(case)}
+    assert not checks["must fail: no eligibility"].passed
+
+
+def test_an_interrupt_says_so(monkeypatch, capsys):
+    def interrupt(cases):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "stages", interrupt)
+    assert main(["verify"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_problems_lists_all(capsys):
+    assert main(["problems"]) == 0
+    printed = capsys.readouterr().out
+    for name in tb.problems.CATALOGUE:
+        assert f"\n{name} " in printed
+
+
+def test_gradient_is_printed_and_written(tmp_path, capsys):
+    theta = 0.01 * np.random.default_rng(0).normal(size=105)
+    np.save(tmp_path / "theta.npy", theta)
+    assert main(["gradient", "four-rooms", "--theta", str(tmp_path / "theta.npy")]) == 0
+    exact = tb.hypergradient(tb.problems.four_rooms(), theta)
+    assert f"J = {exact.objective:.12g}" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(tmp_path / "theta-gradient.npy"), exact.gradient)
+
+
+def test_gradient_takes_a_horizon_and_a_place(tmp_path):
+    np.save(tmp_path / "theta.npy", np.zeros(6))
+    arguments = ["gradient", "discrete-toy", "--theta", str(tmp_path / "theta.npy")]
+    assert main([*arguments, "--horizon", "150", "--out", str(tmp_path / "g.npy")]) == 0
+    exact = tb.hypergradient(tb.problems.discrete_toy(), np.zeros(6), horizon=150)
+    np.testing.assert_array_equal(np.load(tmp_path / "g.npy"), exact.gradient)
+
+
+def test_unusable_input_is_one_line_and_an_exit_status_of_two(tmp_path, capsys):
+    np.save(tmp_path / "short.npy", np.zeros(3))
+    (tmp_path / "text.npy").write_text("no array", encoding="utf-8")
+    for name, message in (
+        ("short.npy", "theta has shape (3,), not that of a vector of length 105"),
+        ("text.npy", "text.npy"),
+        ("none.npy", "none.npy"),
+    ):
+        assert main(["gradient", "four-rooms", "--theta", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    assert main(["verify", "--json", str(tmp_path / "no" / "such" / "folder.json")]) == 2
+
+
+def test_an_unknown_problem_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["gradient", "no-such", "--theta", "theta.npy"])
+    assert stop.value.code == 2
+    assert "four-rooms" in capsys.readouterr().err
+
+
+def test_the_module_runs_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "tabular_bilevel", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"tabular-bilevel {tb.__version__}"
+
+
+def test_importing_compiles_nothing_and_stays_light():
+    heavy = ("numba", "scipy.stats", "hypothesis", "matplotlib", "tqdm")
+    code = (
+        f"import sys, tabular_bilevel; print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

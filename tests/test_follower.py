@@ -1,0 +1,115 @@
+"""The follower's solvers: closed forms, hard numbers, and what they say when they stop."""
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+
+SOLVERS = [tb.PolicyIteration(), tb.ValueIteration()]
+
+# A geometric series and a log-sum-exp: rounding times 1 / (1 - 0.9).
+ROUNDING = 1e-12
+
+
+def one_state(reward, temperature, discount, **tables):
+    n_actions = len(reward)
+    return tb.Model.from_tables(
+        transition=np.ones((1, n_actions, 1)),
+        follower_reward=[reward],
+        leader_reward=np.zeros((1, n_actions)),
+        initial=[1.0],
+        follower_discount=discount,
+        leader_discount=0.5,
+        temperature=temperature,
+        **tables,
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("discount", [0.0, 0.9])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("temperature", [1e-6, 0.1, 1e6])
+def test_one_state_has_its_closed_form(solver, discount, scale, temperature):
+    reward = scale * np.array([1.0, 0.5, -2.0])
+    response = tb.solve_follower(one_state(reward, temperature, discount), solver=solver)
+    best = reward.max()
+    total = np.exp((reward - best) / temperature).sum()
+    value = (best + temperature * np.log(total)) / (1.0 - discount)
+    assert response.value[0] == pytest.approx(value, rel=ROUNDING)
+    policy = np.exp((reward - best) / temperature) / total
+    np.testing.assert_allclose(response.policy[0], policy, rtol=1e-6, atol=1e-300)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_tied_actions_share(solver):
+    response = tb.solve_follower(one_state([1.0, 1.0, 1.0 - 1e5], 1e-3, 0.9), solver=solver)
+    np.testing.assert_array_equal(response.policy[0], [0.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_forbidden_action_is_never_played(solver):
+    response = tb.solve_follower(one_state([-np.inf, 1.0], 0.5, 0.5), solver=solver)
+    assert response.action_value[0, 0] == -np.inf
+    np.testing.assert_array_equal(response.policy[0], [0.0, 1.0])
+    assert response.value[0] == pytest.approx(2.0, rel=ROUNDING)  # one action: no entropy
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_nothing_to_gain_is_worth_exactly_nothing(solver):
+    response = tb.solve_follower(one_state([0.0], 0.5, 0.9), solver=solver)
+    assert response.value[0] == 0.0
+    assert response.residual == 0.0
+
+
+def test_value_iteration_that_is_stopped_says_so():
+    model = tb.problems.garnet().model(np.zeros(6))
+    with pytest.raises(
+        tb.ConvergenceError, match=re.escape("ValueIteration made 7 iterations")
+    ) as e:
+        tb.solve_follower(model, solver=tb.ValueIteration(max_iterations=7))
+    assert e.value.iterations == 7
+    assert e.value.residual > 0.01
+    assert "Allow more iterations" in str(e.value)
+
+
+def test_policy_iteration_that_is_stopped_says_so():
+    model = tb.problems.garnet(temperature=0.01).model(np.zeros(6))
+    with pytest.raises(tb.ConvergenceError, match="PolicyIteration made 1 iterations"):
+        tb.solve_follower(model, solver=tb.PolicyIteration(max_iterations=1))
+
+
+@pytest.mark.parametrize("solver", [tb.PolicyIteration, tb.ValueIteration])
+def test_iterations_that_are_no_number_are_refused(solver):
+    with pytest.raises(ValueError, match="max_iterations is 0, not a positive whole number"):
+        solver(max_iterations=0).solve(one_state([0.0], 1.0, 0.5))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("discount", [0.99, 0.9999])
+def test_long_horizons_converge_within_their_bound(solver, discount):
+    model = tb.problems.garnet(follower_discount=discount, temperature=0.01).model(np.zeros(6))
+    response = tb.solve_follower(model, solver=solver)
+    better = tb.solve_follower(model)
+    assert response.residual <= 1e-13 * np.abs(response.value).max() * 2
+    gap = np.abs(response.value - better.value).max()
+    assert gap <= response.error_bound + better.error_bound + 1e-9
+
+
+def test_results_name_themselves():
+    model = tb.problems.four_rooms().model(np.zeros(105))
+    response = tb.solve_follower(model)
+    assert str(model).startswith("Model: 104 states, 4 actions")
+    assert "104 states" in str(response)
+    assert "iterations" in str(response)
+    evaluation = tb.evaluate_leader(model, response)
+    assert "over all steps" in str(evaluation)
+    assert "over 9 steps" in str(tb.evaluate_leader(model, response, horizon=9))
+    assert "influence of mass" in str(tb.sensitivities(model, response, evaluation))
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 1.5])
+def test_a_horizon_must_be_a_positive_whole_number(horizon):
+    model = tb.problems.bandit().model([0.0, 0.0])
+    response = tb.solve_follower(model)
+    with pytest.raises(ValueError, match=f"horizon is {horizon}, not a positive whole number"):
+        tb.evaluate_leader(model, response, horizon=horizon)

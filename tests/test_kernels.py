@@ -1,0 +1,381 @@
+"""Each compiled kernel against its slow twin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import twins
+
+import tabular_bilevel as tb
+from tabular_bilevel import _kernels
+
+# Twin and kernel add the same few hundred numbers in another order; relative to the largest.
+ROUNDING = 1e-12
+
+# Largest double below 1, and the smallest: what rng.random() can return at the extremes.
+TOP, BOTTOM = 1.0 - 2.0**-53, 0.0
+
+
+def patchy():
+    """States that lack actions, pairs that may end the episode, stored zero probabilities."""
+    rng = np.random.default_rng(5)
+    base = tb.problems.garnet(n_states=7, n_actions=3, branching=3, rng=rng).base
+    available = rng.random((7, 3)) < 0.6
+    available[:, 1] |= ~available.any(axis=1)
+    termination = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (7, 3)))
+    termination[2] = 1.0
+    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
+    rows, columns = np.indices(dense.shape)
+    everything = sp.coo_array((dense.ravel(), (rows.ravel(), columns.ravel())), shape=dense.shape)
+    return base.replace(
+        transition=everything, termination=termination, available=available, temperature=0.5
+    )
+
+
+def theta_of(problem):
+    return np.random.default_rng(1).normal(size=problem.n_parameters)
+
+
+def at_some_theta(problem):
+    return problem.model(theta_of(problem))
+
+
+MODELS = {
+    "garnet": at_some_theta(tb.problems.garnet(n_states=8, n_actions=3, rng=2)),
+    "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
+    "game, seen": at_some_theta(tb.problems.random_game(rng=4)),
+    "game, hidden": at_some_theta(tb.problems.random_game(follower_observes_leader=False, rng=4)),
+    "patchy": patchy(),
+    "two-state": at_some_theta(tb.problems.two_state()),
+    "one state": tb.problems.bandit(leader_discount=0.5, follower_discount=0.5).base,
+}
+
+each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+
+
+def frozen(array):
+    """Copy, read-only."""
+    copy = np.array(array)
+    copy.setflags(write=False)
+    return copy
+
+
+def kernel_of(model):
+    transition = model.transition
+    return {"indptr": transition.indptr, "indices": transition.indices, "data": transition.data}
+
+
+def iteration_call(model, *, tolerance=1e-9, max_sweeps=10_000):
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "available": model.available,
+        "discount": model.follower_discount,
+        "temperature": model.temperature,
+        "tolerance": tolerance,
+        "max_sweeps": max_sweeps,
+    }
+    return inputs, {"scratch": np.empty(model.n_states), "value": np.zeros(model.n_states)}
+
+
+def sampling_call(model, *, count=40, horizon=12):
+    inputs = kernel_of(model) | {
+        "termination": model.termination,
+        "initial": model.initial,
+        "policy": tb.solve_follower(model).policy,
+    }
+    outputs = {name: np.full((count, horizon), -7, np.int32) for name in ("states", "actions")}
+    outputs["next_states"] = np.full((count, horizon), -7, np.int32)
+    return inputs, outputs | {"lengths": np.full(count, -7)}
+
+
+def sample_of(model, *, count=40, horizon=12, seed=8):
+    """Trajectories by the twin: as lists, and as the kernels' arrays."""
+    policy = tb.solve_follower(model).policy
+    rng = np.random.default_rng(seed)
+    lists = twins.sample_trajectories(rng, model, policy, count=count, horizon=horizon)
+    return lists, as_arrays(lists, horizon)
+
+
+def as_arrays(lists, horizon):
+    states, actions, following = np.full((3, len(lists), horizon), -1, np.int32)
+    for i, steps in enumerate(lists):
+        for t, (s, a, after) in enumerate(steps):
+            states[i, t], actions[i, t] = s, a
+            following[i, t] = -1 if after is None else after
+    lengths = np.array([len(steps) for steps in lists])
+    return {"states": states, "actions": actions, "next_states": following, "lengths": lengths}
+
+
+def worths(model, seed=6):
+    """Arrays that the traces weigh: nothing special is assumed of them."""
+    rng, shape = np.random.default_rng(seed), model.follower_reward.shape
+    return {
+        "scaled_advantage": rng.normal(size=shape),
+        "follower_next": rng.normal(size=model.n_states),
+        "leader_next": rng.normal(size=model.n_states),
+        "follower_ahead": rng.normal(size=shape),
+        "leader_ahead": rng.normal(size=shape),
+        "first_value": rng.normal(size=model.n_states),
+    }
+
+
+def traces_call(model):
+    discounts = {
+        "follower_discount": model.follower_discount,
+        "leader_discount": model.leader_discount,
+    }
+    arrays = sample_of(model)[1]
+    inputs = arrays | kernel_of(model) | {"initial": model.initial} | discounts | worths(model)
+    shape, stored = model.follower_reward.shape, model.transition.nnz
+    return inputs, {
+        "influence": np.zeros(shape),
+        "occupancy": np.zeros(shape),
+        "direct_transition": np.zeros(stored),
+        "indirect_transition": np.zeros(stored),
+        "direct_initial": np.zeros(model.n_states),
+    }
+
+
+def order_of(lists, horizon):
+    """Two passes over all steps in random order, as (row, column) and as flat numbers."""
+    steps = [(i, t) for i, trajectory in enumerate(lists) for t in range(len(trajectory))]
+    rng = np.random.default_rng(9)
+    order = [steps[k] for _ in range(2) for k in rng.permutation(len(steps))]
+    return order, np.array([i * horizon + t for i, t in order])
+
+
+def sarsa_call(model, *, horizon=12):
+    lists, arrays = sample_of(model, horizon=horizon)
+    inputs = arrays | {
+        "order": order_of(lists, horizon)[1],
+        "reward": model.leader_reward,
+        "discount": model.leader_discount,
+        "step_size": 0.3,
+    }
+    return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
+
+
+def run(kernel, inputs, outputs, *, rng=None):
+    """Call the compiled kernel with read-only inputs."""
+    held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+    stream = {} if rng is None else {"rng": rng}
+    return kernel(**stream, **held, **outputs)
+
+
+def largest(array):
+    return max(1.0, np.abs(array).max())
+
+
+def agree(array, other):
+    return np.abs(array - other).max() <= ROUNDING * largest(other)
+
+
+CALLS = {
+    "soft_value_iteration": iteration_call,
+    "sample_trajectories": sampling_call,
+    "eligibility_traces": traces_call,
+    "sarsa": sarsa_call,
+}
+
+
+def test_every_kernel_has_a_twin_and_a_call_here():
+    assert set(CALLS) == set(_kernels.__all__)
+    assert all(callable(getattr(twins, name)) for name in _kernels.__all__)
+
+
+@each_model
+def test_soft_value_iteration_is_its_twin(model):
+    inputs, outputs = iteration_call(model)
+    sweeps, change = run(_kernels.soft_value_iteration, inputs, outputs)
+    value, twin_sweeps, twin_change = twins.soft_value_iteration(
+        model, tolerance=1e-9, max_sweeps=10_000
+    )
+    assert sweeps == twin_sweeps
+    assert change <= 1e-9
+    assert agree(change, twin_change)
+    assert agree(outputs["value"], np.array([value[s] for s in range(model.n_states)]))
+
+
+@each_model
+@pytest.mark.parametrize("max_sweeps", [0, 1, 5])
+def test_soft_value_iteration_stops_where_told(model, max_sweeps):
+    inputs, outputs = iteration_call(model, tolerance=0.0, max_sweeps=max_sweeps)
+    sweeps, change = run(_kernels.soft_value_iteration, inputs, outputs)
+    value, twin_sweeps, twin_change = twins.soft_value_iteration(
+        model, tolerance=0.0, max_sweeps=max_sweeps
+    )
+    assert sweeps == twin_sweeps == max_sweeps
+    assert change == twin_change == np.inf if max_sweeps == 0 else agree(change, twin_change)
+    assert agree(outputs["value"], np.array([value[s] for s in range(model.n_states)]))
+
+
+def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
+    model = MODELS["garnet"].replace(temperature=1e-300)
+    inputs, outputs = iteration_call(model)
+    run(_kernels.soft_value_iteration, inputs, outputs)
+    value, reward = outputs["value"], model.follower_reward
+    hard = (reward + model.follower_discount * model.next_value(value)).max(axis=1)
+    assert np.abs(hard - value).max() <= 1e-9  # the iteration's own tolerance
+
+
+@each_model
+def test_sampled_trajectories_are_the_twins(model):
+    inputs, outputs = sampling_call(model)
+    rng, twin_rng = np.random.default_rng(8), np.random.default_rng(8)
+    run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
+    lists = twins.sample_trajectories(twin_rng, model, inputs["policy"], count=40, horizon=12)
+    wanted = as_arrays(lists, 12)
+    steps = np.arange(12) < outputs["lengths"][:, None]
+    np.testing.assert_array_equal(outputs["lengths"], wanted["lengths"])
+    for name in ("states", "actions", "next_states"):
+        np.testing.assert_array_equal(outputs[name][steps], wanted[name][steps])
+        assert (outputs[name][~steps] == -7).all()  # untouched beyond the end
+    assert rng.bit_generator.state == twin_rng.bit_generator.state
+
+
+class Stuck:
+    """A generator that always returns the same number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def random(self):
+        return self.number
+
+
+# Distributions whose sum is short of 1 by rounding, with impossible outcomes at both ends.
+SHORT = 1.0 - 1e-10
+
+
+@pytest.mark.parametrize(
+    ("number", "termination", "step"),
+    [
+        (TOP, 0.0, (2, 2, 2)),
+        (BOTTOM, 0.0, (1, 1, 1)),
+        (TOP, 0.5, (2, 2, -1)),
+        (BOTTOM, 0.5, (1, 1, 1)),
+    ],
+)
+def test_impossible_outcomes_are_never_drawn(number, termination, step):
+    law = np.array([0.0, 0.5, 0.5 * SHORT, 0.0])
+    outputs = {name: np.zeros((1, 1), int) for name in ("states", "actions", "next_states")}
+    _kernels.sample_trajectories.py_func(
+        Stuck(number),
+        indptr=4 * np.arange(17),
+        indices=np.tile(np.arange(4), 16),
+        data=np.tile(law * (1.0 - termination), 16),
+        termination=np.full((4, 4), termination),
+        initial=law,
+        policy=np.tile(law, (4, 1)),
+        **outputs,
+        lengths=np.zeros(1, int),
+    )
+    assert tuple(int(array[0, 0]) for array in outputs.values()) == step
+
+
+@each_model
+def test_eligibility_traces_are_the_discounted_sums(model):
+    inputs, outputs = traces_call(model)
+    run(_kernels.eligibility_traces, inputs, outputs)
+    dense = model.transition.toarray().reshape(model.n_states, model.n_actions, model.n_states)
+    influence, occupancy, direct, indirect, start = twins.eligibility_traces(
+        sample_of(model)[0],
+        probability=dense,
+        initial=model.initial,
+        follower_discount=model.follower_discount,
+        leader_discount=model.leader_discount,
+        **worths(model),
+    )
+    assert agree(outputs["influence"], filled(influence, model.follower_reward.shape))
+    assert agree(outputs["occupancy"], filled(occupancy, model.follower_reward.shape))
+    assert agree(outputs["direct_initial"], filled(start, model.n_states))
+    for name, sums in (("direct_transition", direct), ("indirect_transition", indirect)):
+        placed = model.like_transition(outputs[name]).toarray().reshape(dense.shape)
+        assert agree(placed, filled(sums, dense.shape))
+
+
+def filled(sums, shape):
+    table = np.zeros(shape)
+    for index, total in sums.items():
+        table[index] = total
+    return table
+
+
+def test_eligibility_traces_of_two_steps_by_hand():
+    # one trajectory 0 -> 1 -> end, a single action; discounts 1/2 and 1/4; every sum is exact
+    outputs = {
+        "influence": np.zeros((2, 1)),
+        "occupancy": np.zeros((2, 1)),
+        "direct_transition": np.zeros(1),
+        "indirect_transition": np.zeros(1),
+        "direct_initial": np.zeros(2),
+    }
+    inputs = {
+        "states": np.array([[0, 1]], np.int32),
+        "actions": np.zeros((1, 2), np.int32),
+        "next_states": np.array([[1, -1]], np.int32),
+        "lengths": np.array([2]),
+        "indptr": np.array([0, 1, 1], np.int32),
+        "indices": np.array([1], np.int32),
+        "data": np.array([0.5]),
+        "initial": np.array([0.25, 0.75]),
+        "follower_discount": 0.5,
+        "leader_discount": 0.25,
+        "scaled_advantage": np.array([[3.0], [8.0]]),
+        "follower_next": np.array([100.0, 7.0]),
+        "leader_next": np.array([100.0, 5.0]),
+        "follower_ahead": np.array([[1.0], [100.0]]),
+        "leader_ahead": np.array([[2.0], [100.0]]),
+        "first_value": np.array([6.0, 100.0]),
+    }
+    run(_kernels.eligibility_traces, inputs, outputs)
+    # e_0 = 3, e_1 = 3 / 2 + 8 / 4
+    np.testing.assert_array_equal(outputs["influence"], [[3.0], [3.5]])
+    np.testing.assert_array_equal(outputs["occupancy"], [[1.0], [0.25]])
+    np.testing.assert_array_equal(outputs["direct_transition"], [(5.0 - 2.0) / 0.5])
+    np.testing.assert_array_equal(outputs["indirect_transition"], [3.0 * (7.0 - 1.0) / 0.5])
+    np.testing.assert_array_equal(outputs["direct_initial"], [6.0 / 0.25, 0.0])
+
+
+@each_model
+def test_sarsa_is_its_twin(model):
+    inputs, outputs = sarsa_call(model)
+    run(_kernels.sarsa, inputs, outputs)
+    lists = sample_of(model)[0]
+    pairs = np.ndindex(model.leader_reward.shape)
+    table = dict.fromkeys(pairs, 0.25)
+    twins.sarsa(
+        order_of(lists, 12)[0],
+        lists,
+        reward=model.leader_reward,
+        discount=model.leader_discount,
+        step_size=0.3,
+        table=table,
+    )
+    assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))
+
+
+@each_model
+@pytest.mark.parametrize("name", CALLS)
+def test_kernels_change_their_outputs_only(model, name):
+    kernel = getattr(_kernels, name)
+    inputs, outputs = CALLS[name](model)
+    compiled = {k: v.copy() for k, v in outputs.items()}
+    copies = {k: np.array(v) for k, v in inputs.items()}
+    draws = name == "sample_trajectories"
+    stream = {"rng": np.random.default_rng(8)} if draws else {}
+    kernel.py_func(**stream, **{k: writable(v) for k, v in inputs.items()}, **outputs)
+    run(kernel, inputs, compiled, rng=np.random.default_rng(8) if draws else None)
+    for key, before in copies.items():
+        np.testing.assert_array_equal(inputs[key], before)
+    for key, array in outputs.items():
+        assert agree(array, compiled[key])
+
+
+def writable(value):
+    if not isinstance(value, np.ndarray):
+        return value
+    copy = value.copy()
+    copy.setflags(write=True)
+    return copy

@@ -1,0 +1,159 @@
+"""Numbers that are known from elsewhere, each with its source."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+
+# Published with eight digits (problems.md of the project's design; reproduced by an independent
+# implementation in numpy).
+EIGHT_DIGITS = 0.5e-8
+
+# Published with three digits.
+THREE_DIGITS = 0.5e-3
+
+# Both sides are float64 evaluations of short formulas at moderate temperatures.
+ROUNDING = 1e-11
+
+
+@pytest.mark.parametrize(
+    ("temperature", "penalty", "known"),
+    [(0.001, 1.0, -0.14746077), (0.001, 5.0, -0.74064441), (0.005, 5.0, -0.66741326)],
+)
+def test_four_rooms_at_zero(temperature, penalty, known):
+    problem = tb.problems.four_rooms(temperature=temperature, penalty=penalty)
+    assert abs(tb.objective(problem, np.zeros(105)) - known) <= EIGHT_DIGITS
+
+
+def test_four_rooms_with_the_simulators_slip_is_another_problem():
+    problem = tb.problems.four_rooms(slip=0.33)
+    assert abs(tb.objective(problem, np.zeros(105)) - -0.74064441) > 1e-3
+
+
+def four_rooms_cells():
+    """Read the map as problems.md prints it: 104 free cells."""
+    from tabular_bilevel.problems.four_rooms import LAYOUT
+
+    rows = LAYOUT.split("\n")[1:-1]
+    return [(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell == " "]
+
+
+def test_four_rooms_tables_are_as_specified():
+    cells = four_rooms_cells()
+    assert len(cells) == 104
+    theta = np.linspace(-1.0, 1.0, 105)
+    model = tb.problems.four_rooms(penalty=3.0).model(theta)
+    incentives = -0.2 * (np.exp(theta) / np.exp(theta).sum())[:104]
+    start, goal, target = (cells.index(cell) for cell in ((4, 1), (1, 9), (8, 4)))
+    assert model.initial[start] == 1.0
+    assert (model.termination[goal] == 1.0).all()
+    assert model.termination.sum() == 4.0
+    reward = np.repeat(incentives[:, None], 4, axis=1)
+    reward[goal] = 1.0
+    np.testing.assert_allclose(model.follower_reward, reward, rtol=1e-14)
+    leader = np.zeros((104, 4))
+    leader[target] = 1.0
+    leader[goal] = -3.0 * np.abs(incentives).sum()
+    np.testing.assert_allclose(model.leader_reward, leader, rtol=1e-14)
+    kernel = model.transition.toarray().reshape(104, 4, 104)
+    # from (4, 1), "up" reaches (3, 1) with 0.56; the wall on the left keeps one slip of 0.1467
+    assert kernel[start, 0, cells.index((3, 1))] == pytest.approx(1.0 - 4 * 0.33 / 3)
+    assert kernel[start, 0, start] == pytest.approx(4 * 0.33 / 9)
+    assert (model.follower_discount, model.leader_discount) == (0.99, 0.99)
+
+
+@pytest.mark.parametrize(("logit", "known"), [(0.0, 0.481), (800.0, 26.217)])
+def test_discrete_toy_over_150_steps(logit, known):
+    theta = [0.0, 0.0, logit, 0.0, 0.0, 0.0]
+    ours = tb.objective(tb.problems.discrete_toy(reward=1.0), theta, horizon=150)
+    assert abs(ours - known) <= THREE_DIGITS
+
+
+def test_discrete_toy_is_best_with_a_mixed_leader():
+    # problems.md: the peak is about 27.3, near f(0|A) = 0.85
+    chances = np.linspace(0.7, 0.99, 30)
+    returns = [
+        tb.objective(tb.problems.discrete_toy(), [0, 0, np.log(f / (1 - f)), 0, 0, 0], horizon=150)
+        for f in chances
+    ]
+    best = int(np.argmax(returns))
+    assert returns[best] == pytest.approx(27.3, abs=0.05)
+    assert chances[best] == pytest.approx(0.85, abs=0.03)
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9])
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
+def test_bandit_as_by_hand(temperature, discount):
+    theta, reward = np.array([0.3, -0.2, 0.5]), (1.0, -2.0, 0.5)
+    problem = tb.problems.bandit(
+        leader_reward=reward,
+        temperature=temperature,
+        follower_discount=0.5,
+        leader_discount=discount,
+    )
+    value, gradient = tb.problems.bandit_closed_form(
+        theta, leader_reward=reward, temperature=temperature, leader_discount=discount
+    )
+    exact = tb.hypergradient(problem, theta)
+    assert exact.objective == pytest.approx(value, rel=ROUNDING)
+    np.testing.assert_allclose(exact.gradient, gradient, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("theta", [(0.2, -0.3), (-1.0, 2.0), (0.6, 0.0)])
+@pytest.mark.parametrize("discounts", [(0.9, 0.8), (0.5, 0.95), (0.0, 0.7), (0.9, 0.0)])
+def test_two_state_as_by_hand(theta, discounts):
+    settings = {
+        "wage": 0.7,
+        "temperature": 0.4,
+        "follower_discount": discounts[0],
+        "leader_discount": discounts[1],
+    }
+    value, gradient = tb.problems.two_state_closed_form(theta, **settings)
+    exact = tb.hypergradient(tb.problems.two_state(**settings), theta)
+    assert exact.objective == pytest.approx(value, rel=ROUNDING, abs=ROUNDING)
+    np.testing.assert_allclose(exact.gradient, gradient, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_the_hand_written_gradients_are_told_from_wrong_ones():
+    theta = (0.2, -0.3)
+    _, gradient = tb.problems.two_state_closed_form(theta, temperature=0.5)
+    other = tb.hypergradient(tb.problems.two_state(temperature=0.51), theta).gradient
+    assert np.abs(gradient - other).max() > 1e-3
+
+
+def test_layered_episodes_end_after_depth_steps():
+    problem = tb.problems.layered(depth=4, width=3)
+    theta = np.full(4, 0.1)
+    assert tb.objective(problem, theta, horizon=4) == pytest.approx(
+        tb.objective(problem, theta), rel=ROUNDING
+    )
+    assert tb.objective(problem, theta, horizon=3) != pytest.approx(
+        tb.objective(problem, theta), rel=1e-3
+    )
+
+
+FREE_CELLS = {
+    "random-32-32-20": 819,
+    "room-32-32-4": 682,
+    "warehouse-10-20-10-2-1": 5699,
+    "warehouse-20-40-10-2-2": 38756,
+}
+
+
+@pytest.mark.parametrize("name", FREE_CELLS)
+def test_published_maps_have_as_many_free_cells_as_their_source_says(name, maps: Path):
+    problem = tb.problems.grid_world(maps / f"{name}.map")
+    assert problem.n_parameters == FREE_CELLS[name]
+
+
+def test_a_real_warehouse_has_a_checked_gradient(maps: Path):
+    problem = tb.problems.grid_world(
+        maps / "warehouse-10-20-10-2-1.map", start=(1, 1), goal=(1, 12), target=(2, 6)
+    )
+    theta = 0.01 * np.random.default_rng(0).normal(size=problem.n_parameters)
+    exact = tb.hypergradient(problem, theta)
+    direction = exact.gradient / np.linalg.norm(exact.gradient)
+    along = tb.forward_gradient(problem, theta, directions=direction[None])
+    assert along[0] == pytest.approx(np.linalg.norm(exact.gradient), rel=1e-9)

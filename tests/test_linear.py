@@ -1,0 +1,90 @@
+"""Large models: sparse factors and iterations give what dense factors give."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scipy.sparse.linalg
+
+import tabular_bilevel as tb
+from tabular_bilevel import linear
+
+# Backward-stable solves of systems with condition number 2 / (1 - discount).
+ROUNDING = 1e-11
+
+DISCOUNT = 0.95
+
+
+def corridor(n_states):
+    """Build a random walk on a line: narrow."""
+    ahead = np.minimum(np.arange(n_states) + 1, n_states - 1)
+    back = np.maximum(np.arange(n_states) - 1, 0)
+    rows = np.repeat(np.arange(2 * n_states), 2)
+    columns = np.column_stack([ahead, back, ahead, back]).ravel()
+    data = np.tile([0.8, 0.2, 0.3, 0.7], n_states)
+    rng = np.random.default_rng(0)
+    return tb.Model.from_tables(
+        transition=sp.csr_array((data, (rows, columns)), shape=(2 * n_states, n_states)),
+        follower_reward=rng.normal(size=(n_states, 2)),
+        leader_reward=rng.normal(size=(n_states, 2)),
+        initial=np.full(n_states, 1.0 / n_states),
+        follower_discount=DISCOUNT,
+        leader_discount=0.9,
+        temperature=0.2,
+    )
+
+
+def random_graph(n_states):
+    """Build a Garnet: wide."""
+    return tb.problems.garnet(n_states=n_states, follower_discount=DISCOUNT).model(np.zeros(6))
+
+
+MODELS = {"_Dense": random_graph(40), "_Sparse": corridor(600), "_Krylov": random_graph(600)}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_system_fits_the_models_shape_and_is_solved(kind):
+    model = MODELS[kind]
+    rng = np.random.default_rng(1)
+    policy = rng.dirichlet(np.ones(model.n_actions), size=model.n_states)
+    system = linear.policy_system(model, policy, DISCOUNT)
+    assert type(system).__name__ == kind
+    kernel = np.einsum("sa,sat->st", policy, model.transition.toarray().reshape(*policy.shape, -1))
+    matrix = np.eye(model.n_states) - DISCOUNT * kernel
+    for b in (rng.normal(size=model.n_states), rng.normal(size=(model.n_states, 3))):
+        np.testing.assert_allclose(system.solve(b), np.linalg.solve(matrix, b), atol=ROUNDING)
+        np.testing.assert_allclose(
+            system.solve_transposed(b), np.linalg.solve(matrix.T, b), atol=ROUNDING
+        )
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_both_solvers_agree_at_every_size(kind):
+    model = MODELS[kind]
+    fast = tb.solve_follower(model)
+    plain = tb.solve_follower(model, solver=tb.ValueIteration())
+    gap = np.abs(fast.value - plain.value).max()
+    assert gap <= fast.error_bound + plain.error_bound + ROUNDING
+
+
+def test_an_iteration_that_does_not_get_there_gives_way_to_factors(monkeypatch):
+    system = linear.policy_system(
+        MODELS["_Krylov"], tb.solve_follower(MODELS["_Krylov"]).policy, 0.9
+    )
+    b = np.random.default_rng(2).normal(size=(600, 2))
+    expected, transposed = system.solve(b), system.solve_transposed(b)
+    monkeypatch.setattr(scipy.sparse.linalg, "gmres", lambda matrix, b, **_: (0.0 * b, 1))
+    np.testing.assert_allclose(system.solve(b), expected, atol=ROUNDING)
+    np.testing.assert_allclose(system.solve_transposed(b), transposed, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["_Sparse", "_Krylov"])
+@pytest.mark.parametrize("horizon", [None, 12])
+def test_large_models_have_checked_gradients(kind, horizon):
+    base = MODELS[kind]
+    rng = np.random.default_rng(3)
+    problem = tb.FeatureProblem(
+        base,
+        follower_reward=rng.normal(size=(base.follower_reward.size, 2)),
+        transition=rng.normal(size=(base.transition.nnz, 2)),
+    )
+    assert tb.check_gradient(problem, [0.1, -0.2], horizon=horizon).passed
