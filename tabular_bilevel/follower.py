@@ -98,8 +98,8 @@ def solve_follower(model: Model, *, solver: FollowerSolver | None = None) -> Res
 class PolicyIteration:
     """Soft policy iteration: Newton's method on T V - V = 0 (theory.md section 2).
 
-    From the first step on the iterates rise to V*, in the end quadratically. Once the tolerance is
-    reached one step more is made, and kept if it lowers the residual: V is then at rounding level.
+    From the first step on the iterates rise to V*, in the end quadratically. Steps go on below the
+    tolerance for as long as each halves the residual: V is then at rounding level.
 
     Attributes
     ----------
@@ -132,23 +132,22 @@ class PolicyIteration:
         """
         limit = positive_integer("max_iterations", self.max_iterations)
         value = np.zeros(model.n_states)
+        reached: Response | None = None
         for iteration in range(limit + 1):
             action_value, improved, policy = soft_backup(model, value)
             gap = improved - value
             residual = _size(gap)
-            system = policy_system(model, policy, model.follower_discount)
-            step = system.solve(gap)
+            if reached is not None and not residual < reached.residual / 2.0:
+                return reached
             if residual <= self.tolerance * _scale(model, value):
-                polished = value + step
-                refined = soft_backup(model, polished)
-                if _size(refined[1] - polished) < residual:
-                    value, (action_value, improved, policy) = polished, refined
-                    residual = _size(improved - value)
-                    iteration += 1
-                return _response(model, value, action_value, policy, residual, iteration)
+                reached = _response(model, value, action_value, policy, residual, iteration)
+                if residual == 0.0:
+                    return reached
             if not np.isfinite(residual):
                 break
-            value = value + step
+            value = value + policy_system(model, policy, model.follower_discount).solve(gap)
+        if reached is not None:
+            return reached
         raise _not_converged("PolicyIteration", self.tolerance, residual, iteration)
 
 

@@ -40,25 +40,56 @@ class Sensitivities:
     transition: sp.csr_array
     initial: FloatArray
 
-    def __post_init__(self) -> None:
-        """Make the arrays read-only: problems get the very arrays of the result."""
-        for array in (
-            self.follower_reward,
-            self.leader_reward,
-            self.transition.data,
-            self.initial,
-        ):
-            read_only(array)
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        *,
+        follower_reward: FloatArray | None = None,
+        leader_reward: FloatArray | None = None,
+        transition: FloatArray | None = None,
+        initial: FloatArray | None = None,
+    ) -> Sensitivities:
+        """Make sensitivities of arrays that this object may own: they become read-only.
+
+        Parameters
+        ----------
+        model : Model
+            Whose tables they belong to.
+        follower_reward, leader_reward : ndarray, shape (S, A), optional
+            0 if left out.
+        transition : ndarray, shape (nnz,), optional
+            In the order of ``model.transition.data``; 0 if left out.
+        initial : ndarray, shape (S,), optional
+            0 if left out.
+
+        Returns
+        -------
+        Sensitivities
+            Of those arrays.
+        """
+
+        def owned(array: FloatArray | None, table: FloatArray) -> FloatArray:
+            return read_only(np.zeros_like(table) if array is None else array)
+
+        return cls(
+            follower_reward=owned(follower_reward, model.follower_reward),
+            leader_reward=owned(leader_reward, model.leader_reward),
+            transition=model.like_transition(owned(transition, model.transition.data)),
+            initial=owned(initial, model.initial),
+        )
 
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
         kernel = self.transition
         data = kernel.data + other.transition.data
         return Sensitivities(
-            follower_reward=self.follower_reward + other.follower_reward,
-            leader_reward=self.leader_reward + other.leader_reward,
-            transition=sp.csr_array((data, kernel.indices, kernel.indptr), shape=kernel.shape),
-            initial=self.initial + other.initial,
+            follower_reward=read_only(self.follower_reward + other.follower_reward),
+            leader_reward=read_only(self.leader_reward + other.leader_reward),
+            transition=sp.csr_array(
+                (read_only(data), kernel.indices, kernel.indptr), shape=kernel.shape
+            ),
+            initial=read_only(self.initial + other.initial),
         )
 
     def dot(self, tangent: Tangent) -> float:
@@ -131,10 +162,10 @@ def direct_sensitivities(model: Model, response: Response, evaluation: Evaluatio
     """
     policy = response.policy
     flow = model.leader_discount * policy.ravel()[model.entry_row] * evaluation.continuation
-    return Sensitivities(
-        follower_reward=np.zeros_like(policy),
+    return Sensitivities.of(
+        model,
         leader_reward=evaluation.occupancy[:, None] * policy,
-        transition=model.like_transition(flow),
+        transition=flow,
         initial=evaluation.value.copy(),
     )
 
@@ -168,9 +199,8 @@ def indirect_sensitivities(
     arrivals = system.solve_transposed(discount * model.arrivals(source))
     influence = source + policy * arrivals[:, None]
     flow = discount * influence.ravel()[model.entry_row]
-    return Sensitivities(
+    return Sensitivities.of(
+        model,
         follower_reward=influence,
-        leader_reward=np.zeros_like(policy),
-        transition=model.like_transition(flow * response.value[model.transition.indices]),
-        initial=np.zeros(model.n_states),
+        transition=flow * response.value[model.transition.indices],
     )

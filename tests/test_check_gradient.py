@@ -127,3 +127,16 @@ def test_a_pullback_that_returns_nonsense_is_named(returned, message):
 def test_theta_is_checked_at_the_door(theta, message):
     with pytest.raises(ValueError, match=message):
         tb.hypergradient(PROBLEM, theta)
+
+
+def test_differences_that_cannot_tell_do_not_pass():
+    report = tb.check_gradient(OnlyWhatIsNeeded(PROBLEM, 1.1), THETA, step=1e-13)
+    assert not report.passed
+    assert report.comparisons == ()
+    assert "too inaccurate to tell" in str(report)
+
+
+def test_no_parameters_no_check():
+    problem = OnlyWhatIsNeeded(PROBLEM)
+    with pytest.raises(ValueError, match="theta has no entries"):
+        tb.check_gradient(problem, [])

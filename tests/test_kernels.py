@@ -13,7 +13,7 @@ from tabular_bilevel import _kernels
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
 ROUNDING = 1e-12
 
-# Largest double below 1, and the smallest: what rng.random() can return at the extremes.
+# The largest and the smallest number that rng.random() returns.
 TOP, BOTTOM = 1.0 - 2.0**-53, 0.0
 
 
@@ -33,12 +33,8 @@ def patchy():
     )
 
 
-def theta_of(problem):
-    return np.random.default_rng(1).normal(size=problem.n_parameters)
-
-
 def at_some_theta(problem):
-    return problem.model(theta_of(problem))
+    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
 
 
 MODELS = {
@@ -163,12 +159,8 @@ def run(kernel, inputs, outputs, *, rng=None):
     return kernel(**stream, **held, **outputs)
 
 
-def largest(array):
-    return max(1.0, np.abs(array).max())
-
-
 def agree(array, other):
-    return np.abs(array - other).max() <= ROUNDING * largest(other)
+    return np.abs(array - other).max() <= ROUNDING * max(1.0, np.abs(other).max())
 
 
 CALLS = {
@@ -362,20 +354,15 @@ def test_kernels_change_their_outputs_only(model, name):
     kernel = getattr(_kernels, name)
     inputs, outputs = CALLS[name](model)
     compiled = {k: v.copy() for k, v in outputs.items()}
-    copies = {k: np.array(v) for k, v in inputs.items()}
+    given = {k: writable(v) for k, v in inputs.items()}
     draws = name == "sample_trajectories"
-    stream = {"rng": np.random.default_rng(8)} if draws else {}
-    kernel.py_func(**stream, **{k: writable(v) for k, v in inputs.items()}, **outputs)
+    kernel.py_func(**({"rng": np.random.default_rng(8)} if draws else {}), **given, **outputs)
     run(kernel, inputs, compiled, rng=np.random.default_rng(8) if draws else None)
-    for key, before in copies.items():
-        np.testing.assert_array_equal(inputs[key], before)
+    for key, array in given.items():
+        np.testing.assert_array_equal(array, inputs[key])
     for key, array in outputs.items():
         assert agree(array, compiled[key])
 
 
 def writable(value):
-    if not isinstance(value, np.ndarray):
-        return value
-    copy = value.copy()
-    copy.setflags(write=True)
-    return copy
+    return value.copy() if isinstance(value, np.ndarray) else value

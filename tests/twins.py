@@ -50,8 +50,8 @@ def draw(rng, outcomes):
     for outcome, p in outcomes:
         cumulative += p
         if u < cumulative:
-            break
-    return outcome  # the last one if rounding left the sum below u
+            return outcome
+    return outcomes[-1][0]  # rounding left the sum below u
 
 
 def sample_trajectories(rng, model, policy, *, count, horizon):

@@ -229,16 +229,15 @@ def sampled_sensitivities(
         direct_initial,
     )
     count = sample.count
-    direct = Sensitivities(
-        follower_reward=np.zeros(shape),
+    direct = Sensitivities.of(
+        model,
         leader_reward=occupancy / count,
-        transition=model.like_transition(direct_transition / count),
+        transition=direct_transition / count,
         initial=direct_initial / count,
     )
-    indirect = Sensitivities(
+    indirect = Sensitivities.of(
+        model,
         follower_reward=influence / count,
-        leader_reward=np.zeros(shape),
-        transition=model.like_transition(indirect_transition / count),
-        initial=np.zeros(model.n_states),
+        transition=indirect_transition / count,
     )
     return direct, indirect

@@ -1,0 +1,427 @@
+"""What `MarkovGame` accepts and every message of a refusal, of tables and of theta."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import tabular_bilevel as tb
+
+STATES, LEADER_ACTIONS, ACTIONS = 2, 3, 2
+SHAPE = (STATES, LEADER_ACTIONS, ACTIONS)
+
+# Multiples of 1/8: sums are exact.
+KERNEL = np.stack(
+    [np.arange(12).reshape(SHAPE) % 9 / 8, 1 - np.arange(12).reshape(SHAPE) % 9 / 8], -1
+)
+FOLLOWER = np.arange(12.0).reshape(SHAPE)
+LEADER = 1.0 - FOLLOWER / 4
+NO_ENDS = np.zeros(SHAPE)
+
+both_sights = pytest.mark.parametrize("observes", [True, False], ids=["seen", "hidden"])
+
+
+def tables(**changes):
+    return {
+        "transition": KERNEL.copy(),
+        "follower_reward": FOLLOWER.copy(),
+        "leader_reward": LEADER.copy(),
+        "initial": np.array([0.25, 0.75]),
+        "follower_discount": 0.9,
+        "leader_discount": 0.8,
+        "temperature": 0.5,
+        **changes,
+    }
+
+
+def game(**changes):
+    return tb.MarkovGame(**tables(**changes))
+
+
+def put(array, index, number):
+    """Copy with an entry (or a row) replaced."""
+    copy = np.array(array, dtype=np.float64)
+    copy[index] = number
+    return copy
+
+
+def flat(kernel=KERNEL):
+    return kernel.reshape(-1, STATES)
+
+
+def assert_same_model(model, other):
+    np.testing.assert_array_equal(model.transition.toarray(), other.transition.toarray())
+    for name in ("follower_reward", "leader_reward", "initial", "termination", "available"):
+        np.testing.assert_array_equal(getattr(model, name), getattr(other, name), err_msg=name)
+
+
+THETA = np.array([0.5, -1.0, 0.0, 2.0, 0.25, 0.0])
+
+# ---------------------------------------------------------------- what is accepted
+
+
+def test_a_game_says_its_sizes_and_who_sees_whom():
+    assert str(game()) == (
+        "MarkovGame: 2 states, 3 leader actions, 2 follower actions; the follower observes the "
+        "leader"
+    )
+    assert str(game(follower_observes_leader=False)).endswith("does not observe the leader")
+    assert game().n_parameters == 6
+
+
+def test_tables_are_kept_as_given():
+    played = game()
+    np.testing.assert_array_equal(played.transition.toarray(), flat())
+    np.testing.assert_array_equal(played.follower_reward, FOLLOWER)
+    np.testing.assert_array_equal(played.leader_reward, LEADER)
+    np.testing.assert_array_equal(played.initial, [0.25, 0.75])
+    np.testing.assert_array_equal(played.termination, NO_ENDS)
+    assert played.available.all()
+    for array in (
+        played.transition.data,
+        played.follower_reward,
+        played.leader_reward,
+        played.initial,
+        played.termination,
+        played.available,
+    ):
+        assert not array.flags.writeable
+
+
+@both_sights
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil"])
+def test_sparse_and_dense_kernels_agree(form, observes):
+    given = getattr(sp, f"{form}_array")(flat())
+    sparse = game(transition=given, follower_observes_leader=observes)
+    dense = game(follower_observes_leader=observes)
+    assert_same_model(sparse.model(THETA), dense.model(THETA))
+
+
+@both_sights
+def test_lists_and_float32_agree(observes):
+    wanted = game(follower_observes_leader=observes).model(THETA)
+    arrays = {k: v for k, v in tables().items() if np.ndim(v) > 0}
+    for given in (
+        {k: v.tolist() for k, v in arrays.items()},
+        {k: v.astype(np.float32) for k, v in arrays.items()},
+        {k: np.asfortranarray(v) for k, v in arrays.items()},
+    ):
+        assert_same_model(game(**given, follower_observes_leader=observes).model(THETA), wanted)
+
+
+def test_the_arguments_are_neither_changed_nor_shared():
+    given = tables(
+        follower_reward=put(FOLLOWER, (0, slice(None), 1), -np.inf),
+        leader_reward=put(LEADER, (0, 0, 1), np.nan),
+        transition=put(KERNEL, (0, 0, 1), np.nan),
+        termination=put(NO_ENDS, (0, 0, 1), np.nan),
+    )
+    before = {k: np.array(v) for k, v in given.items()}
+    played = tb.MarkovGame(**given)
+    for name, array in before.items():
+        np.testing.assert_array_equal(given[name], array)
+        if array.ndim > 0 and name != "transition":
+            assert not np.shares_memory(given[name], getattr(played, name))
+            assert given[name].flags.writeable
+
+
+@both_sights
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, -3.0, 7.0])
+def test_whatever_stands_at_forbidden_actions_is_ignored(junk, observes):
+    mask = np.ones(SHAPE, bool)
+    mask[1, :, 0] = False
+    played = game(
+        transition=np.where(mask[..., None], KERNEL, junk),
+        follower_reward=np.where(mask, FOLLOWER, -np.inf),
+        leader_reward=np.where(mask, LEADER, junk),
+        termination=np.where(mask, 0.0, junk),
+        follower_observes_leader=observes,
+    )
+    clean = game(
+        transition=np.where(mask[..., None], KERNEL, 0.0),
+        follower_reward=np.where(mask, FOLLOWER, -np.inf),
+        leader_reward=np.where(mask, LEADER, 0.0),
+        follower_observes_leader=observes,
+    )
+    np.testing.assert_array_equal(played.available, mask)
+    assert_same_model(played.model(THETA), clean.model(THETA))
+
+
+def test_a_follower_that_sees_the_leader_may_be_forbidden_actions_by_it():
+    played = game(follower_reward=put(FOLLOWER, (0, 1, 0), -np.inf))
+    available = played.model(THETA).available
+    assert np.argwhere(~available).tolist() == [[1, 0]]  # state (0, 1), action 0
+
+
+@both_sights
+def test_games_may_end(observes):
+    ends = NO_ENDS.copy()
+    ends[0, 1], ends[1, :, 1] = 0.5, 1.0
+    played = game(
+        transition=KERNEL * (1.0 - ends)[..., None],
+        termination=ends,
+        follower_observes_leader=observes,
+    )
+    f = played.leader_policy(THETA)
+    wanted = ends.reshape(6, 2) if observes else np.einsum("sb,sba->sa", f, ends)
+    # a mean over three leader actions
+    np.testing.assert_allclose(played.model(THETA).termination, wanted, rtol=1e-15, atol=1e-16)
+
+
+# ---------------------------------------------------------------- refused tables
+
+# Tables are refused alike whether or not the follower sees the leader.
+REFUSED = {
+    "row too small": (
+        {"transition": put(KERNEL, (1, 2, 1), [0.5, 0.3])},
+        "transition[1, 2, 1] sums to 0.8, not 1",
+    ),
+    "sparse row too small": (
+        {"transition": sp.csr_array(flat(put(KERNEL, (1, 2, 1), [0.5, 0.3])))},
+        "transition[1, 2, 1] sums to 0.8, not 1",
+    ),
+    "full row that may end": (
+        {"termination": put(NO_ENDS, (1, 0, 1), 0.25)},
+        "transition[1, 0, 1] sums to 1, not 1 - termination = 0.75",
+    ),
+    "negative probability": (
+        {"transition": put(KERNEL, (0, 2, 0), [1.5, -0.5])},
+        "transition[0, 2, 0, 1] is -0.5, not a probability",
+    ),
+    "nan probability": (
+        {"transition": put(KERNEL, (1, 1, 1, 0), np.nan)},
+        "transition[1, 1, 1, 0] is nan, not a probability",
+    ),
+    "negative hidden by duplicates": (
+        {
+            "transition": sp.coo_array(
+                (
+                    np.concatenate([flat().ravel(), [-0.5, 0.5]]),
+                    (
+                        np.concatenate([np.repeat(np.arange(12), 2), [5, 5]]),
+                        np.concatenate([np.tile([0, 1], 12), [0, 0]]),
+                    ),
+                ),
+                shape=(12, 2),
+            )
+        },
+        "transition[0, 2, 1, 0] is -0.5, not a probability",
+    ),
+    "follower nan": (
+        {"follower_reward": put(FOLLOWER, (0, 1, 1), np.nan)},
+        "follower_reward[0, 1, 1] is nan, not a finite number",
+    ),
+    "follower inf": (
+        {"follower_reward": put(FOLLOWER, (0, 1, 1), np.inf)},
+        "follower_reward[0, 1, 1] is inf, not a finite number",
+    ),
+    "leader nan": (
+        {"leader_reward": put(LEADER, (1, 2, 0), np.nan)},
+        "leader_reward[1, 2, 0] is nan, not a finite number",
+    ),
+    "leader -inf": (
+        {"leader_reward": put(LEADER, (1, 2, 0), -np.inf)},
+        "leader_reward[1, 2, 0] is -inf, not a finite number",
+    ),
+    "no follower action": (
+        {"follower_reward": put(FOLLOWER, (1, 2), -np.inf)},
+        "state 1 after the leader's action 2 has no available follower action",
+    ),
+    "termination negative": (
+        {"termination": put(NO_ENDS, (0, 0, 1), -0.5)},
+        "termination[0, 0, 1] is -0.5, not a probability",
+    ),
+    "termination nan": (
+        {"termination": put(NO_ENDS, (0, 0, 1), np.nan)},
+        "termination[0, 0, 1] is nan, not a probability",
+    ),
+    "termination too large": (
+        {"termination": put(NO_ENDS, (0, 0, 1), 1.5)},
+        "termination[0, 0, 1] is 1.5, larger than 1",
+    ),
+    "termination too large by rounding": (
+        {
+            "termination": put(NO_ENDS, (0, 1, 1), 1.0 + 1e-11),
+            "transition": put(KERNEL, (0, 1, 1), 0.0),
+        },
+        "termination[0, 1, 1] is 1.00000000001, larger than 1",
+    ),
+    "initial sum": ({"initial": [0.5, 0.4]}, "initial sums to 0.9, not 1"),
+    "initial negative": ({"initial": [1.5, -0.5]}, "initial[1] is -0.5, not a probability"),
+    "initial nan": ({"initial": [np.nan, 1.0]}, "initial[0] is nan, not a probability"),
+    "initial of pairs": ({"initial": np.full(6, 1 / 6)}, "initial has shape (6,), not (2,)"),
+    "follower shape": (
+        {"follower_reward": FOLLOWER[:, 0]},
+        "follower_reward has shape (2, 2), not (any, any, any)",
+    ),
+    "leader shape": (
+        {"leader_reward": LEADER[:, :2]},
+        "leader_reward has shape (2, 2, 2), not (2, 3, 2)",
+    ),
+    "transition shape": (
+        {"transition": KERNEL[:, :2]},
+        "transition has shape (2, 2, 2, 2), not (2, 3, 2, 2)",
+    ),
+    "dense transition of rows": (
+        {"transition": flat()},
+        "transition has shape (12, 2), not (2, 3, 2, 2)",
+    ),
+    "termination shape": (
+        {"termination": np.zeros((2, 2))},
+        "termination has shape (2, 2), not (2, 3, 2)",
+    ),
+    "no states": (
+        {"follower_reward": np.zeros((0, 3, 2))},
+        "follower_reward has shape (0, 3, 2), not (any, any, any)",
+    ),
+    "no leader actions": (
+        {"follower_reward": np.zeros((2, 0, 2))},
+        "follower_reward has shape (2, 0, 2), not (any, any, any)",
+    ),
+    "no follower actions": (
+        {"follower_reward": np.zeros((2, 3, 0))},
+        "follower_reward has shape (2, 3, 0), not (any, any, any)",
+    ),
+    "complex transition": (
+        {"transition": KERNEL + 0j},
+        "transition has dtype complex128; real numbers are needed",
+    ),
+    "follower of bools": (
+        {"follower_reward": FOLLOWER > 0},
+        "follower_reward has dtype bool; real numbers are needed",
+    ),
+    "leader of strings": (
+        {"leader_reward": LEADER.astype(str)},
+        "leader_reward has dtype <U32; real numbers are needed",
+    ),
+    "initial of objects": (
+        {"initial": [None, 1.0]},
+        "initial has dtype object; real numbers are needed",
+    ),
+    "termination complex": (
+        {"termination": NO_ENDS + 0j},
+        "termination has dtype complex128; real numbers are needed",
+    ),
+    "ragged follower": (
+        {"follower_reward": [[[0.0], [0.0, 1.0]]]},
+        "follower_reward is not a rectangular array of numbers",
+    ),
+    "ragged initial": (
+        {"initial": [[0.5], 0.5]},
+        "initial is not a rectangular array of numbers",
+    ),
+    "follower discount 1": (
+        {"follower_discount": 1.0},
+        "follower_discount is 1.0, not in [0, 1)",
+    ),
+    "leader discount negative": (
+        {"leader_discount": -0.1},
+        "leader_discount is -0.1, not in [0, 1)",
+    ),
+    "leader discount nan": (
+        {"leader_discount": np.nan},
+        "leader_discount is nan, not in [0, 1)",
+    ),
+    "temperature 0": ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
+    "temperature -1": ({"temperature": -1.0}, "temperature is -1.0, not a positive finite number"),
+    "temperature inf": (
+        {"temperature": np.inf},
+        "temperature is inf, not a positive finite number",
+    ),
+    "temperature nan": (
+        {"temperature": np.nan},
+        "temperature is nan, not a positive finite number",
+    ),
+    "temperature a list": (
+        {"temperature": [1.0]},
+        "temperature has shape (1,); one number is needed",
+    ),
+}
+
+
+@both_sights
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_tables_are_refused_by_name_and_number(changes, message, observes):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        game(**changes, follower_observes_leader=observes)
+
+
+def test_a_sparse_kernel_needs_a_row_for_each_triple():
+    message = "transition has shape (6, 2), not (12, 2)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        game(transition=sp.csr_array(flat()[:6]))
+
+
+@pytest.mark.parametrize("forbidden", [(0, 0, 1), (0, 2, 1)])
+def test_a_follower_that_cannot_see_the_leader_cannot_be_forbidden_actions_by_it(forbidden):
+    reward = put(FOLLOWER, forbidden, -np.inf)
+    with pytest.raises(ValueError, match="^action 1 of state 0 is available after one of the"):
+        game(follower_reward=reward, follower_observes_leader=False)
+
+
+@pytest.mark.parametrize("sight", ["no", None, 0.5, [True]])
+def test_sight_is_a_yes_or_a_no(sight):
+    with pytest.raises(ValueError, match="^follower_observes_leader "):
+        game(follower_observes_leader=sight)
+
+
+# ---------------------------------------------------------------- refused theta
+
+BAD_THETA = {
+    "short": (np.zeros(5), "theta has shape (5,), not that of a vector of length 6"),
+    "long": (np.zeros(7), "theta has shape (7,), not that of a vector of length 6"),
+    "empty": ([], "theta has shape (0,), not that of a vector of length 6"),
+    "a number": (0.0, "theta has shape (), not that of a vector of length 6"),
+    "a table": (np.zeros((2, 3)), "theta has shape (2, 3), not that of a vector of length 6"),
+    "nan": (put(np.zeros(6), 4, np.nan), "theta[4] is nan, not a finite number"),
+    "inf": (put(np.zeros(6), 4, np.inf), "theta[4] is inf, not a finite number"),
+    "complex": (np.zeros(6, complex), "theta has dtype complex128; real numbers are needed"),
+    "bool": (np.zeros(6, bool), "theta has dtype bool; real numbers are needed"),
+    "strings": (["0"] * 6, "theta has dtype <U1; real numbers are needed"),
+    "nothing": (None, "theta has dtype object; real numbers are needed"),
+}
+
+WAYS = {
+    "model": lambda played, theta: played.model(theta),
+    "leader_policy": lambda played, theta: played.leader_policy(theta),
+    "pullback": lambda played, theta: played.pullback(theta, None),
+    "pushforward": lambda played, theta: played.pushforward(theta, np.zeros(6)),
+}
+
+
+@both_sights
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("theta", "message"), BAD_THETA.values(), ids=BAD_THETA)
+def test_bad_theta_is_refused_by_number(theta, message, way, observes):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        WAYS[way](game(follower_observes_leader=observes), theta)
+
+
+@pytest.mark.parametrize("name", BAD_THETA)
+def test_bad_theta_is_refused_on_the_way_to_the_hypergradient(name):
+    with pytest.raises(ValueError, match="^theta"):
+        tb.hypergradient(game(), BAD_THETA[name][0])
+
+
+@pytest.mark.parametrize("name", BAD_THETA)
+def test_bad_directions_are_called_directions(name):
+    with pytest.raises(ValueError, match="^direction"):
+        game().pushforward(np.zeros(6), BAD_THETA[name][0])
+
+
+def test_a_ragged_theta_is_refused_by_name():
+    with pytest.raises(ValueError, match="^theta "):
+        game().model([[0.0, 1.0], [2.0]])
+
+
+@both_sights
+@pytest.mark.parametrize("size", [800.0, 1.5e308])
+def test_extreme_logits_are_pure_policies(size, observes):
+    theta = np.array([size, -size, 0.0, -size, size, size])
+    played = game(follower_observes_leader=observes)
+    # size / 2 apart, exp underflows
+    np.testing.assert_array_equal(played.leader_policy(theta), [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+    assert np.isfinite(tb.hypergradient(played, theta).gradient).all()

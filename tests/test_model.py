@@ -1,0 +1,703 @@
+"""What `Model.from_tables` accepts, what it makes of it, and every message of a refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import tabular_bilevel as tb
+
+STATES, ACTIONS = 4, 2
+
+# Rows of the base kernel are multiples of 1/8: exact in every float type, and their sums too.
+KERNEL = np.array(
+    [
+        [[0.5, 0.25, 0.25, 0.0], [0.0, 1.0, 0.0, 0.0]],
+        [[0.125, 0.125, 0.25, 0.5], [0.0, 0.5, 0.5, 0.0]],
+        [[0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]],
+        [[0.5, 0.0, 0.0, 0.5], [0.0, 0.125, 0.0, 0.875]],
+    ]
+)
+FOLLOWER = np.array([[1.0, 0.0], [0.5, -2.0], [0.0, 0.0], [3.0, 1.5]])
+LEADER = np.array([[0.0, 1.0], [2.0, 0.0], [-1.0, 0.25], [0.0, 4.0]])
+
+
+def tables(**changes):
+    return {
+        "transition": KERNEL.copy(),
+        "follower_reward": FOLLOWER.copy(),
+        "leader_reward": LEADER.copy(),
+        "initial": np.array([0.5, 0.25, 0.25, 0.0]),
+        "follower_discount": 0.9,
+        "leader_discount": 0.8,
+        "temperature": 0.5,
+        **changes,
+    }
+
+
+def build(**changes):
+    return tb.Model.from_tables(**tables(**changes))
+
+
+def put(array, index, number):
+    """Copy with an entry (or a row) replaced."""
+    copy = np.array(array, dtype=np.float64)
+    copy[index] = number
+    return copy
+
+
+def flat(kernel=KERNEL):
+    return kernel.reshape(STATES * ACTIONS, STATES)
+
+
+def arrays_of(model):
+    kernel = model.transition
+    return {
+        "data": kernel.data,
+        "indices": kernel.indices,
+        "indptr": kernel.indptr,
+        "follower_reward": model.follower_reward,
+        "leader_reward": model.leader_reward,
+        "initial": model.initial,
+        "termination": model.termination,
+        "available": model.available,
+    }
+
+
+def assert_same(model, other):
+    for name, array in arrays_of(model).items():
+        np.testing.assert_array_equal(array, arrays_of(other)[name], err_msg=name)
+    for name in ("follower_discount", "leader_discount", "temperature"):
+        assert getattr(model, name) == getattr(other, name)
+
+
+# ---------------------------------------------------------------- what is accepted
+
+
+def test_tables_are_kept_as_given():
+    model = build()
+    assert (model.n_states, model.n_actions) == (STATES, ACTIONS)
+    np.testing.assert_array_equal(model.transition.toarray(), flat())
+    np.testing.assert_array_equal(model.follower_reward, FOLLOWER)
+    np.testing.assert_array_equal(model.leader_reward, LEADER)
+    np.testing.assert_array_equal(model.initial, [0.5, 0.25, 0.25, 0.0])
+    np.testing.assert_array_equal(model.termination, np.zeros((STATES, ACTIONS)))
+    assert model.available.all()
+    assert (model.follower_discount, model.leader_discount, model.temperature) == (0.9, 0.8, 0.5)
+    np.testing.assert_array_equal(model.row_mass, np.ones((STATES, ACTIONS)))
+    value = np.arange(4.0)
+    np.testing.assert_array_equal(model.next_value(value), KERNEL @ value)
+    np.testing.assert_array_equal(model.arrivals(FOLLOWER), FOLLOWER.ravel() @ flat())
+    np.testing.assert_array_equal(
+        model.entry_row, np.repeat(np.arange(8), (flat() > 0.0).sum(axis=1))
+    )
+
+
+def test_a_model_says_its_sizes():
+    assert str(build()) == (
+        "Model: 4 states, 2 actions, 19 transitions, follower discount 0.9, leader discount 0.8, "
+        "temperature 0.5"
+    )
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia", "lil", "dok"])
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+def test_sparse_and_dense_kernels_agree(form, kind):
+    given = getattr(sp, f"{form}_{kind}")(flat())
+    model = build(transition=given)
+    np.testing.assert_array_equal(model.transition.toarray(), flat())
+    assert isinstance(model.transition, sp.csr_array)
+    if form not in ("bsr", "dia"):  # these store zeros of their own
+        assert_same(model, build())
+
+
+def test_lists_and_fortran_order_agree():
+    lists = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in tables().items()}
+    assert_same(tb.Model.from_tables(**lists), build())
+    turned = {k: np.asfortranarray(v) for k, v in tables().items() if np.ndim(v) > 0}
+    assert_same(build(**turned), build())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "longdouble", ">f8"])
+def test_other_floats_become_float64(dtype):
+    cast = {k: v.astype(dtype) for k, v in tables().items() if np.ndim(v) > 0}
+    model = build(**cast)
+    assert_same(model, build())
+    assert all(
+        array.dtype == np.float64
+        for name, array in arrays_of(model).items()
+        if name not in ("indices", "indptr", "available")
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8"])
+def test_integers_become_float64(dtype):
+    stay = np.repeat(np.eye(STATES)[:, None], ACTIONS, axis=1)
+    reward = np.arange(8).reshape(STATES, ACTIONS)
+    whole = {
+        "transition": stay,
+        "follower_reward": reward,
+        "leader_reward": 2 * reward,
+        "initial": np.eye(STATES)[1],
+        "termination": np.zeros((STATES, ACTIONS)),
+    }
+    model = build(**{k: v.astype(dtype) for k, v in whole.items()})
+    assert_same(model, build(**{k: v.astype(float) for k, v in whole.items()}))
+    assert_same(model, build(**whole | {"transition": sp.csr_array(flat(stay).astype(dtype))}))
+
+
+@pytest.mark.parametrize("number", [0, np.float32(0.5), np.array(0.5), np.int64(0)])
+def test_scalars_of_any_real_kind_become_floats(number):
+    model = build(follower_discount=number, leader_discount=number, temperature=number + 1)
+    for value in (model.follower_discount, model.leader_discount, model.temperature - 1.0):
+        assert type(value) is float
+        assert value == float(number)
+
+
+def scrambled():
+    """The base kernel as CSR with each entry in two halves and columns in descending order."""
+    rows = [np.flatnonzero(row)[::-1] for row in flat()]
+    indices = np.concatenate([np.repeat(columns, 2) for columns in rows])
+    counts = [2 * len(columns) for columns in rows]
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    data = np.concatenate([np.repeat(flat()[k, c] / 2, 2) for k, c in enumerate(rows)])
+    return sp.csr_array((data, indices, indptr), shape=flat().shape)
+
+
+def test_unsorted_duplicates_are_made_canonical_on_a_copy():
+    given = scrambled()
+    before = [array.copy() for array in (given.data, given.indices, given.indptr)]
+    model = build(transition=given)
+    assert_same(model, build())
+    assert model.transition.has_canonical_format
+    for array, kept in zip((given.data, given.indices, given.indptr), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+
+
+def test_stored_zeros_of_a_sparse_kernel_are_kept():
+    rows, columns = np.indices(flat().shape)
+    given = sp.coo_array((flat().ravel(), (rows.ravel(), columns.ravel())), shape=flat().shape)
+    assert build(transition=given).transition.nnz == flat().size
+
+
+def test_rows_are_not_renormalised():
+    # within the tolerance that nine typed digits need
+    row = [0.333333333, 0.333333333, 0.333333334 - 5e-10, 0.0]
+    model = build(transition=put(KERNEL, (0, 0), row))
+    np.testing.assert_array_equal(model.transition.toarray()[0], row)
+    assert model.row_mass[0, 0] != 1.0
+
+
+def test_arrays_are_read_only():
+    model = build()
+    for name, array in arrays_of(model).items():
+        assert not array.flags.writeable, name
+    for array in (model.row_mass, model.entry_row):
+        assert not array.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        model.follower_reward[0, 0] = 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.temperature = 1.0
+
+
+@pytest.mark.parametrize("transition", [KERNEL.copy(), sp.csr_array(flat()), sp.coo_array(flat())])
+def test_a_model_shares_no_memory_with_its_arguments(transition):
+    given = tables(
+        transition=transition,
+        termination=np.zeros((STATES, ACTIONS)),
+        available=np.ones((STATES, ACTIONS), bool),
+    )
+    model = tb.Model.from_tables(**given)
+    sources = [v for v in given.values() if isinstance(v, np.ndarray)]
+    if sp.issparse(transition):
+        parts = ("data", "indices", "indptr", "row", "col")
+        sources += [getattr(transition, part) for part in parts if hasattr(transition, part)]
+    for name, array in arrays_of(model).items():
+        assert not any(np.shares_memory(array, source) for source in sources), name
+    assert all(source.flags.writeable for source in sources)
+
+
+def test_arguments_are_not_changed():
+    mask = put(np.ones((STATES, ACTIONS)), (0, 1), 0) > 0
+    given = tables(
+        transition=put(KERNEL, (0, 1), np.nan),
+        follower_reward=put(FOLLOWER, (1, 1), -np.inf),
+        leader_reward=put(LEADER, (0, 1), np.nan),
+        termination=put(np.zeros((STATES, ACTIONS)), (0, 1), np.nan),
+        available=mask,
+    )
+    before = {k: np.array(v) for k, v in given.items()}
+    tb.Model.from_tables(**given)
+    for name, array in before.items():
+        np.testing.assert_array_equal(given[name], array)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, -3.0, 7.0])
+def test_whatever_stands_at_unavailable_actions_is_ignored(junk, sparse):
+    mask = np.ones((STATES, ACTIONS), bool)
+    mask[0, 1] = mask[3, 0] = False
+    clean = np.where(mask[:, :, None], KERNEL, 0.0)
+    dirty = np.where(mask[:, :, None], KERNEL, junk)
+    model = build(
+        transition=sp.csr_array(flat(dirty)) if sparse else dirty,
+        follower_reward=np.where(mask, FOLLOWER, junk),
+        leader_reward=np.where(mask, LEADER, junk),
+        termination=np.where(mask, 0.0, junk),
+        available=mask,
+    )
+    np.testing.assert_array_equal(model.available, mask)
+    np.testing.assert_array_equal(model.transition.toarray(), flat(clean))
+    np.testing.assert_array_equal(model.follower_reward, np.where(mask, FOLLOWER, 0.0))
+    np.testing.assert_array_equal(model.leader_reward, np.where(mask, LEADER, 0.0))
+    np.testing.assert_array_equal(model.termination, np.where(mask, 0.0, 1.0))
+    policy = tb.solve_follower(model).policy
+    assert (policy[~mask] == 0.0).all()
+    np.testing.assert_array_equal(
+        policy, tb.solve_follower(build(transition=clean, available=mask)).policy
+    )
+
+
+def test_minus_infinity_forbids_an_action():
+    mask = np.ones((STATES, ACTIONS), bool)
+    mask[1, 0] = mask[2, 1] = False
+    forbidden = build(follower_reward=np.where(mask, FOLLOWER, -np.inf))
+    cleared = build(transition=np.where(mask[:, :, None], KERNEL, 0.0), available=mask)
+    np.testing.assert_array_equal(forbidden.available, mask)
+    np.testing.assert_array_equal(forbidden.transition.toarray(), cleared.transition.toarray())
+    np.testing.assert_array_equal(forbidden.follower_reward, cleared.follower_reward)
+
+
+def test_an_action_needs_both_the_mask_and_a_finite_reward():
+    mask = np.ones((STATES, ACTIONS), bool)
+    mask[0, 0] = False
+    model = build(follower_reward=put(FOLLOWER, (1, 1), -np.inf), available=mask)
+    assert np.argwhere(~model.available).tolist() == [[0, 0], [1, 1]]
+
+
+def test_rows_and_termination_add_up_to_one():
+    ends = np.zeros((STATES, ACTIONS))
+    ends[0, 0], ends[3] = 0.25, 1.0
+    given = KERNEL * (1.0 - ends)[:, :, None]
+    model = build(transition=given, termination=ends)
+    np.testing.assert_array_equal(model.termination, ends)
+    np.testing.assert_array_equal(model.row_mass, 1.0 - ends)
+
+
+def test_a_model_may_end_everywhere_at_once():
+    model = build(
+        transition=sp.csr_array((STATES * ACTIONS, STATES)),
+        termination=np.ones((STATES, ACTIONS)),
+    )
+    assert model.transition.nnz == 0
+    response = tb.solve_follower(model)
+    best = FOLLOWER.max(axis=1)
+    gaps = np.exp((FOLLOWER - best[:, None]) / 0.5).sum(axis=1)
+    # a logarithm and two products
+    np.testing.assert_allclose(response.value, best + 0.5 * np.log(gaps), rtol=1e-14)
+
+
+def test_replace_changes_what_it_is_told():
+    model = build(follower_reward=put(FOLLOWER, (1, 1), -np.inf))
+    assert_same(model.replace(), model)
+    warmer = model.replace(temperature=2.0, initial=[0.0, 0.0, 0.0, 1.0])
+    assert warmer.temperature == 2.0
+    np.testing.assert_array_equal(warmer.initial, [0.0, 0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(warmer.available, model.available)
+    assert model.temperature == 0.5
+
+
+def test_replace_checks_as_from_tables_does():
+    with pytest.raises(ValueError, match=re.escape("initial sums to 2, not 1")):
+        build().replace(initial=[1.0, 1.0, 0.0, 0.0])
+    with pytest.raises(TypeError, match="reward_of_nobody"):
+        build().replace(reward_of_nobody=0.0)
+
+
+def test_with_rewards_keeps_the_rest():
+    model = build(follower_reward=put(FOLLOWER, (1, 1), -np.inf))
+    given = put(LEADER, (1, 1), np.nan)
+    other = model.with_rewards(given, 2.0 * given)
+    assert other.transition is model.transition
+    np.testing.assert_array_equal(other.available, model.available)
+    np.testing.assert_array_equal(other.follower_reward, put(LEADER, (1, 1), 0.0))
+    np.testing.assert_array_equal(other.leader_reward, put(2.0 * LEADER, (1, 1), 0.0))
+    for array in (other.follower_reward, other.leader_reward):
+        assert not array.flags.writeable
+        assert not np.shares_memory(array, given)
+
+
+@pytest.mark.parametrize(
+    ("follower", "leader", "message"),
+    [
+        (FOLLOWER[:1], LEADER, "follower_reward has shape (1, 2), not (4, 2)"),
+        (FOLLOWER, LEADER[0], "leader_reward has shape (2,), not (4, 2)"),
+        (
+            put(FOLLOWER, (2, 1), np.nan),
+            LEADER,
+            "follower_reward[2, 1] is nan, not a finite number",
+        ),
+        (
+            put(FOLLOWER, (2, 1), -np.inf),
+            LEADER,
+            "follower_reward[2, 1] is -inf, not a finite number",
+        ),
+        (FOLLOWER, put(LEADER, (3, 0), np.inf), "leader_reward[3, 0] is inf, not a finite number"),
+        (FOLLOWER, LEADER.astype(str), "leader_reward has dtype <U32; real numbers are needed"),
+    ],
+)
+def test_with_rewards_refuses(follower, leader, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build().with_rewards(follower, leader)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def hidden(*halves):
+    """The base kernel as CSR, its entry [1, 1, 2] = 0.5 made of several stored ones."""
+    whole = sp.coo_array(flat())
+    (rows, columns), data = whole.coords, whole.data
+    place = np.flatnonzero((rows == 3) & (columns == 2))[0]
+    rows = np.concatenate([np.delete(rows, place), [3] * len(halves)])
+    columns = np.concatenate([np.delete(columns, place), [2] * len(halves)])
+    data = np.concatenate([np.delete(data, place), halves])
+    order = np.argsort(rows, kind="stable")
+    indptr = np.searchsorted(rows[order], np.arange(9))
+    return sp.csr_array((data[order], columns[order], indptr), shape=flat().shape)
+
+
+def test_hidden_makes_what_it_says():
+    np.testing.assert_array_equal(hidden(0.25, 0.25).toarray(), flat())
+    assert hidden(1.5, -1.0).nnz == hidden(0.5).nnz + 1
+
+
+NO_ENDS = np.zeros((STATES, ACTIONS))
+ALL = np.ones((STATES, ACTIONS), bool)
+RAGGED = [[1.0, 0.0], [1.0]]
+
+ROWS = {
+    "row too small": (
+        {"transition": put(KERNEL, (3, 1), [0.2] * 4)},
+        "transition[3, 1] sums to 0.8, not 1",
+    ),
+    "row too large": (
+        {"transition": put(KERNEL, (0, 0, 3), 0.25)},
+        "transition[0, 0] sums to 1.25, not 1",
+    ),
+    "row of zeros": (
+        {"transition": put(KERNEL, (2, 0), 0.0)},
+        "transition[2, 0] sums to 0, not 1",
+    ),
+    "row beyond rounding": (
+        {"transition": put(KERNEL, (2, 0, 3), 1.0 + 2e-9)},
+        "transition[2, 0] sums to 1.000000002, not 1",
+    ),
+    "first of two bad rows": (
+        {"transition": put(KERNEL, (slice(1, 3), 1), 0.0)},
+        "transition[1, 1] sums to 0, not 1",
+    ),
+    "sparse row too small": (
+        {"transition": sp.csr_array(flat(put(KERNEL, (3, 1), [0.2] * 4)))},
+        "transition[3, 1] sums to 0.8, not 1",
+    ),
+    "full row that may end": (
+        {"termination": put(NO_ENDS, (1, 0), 0.25)},
+        "transition[1, 0] sums to 1, not 1 - termination = 0.75",
+    ),
+    "row too small that may end": (
+        {
+            "transition": put(KERNEL, (1, 0), [0.5, 0.0, 0.0, 0.0]),
+            "termination": put(NO_ENDS, (1, 0), 0.25),
+        },
+        "transition[1, 0] sums to 0.5, not 1 - termination = 0.75",
+    ),
+    "row that must end": (
+        {"termination": put(NO_ENDS, (3, 1), 1.0)},
+        "transition[3, 1] sums to 1, not 1 - termination = 0",
+    ),
+    "row sums above 1 / discount": (
+        {"transition": put(KERNEL, (2, 0, 3), 1.0 + 5e-10), "follower_discount": 1.0 - 1e-10},
+        "follower_discount times the largest row sum of transition is 1.0000000004, not below 1",
+    ),
+    "row sums above 1 / leader's discount": (
+        {"transition": put(KERNEL, (2, 0, 3), 1.0 + 5e-10), "leader_discount": 1.0 - 1e-10},
+        "leader_discount times the largest row sum of transition is 1.0000000004, not below 1",
+    ),
+}
+
+ENTRIES = {
+    "negative probability": (
+        {"transition": put(KERNEL, (0, 1), [-0.5, 1.5, 0.0, 0.0])},
+        "transition[0, 1, 0] is -0.5, not a probability",
+    ),
+    "nan probability": (
+        {"transition": put(KERNEL, (2, 1, 3), np.nan)},
+        "transition[2, 1, 3] is nan, not a probability",
+    ),
+    "infinite probability": (
+        {"transition": put(KERNEL, (2, 1, 3), np.inf)},
+        "transition[2, 1, 3] is inf, not a probability",
+    ),
+    "sparse negative probability": (
+        {"transition": sp.csr_array(flat(put(KERNEL, (0, 1), [-0.5, 1.5, 0.0, 0.0])))},
+        "transition[0, 1, 0] is -0.5, not a probability",
+    ),
+    "sparse nan probability": (
+        {"transition": sp.csc_array(flat(put(KERNEL, (2, 1, 3), np.nan)))},
+        "transition[2, 1, 3] is nan, not a probability",
+    ),
+    "negative hidden by duplicates": (
+        {"transition": hidden(1.5, -1.0)},
+        "transition[1, 1, 2] is -1.0, not a probability",
+    ),
+    "negative hidden by duplicates in COO": (
+        {"transition": sp.coo_array(hidden(1.5, -1.0))},
+        "transition[1, 1, 2] is -1.0, not a probability",
+    ),
+    "follower nan": (
+        {"follower_reward": put(FOLLOWER, (3, 0), np.nan)},
+        "follower_reward[3, 0] is nan, not a finite number",
+    ),
+    "follower inf": (
+        {"follower_reward": put(FOLLOWER, (3, 0), np.inf)},
+        "follower_reward[3, 0] is inf, not a finite number",
+    ),
+    "leader nan": (
+        {"leader_reward": put(LEADER, (0, 1), np.nan)},
+        "leader_reward[0, 1] is nan, not a finite number",
+    ),
+    "leader inf": (
+        {"leader_reward": put(LEADER, (0, 1), np.inf)},
+        "leader_reward[0, 1] is inf, not a finite number",
+    ),
+    "leader -inf": (
+        {"leader_reward": put(LEADER, (0, 1), -np.inf)},
+        "leader_reward[0, 1] is -inf, not a finite number",
+    ),
+    "initial too small": ({"initial": [0.5, 0.4, 0.0, 0.0]}, "initial sums to 0.9, not 1"),
+    "initial too large": ({"initial": [0.5, 0.6, 0.0, 0.0]}, "initial sums to 1.1, not 1"),
+    "initial negative": (
+        {"initial": [1.5, 0.0, -0.5, 0.0]},
+        "initial[2] is -0.5, not a probability",
+    ),
+    "initial nan": ({"initial": [1.0, 0.0, np.nan, 0.0]}, "initial[2] is nan, not a probability"),
+    "termination too large": (
+        {"termination": put(NO_ENDS, (1, 0), 1.5)},
+        "termination[1, 0] is 1.5, larger than 1",
+    ),
+    "termination too large by rounding": (
+        {
+            "termination": put(NO_ENDS, (1, 0), 1.0 + 1e-11),
+            "transition": put(KERNEL, (1, 0), 0.0),
+        },
+        "termination[1, 0] is 1.00000000001, larger than 1",
+    ),
+    "termination negative": (
+        {"termination": put(NO_ENDS, (1, 0), -0.25)},
+        "termination[1, 0] is -0.25, not a probability",
+    ),
+    "termination nan": (
+        {"termination": put(NO_ENDS, (1, 0), np.nan)},
+        "termination[1, 0] is nan, not a probability",
+    ),
+    "state without action": (
+        {"available": ALL & (np.arange(4) != 2)[:, None]},
+        "state 2 has no available action",
+    ),
+    "state with forbidden actions only": (
+        {"follower_reward": put(FOLLOWER, 1, -np.inf)},
+        "state 1 has no available action",
+    ),
+    "state without action by mask and reward": (
+        {
+            "follower_reward": put(FOLLOWER, (1, 0), -np.inf),
+            "available": ALL & ~(np.indices((4, 2)) == np.array([1, 1])[:, None, None]).all(axis=0),
+        },
+        "state 1 has no available action",
+    ),
+}
+
+SHAPES = {
+    "transition of fewer states": (
+        {"transition": KERNEL[:3]},
+        "transition has shape (3, 2, 4), not (4, 2, 4)",
+    ),
+    "transition to fewer states": (
+        {"transition": KERNEL[:, :, :3]},
+        "transition has shape (4, 2, 3), not (4, 2, 4)",
+    ),
+    "dense transition of rows": (
+        {"transition": flat()},
+        "transition has shape (8, 4), not (4, 2, 4)",
+    ),
+    "sparse transition of states": (
+        {"transition": sp.csr_array(KERNEL[:, 0])},
+        "transition has shape (4, 4), not (8, 4) (one row a state and action)",
+    ),
+    "sparse transition, turned": (
+        {"transition": sp.csr_array(flat()).T},
+        "transition has shape (4, 8), not (8, 4) (one row a state and action)",
+    ),
+    "sparse transition of three axes": (
+        {"transition": sp.coo_array(KERNEL)},
+        "transition has shape (4, 2, 4), not (8, 4) (one row a state and action)",
+    ),
+    "follower of one axis": (
+        {"follower_reward": FOLLOWER[:, 0]},
+        "follower_reward has shape (4,), not (any, any)",
+    ),
+    "follower of other actions": (
+        {"follower_reward": np.zeros((4, 3))},
+        "transition has shape (4, 2, 4), not (4, 3, 4)",
+    ),
+    "leader": ({"leader_reward": LEADER[:2]}, "leader_reward has shape (2, 2), not (4, 2)"),
+    "leader of states": (
+        {"leader_reward": LEADER[:, 0]},
+        "leader_reward has shape (4,), not (4, 2)",
+    ),
+    "initial": ({"initial": [1.0]}, "initial has shape (1,), not (4,)"),
+    "initial a number": ({"initial": 0}, "initial has shape (), not (4,)"),
+    "initial a row": ({"initial": [[1.0, 0.0, 0.0, 0.0]]}, "initial has shape (1, 4), not (4,)"),
+    "termination": (
+        {"termination": np.zeros(4)},
+        "termination has shape (4,), not (4, 2)",
+    ),
+    "available": ({"available": ALL[:, :1]}, "available has shape (4, 1), not (4, 2)"),
+    "no states": (
+        {"follower_reward": np.zeros((0, 2))},
+        "follower_reward has shape (0, 2), not (any, any)",
+    ),
+    "no actions": (
+        {"follower_reward": np.zeros((4, 0))},
+        "follower_reward has shape (4, 0), not (any, any)",
+    ),
+    "nothing": ({"follower_reward": []}, "follower_reward has shape (0,), not (any, any)"),
+}
+
+TABLES = {
+    "transition": KERNEL,
+    "follower_reward": FOLLOWER,
+    "leader_reward": LEADER,
+    "initial": np.array([1.0, 0.0, 0.0, 0.0]),
+    "termination": NO_ENDS,
+}
+KINDS = {
+    f"{name} {kind}": (
+        {name: table.astype(dtype)},
+        f"{name} has dtype {spelling}; real numbers are needed",
+    )
+    for name, table in TABLES.items()
+    for kind, dtype, spelling in (
+        ("complex", np.complex128, "complex128"),
+        ("bool", np.bool_, "bool"),
+        ("strings", np.str_, "<U32"),
+        ("objects", np.object_, "object"),
+    )
+}
+KINDS |= {
+    f"{name} ragged": ({name: RAGGED}, f"{name} is not a rectangular array of numbers")
+    for name in TABLES
+}
+KINDS |= {
+    f"{name} missing": ({name: None}, f"{name} has dtype object; real numbers are needed")
+    for name in TABLES
+    if name != "termination"
+}
+KINDS |= {
+    "transition sparse complex": (
+        {"transition": sp.csr_array(flat().astype(complex))},
+        "transition has dtype complex128; real numbers are needed",
+    ),
+    "transition sparse bool": (
+        {"transition": sp.csr_array(flat() > 0.0)},
+        "transition has dtype bool; real numbers are needed",
+    ),
+    "follower sparse": (
+        {"follower_reward": sp.csr_array(FOLLOWER)},
+        "follower_reward has dtype object; real numbers are needed",
+    ),
+    "available of numbers": (
+        {"available": ALL.astype(float)},
+        "available has dtype float64; booleans are needed",
+    ),
+    "available of zeros and ones": (
+        {"available": ALL.astype(np.int64)},
+        "available has dtype int64; booleans are needed",
+    ),
+    "available of strings": (
+        {"available": [["yes", "no"]] * 4},
+        "available has dtype <U3; booleans are needed",
+    ),
+}
+
+SCALARS = {
+    f"{name} {value!r}": ({name: value}, message)
+    for name, cases in {
+        "follower_discount": [
+            (1.0, "follower_discount is 1.0, not in [0, 1)"),
+            (1, "follower_discount is 1.0, not in [0, 1)"),
+            (-0.1, "follower_discount is -0.1, not in [0, 1)"),
+            (np.nan, "follower_discount is nan, not in [0, 1)"),
+            (np.inf, "follower_discount is inf, not in [0, 1)"),
+            ("0.9", "follower_discount has dtype <U3; real numbers are needed"),
+            ([0.9], "follower_discount has shape (1,); one number is needed"),
+            (None, "follower_discount has dtype object; real numbers are needed"),
+            (True, "follower_discount has dtype bool; real numbers are needed"),
+            (0.9j, "follower_discount has dtype complex128; real numbers are needed"),
+        ],
+        "leader_discount": [
+            (1.0, "leader_discount is 1.0, not in [0, 1)"),
+            (-0.1, "leader_discount is -0.1, not in [0, 1)"),
+            (np.nan, "leader_discount is nan, not in [0, 1)"),
+            ([0.9, 0.8], "leader_discount has shape (2,); one number is needed"),
+        ],
+        "temperature": [
+            (0, "temperature is 0.0, not a positive finite number"),
+            (-0.0, "temperature is -0.0, not a positive finite number"),
+            (-1, "temperature is -1.0, not a positive finite number"),
+            (np.inf, "temperature is inf, not a positive finite number"),
+            (np.nan, "temperature is nan, not a positive finite number"),
+            ([1.0], "temperature has shape (1,); one number is needed"),
+            ("hot", "temperature has dtype <U3; real numbers are needed"),
+            (None, "temperature has dtype object; real numbers are needed"),
+        ],
+    }.items()
+    for value, message in cases
+}
+
+REFUSED = ROWS | ENTRIES | SHAPES | KINDS | SCALARS
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_tables_are_refused_by_name_and_number(changes, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build(**changes)
+
+
+@pytest.mark.parametrize("name", ["available", "follower_discount", "temperature"])
+def test_ragged_lists_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"^{name} "):
+        build(**{name: RAGGED})
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="longdouble is float64 here"
+)
+@pytest.mark.parametrize("name", ["follower_reward", "leader_reward"])
+def test_numbers_too_large_for_float64_are_refused_by_name(name):
+    wide = FOLLOWER.astype(np.longdouble)
+    wide[1, 0] = np.finfo(np.longdouble).max
+    with pytest.raises(ValueError, match=re.escape(f"{name}[1, 0] is inf, not a finite number")):
+        build(**{name: wide})
+
+
+def test_junk_at_available_actions_is_not_ignored():
+    mask = ALL.copy()
+    mask[0, 1] = False
+    with pytest.raises(ValueError, match=re.escape("transition[0, 0, 2] is nan")):
+        build(transition=put(KERNEL, (0, 0, 2), np.nan), available=mask)

@@ -1,0 +1,140 @@
+"""Speed of the road: solve the follower, evaluate the leader, take the gradient.
+
+Run ``python validation/benchmarks/road.py`` with the package installed; ``--map FILE`` takes a
+MovingAI map instead of the generated warehouse. Each line is the package's time and, in the same
+run, that of a plain NumPy and SciPy implementation of the same formulas (Newton's method with
+``numpy.linalg.solve`` or SuperLU at its defaults), their ratio, and by how much the gradients
+differ. No numbers are asserted: times are the machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg
+
+import tabular_bilevel as tb
+
+DENSE_STATES = 500
+
+
+def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
+    """Solve and differentiate as one would from the formulas (theory.md sections 2 to 4)."""
+    n_states, n_actions = model.n_states, model.n_actions
+    kernel, available = model.transition, model.available
+
+    def solve(matrix: sp.csr_array, b: np.ndarray) -> np.ndarray:
+        if n_states <= DENSE_STATES:
+            return np.linalg.solve(matrix.toarray(), b)
+        return scipy.sparse.linalg.splu(matrix.tocsc()).solve(b)
+
+    def chain(policy: np.ndarray) -> sp.csr_array:
+        rows = np.repeat(np.arange(n_states), n_actions)
+        weights = (policy.ravel(), (rows, np.arange(n_states * n_actions)))
+        return sp.csr_array(weights, shape=(n_states, n_states * n_actions)) @ kernel
+
+    identity = sp.eye_array(n_states, format="csr")
+    value = np.zeros(n_states)
+    while True:
+        ahead = model.follower_discount * (kernel @ value).reshape(n_states, n_actions)
+        action_value = np.where(available, model.follower_reward + ahead, -np.inf)
+        best = action_value.max(axis=1)
+        weights = np.exp((action_value - best[:, None]) / model.temperature)
+        policy = weights / weights.sum(axis=1, keepdims=True)
+        gap = best + model.temperature * np.log(weights.sum(axis=1)) - value
+        if np.abs(gap).max() <= 1e-13 * max(1.0, np.abs(value).max()):
+            break
+        value = value + solve(identity - model.follower_discount * chain(policy), gap)
+    states = chain(policy)
+    leader = identity - model.leader_discount * states
+    leader_value = solve(leader, (policy * model.leader_reward).sum(axis=1))
+    occupancy = solve(sp.csr_array(leader.T), model.initial)
+    ahead = model.leader_discount * (kernel @ leader_value).reshape(n_states, n_actions)
+    advantage = model.leader_reward + ahead - leader_value[:, None]
+    source = occupancy[:, None] * policy * advantage / model.temperature
+    follower = sp.csr_array((identity - model.follower_discount * states).T)
+    arrivals = solve(follower, model.follower_discount * (kernel.T @ source.ravel()))
+    influence = source + policy * arrivals[:, None]
+    pairs = occupancy[:, None] * policy
+    row = np.repeat(np.arange(n_states * n_actions), np.diff(kernel.indptr))
+    flow = (
+        model.leader_discount * pairs.ravel()[row] * leader_value[kernel.indices]
+        + model.follower_discount * influence.ravel()[row] * value[kernel.indices]
+    )
+    measures = tb.Sensitivities(
+        follower_reward=influence,
+        leader_reward=pairs,
+        transition=model.like_transition(flow),
+        initial=leader_value,
+    )
+    return float(model.initial @ leader_value), measures
+
+
+def warehouse(height: int = 160, width: int = 330) -> str:
+    """Draw a warehouse: blocks of shelves, two rows deep, with aisles between."""
+    rows = [["."] * width for _ in range(height)]
+    for i in range(4, height - 4):
+        for j in range(6, width - 6):
+            if i % 4 in (0, 1) and j % 12 < 10:
+                rows[i][j] = "@"
+    body = "\n".join("".join(row) for row in rows)
+    return f"type octile\nheight {height}\nwidth {width}\nmap\n{body}\n"
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Take the median time of a warm call."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--map", type=Path, help="a MovingAI map for the large problem")
+    options = parser.parse_args()
+    grid = tb.problems.grid_world(
+        warehouse() if options.map is None else options.map,
+        slip=0.2,
+        follower_discount=0.99,
+        leader_discount=0.99,
+        temperature=0.05,
+    )
+    print(f"{'problem':<28}{'parameters':>11}{'ours':>11}{'plain':>11}{'ratio':>8}{'differ':>10}")
+    for name, problem, repeats in (
+        ("four rooms", tb.problems.four_rooms(), 200),
+        ("warehouse" if options.map is None else options.map.stem, grid, 3),
+    ):
+        theta = np.zeros(problem.n_parameters)
+
+        def ours(problem: tb.BilevelProblem = problem, theta: np.ndarray = theta) -> np.ndarray:
+            return tb.hypergradient(problem, theta).gradient
+
+        def plain(problem: tb.BilevelProblem = problem, theta: np.ndarray = theta) -> np.ndarray:
+            return problem.pullback(theta, plain_gradient(problem.model(theta))[1])
+
+        difference = np.abs(ours() - plain()).max() / np.abs(ours()).max()
+        fast, slow = seconds(ours, repeats), seconds(plain, repeats)
+        print(
+            f"{name:<28}{theta.size:>11}{fast * 1e3:>8.2f} ms{slow * 1e3:>8.2f} ms"
+            f"{fast / slow:>8.2f}{difference:>10.1e}"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of the process: {peak:.2f} GiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
