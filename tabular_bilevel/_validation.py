@@ -11,6 +11,7 @@ from tabular_bilevel._arrays import BoolArray, FloatArray
 
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
+    "as_array",
     "as_discount",
     "as_distribution",
     "as_generator",
@@ -44,20 +45,37 @@ def require_real_dtype(name: str, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"{name} has dtype {dtype}; real numbers are needed")
 
 
-def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
-    """Copy to a C-contiguous float64 array of the given shape; ``None`` is any positive length."""
+def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """View as an array of any dtype."""
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array of numbers") from error
+
+
+def as_numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """View as an array of real numbers."""
+    array = as_array(name, value)
     require_real_dtype(name, array.dtype)
+    return array
+
+
+def to_float64(array: npt.NDArray[Any]) -> FloatArray:
+    """Copy to C-contiguous float64; what is too large becomes infinite, which callers refuse."""
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype=np.float64, order="C")
+
+
+def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
+    """Copy to a C-contiguous float64 array of the given shape; ``None`` is any positive length."""
+    array = as_numbers(name, value)
     fits = array.ndim == len(shape) and all(
         n > 0 if want is None else n == want for n, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}, not ({wanted}{',' * (len(shape) == 1)})")
-    return np.array(array, dtype=np.float64, order="C")
+    return to_float64(array)
 
 
 def finite_array(
@@ -94,16 +112,15 @@ def as_distribution(name: str, value: npt.ArrayLike, size: int) -> FloatArray:
     return array
 
 
-def as_real(name: str, value: object) -> float:
+def as_real(name: str, value: npt.ArrayLike) -> float:
     """Convert a real scalar."""
-    array = np.asarray(value)
+    array = as_numbers(name, value)
     if array.ndim != 0:
         raise ValueError(f"{name} has shape {array.shape}; one number is needed")
-    require_real_dtype(name, array.dtype)
-    return float(array)
+    return float(to_float64(array))
 
 
-def as_discount(name: str, value: object) -> float:
+def as_discount(name: str, value: npt.ArrayLike) -> float:
     """Convert a discount, in [0, 1)."""
     number = as_real(name, value)
     if not 0.0 <= number < 1.0:
@@ -111,7 +128,7 @@ def as_discount(name: str, value: object) -> float:
     return number
 
 
-def as_temperature(name: str, value: object) -> float:
+def as_temperature(name: str, value: npt.ArrayLike) -> float:
     """Convert a temperature, positive and finite."""
     number = as_real(name, value)
     if not (np.isfinite(number) and number > 0.0):
@@ -119,17 +136,16 @@ def as_temperature(name: str, value: object) -> float:
     return number
 
 
-def as_theta(theta: npt.ArrayLike, size: int | None = None) -> FloatArray:
-    """Copy a leader's parameter, a finite vector (of length `size`)."""
-    array = np.asarray(theta)
-    require_real_dtype("theta", array.dtype)
+def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
+    """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
+    array = as_numbers(name, theta)
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"
-        raise ValueError(f"theta has shape {array.shape}, not that of a vector of {wanted}")
-    copied = np.array(array, dtype=np.float64)
+        raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")
+    copied = to_float64(array)
     if not np.isfinite(copied).all():
         index = first(~np.isfinite(copied))
-        raise ValueError(f"{entry('theta', index)} is {copied[index]}, not a finite number")
+        raise ValueError(f"{entry(name, index)} is {copied[index]}, not a finite number")
     return copied
 
 

@@ -16,9 +16,8 @@ from tabular_bilevel._validation import (
     finite_array,
     first,
     real_array,
-    require_probabilities,
 )
-from tabular_bilevel.model import Model, Tangent, as_transition
+from tabular_bilevel.model import Model, Tangent, as_termination, as_transition
 from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = ["MarkovGame"]
@@ -94,6 +93,10 @@ temperature 0.05
         follower_observes_leader: bool = True,
         termination: npt.ArrayLike | None = None,
     ) -> None:
+        if not isinstance(follower_observes_leader, (bool, np.bool_)):
+            raise ValueError(
+                f"follower_observes_leader is {follower_observes_leader!r}, not True or False"
+            )
         follower = real_array("follower_reward", follower_reward, (None, None, None))
         shape = follower.shape
         mask = (follower > -np.inf) | np.isnan(follower)
@@ -108,12 +111,7 @@ temperature 0.05
                 f"action {a} of state {s} is available after one of the leader's actions 0 and {b} "
                 "only, which a follower that does not observe the leader cannot know"
             )
-        if termination is None:
-            ends = np.where(mask, 0.0, 1.0)
-        else:
-            ends = real_array("termination", termination, shape)
-            ends[~mask] = 1.0
-            require_probabilities("termination", ends)
+        ends = as_termination(termination, mask)
         fields = {
             "n_states": shape[0],
             "n_leader_actions": shape[1],
@@ -159,7 +157,8 @@ temperature 0.05
             Probability of each leader action.
         """
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def model(self, theta: npt.ArrayLike) -> Model:
@@ -221,7 +220,7 @@ temperature 0.05
             Change of the tables.
         """
         policy = self.leader_policy(theta)
-        along = as_theta(direction, self.n_parameters).reshape(policy.shape)
+        along = as_theta(direction, self.n_parameters, name="direction").reshape(policy.shape)
         change = policy * (along - (policy * along).sum(axis=1, keepdims=True))
         return self._form.tangent(change)
 

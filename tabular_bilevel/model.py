@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel._validation import (
     DISTRIBUTION_TOLERANCE,
+    as_array,
     as_discount,
     as_distribution,
     as_temperature,
@@ -130,7 +131,7 @@ temperature 0.1
         n_states, n_actions = follower.shape
         mask = _availability(available, follower)
         follower = finite_array("follower_reward", follower, follower.shape, where=mask)
-        ends = _termination(termination, mask)
+        ends = as_termination(termination, mask)
         matrix = as_transition(
             "transition", transition, (n_states, n_actions), n_states, ends, mask
         )
@@ -289,7 +290,7 @@ def _availability(available: npt.ArrayLike | None, follower_reward: FloatArray) 
     mask = follower_reward > -np.inf
     mask |= np.isnan(follower_reward)  # left to the check of the rewards
     if available is not None:
-        given = np.asarray(available)
+        given = as_array("available", available)
         if given.dtype.kind != "b":
             raise ValueError(f"available has dtype {given.dtype}; booleans are needed")
         if given.shape != mask.shape:
@@ -301,7 +302,8 @@ def _availability(available: npt.ArrayLike | None, follower_reward: FloatArray) 
     return mask
 
 
-def _termination(termination: npt.ArrayLike | None, mask: BoolArray) -> FloatArray:
+def as_termination(termination: npt.ArrayLike | None, mask: BoolArray) -> FloatArray:
+    """Copy probabilities of ending, 0 by default; 1 where an action is unavailable."""
     if termination is None:
         return np.where(mask, 0.0, 1.0)
     ends = real_array("termination", termination, mask.shape)

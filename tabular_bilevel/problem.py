@@ -211,7 +211,7 @@ class FeatureProblem:
             Change of the tables.
         """
         theta = as_theta(theta, self.n_parameters)
-        direction = as_theta(direction, self.n_parameters)
+        direction = as_theta(direction, self.n_parameters, name="direction")
         available = self.base.available
         start, slope = self._start(theta), self.initial @ direction
         return Tangent(
@@ -303,7 +303,8 @@ class Budget:
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
         logits = as_theta(theta, self.n_parameters)
-        weights = np.exp(logits - logits.max())
+        with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
+            weights = np.exp(logits - logits.max())
         return np.asarray(weights / weights.sum())
 
 
@@ -340,7 +341,7 @@ class Reparametrised:
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta, shape (d,)."""
         theta = as_theta(theta)
-        along = self.transform.pushforward(theta, as_theta(direction, theta.size))
+        along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)
 
 

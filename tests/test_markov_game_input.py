@@ -355,16 +355,19 @@ def test_a_sparse_kernel_needs_a_row_for_each_triple():
         game(transition=sp.csr_array(flat()[:6]))
 
 
-@pytest.mark.parametrize("forbidden", [(0, 0, 1), (0, 2, 1)])
-def test_a_follower_that_cannot_see_the_leader_cannot_be_forbidden_actions_by_it(forbidden):
-    reward = put(FOLLOWER, forbidden, -np.inf)
-    with pytest.raises(ValueError, match="^action 1 of state 0 is available after one of the"):
-        game(follower_reward=reward, follower_observes_leader=False)
+@pytest.mark.parametrize(("forbidden", "other"), [((0, 2, 1), 2), ((0, 0, 1), 1)])
+def test_a_follower_that_cannot_see_the_leader_cannot_be_forbidden_actions_by_it(forbidden, other):
+    message = (
+        f"action 1 of state 0 is available after one of the leader's actions 0 and {other} only, "
+        "which a follower that does not observe the leader cannot know"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        game(follower_reward=put(FOLLOWER, forbidden, -np.inf), follower_observes_leader=False)
 
 
 @pytest.mark.parametrize("sight", ["no", None, 0.5, [True]])
 def test_sight_is_a_yes_or_a_no(sight):
-    with pytest.raises(ValueError, match="^follower_observes_leader "):
+    with pytest.raises(ValueError, match=r"^follower_observes_leader "):
         game(follower_observes_leader=sight)
 
 
@@ -402,18 +405,18 @@ def test_bad_theta_is_refused_by_number(theta, message, way, observes):
 
 @pytest.mark.parametrize("name", BAD_THETA)
 def test_bad_theta_is_refused_on_the_way_to_the_hypergradient(name):
-    with pytest.raises(ValueError, match="^theta"):
+    with pytest.raises(ValueError, match=r"^theta"):
         tb.hypergradient(game(), BAD_THETA[name][0])
 
 
-@pytest.mark.parametrize("name", BAD_THETA)
+@pytest.mark.parametrize("name", ["short", "nan", "strings"])
 def test_bad_directions_are_called_directions(name):
-    with pytest.raises(ValueError, match="^direction"):
+    with pytest.raises(ValueError, match=r"^direction"):
         game().pushforward(np.zeros(6), BAD_THETA[name][0])
 
 
 def test_a_ragged_theta_is_refused_by_name():
-    with pytest.raises(ValueError, match="^theta "):
+    with pytest.raises(ValueError, match=r"^theta "):
         game().model([[0.0, 1.0], [2.0]])
 
 

@@ -1,0 +1,526 @@
+"""What the ready-made problems refuse: maps, cells, features, budgets, sizes and thetas."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import tabular_bilevel as tb
+from tabular_bilevel.problems.grid_world import grid_kernel, parse_map
+
+HEAD = "type octile\nheight 2\nwidth 3\nmap\n"
+MAP = HEAD + "..G\n.@.\n"
+
+
+def refused(message):
+    """Expect exactly this message."""
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
+
+
+# ---------------------------------------------------------------- maps
+
+FREE = np.array([[True, True, True], [True, False, True]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MAP,
+        MAP.replace("\n", "\r\n"),
+        MAP + "\n\n",
+        MAP.rstrip("\n"),
+        MAP.replace("..G", "..G  "),
+        MAP.replace("@", "O"),
+        MAP.replace("@", "T"),
+        MAP.replace("height 2", "height  2 "),
+    ],
+)
+def test_maps_are_read(text):
+    np.testing.assert_array_equal(parse_map(text), FREE)
+
+
+def test_maps_are_read_from_files(tmp_path):
+    path = tmp_path / "small.map"
+    path.write_text(MAP, encoding="ascii")
+    np.testing.assert_array_equal(parse_map(path), FREE)
+    np.testing.assert_array_equal(parse_map(str(path)), FREE)
+    assert tb.problems.grid_world(path).n_parameters == 5
+
+
+BAD_MAPS = {
+    "no type": ("height 2\nwidth 3\nmap\n...\n...\n", "map, line 1: 'type' is missing"),
+    "blank": ("\n", "map, line 1: 'type' is missing"),
+    "no height": ("type octile\nwidth 3\nmap\n...\n...\n", "map, line 2: 'height' is missing"),
+    "no width": ("type octile\nheight 2\nmap\n...\n...\n", "map, line 3: 'width' is missing"),
+    "no map": ("type octile\nheight 2\nwidth 3\n...\n...\n", "map, line 4: 'map' is missing"),
+    "end of the header": ("type octile\nheight 2\n", "map, line 3: 'width' is missing"),
+    "misspelt": ("type octile\nhieght 2\nwidth 3\nmap\n", "map, line 2: 'height' is missing"),
+    "height of 0": (
+        MAP.replace("height 2", "height 0"),
+        "map, line 2: height is no positive integer",
+    ),
+    "negative height": (
+        MAP.replace("height 2", "height -2"),
+        "map, line 2: height is no positive integer",
+    ),
+    "height without a number": (
+        MAP.replace("height 2", "height"),
+        "map, line 2: height is no positive integer",
+    ),
+    "width of text": (
+        MAP.replace("width 3", "width three"),
+        "map, line 3: width is no positive integer",
+    ),
+    "width with a fraction": (
+        MAP.replace("width 3", "width 3.0"),
+        "map, line 3: width is no positive integer",
+    ),
+    "two widths": (
+        MAP.replace("width 3", "width 3 3"),
+        "map, line 3: width is no positive integer",
+    ),
+    "superscript width": (
+        MAP.replace("width 3", "width ³"),
+        "map, line 3: width is no positive integer",
+    ),
+    "too few rows": (HEAD + "...\n", "map has 1 rows, not height 2"),
+    "no rows": (HEAD, "map has 0 rows, not height 2"),
+    "too many rows": (HEAD + "...\n" * 3, "map has 3 rows, not height 2"),
+    "a gap": (HEAD + "...\n\n...\n", "map has 3 rows, not height 2"),
+    "wide row": (HEAD + "...\n....\n", "map, line 6: 4 cells, not width 3"),
+    "narrow row": (HEAD + "..\n...\n", "map, line 5: 2 cells, not width 3"),
+    "blank row": (HEAD + "\n...\n", "map, line 5: 0 cells, not width 3"),
+    "swamp": (
+        HEAD + "...\n.S.\n",
+        "map, line 6: cell 2 is 'S'; known are ., G (free) and @, O, T (blocked)",
+    ),
+    "tab": (
+        HEAD + ".\t.\n...\n",
+        "map, line 5: cell 2 is '\\t'; known are ., G (free) and @, O, T (blocked)",
+    ),
+    "all blocked": (HEAD + "@OT\n@@@\n", "map has no free cell"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_MAPS.values(), ids=BAD_MAPS)
+def test_bad_maps_are_refused_by_line(text, message):
+    with refused(message):
+        parse_map(text)
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_MAPS.values(), ids=BAD_MAPS)
+def test_bad_map_files_are_refused_by_name_and_line(text, message, tmp_path):
+    path = tmp_path / "bad.map"
+    path.write_text(text, encoding="utf-8")
+    if not text.isascii():
+        with pytest.raises(ValueError, match=f"^{re.escape(f'map {path} cannot be read: ')}"):
+            parse_map(path)
+    else:
+        with refused(message.replace("map", f"map {path}", 1)):
+            parse_map(path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    missing, folder, binary = tmp_path / "missing.map", tmp_path, tmp_path / "binary.map"
+    binary.write_bytes(b"type octile\xff\n")
+    for path in (missing, folder, binary):
+        with pytest.raises(ValueError, match=f"^{re.escape(f'map {path} cannot be read: ')}"):
+            parse_map(path)
+
+
+def test_a_text_of_one_line_is_taken_for_a_file():
+    with pytest.raises(ValueError, match=r"^map type octile cannot be read: "):
+        parse_map("type octile")
+
+
+# ---------------------------------------------------------------- grid worlds
+
+BAD_GRIDS = {
+    "start in a wall": ({"start": (1, 1)}, "start (1, 1) is not a free cell of the map"),
+    "goal in a wall": ({"goal": (1, 1)}, "goal (1, 1) is not a free cell of the map"),
+    "target in a wall": ({"target": (1, 1)}, "target (1, 1) is not a free cell of the map"),
+    "start above": ({"start": (-1, 0)}, "start (-1, 0) is not a free cell of the map"),
+    "goal below": ({"goal": (2, 0)}, "goal (2, 0) is not a free cell of the map"),
+    "target to the left": ({"target": (0, -1)}, "target (0, -1) is not a free cell of the map"),
+    "target to the right": ({"target": (0, 3)}, "target (0, 3) is not a free cell of the map"),
+    "slip negative": ({"slip": -0.1}, "slip is -0.1, not in [0, 1]"),
+    "slip above 1": ({"slip": 1.5}, "slip is 1.5, not in [0, 1]"),
+    "slip nan": ({"slip": np.nan}, "slip is nan, not in [0, 1]"),
+    "slip of text": ({"slip": "0.2"}, "slip has dtype <U3; real numbers are needed"),
+    "slip a list": ({"slip": [0.2]}, "slip has shape (1,); one number is needed"),
+    "discount": ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
+    "leader's discount": ({"leader_discount": -0.5}, "leader_discount is -0.5, not in [0, 1)"),
+    "temperature": ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_GRIDS.values(), ids=BAD_GRIDS)
+def test_bad_grid_worlds_are_refused(settings, message):
+    with refused(message):
+        tb.problems.grid_world(MAP, **settings)
+
+
+@pytest.mark.parametrize("name", ["start", "goal", "target"])
+@pytest.mark.parametrize("cell", [(0,), (0, 1, 0), 3, (0.5, 1), ("0", "1")])
+def test_cells_that_are_no_pair_of_whole_numbers_are_refused_by_name(name, cell):
+    with pytest.raises(ValueError, match=f"^{name} "):
+        tb.problems.grid_world(MAP, **{name: cell})
+
+
+@pytest.mark.parametrize("cell", [(0, 2), [0, 2], np.array([0, 2]), (np.int32(0), np.uint8(2))])
+def test_cells_are_pairs_of_whole_numbers_of_any_kind(cell):
+    initial = tb.problems.grid_world(MAP, start=cell).base.initial
+    np.testing.assert_array_equal(initial, [0.0, 0.0, 1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("slip", [0, 1, 1.0])
+def test_slips_from_0_to_1_are_accepted(slip):
+    kernel, cells = grid_kernel(FREE, slip=slip)
+    assert kernel.shape == (4 * len(cells), len(cells))
+    # four chances, of which three are slip / 3
+    np.testing.assert_allclose(np.asarray(kernel.sum(axis=1)).ravel(), 1.0, rtol=1e-15)
+
+
+def test_a_single_cell_is_a_grid_world():
+    problem = tb.problems.grid_world("type octile\nheight 1\nwidth 1\nmap\n.\n")
+    assert tb.objective(problem, [0.0]) == 1.0
+
+
+# ---------------------------------------------------------------- features
+
+BASE = tb.problems.two_state().base  # two states, two actions, four stored transitions
+
+ROWS = {"follower_reward": 4, "leader_reward": 4, "transition": 4, "initial": 2}
+
+BAD_FEATURES = {
+    "one axis": (lambda n: np.zeros(n), "has shape ({n},), not ({n}, any)"),
+    "three axes": (lambda n: np.zeros((n, 1, 1)), "has shape ({n}, 1, 1), not ({n}, any)"),
+    "a number": (lambda n: 1.0, "has shape (), not ({n}, any)"),
+    "a row more": (lambda n: np.zeros((n + 1, 2)), "has shape ({more}, 2), not ({n}, any)"),
+    "turned": (lambda n: np.zeros((1, n)), "has shape (1, {n}), not ({n}, any)"),
+    "no columns": (lambda n: np.zeros((n, 0)), "has shape ({n}, 0), not ({n}, any)"),
+    "nan": (
+        lambda n: np.diag([1.0] * (n - 1) + [np.nan]),
+        "[{last}, {last}] is nan, not a finite number",
+    ),
+    "inf": (lambda n: np.full((n, 2), -np.inf), "[0, 0] is -inf, not a finite number"),
+    "complex": (
+        lambda n: np.zeros((n, 2), complex),
+        "has dtype complex128; real numbers are needed",
+    ),
+    "bool": (lambda n: np.eye(n) > 0, "has dtype bool; real numbers are needed"),
+    "strings": (lambda n: [["a"]] * n, "has dtype <U1; real numbers are needed"),
+    "ragged": (lambda n: [[0.0]] * (n - 1) + [[1.0, 2.0]], "is not a rectangular array of numbers"),
+    "sparse, a row more": (
+        lambda n: sp.csr_array((n + 1, 2)),
+        "has shape ({more}, 2), not ({n}, any)",
+    ),
+    "sparse, no columns": (lambda n: sp.csr_array((n, 0)), "has shape ({n}, 0), not ({n}, any)"),
+    "sparse, one axis": (lambda n: sp.coo_array(np.ones(n)), "has shape ({n},), not ({n}, any)"),
+    "sparse nan": (
+        lambda n: sp.csr_array(np.diag([1.0] * (n - 1) + [np.nan])),
+        "(stored entries)[{last}] is nan, not a finite number",
+    ),
+    "sparse complex": (
+        lambda n: sp.csr_array(np.eye(n) + 0j),
+        "has dtype complex128; real numbers are needed",
+    ),
+    "sparse bool": (
+        lambda n: sp.csr_array(np.eye(n) > 0),
+        "has dtype bool; real numbers are needed",
+    ),
+}
+
+
+@pytest.mark.parametrize("table", ROWS)
+@pytest.mark.parametrize(("matrix", "message"), BAD_FEATURES.values(), ids=BAD_FEATURES)
+def test_bad_features_are_refused_by_table(table, matrix, message):
+    n = ROWS[table]
+    spelt = message.format(n=n, more=n + 1, last=n - 1)
+    glue = "" if spelt.startswith("[") else " "
+    with refused(f"{table} features{glue}{spelt}"):
+        tb.FeatureProblem(BASE, **{table: matrix(n)})
+
+
+def test_a_feature_problem_without_features_is_refused():
+    with refused("FeatureProblem needs the features of at least one table"):
+        tb.FeatureProblem(BASE)
+
+
+def test_features_of_different_widths_are_refused():
+    with refused(
+        "features differ in their number of parameters: follower_reward 1, transition 2, initial 1"
+    ):
+        tb.FeatureProblem(
+            BASE,
+            follower_reward=np.zeros((4, 1)),
+            transition=np.zeros((4, 2)),
+            initial=np.zeros((2, 1)),
+        )
+
+
+@pytest.mark.parametrize("form", [np.array, sp.csr_array, sp.csc_array, sp.coo_array])
+def test_features_are_copied(form):
+    given = form(np.arange(8.0).reshape(4, 2))
+    problem = tb.FeatureProblem(BASE, follower_reward=given)
+    np.testing.assert_array_equal(problem.follower_reward.toarray(), np.arange(8.0).reshape(4, 2))
+    source = given if isinstance(given, np.ndarray) else given.data
+    assert not np.shares_memory(problem.follower_reward.data, source)
+    assert source.flags.writeable
+    assert not problem.follower_reward.data.flags.writeable
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_parameters": 0}, "n_parameters is 0, not a positive whole number"),
+        ({"n_parameters": -2}, "n_parameters is -2, not a positive whole number"),
+        ({"n_parameters": 2.5}, "n_parameters is 2.5, not a positive whole number"),
+        ({"n_parameters": True}, "n_parameters is True, not a positive whole number"),
+        ({"n_parameters": None}, "n_parameters is None, not a positive whole number"),
+        ({"total": np.nan}, "total is nan, not a finite number"),
+        ({"total": -np.inf}, "total is -inf, not a finite number"),
+        ({"total": "all"}, "total has dtype <U3; real numbers are needed"),
+        ({"total": 1j}, "total has dtype complex128; real numbers are needed"),
+        ({"total": None}, "total has dtype object; real numbers are needed"),
+    ],
+)
+def test_bad_budgets_are_refused(settings, message):
+    with refused(message):
+        tb.Budget(**{"total": 1.0, "n_parameters": 3, **settings})
+
+
+def test_a_budget_of_several_totals_is_refused():
+    with pytest.raises(ValueError, match=r"^total has shape \(2,\)"):
+        tb.Budget(total=[1.0, 2.0], n_parameters=3)
+
+
+@pytest.mark.parametrize(
+    ("theta", "message"),
+    [
+        ([0.0, 0.0], "theta has shape (2,), not that of a vector of length 3"),
+        ([[0.0, 0.0, 0.0]], "theta has shape (1, 3), not that of a vector of length 3"),
+        ([0.0, np.nan, 0.0], "theta[1] is nan, not a finite number"),
+        (["a"] * 3, "theta has dtype <U1; real numbers are needed"),
+    ],
+)
+def test_a_budget_refuses_a_bad_theta(theta, message):
+    budget = tb.Budget(total=1.0, n_parameters=3)
+    for call in (
+        lambda: budget.forward(theta),
+        lambda: budget.pullback(theta, np.zeros(2)),
+        lambda: budget.pushforward(theta, np.zeros(3)),
+    ):
+        with refused(message):
+            call()
+
+
+@pytest.mark.parametrize("size", [800.0, 1.5e308])
+def test_a_budget_of_extreme_logits_goes_to_one_item(size):
+    budget = tb.Budget(total=2.0, n_parameters=3)
+    np.testing.assert_array_equal(budget.forward([size, -size, -size]), [2.0, 0.0])
+
+
+def test_a_budget_that_does_not_fit_its_problem_is_refused():
+    problem = tb.Reparametrised(tb.problems.bandit(), tb.Budget(total=1.0, n_parameters=5))
+    with refused("theta has shape (4,), not that of a vector of length 2"):
+        problem.model(np.zeros(5))
+
+
+# ---------------------------------------------------------------- theta of every problem
+
+MADE = {name: make() for name, make in tb.problems.CATALOGUE.items()}
+
+each_problem = pytest.mark.parametrize("problem", MADE.values(), ids=MADE)
+
+WAYS = {
+    "model": lambda problem, theta: problem.model(theta),
+    "pullback": lambda problem, theta: problem.pullback(theta, None),
+    "pushforward": lambda problem, theta: problem.pushforward(theta, np.zeros(np.size(theta))),
+    "hypergradient": tb.hypergradient,
+    "objective": tb.objective,
+}
+
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+@each_problem
+@each_way
+@pytest.mark.parametrize("change", [-1, 1, 10])
+def test_a_theta_of_another_length_is_refused(problem, way, change):
+    d = problem.n_parameters
+    with refused(f"theta has shape ({d + change},), not that of a vector of length {d}"):
+        way(problem, np.zeros(d + change))
+
+
+@each_problem
+@each_way
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_theta_that_is_not_finite_is_refused_by_its_entry(problem, way, bad):
+    theta = np.zeros(problem.n_parameters)
+    theta[-1] = bad
+    last = problem.n_parameters - 1
+    with refused(f"theta[{last}] is {bad}, not a finite number"):
+        way(problem, theta)
+
+
+@each_problem
+@each_way
+def test_a_theta_of_two_axes_or_no_numbers_is_refused(problem, way):
+    d = problem.n_parameters
+    with pytest.raises(ValueError, match=re.escape(f"theta has shape (1, {d}), not that of a vec")):
+        way(problem, np.zeros((1, d)))
+    with refused("theta has dtype <U1; real numbers are needed"):
+        way(problem, ["0"] * d)
+    with refused("theta has dtype complex128; real numbers are needed"):
+        way(problem, np.zeros(d, complex))
+
+
+@each_problem
+def test_an_integer_theta_is_as_good_as_a_float(problem):
+    theta = np.arange(problem.n_parameters) % 3
+    whole, real = problem.model(theta), problem.model(theta.astype(float))
+    np.testing.assert_array_equal(whole.follower_reward, real.follower_reward)
+    np.testing.assert_array_equal(whole.transition.data, real.transition.data)
+
+
+@each_problem
+def test_problems_do_not_change_theta(problem):
+    theta = np.linspace(-1.0, 1.0, problem.n_parameters)
+    before = theta.copy()
+    tb.hypergradient(problem, theta)
+    np.testing.assert_array_equal(theta, before)
+    assert theta.flags.writeable
+
+
+# ---------------------------------------------------------------- settings of the others
+
+FAMILIES = {
+    "garnet": ("n_states", "n_actions", "branching", "n_parameters"),
+    "layered": ("depth", "width", "n_actions", "branching", "n_parameters"),
+    "random_game": ("n_states", "n_leader_actions", "n_actions", "branching"),
+}
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, None])
+@pytest.mark.parametrize(
+    ("family", "size"), [(family, size) for family, sizes in FAMILIES.items() for size in sizes]
+)
+def test_sizes_are_positive_whole_numbers(family, size, value):
+    with refused(f"{size} is {value}, not a positive whole number"):
+        getattr(tb.problems, family)(**{size: value})
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "available"),
+    [
+        ("garnet", {"branching": 21}, 20),
+        ("garnet", {"branching": 3, "n_states": 2}, 2),
+        ("layered", {"branching": 4}, 3),
+        ("layered", {"branching": 2, "width": 1}, 1),
+        ("layered", {"branching": 4, "depth": 1}, 3),
+        ("random_game", {"branching": 7}, 6),
+    ],
+)
+def test_branching_is_at_most_the_number_of_successors(family, settings, available):
+    with refused(
+        f"branching is {settings['branching']}, more than the {available} states there are"
+    ):
+        getattr(tb.problems, family)(**settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rng": None}, "rng is None, not a numpy Generator or a seed of at least 0"),
+        ({"rng": -1}, "rng is -1, not a numpy Generator or a seed of at least 0"),
+        ({"rng": True}, "rng is True, not a numpy Generator or a seed of at least 0"),
+        ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
+        ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
+        ({"leader_discount": np.nan}, "leader_discount is nan, not in [0, 1)"),
+    ],
+)
+def test_bad_settings_of_random_families_are_refused(family, settings, message):
+    with refused(message):
+        getattr(tb.problems, family)(**settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_smallest_sizes_are_accepted(family):
+    sizes = dict.fromkeys(FAMILIES[family], 1)
+    problem = getattr(tb.problems, family)(**sizes)
+    gradient = tb.hypergradient(problem, [0.5]).gradient
+    assert gradient.shape == (1,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_families_depend_on_the_seed_alone(family):
+    make = getattr(tb.problems, family)
+    theta = np.zeros(make().n_parameters)
+
+    def rewards(rng):
+        return make(rng=rng).model(theta).follower_reward
+
+    np.testing.assert_array_equal(rewards(3), rewards(np.random.default_rng(3)))
+    assert (rewards(3) != rewards(4)).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tb.problems.four_rooms(slip=2.0), "slip is 2.0, not in [0, 1]"),
+        (
+            lambda: tb.problems.four_rooms(temperature=0.0),
+            "temperature is 0.0, not a positive finite number",
+        ),
+        (lambda: tb.problems.four_rooms(penalty=np.nan), "penalty is nan, not a finite number"),
+        (lambda: tb.problems.four_rooms(penalty=np.inf), "penalty is inf, not a finite number"),
+        (
+            lambda: tb.problems.four_rooms(penalty="high"),
+            "penalty has dtype <U4; real numbers are needed",
+        ),
+        (lambda: tb.problems.discrete_toy(reward=np.nan), "reward is nan, not a finite number"),
+        (lambda: tb.problems.discrete_toy(reward=-np.inf), "reward is -inf, not a finite number"),
+        (
+            lambda: tb.problems.discrete_toy(reward="1"),
+            "reward has dtype <U1; real numbers are needed",
+        ),
+        (
+            lambda: tb.problems.discrete_toy(reward=[1.0]),
+            "reward has shape (1,); one number is needed",
+        ),
+        (
+            lambda: tb.problems.bandit(leader_reward=[]),
+            "leader_reward has shape (0,), not (any,)",
+        ),
+        (
+            lambda: tb.problems.bandit(leader_reward=[[0.0, 1.0]]),
+            "leader_reward has shape (1, 2), not (any,)",
+        ),
+        (
+            lambda: tb.problems.bandit(leader_reward=[0.0, np.nan]),
+            "leader_reward[1] is nan, not a finite number",
+        ),
+        (
+            lambda: tb.problems.bandit(temperature=-1.0),
+            "temperature is -1.0, not a positive finite number",
+        ),
+        (lambda: tb.problems.two_state(wage=np.nan), "wage is nan, not a finite number"),
+        (lambda: tb.problems.two_state(wage=-np.inf), "wage is -inf, not a finite number"),
+        (lambda: tb.problems.two_state(wage="1"), "wage has dtype <U1; real numbers are needed"),
+        (
+            lambda: tb.problems.two_state(leader_discount=1.0),
+            "leader_discount is 1.0, not in [0, 1)",
+        ),
+    ],
+)
+def test_bad_settings_of_named_problems_are_refused_by_name(make, message):
+    with refused(message):
+        make()

@@ -1,0 +1,409 @@
+"""Sampling: errors, conventions, frequencies against exact laws; and the SARSA critic."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import tabular_bilevel as tb
+
+# A correct sampler fails the test of frequencies with at most this probability over all its cells:
+# exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.
+FALSE_ALARM_RATE = 1e-6
+
+# Sums of a few products of numbers of the size of 1.
+ROUNDING = 1e-12
+
+
+def at_some_theta(problem):
+    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
+
+
+def patchy():
+    """States that lack actions, and pairs that may end the episode."""
+    rng = np.random.default_rng(5)
+    base = tb.problems.garnet(n_states=5, n_actions=3, branching=3, temperature=0.5, rng=rng).base
+    available = rng.random((5, 3)) < 0.6
+    available[:, 1] |= ~available.any(axis=1)
+    termination = np.where(rng.random((5, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (5, 3)))
+    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
+    return base.replace(
+        transition=dense.reshape(5, 3, 5), termination=termination, available=available
+    )
+
+
+MODELS = {
+    "garnet": at_some_theta(tb.problems.garnet(n_states=5, temperature=1.0, rng=2)),
+    "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
+    "game": at_some_theta(tb.problems.random_game(n_states=3, rng=4)),
+    "patchy": patchy(),
+    "two-state": at_some_theta(tb.problems.two_state()),
+}
+
+each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+
+
+def sample(model, *, count=50, horizon=6, rng=0, policy=None):
+    chosen = tb.solve_follower(model).policy if policy is None else policy
+    return tb.sample_trajectories(model, chosen, count=count, horizon=horizon, rng=rng)
+
+
+def same(one, other):
+    names = ("states", "actions", "next_states", "follower_reward", "leader_reward", "lengths")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+# ---------------------------------------------------------------- conventions
+
+
+@each_model
+def test_beyond_the_end_there_is_padding(model):
+    drawn = sample(model, horizon=9)
+    assert drawn.count == 50
+    assert drawn.states.shape == (50, drawn.lengths.max())
+    np.testing.assert_array_equal(drawn.mask.sum(axis=1), drawn.lengths)
+    assert drawn.mask[:, 0].all()
+    for name in ("states", "actions", "next_states"):
+        assert (getattr(drawn, name)[~drawn.mask] == -1).all()
+    for name in ("states", "actions"):
+        assert (getattr(drawn, name)[drawn.mask] >= 0).all()
+    for name in ("follower_reward", "leader_reward"):
+        table, earned = getattr(model, name), getattr(drawn, name)
+        assert (earned[~drawn.mask] == 0.0).all()
+        pairs = drawn.states[drawn.mask], drawn.actions[drawn.mask]
+        np.testing.assert_array_equal(earned[drawn.mask], table[pairs])
+    for name in ("states", "actions", "next_states", "follower_reward", "leader_reward", "lengths"):
+        assert not getattr(drawn, name).flags.writeable
+
+
+@each_model
+def test_a_step_starts_where_the_one_before_led(model):
+    drawn = sample(model, horizon=9)
+    later = drawn.mask[:, 1:]
+    np.testing.assert_array_equal(drawn.next_states[:, :-1][later], drawn.states[:, 1:][later])
+    # inside a trajectory nothing ends
+    assert (drawn.next_states[:, :-1][later] >= 0).all()
+
+
+@each_model
+def test_what_is_not_cut_has_ended(model):
+    drawn = sample(model, horizon=9)
+    last = drawn.next_states[np.arange(50), drawn.lengths - 1]
+    np.testing.assert_array_equal(drawn.terminated, last == -1)
+    assert (drawn.lengths[~drawn.terminated] == 9).all()
+
+
+@each_model
+def test_only_possible_steps_are_drawn(model):
+    policy = tb.solve_follower(model).policy
+    drawn = sample(model, count=500)
+    dense = model.transition.toarray()
+    for s, a, following in zip(
+        drawn.states[drawn.mask],
+        drawn.actions[drawn.mask],
+        drawn.next_states[drawn.mask],
+        strict=True,
+    ):
+        assert policy[s, a] > 0.0
+        row = dense[s * model.n_actions + a]
+        assert (row[following] if following >= 0 else model.termination[s, a]) > 0.0
+
+
+@pytest.mark.parametrize(("horizon", "longest"), [(1, 1), (3, 3), (4, 4), (1000, 4)])
+def test_the_horizon_cuts_and_columns_end_with_the_longest(horizon, longest):
+    drawn = sample(MODELS["layered"], horizon=horizon)  # of depth 4
+    assert drawn.states.shape == (50, longest)
+    assert (drawn.lengths == longest).all()
+    assert (drawn.terminated == (horizon >= 4)).all()
+
+
+def test_a_sample_says_its_sizes():
+    assert str(sample(MODELS["layered"], count=3, horizon=9)) == (
+        "Trajectories: 3, 12 steps, longest 4, 3 ended by themselves"
+    )
+    assert str(sample(MODELS["layered"], count=3, horizon=2)) == (
+        "Trajectories: 3, 6 steps, longest 2, 0 ended by themselves"
+    )
+
+
+# ---------------------------------------------------------------- randomness
+
+
+@each_model
+def test_the_same_seed_gives_the_same_sample(model):
+    one = sample(model, rng=7)
+    assert same(one, sample(model, rng=7))
+    assert same(one, sample(model, rng=np.int32(7)))
+    assert same(one, sample(model, rng=np.random.default_rng(7)))
+    assert not same(one, sample(model, rng=8))
+
+
+@each_model
+def test_a_generator_advances_by_one_number_a_start_and_two_a_step(model):
+    rng, other = np.random.default_rng(7), np.random.default_rng(7)
+    first, second = sample(model, rng=rng), sample(model, rng=rng)
+    assert not same(first, second)
+    other.random(first.count + 2 * first.lengths.sum())
+    assert same(second, sample(model, rng=other))
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
+def test_the_policy_is_not_changed_and_need_not_be_an_array_of_floats():
+    model = tb.problems.two_state().base
+    policy = [[0, 1], [1, 0]]
+    drawn = sample(model, policy=policy, horizon=3)
+    assert policy == [[0, 1], [1, 0]]
+    assert (drawn.actions[:, 0] == 1).all()
+    given = np.array(policy, dtype=np.float32)
+    assert same(drawn, sample(model, policy=given, horizon=3))
+    assert given.flags.writeable
+
+
+# ---------------------------------------------------------------- frequencies
+
+
+def exact_law(model, policy, horizon):
+    """P(s_t, a_t, s_{t+1}) for each t; the last column is the end."""
+    kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, -1)
+    steps = np.concatenate([kernel, model.termination[:, :, None]], axis=2)
+    state, law = model.initial, []
+    for _ in range(horizon):
+        law.append(state[:, None, None] * policy[:, :, None] * steps)
+        state = law[-1].sum(axis=(0, 1))[:-1]
+    return np.array(law)
+
+
+def smallest_chance(drawn, law):
+    """Probability of the least likely count, times the number of cells."""
+    counts = np.zeros(law.shape, int)
+    steps = np.broadcast_to(np.arange(drawn.states.shape[1]), drawn.states.shape)
+    columns = (drawn.states, drawn.actions, drawn.next_states)  # -1 is the last column, the end
+    np.add.at(counts, tuple(c[drawn.mask] for c in (steps, *columns)), 1)
+    law = np.minimum(law, 1.0)
+    tail = np.minimum(
+        stats.binom.cdf(counts, drawn.count, law), stats.binom.sf(counts - 1, drawn.count, law)
+    )
+    return float(2.0 * tail.min() * tail.size)
+
+
+@each_model
+def test_frequencies_are_those_of_the_exact_law(model):
+    policy = tb.solve_follower(model).policy
+    law = exact_law(model, policy, 6)
+    drawn = sample(model, count=100_000)
+    assert smallest_chance(drawn, law) > FALSE_ALARM_RATE
+
+
+@each_model
+def test_the_exact_law_has_the_evaluations_occupancy(model):
+    response = tb.solve_follower(model)
+    law = exact_law(model, response.policy, 6).sum(axis=(2, 3))
+    discounted = model.leader_discount ** np.arange(6) @ law
+    exact = tb.evaluate_leader(model, response, horizon=6).occupancy
+    assert np.abs(discounted - exact).max() <= ROUNDING
+
+
+SLIGHTLY_OTHER = {
+    "temperature": lambda model: {"temperature": 1.1 * model.temperature},
+    "kernel": lambda model: {
+        "transition": 0.97 * model.transition,
+        "termination": 1.0 - 0.97 * model.row_mass,
+    },
+    "start": lambda model: {"initial": 0.97 * model.initial + 0.03 * np.eye(model.n_states)[0]},
+}
+
+
+@pytest.mark.parametrize("change", SLIGHTLY_OTHER.values(), ids=SLIGHTLY_OTHER)
+def test_frequencies_of_a_slightly_different_law_are_noticed(change):
+    model = MODELS["patchy"]
+    law = exact_law(model, tb.solve_follower(model).policy, 6)
+    drawn = sample(model.replace(**change(model)), count=100_000)
+    assert smallest_chance(drawn, law) < FALSE_ALARM_RATE
+
+
+# ---------------------------------------------------------------- errors
+
+HALVES = np.array([[0.5, 0.5], [1.0, 0.0]])
+
+
+def put(index, number):
+    copy = HALVES.copy()
+    copy[index] = number
+    return copy
+
+
+REFUSED = {
+    "policy too small": ({"policy": put((0, 1), 0.3)}, "policy[0] sums to 0.8, not 1"),
+    "policy too large": ({"policy": put((0, 1), 0.75)}, "policy[0] sums to 1.25, not 1"),
+    "policy negative": (
+        {"policy": put(0, [1.5, -0.5])},
+        "policy[0, 1] is -0.5, not a probability",
+    ),
+    "policy nan": ({"policy": put((1, 0), np.nan)}, "policy[1, 0] is nan, not a finite number"),
+    "policy inf": ({"policy": put((1, 0), np.inf)}, "policy[1, 0] is inf, not a finite number"),
+    "policy of an unavailable action": (
+        {"policy": put(1, [0.75, 0.25])},
+        "policy[1, 1] is 0.25 for an unavailable action",
+    ),
+    "policy of another shape": (
+        {"policy": HALVES[:1]},
+        "policy has shape (1, 2), not (2, 2)",
+    ),
+    "policy of one axis": ({"policy": HALVES[0]}, "policy has shape (2,), not (2, 2)"),
+    "policy complex": (
+        {"policy": HALVES + 0j},
+        "policy has dtype complex128; real numbers are needed",
+    ),
+    "policy of bools": (
+        {"policy": HALVES == 1.0},
+        "policy has dtype bool; real numbers are needed",
+    ),
+    "policy ragged": (
+        {"policy": [[0.5, 0.5], [1.0]]},
+        "policy is not a rectangular array of numbers",
+    ),
+    "no policy": ({"policy": None}, "policy has dtype object; real numbers are needed"),
+    "no trajectories": ({"count": 0}, "count is 0, not a positive whole number"),
+    "negative count": ({"count": -3}, "count is -3, not a positive whole number"),
+    "half a trajectory": ({"count": 2.5}, "count is 2.5, not a positive whole number"),
+    "count of bool": ({"count": True}, "count is True, not a positive whole number"),
+    "count of none": ({"count": None}, "count is None, not a positive whole number"),
+    "count a list": ({"count": [2]}, "count is [2], not a positive whole number"),
+    "no steps": ({"horizon": 0}, "horizon is 0, not a positive whole number"),
+    "negative horizon": ({"horizon": -1}, "horizon is -1, not a positive whole number"),
+    "horizon of float": ({"horizon": 3.0}, "horizon is 3.0, not a positive whole number"),
+    "horizon inf": ({"horizon": np.inf}, "horizon is inf, not a positive whole number"),
+    "negative seed": (
+        {"rng": -1},
+        "rng is -1, not a numpy Generator or a seed of at least 0",
+    ),
+    "seed of float": (
+        {"rng": 1.0},
+        "rng is 1.0, not a numpy Generator or a seed of at least 0",
+    ),
+    "seed of bool": (
+        {"rng": True},
+        "rng is True, not a numpy Generator or a seed of at least 0",
+    ),
+    "no seed": ({"rng": None}, "rng is None, not a numpy Generator or a seed of at least 0"),
+    "seed of text": ({"rng": "0"}, "rng is '0', not a numpy Generator or a seed of at least 0"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_settings_are_refused_by_name_and_number(changes, message):
+    settings = {"policy": HALVES, "count": 2, "horizon": 3, "rng": 0, **changes}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.sample_trajectories(tb.problems.two_state().base, **settings)
+
+
+def test_the_old_random_state_is_refused():
+    with pytest.raises(ValueError, match=r"^rng is RandomState.* not a numpy Generator"):
+        sample(MODELS["layered"], rng=np.random.RandomState(0))
+
+
+def test_randomness_has_no_default():
+    with pytest.raises(TypeError, match="rng"):
+        tb.sample_trajectories(tb.problems.two_state().base, HALVES, count=2, horizon=3)
+
+
+# ---------------------------------------------------------------- critics
+
+
+def learn(critic, model, drawn, *, rng=0):
+    response = tb.solve_follower(model)
+    return critic.action_value(model, response, drawn, np.random.default_rng(rng))
+
+
+def test_the_exact_critic_is_the_evaluation():
+    model = MODELS["patchy"]
+    exact = tb.evaluate_leader(model, tb.solve_follower(model)).action_value
+    np.testing.assert_array_equal(learn(tb.ExactCritic(), model, sample(model)), exact)
+
+
+def test_sarsa_learns_a_model_without_chance_exactly():
+    # one action, one successor: every target is a number, and a sweep at step size 1 carries the
+    # values at least one layer back
+    model = tb.problems.layered(depth=4, width=3, n_actions=1, branching=1).base
+    exact = tb.evaluate_leader(model, tb.solve_follower(model)).action_value
+    drawn = sample(model, count=200)
+    visited = np.unique(drawn.states)
+    learnt = learn(tb.SarsaCritic(step_size=1.0, sweeps=4), model, drawn)
+    assert np.abs(learnt - exact)[visited].max() <= ROUNDING
+    assert (np.delete(learnt, visited, axis=0) == 0.0).all()
+
+
+# With step size alpha an entry of the table wanders about its mean with the deviation of its target
+# times sqrt(alpha / 2), 0.022 at alpha = 0.001; the sampling error of MIN_VISITS visits adds 0.016.
+# Six times their sum also covers what later layers hand on, and the largest of 12 entries.
+MIN_VISITS = 4000
+SARSA_TOLERANCE = 6 * (np.sqrt(0.001 / 2) + 1 / np.sqrt(MIN_VISITS))
+
+
+def test_sarsa_comes_near_the_exact_action_values():
+    model = tb.problems.layered(depth=3, width=2, temperature=2.0, rng=4).base
+    response = tb.solve_follower(model)
+    exact = tb.evaluate_leader(model, response).action_value
+    ahead = exact - model.leader_reward
+    squares = model.next_value((response.policy * (model.leader_discount * exact) ** 2).sum(axis=1))
+    deviation = np.sqrt((squares - ahead**2).max())
+    drawn = sample(model, count=40_000)
+    visits = np.zeros(exact.shape, int)
+    np.add.at(visits, (drawn.states[drawn.mask], drawn.actions[drawn.mask]), 1)
+    assert visits.min() >= MIN_VISITS
+    learnt = learn(tb.SarsaCritic(step_size=0.001, sweeps=5), model, drawn)
+    assert np.abs(learnt - exact).max() <= SARSA_TOLERANCE * deviation
+    # no idle bound: the rewards alone are farther off
+    assert np.abs(model.leader_reward - exact).max() > 3.0 * SARSA_TOLERANCE * deviation
+
+
+def test_sarsa_passes_over_the_last_step_of_a_cut_trajectory():
+    model = tb.problems.layered(depth=3, width=1, n_actions=1, branching=1).base
+    drawn = sample(model, count=5, horizon=2)
+    learnt = learn(tb.SarsaCritic(step_size=1.0, sweeps=2), model, drawn)
+    np.testing.assert_array_equal(learnt, [[model.leader_reward[0, 0]], [0.0], [0.0]])
+
+
+def test_sarsa_repeats_itself_with_the_same_randomness():
+    model = MODELS["patchy"]
+    drawn = sample(model)
+    critic = tb.SarsaCritic()
+    one = learn(critic, model, drawn, rng=1)
+    np.testing.assert_array_equal(one, learn(critic, model, drawn, rng=1))
+    assert (one != learn(critic, model, drawn, rng=2)).any()
+    assert (one[~model.available] == 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_size": 0.0}, "step_size is 0.0, not in (0, 1]"),
+        ({"step_size": -0.1}, "step_size is -0.1, not in (0, 1]"),
+        ({"step_size": 1.1}, "step_size is 1.1, not in (0, 1]"),
+        ({"step_size": np.nan}, "step_size is nan, not in (0, 1]"),
+        ({"step_size": np.inf}, "step_size is inf, not in (0, 1]"),
+        ({"sweeps": 0}, "sweeps is 0, not a positive whole number"),
+        ({"sweeps": -1}, "sweeps is -1, not a positive whole number"),
+        ({"sweeps": 1.5}, "sweeps is 1.5, not a positive whole number"),
+        ({"sweeps": True}, "sweeps is True, not a positive whole number"),
+        ({"sweeps": None}, "sweeps is None, not a positive whole number"),
+        ({"step_size": "0.1"}, "step_size has dtype <U3; real numbers are needed"),
+        ({"step_size": None}, "step_size has dtype object; real numbers are needed"),
+        ({"step_size": True}, "step_size has dtype bool; real numbers are needed"),
+        ({"step_size": [0.5]}, "step_size has shape (1,); one number is needed"),
+        ({"step_size": np.array([0.5])}, "step_size has shape (1,); one number is needed"),
+    ],
+)
+def test_bad_settings_of_sarsa_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.SarsaCritic(**settings)
+
+
+@pytest.mark.parametrize("step_size", [1, 1.0, 1e-300, np.float32(0.5)])
+def test_step_sizes_up_to_one_are_accepted(step_size):
+    model = MODELS["layered"]
+    critic = tb.SarsaCritic(step_size=step_size)
+    assert np.isfinite(learn(critic, model, sample(model))).all()
