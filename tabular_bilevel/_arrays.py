@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoolArray", "ComplexArray", "FloatArray", "IntArray", "grouped_sums", "read_only"]
+__all__ = [
+    "BoolArray",
+    "ComplexArray",
+    "FloatArray",
+    "IntArray",
+    "centred",
+    "grouped_sums",
+    "read_only",
+]
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -24,3 +32,13 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
     """Add up the weights of each group 0, ..., n_groups - 1."""
     return np.asarray(np.bincount(group, weights, minlength=n_groups), dtype=np.float64)
+
+
+def centred(table: FloatArray, policy: FloatArray) -> FloatArray:
+    """Subtract from each row its mean under the policy, shapes (S, A).
+
+    Twice: what rounding leaves of the mean the first time is no zero-mean quantity, and would be
+    amplified by 1 / (1 - discount) in whatever solve follows.
+    """
+    once = table - (policy * table).sum(axis=1, keepdims=True)
+    return np.asarray(once - (policy * once).sum(axis=1, keepdims=True))

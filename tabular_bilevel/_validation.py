@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ __all__ = [
     "as_array",
     "as_discount",
     "as_distribution",
+    "as_finite",
     "as_generator",
-    "as_temperature",
+    "as_positive",
     "as_theta",
     "entry",
     "finite_array",
@@ -120,6 +122,14 @@ def as_real(name: str, value: npt.ArrayLike) -> float:
     return float(to_float64(array))
 
 
+def as_finite(name: str, value: npt.ArrayLike) -> float:
+    """Convert a finite scalar."""
+    number = as_real(name, value)
+    if not np.isfinite(number):
+        raise ValueError(f"{name} is {number}, not a finite number")
+    return number
+
+
 def as_discount(name: str, value: npt.ArrayLike) -> float:
     """Convert a discount, in [0, 1)."""
     number = as_real(name, value)
@@ -128,8 +138,8 @@ def as_discount(name: str, value: npt.ArrayLike) -> float:
     return number
 
 
-def as_temperature(name: str, value: npt.ArrayLike) -> float:
-    """Convert a temperature, positive and finite."""
+def as_positive(name: str, value: npt.ArrayLike) -> float:
+    """Convert a positive finite scalar."""
     number = as_real(name, value)
     if not (np.isfinite(number) and number > 0.0):
         raise ValueError(f"{name} is {number}, not a positive finite number")
@@ -151,10 +161,13 @@ def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "thet
 
 def positive_integer(name: str, value: object) -> int:
     """Convert a whole number of at least 1."""
-    number = np.asarray(value)
-    if number.ndim != 0 or number.dtype.kind not in "iu" or int(number) < 1:
+    try:
+        number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"{name} is {value}, not a positive whole number")
-    return int(number)
+    return number
 
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._validation import as_real, positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.model import Model
@@ -67,7 +67,7 @@ class SarsaCritic:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
-        if not 0.0 < self.step_size <= 1.0:
+        if not 0.0 < as_real("step_size", self.step_size) <= 1.0:
             raise ValueError(f"step_size is {self.step_size}, not in (0, 1]")
 
     def action_value(

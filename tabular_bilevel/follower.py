@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._validation import as_positive, positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
@@ -131,6 +131,7 @@ class PolicyIteration:
             If `max_iterations` steps do not reach the tolerance.
         """
         limit = positive_integer("max_iterations", self.max_iterations)
+        as_positive("tolerance", self.tolerance)
         value = np.zeros(model.n_states)
         reached: Response | None = None
         for iteration in range(limit + 1):
@@ -191,6 +192,7 @@ class ValueIteration:
         from tabular_bilevel import _kernels
 
         limit = positive_integer("max_iterations", self.max_iterations)
+        as_positive("tolerance", self.tolerance)
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = np.zeros(model.n_states), np.empty(model.n_states)

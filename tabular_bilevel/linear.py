@@ -50,13 +50,15 @@ class LinearSystem(Protocol):
 
 class _Dense:
     def __init__(self, matrix: FloatArray) -> None:
-        self._factors = scipy.linalg.lu_factor(matrix, overwrite_a=True, check_finite=False)
+        # The transpose is dominant by columns, so that LAPACK's pivoting leaves it as it is: the
+        # factors keep their signs, occupancies are not negative, and 0 where no path leads.
+        self._factors = scipy.linalg.lu_factor(matrix.T, overwrite_a=True, check_finite=False)
 
     def solve(self, b: FloatArray) -> FloatArray:
-        return np.asarray(scipy.linalg.lu_solve(self._factors, b, check_finite=False))
+        return np.asarray(scipy.linalg.lu_solve(self._factors, b, trans=1, check_finite=False))
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return np.asarray(scipy.linalg.lu_solve(self._factors, b, trans=1, check_finite=False))
+        return np.asarray(scipy.linalg.lu_solve(self._factors, b, check_finite=False))
 
 
 class _Sparse:

@@ -17,7 +17,7 @@ from tabular_bilevel._validation import (
     as_array,
     as_discount,
     as_distribution,
-    as_temperature,
+    as_positive,
     entry,
     finite_array,
     first,
@@ -146,7 +146,7 @@ temperature 0.1
             available=read_only(mask),
             follower_discount=as_discount("follower_discount", follower_discount),
             leader_discount=as_discount("leader_discount", leader_discount),
-            temperature=as_temperature("temperature", temperature),
+            temperature=as_positive("temperature", temperature),
         )
         largest = float(model.row_mass.max())
         for name, discount in (

@@ -14,7 +14,14 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import FloatArray, IntArray, grouped_sums, read_only
-from tabular_bilevel._validation import as_theta, finite_array, positive_integer, require_real_dtype
+from tabular_bilevel._validation import (
+    as_finite,
+    as_theta,
+    entry,
+    finite_array,
+    positive_integer,
+    require_real_dtype,
+)
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.sensitivities import Sensitivities
 
@@ -159,8 +166,8 @@ class FeatureProblem:
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
         shape = base.follower_reward.shape
-        follower_reward = base.follower_reward + (self.follower_reward @ theta).reshape(shape)
-        leader_reward = base.leader_reward + (self.leader_reward @ theta).reshape(shape)
+        follower_reward = base.follower_reward + _times(self.follower_reward, theta).reshape(shape)
+        leader_reward = base.leader_reward + _times(self.leader_reward, theta).reshape(shape)
         if self.transition.nnz == self.initial.nnz == 0:
             return base.with_rewards(follower_reward, leader_reward)
         return base.replace(
@@ -225,7 +232,7 @@ class FeatureProblem:
         base = self.base
         return _tilt(
             base.transition.data,
-            self.transition @ theta,
+            _times(self.transition, theta),
             base.entry_row,
             base.row_mass.ravel(),
         )
@@ -233,7 +240,7 @@ class FeatureProblem:
     def _start(self, theta: FloatArray) -> FloatArray:
         base = self.base.initial
         one_row = np.zeros(base.size, dtype=np.int64)
-        return _tilt(base, self.initial @ theta, one_row, np.array([base.sum()]))
+        return _tilt(base, _times(self.initial, theta), one_row, np.array([base.sum()]))
 
     def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
         """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
@@ -284,7 +291,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("n_parameters", self.n_parameters)
-        finite_array("total", self.total, ())
+        as_finite("total", self.total)
 
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
@@ -352,7 +359,7 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array | None:
     name = f"{table} features"
     if sp.issparse(matrix):
         require_real_dtype(name, matrix.dtype)
-        if matrix.ndim != 2 or matrix.shape[0] != n_rows:
+        if matrix.ndim != 2 or matrix.shape[0] != n_rows or matrix.shape[1] == 0:
             raise ValueError(f"{name} has shape {matrix.shape}, not ({n_rows}, any)")
         features = sp.csr_array(matrix, dtype=np.float64, copy=True)
         features.sum_duplicates()
@@ -362,6 +369,18 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array | None:
     for array in (features.data, features.indices, features.indptr):
         read_only(array)
     return features
+
+
+def _times(features: sp.csr_array, theta: FloatArray) -> FloatArray:
+    """Multiply features with theta; an overflow is theta's fault."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = np.asarray(features @ theta)
+    if not np.isfinite(product).all():
+        largest = int(np.argmax(np.abs(theta)))
+        raise ValueError(
+            f"{entry('theta', (largest,))} is {theta[largest]}: features times theta overflow"
+        )
+    return product
 
 
 def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray) -> FloatArray:

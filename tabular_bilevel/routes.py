@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import ComplexArray, FloatArray
+from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
 from tabular_bilevel._validation import as_theta, finite_array, positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
@@ -81,13 +81,13 @@ def forward_gradient(
         own = tangent.follower_reward + model.follower_discount * _moved(model, tangent, value)
         slope = follower.solve((policy * own).sum(axis=1))
         action_slope = own + model.follower_discount * model.next_value(slope)
-        policy_slope = policy * (action_slope - slope[:, None]) / model.temperature
+        policy_slope = policy * centred(action_slope, policy) / model.temperature
 
         if horizon is None:
             ahead = tangent.leader_reward + model.leader_discount * _moved(
                 model, tangent, evaluation.value
             )
-            change = (policy_slope * evaluation.action_value + policy * ahead).sum(axis=1)
+            change = (policy_slope * evaluation.advantage + policy * ahead).sum(axis=1)
             leader_slope = leader.solve(change)
         else:
             leader_slope = _leader_slope(model, tangent, policy, policy_slope, horizon)
@@ -286,8 +286,9 @@ def _leader_slope(
 # Far below any rounding, far above underflow when multiplied by small numbers.
 COMPLEX_STEP = 1e-100
 
-# Newton's method is exact in the imaginary part from a solved real one; what is left is rounding.
-COMPLEX_TOLERANCE = 1e-11
+# Newton's method is exact in the imaginary part from a solved real one; what is left is rounding,
+# amplified by the solve.
+COMPLEX_TOLERANCE = 1e-12
 
 
 def _complex_derivative(
@@ -313,13 +314,15 @@ def _complex_derivative(
         weights = np.exp(exponents)
         total = weights.sum(axis=1)
         policy = weights / total[:, None]
+        # the imaginary parts add up to 0, as do changes of probabilities, and not just nearly
+        policy -= 1j * policy.real * policy.imag.sum(axis=1, keepdims=True)
         gap = real + model.temperature * np.log(total) - value
         system = discounted_system(policy_transition(kernel, policy), model.follower_discount)
         step = system.solve(gap)
         value = value + step
         # a direction that changes nothing leaves rounding noise of the value itself
         size = np.abs(value.imag).max() + COMPLEX_STEP * np.abs(value.real).max()
-        if np.abs(step.imag).max() <= COMPLEX_TOLERANCE * size:
+        if np.abs(step.imag).max() * (1.0 - model.follower_discount) <= COMPLEX_TOLERANCE * size:
             break
     else:
         raise ConvergenceError(

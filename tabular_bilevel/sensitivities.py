@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, grouped_sums, read_only
+from tabular_bilevel._arrays import FloatArray, centred, grouped_sums, read_only
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_system
@@ -193,8 +193,7 @@ def indirect_sensitivities(
         policy.size,
     ).reshape(policy.shape)
     weighted = evaluation.occupancy[:, None] * model.leader_reward + model.leader_discount * ahead
-    advantage = weighted - (policy * weighted).sum(axis=1, keepdims=True)
-    source = policy * advantage / model.temperature
+    source = policy * centred(weighted, policy) / model.temperature
     system = policy_system(model, policy, discount)
     arrivals = system.solve_transposed(discount * model.arrivals(source))
     influence = source + policy * arrivals[:, None]

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tabular_bilevel._arrays import BoolArray, FloatArray
-from tabular_bilevel._validation import as_discount, as_real, as_temperature, positive_integer
+from tabular_bilevel._validation import as_discount, as_positive, as_real, positive_integer
 from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
@@ -492,8 +492,8 @@ def _scalars(
     """Discounts and temperature: round numbers of the ranges, and the ranges' ends."""
     least = as_discount("min_discount", min_discount)
     most = as_discount("max_discount", max_discount)
-    coldest = as_temperature("min_temperature", min_temperature)
-    hottest = as_temperature("max_temperature", max_temperature)
+    coldest = as_positive("min_temperature", min_temperature)
+    hottest = as_positive("max_temperature", max_temperature)
     _require_range("discount", least, most)
     _require_range("temperature", coldest, hottest)
     between = [1.0 - 2.0**-k for k in range(LARGEST_EXPONENT) if least < 1.0 - 2.0**-k < most]

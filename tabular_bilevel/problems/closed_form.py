@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import scipy.optimize
+import scipy.special
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_theta, finite_array
+from tabular_bilevel._validation import as_finite, as_theta, finite_array
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
 
@@ -130,7 +131,7 @@ def two_state(
     transition = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.0, 0.0]]])
     base = Model.from_tables(
         transition=transition,
-        follower_reward=[[0.0, 0.0], [wage, -np.inf]],
+        follower_reward=[[0.0, 0.0], [as_finite("wage", wage), -np.inf]],
         leader_reward=[[0.0, 0.0], [1.0, 0.0]],
         initial=[1.0, 0.0],
         follower_discount=follower_discount,
@@ -185,7 +186,7 @@ def two_state_closed_form(
     """
     pay, logit = as_theta(theta, 2)
     beta, gamma, delta = temperature, follower_discount, leader_discount
-    p = 1.0 / (1.0 + np.exp(-logit))
+    p = scipy.special.expit(logit)
     D, E = 1.0 - gamma * (1.0 - p), 1.0 - delta * (1.0 - p)
 
     def exponents(value: float) -> tuple[float, float]:
@@ -200,7 +201,7 @@ def two_state_closed_form(
         rtol=4.0 * np.finfo(np.float64).eps,
     )
     stay, leave = exponents(V)
-    pi = 1.0 / (1.0 + np.exp(leave - stay))
+    pi = scipy.special.expit(stay - leave)
 
     # dW = k dV + c dp;  rows: derivatives with respect to theta_0 and theta_1
     k, c = gamma * p / D, gamma * (V * (1.0 - gamma) - wage) / D**2

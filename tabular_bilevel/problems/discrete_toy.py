@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tabular_bilevel._validation import as_real
+from tabular_bilevel._validation import as_finite
 from tabular_bilevel.markov_game import MarkovGame
 
 __all__ = ["discrete_toy"]
@@ -38,7 +38,7 @@ def discrete_toy(reward: float = 1.0) -> MarkovGame:
     >>> round(tb.objective(tb.problems.discrete_toy(), [0.0] * 6, horizon=150), 3)
     0.481
     """
-    lure = as_real("reward", reward)
+    lure = as_finite("reward", reward)
     in_s, in_a, in_b = 0, 1, 2
     to_s, to_a, to_b = 0, 1, 2
     following = np.empty((3, 2, 3), dtype=np.int64)  # state, leader's action, follower's action

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tabular_bilevel._validation import as_real
+from tabular_bilevel._validation import as_finite
 from tabular_bilevel.problem import Budget, FeatureProblem, Reparametrised
 from tabular_bilevel.problems.grid_world import cell_features, grid_kernel, grid_model
 
@@ -68,7 +68,7 @@ def four_rooms(
     >>> round(tb.objective(tb.problems.four_rooms(), [0.0] * 105), 8)
     -0.74064441
     """
-    price = as_real("penalty", penalty)
+    price = as_finite("penalty", penalty)
     free = np.array([[cell == " " for cell in row] for row in LAYOUT.split("\n")[1:-1]])
     kernel, cells = grid_kernel(free, slip=slip)
     number = {(int(i), int(j)): state for state, (i, j) in enumerate(cells)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from os import PathLike
 from pathlib import Path
 
@@ -164,7 +165,11 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
         if not parts or parts[0] != word:
             raise ValueError(f"{name}, line {number + 1}: '{word}' is missing")
         if word in ("height", "width"):
-            if len(parts) != 2 or not parts[1].isdecimal() or int(parts[1]) < 1:
+            if (
+                len(parts) != 2
+                or not (parts[1].isascii() and parts[1].isdecimal())
+                or int(parts[1]) < 1
+            ):
                 raise ValueError(f"{name}, line {number + 1}: {word} is no positive integer")
             sizes[word] = int(parts[1])
     rows = [line.rstrip() for line in lines[4:]]
@@ -233,7 +238,10 @@ def grid_kernel(free: BoolArray, *, slip: float) -> tuple[sp.csr_array, IntArray
 def _cell_number(name: str, cell: Cell | None, free: BoolArray, default: int) -> int:
     if cell is None:
         return default
-    row, column = cell
+    try:
+        row, column = map(operator.index, cell)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {cell!r}, not a (row, column) of whole numbers") from None
     inside = 0 <= row < free.shape[0] and 0 <= column < free.shape[1]
     if not inside or not free[row, column]:
         raise ValueError(f"{name} {(row, column)} is not a free cell of the map")

@@ -108,6 +108,7 @@ def layered(
     generator = as_generator(rng)
     n_layers, size = positive_integer("depth", depth), positive_integer("width", width)
     n_states, per_layer = n_layers * size, size * positive_integer("n_actions", n_actions)
+    _require_branching(branching, size)
     blocks = [_random_kernel(generator, per_layer, size, branching) for _ in range(n_layers - 1)]
     moves = sp.csr_array((n_states * n_actions, n_states))
     if blocks:
@@ -185,11 +186,15 @@ def random_game(
     )
 
 
+def _require_branching(branching: int, n_states: int) -> None:
+    if positive_integer("branching", branching) > n_states:
+        raise ValueError(f"branching is {branching}, more than the {n_states} states there are")
+
+
 def _random_kernel(
     rng: np.random.Generator, n_rows: int, n_states: int, branching: int
 ) -> sp.csr_array:
-    if not 1 <= positive_integer("branching", branching) <= n_states:
-        raise ValueError(f"branching is {branching}, more than the {n_states} states there are")
+    _require_branching(branching, n_states)
     columns: IntArray = np.concatenate(
         [rng.choice(n_states, size=branching, replace=False) for _ in range(n_rows)]
     )
