@@ -217,6 +217,11 @@ def test_settings_are_checked(settings, message):
         tb.check_estimator(noisy(), PROBLEM, THETA, **settings)
 
 
+def test_no_parameters_no_check():
+    with pytest.raises(ValueError, match="theta has no entries"):
+        tb.check_estimator(noisy(), PROBLEM, [])
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

@@ -152,7 +152,8 @@ def check_estimator(
     Raises
     ------
     ValueError
-        If an estimate has the wrong shape or is not finite, or a setting is out of range.
+        If an estimate has the wrong shape or is not finite, a setting is out of range, or theta has
+        no entries.
 
     Examples
     --------
@@ -167,6 +168,8 @@ def check_estimator(
     False
     """
     theta = read_only(as_theta(theta))
+    if theta.size == 0:
+        raise ValueError("theta has no entries, so there is no gradient to check")
     count = positive_integer("n_replicates", n_replicates)
     if count < 30:
         raise ValueError(f"n_replicates is {count}, fewer than 30")
