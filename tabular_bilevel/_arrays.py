@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 __all__ = [
     "BoolArray",
@@ -15,6 +16,7 @@ __all__ = [
     "centred",
     "grouped_sums",
     "read_only",
+    "restore_read_only",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,3 +44,14 @@ def centred(table: FloatArray, policy: FloatArray) -> FloatArray:
     """
     once = table - (policy * table).sum(axis=1, keepdims=True)
     return np.asarray(once - (policy * once).sum(axis=1, keepdims=True))
+
+
+def restore_read_only(self: object, state: dict[str, Any]) -> None:
+    """Serve as `__setstate__` of frozen objects: copies and pickles are as read-only as they."""
+    for value in state.values():
+        for array in (getattr(value, part, None) for part in ("data", "indices", "indptr")):
+            if sp.issparse(value) and array is not None:
+                read_only(array)
+        if isinstance(value, np.ndarray):
+            read_only(value)
+    self.__dict__.update(state)

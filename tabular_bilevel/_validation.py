@@ -19,6 +19,7 @@ __all__ = [
     "as_generator",
     "as_positive",
     "as_theta",
+    "distribution_tolerance",
     "entry",
     "finite_array",
     "positive_integer",
@@ -28,6 +29,12 @@ __all__ = [
 # Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
 # a missing successor does not.
 DISTRIBUTION_TOLERANCE = 1e-9
+
+
+def distribution_tolerance(dtype: np.dtype[Any]) -> float:
+    """How far a sum of probabilities of this dtype may be from 1; wider below float64."""
+    coarse = 16.0 * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+    return max(DISTRIBUTION_TOLERANCE, coarse)
 
 
 def entry(name: str, index: tuple[Any, ...]) -> str:
@@ -109,7 +116,7 @@ def as_distribution(name: str, value: npt.ArrayLike, size: int) -> FloatArray:
     """Copy a probability distribution over `size` outcomes."""
     array = real_array(name, value, (size,))
     require_probabilities(name, array)
-    if abs(array.sum() - 1.0) > DISTRIBUTION_TOLERANCE:
+    if abs(array.sum() - 1.0) > distribution_tolerance(as_array(name, value).dtype):
         raise ValueError(f"{name} sums to {array.sum():.12g}, not 1")
     return array
 

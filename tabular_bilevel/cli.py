@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, tb.ConvergenceError) as error:
         print(f"tabular-bilevel: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -154,11 +154,14 @@ def _gradient(options: argparse.Namespace) -> int:
     problem = tb.problems.CATALOGUE[options.problem]()
     try:
         theta = np.load(options.theta)
+        if not isinstance(theta, np.ndarray):
+            raise ValueError("an archive of arrays")
     except (ValueError, EOFError) as error:
         raise ValueError(f"{options.theta} is not an .npy file of numbers") from error
     result = tb.hypergradient(problem, theta, horizon=options.horizon)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
-    np.save(out, result.gradient)
+    with out.open("wb") as file:  # numpy would add a suffix to a name without one
+        np.save(file, result.gradient)
     print(f"J = {result.objective:.12g}")
     print(
         f"gradient: {result.gradient.size} numbers, norm {np.linalg.norm(result.gradient):.6g}, "

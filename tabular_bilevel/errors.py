@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 __all__ = ["CheckFailedError", "ConvergenceError"]
 
 
@@ -20,6 +23,13 @@ class ConvergenceError(RuntimeError):
         super().__init__(message)
         self.residual = residual
         self.iterations = iterations
+
+    def __reduce__(self) -> tuple[Callable[[], ConvergenceError], tuple[()]]:
+        """Survive the way back from a worker process."""
+        remake = partial(
+            ConvergenceError, str(self), residual=self.residual, iterations=self.iterations
+        )
+        return remake, ()
 
 
 class CheckFailedError(AssertionError):

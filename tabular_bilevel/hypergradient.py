@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_theta, entry, first
+from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel._validation import as_theta, finite_array
 from tabular_bilevel.follower import FollowerSolver, Response, solve_follower
 from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.model import Model
@@ -48,6 +48,8 @@ class Hypergradient:
     response: Response = field(repr=False)
     evaluation: Evaluation = field(repr=False)
     sensitivities: Sensitivities = field(repr=False)
+
+    __setstate__ = restore_read_only
 
     def __str__(self) -> str:
         return (
@@ -147,12 +149,4 @@ def pulled_back(
     problem: BilevelProblem, theta: FloatArray, sensitivities: Sensitivities
 ) -> FloatArray:
     """Pull back and check what came: a finite vector as long as theta."""
-    gradient = np.array(problem.pullback(theta, sensitivities), dtype=np.float64)
-    if gradient.shape != theta.shape:
-        raise ValueError(
-            f"pullback returned an array of shape {gradient.shape}; theta has {theta.shape}"
-        )
-    if not np.isfinite(gradient).all():
-        index = first(~np.isfinite(gradient))
-        raise ValueError(f"{entry('pullback returned: gradient', index)} is {gradient[index]}")
-    return gradient
+    return finite_array("pullback(...)", problem.pullback(theta, sensitivities), theta.shape)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
 from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.linear import policy_system
@@ -44,9 +44,11 @@ class Evaluation:
     continuation: FloatArray
     horizon: int | None
 
+    __setstate__ = restore_read_only
+
     @property
     def advantage(self) -> FloatArray:
-        """A_L = Q_L - V_L, shape (S, A)."""
+        """A_L = Q_L - V_L, shape (S, A); without meaning where an action is unavailable."""
         return self.action_value - self.value[:, None]
 
     def __str__(self) -> str:

@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, grouped_sums, read_only
+from tabular_bilevel._arrays import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    grouped_sums,
+    read_only,
+    restore_read_only,
+)
 from tabular_bilevel._validation import (
     as_distribution,
     as_theta,
@@ -79,6 +86,8 @@ temperature 0.05
     termination: FloatArray = field(repr=False)
     available: BoolArray = field(repr=False)
     _form: _Form = field(repr=False)
+
+    __setstate__ = restore_read_only
 
     def __init__(
         self,

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only, restore_read_only
 from tabular_bilevel._validation import (
-    DISTRIBUTION_TOLERANCE,
     as_array,
     as_discount,
     as_distribution,
     as_positive,
+    distribution_tolerance,
     entry,
     finite_array,
     first,
@@ -34,6 +34,8 @@ class Model:
     """A follower's MDP with both players' rewards; frozen, its arrays read-only.
 
     Make one with `Model.from_tables`, which checks its input; theory.md section 1 has the symbols.
+    Entries cannot be assigned to; the attributes of `transition`, which scipy leaves open, should
+    not be either.
 
     Attributes
     ----------
@@ -166,7 +168,8 @@ temperature 0.1
         Parameters
         ----------
         **tables
-            Any argument of `from_tables`.
+            Any argument of `from_tables`. With `available`, an action that becomes available has
+            reward 0 and ends the episode, unless its tables are given, too.
 
         Returns
         -------
@@ -209,6 +212,8 @@ temperature 0.1
             )
         }
         return Model(**{**self._fields(), **rewards})
+
+    __setstate__ = restore_read_only
 
     def _fields(self) -> Mapping[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -336,9 +341,10 @@ def as_transition(
                 f"{name} has shape {transition.shape}, not {(n_rows, n_states)} "
                 "(one row a state and action)"
             )
-        matrix = sp.coo_array(transition, dtype=np.float64)
+        dtype, matrix = transition.dtype, sp.coo_array(transition, dtype=np.float64)
         (rows, columns), data = matrix.coords, matrix.data
     else:
+        dtype = as_array(name, transition).dtype
         dense = real_array(name, transition, (*leading, n_states)).reshape(n_rows, n_states)
         rows, columns = np.nonzero(dense)
         data = dense[rows, columns]
@@ -352,7 +358,7 @@ def as_transition(
     csr.sum_duplicates()
     sums = np.asarray(csr @ np.ones(n_states))
     wanted = 1.0 - termination.ravel()
-    off = used & (np.abs(sums - wanted) > DISTRIBUTION_TOLERANCE)
+    off = used & (np.abs(sums - wanted) > distribution_tolerance(dtype))
     if off.any():
         k = int(np.argmax(off))
         ends = termination.ravel()[k]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, IntArray, grouped_sums, read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, grouped_sums, read_only, restore_read_only
 from tabular_bilevel._validation import (
     as_finite,
     as_theta,
@@ -109,6 +109,8 @@ class FeatureProblem:
     leader_reward: sp.csr_array = field(repr=False)
     transition: sp.csr_array = field(repr=False)
     initial: sp.csr_array = field(repr=False)
+
+    __setstate__ = restore_read_only
 
     def __init__(
         self,

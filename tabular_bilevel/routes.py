@@ -141,10 +141,11 @@ def complex_step_gradient(
     True
     """
     theta, rows = _directions(theta, directions)
+    steps = None if horizon is None else positive_integer("horizon", horizon)
     tangents = _tangents(problem, theta, rows)
     model = problem.model(theta)
     start = solve_follower(model).value
-    return np.array([_complex_derivative(model, t, start, horizon) for t in tangents])
+    return np.array([_complex_derivative(model, t, start, steps) for t in tangents])
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,7 @@ def difference_gradient(
     horizon : int, optional
         Count the leader's rewards of this many steps only.
     step : float
-        Largest step along a direction.
+        Largest step along a direction; made smaller where theta +- step has no model.
     levels : int
         Number of steps.
 
@@ -212,19 +213,30 @@ def difference_gradient(
     count = positive_integer("levels", levels)
     if not (np.isfinite(step) and step > 0.0):
         raise ValueError(f"step is {step}, not a positive finite number")
-    steps = step / 3.0 ** np.arange(count)
+    problem.model(theta)  # if theta itself is bad, say so
+
+    def difference(row: FloatArray, h: float) -> float:
+        above = objective(problem, theta + h * row, horizon=horizon)
+        return (above - objective(problem, theta - h * row, horizon=horizon)) / (2.0 * h)
+
     gradient, error = np.empty(len(rows)), np.empty(len(rows))
     for k, row in enumerate(rows):
-        differences = [
-            (
-                objective(problem, theta + h * row, horizon=horizon)
-                - objective(problem, theta - h * row, horizon=horizon)
-            )
-            / (2.0 * h)
-            for h in steps
-        ]
+        largest = step
+        differences: list[float] = []
+        while not differences:
+            try:
+                differences.append(difference(row, largest))
+            except ValueError:
+                largest /= 3.0
+                if largest < SMALLEST_STEP * step:
+                    raise
+        differences += [difference(row, largest / 3.0**j) for j in range(1, count)]
         gradient[k], error[k] = _extrapolate(differences)
     return DifferenceGradient(gradient=gradient, error=error)
+
+
+# A step that leaves the problem's domain is made smaller, but not below rounding.
+SMALLEST_STEP = 1e-9
 
 
 def _extrapolate(differences: list[float]) -> tuple[float, float]:

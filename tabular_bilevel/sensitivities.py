@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, centred, grouped_sums, read_only
+from tabular_bilevel._arrays import FloatArray, centred, grouped_sums, read_only, restore_read_only
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_system
@@ -39,6 +39,8 @@ class Sensitivities:
     leader_reward: FloatArray
     transition: sp.csr_array
     initial: FloatArray
+
+    __setstate__ = restore_read_only
 
     @classmethod
     def of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only, restore_read_only
 from tabular_bilevel._validation import (
     DISTRIBUTION_TOLERANCE,
     as_generator,
@@ -44,6 +44,8 @@ class Trajectories:
     follower_reward: FloatArray
     leader_reward: FloatArray
     lengths: IntArray
+
+    __setstate__ = restore_read_only
 
     @property
     def count(self) -> int:

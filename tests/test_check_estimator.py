@@ -251,3 +251,23 @@ def test_an_estimate_names_itself():
     estimate = tb.BoltzmannCovariance(n_trajectories=3, horizon=4)(PROBLEM, THETA, rng=0)
     assert str(estimate).endswith("from 3 trajectories of 12 steps in all")
     np.testing.assert_array_equal(estimate.gradient, estimate.direct + estimate.indirect)
+
+
+def test_a_fault_hidden_in_a_coordinate_that_never_moves_does_not_pass():
+    # theta[1] is earned by the leader alone: without the direct term its estimate is 0, always
+    base = tb.problems.bandit(leader_reward=[0.0, 1.0], leader_discount=0.5).base
+    problem = tb.FeatureProblem(
+        base, follower_reward=[[0, 0], [1, 0]], leader_reward=[[0, 0.1], [0, 0.1]]
+    )
+    estimator = tb.BoltzmannCovariance(n_trajectories=1000)
+    fault = tb.planted_faults(estimator)["direct term dropped"]
+    assert tb.check_estimator(estimator, problem, [0.0, 0.0]).passed
+    report = tb.check_estimator(fault, problem, [0.0, 0.0])
+    assert not report.passed
+    assert report.n_unresolved == 1
+
+
+def test_a_report_on_a_target_of_zero_says_so():
+    noise = np.random.default_rng(0).normal(size=(100, 2))
+    report = judge(noise, np.zeros(2), false_alarm_rate=1e-3, power=0.99)
+    assert "the target is 0" in str(report)

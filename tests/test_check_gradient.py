@@ -104,8 +104,8 @@ def test_difference_settings_are_checked():
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (np.zeros(5), r"pullback returned an array of shape \(5,\); theta has \(6,\)"),
-        ([0, 0, np.nan, 0, 0, 0], r"pullback returned: gradient\[2\] is nan"),
+        (np.zeros(5), r"pullback\(\.\.\.\) has shape \(5,\), not \(6,\)"),
+        ([0, 0, np.nan, 0, 0, 0], r"pullback\(\.\.\.\)\[2\] is nan, not a finite number"),
     ],
 )
 def test_a_pullback_that_returns_nonsense_is_named(returned, message):
@@ -140,3 +140,66 @@ def test_no_parameters_no_check():
     problem = OnlyWhatIsNeeded(PROBLEM)
     with pytest.raises(ValueError, match="theta has no entries"):
         tb.check_gradient(problem, [])
+
+
+class OnlyBetweenZeroAndOne:
+    """A problem whose theta is a probability."""
+
+    def model(self, theta):
+        return tb.Model.from_tables(
+            transition=[[[1 - theta[0], theta[0]], [0.5, 0.5]], [[0.3, 0.7], [0.8, 0.2]]],
+            follower_reward=[[0.0, 0.2], [1.0, 0.5]],
+            leader_reward=[[0.0, 1.0], [0.5, 0.0]],
+            initial=[1.0, 0.0],
+            follower_discount=0.9,
+            leader_discount=0.8,
+            temperature=0.5,
+        )
+
+    def pullback(self, theta, sensitivities):
+        change = sensitivities.transition.toarray()[0]
+        return [change[1] - change[0]]
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.95, 0.999])
+def test_steps_stay_in_the_problems_domain(chance):
+    assert tb.check_gradient(OnlyBetweenZeroAndOne(), [chance]).passed
+
+
+def test_a_bad_theta_is_no_matter_of_steps():
+    with pytest.raises(ValueError, match=r"transition\[0, 0, 0\] is -0\.1"):
+        tb.difference_gradient(OnlyBetweenZeroAndOne(), [1.125])
+    with pytest.raises(ValueError, match="not a probability"):
+        tb.difference_gradient(OnlyBetweenZeroAndOne(), [1.0 - 1e-16])
+
+
+def test_a_route_that_does_not_converge_is_left_out_by_name(monkeypatch):
+    def fails(*arguments, **settings):
+        raise tb.ConvergenceError("stuck", residual=1.0, iterations=3)
+
+    monkeypatch.setattr(tb.checks.gradient, "complex_step_gradient", fails)
+    report = tb.check_gradient(PROBLEM, THETA)
+    assert report.passed
+    assert report.skipped == ("complex step: stuck",)
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.5, True])
+@pytest.mark.parametrize(
+    "route", [tb.forward_gradient, tb.complex_step_gradient, tb.difference_gradient]
+)
+def test_every_route_wants_a_whole_number_of_steps(route, horizon):
+    with pytest.raises(ValueError, match=f"horizon is {horizon}, not a positive whole number"):
+        route(PROBLEM, THETA, horizon=horizon)
+
+
+def test_gradients_stay_right_near_discount_one():
+    # eight digits are left of sixteen at 1 - 1e-8; before means were taken off twice, none were
+    discounts = {"follower_discount": 1 - 1e-8, "leader_discount": 1 - 1e-8}
+    problem, theta = tb.problems.two_state(**discounts), [0.2, -0.3]
+    _, exact = tb.problems.two_state_closed_form(theta, **discounts)
+    for gradient in (
+        tb.hypergradient(problem, theta).gradient,
+        tb.forward_gradient(problem, theta),
+        tb.complex_step_gradient(problem, theta),
+    ):
+        np.testing.assert_allclose(gradient, exact, rtol=1e-6)

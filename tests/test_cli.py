@@ -155,3 +155,28 @@ def test_importing_compiles_nothing_and_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_gradient_is_where_it_says(tmp_path, capsys):
+    np.save(tmp_path / "theta.npy", np.zeros(2))
+    place = tmp_path / "no-suffix"
+    arguments = ["gradient", "bandit", "--theta", str(tmp_path / "theta.npy"), "--out", str(place)]
+    assert main(arguments) == 0
+    assert str(place) in capsys.readouterr().out
+    np.testing.assert_allclose(np.load(place), [-0.25, 0.25])
+
+
+def test_an_archive_is_no_theta(tmp_path, capsys):
+    np.savez(tmp_path / "theta.npz", theta=np.zeros(2))
+    assert main(["gradient", "bandit", "--theta", str(tmp_path / "theta.npz")]) == 2
+    assert "theta.npz is not an .npy file of numbers" in capsys.readouterr().err
+
+
+def test_a_solver_that_gives_up_is_no_failed_check(monkeypatch, tmp_path, capsys):
+    def gives_up(*arguments, **settings):
+        raise tb.ConvergenceError("stuck", residual=1.0, iterations=3)
+
+    np.save(tmp_path / "theta.npy", np.zeros(2))
+    monkeypatch.setattr(tb, "hypergradient", gives_up)
+    assert main(["gradient", "bandit", "--theta", str(tmp_path / "theta.npy")]) == 2
+    assert "stuck" in capsys.readouterr().err

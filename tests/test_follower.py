@@ -1,5 +1,8 @@
 """The follower's solvers: closed forms, hard numbers, and what they say when they stop."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -111,3 +114,50 @@ def test_a_horizon_must_be_a_positive_whole_number(horizon):
     response = tb.solve_follower(model)
     with pytest.raises(ValueError, match=f"horizon is {horizon}, not a positive whole number"):
         tb.evaluate_leader(model, response, horizon=horizon)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_reward_that_is_never_earned_costs_no_accuracy(solver):
+    cheap = one_state([1.0, 0.5, -1.0], 0.1, 0.9)
+    dear = one_state([1.0, 0.5, -1e8], 0.1, 0.9)
+    low, high = (tb.solve_follower(model, solver=solver) for model in (cheap, dear))
+    assert high.residual <= 1e-11
+    assert high.value[0] == pytest.approx(low.value[0], rel=1e-8)  # exp(-20) was earned
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("solver", [tb.PolicyIteration, tb.ValueIteration])
+def test_a_tolerance_must_be_a_positive_number(solver, tolerance):
+    with pytest.raises(ValueError, match=f"tolerance is {tolerance}, not a positive finite number"):
+        solver(tolerance=tolerance).solve(one_state([0.0], 1.0, 0.5))
+
+
+def test_a_convergence_error_survives_a_worker_process():
+    error = tb.ConvergenceError("stuck", residual=0.5, iterations=7)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert str(twin) == "stuck"
+        assert (twin.residual, twin.iterations) == (0.5, 7)
+
+
+def test_copies_and_pickles_are_as_read_only_as_they_were():
+    problem = tb.problems.garnet()
+    game = tb.problems.random_game()
+    result = tb.hypergradient(problem, np.zeros(6))
+    sample = tb.sample_trajectories(result.model, result.response.policy, count=2, horizon=3, rng=0)
+    for remake in (copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))):
+        twin = remake(result)
+        for array in (
+            twin.gradient,
+            twin.model.follower_reward,
+            twin.model.transition.data,
+            twin.response.policy,
+            twin.evaluation.value,
+            twin.sensitivities.follower_reward,
+            twin.sensitivities.transition.data,
+            remake(game).follower_reward,
+            remake(game).transition.data,
+            remake(problem).follower_reward.data,
+            remake(sample).states,
+        ):
+            assert not array.flags.writeable
+        np.testing.assert_array_equal(twin.gradient, result.gradient)

@@ -701,3 +701,24 @@ def test_junk_at_available_actions_is_not_ignored():
     mask[0, 1] = False
     with pytest.raises(ValueError, match=re.escape("transition[0, 0, 2] is nan")):
         build(transition=put(KERNEL, (0, 0, 2), np.nan), available=mask)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rows_normalised_in_a_smaller_dtype_are_distributions(dtype):
+    rng = np.random.default_rng(0)
+    weights = rng.random((6, 2, 6)).astype(dtype)
+    kernel = weights / weights.sum(axis=2, keepdims=True)
+    start = (weights[0, 0] / weights[0, 0].sum()).astype(dtype)
+    settings = {
+        "follower_reward": np.zeros((6, 2)),
+        "leader_reward": np.zeros((6, 2)),
+        "follower_discount": 0.9,
+        "leader_discount": 0.9,
+        "temperature": 1.0,
+    }
+    model = tb.Model.from_tables(transition=kernel, initial=start, **settings)
+    assert abs(model.row_mass - 1.0).max() > 1e-9  # stored as given
+    with pytest.raises(ValueError, match="sums to"):
+        tb.Model.from_tables(transition=kernel.astype(float), initial=start, **settings)
+    with pytest.raises(ValueError, match="sums to"):
+        tb.Model.from_tables(transition=kernel * dtype(0.95), initial=start, **settings)

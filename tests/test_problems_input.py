@@ -408,7 +408,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, None])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3"])
 @pytest.mark.parametrize(
     ("family", "size"), [(family, size) for family, sizes in FAMILIES.items() for size in sizes]
 )
@@ -524,3 +524,9 @@ def test_random_families_depend_on_the_seed_alone(family):
 def test_bad_settings_of_named_problems_are_refused_by_name(make, message):
     with refused(message):
         make()
+
+
+def test_small_random_problems_branch_as_far_as_they_can():
+    assert tb.problems.garnet(n_states=2).base.transition.nnz == 2 * 4 * 2
+    assert tb.problems.layered(depth=2, width=1).base.transition.nnz == 2
+    assert tb.problems.random_game(n_states=1).transition.nnz == 6

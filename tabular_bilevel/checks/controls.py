@@ -30,41 +30,26 @@ def no_temperature(experience: Experience) -> Sensitivities:
 
 def no_eligibility(experience: Experience) -> Sensitivities:
     """Let a step influence that step's action only, not the ones before it."""
-    discount = experience.model.leader_discount
-    direct, indirect = sampled_sensitivities(
-        experience, follower_discount=0.0, leader_discount=discount
-    )
+    direct, indirect = sampled_sensitivities(experience, follower_discount=0.0)
     return direct + indirect
 
 
 def follower_discount_for_leader(experience: Experience) -> Sensitivities:
     """Weigh step t by the follower's discount to the t, not the leader's."""
     discount = experience.model.follower_discount
-    direct, indirect = sampled_sensitivities(
-        experience, follower_discount=discount, leader_discount=discount
-    )
+    direct, indirect = sampled_sensitivities(experience, leader_discount=discount)
     return direct + indirect
 
 
 def no_direct_term(experience: Experience) -> Sensitivities:
     """Drop the part that does not go through the follower."""
-    model = experience.model
-    _, indirect = sampled_sensitivities(
-        experience,
-        follower_discount=model.follower_discount,
-        leader_discount=model.leader_discount,
-    )
+    _, indirect = sampled_sensitivities(experience)
     return indirect
 
 
 def correct(experience: Experience) -> Sensitivities:
     """Estimate as BC-HG does, for comparison."""
-    model = experience.model
-    direct, indirect = sampled_sensitivities(
-        experience,
-        follower_discount=model.follower_discount,
-        leader_discount=model.leader_discount,
-    )
+    direct, indirect = sampled_sensitivities(experience)
     return direct + indirect
 
 

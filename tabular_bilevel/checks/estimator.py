@@ -96,13 +96,19 @@ class EstimatorReport:
 
     def __str__(self) -> str:
         left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
+        if np.isinf(self.smallest_visible_bias):
+            along = "the target is 0, so there is no bias along it"
+        else:
+            along = (
+                f"bias along the target {self.bias:+.2%} of its norm; one of "
+                f"{self.smallest_visible_bias:.2%} would have been seen with probability "
+                f"{self.power:g}"
+            )
         return (
             f"Estimator check: {self.verdict.value}\n"
             f"  largest deviation {self.statistic:.3g} standard errors ({self.where}), critical "
             f"value {self.critical_value:.3g} at false-alarm rate {self.false_alarm_rate:g}\n"
-            f"  bias along the target {self.bias:+.2%} of its norm; one of "
-            f"{self.smallest_visible_bias:.2%} would have been seen with probability "
-            f"{self.power:g}\n"
+            f"  {along}\n"
             f"  {self.n_replicates} replicates, {self.n_tests} tests{left_out}"
         )
 
@@ -241,9 +247,12 @@ def judge(
     scores = np.where(tested, np.abs(means - goals) / errors, 0.0)
     worst = int(np.argmax(scores))
     bias, visible = means[-1] - goals[-1], (critical + stats.norm.isf(1.0 - power)) * errors[-1]
+    # What was left out of the tests proves nothing, but must not look like a visible bias either.
+    gaps = np.abs(means - goals)
+    in_doubt = (~tested & (gaps > critical * errors) & (gaps > visible)).any()
     if scores[worst] > critical:
         verdict = Verdict.BIASED
-    elif tested[-1] or (norm == 0.0 and tested[:-1].all()):
+    elif (tested[-1] and not in_doubt) or (norm == 0.0 and tested[:-1].all()):
         verdict = Verdict.UNBIASED
     else:
         verdict = Verdict.INCONCLUSIVE

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_generator, as_theta, entry
-from tabular_bilevel.errors import CheckFailedError
+from tabular_bilevel.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.routes import complex_step_gradient, difference_gradient, forward_gradient
@@ -123,7 +123,7 @@ def check_gradient(
     horizon : int, optional
         Count the leader's rewards of this many steps only.
     step : float
-        Largest step of the differences; smaller if theta + step leaves the problem's domain.
+        Largest step of the differences.
     rng : numpy.random.Generator or int
         Chooses the random directions.
 
@@ -170,20 +170,25 @@ def check_gradient(
             ("forward mode", forward_gradient),
             ("complex step", complex_step_gradient),
         ):
-            others = method(problem, theta, directions=directions, horizon=horizon)
-            comparisons.append(compare(route, others, ROUNDING_TOLERANCE))
+            try:
+                others = method(problem, theta, directions=directions, horizon=horizon)
+            except ConvergenceError as error:
+                skipped.append(f"{route}: {error}")
+            else:
+                comparisons.append(compare(route, others, ROUNDING_TOLERANCE))
     else:
         skipped.append("forward mode, complex step: the problem has no pushforward")
     differences = difference_gradient(
         problem, theta, directions=directions, horizon=horizon, step=step
     )
-    error = float(differences.error.max() / scale)
-    if error <= LARGEST_DIFFERENCE_ERROR:
-        allowed = max(DIFFERENCE_TOLERANCE, DIFFERENCE_FACTOR * error)
+    inaccuracy = float(differences.error.max() / scale)
+    if inaccuracy <= LARGEST_DIFFERENCE_ERROR:
+        allowed = max(DIFFERENCE_TOLERANCE, DIFFERENCE_FACTOR * inaccuracy)
         comparisons.append(compare("differences", differences.gradient, allowed))
     else:
         skipped.append(
-            f"differences: too inaccurate to tell, estimated error {error:.2g}; try another step"
+            f"differences: too inaccurate to tell, estimated error {inaccuracy:.2g}; try another "
+            "step"
         )
     return GradientReport(tuple(comparisons), tuple(skipped), derivatives.size)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import as_generator, as_theta, positive_integer
 from tabular_bilevel.critics import Critic, ExactCritic
 from tabular_bilevel.estimators.estimate import Estimate
@@ -74,7 +74,7 @@ class BoltzmannCovariance:
     Attributes
     ----------
     n_trajectories : int
-        Trajectories per call.
+        Trajectories per call, all held at once: about 60 bytes a step.
     horizon : int, optional
         Steps after which a trajectory is cut. By default so many that what is left out is below a
         part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99.
@@ -123,15 +123,10 @@ class BoltzmannCovariance:
         """
         theta = as_theta(theta)
         experience = self.experience(problem, theta, rng=rng)
-        model = experience.model
-        direct, indirect = sampled_sensitivities(
-            experience,
-            follower_discount=model.follower_discount,
-            leader_discount=model.leader_discount,
-        )
+        direct, indirect = sampled_sensitivities(experience)
         return Estimate(
-            direct=pulled_back(problem, theta, direct),
-            indirect=pulled_back(problem, theta, indirect),
+            direct=read_only(pulled_back(problem, theta, direct)),
+            indirect=read_only(pulled_back(problem, theta, indirect)),
             n_trajectories=experience.trajectories.count,
             n_steps=int(experience.trajectories.lengths.sum()),
         )
@@ -176,7 +171,10 @@ def negligible_horizon(model: Model) -> int:
 
 
 def sampled_sensitivities(
-    experience: Experience, *, follower_discount: float, leader_discount: float
+    experience: Experience,
+    *,
+    follower_discount: float | None = None,
+    leader_discount: float | None = None,
 ) -> tuple[Sensitivities, Sensitivities]:
     """Estimate the direct and the indirect sensitivities from trajectories, in one pass.
 
@@ -184,8 +182,8 @@ def sampled_sensitivities(
     ----------
     experience : Experience
         Model, response, trajectories and critic.
-    follower_discount, leader_discount : float
-        Discounts of the traces: the model's, unless a fault is wanted.
+    follower_discount, leader_discount : float, optional
+        Discounts of the traces; the model's, unless a fault is wanted.
 
     Returns
     -------
@@ -214,8 +212,8 @@ def sampled_sensitivities(
         kernel.indices,
         kernel.data,
         model.initial,
-        follower_discount,
-        leader_discount,
+        model.follower_discount if follower_discount is None else follower_discount,
+        model.leader_discount if leader_discount is None else leader_discount,
         (action_value - leader_value[:, None]) / model.temperature,
         model.follower_discount * response.value,
         model.leader_discount * leader_value,

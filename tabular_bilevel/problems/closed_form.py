@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
-import scipy.special
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_finite, as_theta, finite_array
@@ -184,16 +182,18 @@ def two_state_closed_form(
     >>> bool(abs(exact.gradient - gradient).max() < 1e-12)
     True
     """
+    from scipy import optimize, special
+
     pay, logit = as_theta(theta, 2)
     beta, gamma, delta = temperature, follower_discount, leader_discount
-    p = scipy.special.expit(logit)
+    p = special.expit(logit)
     D, E = 1.0 - gamma * (1.0 - p), 1.0 - delta * (1.0 - p)
 
     def exponents(value: float) -> tuple[float, float]:
         return (pay + gamma * value) / beta, gamma * (wage + gamma * p * value) / D / beta
 
     largest = (abs(pay) + abs(wage) + beta * np.log(2.0)) / (1.0 - gamma)
-    V = scipy.optimize.brentq(
+    V = optimize.brentq(
         lambda value: value - beta * np.logaddexp(*exponents(value)),
         -largest - 1.0,
         largest + 1.0,
@@ -201,7 +201,7 @@ def two_state_closed_form(
         rtol=4.0 * np.finfo(np.float64).eps,
     )
     stay, leave = exponents(V)
-    pi = scipy.special.expit(stay - leave)
+    pi = special.expit(stay - leave)
 
     # dW = k dV + c dp;  rows: derivatives with respect to theta_0 and theta_1
     k, c = gamma * p / D, gamma * (V * (1.0 - gamma) - wage) / D**2

@@ -18,22 +18,24 @@ def garnet(
     *,
     n_states: int = 20,
     n_actions: int = 4,
-    branching: int = 3,
+    branching: int | None = None,
     n_parameters: int = 6,
     follower_discount: float = 0.9,
     leader_discount: float = 0.95,
     temperature: float = 0.1,
     rng: np.random.Generator | int = 0,
 ) -> FeatureProblem:
-    """Build a random MDP with `branching` successors a state and action.
+    """Build a random MDP with a few random successors a state and action.
 
     Rewards, kernel and initial distribution all depend on theta, by random features. Source of the
     family: Bhatnagar et al., "Natural actor-critic algorithms", Automatica 45 (2009).
 
     Parameters
     ----------
-    n_states, n_actions, branching, n_parameters : int
-        Sizes; branching is at most n_states.
+    n_states, n_actions, n_parameters : int
+        Sizes.
+    branching : int, optional
+        Successors a state and action; 3, or as many as there are states.
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
@@ -55,7 +57,7 @@ temperature 0.1
     generator = as_generator(rng)
     n_rows = positive_integer("n_states", n_states) * positive_integer("n_actions", n_actions)
     base = Model.from_tables(
-        transition=_random_kernel(generator, n_rows, n_states, branching),
+        transition=_random_kernel(generator, n_rows, n_states, _branching(branching, 3, n_states)),
         follower_reward=generator.normal(size=(n_states, n_actions)),
         leader_reward=generator.normal(size=(n_states, n_actions)),
         initial=generator.dirichlet(np.ones(n_states)),
@@ -71,7 +73,7 @@ def layered(
     depth: int = 4,
     width: int = 3,
     n_actions: int = 2,
-    branching: int = 2,
+    branching: int | None = None,
     n_parameters: int = 4,
     follower_discount: float = 0.9,
     leader_discount: float = 0.95,
@@ -85,8 +87,10 @@ def layered(
 
     Parameters
     ----------
-    depth, width, n_actions, branching, n_parameters : int
-        Layers, states a layer, actions, successors a pair (at most `width`), parameters.
+    depth, width, n_actions, n_parameters : int
+        Layers, states a layer, actions, parameters.
+    branching : int, optional
+        Successors a state and action; 2, or as many as a layer has states.
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
@@ -108,8 +112,8 @@ def layered(
     generator = as_generator(rng)
     n_layers, size = positive_integer("depth", depth), positive_integer("width", width)
     n_states, per_layer = n_layers * size, size * positive_integer("n_actions", n_actions)
-    _require_branching(branching, size)
-    blocks = [_random_kernel(generator, per_layer, size, branching) for _ in range(n_layers - 1)]
+    successors = _branching(branching, 2, size)
+    blocks = [_random_kernel(generator, per_layer, size, successors) for _ in range(n_layers - 1)]
     moves = sp.csr_array((n_states * n_actions, n_states))
     if blocks:
         block = sp.coo_array(sp.block_diag(blocks))
@@ -136,7 +140,7 @@ def random_game(
     n_states: int = 6,
     n_leader_actions: int = 2,
     n_actions: int = 3,
-    branching: int = 3,
+    branching: int | None = None,
     follower_discount: float = 0.9,
     leader_discount: float = 0.95,
     temperature: float = 0.2,
@@ -147,8 +151,10 @@ def random_game(
 
     Parameters
     ----------
-    n_states, n_leader_actions, n_actions, branching : int
-        Sizes; branching is at most n_states.
+    n_states, n_leader_actions, n_actions : int
+        Sizes.
+    branching : int, optional
+        Successors a state and pair of actions; 3, or as many as there are states.
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
@@ -175,7 +181,9 @@ def random_game(
         positive_integer("n_actions", n_actions),
     )
     return MarkovGame(
-        transition=_random_kernel(generator, int(np.prod(shape)), n_states, branching),
+        transition=_random_kernel(
+            generator, int(np.prod(shape)), n_states, _branching(branching, 3, n_states)
+        ),
         follower_reward=generator.normal(size=shape),
         leader_reward=generator.normal(size=shape),
         initial=generator.dirichlet(np.ones(n_states)),
@@ -186,15 +194,17 @@ def random_game(
     )
 
 
-def _require_branching(branching: int, n_states: int) -> None:
+def _branching(branching: int | None, usual: int, n_states: int) -> int:
+    if branching is None:
+        return min(usual, n_states)
     if positive_integer("branching", branching) > n_states:
         raise ValueError(f"branching is {branching}, more than the {n_states} states there are")
+    return branching
 
 
 def _random_kernel(
     rng: np.random.Generator, n_rows: int, n_states: int, branching: int
 ) -> sp.csr_array:
-    _require_branching(branching, n_states)
     columns: IntArray = np.concatenate(
         [rng.choice(n_states, size=branching, replace=False) for _ in range(n_rows)]
     )
