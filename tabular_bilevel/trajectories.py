@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.model import Model
 
-__all__ = ["Trajectories", "sample_trajectories"]
+__all__ = ["Trajectories", "row_blocks", "sample_trajectories"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,20 +130,21 @@ def sample_trajectories(
     # Only the pages that are written to take memory: episodes that end early cost little.
     states, actions, following = (np.empty((rows, columns), dtype=np.int32) for _ in range(3))
     lengths = np.empty(rows, dtype=np.int64)
-    kernel = model.transition
-    _kernels.sample_trajectories(
-        as_generator(rng),
-        kernel.indptr,
-        kernel.indices,
-        kernel.data,
-        model.termination,
-        model.initial,
-        chances,
-        states,
-        actions,
-        following,
-        lengths,
-    )
+    kernel, generator = model.transition, as_generator(rng)
+    for block in row_blocks(rows, columns):
+        _kernels.sample_trajectories(
+            generator,
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.termination,
+            model.initial,
+            chances,
+            states[block],
+            actions[block],
+            following[block],
+            lengths[block],
+        )
     longest = int(lengths.max())
     states, actions, following = (
         np.ascontiguousarray(table[:, :longest]) for table in (states, actions, following)
@@ -169,3 +171,10 @@ def sample_trajectories(
         leader_reward=rewards(model.leader_reward),
         lengths=read_only(lengths),
     )
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Split rows so that compiled code returns, and can be interrupted, about every 0.1 s."""
+    size = max(1, 5_000_000 // columns)
+    for start in range(0, rows, size):
+        yield slice(start, start + size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import stats
 
 import tabular_bilevel as tb
+from tabular_bilevel.trajectories import row_blocks
 
 # A correct sampler fails the test of frequencies with at most this probability over all its cells:
 # exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.
@@ -407,3 +409,25 @@ def test_step_sizes_up_to_one_are_accepted(step_size):
     model = MODELS["layered"]
     critic = tb.SarsaCritic(step_size=step_size)
     assert np.isfinite(learn(critic, model, sample(model))).all()
+
+
+def test_trajectories_are_drawn_one_after_another():
+    model = tb.problems.garnet().model(np.zeros(6))
+    policy = tb.solve_follower(model).policy
+    settings = {"horizon": 7}
+    whole = tb.sample_trajectories(model, policy, count=5, rng=3, **settings)
+    rng = np.random.default_rng(3)
+    parts = [tb.sample_trajectories(model, policy, count=n, rng=rng, **settings) for n in (2, 3)]
+    for name in ("states", "actions", "next_states", "leader_reward"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(getattr(whole, name), joined)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 10**7), (12_000_001, 1), (1000, 20_000)])
+def test_blocks_are_short_and_cover_all_rows(rows, columns):
+    blocks = list(row_blocks(rows, columns))
+    assert blocks[0].start == 0
+    assert blocks[-1].stop >= rows
+    for before, after in itertools.pairwise(blocks):
+        assert before.stop == after.start
+    assert all((block.stop - block.start) * columns <= max(columns, 5_000_000) for block in blocks)

@@ -21,7 +21,7 @@ from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sensitivities import Sensitivities
-from tabular_bilevel.trajectories import Trajectories, sample_trajectories
+from tabular_bilevel.trajectories import Trajectories, row_blocks, sample_trajectories
 
 __all__ = ["BoltzmannCovariance", "Experience", "negligible_horizon", "sampled_sensitivities"]
 
@@ -203,29 +203,30 @@ def sampled_sensitivities(
     influence, occupancy = np.zeros(shape), np.zeros(shape)
     direct_transition, indirect_transition = np.zeros(kernel.nnz), np.zeros(kernel.nnz)
     direct_initial = np.zeros(model.n_states)
-    _kernels.eligibility_traces(
-        sample.states,
-        sample.actions,
-        sample.next_states,
-        sample.lengths,
-        kernel.indptr,
-        kernel.indices,
-        kernel.data,
-        model.initial,
-        model.follower_discount if follower_discount is None else follower_discount,
-        model.leader_discount if leader_discount is None else leader_discount,
-        (action_value - leader_value[:, None]) / model.temperature,
-        model.follower_discount * response.value,
-        model.leader_discount * leader_value,
-        follower_ahead,
-        leader_ahead,
-        leader_value - model.initial @ leader_value,
-        influence,
-        occupancy,
-        direct_transition,
-        indirect_transition,
-        direct_initial,
-    )
+    for block in row_blocks(*sample.states.shape):
+        _kernels.eligibility_traces(
+            sample.states[block],
+            sample.actions[block],
+            sample.next_states[block],
+            sample.lengths[block],
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.initial,
+            model.follower_discount if follower_discount is None else follower_discount,
+            model.leader_discount if leader_discount is None else leader_discount,
+            (action_value - leader_value[:, None]) / model.temperature,
+            model.follower_discount * response.value,
+            model.leader_discount * leader_value,
+            follower_ahead,
+            leader_ahead,
+            leader_value - model.initial @ leader_value,
+            influence,
+            occupancy,
+            direct_transition,
+            indirect_transition,
+            direct_initial,
+        )
     count = sample.count
     direct = Sensitivities.of(
         model,
