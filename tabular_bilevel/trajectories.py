@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -33,18 +34,17 @@ class Trajectories:
         s_t and a_t; -1 beyond a trajectory's length.
     next_states : ndarray of int, shape (count, longest)
         s_{t+1}; -1 where the episode ended with this step, and beyond.
-    follower_reward, leader_reward : ndarray, shape (count, longest)
-        Rewards of the step; 0 beyond.
     lengths : ndarray of int, shape (count,)
         Number of steps of each.
+    model : Model
+        Where they were made.
     """
 
     states: IntArray
     actions: IntArray
     next_states: IntArray
-    follower_reward: FloatArray
-    leader_reward: FloatArray
     lengths: IntArray
+    model: Model = field(repr=False)
 
     __setstate__ = restore_read_only
 
@@ -62,6 +62,19 @@ class Trajectories:
     def terminated(self) -> BoolArray:
         """Which trajectories ended by themselves, not at the horizon, shape (count,)."""
         return np.asarray(self.next_states[np.arange(self.count), self.lengths - 1] < 0)
+
+    @cached_property
+    def follower_reward(self) -> FloatArray:
+        """Follower's reward of each step, shape (count, longest); 0 beyond."""
+        return self._earned(self.model.follower_reward)
+
+    @cached_property
+    def leader_reward(self) -> FloatArray:
+        """Leader's reward of each step, shape (count, longest); 0 beyond."""
+        return self._earned(self.model.leader_reward)
+
+    def _earned(self, reward: FloatArray) -> FloatArray:
+        return np.asarray(read_only(np.where(self.mask, reward[self.states, self.actions], 0.0)))
 
     def __str__(self) -> str:
         return (
@@ -149,27 +162,16 @@ def sample_trajectories(
     states, actions, following = (
         np.ascontiguousarray(table[:, :longest]) for table in (states, actions, following)
     )
-    pairs = states * np.int32(model.n_actions) + actions
-    beyond = None
-    if lengths.min() < longest:
-        beyond = np.arange(longest) >= lengths[:, None]
+    beyond = np.arange(longest) >= lengths[:, None]
+    if beyond.any():
         for table in (states, actions, following):
             table[beyond] = -1
-        pairs[beyond] = 0
-
-    def rewards(table: FloatArray) -> FloatArray:
-        earned = table.ravel().take(pairs)
-        if beyond is not None:
-            earned[beyond] = 0.0
-        return np.asarray(read_only(earned))
-
     return Trajectories(
         states=read_only(states),
         actions=read_only(actions),
         next_states=read_only(following),
-        follower_reward=rewards(model.follower_reward),
-        leader_reward=rewards(model.leader_reward),
         lengths=read_only(lengths),
+        model=model,
     )
 
 
