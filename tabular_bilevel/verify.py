@@ -32,7 +32,7 @@ POWER = 0.99
 SEED = 2026
 
 N_REPLICATES = 100
-N_FAULTY_REPLICATES = 40  # faults show at a glance
+N_FAULTY_REPLICATES = 30  # faults show at a glance
 
 # A published number is within half a unit of its last digit.
 LAST_DIGIT = 0.5
