@@ -106,8 +106,7 @@ class PolicyIteration:
     Attributes
     ----------
     tolerance : float
-        Largest residual, relative to the largest of |V|, the expected |reward| and
-        the temperature.
+        Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
     max_iterations : int
         Steps before giving up.
     """
@@ -165,9 +164,8 @@ class ValueIteration:
     Attributes
     ----------
     tolerance : float
-        Largest residual, relative to the largest of |V|, the expected |reward| and
-        the temperature. The value's
-        error is up to 1 / (1 - discount) times as large.
+        Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
+        The value's error is up to 1 / (1 - discount) times as large.
     max_iterations : int
         Sweeps before giving up.
     """
@@ -201,9 +199,8 @@ class ValueIteration:
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = np.zeros(model.n_states), np.empty(model.n_states)
         done, residual = 0, np.inf
-        action_value, improved, policy = soft_backup(model, value)
+        kernel, policy = model.transition, soft_backup(model, value)[2]
         while done < limit:
-            kernel = model.transition
             sweeps, residual = _kernels.soft_value_iteration(
                 kernel.indptr,
                 kernel.indices,

@@ -122,13 +122,18 @@ class FeatureProblem:
         initial: npt.ArrayLike | sp.sparray | None = None,
     ) -> None:
         n_pairs = base.follower_reward.size
-        given = {
-            "follower_reward": _features("follower_reward", follower_reward, n_pairs),
-            "leader_reward": _features("leader_reward", leader_reward, n_pairs),
-            "transition": _features("transition", transition, base.transition.nnz),
-            "initial": _features("initial", initial, base.n_states),
+        tables = {
+            "follower_reward": (follower_reward, n_pairs),
+            "leader_reward": (leader_reward, n_pairs),
+            "transition": (transition, base.transition.nnz),
+            "initial": (initial, base.n_states),
         }
-        widths = {name: matrix.shape[1] for name, matrix in given.items() if matrix is not None}
+        given = {
+            name: _features(name, matrix, n_rows)
+            for name, (matrix, n_rows) in tables.items()
+            if matrix is not None
+        }
+        widths = {name: matrix.shape[1] for name, matrix in given.items()}
         if not widths:
             raise ValueError("FeatureProblem needs the features of at least one table")
         if len(set(widths.values())) > 1:
@@ -137,16 +142,9 @@ class FeatureProblem:
         width = next(iter(widths.values()))
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "n_parameters", width)
-        for name, n_rows in (
-            ("follower_reward", n_pairs),
-            ("leader_reward", n_pairs),
-            ("transition", base.transition.nnz),
-            ("initial", base.n_states),
-        ):
-            matrix = given[name]
-            object.__setattr__(
-                self, name, sp.csr_array((n_rows, width)) if matrix is None else matrix
-            )
+        for name, (_, n_rows) in tables.items():
+            features = given[name] if name in given else sp.csr_array((n_rows, width))
+            object.__setattr__(self, name, features)
 
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta.
@@ -354,10 +352,8 @@ class Reparametrised:
         return self.inner.pushforward(self.transform.forward(theta), along)
 
 
-def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array | None:
+def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
     """Check and copy a feature matrix of any width."""
-    if matrix is None:
-        return None
     name = f"{table} features"
     if sp.issparse(matrix):
         require_real_dtype(name, matrix.dtype)

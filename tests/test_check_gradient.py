@@ -203,3 +203,10 @@ def test_gradients_stay_right_near_discount_one():
         tb.complex_step_gradient(problem, theta),
     ):
         np.testing.assert_allclose(gradient, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-6, 1e-8])
+def test_discounts_near_one_raise_no_false_alarm(gap):
+    discounts = {"follower_discount": 1 - gap, "leader_discount": 1 - gap}
+    report = tb.check_gradient(tb.problems.two_state(**discounts), [0.2, -0.3])
+    assert report.passed, str(report)

@@ -1,0 +1,23 @@
+"""The benchmark runs, and its plain implementation gives the package's gradient."""
+
+import runpy
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "validation" / "benchmarks" / "road.py"
+
+MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
+
+# Two float64 implementations of the same formulas.
+ROUNDING = 1e-10
+
+
+def test_the_road_is_measured_against_a_plain_implementation(tmp_path, monkeypatch, capsys):
+    (tmp_path / "small.map").write_text(MAP, encoding="ascii")
+    monkeypatch.setattr(sys, "argv", ["road.py", "--map", str(tmp_path / "small.map")])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    heading, *lines, memory = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["problem", "parameters", "ours", "plain", "ratio", "differ"]
+    assert [line.split()[0] for line in lines] == ["four", "small"]
+    assert all(float(line.split()[-1]) < ROUNDING for line in lines)
+    assert memory.startswith("peak memory")
