@@ -82,7 +82,7 @@ def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -
         n > 0 if want is None else n == want for n, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        wanted = ", ".join("1+" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}, not ({wanted}{',' * (len(shape) == 1)})")
     return to_float64(array)
 
@@ -173,7 +173,8 @@ def positive_integer(name: str, value: object) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{name} is {value}, not a positive whole number")
+        shown = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"{name} is {shown}, not a positive whole number")
     return number
 
 

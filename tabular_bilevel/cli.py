@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
+    except BrokenPipeError:  # whoever read our lines has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, tb.ConvergenceError) as error:
         print(f"tabular-bilevel: {error}", file=sys.stderr)
         return 2
@@ -61,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_problems)
 
     gradient = commands.add_parser("gradient", help="compute an exact hypergradient")
-    gradient.add_argument("problem", choices=sorted(tb.problems.CATALOGUE), metavar="PROBLEM")
+    gradient.add_argument(
+        "problem",
+        choices=sorted(tb.problems.CATALOGUE),
+        type=lambda name: name.replace("_", "-"),
+        metavar="PROBLEM",
+        help="one of: " + ", ".join(sorted(tb.problems.CATALOGUE)),
+    )
     gradient.add_argument(
         "--theta", type=Path, required=True, metavar="FILE.npy", help="the leader's parameter"
     )

@@ -85,7 +85,9 @@ class Model:
         ----------
         transition : array_like, shape (S, A, S), or scipy.sparse, shape (S*A, S)
             Law of the next state; each row sums to ``1 - termination``. Stored as given, not
-            renormalised. A dense table keeps its non-zero entries, a sparse one its stored ones.
+            renormalised. A dense table keeps its non-zero entries, a sparse one its stored ones;
+            there are derivatives with respect to kept entries only, so if theta can make a
+            probability exactly 0, give a sparse table that stores it.
         follower_reward : array_like, shape (S, A)
             ``-inf`` forbids the action.
         leader_reward : array_like, shape (S, A)
@@ -269,7 +271,8 @@ class Tangent:
     follower_reward, leader_reward : ndarray, shape (S, A)
         Change of the rewards.
     transition : ndarray, shape (nnz,)
-        Change of the stored transition entries, in the order of ``model.transition.data``.
+        Change of the stored transition entries, in the order of ``model.transition.data``. A
+        problem's `pushforward` may also give the whole table, (S, A, S) or sparse (S*A, S).
     initial : ndarray, shape (S,)
         Change of the initial distribution.
     """

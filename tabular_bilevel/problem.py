@@ -60,7 +60,7 @@ class ForwardProblem(BilevelProblem, Protocol):
     """
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
-        """Differentiate the tables along a direction, shape (d,)."""
+        """Differentiate the tables along a direction, shape (d,); `Tangent` says in what form."""
         ...
 
 
@@ -228,6 +228,9 @@ class FeatureProblem:
             initial=start * (slope - start @ slope),
         )
 
+    def __str__(self) -> str:
+        return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+
     def _kernel(self, theta: FloatArray) -> FloatArray:
         base = self.base
         return _tilt(
@@ -358,7 +361,7 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
     if sp.issparse(matrix):
         require_real_dtype(name, matrix.dtype)
         if matrix.ndim != 2 or matrix.shape[0] != n_rows or matrix.shape[1] == 0:
-            raise ValueError(f"{name} has shape {matrix.shape}, not ({n_rows}, any)")
+            raise ValueError(f"{name} has shape {matrix.shape}, not ({n_rows}, 1+)")
         features = sp.csr_array(matrix, dtype=np.float64, copy=True)
         features.sum_duplicates()
         finite_array(f"{name} (stored entries)", features.data, (features.nnz,))

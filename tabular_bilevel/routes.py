@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
 from tabular_bilevel._validation import as_theta, finite_array, positive_integer
@@ -269,7 +271,30 @@ def _tangents(problem: ForwardProblem, theta: FloatArray, rows: FloatArray) -> I
         raise TypeError(
             f"{type(problem).__name__} has no pushforward(theta, direction), which this route needs"
         )
-    return (problem.pushforward(theta, row) for row in rows)
+    model = problem.model(theta)
+    return (_checked(problem.pushforward(theta, row), model) for row in rows)
+
+
+def _checked(tangent: Tangent, model: Model) -> Tangent:
+    """Check what a pushforward returned; a kernel's change may come as a whole table."""
+    change: Any = tangent.transition
+    kernel = model.transition
+    if sp.issparse(change):
+        change = change.toarray()
+    if np.ndim(change) > 1 and np.size(change) == kernel.shape[0] * kernel.shape[1]:
+        change = np.reshape(change, kernel.shape)[model.entry_row, kernel.indices]
+    tables = {
+        "follower_reward": (tangent.follower_reward, model.follower_reward.shape),
+        "leader_reward": (tangent.leader_reward, model.leader_reward.shape),
+        "transition": (change, (kernel.nnz,)),
+        "initial": (tangent.initial, model.initial.shape),
+    }
+    return Tangent(
+        **{
+            name: finite_array(f"pushforward(...).{name}", table, shape)
+            for name, (table, shape) in tables.items()
+        }
+    )
 
 
 def _moved(model: Model, tangent: Tangent, value: FloatArray) -> FloatArray:

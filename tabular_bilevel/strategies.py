@@ -12,9 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from hypothesis.strategies import DrawFn, SearchStrategy
+
+try:
+    from hypothesis import strategies as st
+    from hypothesis.extra import numpy as hnp
+    from hypothesis.strategies import DrawFn, SearchStrategy
+except ImportError as error:
+    raise ImportError(
+        "tabular_bilevel.strategies needs hypothesis: pip install 'tabular-bilevel[test]'"
+    ) from error
 
 from tabular_bilevel._arrays import BoolArray, FloatArray
 from tabular_bilevel._validation import as_discount, as_positive, as_real, positive_integer

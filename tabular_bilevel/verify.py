@@ -105,8 +105,9 @@ def verify_cases() -> tuple[Case, ...]:
     rooms, toy = problems.four_rooms(), problems.discrete_toy()
     rng = np.random.default_rng(2026)
 
-    def rooms_objective() -> float:
-        return objective(rooms, np.zeros(105))
+    def rooms_objective(temperature: float, penalty: float) -> float:
+        problem = problems.four_rooms(temperature=temperature, penalty=penalty)
+        return objective(problem, np.zeros(105))
 
     def toy_return(logit: float) -> float:
         return objective(toy, [0.0, 0.0, logit, 0.0, 0.0, 0.0], horizon=150)
@@ -117,7 +118,21 @@ def verify_cases() -> tuple[Case, ...]:
             rooms,
             np.zeros(105),
             500,
-            published=(("objective at theta = 0", rooms_objective, -0.74064441, 1e-8),),
+            published=(
+                *(
+                    (
+                        f"J(0), temperature {temperature:g}, penalty {penalty:g}",
+                        partial(rooms_objective, temperature, penalty),
+                        known,
+                        1e-8,
+                    )
+                    for temperature, penalty, known in (
+                        (0.001, 1.0, -0.14746077),
+                        (0.001, 5.0, -0.74064441),
+                        (0.005, 5.0, -0.66741326),
+                    )
+                ),
+            ),
         ),
         Case(
             "discrete toy",

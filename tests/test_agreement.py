@@ -55,6 +55,9 @@ def random_case(number):
     return problem, 0.3 * rng.normal(size=problem.n_parameters)
 
 
+ROUTES = ("forward", "complex step", "differences")
+
+
 @dataclasses.dataclass(frozen=True)
 class Disagreements:
     """Largest difference of a derivative over the largest derivative, one a problem."""
@@ -82,6 +85,8 @@ def disagreements():
             differences - exact[largest],
         )
         found.append([np.abs(gap).max() / size for gap in gaps])
+    for route, gaps in zip(ROUTES, np.array(found).T, strict=True):
+        print(f"{route}: median {np.median(gaps):.1e}, worst {gaps.max():.1e}")
     return Disagreements(*np.array(found).T)
 
 

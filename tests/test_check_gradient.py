@@ -1,5 +1,7 @@
 """The gradient's check: what passes, what fails, and what it says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,9 @@ def test_a_wrong_pullback_fails(factor):
     with pytest.raises(tb.CheckFailedError, match="FAILED"):
         report.raise_if_failed()
     assert "differences: DIFFERS" in str(report)
+    assert "the gradient says" in str(report)
+    assert "of 6 differ" in str(report)
+    assert str(report).endswith("pullback does not fit model(theta)")
 
 
 def test_a_wrong_pushforward_is_told_from_a_wrong_gradient():
@@ -54,6 +59,58 @@ def test_a_wrong_pushforward_is_told_from_a_wrong_gradient():
     assert not report.passed
     verdicts = {comparison.route: comparison.passed for comparison in report.comparisons}
     assert verdicts == {"forward mode": False, "complex step": False, "differences": True}
+    assert str(report).endswith("pullback fits model(theta), pushforward does not")
+
+
+class WrongModel(OnlyWhatIsNeeded):
+    """A problem whose model moves more than its derivatives say."""
+
+    def model(self, theta):
+        return self.problem.model(self.factor * theta)
+
+    def pullback(self, theta, sensitivities):
+        return self.problem.pullback(self.factor * theta, sensitivities)
+
+    def pushforward(self, theta, direction):
+        return self.problem.pushforward(self.factor * theta, direction)
+
+
+def test_derivatives_of_another_model_are_named():
+    report = tb.check_gradient(WrongModel(PROBLEM, 1.5), THETA)
+    assert not report.passed
+    assert str(report).endswith("pullback and pushforward fit each other, but not model(theta)")
+
+
+def test_a_pushforward_may_give_the_whole_kernel():
+    class Whole(WrongForward):
+        def pushforward(self, theta, direction):
+            tangent = self.problem.pushforward(theta, direction)
+            matrix = self.problem.base.like_transition(tangent.transition)
+            if direction[0]:
+                return dataclasses.replace(tangent, transition=matrix)
+            dense = matrix.toarray().reshape(20, 4, 20)
+            return dataclasses.replace(tangent, transition=dense)
+
+    assert tb.check_gradient(Whole(PROBLEM), THETA).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"follower_reward": np.zeros(80)}, r"follower_reward has shape \(80,\), not \(20, 4\)"),
+        ({"leader_reward": None}, r"leader_reward has dtype object"),
+        ({"transition": np.zeros(7)}, r"transition has shape \(7,\), not \(240,\)"),
+        ({"initial": np.full(20, np.nan)}, r"initial\[0\] is nan, not a finite number"),
+    ],
+)
+def test_a_pushforward_that_returns_nonsense_is_named(change, message):
+    class Nonsense(WrongForward):
+        def pushforward(self, theta, direction):
+            return dataclasses.replace(self.problem.pushforward(theta, direction), **change)
+
+    for route in (tb.forward_gradient, tb.complex_step_gradient):
+        with pytest.raises(ValueError, match=rf"pushforward\(\.\.\.\)\.{message}"):
+            route(Nonsense(PROBLEM), THETA)
 
 
 def test_a_finite_horizon_is_another_gradient():
@@ -90,7 +147,7 @@ def test_routes_need_a_pushforward():
     "route", [tb.forward_gradient, tb.complex_step_gradient, tb.difference_gradient]
 )
 def test_directions_must_fit_theta(route):
-    with pytest.raises(ValueError, match=r"directions has shape \(1, 5\), not \(any, 6\)"):
+    with pytest.raises(ValueError, match=r"directions has shape \(1, 5\), not \(1\+, 6\)"):
         route(PROBLEM, THETA, directions=np.ones((1, 5)))
 
 
@@ -134,6 +191,7 @@ def test_differences_that_cannot_tell_do_not_pass():
     assert not report.passed
     assert report.comparisons == ()
     assert "too inaccurate to tell" in str(report)
+    assert str(report).endswith("nothing could be compared")
 
 
 def test_no_parameters_no_check():

@@ -180,3 +180,15 @@ def test_a_solver_that_gives_up_is_no_failed_check(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(tb, "hypergradient", gives_up)
     assert main(["gradient", "bandit", "--theta", str(tmp_path / "theta.npy")]) == 2
     assert "stuck" in capsys.readouterr().err
+
+
+def test_names_with_underscores_are_understood(tmp_path):
+    np.save(tmp_path / "theta.npy", np.zeros(2))
+    assert main(["gradient", "two_state", "--theta", str(tmp_path / "theta.npy")]) == 0
+
+
+def test_a_reader_who_leaves_is_no_error():
+    code = "import sys; from tabular_bilevel.cli import main; sys.exit(main(['problems']))"
+    command = f'"{sys.executable}" -c "{code}" | true'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""

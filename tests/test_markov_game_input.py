@@ -255,7 +255,7 @@ REFUSED = {
     "initial of pairs": ({"initial": np.full(6, 1 / 6)}, "initial has shape (6,), not (2,)"),
     "follower shape": (
         {"follower_reward": FOLLOWER[:, 0]},
-        "follower_reward has shape (2, 2), not (any, any, any)",
+        "follower_reward has shape (2, 2), not (1+, 1+, 1+)",
     ),
     "leader shape": (
         {"leader_reward": LEADER[:, :2]},
@@ -275,15 +275,15 @@ REFUSED = {
     ),
     "no states": (
         {"follower_reward": np.zeros((0, 3, 2))},
-        "follower_reward has shape (0, 3, 2), not (any, any, any)",
+        "follower_reward has shape (0, 3, 2), not (1+, 1+, 1+)",
     ),
     "no leader actions": (
         {"follower_reward": np.zeros((2, 0, 2))},
-        "follower_reward has shape (2, 0, 2), not (any, any, any)",
+        "follower_reward has shape (2, 0, 2), not (1+, 1+, 1+)",
     ),
     "no follower actions": (
         {"follower_reward": np.zeros((2, 3, 0))},
-        "follower_reward has shape (2, 3, 0), not (any, any, any)",
+        "follower_reward has shape (2, 3, 0), not (1+, 1+, 1+)",
     ),
     "complex transition": (
         {"transition": KERNEL + 0j},

@@ -549,7 +549,7 @@ SHAPES = {
     ),
     "follower of one axis": (
         {"follower_reward": FOLLOWER[:, 0]},
-        "follower_reward has shape (4,), not (any, any)",
+        "follower_reward has shape (4,), not (1+, 1+)",
     ),
     "follower of other actions": (
         {"follower_reward": np.zeros((4, 3))},
@@ -570,13 +570,16 @@ SHAPES = {
     "available": ({"available": ALL[:, :1]}, "available has shape (4, 1), not (4, 2)"),
     "no states": (
         {"follower_reward": np.zeros((0, 2))},
-        "follower_reward has shape (0, 2), not (any, any)",
+        "follower_reward has shape (0, 2), not (1+, 1+)",
     ),
     "no actions": (
         {"follower_reward": np.zeros((4, 0))},
-        "follower_reward has shape (4, 0), not (any, any)",
+        "follower_reward has shape (4, 0), not (1+, 1+)",
     ),
-    "nothing": ({"follower_reward": []}, "follower_reward has shape (0,), not (any, any)"),
+    "nothing": (
+        {"follower_reward": []},
+        "follower_reward has shape (0,), not (1+, 1+)",
+    ),
 }
 
 TABLES = {

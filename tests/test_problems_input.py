@@ -196,12 +196,12 @@ BASE = tb.problems.two_state().base  # two states, two actions, four stored tran
 ROWS = {"follower_reward": 4, "leader_reward": 4, "transition": 4, "initial": 2}
 
 BAD_FEATURES = {
-    "one axis": (lambda n: np.zeros(n), "has shape ({n},), not ({n}, any)"),
-    "three axes": (lambda n: np.zeros((n, 1, 1)), "has shape ({n}, 1, 1), not ({n}, any)"),
-    "a number": (lambda n: 1.0, "has shape (), not ({n}, any)"),
-    "a row more": (lambda n: np.zeros((n + 1, 2)), "has shape ({more}, 2), not ({n}, any)"),
-    "turned": (lambda n: np.zeros((1, n)), "has shape (1, {n}), not ({n}, any)"),
-    "no columns": (lambda n: np.zeros((n, 0)), "has shape ({n}, 0), not ({n}, any)"),
+    "one axis": (lambda n: np.zeros(n), "has shape ({n},), not ({n}, 1+)"),
+    "three axes": (lambda n: np.zeros((n, 1, 1)), "has shape ({n}, 1, 1), not ({n}, 1+)"),
+    "a number": (lambda n: 1.0, "has shape (), not ({n}, 1+)"),
+    "a row more": (lambda n: np.zeros((n + 1, 2)), "has shape ({more}, 2), not ({n}, 1+)"),
+    "turned": (lambda n: np.zeros((1, n)), "has shape (1, {n}), not ({n}, 1+)"),
+    "no columns": (lambda n: np.zeros((n, 0)), "has shape ({n}, 0), not ({n}, 1+)"),
     "nan": (
         lambda n: np.diag([1.0] * (n - 1) + [np.nan]),
         "[{last}, {last}] is nan, not a finite number",
@@ -216,10 +216,16 @@ BAD_FEATURES = {
     "ragged": (lambda n: [[0.0]] * (n - 1) + [[1.0, 2.0]], "is not a rectangular array of numbers"),
     "sparse, a row more": (
         lambda n: sp.csr_array((n + 1, 2)),
-        "has shape ({more}, 2), not ({n}, any)",
+        "has shape ({more}, 2), not ({n}, 1+)",
     ),
-    "sparse, no columns": (lambda n: sp.csr_array((n, 0)), "has shape ({n}, 0), not ({n}, any)"),
-    "sparse, one axis": (lambda n: sp.coo_array(np.ones(n)), "has shape ({n},), not ({n}, any)"),
+    "sparse, no columns": (
+        lambda n: sp.csr_array((n, 0)),
+        "has shape ({n}, 0), not ({n}, 1+)",
+    ),
+    "sparse, one axis": (
+        lambda n: sp.coo_array(np.ones(n)),
+        "has shape ({n},), not ({n}, 1+)",
+    ),
     "sparse nan": (
         lambda n: sp.csr_array(np.diag([1.0] * (n - 1) + [np.nan])),
         "(stored entries)[{last}] is nan, not a finite number",
@@ -408,7 +414,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "3"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
 @pytest.mark.parametrize(
     ("family", "size"), [(family, size) for family, sizes in FAMILIES.items() for size in sizes]
 )
@@ -498,11 +504,11 @@ def test_random_families_depend_on_the_seed_alone(family):
         ),
         (
             lambda: tb.problems.bandit(leader_reward=[]),
-            "leader_reward has shape (0,), not (any,)",
+            "leader_reward has shape (0,), not (1+,)",
         ),
         (
             lambda: tb.problems.bandit(leader_reward=[[0.0, 1.0]]),
-            "leader_reward has shape (1, 2), not (any,)",
+            "leader_reward has shape (1, 2), not (1+,)",
         ),
         (
             lambda: tb.problems.bandit(leader_reward=[0.0, np.nan]),
@@ -530,3 +536,15 @@ def test_small_random_problems_branch_as_far_as_they_can():
     assert tb.problems.garnet(n_states=2).base.transition.nnz == 2 * 4 * 2
     assert tb.problems.layered(depth=2, width=1).base.transition.nnz == 2
     assert tb.problems.random_game(n_states=1).transition.nnz == 6
+
+
+@pytest.mark.parametrize("given", [None, b"type octile", 3])
+def test_a_map_is_a_path_or_a_text(given):
+    with refused(f"map is {given!r}, neither a path nor a text"):
+        tb.problems.grid_world(given)
+
+
+def test_a_problem_names_itself():
+    assert str(tb.problems.bandit()).startswith(
+        "FeatureProblem: 2 parameters; at 0, Model: 1 states"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import (
     as_generator,
+    as_positive,
     as_theta,
     entry,
     finite_array,
@@ -32,9 +34,18 @@ ROUNDING = 1e-10
 # it, a few replicates decide the mean, and its standard error says little.
 LARGEST_KURTOSIS = 15.0
 
+# Where a bias of the target's own size is invisible, an estimator of 0 would pass as well.
+LARGEST_VISIBLE_BIAS = 1.0
+
 
 class Verdict(enum.Enum):
-    """What a check of an estimator concludes."""
+    """What a check of an estimator concludes.
+
+    - UNBIASED: no test failed, and the smallest visible bias is below the target itself.
+    - BIASED: a test failed that a correct estimator fails with the false-alarm rate only.
+    - INCONCLUSIVE: no test failed, but they prove nothing: the noise would have hidden a bias of
+      the target's size, a few extreme replicates decide the mean, or replicates are all the same.
+    """
 
     UNBIASED = "no bias seen"
     BIASED = "BIASED"
@@ -65,6 +76,9 @@ class EstimatorReport:
     n_replicates, n_tests, n_unresolved : int
         Estimates drawn; tests made; coordinates left out, because nearly all replicates were the
         same there or a few extreme ones decide the mean.
+    constant : bool
+        Whether all replicates were the same; one that is wrong is INCONCLUSIVE, since what moves
+        the mean may be rare: compare a deterministic estimator with `target` directly.
     mean, standard_error, target : ndarray, shape (d,)
         Of the estimates; and what they should be.
     """
@@ -80,6 +94,7 @@ class EstimatorReport:
     n_replicates: int
     n_tests: int
     n_unresolved: int
+    constant: bool
     mean: FloatArray = field(repr=False)
     standard_error: FloatArray = field(repr=False)
     target: FloatArray = field(repr=False)
@@ -88,6 +103,22 @@ class EstimatorReport:
     def passed(self) -> bool:
         """Whether no bias was seen in a conclusive check."""
         return self.verdict is Verdict.UNBIASED
+
+    def replicates_for(self, bias: float) -> int:
+        """Count the replicates that it takes to see a bias along the target.
+
+        Parameters
+        ----------
+        bias : float
+            Relative to the target's norm.
+
+        Returns
+        -------
+        int
+            By the square-root law, from this report's noise; 0 if the target is 0.
+        """
+        ratio = self.smallest_visible_bias / as_positive("bias", bias)
+        return math.ceil(self.n_replicates * ratio**2) if math.isfinite(ratio) else 0
 
     def raise_if_failed(self) -> None:
         """Raise `CheckFailedError` with the report as its message unless the check passed."""
@@ -102,14 +133,15 @@ class EstimatorReport:
             along = (
                 f"bias along the target {self.bias:+.2%} of its norm; one of "
                 f"{self.smallest_visible_bias:.2%} would have been seen with probability "
-                f"{self.power:g}"
+                f"{self.power:g}; for one of 1% it takes {self.replicates_for(0.01)} replicates"
             )
+        same = "; all the same: is rng used, or what moves them rare?" if self.constant else ""
         return (
             f"Estimator check: {self.verdict.value}\n"
             f"  largest deviation {self.statistic:.3g} standard errors ({self.where}), critical "
             f"value {self.critical_value:.3g} at false-alarm rate {self.false_alarm_rate:g}\n"
             f"  {along}\n"
-            f"  {self.n_replicates} replicates, {self.n_tests} tests{left_out}"
+            f"  {self.n_replicates} replicates, {self.n_tests} tests{left_out}{same}"
         )
 
 
@@ -133,8 +165,8 @@ def check_estimator(
     Parameters
     ----------
     estimator : callable
-        ``estimator(problem, theta, rng=generator)``, returning an array_like of shape (d,) or an
-        object whose ``.gradient`` is one.
+        Called as ``estimator(problem, theta, rng=generator)``, returning an array_like of shape
+        (d,) or an object whose ``.gradient`` is one.
     problem : BilevelProblem
         The leader's problem.
     theta : array_like, shape (d,)
@@ -146,7 +178,8 @@ def check_estimator(
     power : float
         Probability with which the smallest visible bias would have been seen.
     target : array_like, shape (d,), optional
-        What the estimates should have as their mean; the exact hypergradient by default.
+        What the estimates should have as their mean; the exact hypergradient by default, over an
+        infinite horizon. For another objective pass its gradient.
     rng : numpy.random.Generator or int
         Source of randomness, or a seed.
 
@@ -235,9 +268,8 @@ def judge(
     with np.errstate(invalid="ignore", divide="ignore"):
         kurtosis = count * (centred**4).sum(axis=0) / (centred**2).sum(axis=0) ** 2
     heavy = ~constant & ~(kurtosis <= LARGEST_KURTOSIS)
-    # Constant replicates settle the matter where the estimator is deterministic or they are right;
-    # else what moves the mean may just be rare.
-    astray = constant & (np.abs(means - goals) > 10.0 * rounding) & ~constant.all()
+    # Replicates that are all the same, and not right: what moves the mean may just be rare.
+    astray = constant & (np.abs(means - goals) > 10.0 * rounding)
     tested = ~(heavy | astray)
     if norm == 0.0:
         tested[-1] = False
@@ -250,9 +282,13 @@ def judge(
     # What was left out of the tests proves nothing, but must not look like a visible bias either.
     gaps = np.abs(means - goals)
     in_doubt = (~tested & (gaps > critical * errors) & (gaps > visible)).any()
+    if norm > 0.0:
+        conclusive = tested[-1] and not in_doubt and visible <= LARGEST_VISIBLE_BIAS * norm
+    else:
+        conclusive = tested[:-1].all()
     if scores[worst] > critical:
         verdict = Verdict.BIASED
-    elif (tested[-1] and not in_doubt) or (norm == 0.0 and tested[:-1].all()):
+    elif conclusive:
         verdict = Verdict.UNBIASED
     else:
         verdict = Verdict.INCONCLUSIVE
@@ -268,6 +304,7 @@ def judge(
         n_replicates=count,
         n_tests=n_tests,
         n_unresolved=int((~tested[:-1]).sum()),
+        constant=bool(constant.all()),
         mean=read_only(means[:-1]),
         standard_error=read_only(errors[:-1]),
         target=read_only(goals[:-1]),

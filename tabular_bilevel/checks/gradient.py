@@ -50,12 +50,20 @@ class RouteComparison:
         What was allowed.
     worst : str
         Where it is largest.
+    adjoint, other : float
+        The two derivatives there.
+    n_differing, n_derivatives : int
+        How many of the compared derivatives differ by more than was allowed.
     """
 
     route: str
     difference: float
     tolerance: float
     worst: str
+    adjoint: float
+    other: float
+    n_differing: int
+    n_derivatives: int
 
     @property
     def passed(self) -> bool:
@@ -64,9 +72,15 @@ class RouteComparison:
 
     def __str__(self) -> str:
         verdict = "agrees" if self.passed else "DIFFERS"
-        return (
+        line = (
             f"{self.route}: {verdict}, relative difference {self.difference:.2g} (allowed "
             f"{self.tolerance:.2g}), largest at {self.worst}"
+        )
+        if self.passed:
+            return line
+        return (
+            f"{line}: the gradient says {self.adjoint:.8g}, {self.route} {self.other:.8g}; "
+            f"{self.n_differing} of {self.n_derivatives} differ"
         )
 
 
@@ -101,7 +115,20 @@ class GradientReport:
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
         head = f"Gradient check {verdict}: {self.n_derivatives} derivatives"
-        return "\n  ".join([head, *map(str, self.comparisons), *self.skipped])
+        lines = [head, *map(str, self.comparisons), *self.skipped]
+        return "\n  ".join(lines if self.passed else [*lines, self._diagnosis()])
+
+    def _diagnosis(self) -> str:
+        """Say which of the problem's methods the pattern of failures points to."""
+        failed = {comparison.route for comparison in self.comparisons if not comparison.passed}
+        agree = {comparison.route for comparison in self.comparisons if comparison.passed}
+        if "differences" in agree:
+            return "pullback fits model(theta), pushforward does not"
+        if "differences" in failed and not agree:
+            return "pullback does not fit model(theta)"
+        if failed:
+            return "pullback and pushforward fit each other, but not model(theta)"
+        return "nothing could be compared"
 
 
 def check_gradient(
@@ -171,7 +198,16 @@ def check_gradient(
         gaps = np.abs(others - derivatives) / scale
         worst = int(np.argmax(gaps))
         where = entry("theta", (worst,)) if directions is None else f"direction {worst}"
-        return RouteComparison(route, float(gaps[worst]), allowed, where)
+        return RouteComparison(
+            route=route,
+            difference=float(gaps[worst]),
+            tolerance=allowed,
+            worst=where,
+            adjoint=float(derivatives[worst]),
+            other=float(others[worst]),
+            n_differing=int((gaps > allowed).sum()),
+            n_derivatives=derivatives.size,
+        )
 
     comparisons, skipped = [], []
     if isinstance(problem, ForwardProblem):

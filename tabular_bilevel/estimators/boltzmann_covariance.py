@@ -76,8 +76,9 @@ class BoltzmannCovariance:
     n_trajectories : int
         Trajectories per call, all held at once: about 60 bytes a step.
     horizon : int, optional
-        Steps after which a trajectory is cut. By default so many that what is left out is below a
-        part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99.
+        Steps after which a trajectory is cut: not the `horizon` of `hypergradient`, which changes
+        the objective, but one that leaves a bias. By default so many that what is left out is below
+        a part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99.
     critic : Critic
         Where Q_L comes from.
 
@@ -101,6 +102,8 @@ class BoltzmannCovariance:
         positive_integer("n_trajectories", self.n_trajectories)
         if self.horizon is not None:
             positive_integer("horizon", self.horizon)
+        if not callable(getattr(self.critic, "action_value", None)):
+            raise ValueError(f"critic is {self.critic!r}, which has no method action_value")
 
     def __call__(
         self, problem: BilevelProblem, theta: npt.ArrayLike, *, rng: np.random.Generator | int

@@ -150,6 +150,8 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
     ValueError
         If the file or the map cannot be read; the message names the line.
     """
+    if not isinstance(path_or_text, (str, PathLike)):
+        raise ValueError(f"map is {path_or_text!r}, neither a path nor a text")
     text = str(path_or_text)
     name = "map"
     if "\n" not in text:
