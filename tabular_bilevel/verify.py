@@ -101,7 +101,7 @@ class Case:
 
 
 def verify_cases() -> tuple[Case, ...]:
-    """Make the four problems, with the numbers known of them (problems.md)."""
+    """Make the four problems, with the numbers known of them from independent programs."""
     rooms, toy = problems.four_rooms(), problems.discrete_toy()
     rng = np.random.default_rng(2026)
 
@@ -118,20 +118,18 @@ def verify_cases() -> tuple[Case, ...]:
             rooms,
             np.zeros(105),
             500,
-            published=(
-                *(
-                    (
-                        f"J(0), temperature {temperature:g}, penalty {penalty:g}",
-                        partial(rooms_objective, temperature, penalty),
-                        known,
-                        1e-8,
-                    )
-                    for temperature, penalty, known in (
-                        (0.001, 1.0, -0.14746077),
-                        (0.001, 5.0, -0.74064441),
-                        (0.005, 5.0, -0.66741326),
-                    )
-                ),
+            published=tuple(
+                (
+                    f"J(0), temperature {temperature:g}, penalty {penalty:g}",
+                    partial(rooms_objective, temperature, penalty),
+                    known,
+                    1e-8,
+                )
+                for temperature, penalty, known in (
+                    (0.001, 1.0, -0.14746077),
+                    (0.001, 5.0, -0.74064441),
+                    (0.005, 5.0, -0.66741326),
+                )
             ),
         ),
         Case(

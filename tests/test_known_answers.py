@@ -7,8 +7,7 @@ import pytest
 
 import tabular_bilevel as tb
 
-# Published with eight digits (problems.md of the project's design; reproduced by an independent
-# implementation in numpy).
+# Found to eight digits by an independent program, from the published specification.
 EIGHT_DIGITS = 0.5e-8
 
 # Published with three digits.
@@ -33,7 +32,7 @@ def test_four_rooms_with_the_simulators_slip_is_another_problem():
 
 
 def four_rooms_cells():
-    """Read the map as problems.md prints it: 104 free cells."""
+    """Read the map as published: 104 free cells."""
     from tabular_bilevel.problems.four_rooms import LAYOUT
 
     rows = LAYOUT.split("\n")[1:-1]
@@ -72,7 +71,7 @@ def test_discrete_toy_over_150_steps(logit, known):
 
 
 def test_discrete_toy_is_best_with_a_mixed_leader():
-    # problems.md: the peak is about 27.3, near f(0|A) = 0.85
+    # an independent program found: about 27.3, near f(0|A) = 0.85
     chances = np.linspace(0.7, 0.99, 30)
     returns = [
         tb.objective(tb.problems.discrete_toy(), [0, 0, np.log(f / (1 - f)), 0, 0, 0], horizon=150)
