@@ -74,7 +74,7 @@ class BoltzmannCovariance:
     Attributes
     ----------
     n_trajectories : int
-        Trajectories per call, all held at once: about 60 bytes a step.
+        Trajectories per call, all held at once: about 13 bytes a step.
     horizon : int, optional
         Steps after which a trajectory is cut: not the `horizon` of `hypergradient`, which changes
         the objective, but one that leaves a bias. By default so many that what is left out is below
