@@ -16,6 +16,7 @@ __all__ = [
     "centred",
     "grouped_sums",
     "read_only",
+    "read_only_matrix",
     "restore_read_only",
 ]
 
@@ -29,6 +30,13 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Mark a freshly made array as read-only and hand it on."""
     array.setflags(write=False)
     return array
+
+
+def read_only_matrix(matrix: sp.csr_array) -> sp.csr_array:
+    """Mark the arrays of a freshly made matrix as read-only and hand it on."""
+    for array in (matrix.data, matrix.indices, matrix.indptr):
+        read_only(array)
+    return matrix
 
 
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
@@ -49,9 +57,8 @@ def centred(table: FloatArray, policy: FloatArray) -> FloatArray:
 def restore_read_only(self: object, state: dict[str, Any]) -> None:
     """Serve as `__setstate__` of frozen objects: copies and pickles are as read-only as they."""
     for value in state.values():
-        for array in (getattr(value, part, None) for part in ("data", "indices", "indptr")):
-            if sp.issparse(value) and array is not None:
-                read_only(array)
-        if isinstance(value, np.ndarray):
+        if isinstance(value, sp.csr_array):
+            read_only_matrix(value)
+        elif isinstance(value, np.ndarray):
             read_only(value)
     self.__dict__.update(state)

@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only, restore_read_only
+from tabular_bilevel._arrays import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    read_only,
+    read_only_matrix,
+    restore_read_only,
+)
 from tabular_bilevel._validation import (
     as_array,
     as_discount,
@@ -370,6 +377,4 @@ def as_transition(
         raise ValueError(f"{row} sums to {sums[k]:.12g}, not {goal}")
     csr.indices = csr.indices.astype(np.int32, copy=False)
     csr.indptr = csr.indptr.astype(np.int32, copy=False)
-    for array in (csr.data, csr.indices, csr.indptr):
-        read_only(array)
-    return csr
+    return read_only_matrix(csr)

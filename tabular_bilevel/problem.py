@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, IntArray, grouped_sums, read_only, restore_read_only
+from tabular_bilevel._arrays import (
+    FloatArray,
+    IntArray,
+    grouped_sums,
+    read_only_matrix,
+    restore_read_only,
+)
 from tabular_bilevel._validation import (
     as_finite,
     as_theta,
@@ -144,7 +150,7 @@ class FeatureProblem:
         object.__setattr__(self, "n_parameters", width)
         for name, (_, n_rows) in tables.items():
             features = given[name] if name in given else sp.csr_array((n_rows, width))
-            object.__setattr__(self, name, features)
+            object.__setattr__(self, name, read_only_matrix(features))
 
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta.
@@ -367,8 +373,6 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
         finite_array(f"{name} (stored entries)", features.data, (features.nnz,))
     else:
         features = sp.csr_array(finite_array(name, matrix, (n_rows, None)))
-    for array in (features.data, features.indices, features.indptr):
-        read_only(array)
     return features
 
 

@@ -251,7 +251,7 @@ def test_every_route_wants_a_whole_number_of_steps(route, horizon):
 
 
 def test_gradients_stay_right_near_discount_one():
-    # eight digits are left of sixteen at 1 - 1e-8; before means were taken off twice, none were
+    # eight digits are left of sixteen at 1 - 1e-8; before means were taken off twice, two were
     discounts = {"follower_discount": 1 - 1e-8, "leader_discount": 1 - 1e-8}
     problem, theta = tb.problems.two_state(**discounts), [0.2, -0.3]
     _, exact = tb.problems.two_state_closed_form(theta, **discounts)
