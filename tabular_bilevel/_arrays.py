@@ -1,4 +1,4 @@
-"""Array types, and two small things that are done to arrays everywhere."""
+"""Array types, and the small things that are done to arrays everywhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "read_only",
     "read_only_matrix",
     "restore_read_only",
+    "softmax",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,6 +43,13 @@ def read_only_matrix(matrix: sp.csr_array) -> sp.csr_array:
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
     """Add up the weights of each group 0, ..., n_groups - 1."""
     return np.asarray(np.bincount(group, weights, minlength=n_groups), dtype=np.float64)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Turn logits into probabilities along the last axis."""
+    with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def centred(table: FloatArray, policy: FloatArray) -> FloatArray:

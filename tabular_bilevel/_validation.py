@@ -13,17 +13,22 @@ from tabular_bilevel._arrays import BoolArray, FloatArray
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
     "as_array",
+    "as_checked_theta",
     "as_discount",
     "as_distribution",
     "as_finite",
     "as_generator",
     "as_positive",
+    "as_real",
     "as_theta",
     "distribution_tolerance",
     "entry",
     "finite_array",
+    "first",
     "positive_integer",
     "real_array",
+    "require_probabilities",
+    "require_real_dtype",
 ]
 
 # Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
@@ -159,11 +164,15 @@ def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "thet
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"
         raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")
-    copied = to_float64(array)
-    if not np.isfinite(copied).all():
-        index = first(~np.isfinite(copied))
-        raise ValueError(f"{entry(name, index)} is {copied[index]}, not a finite number")
-    return copied
+    return finite_array(name, array, array.shape)
+
+
+def as_checked_theta(theta: npt.ArrayLike) -> FloatArray:
+    """Copy as `as_theta`, for a check; of nothing there is nothing to check."""
+    vector = as_theta(theta)
+    if vector.size == 0:
+        raise ValueError("theta has no entries, so there is no gradient to check")
+    return vector
 
 
 def positive_integer(name: str, value: object) -> int:

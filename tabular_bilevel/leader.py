@@ -86,7 +86,7 @@ def evaluate_leader(model: Model, response: Response, *, horizon: int | None = N
     -0.14746077
     """
     policy, discount = response.policy, model.leader_discount
-    source = model.entry_row // model.n_actions
+    source = model.entry_state
     target = model.transition.indices
     if horizon is None:
         system = policy_system(model, policy, discount)

@@ -156,11 +156,11 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     LinearSystem
         Factors, or the matrix where an iteration is faster.
     """
-    n_states, n_actions = policy.shape
+    n_states = model.n_states
     if n_states > DENSE_STATES:
         return discounted_system(policy_transition(model.transition, policy), discount)
     # small models: straight to the dense matrix, at a tenth of the sparse product's overhead
-    place = (model.entry_row // n_actions) * n_states + model.transition.indices
+    place = model.entry_state * n_states + model.transition.indices
     weights = policy.ravel()[model.entry_row] * model.transition.data
     matrix = grouped_sums(place, -discount * weights, n_states**2)
     matrix = matrix.reshape(n_states, n_states)

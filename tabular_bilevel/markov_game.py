@@ -16,6 +16,7 @@ from tabular_bilevel._arrays import (
     grouped_sums,
     read_only,
     restore_read_only,
+    softmax,
 )
 from tabular_bilevel._validation import (
     as_distribution,
@@ -24,7 +25,7 @@ from tabular_bilevel._validation import (
     first,
     real_array,
 )
-from tabular_bilevel.model import Model, Tangent, as_termination, as_transition
+from tabular_bilevel.model import Model, Tangent, as_termination, as_transition, not_forbidden
 from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = ["MarkovGame"]
@@ -108,7 +109,7 @@ temperature 0.05
             )
         follower = real_array("follower_reward", follower_reward, (None, None, None))
         shape = follower.shape
-        mask = (follower > -np.inf) | np.isnan(follower)
+        mask = not_forbidden(follower)
         if not mask.any(axis=2).all():
             s, b = first(~mask.any(axis=2))
             raise ValueError(
@@ -166,9 +167,7 @@ temperature 0.05
             Probability of each leader action.
         """
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
-        with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        return softmax(logits)
 
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the follower's model against the leader's policy.

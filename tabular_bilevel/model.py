@@ -248,6 +248,11 @@ temperature 0.1
         rows = np.arange(self.n_states * self.n_actions)
         return read_only(np.repeat(rows, np.diff(self.transition.indptr)))
 
+    @cached_property
+    def entry_state(self) -> IntArray:
+        """State s of each stored transition entry, shape (nnz,)."""
+        return read_only(self.entry_row // self.n_actions)
+
     def next_value(self, value: FloatArray) -> FloatArray:
         """Average over the next state: sum_s' P(s'|s,a) value(s'), shape (S, A)."""
         return np.asarray(self.transition @ value).reshape(self.n_states, self.n_actions)
@@ -301,9 +306,13 @@ class Tangent:
         )
 
 
+def not_forbidden(follower_reward: FloatArray) -> BoolArray:
+    """Find the actions that no ``-inf`` forbids; NaN is left to the check of the rewards."""
+    return np.asarray((follower_reward > -np.inf) | np.isnan(follower_reward))
+
+
 def _availability(available: npt.ArrayLike | None, follower_reward: FloatArray) -> BoolArray:
-    mask = follower_reward > -np.inf
-    mask |= np.isnan(follower_reward)  # left to the check of the rewards
+    mask = not_forbidden(follower_reward)
     if available is not None:
         given = as_array("available", available)
         if given.dtype.kind != "b":
@@ -365,7 +374,6 @@ def as_transition(
         index = (*np.unravel_index(rows[k], leading), columns[k])
         raise ValueError(f"{entry(name, index)} is {data[k]}, not a probability")
     csr = sp.csr_array((data, (rows, columns)), shape=(n_rows, n_states))
-    csr.sum_duplicates()
     sums = np.asarray(csr @ np.ones(n_states))
     wanted = 1.0 - termination.ravel()
     off = used & (np.abs(sums - wanted) > distribution_tolerance(dtype))

@@ -19,6 +19,7 @@ from tabular_bilevel._arrays import (
     grouped_sums,
     read_only_matrix,
     restore_read_only,
+    softmax,
 )
 from tabular_bilevel._validation import (
     as_finite,
@@ -177,7 +178,7 @@ class FeatureProblem:
         if self.transition.nnz == self.initial.nnz == 0:
             return base.with_rewards(follower_reward, leader_reward)
         return base.replace(
-            follower_reward=np.where(base.available, follower_reward, -np.inf),
+            follower_reward=follower_reward,
             leader_reward=leader_reward,
             transition=base.like_transition(self._kernel(theta)),
             initial=self._start(theta),
@@ -318,10 +319,7 @@ class Budget:
         return (self.total * share * (direction - share @ direction))[:-1]
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
-        logits = as_theta(theta, self.n_parameters)
-        with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
-            weights = np.exp(logits - logits.max())
-        return np.asarray(weights / weights.sum())
+        return softmax(as_theta(theta, self.n_parameters))
 
 
 @dataclass(frozen=True, eq=False)

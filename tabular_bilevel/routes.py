@@ -16,7 +16,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
-from tabular_bilevel._validation import as_theta, finite_array, positive_integer
+from tabular_bilevel._validation import as_positive, as_theta, finite_array, positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.hypergradient import objective
@@ -70,8 +70,7 @@ def forward_gradient(
     True
     """
     theta, rows = _directions(theta, directions)
-    tangents = _tangents(problem, theta, rows)
-    model = problem.model(theta)
+    model, tangents = _tangents(problem, theta, rows)
     response = solve_follower(model)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     policy, value = response.policy, response.value
@@ -144,8 +143,7 @@ def complex_step_gradient(
     """
     theta, rows = _directions(theta, directions)
     steps = None if horizon is None else positive_integer("horizon", horizon)
-    tangents = _tangents(problem, theta, rows)
-    model = problem.model(theta)
+    model, tangents = _tangents(problem, theta, rows)
     start = solve_follower(model).value
     return np.array([_complex_derivative(model, t, start, steps) for t in tangents])
 
@@ -212,9 +210,7 @@ def difference_gradient(
     True
     """
     theta, rows = _directions(theta, directions)
-    count = positive_integer("levels", levels)
-    if not (np.isfinite(step) and step > 0.0):
-        raise ValueError(f"step is {step}, not a positive finite number")
+    count, step = positive_integer("levels", levels), as_positive("step", step)
     problem.model(theta)  # if theta itself is bad, say so
 
     def difference(row: FloatArray, h: float) -> float:
@@ -266,13 +262,16 @@ def _directions(
     return theta, finite_array("directions", directions, (None, theta.size))
 
 
-def _tangents(problem: ForwardProblem, theta: FloatArray, rows: FloatArray) -> Iterable[Tangent]:
+def _tangents(
+    problem: ForwardProblem, theta: FloatArray, rows: FloatArray
+) -> tuple[Model, Iterable[Tangent]]:
+    """Build the model at theta, and its checked tangents one at a time."""
     if not isinstance(problem, ForwardProblem):
         raise TypeError(
             f"{type(problem).__name__} has no pushforward(theta, direction), which this route needs"
         )
     model = problem.model(theta)
-    return (_checked(problem.pushforward(theta, row), model) for row in rows)
+    return model, (_checked(problem.pushforward(theta, row), model) for row in rows)
 
 
 def _checked(tangent: Tangent, model: Model) -> Tangent:

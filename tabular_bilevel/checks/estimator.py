@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import (
+    as_checked_theta,
     as_generator,
     as_positive,
-    as_theta,
     entry,
     finite_array,
     positive_integer,
@@ -206,9 +206,7 @@ def check_estimator(
     >>> tb.check_estimator(half, problem, theta).passed
     False
     """
-    theta = read_only(as_theta(theta))
-    if theta.size == 0:
-        raise ValueError("theta has no entries, so there is no gradient to check")
+    theta = read_only(as_checked_theta(theta))
     count = positive_integer("n_replicates", n_replicates)
     if count < 30:
         raise ValueError(f"n_replicates is {count}, fewer than 30")
@@ -262,25 +260,24 @@ def judge(
     centred = samples - means
     spread = np.sqrt((centred**2).sum(axis=0) / (count - 1))
     rounding = ROUNDING * max(np.abs(goals).max(), np.abs(means).max(), np.finfo(float).tiny)
-    errors = np.hypot(spread / np.sqrt(count), rounding)
+    gaps, errors = np.abs(means - goals), np.hypot(spread / np.sqrt(count), rounding)
 
     constant = spread <= rounding
     with np.errstate(invalid="ignore", divide="ignore"):
         kurtosis = count * (centred**4).sum(axis=0) / (centred**2).sum(axis=0) ** 2
     heavy = ~constant & ~(kurtosis <= LARGEST_KURTOSIS)
     # Replicates that are all the same, and not right: what moves the mean may just be rare.
-    astray = constant & (np.abs(means - goals) > 10.0 * rounding)
+    astray = constant & (gaps > 10.0 * rounding)
     tested = ~(heavy | astray)
     if norm == 0.0:
         tested[-1] = False
 
     n_tests = int(tested.sum())
     critical = float(stats.t.isf(false_alarm_rate / (2 * max(n_tests, 1)), count - 1))
-    scores = np.where(tested, np.abs(means - goals) / errors, 0.0)
+    scores = np.where(tested, gaps / errors, 0.0)
     worst = int(np.argmax(scores))
     bias, visible = means[-1] - goals[-1], (critical + stats.norm.isf(1.0 - power)) * errors[-1]
     # What was left out of the tests proves nothing, but must not look like a visible bias either.
-    gaps = np.abs(means - goals)
     in_doubt = (~tested & (gaps > critical * errors) & (gaps > visible)).any()
     if norm > 0.0:
         conclusive = tested[-1] and not in_doubt and visible <= LARGEST_VISIBLE_BIAS * norm

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_generator, as_theta, entry
+from tabular_bilevel._validation import as_checked_theta, as_generator, entry
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
@@ -177,9 +177,7 @@ def check_gradient(
     >>> [comparison.route for comparison in report.comparisons]
     ['forward mode', 'complex step', 'differences']
     """
-    theta = as_theta(theta)
-    if theta.size == 0:
-        raise ValueError("theta has no entries, so there is no gradient to check")
+    theta = as_checked_theta(theta)
     exact = hypergradient(problem, theta, horizon=horizon)
     directions = _directions(exact.gradient, as_generator(rng))
     derivatives = exact.gradient if directions is None else directions @ exact.gradient

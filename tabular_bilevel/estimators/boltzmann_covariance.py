@@ -202,6 +202,10 @@ def sampled_sensitivities(
     steady = model.termination == 0.0
     follower_ahead = np.where(steady, response.action_value - model.follower_reward, 0.0)
     leader_ahead = np.where(steady, action_value - model.leader_reward, 0.0)
+    scaled_advantage = (action_value - leader_value[:, None]) / model.temperature
+    follower_next = model.follower_discount * response.value
+    leader_next = model.leader_discount * leader_value
+    first_value = leader_value - model.initial @ leader_value
     shape, kernel = action_value.shape, model.transition
     influence, occupancy = np.zeros(shape), np.zeros(shape)
     direct_transition, indirect_transition = np.zeros(kernel.nnz), np.zeros(kernel.nnz)
@@ -218,12 +222,12 @@ def sampled_sensitivities(
             model.initial,
             model.follower_discount if follower_discount is None else follower_discount,
             model.leader_discount if leader_discount is None else leader_discount,
-            (action_value - leader_value[:, None]) / model.temperature,
-            model.follower_discount * response.value,
-            model.leader_discount * leader_value,
+            scaled_advantage,
+            follower_next,
+            leader_next,
             follower_ahead,
             leader_ahead,
-            leader_value - model.initial @ leader_value,
+            first_value,
             influence,
             occupancy,
             direct_transition,
