@@ -1,16 +1,40 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
+from tabular_bilevel.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.checks.controls import PlantedFault, planted_faults
 from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
-from tabular_bilevel.critics import Critic, ExactCritic, SarsaCritic
+from tabular_bilevel.critics import (
+    Critic,
+    ExactCritic,
+    LeaderValues,
+    MonteCarloCritic,
+    SarsaCritic,
+    TemporalDifferenceCritic,
+)
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
-from tabular_bilevel.estimators import BoltzmannCovariance, Estimate, Estimator
+from tabular_bilevel.estimators import (
+    AdaptiveModelDesign,
+    BiLevelActorCritic,
+    BoltzmannCovariance,
+    Estimate,
+    Estimator,
+    ExactGradient,
+    HyperPolicyGradient,
+    NaivePolicyGradient,
+    SoBiRL,
+    TruncatedNeumann,
+    ValueGapPenalty,
+    ZeroOrder,
+)
+from tabular_bilevel.experience import Experience, Interaction
 from tabular_bilevel.follower import (
+    CompiledPolicyIteration,
     FollowerSolver,
     PolicyIteration,
     Response,
+    StoppedValueIteration,
     ValueIteration,
     solve_follower,
 )
@@ -18,6 +42,7 @@ from tabular_bilevel.hypergradient import Hypergradient, hypergradient, objectiv
 from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.optimisers import Adam, GradientAscent, Optimiser
 from tabular_bilevel.problem import (
     BilevelProblem,
     Budget,
@@ -32,42 +57,69 @@ from tabular_bilevel.routes import (
     difference_gradient,
     forward_gradient,
 )
+from tabular_bilevel.samplers import Episodes, Sampler, Steps, Survivors
 from tabular_bilevel.sensitivities import Sensitivities, sensitivities
 from tabular_bilevel.trajectories import Trajectories, sample_trajectories
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adam",
+    "AdaptiveModelDesign",
+    "AscentState",
+    "BiLevelActorCritic",
     "BilevelProblem",
     "BoltzmannCovariance",
     "Budget",
     "CheckFailedError",
+    "CompiledPolicyIteration",
     "ConvergenceError",
     "Critic",
     "DifferenceGradient",
+    "Episodes",
     "Estimate",
     "Estimator",
     "EstimatorReport",
     "Evaluation",
     "ExactCritic",
+    "ExactGradient",
+    "Experience",
     "FeatureProblem",
     "FollowerSolver",
     "ForwardProblem",
+    "GradientAscent",
     "GradientReport",
+    "HyperPolicyGradient",
     "Hypergradient",
+    "Interaction",
+    "LeaderValues",
     "MarkovGame",
     "Model",
+    "MonteCarloCritic",
+    "NaivePolicyGradient",
+    "Optimiser",
     "PlantedFault",
     "PolicyIteration",
     "Reparametrised",
     "Response",
+    "Sampler",
     "SarsaCritic",
     "Sensitivities",
+    "SoBiRL",
+    "Step",
+    "Steps",
+    "StoppedValueIteration",
+    "Survivors",
     "Tangent",
+    "TemporalDifferenceCritic",
     "Trajectories",
     "Transform",
+    "TruncatedNeumann",
+    "ValueGapPenalty",
     "ValueIteration",
     "Verdict",
+    "ZeroOrder",
+    "ascend",
     "check_estimator",
     "check_gradient",
     "complex_step_gradient",
@@ -78,6 +130,7 @@ __all__ = [
     "objective",
     "planted_faults",
     "problems",
+    "resume",
     "sample_trajectories",
     "sensitivities",
     "solve_follower",

@@ -14,7 +14,16 @@ import numpy as np
 from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._jit import kernel
 
-__all__ = ["eligibility_traces", "sample_trajectories", "sarsa", "soft_value_iteration"]
+__all__ = [
+    "eligibility_traces",
+    "monte_carlo",
+    "sample_trajectories",
+    "sarsa",
+    "soft_policy_iteration",
+    "soft_value_iteration",
+    "temporal_differences",
+    "visits",
+]
 
 
 @kernel
@@ -63,6 +72,94 @@ def soft_value_iteration(
 
 
 @kernel
+def soft_policy_iteration(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    reward: FloatArray,
+    available: BoolArray,
+    discount: float,
+    temperature: float,
+    tolerance: float,
+    max_iterations: int,
+    place: IntArray,
+    band: FloatArray,
+    step: FloatArray,
+    value: FloatArray,
+    action_value: FloatArray,
+    policy: FloatArray,
+) -> tuple[int, float]:
+    """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
+
+    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
+    and 2 w + 1 columns. The matrix I - discount P_policy is dominant by rows: no pivots are needed.
+    Returns the number of steps and the residual of `value`, to which the other outputs belong.
+    """
+    n_states, n_actions = reward.shape
+    width = band.shape[1] // 2
+    iterations = 0
+    while True:
+        residual = 0.0
+        scale = temperature
+        for s in range(n_states):
+            best = -np.inf
+            for a in range(n_actions):
+                if available[s, a]:
+                    row = s * n_actions + a
+                    ahead = 0.0
+                    for k in range(indptr[row], indptr[row + 1]):
+                        ahead += data[k] * value[indices[k]]
+                    action_value[s, a] = reward[s, a] + discount * ahead
+                    best = max(best, action_value[s, a])
+                else:
+                    action_value[s, a] = -np.inf
+            total = 0.0
+            for a in range(n_actions):
+                weight = 0.0
+                if available[s, a]:
+                    weight = math.exp((action_value[s, a] - best) / temperature)
+                policy[s, a] = weight
+                total += weight
+            earned = 0.0
+            for a in range(n_actions):
+                policy[s, a] /= total
+                earned += policy[s, a] * abs(reward[s, a])
+            gap = best + temperature * math.log(total) - value[s]
+            step[place[s]] = gap
+            residual = max(residual, abs(gap))
+            scale = max(scale, abs(value[s]), earned)
+        if not residual > tolerance * scale or iterations == max_iterations:
+            return iterations, residual
+        band[:] = 0.0
+        for s in range(n_states):
+            i = place[s]
+            for a in range(n_actions):
+                row = s * n_actions + a
+                weight = discount * policy[s, a]
+                for k in range(indptr[row], indptr[row + 1]):
+                    band[i, place[indices[k]] - i + width] -= weight * data[k]
+            band[i, width] += 1.0
+        for i in range(n_states):
+            for below in range(i + 1, min(i + width + 1, n_states)):
+                left = i - below + width
+                factor = band[below, left] / band[i, width]
+                if factor != 0.0:
+                    pivot = band[i, width + 1 :]
+                    target = band[below, left + 1 :]
+                    for j in range(width):
+                        target[j] -= factor * pivot[j]
+                    step[below] -= factor * step[i]
+        for i in range(n_states - 1, -1, -1):
+            total = step[i]
+            for j in range(1, min(width, n_states - 1 - i) + 1):
+                total -= band[i, width + j] * step[i + j]
+            step[i] = total / band[i, width]
+        for s in range(n_states):
+            value[s] += step[place[s]]
+        iterations += 1
+
+
+@kernel
 def sample_trajectories(
     rng: np.random.Generator,
     indptr: IntArray,
@@ -71,19 +168,30 @@ def sample_trajectories(
     termination: FloatArray,
     initial: FloatArray,
     policy: FloatArray,
+    budget: int,
+    survival: float,
     states: IntArray,
     actions: IntArray,
     next_states: IntArray,
     lengths: IntArray,
-) -> None:
+) -> tuple[int, int, int]:
     """Fill one row a trajectory, until it ends or the columns do; -1 is the state after the end.
 
-    Draws by inversion, one uniform number for the start and two for each step. Where rounding
-    leaves a gap at the top of a distribution, the last possible outcome is taken.
+    No row is begun once there have been `budget` steps, and the last is cut there. After each step
+    a trajectory goes on with probability `survival`. Returns the number of rows filled, of steps in
+    all, and of steps in the longest.
+
+    Draws by inversion, one uniform number for the start, two for each step, and one to survive it
+    if that is uncertain. Where rounding leaves a gap at the top of a distribution, the last
+    possible outcome is taken.
     """
     n_states, n_actions = policy.shape
     count, horizon = states.shape
+    total = longest = 0
     for i in range(count):
+        if budget <= 0:
+            count = i
+            break
         u = rng.random()
         state = -1
         for s in range(n_states):
@@ -93,7 +201,9 @@ def sample_trajectories(
                     break
                 u -= initial[s]
         t = 0
-        while t < horizon and state >= 0:
+        while t < min(horizon, budget) and state >= 0:
+            if t > 0 and survival < 1.0 and rng.random() >= survival:
+                break
             u = rng.random()
             action = -1
             for a in range(n_actions):
@@ -121,6 +231,10 @@ def sample_trajectories(
             state = following
             t += 1
         lengths[i] = t
+        budget -= t
+        total += t
+        longest = max(longest, t)
+    return count, total, longest
 
 
 @kernel
@@ -133,38 +247,62 @@ def eligibility_traces(
     indices: IntArray,
     data: FloatArray,
     initial: FloatArray,
+    termination: FloatArray,
+    follower_reward: FloatArray,
+    leader_reward: FloatArray,
+    follower_value: FloatArray,
+    follower_action_value: FloatArray,
+    leader_value: FloatArray,
+    leader_action_value: FloatArray,
     follower_discount: float,
     leader_discount: float,
-    scaled_advantage: FloatArray,
-    follower_next: FloatArray,
-    leader_next: FloatArray,
-    follower_ahead: FloatArray,
-    leader_ahead: FloatArray,
-    first_value: FloatArray,
+    trace_discount: float,
+    credit_discount: float,
+    survival: float,
+    credit: FloatArray,
+    baseline: bool,
+    own_action: bool,
+    direct_share: float,
+    indirect_share: float,
     influence: FloatArray,
     occupancy: FloatArray,
     direct_transition: FloatArray,
     indirect_transition: FloatArray,
     direct_initial: FloatArray,
+    indirect_initial: FloatArray,
 ) -> None:
     """Add up the sampled sensitivities of all trajectories in one pass (theory.md section 6).
 
-    `scaled_advantage` is A_L / temperature, the `_next` arrays (S,) are what arriving is worth,
-    the `_ahead` arrays (S, A) baselines of it, `first_value` (S,) what starting is worth.
-    Derivatives with respect to a probability are weights of its logarithm's, so they are divided by
-    the probability.
+    Step t has the credit credit_discount^t * credit[s, a], which follows the trajectory at
+    `trace_discount`; a step that was reached with probability survival^t counts that much more.
+    With `baseline` what arriving is worth has taken off what the action values say of it, unless
+    the step may end the episode: elsewhere rows sum to one at every theta, so that has mean zero.
+    With `own_action` the action taken on arrival counts, too: its credit, and in the direct part
+    its advantage. Derivatives with respect to a probability are weights of its logarithm's, so they
+    are divided by the probability. The `_share`s multiply all that is added.
     """
-    n_actions = scaled_advantage.shape[1]
+    n_actions = credit.shape[1]
+    follower_first, leader_first = 0.0, 0.0
+    if baseline:
+        for s in range(initial.size):
+            follower_first += initial[s] * follower_value[s]
+            leader_first += initial[s] * leader_value[s]
     for i in range(states.shape[0]):
-        first = states[i, 0]
-        direct_initial[first] += first_value[first] / initial[first]
+        first, action = states[i, 0], actions[i, 0]
+        worth = leader_value[first] - leader_first
+        if own_action:
+            worth += leader_action_value[first, action] - leader_value[first]
+            indirect = credit[first, action] * (follower_value[first] - follower_first)
+            indirect_initial[first] += indirect_share * indirect / initial[first]
+        direct_initial[first] += direct_share * worth / initial[first]
         eligibility = 0.0
         weight = 1.0
+        credit_weight = 1.0
         for t in range(lengths[i]):
             s, a, following = states[i, t], actions[i, t], next_states[i, t]
-            eligibility = follower_discount * eligibility + weight * scaled_advantage[s, a]
-            influence[s, a] += eligibility
-            occupancy[s, a] += weight
+            eligibility += credit_weight * credit[s, a]
+            influence[s, a] += indirect_share * eligibility
+            occupancy[s, a] += direct_share * weight
             if following >= 0:
                 row = s * n_actions + a
                 low, high = indptr[row], indptr[row + 1]
@@ -174,11 +312,63 @@ def eligibility_traces(
                         low = middle
                     else:
                         high = middle
-                direct = weight * (leader_next[following] - leader_ahead[s, a])
-                indirect = eligibility * (follower_next[following] - follower_ahead[s, a])
-                direct_transition[low] += direct / data[low]
-                indirect_transition[low] += indirect / data[low]
-            weight *= leader_discount
+                worth = follower_discount * follower_value[following]
+                leader_worth = leader_discount * leader_value[following]
+                if baseline and termination[s, a] == 0.0:
+                    worth -= follower_action_value[s, a] - follower_reward[s, a]
+                    leader_worth -= leader_action_value[s, a] - leader_reward[s, a]
+                direct = weight * leader_worth
+                indirect = eligibility * worth
+                if own_action and t + 1 < lengths[i]:
+                    action = actions[i, t + 1]
+                    advantage = leader_action_value[following, action] - leader_value[following]
+                    direct += leader_discount / survival * weight * advantage
+                    if follower_discount > 0.0:
+                        own = credit_discount / survival * credit_weight * credit[following, action]
+                        indirect += own * worth / follower_discount
+                direct_transition[low] += direct_share * direct / data[low]
+                indirect_transition[low] += indirect_share * indirect / data[low]
+            eligibility *= trace_discount / survival
+            weight *= leader_discount / survival
+            credit_weight *= credit_discount / survival
+
+
+@kernel
+def visits(
+    states: IntArray,
+    actions: IntArray,
+    lengths: IntArray,
+    discount: float,
+    counts: FloatArray,
+    weights: FloatArray,
+) -> None:
+    """Count the visits of each pair, and add up discount^t over them."""
+    for i in range(states.shape[0]):
+        weight = 1.0
+        for t in range(lengths[i]):
+            counts[states[i, t], actions[i, t]] += 1.0
+            weights[states[i, t], actions[i, t]] += weight
+            weight *= discount
+
+
+@kernel
+def monte_carlo(
+    states: IntArray,
+    actions: IntArray,
+    lengths: IntArray,
+    reward: FloatArray,
+    discount: float,
+    counts: FloatArray,
+    returns: FloatArray,
+) -> None:
+    """Count the visits of each pair, and add up the discounted rewards from each visit on."""
+    for i in range(states.shape[0]):
+        tail = 0.0
+        for t in range(lengths[i] - 1, -1, -1):
+            s, a = states[i, t], actions[i, t]
+            tail = reward[s, a] + discount * tail
+            counts[s, a] += 1.0
+            returns[s, a] += tail
 
 
 @kernel
@@ -191,12 +381,13 @@ def sarsa(
     reward: FloatArray,
     discount: float,
     step_size: float,
+    cut_is_end: bool,
     action_value: FloatArray,
 ) -> None:
     """Update the table once for each step named in `order` (row * columns + column).
 
-    A step that ends the episode has its reward as target; a trajectory's last step that does not,
-    has no next action and is passed over.
+    A step that ends the episode has its reward as target. A trajectory's last step that does not,
+    has no next action: it is passed over, or with `cut_is_end` treated as an end.
     """
     horizon = states.shape[1]
     for flat in order:
@@ -205,7 +396,36 @@ def sarsa(
         s, a, following = states[i, t], actions[i, t], next_states[i, t]
         target = reward[s, a]
         if following >= 0:
-            if t + 1 >= lengths[i]:
+            if t + 1 < lengths[i]:
+                target += discount * action_value[following, actions[i, t + 1]]
+            elif not cut_is_end:
                 continue
-            target += discount * action_value[following, actions[i, t + 1]]
+        action_value[s, a] += step_size * (target - action_value[s, a])
+
+
+@kernel
+def temporal_differences(
+    order: IntArray,
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    reward: FloatArray,
+    discount: float,
+    step_size: float,
+    target_value: FloatArray,
+    action_value: FloatArray,
+) -> None:
+    """Update the table once for each step named in `order` (row * columns + column).
+
+    The target of a step is its reward and, unless it ends the episode, the discounted
+    `target_value` (S,) of where it leads.
+    """
+    horizon = states.shape[1]
+    for flat in order:
+        i = flat // horizon
+        t = flat % horizon
+        s, a, following = states[i, t], actions[i, t], next_states[i, t]
+        target = reward[s, a]
+        if following >= 0:
+            target += discount * target_value[following]
         action_value[s, a] += step_size * (target - action_value[s, a])

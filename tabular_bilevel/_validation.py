@@ -82,6 +82,8 @@ def to_float64(array: npt.NDArray[Any]) -> FloatArray:
 
 def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
     """Copy to a C-contiguous float64 array of the given shape; ``None`` is any positive length."""
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.shape == shape:
+        return value.copy()
     array = as_numbers(name, value)
     fits = array.ndim == len(shape) and all(
         n > 0 if want is None else n == want for n, want in zip(array.shape, shape, strict=True)
@@ -160,7 +162,7 @@ def as_positive(name: str, value: npt.ArrayLike) -> float:
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
-    array = as_numbers(name, theta)
+    array = theta if type(theta) is np.ndarray else as_numbers(name, theta)
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"
         raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")

@@ -288,7 +288,7 @@ class _Observed:
         game = self._game
         slope = grouped_sums(
             self._following,
-            self._arrival * sensitivities.transition.data,
+            self._arrival * sensitivities.entries,
             game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
         return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
@@ -337,7 +337,7 @@ class _Hidden:
         game = self._game
         slope = grouped_sums(
             self._pair,
-            game.transition.data * sensitivities.transition.data[self._slot],
+            game.transition.data * sensitivities.entries[self._slot],
             game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
         slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import scipy.sparse.csgraph
 
 from tabular_bilevel._arrays import (
     BoolArray,
@@ -159,7 +160,7 @@ temperature 0.1
             leader_discount=as_discount("leader_discount", leader_discount),
             temperature=as_positive("temperature", temperature),
         )
-        largest = float(model.row_mass.max())
+        largest = model.largest_mass
         for name, discount in (
             ("follower_discount", model.follower_discount),
             ("leader_discount", model.leader_discount),
@@ -213,14 +214,40 @@ temperature 0.1
             If a table has the wrong shape or an available entry is not finite.
         """
         shape = self.follower_reward.shape
+        where = None if self._kernel.everything_available else self.available
         rewards = {
-            name: read_only(finite_array(name, table, shape, where=self.available))
+            name: read_only(finite_array(name, table, shape, where=where))
             for name, table in (
                 ("follower_reward", follower_reward),
                 ("leader_reward", leader_reward),
             )
         }
-        return Model(**{**self._fields(), **rewards})
+        model = Model(**{**self._fields(), **rewards})
+        model.__dict__["_kernel"] = self._kernel  # worked out once for all rewards
+        return model
+
+    def with_initial(self, initial: npt.ArrayLike) -> Model:
+        """Copy the model with another initial distribution, without a second look at the rest.
+
+        Parameters
+        ----------
+        initial : array_like, shape (S,)
+            Distribution of the first state.
+
+        Returns
+        -------
+        Model
+            A new model.
+
+        Raises
+        ------
+        ValueError
+            If it is not a distribution over the states.
+        """
+        start = read_only(as_distribution("initial", initial, self.n_states))
+        model = Model(**{**self._fields(), "initial": start})
+        model.__dict__["_kernel"] = self._kernel
+        return model
 
     __setstate__ = restore_read_only
 
@@ -238,20 +265,33 @@ temperature 0.1
         return int(self.follower_reward.shape[1])
 
     @cached_property
+    def _kernel(self) -> _Kernel:
+        return _Kernel(self.transition, self.termination, self.available)
+
+    @property
     def row_mass(self) -> FloatArray:
         """Sums of the transition rows, shape (S, A)."""
-        return read_only(self.next_value(np.ones(self.n_states)))
+        return self._kernel.row_mass
 
-    @cached_property
+    @property
+    def largest_mass(self) -> float:
+        """Largest sum of a transition row: 1 unless every step may end the episode."""
+        return self._kernel.largest_mass
+
+    @property
     def entry_row(self) -> IntArray:
         """Row ``s * A + a`` of each stored transition entry, shape (nnz,)."""
-        rows = np.arange(self.n_states * self.n_actions)
-        return read_only(np.repeat(rows, np.diff(self.transition.indptr)))
+        return self._kernel.entry_row
 
-    @cached_property
+    @property
     def entry_state(self) -> IntArray:
         """State s of each stored transition entry, shape (nnz,)."""
-        return read_only(self.entry_row // self.n_actions)
+        return self._kernel.entry_state
+
+    @property
+    def band(self) -> tuple[IntArray, int]:
+        """A numbering of the states, shape (S,), and how far apart its transitions lead at most."""
+        return self._kernel.band
 
     def next_value(self, value: FloatArray) -> FloatArray:
         """Average over the next state: sum_s' P(s'|s,a) value(s'), shape (S, A)."""
@@ -272,6 +312,48 @@ temperature 0.1
             f"transitions, follower discount {self.follower_discount:g}, leader discount "
             f"{self.leader_discount:g}, temperature {self.temperature:g}"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    """What follows from a model's kernel alone, each worked out when first asked for."""
+
+    transition: sp.csr_array
+    termination: FloatArray
+    available: BoolArray
+
+    @cached_property
+    def everything_available(self) -> bool:
+        return bool(self.available.all())
+
+    @cached_property
+    def row_mass(self) -> FloatArray:
+        sums = self.transition @ np.ones(self.transition.shape[1])
+        return read_only(np.asarray(sums).reshape(self.termination.shape))
+
+    @cached_property
+    def largest_mass(self) -> float:
+        return float(self.row_mass.max())
+
+    @cached_property
+    def entry_row(self) -> IntArray:
+        rows = np.arange(self.termination.size)
+        return read_only(np.repeat(rows, np.diff(self.transition.indptr)))
+
+    @cached_property
+    def entry_state(self) -> IntArray:
+        return read_only(self.entry_row // self.termination.shape[1])
+
+    @cached_property
+    def band(self) -> tuple[IntArray, int]:
+        n_states = self.termination.shape[0]
+        source, target = self.entry_state, self.transition.indices
+        links = sp.csr_array((np.ones(target.size), (source, target)), shape=(n_states, n_states))
+        order = scipy.sparse.csgraph.reverse_cuthill_mckee(links)
+        place = np.empty(n_states, dtype=np.int64)
+        place[order] = np.arange(n_states)
+        width = np.abs(place[source] - place[target]).max(initial=0)
+        return read_only(place), int(width)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ parts that the package's own problems are put together from.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -39,6 +40,7 @@ __all__ = [
     "ForwardProblem",
     "Reparametrised",
     "Transform",
+    "require_reward_parameters",
 ]
 
 
@@ -173,8 +175,9 @@ class FeatureProblem:
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
         shape = base.follower_reward.shape
-        follower_reward = base.follower_reward + _times(self.follower_reward, theta).reshape(shape)
-        leader_reward = base.leader_reward + _times(self.leader_reward, theta).reshape(shape)
+        changes = _times(self._rewards[0], theta).reshape(2, *shape)
+        follower_reward = base.follower_reward + changes[0]
+        leader_reward = base.leader_reward + changes[1]
         if self.transition.nnz == self.initial.nnz == 0:
             return base.with_rewards(follower_reward, leader_reward)
         return base.replace(
@@ -200,10 +203,12 @@ class FeatureProblem:
             The derivative with respect to theta.
         """
         theta = as_theta(theta, self.n_parameters)
-        gradient: FloatArray = self.follower_reward.T @ sensitivities.follower_reward.ravel()
-        gradient = gradient + self.leader_reward.T @ sensitivities.leader_reward.ravel()
+        slopes = np.concatenate((sensitivities.follower_reward, sensitivities.leader_reward))
+        gradient: FloatArray = self._rewards[1] @ slopes.ravel()
+        if self.transition.nnz == self.initial.nnz == 0:
+            return gradient
         if self.transition.nnz:
-            centred = self._centre_rows(sensitivities.transition.data, theta)
+            centred = self._centre_rows(sensitivities.entries, theta)
             gradient = gradient + self.transition.T @ centred
         if self.initial.nnz:
             start = self._start(theta)
@@ -237,6 +242,12 @@ class FeatureProblem:
 
     def __str__(self) -> str:
         return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+
+    @cached_property
+    def _rewards(self) -> tuple[sp.csr_array, sp.csr_array]:
+        """Features of both rewards, the follower's above the leader's, and their transpose."""
+        both = sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward)))
+        return both, sp.csr_array(both.T)
 
     def _kernel(self, theta: FloatArray) -> FloatArray:
         base = self.base
@@ -357,6 +368,23 @@ class Reparametrised:
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)
+
+
+def require_reward_parameters(
+    method: str, problem: BilevelProblem, theta: FloatArray, model: Model
+) -> None:
+    """Raise unless theta moves rewards only, so that nothing is pulled back from the kernel."""
+    probe = np.random.default_rng(0)
+    measures = Sensitivities.of(
+        model,
+        entries=probe.standard_normal(model.transition.nnz),
+        initial=probe.standard_normal(model.n_states),
+    )
+    if np.any(problem.pullback(theta, measures)):
+        raise ValueError(
+            f"{method} is defined for parameters of rewards only, and theta moves transitions or "
+            "the initial distribution"
+        )
 
 
 def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:

@@ -25,7 +25,13 @@ from tabular_bilevel.linear import discounted_system, policy_system, policy_tran
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 
-__all__ = ["DifferenceGradient", "complex_step_gradient", "difference_gradient", "forward_gradient"]
+__all__ = [
+    "DifferenceGradient",
+    "complex_step_gradient",
+    "difference_gradient",
+    "forward_gradient",
+    "tangents_at",
+]
 
 
 def forward_gradient(
@@ -70,7 +76,7 @@ def forward_gradient(
     True
     """
     theta, rows = _directions(theta, directions)
-    model, tangents = _tangents(problem, theta, rows)
+    model, tangents = tangents_at(problem, theta, rows)
     response = solve_follower(model)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     policy, value = response.policy, response.value
@@ -143,7 +149,7 @@ def complex_step_gradient(
     """
     theta, rows = _directions(theta, directions)
     steps = None if horizon is None else positive_integer("horizon", horizon)
-    model, tangents = _tangents(problem, theta, rows)
+    model, tangents = tangents_at(problem, theta, rows)
     start = solve_follower(model).value
     return np.array([_complex_derivative(model, t, start, steps) for t in tangents])
 
@@ -262,13 +268,14 @@ def _directions(
     return theta, finite_array("directions", directions, (None, theta.size))
 
 
-def _tangents(
-    problem: ForwardProblem, theta: FloatArray, rows: FloatArray
+def tangents_at(
+    problem: BilevelProblem, theta: FloatArray, rows: FloatArray
 ) -> tuple[Model, Iterable[Tangent]]:
     """Build the model at theta, and its checked tangents one at a time."""
     if not isinstance(problem, ForwardProblem):
         raise TypeError(
-            f"{type(problem).__name__} has no pushforward(theta, direction), which this route needs"
+            f"{type(problem).__name__} has no pushforward(theta, direction), which forward mode "
+            "needs"
         )
     model = problem.model(theta)
     return model, (_checked(problem.pushforward(theta, row), model) for row in rows)

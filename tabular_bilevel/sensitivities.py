@@ -5,7 +5,8 @@ Both the exact gradient and every sampled one are these measures, pulled back by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,7 +17,14 @@ from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model, Tangent
 
-__all__ = ["Sensitivities", "direct_sensitivities", "indirect_sensitivities", "sensitivities"]
+__all__ = [
+    "Sensitivities",
+    "direct_sensitivities",
+    "indirect_sensitivities",
+    "influence_measures",
+    "influence_source",
+    "sensitivities",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +33,22 @@ class Sensitivities:
 
     Attributes
     ----------
+    model : Model
+        Whose tables they belong to.
     follower_reward : ndarray, shape (S, A)
         dJ/dr_F = mu, the influence measure.
     leader_reward : ndarray, shape (S, A)
         dJ/dr_L, the leader-discounted occupancy of pairs.
-    transition : scipy.sparse.csr_array, shape (S*A, S)
-        dJ/dP(s'|s,a), with the sparsity of ``model.transition``.
+    entries : ndarray, shape (nnz,)
+        dJ/dP(s'|s,a), in the order of ``model.transition.data``.
     initial : ndarray, shape (S,)
         dJ/drho = V_L.
     """
 
+    model: Model = field(repr=False)
     follower_reward: FloatArray
     leader_reward: FloatArray
-    transition: sp.csr_array
+    entries: FloatArray
     initial: FloatArray
 
     __setstate__ = restore_read_only
@@ -49,7 +60,7 @@ class Sensitivities:
         *,
         follower_reward: FloatArray | None = None,
         leader_reward: FloatArray | None = None,
-        transition: FloatArray | None = None,
+        entries: FloatArray | None = None,
         initial: FloatArray | None = None,
     ) -> Sensitivities:
         """Make sensitivities of arrays that this object may own: they become read-only.
@@ -60,7 +71,7 @@ class Sensitivities:
             Whose tables they belong to.
         follower_reward, leader_reward : ndarray, shape (S, A), optional
             0 if left out.
-        transition : ndarray, shape (nnz,), optional
+        entries : ndarray, shape (nnz,), optional
             In the order of ``model.transition.data``; 0 if left out.
         initial : ndarray, shape (S,), optional
             0 if left out.
@@ -75,22 +86,25 @@ class Sensitivities:
             return read_only(np.zeros_like(table) if array is None else array)
 
         return cls(
+            model=model,
             follower_reward=owned(follower_reward, model.follower_reward),
             leader_reward=owned(leader_reward, model.leader_reward),
-            transition=model.like_transition(owned(transition, model.transition.data)),
+            entries=owned(entries, model.transition.data),
             initial=owned(initial, model.initial),
         )
 
+    @cached_property
+    def transition(self) -> sp.csr_array:
+        """The entries as a matrix like ``model.transition``, shape (S*A, S)."""
+        return self.model.like_transition(self.entries)
+
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
-        kernel = self.transition
-        data = kernel.data + other.transition.data
         return Sensitivities(
+            model=self.model,
             follower_reward=read_only(self.follower_reward + other.follower_reward),
             leader_reward=read_only(self.leader_reward + other.leader_reward),
-            transition=sp.csr_array(
-                (read_only(data), kernel.indices, kernel.indptr), shape=kernel.shape
-            ),
+            entries=read_only(self.entries + other.entries),
             initial=read_only(self.initial + other.initial),
         )
 
@@ -99,7 +113,7 @@ class Sensitivities:
         return float(
             np.vdot(self.follower_reward, tangent.follower_reward)
             + np.vdot(self.leader_reward, tangent.leader_reward)
-            + np.vdot(self.transition.data, tangent.transition)
+            + np.vdot(self.entries, tangent.transition)
             + np.vdot(self.initial, tangent.initial)
         )
 
@@ -167,7 +181,7 @@ def direct_sensitivities(model: Model, response: Response, evaluation: Evaluatio
     return Sensitivities.of(
         model,
         leader_reward=evaluation.occupancy[:, None] * policy,
-        transition=flow,
+        entries=flow,
         initial=evaluation.value.copy(),
     )
 
@@ -188,6 +202,15 @@ def indirect_sensitivities(
         The part through the follower; 0 in the leader's reward and the initial distribution.
     """
     policy, discount = response.policy, model.follower_discount
+    source = influence_source(model, response, evaluation)
+    system = policy_system(model, policy, discount)
+    arrivals = system.solve_transposed(discount * model.arrivals(source))
+    return influence_measures(model, response, source + policy * arrivals[:, None])
+
+
+def influence_source(model: Model, response: Response, evaluation: Evaluation) -> FloatArray:
+    """Compute w = d_L pi A_L / temperature, the influence without what led there, shape (S, A)."""
+    policy = response.policy
     # d_L Q_L, and with its mean under the policy taken off, d_L A_L
     ahead = grouped_sums(
         model.entry_row,
@@ -195,13 +218,14 @@ def indirect_sensitivities(
         policy.size,
     ).reshape(policy.shape)
     weighted = evaluation.occupancy[:, None] * model.leader_reward + model.leader_discount * ahead
-    source = policy * centred(weighted, policy) / model.temperature
-    system = policy_system(model, policy, discount)
-    arrivals = system.solve_transposed(discount * model.arrivals(source))
-    influence = source + policy * arrivals[:, None]
-    flow = discount * influence.ravel()[model.entry_row]
+    return np.asarray(policy * centred(weighted, policy) / model.temperature)
+
+
+def influence_measures(model: Model, response: Response, influence: FloatArray) -> Sensitivities:
+    """Differentiate J through the follower's policy, given the influence measure, shape (S, A)."""
+    flow = model.follower_discount * influence.ravel()[model.entry_row]
     return Sensitivities.of(
         model,
         follower_reward=influence,
-        transition=flow * response.value[model.transition.indices],
+        entries=flow * response.value[model.transition.indices],
     )

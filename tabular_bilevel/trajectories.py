@@ -21,7 +21,7 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.model import Model
 
-__all__ = ["Trajectories", "row_blocks", "sample_trajectories"]
+__all__ = ["Trajectories", "draw", "row_blocks", "sample_trajectories"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,11 @@ class Trajectories:
         Number of steps of each.
     model : Model
         Where they were made.
+    complete : int
+        How many were not cut short by a limit on the number of steps in all.
+    survival : float
+        Probability with which a step was followed by another if the episode went on; what is
+        summed over steps t is to be divided by survival^t.
     """
 
     states: IntArray
@@ -45,6 +50,8 @@ class Trajectories:
     next_states: IntArray
     lengths: IntArray
     model: Model = field(repr=False)
+    complete: int
+    survival: float = 1.0
 
     __setstate__ = restore_read_only
 
@@ -126,8 +133,6 @@ def sample_trajectories(
     >>> bool(sample.terminated.all())
     True
     """
-    from tabular_bilevel import _kernels
-
     rows = positive_integer("count", count)
     columns = positive_integer("horizon", horizon)
     chances = finite_array("policy", policy, model.follower_reward.shape)
@@ -139,39 +144,90 @@ def sample_trajectories(
     if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
         index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
+    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
 
-    # Only the pages that are written to take memory: episodes that end early cost little.
-    states, actions, following = (np.empty((rows, columns), dtype=np.int32) for _ in range(3))
-    lengths = np.empty(rows, dtype=np.int64)
-    kernel, generator = model.transition, as_generator(rng)
-    for block in row_blocks(rows, columns):
-        _kernels.sample_trajectories(
-            generator,
+
+def draw(
+    model: Model,
+    policy: FloatArray,
+    *,
+    rows: int,
+    columns: int,
+    rng: np.random.Generator,
+    n_steps: int | None = None,
+    survival: float = 1.0,
+) -> Trajectories:
+    """Simulate a policy that is known to be one.
+
+    Parameters
+    ----------
+    model : Model
+        Where to act.
+    policy : ndarray, shape (S, A)
+        Probability of each action.
+    rows, columns : int
+        Largest number of trajectories, and of steps of each.
+    rng : numpy.random.Generator
+        Source of randomness; it advances.
+    n_steps : int, optional
+        Stop after this many steps in all.
+    survival : float
+        Go on after each step with this probability.
+
+    Returns
+    -------
+    Trajectories
+        The sample.
+    """
+    from tabular_bilevel import _kernels
+
+    kernel = model.transition
+    limit, left = columns, rows * columns if n_steps is None else n_steps
+    columns = min(columns, left)
+    parts: list[IntArray] = []
+    counts: list[IntArray] = []
+    longest = 0
+    while rows > 0 and left > 0:
+        # Compiled code cannot be interrupted: it returns about every 0.1 s. Rows that stay empty
+        # for want of steps, and pages that are not written to, cost nothing.
+        size = min(rows, max(1, 5_000_000 // columns), 8 + 2 * left // columns)
+        tables = np.empty((3, size, columns), dtype=np.int32)
+        lengths = np.empty(size, dtype=np.int64)
+        filled, made, most = _kernels.sample_trajectories(
+            rng,
             kernel.indptr,
             kernel.indices,
             kernel.data,
             model.termination,
             model.initial,
-            chances,
-            states[block],
-            actions[block],
-            following[block],
-            lengths[block],
+            policy,
+            left,
+            survival,
+            tables[0],
+            tables[1],
+            tables[2],
+            lengths,
         )
-    longest = int(lengths.max())
-    states, actions, following = (
-        np.ascontiguousarray(table[:, :longest]) for table in (states, actions, following)
-    )
-    beyond = np.arange(longest) >= lengths[:, None]
-    if beyond.any():
-        for table in (states, actions, following):
-            table[beyond] = -1
+        parts.append(tables[:, :filled])
+        counts.append(lengths[:filled])
+        left -= made
+        rows -= filled
+        longest = max(longest, most)
+    lengths = np.concatenate(counts)
+    steps = np.concatenate([part[:, :, :longest] for part in parts], axis=1)
+    if lengths.size > 1:
+        steps[:, np.arange(longest) >= lengths[:, None]] = -1
+    states, actions, following = read_only(steps)
+    last = lengths[-1] - 1
+    cut = n_steps is not None and left <= 0 and following[-1, last] >= 0 and last + 1 < limit
     return Trajectories(
-        states=read_only(states),
-        actions=read_only(actions),
-        next_states=read_only(following),
+        states=states,
+        actions=actions,
+        next_states=following,
         lengths=read_only(lengths),
         model=model,
+        complete=lengths.size - int(cut),
+        survival=survival,
     )
 
 
@@ -179,4 +235,4 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Split rows so that compiled code returns, and can be interrupted, about every 0.1 s."""
     size = max(1, 5_000_000 // columns)
     for start in range(0, rows, size):
-        yield slice(start, start + size)
+        yield slice(start, min(start + size, rows))

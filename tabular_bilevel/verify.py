@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,15 +13,18 @@ from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel.checks.controls import (
     FAULTS,
     HORIZON_FAULT,
-    correct,
+    cut_short,
+    faulty_gradient,
     follower_discount_for_leader,
 )
 from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, judge
 from tabular_bilevel.checks.gradient import check_gradient
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
+from tabular_bilevel.experience import Interaction
 from tabular_bilevel.follower import PolicyIteration, ValueIteration
-from tabular_bilevel.hypergradient import hypergradient, objective, pulled_back
+from tabular_bilevel.hypergradient import hypergradient, objective
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.samplers import Episodes
 
 __all__ = ["Case", "Check", "Stage", "stages", "verify_cases"]
 
@@ -221,8 +224,8 @@ def _gradient_checks(case: Case) -> list[Check]:
 
 def _estimator_checks(case: Case) -> list[Check]:
     exact = hypergradient(case.problem, case.theta)
-    estimator = BoltzmannCovariance(n_trajectories=case.n_trajectories)
-    short = replace(estimator, horizon=10)
+    estimator = BoltzmannCovariance(Interaction(Episodes(case.n_trajectories)))
+    short = cut_short(estimator)
     same = exact.model.follower_discount == exact.model.leader_discount
     faults = {
         name: fault
@@ -233,12 +236,11 @@ def _estimator_checks(case: Case) -> list[Check]:
     wrong: dict[str, list[FloatArray]] = {name: [] for name in (*faults, HORIZON_FAULT)}
     # A fault is told from the right estimator on the same data, by what it makes of them.
     for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
-        experience = estimator.experience(case.problem, case.theta, rng=stream)
-        right.append(pulled_back(case.problem, case.theta, correct(experience)))
+        experience = estimator.interaction.gather(case.problem, case.theta, rng=stream)
+        right.append(estimator.estimate(experience).gradient)
         if k < N_FAULTY_REPLICATES:
             for name, fault in faults.items():
-                measures = fault(experience)
-                wrong[name].append(pulled_back(case.problem, case.theta, measures))
+                wrong[name].append(faulty_gradient(experience, fault))
             wrong[HORIZON_FAULT].append(short(case.problem, case.theta, rng=stream).gradient)
 
     def verdict(estimates: list[FloatArray]) -> EstimatorReport:

@@ -26,7 +26,7 @@ def noisy(scale=1.0, bias=0.0, noise=None):
 
 
 def test_bchg_passes_and_its_faults_fail():
-    estimator = tb.BoltzmannCovariance(n_trajectories=200)
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200)))
     report = tb.check_estimator(estimator, PROBLEM, THETA)
     assert report.passed
     assert report.smallest_visible_bias < 0.1
@@ -86,13 +86,17 @@ def test_a_sarsa_critic_comes_near_the_exact_gradient():
     problem = tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, temperature=0.5)
     theta = np.full(3, 0.1)
     critic = tb.SarsaCritic(step_size=0.01, sweeps=20)
-    estimate = tb.BoltzmannCovariance(n_trajectories=500, critic=critic)(problem, theta, rng=0)
+    estimate = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), critic))(
+        problem, theta, rng=0
+    )
     exact = tb.hypergradient(problem, theta).gradient
     cosine = estimate.gradient @ exact
     cosine /= np.linalg.norm(estimate.gradient) * np.linalg.norm(exact)
     assert cosine > 0.95  # a learned critic is biased: near, not equal
     untrained = tb.SarsaCritic(step_size=1e-9, sweeps=1)
-    poor = tb.BoltzmannCovariance(n_trajectories=500, critic=untrained)(problem, theta, rng=0)
+    poor = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), untrained))(
+        problem, theta, rng=0
+    )
     assert np.linalg.norm(poor.gradient - exact) > 2 * np.linalg.norm(estimate.gradient - exact)
 
 
@@ -223,7 +227,7 @@ def test_a_target_of_zero_is_checked_coordinate_by_coordinate():
 
 
 def test_same_seed_same_report():
-    estimator = tb.BoltzmannCovariance(n_trajectories=20)
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(20)))
     first, second, other = (
         tb.check_estimator(estimator, PROBLEM, THETA, rng=seed) for seed in (1, 1, 2)
     )
@@ -267,22 +271,23 @@ def test_an_estimate_that_is_nonsense_is_named(returned, message):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("make", "message"),
     [
-        ({"n_trajectories": 0}, "n_trajectories is 0, not a positive whole number"),
-        ({"horizon": 0}, "horizon is 0, not a positive whole number"),
-        ({"critic": "sarsa"}, "critic is 'sarsa', which has no method action_value"),
+        (lambda: tb.Episodes(0), "n_trajectories is 0, not a positive whole number"),
+        (lambda: tb.Episodes(1, 0), "steps is 0, not a positive whole number"),
+        (lambda: tb.Interaction(critic="x"), "critic is 'x', which has no method values"),
     ],
 )
-def test_estimator_settings_are_checked(settings, message):
+def test_estimator_settings_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
-        tb.BoltzmannCovariance(**settings)
+        make()
 
 
 def test_an_estimate_names_itself():
-    estimate = tb.BoltzmannCovariance(n_trajectories=3, horizon=4)(PROBLEM, THETA, rng=0)
+    estimate = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(3, 4)))(PROBLEM, THETA, rng=0)
     assert str(estimate).endswith("from 3 trajectories of 12 steps in all")
-    np.testing.assert_array_equal(estimate.gradient, estimate.direct + estimate.indirect)
+    parts = estimate.parts
+    np.testing.assert_allclose(estimate.gradient, parts.direct + parts.indirect, rtol=1e-14)
 
 
 def test_a_fault_hidden_in_a_coordinate_that_never_moves_does_not_pass():
@@ -291,7 +296,7 @@ def test_a_fault_hidden_in_a_coordinate_that_never_moves_does_not_pass():
     problem = tb.FeatureProblem(
         base, follower_reward=[[0, 0], [1, 0]], leader_reward=[[0, 0.1], [0, 0.1]]
     )
-    estimator = tb.BoltzmannCovariance(n_trajectories=1000)
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1000)))
     fault = tb.planted_faults(estimator)["direct term dropped"]
     assert tb.check_estimator(estimator, problem, [0.0, 0.0]).passed
     report = tb.check_estimator(fault, problem, [0.0, 0.0])

@@ -4,6 +4,7 @@ import builtins
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -71,7 +72,12 @@ def test_no_bar_without_tqdm_but_every_line(capsys, monkeypatch):
 
 def test_a_wrong_estimator_would_fail_verify(monkeypatch):
     case = verify.verify_cases()[2]
-    monkeypatch.setattr(verify, "correct", verify.FAULTS["no eligibility"])
+
+    def wrong(estimator, experience):
+        return types.SimpleNamespace(gradient=verify.faulty_gradient(experience, no_eligibility))
+
+    no_eligibility = verify.FAULTS["no eligibility"]
+    monkeypatch.setattr(tb.BoltzmannCovariance, "estimate", wrong)
     checks = {check.name: check for check in verify._estimator_checks(case)}
     assert not checks["BC-HG mean = exact gradient"].passed
 

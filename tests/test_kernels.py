@@ -74,11 +74,13 @@ def iteration_call(model, *, tolerance=1e-9, max_sweeps=10_000):
     return inputs, {"scratch": np.empty(model.n_states), "value": np.zeros(model.n_states)}
 
 
-def sampling_call(model, *, count=40, horizon=12):
+def sampling_call(model, *, count=40, horizon=12, budget=10_000, survival=1.0):
     inputs = kernel_of(model) | {
         "termination": model.termination,
         "initial": model.initial,
         "policy": tb.solve_follower(model).policy,
+        "budget": budget,
+        "survival": survival,
     }
     outputs = {name: np.full((count, horizon), -7, np.int32) for name in ("states", "actions")}
     outputs["next_states"] = np.full((count, horizon), -7, np.int32)
@@ -103,26 +105,39 @@ def as_arrays(lists, horizon):
     return {"states": states, "actions": actions, "next_states": following, "lengths": lengths}
 
 
-def worths(model, seed=6):
-    """Arrays that the traces weigh: nothing special is assumed of them."""
+TRACES = {
+    "with a baseline": {"baseline": True, "own_action": False, "survival": 1.0},
+    "plain": {"baseline": False, "own_action": False, "survival": 1.0},
+    "own actions": {"baseline": True, "own_action": True, "survival": 1.0},
+    "survivors": {"baseline": True, "own_action": False, "survival": 0.8},
+    "own actions of survivors": {"baseline": False, "own_action": True, "survival": 0.7},
+}
+
+
+def trace_settings(model, name="with a baseline", seed=6):
+    """What the traces weigh: nothing special is assumed of the values."""
     rng, shape = np.random.default_rng(seed), model.follower_reward.shape
-    return {
-        "scaled_advantage": rng.normal(size=shape),
-        "follower_next": rng.normal(size=model.n_states),
-        "leader_next": rng.normal(size=model.n_states),
-        "follower_ahead": rng.normal(size=shape),
-        "leader_ahead": rng.normal(size=shape),
-        "first_value": rng.normal(size=model.n_states),
-    }
-
-
-def traces_call(model):
-    discounts = {
+    return TRACES[name] | {
+        "follower_value": rng.normal(size=model.n_states),
+        "follower_action_value": rng.normal(size=shape),
+        "leader_value": rng.normal(size=model.n_states),
+        "leader_action_value": rng.normal(size=shape),
         "follower_discount": model.follower_discount,
         "leader_discount": model.leader_discount,
+        "trace_discount": 0.8,
+        "credit_discount": 0.6,
+        "credit": rng.normal(size=shape),
+        "direct_share": 0.25,
+        "indirect_share": 0.5,
     }
-    arrays = sample_of(model)[1]
-    inputs = arrays | kernel_of(model) | {"initial": model.initial} | discounts | worths(model)
+
+
+def traces_call(model, name="own actions of survivors"):
+    tables = {
+        key: getattr(model, key)
+        for key in ("initial", "termination", "follower_reward", "leader_reward")
+    }
+    inputs = sample_of(model)[1] | kernel_of(model) | tables | trace_settings(model, name)
     shape, stored = model.follower_reward.shape, model.transition.nnz
     return inputs, {
         "influence": np.zeros(shape),
@@ -130,7 +145,59 @@ def traces_call(model):
         "direct_transition": np.zeros(stored),
         "indirect_transition": np.zeros(stored),
         "direct_initial": np.zeros(model.n_states),
+        "indirect_initial": np.zeros(model.n_states),
     }
+
+
+def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
+    place, width = model.band
+    shape = model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "available": model.available,
+        "discount": model.follower_discount,
+        "temperature": model.temperature,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+        "place": place,
+    }
+    return inputs, {
+        "band": np.empty((model.n_states, 2 * width + 1)),
+        "step": np.empty(model.n_states),
+        "value": np.linspace(-1.0, 1.0, model.n_states),
+        "action_value": np.empty(shape),
+        "policy": np.empty(shape),
+    }
+
+
+def steps_of(model):
+    arrays = sample_of(model)[1]
+    return {name: arrays[name] for name in ("states", "actions", "lengths")}
+
+
+def visits_call(model):
+    shape = model.follower_reward.shape
+    inputs = steps_of(model) | {"discount": 0.7}
+    return inputs, {"counts": np.zeros(shape), "weights": np.zeros(shape)}
+
+
+def monte_carlo_call(model):
+    shape = model.follower_reward.shape
+    inputs = steps_of(model) | {"reward": model.leader_reward, "discount": 0.7}
+    return inputs, {"counts": np.zeros(shape), "returns": np.zeros(shape)}
+
+
+def differences_call(model, *, horizon=12):
+    lists, arrays = sample_of(model, horizon=horizon)
+    del arrays["lengths"]
+    inputs = arrays | {
+        "order": order_of(lists, horizon)[1],
+        "reward": model.leader_reward,
+        "discount": model.leader_discount,
+        "step_size": 0.3,
+        "target_value": np.random.default_rng(4).normal(size=model.n_states),
+    }
+    return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
 
 
 def order_of(lists, horizon):
@@ -141,13 +208,14 @@ def order_of(lists, horizon):
     return order, np.array([i * horizon + t for i, t in order])
 
 
-def sarsa_call(model, *, horizon=12):
+def sarsa_call(model, *, horizon=12, cut_is_end=False):
     lists, arrays = sample_of(model, horizon=horizon)
     inputs = arrays | {
         "order": order_of(lists, horizon)[1],
         "reward": model.leader_reward,
         "discount": model.leader_discount,
         "step_size": 0.3,
+        "cut_is_end": cut_is_end,
     }
     return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
 
@@ -160,14 +228,19 @@ def run(kernel, inputs, outputs, *, rng=None):
 
 
 def agree(array, other):
+    array, other = (np.where(np.isneginf(x), 0.0, x) for x in (array, other))
     return np.abs(array - other).max() <= ROUNDING * max(1.0, np.abs(other).max())
 
 
 CALLS = {
     "soft_value_iteration": iteration_call,
+    "soft_policy_iteration": newton_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
+    "visits": visits_call,
+    "monte_carlo": monte_carlo_call,
     "sarsa": sarsa_call,
+    "temporal_differences": differences_call,
 }
 
 
@@ -212,16 +285,42 @@ def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
 
 
 @each_model
-def test_sampled_trajectories_are_the_twins(model):
-    inputs, outputs = sampling_call(model)
+@pytest.mark.parametrize("max_iterations", [0, 1, 1000])
+def test_soft_policy_iteration_is_its_twin(model, max_iterations):
+    inputs, outputs = newton_call(model, tolerance=1e-11, max_iterations=max_iterations)
+    start = outputs["value"].copy()
+    iterations, residual = run(_kernels.soft_policy_iteration, inputs, outputs)
+    value, action_value, policy, twin_iterations, twin_residual = twins.soft_policy_iteration(
+        model, start, tolerance=1e-11, max_iterations=max_iterations
+    )
+    assert iterations == twin_iterations
+    assert agree(residual, twin_residual)
+    assert agree(outputs["value"], value)
+    assert agree(outputs["policy"], policy)
+    available = model.available
+    assert agree(outputs["action_value"][available], action_value[available])
+    assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+@each_model
+@pytest.mark.parametrize(
+    ("budget", "survival"), [(10_000, 1.0), (25, 1.0), (24, 1.0), (10_000, 0.7), (25, 0.7)]
+)
+def test_sampled_trajectories_are_the_twins(model, budget, survival):
+    inputs, outputs = sampling_call(model, budget=budget, survival=survival)
     rng, twin_rng = np.random.default_rng(8), np.random.default_rng(8)
-    run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
-    lists = twins.sample_trajectories(twin_rng, model, inputs["policy"], count=40, horizon=12)
+    filled, total, longest = run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
+    settings = {"count": 40, "horizon": 12, "budget": budget, "survival": survival}
+    lists = twins.sample_trajectories(twin_rng, model, inputs["policy"], **settings)
     wanted = as_arrays(lists, 12)
-    steps = np.arange(12) < outputs["lengths"][:, None]
-    np.testing.assert_array_equal(outputs["lengths"], wanted["lengths"])
+    assert filled == len(lists)
+    assert total == sum(map(len, lists))
+    assert longest == max(map(len, lists))
+    steps = np.arange(12) < np.where(np.arange(40) < filled, outputs["lengths"], 0)[:, None]
+    np.testing.assert_array_equal(outputs["lengths"][:filled], wanted["lengths"])
+    assert (outputs["lengths"][filled:] == -7).all()
     for name in ("states", "actions", "next_states"):
-        np.testing.assert_array_equal(outputs[name][steps], wanted[name][steps])
+        np.testing.assert_array_equal(outputs[name][steps], wanted[name][steps[: len(lists)]])
         assert (outputs[name][~steps] == -7).all()  # untouched beyond the end
     assert rng.bit_generator.state == twin_rng.bit_generator.state
 
@@ -260,6 +359,8 @@ def test_impossible_outcomes_are_never_drawn(number, termination, step):
         termination=np.full((4, 4), termination),
         initial=law,
         policy=np.tile(law, (4, 1)),
+        budget=1,
+        survival=1.0,
         **outputs,
         lengths=np.zeros(1, int),
     )
@@ -267,24 +368,58 @@ def test_impossible_outcomes_are_never_drawn(number, termination, step):
 
 
 @each_model
-def test_eligibility_traces_are_the_discounted_sums(model):
-    inputs, outputs = traces_call(model)
+@pytest.mark.parametrize("name", TRACES)
+def test_eligibility_traces_are_the_discounted_sums(model, name):
+    inputs, outputs = traces_call(model, name)
     run(_kernels.eligibility_traces, inputs, outputs)
-    dense = model.transition.toarray().reshape(model.n_states, model.n_actions, model.n_states)
-    influence, occupancy, direct, indirect, start = twins.eligibility_traces(
-        sample_of(model)[0],
-        probability=dense,
-        initial=model.initial,
-        follower_discount=model.follower_discount,
-        leader_discount=model.leader_discount,
-        **worths(model),
-    )
+    settings = trace_settings(model, name)
+    sums = twins.eligibility_traces(sample_of(model)[0], model, **settings)
+    influence, occupancy, direct, indirect, start, own_start = sums
     assert agree(outputs["influence"], filled(influence, model.follower_reward.shape))
     assert agree(outputs["occupancy"], filled(occupancy, model.follower_reward.shape))
     assert agree(outputs["direct_initial"], filled(start, model.n_states))
-    for name, sums in (("direct_transition", direct), ("indirect_transition", indirect)):
-        placed = model.like_transition(outputs[name]).toarray().reshape(dense.shape)
-        assert agree(placed, filled(sums, dense.shape))
+    assert agree(outputs["indirect_initial"], filled(own_start, model.n_states))
+    shape = (model.n_states, model.n_actions, model.n_states)
+    for key, total in (("direct_transition", direct), ("indirect_transition", indirect)):
+        placed = model.like_transition(outputs[key]).toarray().reshape(shape)
+        assert agree(placed, filled(total, shape))
+
+
+@each_model
+def test_visits_are_counted_as_by_the_twin(model):
+    inputs, outputs = visits_call(model)
+    run(_kernels.visits, inputs, outputs)
+    counts, weights = twins.visits(sample_of(model)[0], discount=0.7)
+    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape))
+    assert agree(outputs["weights"], filled(weights, model.follower_reward.shape))
+
+
+@each_model
+def test_returns_are_summed_as_by_the_twin(model):
+    inputs, outputs = monte_carlo_call(model)
+    run(_kernels.monte_carlo, inputs, outputs)
+    lists = sample_of(model)[0]
+    counts, returns = twins.monte_carlo(lists, reward=model.leader_reward, discount=0.7)
+    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape))
+    assert agree(outputs["returns"], filled(returns, model.follower_reward.shape))
+
+
+@each_model
+def test_temporal_differences_are_the_twins(model):
+    inputs, outputs = differences_call(model)
+    run(_kernels.temporal_differences, inputs, outputs)
+    lists = sample_of(model)[0]
+    table = dict.fromkeys(np.ndindex(model.leader_reward.shape), 0.25)
+    twins.temporal_differences(
+        order_of(lists, 12)[0],
+        lists,
+        reward=model.leader_reward,
+        discount=model.leader_discount,
+        step_size=0.3,
+        target_value=inputs["target_value"],
+        table=table,
+    )
+    assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))
 
 
 def filled(sums, shape):
@@ -302,6 +437,7 @@ def test_eligibility_traces_of_two_steps_by_hand():
         "direct_transition": np.zeros(1),
         "indirect_transition": np.zeros(1),
         "direct_initial": np.zeros(2),
+        "indirect_initial": np.zeros(2),
     }
     inputs = {
         "states": np.array([[0, 1]], np.int32),
@@ -312,27 +448,39 @@ def test_eligibility_traces_of_two_steps_by_hand():
         "indices": np.array([1], np.int32),
         "data": np.array([0.5]),
         "initial": np.array([0.25, 0.75]),
+        "termination": np.array([[0.0], [1.0]]),
+        "follower_reward": np.array([[1.0], [100.0]]),
+        "leader_reward": np.array([[3.0], [100.0]]),
+        "follower_value": np.array([100.0, 14.0]),
+        "follower_action_value": np.array([[2.0], [100.0]]),
+        "leader_value": np.array([12.0, 20.0]),
+        "leader_action_value": np.array([[5.0], [100.0]]),
         "follower_discount": 0.5,
         "leader_discount": 0.25,
-        "scaled_advantage": np.array([[3.0], [8.0]]),
-        "follower_next": np.array([100.0, 7.0]),
-        "leader_next": np.array([100.0, 5.0]),
-        "follower_ahead": np.array([[1.0], [100.0]]),
-        "leader_ahead": np.array([[2.0], [100.0]]),
-        "first_value": np.array([6.0, 100.0]),
+        "trace_discount": 0.5,
+        "credit_discount": 0.25,
+        "survival": 1.0,
+        "credit": np.array([[3.0], [8.0]]),
+        "baseline": True,
+        "own_action": False,
+        "direct_share": 1.0,
+        "indirect_share": 0.5,
     }
     run(_kernels.eligibility_traces, inputs, outputs)
-    # e_0 = 3, e_1 = 3 / 2 + 8 / 4
-    np.testing.assert_array_equal(outputs["influence"], [[3.0], [3.5]])
+    # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 14 / 2 - (2 - 1) and 20 / 4 - (5 - 3);
+    # starting 12, less 12 / 4 + 20 * 3 / 4
+    np.testing.assert_array_equal(outputs["influence"], [[1.5], [1.75]])
     np.testing.assert_array_equal(outputs["occupancy"], [[1.0], [0.25]])
     np.testing.assert_array_equal(outputs["direct_transition"], [(5.0 - 2.0) / 0.5])
-    np.testing.assert_array_equal(outputs["indirect_transition"], [3.0 * (7.0 - 1.0) / 0.5])
-    np.testing.assert_array_equal(outputs["direct_initial"], [6.0 / 0.25, 0.0])
+    np.testing.assert_array_equal(outputs["indirect_transition"], [0.5 * 3.0 * (7.0 - 1.0) / 0.5])
+    np.testing.assert_array_equal(outputs["direct_initial"], [(12.0 - 18.0) / 0.25, 0.0])
+    np.testing.assert_array_equal(outputs["indirect_initial"], [0.0, 0.0])
 
 
 @each_model
-def test_sarsa_is_its_twin(model):
-    inputs, outputs = sarsa_call(model)
+@pytest.mark.parametrize("cut_is_end", [False, True])
+def test_sarsa_is_its_twin(model, cut_is_end):
+    inputs, outputs = sarsa_call(model, cut_is_end=cut_is_end)
     run(_kernels.sarsa, inputs, outputs)
     lists = sample_of(model)[0]
     pairs = np.ndindex(model.leader_reward.shape)
@@ -343,6 +491,7 @@ def test_sarsa_is_its_twin(model):
         reward=model.leader_reward,
         discount=model.leader_discount,
         step_size=0.3,
+        cut_is_end=cut_is_end,
         table=table,
     )
     assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))

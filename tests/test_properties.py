@@ -1049,7 +1049,7 @@ def public_results(problem, theta, horizon):
     response = tb.solve_follower(model)
     evaluation = tb.evaluate_leader(model, response, horizon=horizon)
     measures = tb.sensitivities(model, response, evaluation)
-    estimator = tb.BoltzmannCovariance(n_trajectories=3, horizon=5)
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(3, 5)))
     return [
         model,
         response,
@@ -1088,7 +1088,7 @@ def test_no_argument_is_changed_and_repeated_calls_agree_in_every_bit(drawn, hor
 
 def test_checks_of_estimators_change_nothing_and_repeat():
     problem, theta = tb.problems.two_state(), np.array([0.25, -0.5])
-    estimator = tb.BoltzmannCovariance(n_trajectories=20, critic=tb.SarsaCritic(sweeps=2))
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(20), tb.SarsaCritic(sweeps=2)))
     arguments = frozen(problem, theta)
     reports = [
         tb.check_estimator(estimator, problem, theta, n_replicates=30, rng=seed)
@@ -1162,7 +1162,7 @@ def test_trajectories_go_where_the_model_allows(drawn, seed):
 
 def test_another_seed_gives_other_trajectories_and_estimates():
     problem, theta = tb.problems.garnet(), np.zeros(6)
-    estimator = tb.BoltzmannCovariance(n_trajectories=10, horizon=20)
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(10, 20)))
     same, again, other = (estimator(problem, theta, rng=seed) for seed in (1, 1, 2))
     assert np.array_equal(same.gradient, again.gradient)
     assert not np.array_equal(same.gradient, other.gradient)

@@ -54,68 +54,158 @@ def draw(rng, outcomes):
     return outcomes[-1][0]  # rounding left the sum below u
 
 
-def sample_trajectories(rng, model, policy, *, count, horizon):
+def soft_policy_iteration(model, value, *, tolerance, max_iterations):
+    """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, the steps and the residual."""
+    beta, gamma, n_states = model.temperature, model.follower_discount, model.n_states
+    outcomes = successors(model)
+    value = np.array(value)
+    iterations = 0
+    while True:
+        action_value = np.full((n_states, model.n_actions), -np.inf)
+        for (s, a), laws in outcomes.items():
+            ahead = sum(p * value[following] for following, p in laws if following is not None)
+            action_value[s, a] = model.follower_reward[s, a] + gamma * ahead
+        improved = beta * np.logaddexp.reduce(action_value / beta, axis=1)
+        policy = np.exp((action_value - improved[:, None]) / beta)
+        residual = np.abs(improved - value).max()
+        earned = (policy * np.abs(model.follower_reward)).sum(axis=1)
+        scale = max(beta, np.abs(value).max(), earned.max())
+        if residual <= tolerance * scale or iterations == max_iterations:
+            return value, action_value, policy, iterations, residual
+        chain = np.zeros((n_states, n_states))
+        for (s, a), laws in outcomes.items():
+            for following, p in laws:
+                if following is not None:
+                    chain[s, following] += policy[s, a] * p
+        value = value + np.linalg.solve(np.eye(n_states) - gamma * chain, improved - value)
+        iterations += 1
+
+
+def sample_trajectories(rng, model, policy, *, count, horizon, budget=np.inf, survival=1.0):
     """Play `count` episodes; each is a list of (s, a, s'), with s' = None at the end."""
     outcomes = successors(model)
     starts = [(s, p) for s, p in enumerate(model.initial) if p > 0.0]
     trajectories = []
-    for _ in range(count):
+    while len(trajectories) < count and budget > 0:
         state, steps = draw(rng, starts), []
-        while state is not None and len(steps) < horizon:
+        while state is not None and len(steps) < min(horizon, budget):
+            if steps and survival < 1.0 and rng.random() >= survival:
+                break
             action = draw(rng, [(a, p) for a, p in enumerate(policy[state]) if p > 0.0])
             following = draw(rng, outcomes[state, action])
             steps.append((state, action, following))
             state = following
         trajectories.append(steps)
+        budget -= len(steps)
     return trajectories
 
 
 def eligibility_traces(
     trajectories,
+    model,
     *,
-    probability,
-    initial,
+    follower_value,
+    follower_action_value,
+    leader_value,
+    leader_action_value,
     follower_discount,
     leader_discount,
-    scaled_advantage,
-    follower_next,
-    leader_next,
-    follower_ahead,
-    leader_ahead,
-    first_value,
+    trace_discount,
+    credit_discount,
+    survival,
+    credit,
+    baseline,
+    own_action,
+    direct_share,
+    indirect_share,
 ):
     """Sum the sampled sensitivities of all trajectories from their definition, without a trace.
 
     Returns dictionaries: influence and occupancy of (s, a), the direct and the indirect part of
-    P(s'|s, a) for (s, a, s'), and the initial distribution's of s.
+    P(s'|s, a) for (s, a, s'), and the initial distribution's direct and indirect part of s.
     """
-    influence, occupancy, direct, indirect, start = {}, {}, {}, {}, {}
+    probability = model.transition.toarray().reshape(
+        model.n_states, model.n_actions, model.n_states
+    )
+    influence, occupancy, direct, indirect, start, own_start = {}, {}, {}, {}, {}, {}
     for steps in trajectories:
-        first = steps[0][0]
-        add(start, first, first_value[first] / initial[first])
+        first, action, _ = steps[0]
+        worth, own = leader_value[first], 0.0
+        follower_worth = follower_value[first]
+        if baseline:
+            worth -= model.initial @ leader_value
+            follower_worth -= model.initial @ follower_value
+        if own_action:
+            worth += leader_action_value[first, action] - leader_value[first]
+            own = credit[first, action] * follower_worth
+        add(start, first, direct_share * worth / model.initial[first])
+        add(own_start, first, indirect_share * own / model.initial[first])
         for t, (s, a, following) in enumerate(steps):
-            # what the leader gains from step k on is credited to every later step t >= k
+            # what is credited to step k counts at every later step t >= k
             eligibility = sum(
-                follower_discount ** (t - k) * leader_discount**k * scaled_advantage[s_k, a_k]
+                trace_discount ** (t - k) * credit_discount**k * credit[s_k, a_k] / survival**t
                 for k, (s_k, a_k, _) in enumerate(steps[: t + 1])
             )
-            add(influence, (s, a), eligibility)
-            add(occupancy, (s, a), leader_discount**t)
+            add(influence, (s, a), indirect_share * eligibility)
+            add(occupancy, (s, a), direct_share * leader_discount**t / survival**t)
             if following is not None:
+                worth = follower_discount * follower_value[following]
+                leader_worth = leader_discount * leader_value[following]
+                if baseline and model.termination[s, a] == 0.0:
+                    worth -= follower_action_value[s, a] - model.follower_reward[s, a]
+                    leader_worth -= leader_action_value[s, a] - model.leader_reward[s, a]
+                gain = leader_discount**t / survival**t * leader_worth
+                push = eligibility * worth
+                if own_action and t + 1 < len(steps):
+                    action = steps[t + 1][1]
+                    advantage = leader_action_value[following, action] - leader_value[following]
+                    gain += (leader_discount / survival) ** (t + 1) * advantage
+                    if follower_discount > 0.0:
+                        own = (credit_discount / survival) ** (t + 1) * credit[following, action]
+                        push += own * worth / follower_discount
                 # grad log P = grad P / P
                 p = probability[s, a, following]
-                worth = leader_next[following] - leader_ahead[s, a]
-                add(direct, (s, a, following), leader_discount**t * worth / p)
-                worth = follower_next[following] - follower_ahead[s, a]
-                add(indirect, (s, a, following), eligibility * worth / p)
-    return influence, occupancy, direct, indirect, start
+                add(direct, (s, a, following), direct_share * gain / p)
+                add(indirect, (s, a, following), indirect_share * push / p)
+    return influence, occupancy, direct, indirect, start, own_start
 
 
-def sarsa(order, trajectories, *, reward, discount, step_size, table):
+def visits(trajectories, *, discount):
+    """Count the visits of each pair, and add up discount^t over them, as dictionaries."""
+    counts, weights = {}, {}
+    for steps in trajectories:
+        for t, (s, a, _) in enumerate(steps):
+            add(counts, (s, a), 1.0)
+            add(weights, (s, a), discount**t)
+    return counts, weights
+
+
+def monte_carlo(trajectories, *, reward, discount):
+    """Count the visits of each pair, and add up the returns from there, as dictionaries."""
+    counts, returns = {}, {}
+    for steps in trajectories:
+        for t, (s, a, _) in enumerate(steps):
+            rest = enumerate(steps[t:])
+            add(counts, (s, a), 1.0)
+            add(returns, (s, a), sum(discount**k * reward[s_k, a_k] for k, (s_k, a_k, _) in rest))
+    return counts, returns
+
+
+def temporal_differences(order, trajectories, *, reward, discount, step_size, target_value, table):
+    """Update {(s, a): Q} in place towards r + discount * target_value(s')."""
+    for i, t in order:
+        s, a, following = trajectories[i][t]
+        target = reward[s, a]
+        if following is not None:
+            target += discount * target_value[following]
+        table[s, a] = (1.0 - step_size) * table[s, a] + step_size * target
+
+
+def sarsa(order, trajectories, *, reward, discount, step_size, cut_is_end, table):
     """Update {(s, a): Q} in place, once for each (trajectory, t) of `order`."""
     for i, t in order:
         s, a, following = trajectories[i][t]
-        if following is None:
+        if following is None or (cut_is_end and t + 1 == len(trajectories[i])):
             target = reward[s, a]
         elif t + 1 < len(trajectories[i]):
             next_action = trajectories[i][t + 1][1]

@@ -198,7 +198,7 @@ def check_estimator(
     --------
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.garnet(), [0.1] * 6
-    >>> estimator = tb.BoltzmannCovariance(n_trajectories=200)
+    >>> estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200)))
     >>> tb.check_estimator(estimator, problem, theta).passed
     True
     >>> def half(problem, theta, rng):

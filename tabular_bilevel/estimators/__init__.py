@@ -1,6 +1,28 @@
-"""Published estimators of the hypergradient, one a file."""
+"""Methods for the hypergradient, published ones and the exact one, one a file."""
 
+from tabular_bilevel.estimators.adaptive_model_design import AdaptiveModelDesign
+from tabular_bilevel.estimators.bi_level_actor_critic import BiLevelActorCritic
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
+from tabular_bilevel.estimators.exact import ExactGradient
+from tabular_bilevel.estimators.hpgd import HyperPolicyGradient
+from tabular_bilevel.estimators.naive import NaivePolicyGradient
+from tabular_bilevel.estimators.neumann import TruncatedNeumann
+from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.sobirl import SoBiRL
+from tabular_bilevel.estimators.zero_order import ZeroOrder
 
-__all__ = ["BoltzmannCovariance", "Estimate", "Estimator"]
+__all__ = [
+    "AdaptiveModelDesign",
+    "BiLevelActorCritic",
+    "BoltzmannCovariance",
+    "Estimate",
+    "Estimator",
+    "ExactGradient",
+    "HyperPolicyGradient",
+    "NaivePolicyGradient",
+    "SoBiRL",
+    "TruncatedNeumann",
+    "ValueGapPenalty",
+    "ZeroOrder",
+]

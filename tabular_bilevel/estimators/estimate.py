@@ -2,53 +2,144 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel.experience import NOTHING, Experience, Memory
+from tabular_bilevel.follower import Response
+from tabular_bilevel.hypergradient import pulled_back
+from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sensitivities import Sensitivities
 
-__all__ = ["Estimate", "Estimator"]
+__all__ = ["Estimate", "Estimator", "Parts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """A gradient's two parts, as measures and pulled back when asked for.
+
+    Attributes
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        Where they are.
+    direct_measures, indirect_measures : Sensitivities
+        With the follower's policy held fixed, and through the follower's policy.
+    """
+
+    problem: BilevelProblem = field(repr=False)
+    theta: FloatArray = field(repr=False)
+    direct_measures: Sensitivities
+    indirect_measures: Sensitivities
+
+    def pulled_back(self) -> FloatArray:
+        """Pull their sum back, shape (d,)."""
+        whole = self.direct_measures + self.indirect_measures
+        return read_only(pulled_back(self.problem, self.theta, whole))
+
+    @cached_property
+    def direct(self) -> FloatArray:
+        """The part with the follower's policy held fixed, shape (d,)."""
+        return read_only(pulled_back(self.problem, self.theta, self.direct_measures))
+
+    @cached_property
+    def indirect(self) -> FloatArray:
+        """The part through the follower's policy, shape (d,)."""
+        return read_only(pulled_back(self.problem, self.theta, self.indirect_measures))
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A sampled hypergradient.
+    """An estimated hypergradient.
 
     Attributes
     ----------
-    direct : ndarray, shape (d,)
-        Estimate of the part with the follower's policy held fixed.
-    indirect : ndarray, shape (d,)
-        Estimate of the part through the follower's policy.
+    gradient : ndarray, shape (d,)
+        The estimate.
+    model : Model
+        The follower's model at theta.
+    response : Response
+        The follower's response to it.
+    memory : mapping of str to ndarray
+        To be given to the next call, at a theta nearby.
     n_trajectories, n_steps : int
-        The sample behind it.
+        The sample behind it; 0 of an estimate from the model.
+    parts : Parts or None
+        The direct and the indirect part, for a method that estimates them apart.
     """
 
-    direct: FloatArray
-    indirect: FloatArray
-    n_trajectories: int
-    n_steps: int
+    gradient: FloatArray
+    model: Model = field(repr=False)
+    response: Response = field(repr=False)
+    memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+    n_trajectories: int = 0
+    n_steps: int = 0
+    parts: Parts | None = field(default=None, repr=False)
 
-    @property
-    def gradient(self) -> FloatArray:
-        """The estimate, shape (d,)."""
-        return np.asarray(read_only(self.direct + self.indirect))
+    @classmethod
+    def sampled(
+        cls, experience: Experience, direct: Sensitivities, indirect: Sensitivities
+    ) -> Estimate:
+        """Make an estimate of the measures that some experience gave.
+
+        Parameters
+        ----------
+        experience : Experience
+            What was seen.
+        direct, indirect : Sensitivities
+            What was made of it.
+
+        Returns
+        -------
+        Estimate
+            With both parts.
+        """
+        parts = Parts(experience.problem, experience.theta, direct, indirect)
+        return cls(
+            gradient=parts.pulled_back(),
+            model=experience.model,
+            response=experience.response,
+            memory=experience.memory,
+            n_trajectories=experience.trajectories.count,
+            n_steps=int(experience.trajectories.lengths.sum()),
+            parts=parts,
+        )
 
     def __str__(self) -> str:
-        return (
-            f"Estimate: {self.direct.size} parameters, norm {np.linalg.norm(self.gradient):.6g}, "
+        source = (
             f"from {self.n_trajectories} trajectories of {self.n_steps} steps in all"
+            if self.n_trajectories
+            else "from the model"
         )
+        norm = np.linalg.norm(self.gradient)
+        return f"Estimate: {self.gradient.size} parameters, norm {norm:.6g}, {source}"
 
 
 class Estimator(Protocol):
-    """A sampled gradient: called with a problem, theta and randomness; settings are its fields."""
+    """A method for the hypergradient; its settings are its fields."""
 
     def __call__(
-        self, problem: BilevelProblem, theta: FloatArray, *, rng: np.random.Generator
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
     ) -> Estimate:
-        """Sample and estimate."""
+        """Estimate the gradient at theta.
+
+        What goes on from call to call, such as a critic's table, starts from `memory`, that of an
+        estimate before.
+        """
+        ...
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         ...

@@ -69,10 +69,11 @@ def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
         model.leader_discount * pairs.ravel()[row] * leader_value[kernel.indices]
         + model.follower_discount * influence.ravel()[row] * value[kernel.indices]
     )
-    measures = tb.Sensitivities(
+    measures = tb.Sensitivities.of(
+        model,
         follower_reward=influence,
         leader_reward=pairs,
-        transition=model.like_transition(flow),
+        entries=flow,
         initial=leader_value,
     )
     return float(model.initial @ leader_value), measures

@@ -1,0 +1,336 @@
+"""Ascent: climb a leader's objective with any method's gradients, step by step."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_generator, as_theta, positive_integer
+from tabular_bilevel.estimators.estimate import Estimate, Estimator
+from tabular_bilevel.experience import NOTHING, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration
+from tabular_bilevel.hypergradient import pulled_back
+from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.optimisers import Optimiser
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sensitivities import direct_sensitivities, indirect_sensitivities
+
+__all__ = ["AscentState", "Step", "ascend", "resume"]
+
+
+@dataclass(frozen=True, eq=False)
+class AscentState:
+    """Where an ascent stands: all that it takes to go on as if it had never stopped.
+
+    Attributes
+    ----------
+    iteration : int
+        Steps made.
+    theta : ndarray, shape (d,)
+        The parameter that the next step starts from.
+    memory : mapping of str to ndarray
+        The method's.
+    optimiser_memory : mapping of str to ndarray
+        The optimiser's.
+    rng : dict
+        State of the generator's bit generator.
+    """
+
+    iteration: int
+    theta: FloatArray
+    memory: Memory = field(repr=False)
+    optimiser_memory: Mapping[str, FloatArray] = field(repr=False)
+    rng: Mapping[str, Any] = field(repr=False)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to a file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            An npz archive of plain arrays, whatever its name ends in.
+        """
+        place = Path(path)
+        draft = place.with_name(place.name + ".part")
+        with draft.open("wb") as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                iteration=self.iteration,
+                theta=self.theta,
+                rng=json.dumps(plain(self.rng)),
+                **{f"method.{name}": array for name, array in self.memory.items()},
+                **{f"optimiser.{name}": array for name, array in self.optimiser_memory.items()},
+            )
+        draft.replace(place)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> AscentState:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Returns
+        -------
+        AscentState
+            The state.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no state.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                tables = {name: archive[name] for name in archive.files}
+            return cls(
+                iteration=int(tables["iteration"]),
+                theta=tables["theta"],
+                memory=part_of(tables, "method."),
+                optimiser_memory=part_of(tables, "optimiser."),
+                rng=json.loads(str(tables["rng"])),
+            )
+        except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as e:
+            raise ValueError(f"{path} holds no state of an ascent") from e
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of an ascent; what is expensive is computed when asked for.
+
+    Attributes
+    ----------
+    iteration : int
+        From 0.
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        Where the step starts.
+    estimate : Estimate
+        The method's estimate there.
+    next_theta : ndarray, shape (d,)
+        Where it ends.
+    """
+
+    iteration: int
+    problem: BilevelProblem = field(repr=False)
+    theta: FloatArray = field(repr=False)
+    estimate: Estimate = field(repr=False)
+    next_theta: FloatArray = field(repr=False)
+    _after: tuple[Mapping[str, FloatArray], Mapping[str, Any]] = field(repr=False)
+
+    @property
+    def gradient(self) -> FloatArray:
+        """The method's gradient, shape (d,)."""
+        return self.estimate.gradient
+
+    @cached_property
+    def _stations(self) -> Any:
+        """The exact response and evaluation, whatever follower the method has."""
+        model, known = self.estimate.model, self.estimate.response
+        response = CompiledPolicyIteration().solve(model, start=known.value)
+        return response, evaluate_leader(model, response)
+
+    @property
+    def objective(self) -> float:
+        """J at the step's start, with the follower's exact response."""
+        return float(self._stations[1].objective)
+
+    @cached_property
+    def exact_gradient(self) -> FloatArray:
+        """The exact gradient at the step's start, shape (d,)."""
+        model, (response, evaluation) = self.estimate.model, self._stations
+        measures = direct_sensitivities(model, response, evaluation) + indirect_sensitivities(
+            model, response, evaluation
+        )
+        return read_only(pulled_back(self.problem, self.theta, measures))
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between the gradient and the exact one; 0 if one of them is 0."""
+        norms = float(np.linalg.norm(self.gradient) * np.linalg.norm(self.exact_gradient))
+        return float(self.gradient @ self.exact_gradient) / norms if norms > 0.0 else 0.0
+
+    @property
+    def state(self) -> AscentState:
+        """Where the ascent stands after this step, to be saved."""
+        memory, rng = self._after
+        return AscentState(
+            iteration=self.iteration + 1,
+            theta=self.next_theta,
+            memory=self.estimate.memory,
+            optimiser_memory=memory,
+            rng=rng,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"Step {self.iteration}: objective {self.objective:.6g}, gradient norm "
+            f"{np.linalg.norm(self.gradient):.3g}"
+        )
+
+
+def ascend(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    method: Estimator,
+    optimiser: Optimiser,
+    *,
+    rng: np.random.Generator | int,
+    n_steps: int | None = None,
+    progress: bool = False,
+) -> Iterator[Step]:
+    """Climb J from theta, one step at a time.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        Where to start.
+    method : Estimator
+        Where gradients come from.
+    optimiser : Optimiser
+        What is made of them.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed. A generator is copied: what else draws from it does not
+        change the ascent, and the ascent does not advance it.
+    n_steps : int, optional
+        When to stop; without it the ascent goes on for as long as it is asked to.
+    progress : bool
+        Whether to show a bar (needs tqdm, which the extra `progress` installs).
+
+    Yields
+    ------
+    Step
+        Gradient, and on request the exact objective and gradient; `Step.state` can be saved, and
+        `resume` goes on from it.
+
+    Raises
+    ------
+    ValueError
+        If theta is not a finite vector that fits the problem, or the method is not defined for it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> climb = tb.ascend(problem, [0.0, 0.0], tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=50)
+    >>> objectives = [step.objective for step in climb]
+    >>> objectives[-1] > objectives[0]
+    True
+    """
+    start = AscentState(
+        iteration=0,
+        theta=read_only(as_theta(theta)),
+        memory=NOTHING,
+        optimiser_memory=NOTHING,
+        rng=as_generator(rng).bit_generator.state,
+    )
+    return resume(problem, start, method, optimiser, n_steps=n_steps, progress=progress)
+
+
+def resume(
+    problem: BilevelProblem,
+    state: AscentState,
+    method: Estimator,
+    optimiser: Optimiser,
+    *,
+    n_steps: int | None = None,
+    progress: bool = False,
+) -> Iterator[Step]:
+    """Go on with an ascent; with the same arguments as before it makes the same steps.
+
+    Parameters
+    ----------
+    problem, method, optimiser
+        As for `ascend`.
+    state : AscentState
+        Of the last step made.
+    n_steps : int, optional
+        When to stop, counted from the ascent's start.
+    progress : bool
+        Whether to show a bar.
+
+    Yields
+    ------
+    Step
+        As `ascend`.
+    """
+    last = None if n_steps is None else positive_integer("n_steps", n_steps)
+    steps = climb(problem, state, method, optimiser, last)
+    if not progress:
+        return steps
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ValueError("progress needs tqdm, which the extra 'progress' installs") from None
+    bar: Iterator[Step] = iter(tqdm(steps, total=last, initial=state.iteration))
+    return bar
+
+
+def climb(
+    problem: BilevelProblem,
+    state: AscentState,
+    method: Estimator,
+    optimiser: Optimiser,
+    last: int | None,
+) -> Iterator[Step]:
+    """Make the steps of `resume`."""
+    generator = generator_at(state.rng)
+    theta, memory, optimiser_memory = state.theta, state.memory, state.optimiser_memory
+    iteration = state.iteration
+    while last is None or iteration < last:
+        estimate = method(problem, theta, rng=generator, memory=memory)
+        moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
+        read_only(moved)
+        yield Step(
+            iteration=iteration,
+            problem=problem,
+            theta=theta,
+            estimate=estimate,
+            next_theta=moved,
+            _after=(optimiser_memory, generator.bit_generator.state),
+        )
+        theta, memory = moved, estimate.memory
+        iteration += 1
+
+
+def generator_at(state: Mapping[str, Any]) -> np.random.Generator:
+    """Make a generator whose bit generator is in the given state."""
+    name = state.get("bit_generator")
+    kind = getattr(np.random, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+        raise ValueError(f"rng is the state of {name!r}, which numpy.random does not have")
+    generator = np.random.Generator(kind())
+    generator.bit_generator.state = dict(state)
+    return generator
+
+
+def plain(value: Any) -> Any:
+    """Turn a bit generator's state into what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def part_of(tables: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+    """Pick the arrays whose names start with a prefix."""
+    return {
+        name.removeprefix(prefix): read_only(array)
+        for name, array in tables.items()
+        if name.startswith(prefix)
+    }

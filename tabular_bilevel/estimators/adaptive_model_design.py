@@ -1,0 +1,137 @@
+"""AMD: adaptive model design, by forward sweeps.
+
+Chen, Yang, Li, Wang, Yang, Wang, "Adaptive Model Design for Markov Decision Process", ICML 2022;
+theory.md section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.experience import NOTHING, Memory
+from tabular_bilevel.follower import Response, soft_backup
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.routes import tangents_at
+
+__all__ = ["AdaptiveModelDesign"]
+
+
+@dataclass(frozen=True)
+class AdaptiveModelDesign:
+    """The AMD method: every table, and its derivative, is swept once an inner iteration.
+
+    With pi the softmax of Q_F / temperature and V, dV means under it (V_F the soft maximum)::
+
+        Q_F  <- r_F + gamma_F P V_F        dQ_F <- dr_F + gamma_F ( dP V_F + P dV_F )
+        Q_L  <- r_L + gamma_L P V_L        dV_L <- E_pi [ dr_L + gamma_L ( dP V_L + P dV_L )
+                                                          + (dQ_F - dV_F) Q_L / temperature ]
+
+    and the gradient is drho.V_L + rho.dV_L. The tables go on from call to call.
+
+    Assumes: the model is known, and its Jacobian: the problem has a `pushforward`. Memory: S A d
+    numbers. Bias: of order max(gamma_F, gamma_L)^sweeps, counting the sweeps at thetas nearby; it
+    vanishes as their number grows.
+
+    Attributes
+    ----------
+    sweeps : int
+        Inner iterations.
+    """
+
+    sweeps: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("sweeps", self.sweeps)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Sweep; parameters as of `BoltzmannCovariance`, and no randomness.
+
+        Raises
+        ------
+        TypeError
+            If the problem has no `pushforward`.
+        """
+        theta = read_only(as_theta(theta))
+        model, tangents = tangents_at(problem, theta, np.eye(theta.size))
+        (n_states, n_actions), d, kernel = model.follower_reward.shape, theta.size, model.transition
+        columns = list(tangents)
+        follower_slope = np.stack([t.follower_reward.ravel() for t in columns], axis=1)
+        leader_slope = np.stack([t.leader_reward.ravel() for t in columns], axis=1)
+        start_slope = np.stack([t.initial for t in columns], axis=1)
+        kernel_slope = sp.csr_array(np.stack([t.transition for t in columns], axis=1))
+
+        def moved(value: FloatArray) -> FloatArray:
+            """Average over the change of the kernel: dP V, shape (S*A, d)."""
+            weights = value[kernel.indices]
+            rows = sp.csr_array(
+                (weights, np.arange(kernel.nnz), kernel.indptr),
+                shape=(n_states * n_actions, kernel.nnz),
+            )
+            return np.asarray((rows @ kernel_slope).toarray())
+
+        zero = {
+            "follower_value": (n_states,),
+            "follower_value_slope": (n_states, d),
+            "leader_action_value": (n_states, n_actions),
+            "leader_value_slope": (n_states, d),
+        }
+        tables = [memory.get(name, np.zeros(shape)) for name, shape in zero.items()]
+        follower_value, follower_value_slope, leader_action_value, leader_value_slope = tables
+        for _ in range(self.sweeps):
+            _, improved, policy = soft_backup(model, follower_value)
+            ahead = moved(follower_value) + kernel @ follower_value_slope
+            slope = follower_slope + model.follower_discount * ahead
+            slope = slope.reshape(n_states, n_actions, d)
+            follower_value = improved
+            follower_value_slope = np.einsum("sa,sad->sd", policy, slope)
+            leader_value = (policy * leader_action_value).sum(axis=1)
+            leader_action_value = model.leader_reward + model.leader_discount * model.next_value(
+                leader_value
+            )
+            ahead = moved(leader_value) + kernel @ leader_value_slope
+            direct = leader_slope + model.leader_discount * ahead
+            reaction = slope - follower_value_slope[:, None]
+            leader_value_slope = np.einsum(
+                "sa,sad->sd",
+                policy,
+                direct.reshape(n_states, n_actions, d)
+                + reaction * (leader_action_value / model.temperature)[:, :, None],
+            )
+        action_value, improved, policy = soft_backup(model, follower_value)
+        leader_value = (policy * leader_action_value).sum(axis=1)
+        residual = float(np.abs(improved - follower_value).max())
+        response = Response(
+            value=read_only(follower_value),
+            action_value=read_only(action_value),
+            policy=read_only(policy),
+            residual=residual,
+            error_bound=residual / (1.0 - model.follower_discount * model.largest_mass),
+            iterations=self.sweeps,
+        )
+        gradient = start_slope.T @ leader_value + leader_value_slope.T @ model.initial
+        tables = [follower_value, follower_value_slope, leader_action_value, leader_value_slope]
+        return Estimate(
+            gradient=read_only(gradient),
+            model=model,
+            response=response,
+            memory={name: read_only(table) for name, table in zip(zero, tables, strict=True)},
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the same from tables of zeros, shape (d,): there is no data."""
+        return self(problem, theta, rng=0).gradient

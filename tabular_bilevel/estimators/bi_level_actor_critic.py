@@ -1,0 +1,171 @@
+"""Bi-AC: the bi-level actor-critic, for games whose follower sees the leader's action.
+
+Zhang, Chen, Huang, Li, Yang, Zhang, Wang, "Bi-level Actor-Critic for Multi-agent Coordination",
+AAAI 2020, arXiv:1909.03510; theory.md section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import positive_integer
+from tabular_bilevel.critics import (
+    LeaderValues,
+    first_table,
+    flat_steps,
+    require_step_size,
+)
+from tabular_bilevel.errors import ConvergenceError
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.naive import NaivePolicyGradient
+from tabular_bilevel.experience import NOTHING, Interaction, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.markov_game import MarkovGame
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.samplers import Episodes, Sampler
+from tabular_bilevel.trajectories import Trajectories
+
+__all__ = ["BiLevelActorCritic"]
+
+# Of the fixed point of the leader's optimal values, relative to their size; then rounding.
+TOLERANCE = 1e-13
+
+
+@dataclass(frozen=True)
+class BiLevelActorCritic:
+    """The naive policy gradient with a critic that trusts the leader to play its best.
+
+    The critic learns by Q-learning, BR(s, b) being the mode of pi(.|s, b)::
+
+        Q_L(s, b, a)  <-  r_L + gamma_L max_b' Q_L(s', b', BR(s', b'))
+
+    and the leader's policy climbs gamma_L^t grad log f(b_t|s_t) Q_L(s_t, b_t, a_t).
+
+    Assumes: a game whose follower sees the leader's action, and answers with its mode. Bias: the
+    part through the follower is missing, and the critic's values are those of another leader, who
+    plays its best action in each state from the next step on; both vanish together only where the
+    follower does not react and the leader already does so.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        How much data, and where trajectories are cut.
+    step_size : float, optional
+        Of the critic, in (0, 1]; by default its fixed point is computed from the model.
+    sweeps : int
+        The critic's passes over the data.
+    follower : FollowerSolver
+        How the follower answers.
+    """
+
+    sampler: Sampler = Episodes()
+    step_size: float | None = None
+    sweeps: int = 1
+    follower: FollowerSolver = CompiledPolicyIteration()
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("sweeps", self.sweeps)
+        if self.step_size is not None:
+            require_step_size(self.step_size)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Gather experience and estimate; parameters as of `BoltzmannCovariance`.
+
+        Raises
+        ------
+        ValueError
+            If the problem is not a game whose follower sees the leader's action.
+        """
+        return self._actor(problem)(problem, theta, rng=rng, memory=memory)
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
+        return self._actor(problem).target(problem, theta)
+
+    def _actor(self, problem: BilevelProblem) -> NaivePolicyGradient:
+        if not isinstance(problem, MarkovGame) or not problem.follower_observes_leader:
+            raise ValueError(
+                "BiLevelActorCritic is defined for Markov games whose follower sees the leader's "
+                f"action, and the problem is {problem}"
+            )
+        critic = StackelbergCritic(problem.n_leader_actions, self.step_size, self.sweeps)
+        return NaivePolicyGradient(Interaction(self.sampler, critic, self.follower))
+
+
+@dataclass(frozen=True)
+class StackelbergCritic:
+    """The critic of Bi-AC, on the states (s, b) of the follower's model."""
+
+    n_leader_actions: int
+    step_size: float | None
+    sweeps: int
+
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Learn Q_L from the trajectories, or compute it."""
+        from tabular_bilevel import _kernels
+
+        model = trajectories.model
+        if self.step_size is None:
+            return self._fixed_point(model, response)
+        table = first_table(model, previous)
+        steps = flat_steps(trajectories)
+        for _ in range(self.sweeps):
+            _kernels.temporal_differences(
+                rng.permutation(steps),
+                trajectories.states,
+                trajectories.actions,
+                trajectories.next_states,
+                model.leader_reward,
+                model.leader_discount,
+                self.step_size,
+                self._best(response, table),
+                table,
+            )
+        return LeaderValues.under(response.policy, table)
+
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Compute Q_L."""
+        return self._fixed_point(model, response)
+
+    def _best(self, response: Response, table: FloatArray) -> FloatArray:
+        """Look up what the leader's best action in a state is worth, for each (s, b) alike."""
+        mode = response.policy.argmax(axis=1)
+        answered = np.take_along_axis(table, mode[:, None], axis=1)
+        best = answered.reshape(-1, self.n_leader_actions).max(axis=1)
+        return np.repeat(best, self.n_leader_actions)
+
+    def _fixed_point(self, model: Model, response: Response) -> LeaderValues:
+        table = model.leader_reward
+        sweeps = int(np.ceil(np.log(TOLERANCE) / np.log(max(model.leader_discount, 1e-3)))) + 1
+        for _ in range(2 * sweeps):
+            following = model.next_value(self._best(response, table))
+            improved = model.leader_reward + model.leader_discount * following
+            change = float(np.abs(improved - table).max())
+            table = improved
+            if change <= TOLERANCE * max(1.0, float(np.abs(table).max())):
+                return LeaderValues.under(response.policy, np.array(table))
+        raise ConvergenceError(
+            f"the leader's optimal values still change by {change:.3g}",
+            residual=change,
+            iterations=2 * sweeps,
+        )

@@ -1,0 +1,65 @@
+"""The exact hypergradient as a method, to be compared with the others (theory.md section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_theta
+from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
+from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sensitivities import direct_sensitivities, indirect_sensitivities
+
+__all__ = ["ExactGradient"]
+
+
+@dataclass(frozen=True)
+class ExactGradient:
+    """`hypergradient` in the form of an estimator, its follower starting from its last answer.
+
+    Assumes: the model is known. Bias: none.
+
+    Attributes
+    ----------
+    follower : FollowerSolver
+        How the follower answers.
+    """
+
+    follower: FollowerSolver = CompiledPolicyIteration()
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
+        theta = read_only(as_theta(theta))
+        model = problem.model(theta)
+        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
+        evaluation = evaluate_leader(model, response)
+        parts = Parts(
+            problem,
+            theta,
+            direct_sensitivities(model, response, evaluation),
+            indirect_sensitivities(model, response, evaluation),
+        )
+        return Estimate(
+            gradient=parts.pulled_back(),
+            model=model,
+            response=response,
+            memory={FOLLOWER_VALUE: response.value},
+            parts=parts,
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the same without a start, shape (d,)."""
+        return self(problem, theta, rng=0).gradient

@@ -1,0 +1,69 @@
+"""The naive policy gradient ("naive PGD"): the direct term alone.
+
+The usual baseline of the papers on bilevel RL, e.g. Kudo et al., ICAPS 2026, arXiv:2603.14867;
+theory.md section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.traces import expected_traces, sampled_traces
+
+__all__ = ["NaivePolicyGradient"]
+
+
+@dataclass(frozen=True)
+class NaivePolicyGradient:
+    """The leader's gradient with the follower's policy held fixed.
+
+    Each step of an on-policy trajectory contributes gamma_L^t to dJ/dr_L(s_t, a_t) and
+    gamma_L^{t+1} V_L(s_{t+1}) to dJ/dlog P(s_{t+1}|s_t, a_t); nothing goes through the follower.
+
+    Assumes: nothing of the follower. Bias: the whole part through the follower; it vanishes where
+    the follower does not react (at high temperature, or with one action), and only there.
+
+    Attributes
+    ----------
+    interaction : Interaction
+        How experience is got; the critic matters to kernel and leader-policy parameters only.
+    """
+
+    interaction: Interaction = Interaction()
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
+        return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
+
+    def estimate(self, experience: Experience) -> Estimate:
+        """Estimate from given experience, as `Interaction.gather` makes it."""
+        nothing = np.zeros_like(experience.response.policy)
+        direct, _ = sampled_traces(experience, credit=nothing, credit_discount=0.0)
+        return Estimate.sampled(experience, direct, Sensitivities.of(direct.model))
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute what the estimates' mean comes to with infinite data, shape (d,).
+
+        That is the direct part of the exact gradient, but for truncation and the critic.
+        """
+        limit = self.interaction.limit(problem, theta)
+        nothing = np.zeros_like(limit.response.policy)
+        direct, _ = expected_traces(limit, credit=nothing, credit_discount=0.0)
+        return Parts(
+            limit.problem, limit.theta, direct, Sensitivities.of(limit.model)
+        ).pulled_back()

@@ -1,0 +1,95 @@
+"""Implicit differentiation by a truncated Neumann series.
+
+The usual substitute for the inverse in implicit differentiation, e.g. Lorraine, Vicol, Duvenaud,
+"Optimizing Millions of Hyperparameters by Implicit Differentiation", AISTATS 2020,
+arXiv:1911.02590; the papers on bilevel RL cite it as a rival. Here for the equation of theory.md
+section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
+from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sensitivities import (
+    direct_sensitivities,
+    influence_measures,
+    influence_source,
+)
+
+__all__ = ["TruncatedNeumann"]
+
+
+@dataclass(frozen=True)
+class TruncatedNeumann:
+    """The exact gradient, but for the inverse in the influence measure.
+
+    In (I - gamma_F P_pi^T) n = gamma_F P^T w the inverse is replaced by its series' first terms::
+
+        n = sum_{k < terms} (gamma_F P_pi^T)^k gamma_F P^T w,   mu = w + pi n
+
+    Assumes: the model is known. Bias: of the part through the follower, the influence of a step on
+    actions more than `terms` steps before it, of order gamma_F^terms; it vanishes where episodes
+    are no longer than `terms` steps.
+
+    Attributes
+    ----------
+    terms : int
+        Of the series.
+    follower : FollowerSolver
+        How the follower answers.
+    """
+
+    terms: int = 10
+    follower: FollowerSolver = CompiledPolicyIteration()
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("terms", self.terms)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
+        theta = read_only(as_theta(theta))
+        model = problem.model(theta)
+        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
+        evaluation = evaluate_leader(model, response)
+        policy, discount = response.policy, model.follower_discount
+        source = influence_source(model, response, evaluation)
+        term = discount * model.arrivals(source)
+        arrivals = term
+        for _ in range(self.terms - 1):
+            term = discount * model.arrivals(policy * term[:, None])
+            arrivals = arrivals + term
+        parts = Parts(
+            problem,
+            theta,
+            direct_sensitivities(model, response, evaluation),
+            influence_measures(model, response, source + policy * arrivals[:, None]),
+        )
+        return Estimate(
+            gradient=parts.pulled_back(),
+            model=model,
+            response=response,
+            memory={FOLLOWER_VALUE: response.value},
+            parts=parts,
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the same without a start, shape (d,): there is no data."""
+        return self(problem, theta, rng=0).gradient

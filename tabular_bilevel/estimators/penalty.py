@@ -1,0 +1,144 @@
+"""PBRL: a first-order gradient of the leader's objective with a penalty on the value gap.
+
+Shen, Yang, Chen, "Principled Penalty-based Methods for Bilevel Reinforcement Learning and RLHF",
+ICML 2024, arXiv:2402.06886.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_generator, as_positive, as_theta
+from tabular_bilevel.critics import LeaderValues
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.hypergradient import pulled_back
+from tabular_bilevel.linear import policy_system
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.samplers import Sampler
+from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.traces import sampled_traces
+
+__all__ = ["ValueGapPenalty"]
+
+PENALISED_VALUE = "penalised_value"
+
+
+@dataclass(frozen=True)
+class ValueGapPenalty:
+    """The gradient of the leader's objective with a penalty on how far the follower falls short.
+
+    Instead of J the leader climbs::
+
+        max_pi  J(theta, pi) - weight * ( V*_F(theta) - V_F^pi(theta) )
+
+    with the follower's values averaged over the initial distribution. The maximising policy is the
+    follower's soft-optimal one for the reward r_F + r_L / weight, and by the envelope theorem it
+    needs no derivative: with d pi the discounted occupancies under it and under the follower's
+    best response (*), and V the soft value for r_F + r_L / weight::
+
+        dJ/dr_L = d pi       dJ/dr_F = weight (d pi - d* pi*)      dJ/drho = weight (V - V*_F)
+        dJ/dP(s'|s,a) = weight gamma ( d pi V(s') - d* pi* V*_F(s') )
+
+    Assumes: one discount for both players. Bias: of order 1 / weight; it vanishes as the weight
+    grows, while the variance of a sampled estimate grows with its square.
+
+    Attributes
+    ----------
+    weight : float
+        Of the penalty.
+    sampler : Sampler, optional
+        Of trajectories under both policies, to estimate the occupancies; by default they are
+        computed from the model.
+    follower : FollowerSolver
+        How both policies are found.
+    """
+
+    weight: float = 100.0
+    sampler: Sampler | None = None
+    follower: FollowerSolver = CompiledPolicyIteration()
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("weight", self.weight)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Compute or estimate the gradient; parameters as of `BoltzmannCovariance`.
+
+        Raises
+        ------
+        ValueError
+            If the players' discounts differ.
+        """
+        generator, theta = as_generator(rng), read_only(as_theta(theta))
+        model = problem.model(theta)
+        if model.follower_discount != model.leader_discount:
+            raise ValueError(
+                f"ValueGapPenalty is defined for one discount, and follower_discount is "
+                f"{model.follower_discount}, leader_discount {model.leader_discount}"
+            )
+        reward = model.follower_reward + model.leader_reward / self.weight
+        penalised = model.with_rewards(reward, model.leader_reward)
+        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
+        tempted = self.follower.solve(penalised, start=memory.get(PENALISED_VALUE))
+        n_trajectories = n_steps = 0
+        if self.sampler is None:
+            climbed, best = exact_flow(model, tempted), exact_flow(model, response)
+        else:
+            flows = []
+            for answer in (tempted, response):
+                sample = self.sampler.sample(model, answer.policy, rng=generator)
+                values = LeaderValues(answer.action_value, answer.value)
+                seen = Experience(problem, theta, model, answer, sample, values, NOTHING)
+                nothing = np.zeros_like(answer.policy)
+                flows.append(sampled_traces(seen, credit=nothing, credit_discount=0.0)[0])
+                n_trajectories += sample.count
+                n_steps += int(sample.lengths.sum())
+            climbed, best = flows
+        measures = Sensitivities.of(
+            model,
+            leader_reward=climbed.leader_reward.copy(),
+            follower_reward=self.weight * (climbed.leader_reward - best.leader_reward),
+            entries=self.weight * (climbed.entries - best.entries),
+            initial=self.weight * (climbed.initial - best.initial),
+        )
+        return Estimate(
+            gradient=read_only(pulled_back(problem, theta, measures)),
+            model=model,
+            response=response,
+            memory={FOLLOWER_VALUE: response.value, PENALISED_VALUE: tempted.value},
+            n_trajectories=n_trajectories,
+            n_steps=n_steps,
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the gradient of the penalised objective, shape (d,)."""
+        exact = ValueGapPenalty(self.weight, follower=self.follower)
+        return exact(problem, theta, rng=0).gradient
+
+
+def exact_flow(model: Model, response: Response) -> Sensitivities:
+    """Differentiate a policy's own soft value: its occupancy, and that times what lies ahead."""
+    policy, discount = response.policy, model.follower_discount
+    system = policy_system(model, policy, discount)
+    pairs = policy * system.solve_transposed(model.initial)[:, None]
+    ahead = response.value[model.transition.indices]
+    return Sensitivities.of(
+        model,
+        leader_reward=pairs,
+        entries=discount * pairs.ravel()[model.entry_row] * ahead,
+        initial=response.value.copy(),
+    )

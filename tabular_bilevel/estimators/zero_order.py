@@ -1,0 +1,148 @@
+"""Zero-order gradients by Gaussian smoothing.
+
+Nesterov, Spokoiny, "Random Gradient-Free Minimization of Convex Functions", Foundations of
+Computational Mathematics 2017; a baseline of HPGD's paper, arXiv:2406.01575; theory.md section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_generator, as_positive, as_theta, positive_integer
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.samplers import Sampler
+from tabular_bilevel.traces import sampled_visits
+
+__all__ = ["ZeroOrder"]
+
+ITERATION = "iteration"
+
+
+@dataclass(frozen=True)
+class ZeroOrder:
+    """Differences of the leader's objective in random directions, for any problem.
+
+    With z standard normal and u the radius, the mean over directions of::
+
+        one-sided   ( J(theta + u z) - J(theta) ) z / u
+        two-sided   ( J(theta + u z) - J(theta - u z) ) z / (2 u)
+
+    Assumes: the leader can try other parameters and the follower answers each. Bias: the mean is
+    the gradient of J smoothed by a normal of width u, E_z dJ(theta + u z), so the bias is of order
+    u^2; it vanishes as u does. Variance: of order d |dJ|^2, and of noise in J divided by u^2.
+
+    Attributes
+    ----------
+    radius : float
+        u; in the first iteration, if it decays.
+    two_sided : bool
+        Which difference.
+    decaying : bool
+        Whether u is `radius` / iteration; the count goes on from memory.
+    n_directions : int
+        Averaged over in each call.
+    sampler : Sampler, optional
+        Of trajectories whose mean return stands for J; by default J is exact.
+    follower : FollowerSolver
+        How the follower answers.
+    """
+
+    radius: float = 0.1
+    two_sided: bool = True
+    decaying: bool = False
+    n_directions: int = 1
+    sampler: Sampler | None = None
+    follower: FollowerSolver = CompiledPolicyIteration()
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("radius", self.radius)
+        positive_integer("n_directions", self.n_directions)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Try random directions; parameters as of `BoltzmannCovariance`."""
+        generator, theta = as_generator(rng), read_only(as_theta(theta))
+        iteration = float(memory[ITERATION][0]) + 1.0 if ITERATION in memory else 1.0
+        radius = self.radius / iteration if self.decaying else self.radius
+        model = problem.model(theta)
+        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
+        n_trajectories = n_steps = 0
+
+        def tried(model: Model) -> float:
+            nonlocal n_trajectories, n_steps
+            answer = self.follower.solve(model, start=response.value)
+            if self.sampler is None:
+                return evaluate_leader(model, answer).objective
+            sample = self.sampler.sample(model, answer.policy, rng=generator)
+            n_trajectories += sample.count
+            n_steps += int(sample.lengths.sum())
+            _, weights = sampled_visits(sample, model.leader_discount)
+            return float((weights * model.leader_reward).sum()) / sample.count
+
+        gradient = np.zeros(theta.size)
+        here = 0.0 if self.two_sided else tried(model)
+        for _ in range(self.n_directions):
+            step = radius * generator.standard_normal(theta.size)
+            rise = tried(problem.model(theta + step))
+            if self.two_sided:
+                rise = (rise - tried(problem.model(theta - step))) / 2.0
+            else:
+                rise -= here
+            gradient += rise / radius**2 * step
+        return Estimate(
+            gradient=read_only(gradient / self.n_directions),
+            model=model,
+            response=response,
+            memory={
+                FOLLOWER_VALUE: response.value,
+                ITERATION: read_only(np.array([iteration])),
+            },
+            n_trajectories=n_trajectories,
+            n_steps=n_steps,
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the gradient of the smoothed objective, E_z dJ(theta + u z), shape (d,).
+
+        By a cubature of degree 5 over exact gradients (Stroud's E_n^{r^2} 5-2, 2 d^2 + 1 of them):
+        what it lacks is of order u^6. In the first iteration, if u decays.
+        """
+        theta = as_theta(theta)
+        return read_only(
+            np.sum(
+                [
+                    weight * hypergradient(problem, theta + self.radius * node).gradient
+                    for node, weight in cubature(theta.size)
+                ],
+                axis=0,
+            )
+        )
+
+
+def cubature(d: int) -> Iterator[tuple[FloatArray, float]]:
+    """Nodes and weights that integrate polynomials of degree 5 over a standard normal in R^d."""
+    axes = np.eye(d)
+    yield np.zeros(d), 2.0 / (d + 2.0)
+    for axis, sign in product(axes, (1.0, -1.0)):
+        yield sign * np.sqrt(d + 2.0) * axis, (4.0 - d) / (2.0 * (d + 2.0) ** 2)
+    for (one, other), sign, side in product(combinations(axes, 2), (1.0, -1.0), (1.0, -1.0)):
+        yield np.sqrt(d / 2.0 + 1.0) * (sign * one + side * other), 1.0 / (d + 2.0) ** 2
