@@ -27,6 +27,9 @@ from tabular_bilevel.sensitivities import direct_sensitivities, indirect_sensiti
 
 __all__ = ["AscentState", "Step", "ascend", "resume"]
 
+# Prefixes of names in a saved state.
+METHOD, OPTIMISER, MORE = "method.", "optimiser.", "more."
+
 
 @dataclass(frozen=True, eq=False)
 class AscentState:
@@ -52,30 +55,32 @@ class AscentState:
     optimiser_memory: Mapping[str, FloatArray] = field(repr=False)
     rng: Mapping[str, Any] = field(repr=False)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], **more: npt.ArrayLike) -> None:
         """Write to a file, whole or not at all.
 
         Parameters
         ----------
         path : str or path
             An npz archive of plain arrays, whatever its name ends in.
+        **more : array_like
+            Arrays to keep beside the state, under names of their own.
         """
         place = Path(path)
         draft = place.with_name(place.name + ".part")
+        tables: dict[str, Any] = {
+            "iteration": self.iteration,
+            "theta": self.theta,
+            "rng": json.dumps(plain(self.rng)),
+            **{METHOD + name: array for name, array in self.memory.items()},
+            **{OPTIMISER + name: array for name, array in self.optimiser_memory.items()},
+            **{MORE + name: np.asarray(array) for name, array in more.items()},
+        }
         with draft.open("wb") as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                iteration=self.iteration,
-                theta=self.theta,
-                rng=json.dumps(plain(self.rng)),
-                **{f"method.{name}": array for name, array in self.memory.items()},
-                **{f"optimiser.{name}": array for name, array in self.optimiser_memory.items()},
-            )
+            np.savez(file, allow_pickle=False, **tables)
         draft.replace(place)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> AscentState:
+    def load(cls, path: str | PathLike[str]) -> tuple[AscentState, dict[str, FloatArray]]:
         """Read what `save` wrote.
 
         Parameters
@@ -85,8 +90,10 @@ class AscentState:
 
         Returns
         -------
-        AscentState
+        state : AscentState
             The state.
+        more : dict of str to ndarray
+            What was kept beside it.
 
         Raises
         ------
@@ -96,15 +103,16 @@ class AscentState:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 tables = {name: archive[name] for name in archive.files}
-            return cls(
+            state = cls(
                 iteration=int(tables["iteration"]),
-                theta=tables["theta"],
-                memory=part_of(tables, "method."),
-                optimiser_memory=part_of(tables, "optimiser."),
+                theta=read_only(tables["theta"]),
+                memory=part_of(tables, METHOD),
+                optimiser_memory=part_of(tables, OPTIMISER),
                 rng=json.loads(str(tables["rng"])),
             )
         except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as e:
             raise ValueError(f"{path} holds no state of an ascent") from e
+        return state, part_of(tables, MORE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,295 @@
+"""Training: whole curves of ascents, saved as they grow, many at a time.
+
+What an interrupt or a crash leaves is gone on with; the curve is the same as without it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from tabular_bilevel._arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._validation import positive_integer
+from tabular_bilevel.ascent import AscentState, Step, ascend, resume
+from tabular_bilevel.critics import ExactCritic, MonteCarloCritic, SarsaCritic
+from tabular_bilevel.estimators import (
+    AdaptiveModelDesign,
+    BiLevelActorCritic,
+    BoltzmannCovariance,
+    Estimator,
+    ExactGradient,
+    HyperPolicyGradient,
+    NaivePolicyGradient,
+    SoBiRL,
+    TruncatedNeumann,
+    ValueGapPenalty,
+    ZeroOrder,
+)
+from tabular_bilevel.experience import Interaction
+from tabular_bilevel.follower import CompiledPolicyIteration
+from tabular_bilevel.optimisers import Optimiser
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.samplers import Sampler, Steps
+
+__all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
+
+# Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
+SAVE_EVERY = 5.0
+
+# An ascent needs its follower less exact than a check: at temperature 0.001, probabilities still
+# have seven digits. It spares a step in three.
+FOLLOWER = CompiledPolicyIteration(tolerance=1e-10)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the papers vary between runs of a method; each method takes of it what it knows.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        Data of an iteration.
+    step_size : float
+        Of learned critics, in (0, 1].
+    oracle : Sampler
+        Of the separate sample of HPGD (oracle).
+    simulator : BilevelProblem, optional
+        Where trajectories come from, if not from the problem itself.
+    """
+
+    sampler: Sampler = Steps(100, 200)
+    step_size: float = 0.5
+    oracle: Sampler = Steps(10_000, 200)
+    simulator: BilevelProblem | None = None
+
+    def learned(self) -> Interaction:
+        """Experience with the papers' critic: SARSA, one sweep, from a normal table."""
+        critic = SarsaCritic(
+            step_size=self.step_size, sweeps=1, initial_spread=1.0, cut_is_end=True
+        )
+        return Interaction(self.sampler, critic, FOLLOWER, self.simulator)
+
+    def averaged(self) -> Interaction:
+        """Experience with averages of returns as the critic."""
+        return Interaction(self.sampler, MonteCarloCritic(), FOLLOWER, self.simulator)
+
+    def told(self) -> Interaction:
+        """Experience with the exact critic."""
+        return Interaction(self.sampler, ExactCritic(), FOLLOWER, self.simulator)
+
+
+#: Methods by the names that the command line knows, in the form of the papers' comparisons.
+METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
+    {
+        "bchg": lambda s: BoltzmannCovariance(s.learned(), average_tails=True),
+        "bchg-game": lambda s: BoltzmannCovariance(s.learned(), own_action=True),
+        "bchg-exact-critic": lambda s: BoltzmannCovariance(s.told()),
+        "hpgd-mc": lambda s: HyperPolicyGradient(s.averaged()),
+        "hpgd-sarsa": lambda s: HyperPolicyGradient(s.learned()),
+        "hpgd-oracle": lambda s: HyperPolicyGradient(s.averaged(), oracle=s.oracle),
+        "sobirl": lambda s: SoBiRL(s.learned()),
+        "sobirl-discounted": lambda s: SoBiRL(s.learned(), discounted=True),
+        "naive": lambda s: NaivePolicyGradient(s.learned()),
+        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=FOLLOWER),
+        "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True, follower=FOLLOWER),
+        "amd": lambda s: AdaptiveModelDesign(),
+        "penalty": lambda s: ValueGapPenalty(follower=FOLLOWER),
+        "neumann": lambda s: TruncatedNeumann(follower=FOLLOWER),
+        "exact": lambda s: ExactGradient(FOLLOWER),
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The exact objective along an ascent.
+
+    Attributes
+    ----------
+    iteration : ndarray of int, shape (n,)
+        When it was looked at; the last is the number of steps made.
+    objective : ndarray, shape (n,)
+        J there.
+    theta : ndarray, shape (d,)
+        Where the ascent ended.
+    """
+
+    iteration: IntArray
+    objective: FloatArray
+    theta: FloatArray = field(repr=False)
+
+    def final(self, share: float = 0.05) -> float:
+        """Average the objective over the last iterations, by default a twentieth of them."""
+        late = self.iteration >= (1.0 - share) * self.iteration[-1]
+        return float(self.objective[late].mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One ascent to be made.
+
+    Attributes
+    ----------
+    label : str
+        All its settings in words: a file that was saved under another label is not gone on with.
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        Where to start.
+    method : Estimator
+        Where gradients come from.
+    optimiser : Optimiser
+        What is made of them.
+    seed : int
+        Of its randomness.
+    n_steps : int
+        Iterations.
+    every : int
+        Iterations between two looks at the objective.
+    path : Path, optional
+        Where the curve is saved as it grows.
+    """
+
+    label: str
+    problem: BilevelProblem
+    theta: FloatArray
+    method: Estimator
+    optimiser: Optimiser
+    seed: int
+    n_steps: int
+    every: int = 1
+    path: Path | None = None
+
+
+def train(run: Run) -> Curve:
+    """Make an ascent, or the rest of it.
+
+    Parameters
+    ----------
+    run : Run
+        What to do.
+
+    Returns
+    -------
+    Curve
+        Of the whole ascent.
+
+    Raises
+    ------
+    ValueError
+        If the file holds another run.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> run = Run("two-state", problem, np.zeros(2), tb.ExactGradient(), tb.Adam(0.1), 0, 50, 10)
+    >>> train(run).iteration
+    array([ 0, 10, 20, 30, 40, 50])
+    """
+    every = positive_integer("every", run.every)
+    iterations: list[int] = []
+    objectives: list[float] = []
+    if run.path is not None and run.path.exists():
+        state, saved = AscentState.load(run.path)
+        label = str(saved.get("label"))
+        if label != run.label:
+            raise ValueError(f"{run.path} was saved by another run: {label}, not {run.label}")
+        iterations = [int(k) for k in saved["iterations"]]
+        objectives = [float(x) for x in saved["objectives"]]
+        if state.iteration >= run.n_steps:
+            return finished(state.theta, iterations, objectives)
+        seen = sum(k < state.iteration for k in iterations)  # an interrupt may have come between
+        del iterations[seen:], objectives[seen:]
+        steps = resume(run.problem, state, run.method, run.optimiser)
+    else:
+        steps = ascend(run.problem, run.theta, run.method, run.optimiser, rng=run.seed)
+
+    def save(step: Step) -> None:
+        if run.path is not None:
+            step.state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
+
+    saved_at = time.monotonic()
+    last: Step | None = None
+    try:
+        for step in steps:
+            if step.iteration % every == 0 or step.iteration >= run.n_steps:
+                iterations.append(step.iteration)
+                objectives.append(step.objective)
+            if step.iteration >= run.n_steps:
+                break
+            last = step
+            if time.monotonic() - saved_at > SAVE_EVERY:
+                save(step)
+                saved_at = time.monotonic()
+    except KeyboardInterrupt:
+        if last is not None:
+            save(last)
+        raise
+    assert last is not None  # n_steps is positive
+    save(last)
+    return finished(last.next_theta, iterations, objectives)
+
+
+def finished(theta: FloatArray, iterations: list[int], objectives: list[float]) -> Curve:
+    """Freeze a curve."""
+    return Curve(read_only(np.array(iterations)), read_only(np.array(objectives)), theta)
+
+
+def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve]]:
+    """Make many ascents, one process each at a time; results do not depend on how many.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        What to do.
+    workers : int
+        Processes; with 1 this one does the work.
+
+    Yields
+    ------
+    run : Run
+        As it is finished, in no certain order.
+    curve : Curve
+        Its curve.
+    """
+    if positive_integer("workers", workers) == 1:
+        yield from ((run, train(run)) for run in runs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with (
+        one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+    ):
+        pending = {pool.submit(train, run): run for run in runs}
+        try:
+            for future in concurrent.futures.as_completed(pending):
+                yield pending[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let processes started meanwhile use one thread each for linear algebra."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
