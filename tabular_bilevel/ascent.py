@@ -157,6 +157,13 @@ class Step:
         """J at the step's start, with the follower's exact response."""
         return float(self._stations[1].objective)
 
+    def objective_over(self, horizon: int | None) -> float:
+        """Compute J at the step's start, counting this many of the leader's steps."""
+        if horizon is None:
+            return self.objective
+        response = self._stations[0]
+        return evaluate_leader(self.estimate.model, response, horizon=horizon).objective
+
     @cached_property
     def exact_gradient(self) -> FloatArray:
         """The exact gradient at the step's start, shape (d,)."""

@@ -66,6 +66,7 @@ def hypergradient(
     *,
     horizon: int | None = None,
     solver: FollowerSolver | None = None,
+    start: npt.ArrayLike | None = None,
 ) -> Hypergradient:
     """Compute the leader's objective and its exact gradient (theory.md section 4).
 
@@ -82,6 +83,8 @@ def hypergradient(
         Count the leader's rewards of this many steps only.
     solver : FollowerSolver, optional
         How to solve the follower; see `solve_follower`.
+    start : array_like, shape (S,), optional
+        A value of the follower to start from, say that of a theta nearby.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def hypergradient(
     """
     theta = read_only(as_theta(theta))
     model = problem.model(theta)
-    response = solve_follower(model, solver=solver)
+    response = solve_follower(model, solver=solver, start=start)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     direct = direct_sensitivities(model, response, evaluation)
     indirect = indirect_sensitivities(model, response, evaluation)

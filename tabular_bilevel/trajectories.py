@@ -213,11 +213,15 @@ def draw(
         left -= made
         rows -= filled
         longest = max(longest, most)
-    lengths = np.concatenate(counts)
-    steps = np.concatenate([part[:, :, :longest] for part in parts], axis=1)
+    lengths = counts[0].copy() if len(counts) == 1 else np.concatenate(counts)
+    if len(parts) == 1:
+        steps = parts[0][:, :, :longest].copy()
+    else:
+        steps = np.concatenate([part[:, :, :longest] for part in parts], axis=1)
     if lengths.size > 1:
         steps[:, np.arange(longest) >= lengths[:, None]] = -1
-    states, actions, following = read_only(steps)
+    read_only(steps)
+    states, actions, following = steps[0], steps[1], steps[2]
     last = lengths[-1] - 1
     cut = n_steps is not None and left <= 0 and following[-1, last] >= 0 and last + 1 < limit
     return Trajectories(

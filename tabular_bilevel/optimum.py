@@ -1,0 +1,236 @@
+"""Better optima: how far an ascent ended from the best objective that is known.
+
+J is not concave: a plain ascent along the exact gradient ends on the nearest plateau. Three ways
+out, to be combined: many starts, a follower that is warm first and cooled step by step, and noise
+in the gradient (`Perturbed`), each polished by a quasi-Newton method with exact gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._validation import as_finite, as_generator, as_theta, positive_integer
+from tabular_bilevel.estimators.estimate import Estimate, Estimator
+from tabular_bilevel.experience import NOTHING, Memory
+from tabular_bilevel.follower import CompiledPolicyIteration
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.problem import BilevelProblem
+
+__all__ = ["Optimum", "Perturbed", "anneal", "best_of", "polish"]
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """A local maximum of J, as far as it was followed.
+
+    Attributes
+    ----------
+    objective : float
+        J, exact.
+    theta : ndarray, shape (d,)
+        Where.
+    gradient_norm : float
+        Of the exact gradient there.
+    evaluations : int
+        Of J and its gradient.
+    message : str
+        Why the search stopped.
+    """
+
+    objective: float
+    theta: FloatArray = field(repr=False)
+    gradient_norm: float
+    evaluations: int
+    message: str
+
+    def __str__(self) -> str:
+        return (
+            f"Optimum: objective {self.objective:.6g}, gradient norm {self.gradient_norm:.2g}, "
+            f"{self.evaluations} evaluations ({self.message})"
+        )
+
+
+def polish(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    horizon: int | None = None,
+    max_iterations: int = 1000,
+) -> Optimum:
+    """Climb J by L-BFGS with exact gradients.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        Where to start.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+    max_iterations : int
+        Of L-BFGS.
+
+    Returns
+    -------
+    Optimum
+        The best point seen; at least as good as the start.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
+    >>> round(found.objective, 2)
+    27.32
+    """
+    import scipy.optimize
+
+    positive_integer("max_iterations", max_iterations)
+    start = as_theta(theta)
+    best: tuple[float, FloatArray, float] | None = None
+    value: FloatArray | None = None
+    evaluations = 0
+
+    def fall(point: FloatArray) -> tuple[float, FloatArray]:
+        nonlocal best, value, evaluations
+        result = hypergradient(
+            problem, point, horizon=horizon, solver=CompiledPolicyIteration(), start=value
+        )
+        value = result.response.value
+        evaluations += 1
+        if best is None or result.objective > best[0]:
+            norm = float(np.linalg.norm(result.gradient))
+            best = (result.objective, np.array(point), norm)
+        return -result.objective, -result.gradient
+
+    stopped = scipy.optimize.minimize(
+        fall,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iterations, "maxfun": 20 * max_iterations},
+    )
+    assert best is not None
+    objective, point, norm = best
+    return Optimum(objective, read_only(point), norm, evaluations, str(stopped.message))
+
+
+def best_of(
+    problem: BilevelProblem, starts: Iterable[npt.ArrayLike], *, horizon: int | None = None
+) -> Optimum:
+    """Polish from many starts and keep the best.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    starts : iterable of array_like, shape (d,)
+        At least one.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+
+    Returns
+    -------
+    Optimum
+        The best.
+
+    Raises
+    ------
+    ValueError
+        If there are no starts.
+    """
+    found = [polish(problem, start, horizon=horizon) for start in starts]
+    if not found:
+        raise ValueError("starts is empty")
+    return max(found, key=lambda optimum: optimum.objective)
+
+
+def anneal(
+    problems: Sequence[BilevelProblem], theta: npt.ArrayLike, *, horizon: int | None = None
+) -> Optimum:
+    """Polish through a sequence of problems, each from where the one before ended.
+
+    Parameters
+    ----------
+    problems : sequence of BilevelProblem
+        The same problem at falling temperatures, the last one that which is meant.
+    theta : array_like, shape (d,)
+        Where to start.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+
+    Returns
+    -------
+    Optimum
+        Of the last problem.
+
+    Raises
+    ------
+    ValueError
+        If there are no problems.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> cooled = [tb.problems.four_rooms(temperature) for temperature in (0.01, 0.003, 0.001)]
+    >>> anneal(cooled, [0.0] * 105).objective > 0.3
+    True
+    """
+    if not problems:
+        raise ValueError("problems is empty")
+    for problem in problems:
+        found = polish(problem, theta, horizon=horizon)
+        theta = found.theta
+    return found
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """A method with normal noise added to its gradient, to leave plateaus with.
+
+    Assumes and is biased as the method; the noise has mean zero.
+
+    Attributes
+    ----------
+    method : Estimator
+        Where gradients come from.
+    spread : float
+        Standard deviation of the noise in each coordinate.
+    """
+
+    method: Estimator
+    spread: float
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if as_finite("spread", self.spread) < 0.0:
+            raise ValueError(f"spread is {self.spread}, below 0")
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Estimate and perturb; parameters as of `BoltzmannCovariance`."""
+        generator = as_generator(rng)
+        estimate = self.method(problem, theta, rng=generator, memory=memory)
+        noise = self.spread * generator.standard_normal(estimate.gradient.size)
+        return Estimate(
+            gradient=read_only(estimate.gradient + noise),
+            model=estimate.model,
+            response=estimate.response,
+            memory=estimate.memory,
+            n_trajectories=estimate.n_trajectories,
+            n_steps=estimate.n_steps,
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the method's target, shape (d,)."""
+        return self.method.target(problem, theta)

@@ -1,0 +1,208 @@
+"""The published experiments: what was run, and what came out.
+
+Kudo, Tanabe, Wachi, Akimoto, ICAPS 2026, arXiv:2603.14867 (four rooms after Thoma et al., NeurIPS
+2024, arXiv:2406.01575, and their published code). Numbers are read off figures; where there is
+none here, none was legible or given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+import tabular_bilevel as tb
+from tabular_bilevel.training import METHODS, Run, Setting
+
+RATES = (0.5, 0.1, 0.05, 0.01)
+CRITIC_STEPS = tuple(round(0.1 * k, 1) for k in range(1, 11))
+
+#: What the planner thinks of a move's chance to slip, and what the simulator does.
+PLANNER_SLIP, SIMULATOR_SLIP = 4 * 0.33 / 3, 0.33
+
+ROOMS_METHODS = ("bchg", "hpgd-oracle", "hpgd-mc", "hpgd-sarsa", "sobirl", "naive")
+TOY_METHODS = ("bchg-game", "naive", "bi-ac")
+
+#: Methods whose critic learns, so that its step size matters; the naive gradient of rewards has
+#: no use for a critic.
+LEARNING = ("bchg", "hpgd-sarsa", "sobirl", "bchg-game", "bi-ac")
+
+#: Final objectives, by problem, temperature or reward, steps an iteration, and method.
+PUBLISHED = {
+    ("four rooms", 0.001, 100, "bchg"): 0.667,
+    ("four rooms", 0.001, 100, "hpgd-oracle"): 0.691,
+    ("four rooms", 0.001, 100, "hpgd-mc"): 0.007,
+    ("four rooms", 0.001, 100, "hpgd-sarsa"): 0.0,
+    ("four rooms", 0.001, 100, "sobirl"): 0.0,
+    ("four rooms", 0.001, 100, "naive"): 0.0,
+    ("discrete toy", 1.0, 450, "bchg-game"): 27.1,
+    ("discrete toy", 1.0, 450, "naive"): 11.5,
+    ("discrete toy", 1.0, 450, "bi-ac"): 3.7,
+}
+
+#: The published curve of BC-HG and HPGD (oracle), temperature 0.001, 100 steps an iteration.
+CURVE_ITERATIONS = (0, 500, 1000, 2000, 5000)
+PUBLISHED_CURVES = {
+    "bchg": (-0.741, -0.25, 0.20, 0.565, 0.637),
+    "hpgd-oracle": (-0.741, 0.24, 0.60, 0.66, 0.68),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of one method: what the seeds are averaged over.
+
+    Attributes
+    ----------
+    problem : str
+        "four rooms" or "discrete toy".
+    knob : float
+        Its temperature, or reward.
+    steps : int
+        Of data, an iteration.
+    method : str
+        A name of METHODS.
+    rate, critic_step : float
+        Of the ascent, and of the critic.
+    slip : str
+        Who is right about it on four rooms: "published" (each its own), "planner" or "simulator".
+    iterations : int
+        Of the ascent.
+    """
+
+    problem: str
+    knob: float
+    steps: int
+    method: str
+    rate: float
+    critic_step: float
+    slip: str
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        """A name for files."""
+        words = (self.problem.replace(" ", "-"), self.knob, self.steps, self.method, self.rate)
+        slip = f"-{self.slip}" if self.problem == "four rooms" else ""
+        return "-".join(map(str, words)) + f"-{self.critic_step}{slip}-{self.iterations}"
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps of the leader's that the reported objective counts."""
+        return None if self.problem == "four rooms" else 150
+
+    def build(self) -> tuple[tb.BilevelProblem, tb.BilevelProblem | None]:
+        """Make the problem that the follower plans with, and the simulator if it differs."""
+        if self.problem == "discrete toy":
+            return tb.problems.discrete_toy(self.knob), None
+        slips = {
+            "published": (PLANNER_SLIP, SIMULATOR_SLIP),
+            "planner": (PLANNER_SLIP, PLANNER_SLIP),
+            "simulator": (SIMULATOR_SLIP, SIMULATOR_SLIP),
+        }
+        planner, simulator = (
+            tb.problems.four_rooms(self.knob, 5.0, slip=slip) for slip in slips[self.slip]
+        )
+        return planner, simulator if self.slip == "published" else None
+
+    def runs(self, seeds: int, folder: Path) -> Iterator[Run]:
+        """Plan one run a seed."""
+        problem, simulator = self.build()
+        toy = self.problem == "discrete toy"
+        sampler = tb.Episodes(3, 150) if toy else tb.Steps(self.steps, 200)
+        method = METHODS[self.method](
+            Setting(sampler, step_size=self.critic_step, simulator=simulator)
+        )
+        for seed in range(seeds):
+            theta = np.random.default_rng([seed, 0]).normal(0.0, 0.01, problem.n_parameters)
+            label = f"{self.name}-seed-{seed}"
+            yield Run(
+                label=label,
+                problem=problem,
+                theta=theta,
+                method=method,
+                optimiser=tb.GradientAscent(self.rate, 1.0),
+                seed=seed,
+                n_steps=self.iterations,
+                every=max(1, self.iterations // (50 if toy else 200)),
+                horizon=self.horizon,
+                path=folder / f"{label}.npz",
+            )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run.
+
+    Attributes
+    ----------
+    rooms : tuple of (temperature, steps)
+        Settings of four rooms.
+    rooms_iterations, seeds : int
+        Length and number of its curves.
+    toy_rewards : tuple of float
+        Settings of the discrete toy; its 500 iterations and 10 seeds are short.
+    rates, critic_steps : mapping of str to tuple of float
+        By method; the whole published grid where there is none.
+    """
+
+    rooms: tuple[tuple[float, int], ...]
+    rooms_iterations: int
+    seeds: int
+    toy_rewards: tuple[float, ...]
+    chosen: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+    def cells(self, slip: str) -> Iterator[Cell]:
+        """List what is run."""
+        for (temperature, steps), method in product(self.rooms, ROOMS_METHODS):
+            for rate, critic_step in self.grid(method):
+                yield Cell(
+                    "four rooms", temperature, steps, method, rate, critic_step, slip,
+                    self.rooms_iterations,
+                )  # fmt: skip
+        for reward, method in product(self.toy_rewards, TOY_METHODS):
+            for rate, critic_step in self.grid(f"toy {method}"):
+                yield Cell("discrete toy", reward, 450, method, rate, critic_step, slip, 500)
+
+    def grid(self, method: str) -> Iterator[tuple[float, float]]:
+        """List the rates and critic's steps tried with a method."""
+        learns = method.removeprefix("toy ") in LEARNING or method == "toy naive"
+        rates, steps = self.chosen.get(method, (RATES, CRITIC_STEPS if learns else (0.5,)))
+        return product(rates, steps)
+
+
+SCALES = {
+    "tiny": Scale(
+        rooms=((0.001, 100),),
+        rooms_iterations=20,
+        seeds=2,
+        toy_rewards=(1.0,),
+        chosen={
+            **dict.fromkeys(ROOMS_METHODS, ((0.1,), (0.5,))),
+            **{f"toy {method}": ((0.01,), (0.5,)) for method in TOY_METHODS},
+        },
+    ),
+    "small": Scale(
+        rooms=((0.001, 100),),
+        rooms_iterations=10_000,
+        seeds=3,
+        toy_rewards=(1.0, 2.0),
+        # near the best of a coarse search at this scale
+        chosen={
+            **dict.fromkeys(ROOMS_METHODS, ((0.1,), (0.5,))),
+            "toy bchg-game": ((0.05, 0.01), (0.1, 0.5)),
+            "toy naive": ((0.5, 0.1), (0.1, 0.5)),
+            "toy bi-ac": ((0.5, 0.1), (0.1, 0.5)),
+        },
+    ),
+    "full": Scale(
+        rooms=tuple(product((0.001, 0.003, 0.005), (100, 200, 400, 1000))),
+        rooms_iterations=10_000,
+        seeds=10,
+        toy_rewards=(1.0, 2.0),
+        chosen={},
+    ),
+}  # fmt: skip

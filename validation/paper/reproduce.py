@@ -1,0 +1,239 @@
+"""Reproduce the published curves of four rooms and discrete toy 4.
+
+Run ``python validation/paper/reproduce.py --scale small --out DIR`` with the package installed
+(minutes), or ``--scale full`` (hours: all temperatures, steps, methods, rates, critic's steps and
+ten seeds). Started again after an interrupt, it goes on where it stopped. It writes a curve a run
+into DIR/runs, and DIR/table.md and DIR/table.csv: the published final objective, ours (the last
+twentieth of the iterations, mean and standard error over seeds) at the best rate and critic's step,
+and the best objective known.
+
+``--slip`` says who is right about the follower's slipping on four rooms: as published, planner and
+simulator differ; or both have the planner's, or the simulator's. ``--forecast`` measures a few
+iterations of each kind and says how long everything would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell
+
+import tabular_bilevel as tb
+from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
+from tabular_bilevel.training import Curve, Run, train_all
+
+# Schedules of temperatures above the one that is meant, as multiples of it.
+COOLING = ((10.0, 3.0), (3.0,), (20.0, 5.0, 2.0))
+
+# Multiples of the unit normal that starts are drawn from.
+START_SPREADS = (0.0, 1.0, 3.0, 6.0)
+
+# Standard deviations of the noise in exact ascent, per coordinate.
+NOISE = (0.03, 0.3)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", choices=sorted(SCALES), default="small")
+    parser.add_argument(
+        "--slip", choices=("published", "planner", "simulator"), default="published"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--forecast", action="store_true", help="only say how long it would take")
+    options = parser.parse_args(arguments)
+    scale = SCALES[options.scale]
+    folder = options.out / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {
+        cell: list(cell.runs(seeds_of(cell, scale.seeds), folder))
+        for cell in scale.cells(options.slip)
+    }
+    if options.forecast:
+        forecast(plan, options.workers)
+        return 0
+    try:
+        results = make(plan, options.workers)
+        rows = tabulate(results, optima(results, options.out / "optima"))
+    except KeyboardInterrupt:
+        print("interrupted: start again with the same options to go on", file=sys.stderr)
+        return 130
+    write(rows, results, options.out)
+    return 0
+
+
+def seeds_of(cell: Cell, seeds: int) -> int:
+    """Ten seeds where they are cheap."""
+    return max(seeds, 10) if cell.problem == "discrete toy" and seeds > 2 else seeds
+
+
+def make(plan: dict[Cell, list[Run]], workers: int) -> dict[Cell, list[Curve]]:
+    """Make all runs that are not there yet."""
+    owner = {run.label: cell for cell, runs in plan.items() for run in runs}
+    runs = [run for runs in plan.values() for run in runs]
+    found: dict[str, Curve] = {}
+    start = time.monotonic()
+    for count, (run, curve) in enumerate(train_all(runs, workers=workers), start=1):
+        found[run.label] = curve
+        spent = time.monotonic() - start
+        print(f"\r{count} of {len(runs)} runs, {spent:.0f} s", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    results: dict[Cell, list[Curve]] = {cell: [] for cell in plan}
+    for run in runs:  # in the plan's order, whichever finished first
+        results[owner[run.label]].append(found[run.label])
+    return results
+
+
+def forecast(plan: dict[Cell, list[Run]], workers: int, iterations: int = 200) -> None:
+    """Measure a few iterations of each method and setting, and add up."""
+    total, kinds = 0.0, {}
+    for cell, runs in plan.items():
+        kind = dataclasses.replace(cell, rate=0.1, critic_step=0.5)
+        if kind not in kinds:
+            run = runs[0]
+            climb = tb.ascend(run.problem, run.theta, run.method, run.optimiser, rng=0)
+            for _ in itertools.islice(climb, 50):  # warm up
+                pass
+            before = time.perf_counter()
+            for step in itertools.islice(climb, iterations):
+                if step.iteration % run.every == 0:
+                    step.objective_over(run.horizon)
+            kinds[kind] = (time.perf_counter() - before) / iterations
+            print(f"{kind.problem} {kind.knob} {kind.steps:>5} steps {kind.method:<12} "
+                  f"{kinds[kind] * 1e3:.3f} ms an iteration")  # fmt: skip
+        total += kinds[kind] * cell.iterations * len(runs)
+    print(f"{sum(map(len, plan.values()))} runs, {total / 3600.0:.2f} hours of one core, "
+          f"{total / 3600.0 / workers:.2f} hours with {workers} workers")  # fmt: skip
+
+
+def optima(results: dict[Cell, list[Curve]], folder: Path) -> dict[tuple[str, float, str], float]:
+    """Find the best objective known of each problem, by every way there is."""
+    folder.mkdir(exist_ok=True)
+    known: dict[tuple[str, float, str], float] = {}
+    for key in sorted({(cell.problem, cell.knob, cell.slip) for cell in results}):
+        cells = [cell for cell in results if (cell.problem, cell.knob, cell.slip) == key]
+        problem, _ = cells[0].build()
+        horizon = cells[0].horizon
+        ends = [curve.theta for cell in cells for curve in best_curves(results, cell)]
+        ways = {
+            "polished ends of all methods": best_of(problem, ends, horizon=horizon),
+            "noise in exact ascent": noisy(problem, horizon),
+            "many starts, annealed": annealed(cells[0], problem, horizon),
+        }
+        best = max(ways.values(), key=lambda optimum: optimum.objective)
+        known[key] = best.objective
+        np.save(folder / ("-".join(map(str, key)).replace(" ", "-") + ".npy"), best.theta)
+        for way, optimum in ways.items():
+            print(f"{key[0]} {key[1]:g}: {way}: {optimum}")
+    return known
+
+
+def best_curves(results: dict[Cell, list[Curve]], cell: Cell) -> list[Curve]:
+    """Pick the curves that ended highest: their ends are worth polishing."""
+    return sorted(results[cell], key=lambda curve: -curve.objective[-1])[:3]
+
+
+def noisy(problem: tb.BilevelProblem, horizon: int | None) -> Optimum:
+    """Climb the exact gradient with noise, and polish the end."""
+    ends = []
+    for spread in NOISE:
+        method, optimiser = Perturbed(tb.ExactGradient(), spread), tb.GradientAscent(0.1, 1.0)
+        theta = np.zeros(problem.n_parameters)
+        for step in tb.ascend(problem, theta, method, optimiser, rng=0, n_steps=2000):
+            theta = step.next_theta
+        ends.append(theta)
+    return best_of(problem, ends, horizon=horizon)
+
+
+def annealed(cell: Cell, problem: tb.BilevelProblem, horizon: int | None) -> Optimum:
+    """Start in many places, on four rooms with a warm follower that is cooled."""
+    rng = np.random.default_rng(0)
+    starts = [
+        spread * rng.normal(size=problem.n_parameters) for spread in START_SPREADS for _ in range(4)
+    ]
+    if cell.problem != "four rooms":
+        return best_of(problem, starts, horizon=horizon)
+    found = []
+    for start, factors in itertools.product(starts, COOLING):
+        warmer = [dataclasses.replace(cell, knob=cell.knob * f).build()[0] for f in factors]
+        found.append(anneal([*warmer, problem], start))
+    return max(found, key=lambda optimum: optimum.objective)
+
+
+def tabulate(
+    results: dict[Cell, list[Curve]], known: dict[tuple[str, float, str], float]
+) -> list[dict[str, object]]:
+    """Keep of each method and setting the best rate and critic's step."""
+    best: dict[tuple[object, ...], tuple[float, dict[str, object]]] = {}
+    for cell, curves in results.items():
+        ends = np.array([curve.final() for curve in curves])
+        mean, error = ends.mean(), ends.std(ddof=1) / np.sqrt(ends.size)
+        optimum = known[cell.problem, cell.knob, cell.slip]
+        published = PUBLISHED.get((cell.problem, cell.knob, cell.steps, cell.method))
+        row = {
+            "problem": cell.problem,
+            "temperature or reward": cell.knob,
+            "steps": cell.steps,
+            "method": cell.method,
+            "rate": cell.rate,
+            "critic step": cell.critic_step,
+            "published": "" if published is None else f"{published:.3f}",
+            "ours": f"{mean:.3f}",
+            "standard error": f"{error:.3f}",
+            "best known": f"{optimum:.3f}",
+            "short of it": f"{optimum - mean:.3f}",
+        }
+        key = (cell.problem, cell.knob, cell.steps, cell.method)
+        if key not in best or mean > best[key][0]:
+            best[key] = (mean, row)
+    return [row for _, row in best.values()]
+
+
+def write(rows: list[dict[str, object]], results: dict[Cell, list[Curve]], out: Path) -> None:
+    """Write the table, and the published curve beside ours."""
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [line(rows[0]), line(["---"] * len(rows[0])), *(line(row.values()) for row in rows)]
+    for method, published in PUBLISHED_CURVES.items():
+        cells = [
+            cell
+            for cell in results
+            if (cell.problem, cell.knob, cell.steps, cell.method)
+            == ("four rooms", 0.001, 100, method)
+        ]
+        if not cells:
+            continue
+        cell = max(cells, key=lambda cell: np.mean([curve.final() for curve in results[cell]]))
+        mean = np.mean([curve.objective for curve in results[cell]], axis=0)
+        at = np.interp(CURVE_ITERATIONS, results[cell][0].iteration, mean)
+        lines += [
+            "",
+            f"{method}, four rooms, temperature 0.001, 100 steps, rate {cell.rate}:",
+            "",
+            line(["iteration", *CURVE_ITERATIONS]),
+            line(["---"] * 6),
+            line(["published", *published]),
+            line(["ours", *(f"{value:.3f}" for value in at)]),
+        ]
+    text = "\n".join(lines) + "\n"
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
