@@ -145,8 +145,12 @@ class Scale:
         Length and number of its curves.
     toy_rewards : tuple of float
         Settings of the discrete toy; its 500 iterations and 10 seeds are short.
-    rates, critic_steps : mapping of str to tuple of float
-        By method; the whole published grid where there is none.
+    chosen : mapping of str to a pair of tuples of float
+        Rates and critic's steps, by method; the whole published grid where there is none.
+    starts : tuple of float
+        Of the search for better optima: multiples of the unit normal that each is drawn from.
+    noisy_steps : int
+        Of each noisy ascent in that search.
     """
 
     rooms: tuple[tuple[float, int], ...]
@@ -154,6 +158,8 @@ class Scale:
     seeds: int
     toy_rewards: tuple[float, ...]
     chosen: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    starts: tuple[float, ...] = (0.0, *(1.0, 3.0, 6.0) * 4)
+    noisy_steps: int = 2000
 
     def cells(self, slip: str) -> Iterator[Cell]:
         """List what is run."""
@@ -184,6 +190,8 @@ SCALES = {
             **dict.fromkeys(ROOMS_METHODS, ((0.1,), (0.5,))),
             **{f"toy {method}": ((0.01,), (0.5,)) for method in TOY_METHODS},
         },
+        starts=(0.0,),
+        noisy_steps=10,
     ),
     "small": Scale(
         rooms=((0.001, 100),),

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell
+from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell, Scale
 
 import tabular_bilevel as tb
 from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
@@ -33,9 +33,6 @@ from tabular_bilevel.training import Curve, Run, train_all
 
 # Schedules of temperatures above the one that is meant, as multiples of it.
 COOLING = ((10.0, 3.0), (3.0,), (20.0, 5.0, 2.0))
-
-# Multiples of the unit normal that starts are drawn from.
-START_SPREADS = (0.0, 1.0, 3.0, 6.0)
 
 # Standard deviations of the noise in exact ascent, per coordinate.
 NOISE = (0.03, 0.3)
@@ -63,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         results = make(plan, options.workers)
-        rows = tabulate(results, optima(results, options.out / "optima"))
+        rows = tabulate(results, optima(results, scale, options.out / "optima"))
     except KeyboardInterrupt:
         print("interrupted: start again with the same options to go on", file=sys.stderr)
         return 130
@@ -115,7 +112,9 @@ def forecast(plan: dict[Cell, list[Run]], workers: int, iterations: int = 200) -
           f"{total / 3600.0 / workers:.2f} hours with {workers} workers")  # fmt: skip
 
 
-def optima(results: dict[Cell, list[Curve]], folder: Path) -> dict[tuple[str, float, str], float]:
+def optima(
+    results: dict[Cell, list[Curve]], scale: Scale, folder: Path
+) -> dict[tuple[str, float, str], float]:
     """Find the best objective known of each problem, by every way there is."""
     folder.mkdir(exist_ok=True)
     known: dict[tuple[str, float, str], float] = {}
@@ -126,8 +125,8 @@ def optima(results: dict[Cell, list[Curve]], folder: Path) -> dict[tuple[str, fl
         ends = [curve.theta for cell in cells for curve in best_curves(results, cell)]
         ways = {
             "polished ends of all methods": best_of(problem, ends, horizon=horizon),
-            "noise in exact ascent": noisy(problem, horizon),
-            "many starts, annealed": annealed(cells[0], problem, horizon),
+            "noise in exact ascent": noisy(problem, horizon, scale.noisy_steps),
+            "many starts, annealed": annealed(cells[0], problem, scale.starts),
         }
         best = max(ways.values(), key=lambda optimum: optimum.objective)
         known[key] = best.objective
@@ -142,26 +141,24 @@ def best_curves(results: dict[Cell, list[Curve]], cell: Cell) -> list[Curve]:
     return sorted(results[cell], key=lambda curve: -curve.objective[-1])[:3]
 
 
-def noisy(problem: tb.BilevelProblem, horizon: int | None) -> Optimum:
+def noisy(problem: tb.BilevelProblem, horizon: int | None, n_steps: int) -> Optimum:
     """Climb the exact gradient with noise, and polish the end."""
     ends = []
     for spread in NOISE:
         method, optimiser = Perturbed(tb.ExactGradient(), spread), tb.GradientAscent(0.1, 1.0)
         theta = np.zeros(problem.n_parameters)
-        for step in tb.ascend(problem, theta, method, optimiser, rng=0, n_steps=2000):
+        for step in tb.ascend(problem, theta, method, optimiser, rng=0, n_steps=n_steps):
             theta = step.next_theta
         ends.append(theta)
     return best_of(problem, ends, horizon=horizon)
 
 
-def annealed(cell: Cell, problem: tb.BilevelProblem, horizon: int | None) -> Optimum:
+def annealed(cell: Cell, problem: tb.BilevelProblem, spreads: tuple[float, ...]) -> Optimum:
     """Start in many places, on four rooms with a warm follower that is cooled."""
     rng = np.random.default_rng(0)
-    starts = [
-        spread * rng.normal(size=problem.n_parameters) for spread in START_SPREADS for _ in range(4)
-    ]
+    starts = [spread * rng.normal(size=problem.n_parameters) for spread in spreads]
     if cell.problem != "four rooms":
-        return best_of(problem, starts, horizon=horizon)
+        return best_of(problem, starts, horizon=cell.horizon)
     found = []
     for start, factors in itertools.product(starts, COOLING):
         warmer = [dataclasses.replace(cell, knob=cell.knob * f).build()[0] for f in factors]

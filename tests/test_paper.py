@@ -1,0 +1,101 @@
+"""The reproduction of the published curves runs, and goes on after an interrupt."""
+
+import csv
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "validation" / "paper"
+
+
+@pytest.fixture
+def reproduce(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("protocol", "reproduce"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return runpy.run_path(str(FOLDER / "reproduce.py"))
+
+
+@pytest.fixture
+def protocol(monkeypatch):
+    return runpy.run_path(str(FOLDER / "protocol.py"), run_name="protocol_itself")
+
+
+def test_the_table_has_every_method_and_is_the_same_when_made_again(reproduce, tmp_path, capsys):
+    arguments = ["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]
+    assert reproduce["main"](arguments) == 0
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == [
+        "bchg", "hpgd-oracle", "hpgd-mc", "hpgd-sarsa", "sobirl", "naive",
+        "bchg-game", "naive", "bi-ac",
+    ]  # fmt: skip
+    assert [row["published"] for row in rows][:2] == ["0.667", "0.691"]
+    # twenty iterations from the published start: -0.741, and half of the toy's way at most
+    assert all(row["ours"] in ("-0.740", "-0.741") for row in rows[:6])
+    assert float(rows[6]["best known"]) == pytest.approx(27.316, abs=1e-3)
+    before = (tmp_path / "table.md").read_bytes()
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(made) == 18
+    assert reproduce["main"](arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing was run again
+    assert (tmp_path / "table.md").read_bytes() == before
+    assert "| published | -0.741 | -0.25 |" in capsys.readouterr().out
+
+
+def test_an_interrupt_says_how_to_go_on(reproduce, tmp_path, monkeypatch, capsys):
+    def interrupt(plan, workers):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(reproduce["main"].__globals__, "make", interrupt)
+    assert reproduce["main"](["--scale", "tiny", "--out", str(tmp_path)]) == 130
+    assert "start again with the same options" in capsys.readouterr().err
+
+
+def test_a_forecast_makes_no_runs(reproduce, tmp_path, capsys):
+    reproduce["main"].__globals__["forecast"].__defaults__ = (3,)
+    assert reproduce["main"](["--scale", "tiny", "--out", str(tmp_path), "--forecast"]) == 0
+    assert "18 runs, " in capsys.readouterr().out
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_the_full_grid_is_the_published_one(protocol):
+    cells = list(protocol["SCALES"]["full"].cells("published"))
+    rooms = [cell for cell in cells if cell.problem == "four rooms"]
+    assert {(cell.knob, cell.steps) for cell in rooms} == {
+        (temperature, steps)
+        for temperature in (0.001, 0.003, 0.005)
+        for steps in (100, 200, 400, 1000)
+    }
+    assert {cell.rate for cell in cells} == {0.5, 0.1, 0.05, 0.01}
+    assert {cell.critic_step for cell in rooms if cell.method == "bchg"} == {
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
+    }  # fmt: skip
+    # 12 settings, 4 rates, and 10 critic's steps for the three methods whose critic learns
+    assert len(rooms) == 12 * 4 * (3 * 10 + 3)
+    assert {cell.iterations for cell in rooms} == {10_000}
+    assert {cell.knob for cell in cells if cell.problem == "discrete toy"} == {1.0, 2.0}
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("slip", "planned", "simulated"),
+    [("published", 0.44, 0.33), ("planner", 0.44, None), ("simulator", 0.33, None)],
+)
+def test_the_slip_is_a_setting(protocol, slip, planned, simulated):
+    cell = protocol["Cell"]("four rooms", 0.001, 100, "bchg", 0.1, 0.5, slip, 10)
+    problem, simulator = cell.build()
+
+    def slip_of(world):
+        # a move whose four outcomes are four cells: the chosen one has 1 - slip
+        kernel = world.model(np.zeros(105)).transition
+        row = int(np.argmax(np.diff(kernel.indptr) == 4))
+        return 1.0 - kernel[[row]].toarray().max()
+
+    assert slip_of(problem) == pytest.approx(planned)
+    assert (simulator is None) == (simulated is None)
+    if simulator is not None:
+        assert slip_of(simulator) == pytest.approx(simulated)
