@@ -126,7 +126,8 @@ def soft_policy_iteration(
                 earned += policy[s, a] * abs(reward[s, a])
             gap = best + temperature * math.log(total) - value[s]
             step[place[s]] = gap
-            residual = max(residual, abs(gap))
+            if abs(gap) > residual or math.isnan(gap):  # which stays
+                residual = abs(gap)
             scale = max(scale, abs(value[s]), earned)
         if not residual > tolerance * scale or iterations == max_iterations:
             return iterations, residual

@@ -55,6 +55,17 @@ class AscentState:
     optimiser_memory: Mapping[str, FloatArray] = field(repr=False)
     rng: Mapping[str, Any] = field(repr=False)
 
+    @classmethod
+    def start(cls, theta: npt.ArrayLike, *, rng: np.random.Generator | int) -> AscentState:
+        """Stand at the start of an ascent from theta, as `ascend` does."""
+        return cls(
+            iteration=0,
+            theta=read_only(as_theta(theta)),
+            memory=NOTHING,
+            optimiser_memory=NOTHING,
+            rng=as_generator(rng).bit_generator.state,
+        )
+
     def save(self, path: str | PathLike[str], **more: npt.ArrayLike) -> None:
         """Write to a file, whole or not at all.
 
@@ -248,13 +259,7 @@ def ascend(
     >>> objectives[-1] > objectives[0]
     True
     """
-    start = AscentState(
-        iteration=0,
-        theta=read_only(as_theta(theta)),
-        memory=NOTHING,
-        optimiser_memory=NOTHING,
-        rng=as_generator(rng).bit_generator.state,
-    )
+    start = AscentState.start(theta, rng=rng)
     return resume(problem, start, method, optimiser, n_steps=n_steps, progress=progress)
 
 

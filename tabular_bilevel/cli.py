@@ -1,4 +1,4 @@
-"""The command line: ``tabular-bilevel verify | problems | gradient``."""
+"""The command line: ``tabular-bilevel verify | problems | gradient | train``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 import tabular_bilevel as tb
+from tabular_bilevel._validation import positive_integer
 
 __all__ = ["main"]
 
@@ -65,13 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_problems)
 
     gradient = commands.add_parser("gradient", help="compute an exact hypergradient")
-    gradient.add_argument(
-        "problem",
-        choices=sorted(tb.problems.CATALOGUE),
-        type=lambda name: name.replace("_", "-"),
-        metavar="PROBLEM",
-        help="one of: " + ", ".join(sorted(tb.problems.CATALOGUE)),
-    )
+    _add_problem(gradient)
     gradient.add_argument(
         "--theta", type=Path, required=True, metavar="FILE.npy", help="the leader's parameter"
     )
@@ -83,7 +78,50 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write the gradient; by default beside theta, as FILE-gradient.npy",
     )
     gradient.set_defaults(command=_gradient)
+
+    train = commands.add_parser(
+        "train", help="climb a leader's objective with a method's gradients, from several starts"
+    )
+    _add_problem(train)
+    train.add_argument("--method", required=True, help="see the README; 'bchg', for one")
+    train.add_argument("--seeds", type=int, default=10, help="ascents to make (10)")
+    train.add_argument("--steps", type=int, default=10_000, help="iterations of each (10,000)")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    train.add_argument("--batch", type=int, default=100, help="steps of data an iteration (100)")
+    train.add_argument("--time-limit", type=int, default=200, help="longest episode (200)")
+    train.add_argument("--rate", type=float, default=0.1, help="of the ascent (0.1)")
+    train.add_argument(
+        "--optimiser",
+        choices=("sgd", "adam"),
+        default="sgd",
+        help="sgd, with the gradient clipped to norm 1, or adam (sgd)",
+    )
+    train.add_argument(
+        "--critic-step", type=float, default=0.5, help="step size of a learned critic (0.5)"
+    )
+    train.add_argument(
+        "--every", type=int, help="iterations between two looks at J (a 200th of all)"
+    )
+    train.add_argument(
+        "--simulator-slip",
+        type=float,
+        metavar="SLIP",
+        help="of the simulator of four-rooms; published is 0.33, by default the planner's 0.44",
+    )
+    train.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    train.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all)")
+    train.set_defaults(command=_train)
     return parser
+
+
+def _add_problem(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "problem",
+        choices=sorted(tb.problems.CATALOGUE),
+        type=lambda name: name.replace("_", "-"),
+        metavar="PROBLEM",
+        help="one of: " + ", ".join(sorted(tb.problems.CATALOGUE)),
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -116,19 +154,19 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _progress(items: Sequence[Any]) -> Any:
+def _progress(items: Iterable[Any], total: int | None = None) -> Any:
     """Wrap in a bar that lines can be written above; just the lines where tqdm is missing."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         return _Lines(items)
-    return tqdm(items, leave=False, dynamic_ncols=True, disable=None)
+    return tqdm(items, total=total, leave=False, dynamic_ncols=True, disable=None)
 
 
 class _Lines:
-    """The part of tqdm that `_verify` uses, without the bar (tqdm is in the extra `progress`)."""
+    """The part of tqdm that is used here, without the bar (tqdm is in the extra `progress`)."""
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: Iterable[Any]) -> None:
         self._items = items
 
     def __enter__(self) -> Self:
@@ -177,4 +215,56 @@ def _gradient(options: argparse.Namespace) -> int:
         f"gradient: {result.gradient.size} numbers, norm {np.linalg.norm(result.gradient):.6g}, "
         f"written to {out}"
     )
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from tabular_bilevel.curves import Training
+    from tabular_bilevel.training import METHODS, Setting
+
+    if options.method not in METHODS:
+        raise ValueError(f"method is {options.method!r}, not one of {', '.join(METHODS)}")
+    n_seeds = positive_integer("seeds", options.seeds)
+    workers = positive_integer("workers", options.workers)
+    if options.seed < 0:
+        raise ValueError(f"seed is {options.seed}, below 0")
+    problem, simulator = tb.problems.CATALOGUE[options.problem](), None
+    if options.simulator_slip is not None:
+        if options.problem != "four-rooms":
+            raise ValueError(f"simulator-slip is for four-rooms, not for {options.problem}")
+        simulator = tb.problems.four_rooms(slip=options.simulator_slip)
+    clipped = tb.GradientAscent(options.rate, 1.0)
+    every = max(1, options.steps // 200) if options.every is None else options.every
+    words = vars(options).copy()
+    for name in ("command", "seeds", "seed", "workers", "out"):
+        del words[name]
+    training = Training(
+        problem=problem,
+        n_parameters=problem.n_parameters,
+        method=options.method,
+        setting=Setting(
+            sampler=tb.Steps(options.batch, options.time_limit),
+            step_size=options.critic_step,
+            simulator=simulator,
+        ),
+        optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),
+        seeds=range(options.seed, options.seed + n_seeds),
+        n_steps=options.steps,
+        every=every,
+        words={**words, "every": every, "version": tb.__version__},
+        folder=options.out,
+    )
+    curves = {}
+    with _progress(training.curves(workers), total=n_seeds) as finished:
+        for seed, curve in finished:
+            curves[seed] = curve
+            finished.write(f"seed {seed}: J = {curve.final():.6g} over the last iterations")
+    summary = training.write(curves)
+    error = summary["standard_error"]
+    spread = "" if error is None else f", standard error {error:.3g}"
+    print(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
+    try:
+        training.draw(curves)
+    except ImportError:
+        print("no plot: it needs matplotlib, which the extra 'plot' installs")
     return 0

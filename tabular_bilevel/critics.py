@@ -212,7 +212,7 @@ class SarsaCritic:
         return LeaderValues.under(response.policy, table)
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Evaluate the leader exactly."""
+        """Evaluate the leader exactly: what a table comes to with small steps, and without cuts."""
         return exact_values(model, response)
 
 

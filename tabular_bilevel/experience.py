@@ -69,6 +69,8 @@ class Limit:
         The leader's problem; where there is a simulator, the simulator.
     theta : ndarray, shape (d,)
         The leader's parameter.
+    planned : Model
+        What the follower planned with.
     model : Model
         The model that trajectories come from.
     response : Response
@@ -83,6 +85,7 @@ class Limit:
 
     problem: BilevelProblem = field(repr=False)
     theta: FloatArray = field(repr=False)
+    planned: Model = field(repr=False)
     model: Model
     response: Response
     values: LeaderValues
@@ -149,7 +152,7 @@ class Interaction:
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
         world = problem if self.simulator is None else self.simulator
         trajectories = self.sampler.sample(
-            model if world is problem else world.model(theta), response.policy, rng=generator
+            self._simulated(theta, model), response.policy, rng=generator
         )
         values = self.critic.values(
             response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
@@ -180,15 +183,26 @@ class Interaction:
             What an estimator's target is made of.
         """
         theta = read_only(as_theta(theta))
-        response = self.follower.solve(problem.model(theta))
+        planned = problem.model(theta)
+        response = self.follower.solve(planned)
         world = problem if self.simulator is None else self.simulator
-        model = world.model(theta)
+        model = self._simulated(theta, planned)
         return Limit(
             problem=world,
             theta=theta,
+            planned=planned,
             model=model,
             response=response,
             values=self.critic.limit(model, response, self.sampler),
             horizon=self.sampler.horizon(model),
             survival=self.sampler.survival(model),
         )
+
+    def _simulated(self, theta: FloatArray, planned: Model) -> Model:
+        if self.simulator is None:
+            return planned
+        model = self.simulator.model(theta)
+        found, wanted = model.follower_reward.shape, planned.follower_reward.shape
+        if found != wanted:
+            raise ValueError(f"simulator has tables of shape {found}, the problem {wanted}")
+        return model

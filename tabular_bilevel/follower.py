@@ -317,8 +317,9 @@ class CompiledPolicyIteration:
             policy,
         )
         # the loop has compared residual and scale, unless it was stopped
-        stopped = iterations == limit or not np.isfinite(residual)
-        if stopped and not residual <= tolerance * _scale(model, value, policy):
+        if not np.isfinite(residual) or (
+            iterations == limit and not residual <= tolerance * _scale(model, value, policy)
+        ):
             raise _not_converged("CompiledPolicyIteration", tolerance, residual, iterations)
         return _response(model, value, action_value, policy, residual, iterations)
 

@@ -5,9 +5,10 @@ What an interrupt or a crash leaves is gone on with; the curve is the same as wi
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._validation import positive_integer
-from tabular_bilevel.ascent import AscentState, Step, ascend, resume
+from tabular_bilevel.ascent import AscentState, Step, resume
 from tabular_bilevel.critics import ExactCritic, MonteCarloCritic, SarsaCritic
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
@@ -209,17 +210,18 @@ def train(run: Run) -> Curve:
             raise ValueError(f"{run.path} was saved by another run: {label}, not {run.label}")
         iterations = [int(k) for k in saved["iterations"]]
         objectives = [float(x) for x in saved["objectives"]]
-        if state.iteration >= run.n_steps:
+        if state.iteration == iterations[-1] >= run.n_steps:
             return finished(state.theta, iterations, objectives)
-        seen = sum(k < state.iteration for k in iterations)  # an interrupt may have come between
+        # an interrupt may have come between a look at the objective and the step
+        seen = sum(k < state.iteration for k in iterations)
         del iterations[seen:], objectives[seen:]
-        steps = resume(run.problem, state, run.method, run.optimiser)
     else:
-        steps = ascend(run.problem, run.theta, run.method, run.optimiser, rng=run.seed)
+        state = AscentState.start(run.theta, rng=run.seed)
+    steps = resume(run.problem, state, run.method, run.optimiser)
 
-    def save(step: Step) -> None:
+    def save(state: AscentState) -> None:
         if run.path is not None:
-            step.state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
+            state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
 
     saved_at = time.monotonic()
     last: Step | None = None
@@ -232,15 +234,16 @@ def train(run: Run) -> Curve:
                 break
             last = step
             if time.monotonic() - saved_at > SAVE_EVERY:
-                save(step)
+                save(step.state)
                 saved_at = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if last is not None:
-            save(last)
+            save(last.state)
         raise
-    assert last is not None  # n_steps is positive
-    save(last)
-    return finished(last.next_theta, iterations, objectives)
+    if last is not None:
+        state = last.state
+    save(state)
+    return finished(state.theta, iterations, objectives)
 
 
 def finished(theta: FloatArray, iterations: list[int], objectives: list[float]) -> Curve:
@@ -269,17 +272,26 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
         yield from ((run, train(run)) for run in runs)
         return
     context = multiprocessing.get_context("spawn")
-    with (
-        one_thread_each(),
-        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
-    ):
-        pending = {pool.submit(train, run): run for run in runs}
-        try:
-            for future in concurrent.futures.as_completed(pending):
-                yield pending[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with one_thread_each():
+        pool = context.Pool(workers, initializer=stop_when_told)
+    try:
+        for k, curve in pool.imap_unordered(numbered, enumerate(runs)):
+            yield runs[k], curve
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+def numbered(task: tuple[int, Run]) -> tuple[int, Curve]:
+    """Make a run, and say which it was."""
+    k, run = task
+    return k, train(run)
+
+
+def stop_when_told() -> None:
+    """Leave interrupts to the parent: it terminates its workers, who then save and go."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @contextmanager

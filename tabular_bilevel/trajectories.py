@@ -192,7 +192,7 @@ def draw(
         # for want of steps, and pages that are not written to, cost nothing.
         size = min(rows, max(1, 5_000_000 // columns), 8 + 2 * left // columns)
         tables = np.empty((3, size, columns), dtype=np.int32)
-        lengths = np.empty(size, dtype=np.int64)
+        lengths: IntArray = np.empty(size, dtype=np.int64)
         filled, made, most = _kernels.sample_trajectories(
             rng,
             kernel.indptr,

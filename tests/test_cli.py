@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import signal
 import subprocess
 import sys
 import types
@@ -198,3 +199,94 @@ def test_a_reader_who_leaves_is_no_error():
     command = f'"{sys.executable}" -c "{code}" | true'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+# ---------------------------------------------------------------- train
+
+TRAIN = ["train", "two_state", "--method", "bchg", "--steps", "40", "--batch", "10"]
+
+
+def test_train_writes_curves_a_summary_and_a_plot(tmp_path, capsys):
+    out = tmp_path / "curves"
+    assert main([*TRAIN, "--seeds", "2", "--out", str(out), "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "seed 0: J = " in printed
+    assert "mean of 2: J = " in printed
+    names = {path.name for path in out.iterdir()}
+    assert names == {"seed-0.npz", "seed-1.npz", "curves.csv", "summary.json", "curves.png"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["method"] == "bchg"
+    assert summary["rate"] == 0.1
+    lines = (out / "curves.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 41  # a look at J each iteration, of so few
+
+
+def test_train_takes_the_published_simulator_and_adam(tmp_path, capsys):
+    settings = ["--seeds", "1", "--steps", "3", "--workers", "1", "--optimiser", "adam"]
+    arguments = ["train", "four-rooms", "--method", "bchg", "--out", str(tmp_path), *settings]
+    assert main([*arguments, "--simulator-slip", "0.33"]) == 0
+    assert main(arguments) == 2  # the same folder, other settings
+    assert "was saved by another run" in capsys.readouterr().err
+
+
+def test_train_says_that_the_plot_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main([*TRAIN, "--seeds", "1", "--out", str(tmp_path), "--workers", "1"]) == 0
+    assert "no plot: it needs matplotlib" in capsys.readouterr().out
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--method", "magic"], "method is 'magic', not one of bchg, "),
+        (["--seeds", "0"], "seeds is 0, not a positive whole number"),
+        (["--workers", "0"], "workers is 0, not a positive whole number"),
+        (["--steps", "0"], "steps is 0, not a positive whole number"),
+        (["--batch", "0"], "n_steps is 0, not a positive whole number"),
+        (["--every", "0"], "every is 0, not a positive whole number"),
+        (["--seed", "-1"], "seed is -1, below 0"),
+        (["--rate", "0"], "rate is 0.0, not a positive finite number"),
+        (["--critic-step", "2"], "step_size is 2.0, not in (0, 1]"),
+        (["--simulator-slip", "0.3"], "simulator-slip is for four-rooms, not for two-state"),
+        (["--method", "sobirl"], "SoBiRL is defined for parameters of rewards only"),
+        (["--method", "bi-ac"], "BiLevelActorCritic is defined for Markov games"),
+    ],
+)
+def test_train_refuses_bad_settings_in_a_line(changes, message, tmp_path, capsys):
+    settings = ["--seeds", "1", "--workers", "1", "--out", str(tmp_path), *changes]
+    assert main([*TRAIN, *settings]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_an_interrupted_train_goes_on_to_the_same_curves(tmp_path):
+    """A process that gets Ctrl-C's signal alone stops its workers, too, and they save."""
+    command = [sys.executable, "-m", "tabular_bilevel", "train", "four-rooms", "--method", "bchg"]
+    settings = ["--seeds", "2", "--steps", "4000", "--every", "1000", "--batch", "20"]
+
+    def run(out, *more):
+        return subprocess.Popen(
+            [*command, *settings, "--out", str(tmp_path / out), *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    # give the workers time to compile, or to load what is compiled, and to make some steps
+    for seconds in (6.0, 5.0):
+        with run("cut", "--workers", "2") as process:
+            try:
+                process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                _, error = process.communicate(timeout=30)
+                assert process.returncode == 130
+                assert error.strip() == "tabular-bilevel: interrupted"
+    for out in ("cut", "whole"):
+        with run(out, "--workers", "1") as process:
+            _, error = process.communicate(timeout=120)
+            assert process.returncode == 0, error
+    curves = [(tmp_path / out / "curves.csv").read_bytes() for out in ("cut", "whole")]
+    assert curves[0] == curves[1]

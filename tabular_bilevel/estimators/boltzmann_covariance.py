@@ -152,7 +152,7 @@ class BoltzmannCovariance:
         """
         limit = self.interaction.limit(problem, theta)
         model = limit.model
-        credit = limit.values.advantage / model.temperature
+        credit = limit.values.advantage / limit.planned.temperature
         discount = model.leader_discount
         if self.average_tails:
             counts, weights = expected_visits(limit, discount)

@@ -114,7 +114,7 @@ class HyperPolicyGradient:
             )
         _, weights = expected_visits(limit, limit.model.leader_discount)
         counts, _ = expected_visits(tails, 1.0, initial=start)
-        credit = tail_credit(tails.values, weights, counts) / limit.model.temperature
+        credit = tail_credit(tails.values, weights, counts) / limit.planned.temperature
         direct, _ = expected_traces(
             replace(limit, values=tails.values), credit=credit, credit_discount=0.0
         )

@@ -80,10 +80,10 @@ class SoBiRL:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         limit = self.interaction.limit(problem, theta)
         require_reward_parameters("SoBiRL", problem, limit.theta, limit.model)
-        discount = limit.model.follower_discount if self.discounted else 1.0
+        discount = limit.planned.follower_discount if self.discounted else 1.0
         direct, tails = expected_traces(
             limit,
-            credit=limit.values.action_value / limit.model.temperature,
+            credit=limit.values.action_value / limit.planned.temperature,
             credit_discount=0.0,
             trace_discount=discount,
         )

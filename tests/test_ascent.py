@@ -1,0 +1,170 @@
+"""Ascents: steps, optimisers' memory, saving and going on."""
+
+import builtins
+import itertools
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel.ascent import AscentState
+from tabular_bilevel.training import METHODS, Setting
+
+TOY = tb.problems.discrete_toy()
+GAME_THETA = np.array([0.1, -0.2, 0.5, 0.0, 0.3, 0.0])
+
+REWARDS = tb.FeatureProblem(
+    tb.problems.garnet(n_states=5, n_actions=2, branching=2, rng=1).base.replace(
+        follower_discount=0.9, leader_discount=0.9
+    ),
+    follower_reward=np.random.default_rng(2).normal(size=(10, 3)),
+    leader_reward=np.random.default_rng(3).normal(size=(10, 3)),
+)
+
+SETTING = Setting(tb.Steps(30, 20), step_size=0.3, oracle=tb.Steps(50, 20))
+
+
+def problem_for(name):
+    """A problem that the method is defined for, and a theta."""
+    return (TOY, GAME_THETA) if name == "bi-ac" else (REWARDS, np.array([0.3, -0.2, 0.1]))
+
+
+def thetas(steps):
+    return np.array([step.next_theta for step in steps])
+
+
+@pytest.mark.parametrize("optimiser", [tb.GradientAscent(0.1, 1.0), tb.Adam(0.05)])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_saved_ascent_goes_on_as_if_it_had_not_stopped(name, optimiser, tmp_path):
+    problem, theta = problem_for(name)
+    method = METHODS[name](SETTING)
+    whole = thetas(tb.ascend(problem, theta, method, optimiser, rng=3, n_steps=6))
+    for step in tb.ascend(problem, theta, method, optimiser, rng=3, n_steps=3):
+        last = step
+    last.state.save(tmp_path / "state.npz")
+    state, more = AscentState.load(tmp_path / "state.npz")
+    assert not more
+    assert state.iteration == 3
+    rest = thetas(tb.resume(problem, state, method, optimiser, n_steps=6))
+    np.testing.assert_array_equal(whole[3:], rest)
+    assert not np.array_equal(whole[2], whole[3])
+
+
+def test_another_seed_is_another_ascent():
+    method = METHODS["bchg"](SETTING)
+    one, other = (
+        thetas(tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=seed, n_steps=3))
+        for seed in (0, 1)
+    )
+    assert not np.array_equal(one, other)
+
+
+def test_a_step_knows_the_exact_objective_and_gradient():
+    theta = np.array([0.3, -0.2, 0.1])
+    method = METHODS["bchg"](SETTING)
+    step = next(tb.ascend(REWARDS, theta, method, tb.GradientAscent(0.5), rng=0))
+    exact = tb.hypergradient(REWARDS, theta)
+    assert step.objective == pytest.approx(exact.objective, rel=1e-12)
+    np.testing.assert_allclose(step.exact_gradient, exact.gradient, rtol=1e-9)
+    assert step.objective_over(4) == pytest.approx(
+        tb.objective(REWARDS, theta, horizon=4), rel=1e-12
+    )
+    assert step.objective_over(None) == step.objective
+    assert -1.0 <= step.cosine < 1.0
+    np.testing.assert_array_equal(step.next_theta, theta + 0.5 * step.gradient)
+    assert str(step).startswith("Step 0: objective ")
+
+
+def test_the_exact_method_points_along_the_exact_gradient():
+    step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0))
+    assert step.cosine == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_gradient_of_zero_has_cosine_zero():
+    bandit = tb.problems.bandit()  # its leader's reward does not depend on theta
+    step = next(tb.ascend(bandit, np.zeros(2), tb.NaivePolicyGradient(), tb.Adam(), rng=0))
+    assert step.cosine == 0.0
+
+
+def test_arguments_are_not_changed_nor_the_generator_advanced():
+    theta, rng = np.zeros(3), np.random.default_rng(5)
+    before = rng.bit_generator.state
+    climb = tb.ascend(REWARDS, theta, METHODS["bchg"](SETTING), tb.Adam(), rng=rng)
+    first = [step.next_theta for step in itertools.islice(climb, 2)]
+    assert rng.bit_generator.state == before
+    assert not theta.any()
+    seeded = tb.ascend(REWARDS, theta, METHODS["bchg"](SETTING), tb.Adam(), rng=5, n_steps=2)
+    np.testing.assert_array_equal(first, thetas(seeded))
+
+
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox])
+def test_other_generators_are_saved_too(kind, tmp_path):
+    method = METHODS["bchg"](SETTING)
+    steps = list(
+        tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=np.random.Generator(kind(1)),
+                  n_steps=4)
+    )  # fmt: skip
+    steps[1].state.save(tmp_path / "state", note=[1.0, 2.0])
+    state, more = AscentState.load(tmp_path / "state")
+    np.testing.assert_array_equal(more["note"], [1.0, 2.0])
+    rest = thetas(tb.resume(REWARDS, state, method, tb.Adam(), n_steps=4))
+    np.testing.assert_array_equal(rest, thetas(steps[2:]))
+
+
+def test_an_unknown_generator_is_named():
+    step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0))
+    state = step.state
+    lost = AscentState(1, state.theta, state.memory, state.optimiser_memory, {"bit_generator": "X"})
+    with pytest.raises(ValueError, match=r"rng is the state of 'X', which numpy.random does not"):
+        next(tb.resume(REWARDS, lost, tb.ExactGradient(), tb.Adam()))
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_a_file_that_is_no_state_is_named(content, tmp_path):
+    path = tmp_path / "file"
+    if content is None:
+        with path.open("wb") as file:
+            np.savez(file, theta=np.zeros(3))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="file holds no state of an ascent"):
+        AscentState.load(path)
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    steps = list(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=2))
+    steps[0].state.save(tmp_path / "state")
+
+    def broken(*arguments, **tables):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", broken)
+    with pytest.raises(OSError, match="disk full"):
+        steps[1].state.save(tmp_path / "state")
+    assert AscentState.load(tmp_path / "state")[0].iteration == 1
+
+
+def test_a_bar_shows_the_progress(capsys):
+    steps = tb.ascend(
+        REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=3, progress=True
+    )
+    assert len(list(steps)) == 3
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_bar_needs_tqdm(monkeypatch):
+    real_import = builtins.__import__
+
+    def no_tqdm(name, *arguments):
+        if name.startswith("tqdm"):
+            raise ImportError(name)
+        return real_import(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", no_tqdm)
+    with pytest.raises(ValueError, match="progress needs tqdm"):
+        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, progress=True)
+
+
+def test_the_number_of_steps_is_checked():
+    with pytest.raises(ValueError, match="n_steps is 0, not a positive whole number"):
+        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=0)

@@ -1,0 +1,291 @@
+"""Followers for training: the compiled solver, and one that stops early."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel import _kernels
+
+# Both solvers leave a residual of a few roundings; values and policies follow within 1 / (1 -
+# discount) and 1 / temperature of that.
+ROUNDING = 1e-9
+
+
+def patchy(rng):
+    """States that lack actions, and pairs that may end the episode."""
+    base = tb.problems.garnet(n_states=7, n_actions=3, temperature=0.5, rng=rng).base
+    available = rng.random((7, 3)) < 0.6
+    available[:, 1] |= ~available.any(axis=1)
+    termination = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 1.0, (7, 3)))
+    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
+    return base.replace(
+        transition=dense.reshape(7, 3, 7), termination=termination, available=available
+    )
+
+
+def one_state(rng):
+    return tb.problems.bandit(follower_discount=0.9).model(rng.normal(size=2))
+
+
+def narrow(rng):
+    """A corridor: states lead to their neighbours only."""
+    grid = "type octile\nheight 1\nwidth 30\nmap\n" + "." * 30 + "\n"
+    problem = tb.problems.grid_world(
+        grid, slip=0.2, follower_discount=0.95, leader_discount=0.9, temperature=0.1
+    )
+    return problem.model(rng.normal(size=problem.n_parameters))
+
+
+def random_garnet(rng):
+    return tb.problems.garnet(
+        n_states=int(rng.integers(2, 40)),
+        n_actions=int(rng.integers(1, 5)),
+        branching=2,
+        follower_discount=float(rng.choice([0.0, 0.5, 0.9, 0.99])),
+        temperature=float(np.exp(rng.uniform(-3.0, 1.0))),
+        rng=rng,
+    ).base
+
+
+def wide(rng):
+    """Every state leads to every other: the band is the whole matrix, too wide to pay."""
+    return tb.problems.garnet(n_states=130, n_actions=2, branching=130, rng=rng).base
+
+
+FAMILIES = {
+    "patchy": patchy,
+    "one state": one_state,
+    "narrow": narrow,
+    "garnet": random_garnet,
+    "four rooms": lambda rng: tb.problems.four_rooms(temperature=0.05).model(rng.normal(size=105)),
+    "game": lambda rng: tb.problems.random_game(rng=rng).model(rng.normal(size=12)),
+    "wide": wide,
+}
+
+each_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+
+
+def agree(one, other, model):
+    scale = max(1.0, np.abs(other.value).max())
+    assert np.abs(one.value - other.value).max() <= ROUNDING * scale
+    assert np.abs(one.policy - other.policy).max() <= ROUNDING / min(1.0, model.temperature)
+    available = model.available
+    gap = one.action_value[available] - other.action_value[available]
+    assert np.abs(gap).max() <= ROUNDING * scale
+    assert (one.action_value[~available] == -np.inf).all()
+    assert (one.policy[~available] == 0.0).all()
+
+
+# ---------------------------------------------------------------- compiled policy iteration
+
+
+@each_family
+@pytest.mark.parametrize("seed", range(5))
+def test_the_compiled_solver_is_policy_iteration(make, seed):
+    model = make(np.random.default_rng(seed))
+    compiled = tb.CompiledPolicyIteration().solve(model)
+    agree(compiled, tb.PolicyIteration().solve(model), model)
+    assert compiled.residual <= 2e-13 * max(1.0, np.abs(compiled.value).max(), model.temperature)
+    assert compiled.error_bound >= compiled.residual
+    for array in (compiled.value, compiled.action_value, compiled.policy):
+        assert not array.flags.writeable
+    # the control: at a slightly different temperature both are elsewhere
+    warmer = tb.CompiledPolicyIteration().solve(
+        model.replace(temperature=1.001 * model.temperature)
+    )
+    assert model.n_actions == 1 or np.abs(warmer.value - compiled.value).max() > 1e-6
+
+
+@each_family
+def test_a_start_changes_the_way_and_not_the_answer(make):
+    model = make(np.random.default_rng(7))
+    solver = tb.CompiledPolicyIteration()
+    cold = solver.solve(model)
+    far = np.random.default_rng(8).normal(size=model.n_states)
+    held = far.copy()
+    agree(solver.solve(model, start=far), cold, model)
+    np.testing.assert_array_equal(far, held)
+    warm = solver.solve(model, start=cold.value)
+    assert warm.iterations <= 1 < max(2, cold.iterations)
+    agree(warm, cold, model)
+
+
+def test_a_wide_band_is_left_to_lapack(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(_kernels, "soft_policy_iteration", refuse)
+    model = wide(np.random.default_rng(0))
+    _, width = model.band
+    assert model.n_states * width**2 > 1_000_000
+    found = tb.CompiledPolicyIteration().solve(model)
+    np.testing.assert_array_equal(found.value, tb.PolicyIteration().solve(model).value)
+    with pytest.raises(AssertionError, match="compiled"):
+        tb.CompiledPolicyIteration().solve(narrow(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("make", [narrow, wide])
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_solver_that_is_stopped_says_so(make, limit):
+    model = make(np.random.default_rng(0)).replace(temperature=0.01)
+    with pytest.raises(tb.ConvergenceError, match=f"PolicyIteration made {limit} iterations") as e:
+        tb.CompiledPolicyIteration(max_iterations=limit).solve(model)
+    assert e.value.iterations == limit
+    assert e.value.residual > 1e-10
+    assert "Allow more iterations" in str(e.value)
+
+
+def test_a_solver_that_just_makes_it_does_not_complain():
+    model = narrow(np.random.default_rng(0))
+    needed = tb.CompiledPolicyIteration().solve(model).iterations
+    assert tb.CompiledPolicyIteration(max_iterations=needed).solve(model).iterations == needed
+    with pytest.raises(tb.ConvergenceError, match=r"^CompiledPolicyIteration made"):
+        tb.CompiledPolicyIteration(max_iterations=needed - 1).solve(model)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, 15, 29, slice(None)])
+@pytest.mark.parametrize("solver", [tb.CompiledPolicyIteration(), tb.PolicyIteration()], ids=repr)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_is_no_number_does_not_converge(solver, where, number):
+    model = narrow(np.random.default_rng(0))
+    start = np.zeros(model.n_states)
+    start[where] = number
+    with pytest.raises(tb.ConvergenceError, match=r"has residual (nan|inf)"):
+        solver.solve(model, start=start)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_values_that_overflow_do_not_converge():
+    model = narrow(np.random.default_rng(0))
+    huge = model.with_rewards(np.full_like(model.follower_reward, 1e308), model.leader_reward)
+    for solver in (tb.CompiledPolicyIteration(), tb.PolicyIteration()):
+        with pytest.raises(tb.ConvergenceError, match=r"has residual (nan|inf)"):
+            solver.solve(huge)
+
+
+@pytest.mark.parametrize("make", [narrow, wide])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_iterations": 0}, "max_iterations is 0, not a positive whole number"),
+        ({"tolerance": 0.0}, "tolerance is 0.0, not a positive finite number"),
+        ({"tolerance": np.nan}, "tolerance is nan, not a positive finite number"),
+    ],
+)
+def test_bad_settings_are_refused(make, settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.CompiledPolicyIteration(**settings).solve(make(np.random.default_rng(0)))
+
+
+# ---------------------------------------------------------------- a few sweeps
+
+
+def swept(model, value, sweeps):
+    """V <- beta log sum_a exp((r + gamma P V) / beta), plainly; also exp((Q - T V) / beta)."""
+    beta, gamma = model.temperature, model.follower_discount
+    kernel = model.transition.toarray().reshape(*model.follower_reward.shape, model.n_states)
+    value = np.array(value, dtype=float)
+    for sweep in range(sweeps + 1):
+        scaled = np.full(model.follower_reward.shape, -np.inf)
+        for s, a in zip(*np.nonzero(model.available), strict=True):
+            scaled[s, a] = (model.follower_reward[s, a] + gamma * kernel[s, a] @ value) / beta
+        improved = beta * np.logaddexp.reduce(scaled, axis=1)
+        if sweep < sweeps:
+            value = improved
+    return value, np.exp(scaled - improved[:, None] / beta), np.abs(improved - value).max()
+
+
+@each_family
+@pytest.mark.parametrize("sweeps", [1, 2, 7])
+def test_a_stopped_follower_makes_its_sweeps_and_no_more(make, sweeps):
+    model = make(np.random.default_rng(3))
+    found = tb.StoppedValueIteration(sweeps=sweeps).solve(model)
+    value, policy, residual = swept(model, np.zeros(model.n_states), sweeps)
+    scale = max(1.0, np.abs(value).max())
+    assert np.abs(found.value - value).max() <= 1e-12 * scale
+    assert np.abs(found.policy - policy).max() <= ROUNDING / min(1.0, model.temperature)
+    assert found.residual == pytest.approx(residual, abs=1e-12 * scale)
+    assert found.iterations == sweeps
+    best = tb.solve_follower(model)
+    assert np.abs(found.value - best.value).max() <= found.error_bound + ROUNDING * scale
+    other, _, _ = swept(model, np.zeros(model.n_states), sweeps + 1)
+    if residual > ROUNDING:
+        assert np.abs(found.value - other).max() > 0.5 * residual
+
+
+@each_family
+def test_a_stopped_follower_goes_on_if_it_may(make):
+    model = make(np.random.default_rng(3))
+    start = np.random.default_rng(4).normal(size=model.n_states)
+    held = start.copy()
+    warm = tb.StoppedValueIteration(sweeps=3).solve(model, start=start)
+    anew = tb.StoppedValueIteration(sweeps=3, warm_start=False).solve(model, start=start)
+    np.testing.assert_array_equal(start, held)
+    scale = max(1.0, np.abs(warm.value).max())
+    assert np.abs(warm.value - swept(model, start, 3)[0]).max() <= 1e-12 * scale
+    cold = tb.StoppedValueIteration(sweeps=3).solve(model)
+    np.testing.assert_array_equal(anew.value, cold.value)
+    if model.follower_discount > 0.0:
+        assert np.abs(warm.value - cold.value).max() > 1e-6
+    # three and three make six
+    on = tb.StoppedValueIteration(sweeps=3).solve(model, start=cold.value)
+    six = tb.StoppedValueIteration(sweeps=6).solve(model)
+    np.testing.assert_array_equal(on.value, six.value)
+
+
+def test_many_sweeps_are_the_best_response():
+    model = patchy(np.random.default_rng(3))
+    found = tb.StoppedValueIteration(sweeps=400).solve(model)  # 0.9^400 is 5e-19
+    agree(found, tb.solve_follower(model), model)
+
+
+@pytest.mark.parametrize("sweeps", [0, -1, 2.5, True, None])
+def test_sweeps_are_a_positive_whole_number(sweeps):
+    with pytest.raises(ValueError, match=f"^sweeps is {sweeps}, not a positive whole number$"):
+        tb.StoppedValueIteration(sweeps=sweeps)
+
+
+# ---------------------------------------------------------------- solve_follower's start
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        None,
+        tb.PolicyIteration(),
+        tb.ValueIteration(),
+        tb.CompiledPolicyIteration(),
+        tb.StoppedValueIteration(sweeps=1),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.zeros(6), "start has shape (6,), not (7,)"),
+        (np.zeros((7, 1)), "start has shape (7, 1), not (7,)"),
+        (0.0, "start has shape (), not (7,)"),
+        ([0.0, 0.0, np.nan, 0.0, 0.0, 0.0, 0.0], "start[2] is nan, not a finite number"),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -np.inf], "start[6] is -inf, not a finite number"),
+        (["0"] * 7, "start has dtype <U1; real numbers are needed"),
+    ],
+)
+def test_a_start_is_checked(solver, start, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.solve_follower(patchy(np.random.default_rng(0)), solver=solver, start=start)
+
+
+@pytest.mark.parametrize(
+    "solver", [None, tb.ValueIteration(), tb.CompiledPolicyIteration()], ids=repr
+)
+def test_a_start_may_be_a_list_and_saves_iterations(solver):
+    model = patchy(np.random.default_rng(0))
+    cold = tb.solve_follower(model, solver=solver)
+    warm = tb.solve_follower(model, solver=solver, start=cold.value.tolist())
+    assert warm.iterations < cold.iterations
+    agree(warm, cold, model)

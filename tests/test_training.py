@@ -1,0 +1,207 @@
+"""Curves: saved as they grow, gone on with, the same whatever happened."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel import training
+from tabular_bilevel.curves import Training, plot_curves
+from tabular_bilevel.training import METHODS, Curve, Run, Setting, train, train_all
+
+PROBLEM = tb.problems.two_state()
+
+
+def a_run(**changes):
+    method = METHODS["bchg"](Setting(tb.Steps(20, 10), step_size=0.3))
+    run = Run("two-state", PROBLEM, np.array([0.3, -0.2]), method, tb.Adam(0.05), 1, 12, 3)
+    return dataclasses.replace(run, **changes)
+
+
+def same(curve, other):
+    return all(
+        np.array_equal(getattr(curve, name), getattr(other, name))
+        for name in ("iteration", "objective", "theta")
+    )
+
+
+def test_a_curve_has_the_start_and_the_end():
+    curve = train(a_run())
+    np.testing.assert_array_equal(curve.iteration, [0, 3, 6, 9, 12])
+    assert curve.objective[0] == pytest.approx(tb.objective(PROBLEM, [0.3, -0.2]), rel=1e-12)
+    assert curve.objective[-1] == pytest.approx(tb.objective(PROBLEM, curve.theta), rel=1e-12)
+    np.testing.assert_array_equal(train(a_run(every=5)).iteration, [0, 5, 10, 12])
+    short = train(a_run(horizon=4)).objective[0]
+    assert short == tb.objective(PROBLEM, [0.3, -0.2], horizon=4)
+
+
+def test_a_seed_is_a_curve():
+    assert same(train(a_run()), train(a_run()))
+    assert not same(train(a_run()), train(a_run(seed=2)))
+
+
+def test_the_final_objective_is_an_average_over_the_end():
+    curve = Curve(np.array([0, 90, 95, 100]), np.array([9.0, 9.0, 2.0, 4.0]), np.zeros(1))
+    assert curve.final() == 3.0
+    assert curve.final(0.1) == 5.0
+
+
+@dataclasses.dataclass
+class Interrupted:
+    """A method that is interrupted at one call, before or after it does its work."""
+
+    method: object
+    call: int
+    early: bool
+    error: type = KeyboardInterrupt
+    calls: int = 0
+
+    def __call__(self, problem, theta, *, rng, memory):
+        self.calls += 1
+        if self.early and self.calls == self.call:
+            raise self.error
+        estimate = self.method(problem, theta, rng=rng, memory=memory)
+        if self.calls == self.call:
+            raise self.error
+        return estimate
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("call", [1, 2, 4, 7, 12, 13])
+def test_an_interrupted_run_goes_on_to_the_same_curve(call, early, error, tmp_path):
+    whole = train(a_run())
+    run = a_run(path=tmp_path / "curve.npz")
+    method = Interrupted(run.method, call, early, error)
+    with pytest.raises(error):
+        train(dataclasses.replace(run, method=method))
+    assert run.path.exists() == (call > 1)
+    assert same(train(run), whole)
+
+
+def test_an_interrupt_between_a_look_and_a_step_repeats_the_look(tmp_path, monkeypatch):
+    run = a_run(path=tmp_path / "curve.npz")
+
+    real = training.AscentState.save
+
+    def save(self, path, **more):
+        real(self, path, **{**more, "iterations": [0, 3, 6], "objectives": [0.0, 0.0, 0.0]})
+
+    monkeypatch.setattr(training.AscentState, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataclasses.replace(run, method=Interrupted(run.method, 7, early=True)))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(train(run).iteration, [0, 3, 6, 9, 12])
+
+
+def test_what_is_finished_is_not_made_again_and_can_be_prolonged(tmp_path):
+    run = a_run(path=tmp_path / "curve.npz")
+    first = train(run)
+    no_method = dataclasses.replace(run, method=None)
+    assert same(train(no_method), first)
+    longer = train(dataclasses.replace(run, n_steps=18))
+    assert same(longer, train(a_run(n_steps=18)))
+
+
+def test_the_file_of_another_run_is_refused(tmp_path):
+    train(a_run(path=tmp_path / "curve.npz"))
+    with pytest.raises(ValueError, match=r"was saved by another run: two-state, not other"):
+        train(a_run(path=tmp_path / "curve.npz", label="other"))
+
+
+def test_a_growing_curve_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    saved = []
+    real = training.AscentState.save
+
+    def save(self, path, **more):
+        saved.append(self.iteration)
+        real(self, path, **more)
+
+    monkeypatch.setattr(training.AscentState, "save", save)
+    train(a_run(path=tmp_path / "curve.npz"))
+    assert saved == [*range(1, 13), 12]
+
+
+def test_two_workers_make_the_curves_of_one():
+    runs = [a_run(seed=seed) for seed in range(3)]
+    alone = dict(train_all(runs, workers=1))
+    shared = dict(train_all(runs, workers=2))
+    assert all(same(alone[run], shared[run]) for run in runs)
+
+
+def test_an_error_in_a_worker_is_raised():
+    with pytest.raises(ValueError, match="every is 0, not a positive whole number"):
+        list(train_all([a_run(every=0)], workers=2))
+
+
+def test_the_number_of_workers_is_checked():
+    with pytest.raises(ValueError, match="workers is 0"):
+        list(train_all([a_run()], workers=0))
+
+
+# ---------------------------------------------------------------- curves for people
+
+
+def a_training(folder):
+    return Training(
+        problem=PROBLEM,
+        n_parameters=2,
+        method="bchg",
+        setting=Setting(tb.Steps(20, 10)),
+        optimiser=tb.Adam(0.05),
+        seeds=(0, 1, 2),
+        n_steps=10,
+        every=5,
+        words={"problem": "two-state"},
+        folder=folder,
+    )
+
+
+def test_curves_are_written_and_drawn(tmp_path):
+    work = a_training(tmp_path / "new" / "folder")
+    curves = dict(work.curves(workers=1))
+    summary = work.write(curves)
+    finals = np.array([curves[seed].final() for seed in range(3)])
+    assert summary["mean"] == pytest.approx(finals.mean())
+    assert summary["standard_error"] == pytest.approx(finals.std(ddof=1) / np.sqrt(3))
+    assert json.loads((work.folder / "summary.json").read_text())["problem"] == "two-state"
+    lines = (work.folder / "curves.csv").read_text().splitlines()
+    assert lines[0] == "method,seed,iteration,objective"
+    assert lines[1] == f"bchg,0,0,{float(curves[0].objective[0])!r}"
+    assert len(lines) == 1 + 3 * 3
+    picture = work.draw(curves)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_has_no_standard_error(tmp_path):
+    work = dataclasses.replace(a_training(tmp_path), seeds=(4,))
+    assert work.write(dict(work.curves(workers=1)))["standard_error"] is None
+
+
+def test_a_plot_shows_the_mean_and_its_standard_error():
+    from matplotlib.figure import Figure
+
+    ends = [Curve(np.array([0, 10]), np.array([0.0, y]), np.zeros(1)) for y in (1.0, 3.0)]
+    ax = Figure().add_subplot()
+    assert plot_curves({"a": ends, "b": ends[:1]}, ax) is ax
+    mean, alone = ax.get_lines()
+    np.testing.assert_array_equal(mean.get_ydata(), [0.0, 2.0])
+    np.testing.assert_array_equal(alone.get_ydata(), [0.0, 1.0])
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.min() == 0.0
+    assert heights.max() == pytest.approx(3.0)  # 2 + sqrt(2) / sqrt(2)
+    assert ax.get_xlabel() == "iteration"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_what_cannot_be_plotted_is_named():
+    one = Curve(np.array([0, 10]), np.zeros(2), np.zeros(1))
+    other = Curve(np.array([0, 20]), np.zeros(2), np.zeros(1))
+    with pytest.raises(ValueError, match=r"curves\['a'\] differ in their iterations"):
+        plot_curves({"a": [one, other]})
+    with pytest.raises(ValueError, match=r"curves\['a'\] is empty"):
+        plot_curves({"a": []})
