@@ -1,9 +1,11 @@
-"""The README's example runs, and prints what it says."""
+"""The README's examples run, and print what it says."""
 
 import contextlib
 import io
 import re
 from pathlib import Path
+
+import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -15,11 +17,19 @@ def block(marker, language):
     return found.group(1)
 
 
-def test_the_example_prints_what_it_says():
+@pytest.mark.parametrize(
+    ("example", "output"), [("example", "output"), ("example methods", "output methods")]
+)
+def test_an_example_prints_what_it_says(example, output):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(block("example", "python"), {})
-    assert printed.getvalue() == block("output", "text")
+        exec(block(example, "python"), {})
+    assert printed.getvalue() == block(output, "text")
+
+
+def test_every_example_is_run():
+    text = README.read_text(encoding="utf-8")
+    assert text.count("```python\n") == text.count("<!-- example")
 
 
 def test_the_commands_are_there_for_ci():
