@@ -188,7 +188,8 @@ class Step:
     def cosine(self) -> float:
         """Cosine of the angle between the gradient and the exact one; 0 if one of them is 0."""
         norms = float(np.linalg.norm(self.gradient) * np.linalg.norm(self.exact_gradient))
-        return float(self.gradient @ self.exact_gradient) / norms if norms > 0.0 else 0.0
+        product = float(self.gradient @ self.exact_gradient)
+        return float(np.clip(product / norms, -1.0, 1.0)) if norms > 0.0 else 0.0
 
     @property
     def state(self) -> AscentState:

@@ -16,6 +16,7 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._validation import positive_integer
+from tabular_bilevel.training import METHODS, Setting
 
 __all__ = ["main"]
 
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "train", help="climb a leader's objective with a method's gradients, from several starts"
     )
     _add_problem(train)
-    train.add_argument("--method", required=True, help="see the README; 'bchg', for one")
+    train.add_argument("--method", required=True, help="one of: " + ", ".join(METHODS))
     train.add_argument("--seeds", type=int, default=10, help="ascents to make (10)")
     train.add_argument("--steps", type=int, default=10_000, help="iterations of each (10,000)")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
@@ -220,12 +221,12 @@ def _gradient(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from tabular_bilevel.curves import Training
-    from tabular_bilevel.training import METHODS, Setting
 
     if options.method not in METHODS:
         raise ValueError(f"method is {options.method!r}, not one of {', '.join(METHODS)}")
     n_seeds = positive_integer("seeds", options.seeds)
     workers = positive_integer("workers", options.workers)
+    batch = positive_integer("batch", options.batch)
     if options.seed < 0:
         raise ValueError(f"seed is {options.seed}, below 0")
     problem, simulator = tb.problems.CATALOGUE[options.problem](), None
@@ -243,7 +244,7 @@ def _train(options: argparse.Namespace) -> int:
         n_parameters=problem.n_parameters,
         method=options.method,
         setting=Setting(
-            sampler=tb.Steps(options.batch, options.time_limit),
+            sampler=tb.Steps(batch, options.time_limit),
             step_size=options.critic_step,
             simulator=simulator,
         ),

@@ -18,7 +18,7 @@ from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.samplers import Episodes, Sampler
 from tabular_bilevel.trajectories import Trajectories
 
-__all__ = ["NOTHING", "Experience", "Interaction", "Limit", "Memory"]
+__all__ = ["NOTHING", "Experience", "Interaction", "Limit", "Memory", "require_interaction"]
 
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
 Memory = Mapping[str, FloatArray]
@@ -206,3 +206,11 @@ class Interaction:
         if found != wanted:
             raise ValueError(f"simulator has tables of shape {found}, the problem {wanted}")
         return model
+
+
+def require_interaction(interaction: object) -> None:
+    """Raise unless experience can be gathered with it."""
+    if not callable(getattr(interaction, "gather", None)):
+        raise ValueError(
+            f"interaction is {interaction!r}, not an Interaction, which holds a sampler"
+        )

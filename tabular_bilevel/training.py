@@ -8,11 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,6 +47,9 @@ __all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
 
 # Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
 SAVE_EVERY = 5.0
+
+# In a worker process, what its parent sets when the work is to stop.
+STOP: Event | None = None
 
 # An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
 # probabilities still have five digits. Recorded objectives are those of the exact follower.
@@ -190,7 +195,7 @@ def train(run: Run) -> Curve:
     Raises
     ------
     ValueError
-        If the file holds another run.
+        If the file holds another run, or more of it than is asked for.
 
     Examples
     --------
@@ -200,7 +205,7 @@ def train(run: Run) -> Curve:
     >>> train(run).iteration
     array([ 0, 10, 20, 30, 40, 50])
     """
-    every = positive_integer("every", run.every)
+    every, n_steps = positive_integer("every", run.every), positive_integer("n_steps", run.n_steps)
     iterations: list[int] = []
     objectives: list[float] = []
     if run.path is not None and run.path.exists():
@@ -208,9 +213,11 @@ def train(run: Run) -> Curve:
         label = str(saved.get("label"))
         if label != run.label:
             raise ValueError(f"{run.path} was saved by another run: {label}, not {run.label}")
+        if state.iteration > n_steps:
+            raise ValueError(f"{run.path} holds {state.iteration} steps, and n_steps is {n_steps}")
         iterations = [int(k) for k in saved["iterations"]]
         objectives = [float(x) for x in saved["objectives"]]
-        if state.iteration == iterations[-1] >= run.n_steps:
+        if iterations[-1] == n_steps:
             return finished(state.theta, iterations, objectives)
         # an interrupt may have come between a look at the objective and the step
         seen = sum(k < state.iteration for k in iterations)
@@ -227,10 +234,13 @@ def train(run: Run) -> Curve:
     last: Step | None = None
     try:
         for step in steps:
-            if step.iteration % every == 0 or step.iteration >= run.n_steps:
-                iterations.append(step.iteration)
+            if told_to_stop():
+                raise KeyboardInterrupt
+            if step.iteration % every == 0 or step.iteration == n_steps:
+                # an iteration is noted when its objective is there: an interrupt may come between
                 objectives.append(step.objective_over(run.horizon))
-            if step.iteration >= run.n_steps:
+                iterations.append(step.iteration)
+            if step.iteration == n_steps:
                 break
             last = step
             if time.monotonic() - saved_at > SAVE_EVERY:
@@ -267,31 +277,40 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
         As it is finished, in no certain order.
     curve : Curve
         Its curve.
+
+    Raises
+    ------
+    ChildProcessError
+        If a process was killed.
     """
     if positive_integer("workers", workers) == 1:
         yield from ((run, train(run)) for run in runs)
         return
     context = multiprocessing.get_context("spawn")
-    with one_thread_each():
-        pool = context.Pool(workers, initializer=stop_when_told)
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=listen, initargs=(stop,))
     try:
-        for k, curve in pool.imap_unordered(numbered, enumerate(runs)):
-            yield runs[k], curve
+        with one_thread_each():  # processes start as they get work
+            pending = {pool.submit(train, run): run for run in runs}
+        for future in as_completed(pending):
+            yield pending[future], future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError("a worker process died; start again to go on") from error
     finally:
-        pool.terminate()
-        pool.join()
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
-def numbered(task: tuple[int, Run]) -> tuple[int, Curve]:
-    """Make a run, and say which it was."""
-    k, run = task
-    return k, train(run)
+def told_to_stop() -> bool:
+    """Say whether the parent wants its workers to save and go; this process may be none."""
+    return STOP is not None and STOP.is_set()
 
 
-def stop_when_told() -> None:
-    """Leave interrupts to the parent: it terminates its workers, who then save and go."""
+def listen(stop: Event) -> None:
+    """Leave interrupts to the parent, which tells its workers."""
+    global STOP
+    STOP = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 import builtins
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -243,7 +245,7 @@ def test_train_says_that_the_plot_is_missing(tmp_path, capsys, monkeypatch):
         (["--seeds", "0"], "seeds is 0, not a positive whole number"),
         (["--workers", "0"], "workers is 0, not a positive whole number"),
         (["--steps", "0"], "steps is 0, not a positive whole number"),
-        (["--batch", "0"], "n_steps is 0, not a positive whole number"),
+        (["--batch", "0"], "batch is 0, not a positive whole number"),
         (["--every", "0"], "every is 0, not a positive whole number"),
         (["--seed", "-1"], "seed is -1, below 0"),
         (["--rate", "0"], "rate is 0.0, not a positive finite number"),
@@ -261,32 +263,46 @@ def test_train_refuses_bad_settings_in_a_line(changes, message, tmp_path, capsys
     assert message in error
 
 
+# As the command line, but curves are saved often enough to be cut short at once, by workers, too.
+SAVES_OFTEN = """
+import sys
+from tabular_bilevel import cli, training
+
+training.SAVE_EVERY = 0.02
+if __name__ == "__main__":
+    sys.exit(cli.main())
+"""
+
+
 def test_an_interrupted_train_goes_on_to_the_same_curves(tmp_path):
-    """A process that gets Ctrl-C's signal alone stops its workers, too, and they save."""
-    command = [sys.executable, "-m", "tabular_bilevel", "train", "four-rooms", "--method", "bchg"]
-    settings = ["--seeds", "2", "--steps", "4000", "--every", "1000", "--batch", "20"]
+    """Whether Ctrl-C's signal comes to all processes, as from a terminal, or to the first alone."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(SAVES_OFTEN, encoding="utf-8")
+    settings = ["--method", "bchg", "--seeds", "2", "--steps", "2000", "--batch", "20"]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
 
-    def run(out, *more):
-        return subprocess.Popen(
-            [*command, *settings, "--out", str(tmp_path / out), *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def steps_made():
+        return sum(tb.AscentState.load(path)[0].iteration for path in cut.glob("*.npz"))
 
-    # give the workers time to compile, or to load what is compiled, and to make some steps
-    for seconds in (6.0, 5.0):
-        with run("cut", "--workers", "2") as process:
-            try:
-                process.communicate(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGINT)
-                _, error = process.communicate(timeout=30)
-                assert process.returncode == 130
-                assert error.strip() == "tabular-bilevel: interrupted"
-    for out in ("cut", "whole"):
-        with run(out, "--workers", "1") as process:
-            _, error = process.communicate(timeout=120)
-            assert process.returncode == 0, error
-    curves = [(tmp_path / out / "curves.csv").read_bytes() for out in ("cut", "whole")]
-    assert curves[0] == curves[1]
+    def interrupted(send):
+        before, deadline = steps_made(), time.monotonic() + 60.0
+        with subprocess.Popen(
+            [sys.executable, str(driver), "train", "four-rooms", *settings,
+             "--out", str(cut), "--workers", "2"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            while steps_made() == before:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            send(process.pid, signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert error.splitlines()[-1] == "tabular-bilevel: interrupted"
+        assert not (cut / "curves.csv").exists()
+        return steps_made()
+
+    assert 0 < interrupted(os.killpg) < interrupted(os.kill) < 2 * 2000
+    for out in (cut, whole):
+        assert main(["train", "four-rooms", *settings, "--out", str(out), "--workers", "1"]) == 0
+    assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()

@@ -1081,3 +1081,12 @@ def test_a_simulator_of_another_shape_is_refused():
         interaction.gather(problem, theta, rng=0)
     with pytest.raises(ValueError, match=message):
         interaction.limit(problem, theta)
+
+
+@pytest.mark.parametrize(
+    "method", [tb.BoltzmannCovariance, tb.HyperPolicyGradient, tb.SoBiRL, tb.NaivePolicyGradient]
+)
+def test_a_sampler_is_no_interaction(method):
+    message = r"interaction is Episodes\(.*\), not an Interaction, which holds a sampler"
+    with pytest.raises(ValueError, match=message):
+        method(tb.Episodes(10))

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -81,6 +84,25 @@ def test_an_interrupted_run_goes_on_to_the_same_curve(call, early, error, tmp_pa
     assert same(train(run), whole)
 
 
+@pytest.mark.parametrize("look", [1, 2, 5])
+def test_an_interrupt_during_a_look_repeats_the_look(look, tmp_path, monkeypatch):
+    run, looks = a_run(path=tmp_path / "curve.npz"), 0
+    real = tb.Step.objective_over
+
+    def objective_over(self, horizon):
+        nonlocal looks
+        looks += 1
+        if looks == look:
+            raise KeyboardInterrupt
+        return real(self, horizon)
+
+    monkeypatch.setattr(tb.Step, "objective_over", objective_over)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    monkeypatch.undo()
+    assert same(train(run), train(a_run()))
+
+
 def test_an_interrupt_between_a_look_and_a_step_repeats_the_look(tmp_path, monkeypatch):
     run = a_run(path=tmp_path / "curve.npz")
 
@@ -103,6 +125,19 @@ def test_what_is_finished_is_not_made_again_and_can_be_prolonged(tmp_path):
     assert same(train(no_method), first)
     longer = train(dataclasses.replace(run, n_steps=18))
     assert same(longer, train(a_run(n_steps=18)))
+
+
+def test_more_steps_than_asked_for_are_refused(tmp_path):
+    run = a_run(path=tmp_path / "curve.npz")
+    train(run)
+    with pytest.raises(ValueError, match=r"curve\.npz holds 12 steps, and n_steps is 5"):
+        train(dataclasses.replace(run, n_steps=5))
+
+
+@pytest.mark.parametrize("name", ["n_steps", "every"])
+def test_the_numbers_of_a_run_are_checked(name):
+    with pytest.raises(ValueError, match=f"{name} is 0, not a positive whole number"):
+        train(a_run(**{name: 0}))
 
 
 def test_the_file_of_another_run_is_refused(tmp_path):
@@ -130,6 +165,47 @@ def test_two_workers_make_the_curves_of_one():
     alone = dict(train_all(runs, workers=1))
     shared = dict(train_all(runs, workers=2))
     assert all(same(alone[run], shared[run]) for run in runs)
+
+
+@dataclasses.dataclass
+class Announced:
+    """A method that leaves a file at its fifth call."""
+
+    method: object
+    path: object
+    calls: int = 0
+
+    def __call__(self, problem, theta, *, rng, memory):
+        self.calls += 1
+        if self.calls == 5:
+            self.path.touch()
+        return self.method(problem, theta, rng=rng, memory=memory)
+
+
+def test_workers_save_and_stop_when_nobody_waits_for_them(tmp_path):
+    endless = a_run(n_steps=10**9, path=tmp_path / "curve.npz", label="endless")
+    under_way = tmp_path / "under-way"
+    announced = dataclasses.replace(endless, method=Announced(endless.method, under_way))
+    results = train_all([a_run(), announced], workers=2)
+    assert next(results)[0].label == "two-state"
+    while not under_way.exists():
+        time.sleep(0.01)
+    results.close()
+    n_steps = tb.AscentState.load(endless.path)[0].iteration + 5
+    longer = dataclasses.replace(endless, n_steps=n_steps)
+    assert same(train(longer), train(dataclasses.replace(longer, path=None)))
+
+
+class Killed:
+    """A method that kills its process."""
+
+    def __call__(self, problem, theta, *, rng, memory):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_an_error_and_not_waited_for():
+    with pytest.raises(ChildProcessError, match="a worker process died"):
+        list(train_all([a_run(method=Killed())], workers=2))
 
 
 def test_an_error_in_a_worker_is_raised():
@@ -196,6 +272,15 @@ def test_a_plot_shows_the_mean_and_its_standard_error():
     assert heights.max() == pytest.approx(3.0)  # 2 + sqrt(2) / sqrt(2)
     assert ax.get_xlabel() == "iteration"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_a_plot_has_axes_of_its_own():
+    from matplotlib import pyplot
+
+    one = Curve(np.array([0, 10]), np.array([0.0, 1.0]), np.zeros(1))
+    ax = plot_curves({"a": [one]})
+    assert ax.get_ylabel() == "leader's objective J"
+    pyplot.close(ax.figure)
 
 
 def test_what_cannot_be_plotted_is_named():

@@ -56,6 +56,8 @@ PROBLEMS = {
     "toy": tb.problems.discrete_toy,
     "game": tb.problems.random_game,
     "hidden": lambda: tb.problems.random_game(follower_observes_leader=False),
+    "grid": tb.problems.CATALOGUE["grid-world"],
+    "four rooms": tb.problems.four_rooms,
 }
 
 

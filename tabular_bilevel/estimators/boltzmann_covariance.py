@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
+from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.traces import (
     expected_traces,
@@ -76,6 +76,10 @@ class BoltzmannCovariance:
     baseline: bool = True
     own_action: bool = False
     average_tails: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_interaction(self.interaction)
 
     def __call__(
         self,

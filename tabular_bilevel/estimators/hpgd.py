@@ -15,7 +15,7 @@ from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_generator
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
+from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.samplers import Sampler
@@ -62,6 +62,10 @@ class HyperPolicyGradient:
 
     interaction: Interaction = Interaction()
     oracle: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_interaction(self.interaction)
 
     def __call__(
         self,

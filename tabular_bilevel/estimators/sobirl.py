@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
+from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.traces import expected_traces, sampled_traces
@@ -46,6 +46,10 @@ class SoBiRL:
 
     interaction: Interaction = Interaction()
     discounted: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_interaction(self.interaction)
 
     def __call__(
         self,
