@@ -90,7 +90,7 @@ class Training:
             yield runs[run], curve
 
     def _run(self, seed: int) -> Run:
-        theta = np.random.default_rng([seed, 0]).normal(0.0, START_SPREAD, self.n_parameters)
+        theta = np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, self.n_parameters)
         return Run(
             label=json.dumps({**self.words, "seed": seed}, sort_keys=True),
             problem=self.problem,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel import ascent
 from tabular_bilevel.ascent import AscentState
 from tabular_bilevel.training import METHODS, Setting
 
@@ -50,6 +51,17 @@ def test_a_saved_ascent_goes_on_as_if_it_had_not_stopped(name, optimiser, tmp_pa
     assert not np.array_equal(whole[2], whole[3])
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_later_steps_do_not_touch_an_earlier_state(name):
+    problem, theta = problem_for(name)
+    method = METHODS[name](SETTING)
+    steps = list(tb.ascend(problem, theta, method, tb.Adam(), rng=3, n_steps=4))
+    again = list(tb.resume(problem, steps[1].state, method, tb.Adam(), n_steps=4))
+    for step, same in zip(steps[2:], again, strict=True):
+        np.testing.assert_array_equal(step.gradient, same.gradient)
+        np.testing.assert_array_equal(step.next_theta, same.next_theta)
+
+
 def test_another_seed_is_another_ascent():
     method = METHODS["bchg"](SETTING)
     one, other = (
@@ -73,6 +85,27 @@ def test_a_step_knows_the_exact_objective_and_gradient():
     assert -1.0 <= step.cosine < 1.0
     np.testing.assert_array_equal(step.next_theta, theta + 0.5 * step.gradient)
     assert str(step).startswith("Step 0: objective ")
+
+
+def test_what_is_exact_is_computed_when_asked_for_and_once(monkeypatch):
+    calls = []
+    real = ascent.evaluate_leader
+
+    def counted(*arguments, **settings):
+        calls.append(1)
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(ascent, "evaluate_leader", counted)
+    step = next(tb.ascend(REWARDS, np.zeros(3), METHODS["bchg"](SETTING), tb.Adam(), rng=0))
+    assert not calls
+    assert step.objective == step.objective
+    assert step.exact_gradient is step.exact_gradient
+    assert len(calls) == 1
+
+
+def test_rounding_makes_no_cosine_above_one():
+    climb = tb.ascend(REWARDS, np.ones(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=50)
+    assert all(step.cosine <= 1.0 for step in climb)
 
 
 def test_the_exact_method_points_along_the_exact_gradient():

@@ -73,14 +73,14 @@ class Twice:
 
 
 def test_a_method_that_misses_its_target_fails(run, capsys):
-    status, rows = run("two-state", methods=lambda n: [("twice", Twice())])
+    status, rows = run("two-state", methods=lambda n, visits: [("twice", Twice())])
     assert status == 1
     assert [row["verdict"] for row in rows] == ["BIASED"]
     assert "1 checks, 1 BIASED" in capsys.readouterr().out
 
 
 def test_an_error_that_is_not_about_the_problem_is_not_hidden(run):
-    def broken(n):
+    def broken(n, visits):
         yield "broken", tb.BoltzmannCovariance(tb.Interaction(tb.Survivors(5, 0.1)))
 
     with pytest.raises(ValueError, match=r"probability is 0\.1, below the discount 0\.9"):

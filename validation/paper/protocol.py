@@ -117,7 +117,7 @@ class Cell:
             Setting(sampler, step_size=self.critic_step, simulator=simulator)
         )
         for seed in range(seeds):
-            theta = np.random.default_rng([seed, 0]).normal(0.0, 0.01, problem.n_parameters)
+            theta = np.random.default_rng([seed, 1]).normal(0.0, 0.01, problem.n_parameters)
             label = f"{self.name}-seed-{seed}"
             yield Run(
                 label=label,
