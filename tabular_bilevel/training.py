@@ -48,6 +48,9 @@ __all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
 # Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
 SAVE_EVERY = 5.0
 
+# Seconds between two questions to the parent: they cost as much as a tenth of a short step.
+LISTEN_EVERY = 0.2
+
 # In a worker process, what its parent sets when the work is to stop.
 STOP: Event | None = None
 
@@ -230,12 +233,15 @@ def train(run: Run) -> Curve:
         if run.path is not None:
             state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
 
-    saved_at = time.monotonic()
+    saved_at = listened_at = time.monotonic()
     last: Step | None = None
     try:
         for step in steps:
-            if told_to_stop():
-                raise KeyboardInterrupt
+            now = time.monotonic()
+            if now - listened_at > LISTEN_EVERY:
+                listened_at = now
+                if told_to_stop():
+                    raise KeyboardInterrupt
             if step.iteration % every == 0 or step.iteration == n_steps:
                 # an iteration is noted when its objective is there: an interrupt may come between
                 objectives.append(step.objective_over(run.horizon))
@@ -243,9 +249,9 @@ def train(run: Run) -> Curve:
             if step.iteration == n_steps:
                 break
             last = step
-            if time.monotonic() - saved_at > SAVE_EVERY:
+            if now - saved_at > SAVE_EVERY:
                 save(step.state)
-                saved_at = time.monotonic()
+                saved_at = now
     except (KeyboardInterrupt, SystemExit):
         if last is not None:
             save(last.state)

@@ -13,8 +13,9 @@ on a problem where it is defined:
 
 Methods that average over visits have a bias of order 1 / visits, besides; two sizes are
 extrapolated to take it off. Zero-order estimates are compared each with the exact gradients in its
-own directions, dJ(theta + u z), which have the same mean and need no cubature: its error is of order u^6, and u = 1 is far at
-these temperatures. The exit status is 1 if any verdict is BIASED, else 0.
+own directions, dJ(theta + u z), which have the same mean and need no cubature: its error is of
+order u^6, and u = 1 is far at these temperatures. The exit status is 1 if any verdict is BIASED,
+else 0.
 """
 
 from __future__ import annotations
