@@ -15,6 +15,7 @@ __all__ = [
     "IntArray",
     "centred",
     "grouped_sums",
+    "ratio",
     "read_only",
     "read_only_matrix",
     "restore_read_only",
@@ -43,6 +44,11 @@ def read_only_matrix(matrix: sp.csr_array) -> sp.csr_array:
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
     """Add up the weights of each group 0, ..., n_groups - 1."""
     return np.asarray(np.bincount(group, weights, minlength=n_groups), dtype=np.float64)
+
+
+def ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
+    """Divide entry by entry; 0 where there is nothing to divide by."""
+    return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0.0)
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -23,7 +23,7 @@ from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.optimisers import Optimiser
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sensitivities import direct_sensitivities, indirect_sensitivities
+from tabular_bilevel.sensitivities import sensitivities
 
 __all__ = ["AscentState", "Step", "ascend", "resume"]
 
@@ -179,9 +179,7 @@ class Step:
     def exact_gradient(self) -> FloatArray:
         """The exact gradient at the step's start, shape (d,)."""
         model, (response, evaluation) = self.estimate.model, self._stations
-        measures = direct_sensitivities(model, response, evaluation) + indirect_sensitivities(
-            model, response, evaluation
-        )
+        measures = sensitivities(model, response, evaluation)
         return read_only(pulled_back(self.problem, self.theta, measures))
 
     @property

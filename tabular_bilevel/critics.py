@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, ratio, read_only
 from tabular_bilevel._validation import as_finite, as_real, positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import evaluate_leader
@@ -248,24 +249,15 @@ class TemporalDifferenceCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories."""
-        from tabular_bilevel import _kernels
-
-        model = trajectories.model
-        table = first_table(model, previous)
-        steps = flat_steps(trajectories)
-        for _ in range(self.sweeps):
-            _kernels.temporal_differences(
-                rng.permutation(steps),
-                trajectories.states,
-                trajectories.actions,
-                trajectories.next_states,
-                model.leader_reward,
-                model.leader_discount,
-                self.step_size,
-                (response.policy * table).sum(axis=1),
-                table,
-            )
-        return LeaderValues.under(response.policy, table)
+        return learn_differences(
+            response,
+            trajectories,
+            lambda table: (response.policy * table).sum(axis=1),
+            step_size=self.step_size,
+            sweeps=self.sweeps,
+            rng=rng,
+            previous=previous,
+        )
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
@@ -280,15 +272,39 @@ def exact_values(model: Model, response: Response) -> LeaderValues:
 
 def visited_mean(counts: FloatArray, sums: FloatArray) -> LeaderValues:
     """Divide sums over visits, shape (S, A), by their numbers: for each pair, and each state."""
-    state_counts, state_sums = counts.sum(axis=1), sums.sum(axis=1)
-    return LeaderValues(
-        read_only(np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0.0)),
-        read_only(
-            np.divide(
-                state_sums, state_counts, out=np.zeros_like(state_sums), where=state_counts > 0.0
-            )
-        ),
-    )
+    per_state = ratio(sums.sum(axis=1), counts.sum(axis=1))
+    return LeaderValues(read_only(ratio(sums, counts)), read_only(per_state))
+
+
+def learn_differences(
+    response: Response,
+    trajectories: Trajectories,
+    target_value: Callable[[FloatArray], FloatArray],
+    *,
+    step_size: float,
+    sweeps: int,
+    rng: np.random.Generator,
+    previous: FloatArray | None,
+) -> LeaderValues:
+    """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
+    from tabular_bilevel import _kernels
+
+    model = trajectories.model
+    table = first_table(model, previous)
+    steps = flat_steps(trajectories)
+    for _ in range(sweeps):
+        _kernels.temporal_differences(
+            rng.permutation(steps),
+            trajectories.states,
+            trajectories.actions,
+            trajectories.next_states,
+            model.leader_reward,
+            model.leader_discount,
+            step_size,
+            target_value(table),
+            table,
+        )
+    return LeaderValues.under(response.policy, table)
 
 
 def require_step_size(step_size: float) -> None:

@@ -28,7 +28,8 @@ __all__ = [
 # sum over the successors: a few hundred roundings.
 RESIDUAL_TOLERANCE = 1e-13
 
-# Multiplications per elimination up to which the compiled one is faster than LAPACK's, measured.
+# States times the square of the band's half width, up to which the compiled elimination is used.
+# On four rooms these 15,000 multiplications take 3 us; LAPACK takes 4 ms on 500 states.
 WIDEST_BAND = 1_000_000
 
 

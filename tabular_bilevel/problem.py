@@ -18,6 +18,7 @@ from tabular_bilevel._arrays import (
     FloatArray,
     IntArray,
     grouped_sums,
+    ratio,
     read_only_matrix,
     restore_read_only,
     softmax,
@@ -266,8 +267,7 @@ class FeatureProblem:
     def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
         """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
         kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
-        mean = grouped_sums(row, kernel * direction, mass.size)
-        mean = np.divide(mean, mass, out=np.zeros_like(mean), where=mass > 0.0)
+        mean = ratio(grouped_sums(row, kernel * direction, mass.size), mass)
         return kernel * (direction - mean[row])
 
 
@@ -420,6 +420,4 @@ def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray)
     np.maximum.at(top, row[base > 0.0], logits[base > 0.0])
     weights = np.where(base > 0.0, base * np.exp(np.minimum(logits - top[row], 0.0)), 0.0)
     total = grouped_sums(row, weights, mass.size)
-    return np.asarray(
-        weights * np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)[row]
-    )
+    return np.asarray(weights * ratio(mass, total)[row])

@@ -13,12 +13,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import positive_integer
-from tabular_bilevel.critics import (
-    LeaderValues,
-    first_table,
-    flat_steps,
-    require_step_size,
-)
+from tabular_bilevel.critics import LeaderValues, learn_differences, require_step_size
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
@@ -122,26 +117,17 @@ class StackelbergCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories, or compute it."""
-        from tabular_bilevel import _kernels
-
-        model = trajectories.model
         if self.step_size is None:
-            return self._fixed_point(model, response)
-        table = first_table(model, previous)
-        steps = flat_steps(trajectories)
-        for _ in range(self.sweeps):
-            _kernels.temporal_differences(
-                rng.permutation(steps),
-                trajectories.states,
-                trajectories.actions,
-                trajectories.next_states,
-                model.leader_reward,
-                model.leader_discount,
-                self.step_size,
-                self._best(response, table),
-                table,
-            )
-        return LeaderValues.under(response.policy, table)
+            return self._fixed_point(trajectories.model, response)
+        return learn_differences(
+            response,
+            trajectories,
+            lambda table: self._best(response, table),
+            step_size=self.step_size,
+            sweeps=self.sweeps,
+            rng=rng,
+            previous=previous,
+        )
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Compute Q_L."""

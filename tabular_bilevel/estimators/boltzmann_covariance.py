@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, ratio
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.problem import BilevelProblem
@@ -160,7 +160,7 @@ class BoltzmannCovariance:
         discount = model.leader_discount
         if self.average_tails:
             counts, weights = expected_visits(limit, discount)
-            credit *= np.divide(weights, counts, out=np.zeros_like(counts), where=counts > 0.0)
+            credit *= ratio(weights, counts)
             discount = limit.survival
         measures = expected_traces(limit, credit=credit, credit_discount=discount)
         return Parts(limit.problem, limit.theta, *measures).pulled_back()

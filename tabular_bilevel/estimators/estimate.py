@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel.experience import NOTHING, Experience, Memory
+from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.follower import Response
 from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.model import Model
@@ -109,6 +109,17 @@ class Estimate:
             memory=experience.memory,
             n_trajectories=experience.trajectories.count,
             n_steps=int(experience.trajectories.lengths.sum()),
+            parts=parts,
+        )
+
+    @classmethod
+    def modelled(cls, parts: Parts, model: Model, response: Response) -> Estimate:
+        """Make an estimate of parts that come from the model, not from a sample."""
+        return cls(
+            gradient=parts.pulled_back(),
+            model=model,
+            response=response,
+            memory={FOLLOWER_VALUE: response.value},
             parts=parts,
         )
 

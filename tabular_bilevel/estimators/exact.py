@@ -52,13 +52,7 @@ class ExactGradient:
             direct_sensitivities(model, response, evaluation),
             indirect_sensitivities(model, response, evaluation),
         )
-        return Estimate(
-            gradient=parts.pulled_back(),
-            model=model,
-            response=response,
-            memory={FOLLOWER_VALUE: response.value},
-            parts=parts,
-        )
+        return Estimate.modelled(parts, model, response)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, ratio
 from tabular_bilevel._validation import as_generator
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate, Parts
@@ -131,10 +131,8 @@ class HyperPolicyGradient:
 def tail_credit(values: LeaderValues, weights: FloatArray, counts: FloatArray) -> FloatArray:
     """Credit each tail with its part in dQ_F - dV_F, shape (S, A)."""
     worth = weights * values.advantage
-    visits = counts.sum(axis=1)
-    per_pair = np.divide(worth, counts, out=np.zeros_like(worth), where=counts > 0.0)
-    per_state = np.divide(worth.sum(axis=1), visits, out=np.zeros_like(visits), where=visits > 0.0)
-    return np.asarray(per_pair - per_state[:, None])
+    per_state = ratio(worth.sum(axis=1), counts.sum(axis=1))
+    return np.asarray(ratio(worth, counts) - per_state[:, None])
 
 
 def started_uniformly(model: Model) -> Model:

@@ -82,13 +82,7 @@ class TruncatedNeumann:
             direct_sensitivities(model, response, evaluation),
             influence_measures(model, response, source + policy * arrivals[:, None]),
         )
-        return Estimate(
-            gradient=parts.pulled_back(),
-            model=model,
-            response=response,
-            memory={FOLLOWER_VALUE: response.value},
-            parts=parts,
-        )
+        return Estimate.modelled(parts, model, response)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,): there is no data."""
