@@ -5,6 +5,7 @@ from tabular_bilevel.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.checks.controls import PlantedFault, planted_faults
 from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
+from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
 from tabular_bilevel.critics import (
     Critic,
     ExactCritic,
@@ -67,6 +68,8 @@ __all__ = [
     "Adam",
     "AdaptiveModelDesign",
     "AscentState",
+    "Batch",
+    "BatchEstimator",
     "BiLevelActorCritic",
     "BilevelProblem",
     "BoltzmannCovariance",
@@ -93,6 +96,7 @@ __all__ = [
     "Hypergradient",
     "Interaction",
     "LeaderValues",
+    "LeaderView",
     "MarkovGame",
     "Model",
     "MonteCarloCritic",
@@ -103,6 +107,7 @@ __all__ = [
     "Reparametrised",
     "Response",
     "Sampler",
+    "SamplingEstimator",
     "SarsaCritic",
     "Sensitivities",
     "SoBiRL",

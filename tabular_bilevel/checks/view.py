@@ -1,0 +1,470 @@
+"""What an estimator may see: a batch of trajectories, and the leader's side of the problem.
+
+Estimators that others wrote come in three forms, told apart by the names of their parameters::
+
+    estimator(problem, theta, rng)    sees everything, draws its own data
+    estimator(view, rng)              sees what a leader may, draws data by view.sample
+    estimator(view, batch)            sees what a leader may, and maps data to a gradient
+
+and return d numbers: NumPy, JAX or PyTorch. The last may also return one gradient a trajectory,
+shape (n, d), whose mean is the estimate; that is the form that can be enumerated fast.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._validation import as_generator, as_theta, finite_array, require_real_dtype
+from tabular_bilevel.critics import LeaderValues, exact_values
+from tabular_bilevel.follower import Response, solve_follower
+from tabular_bilevel.hypergradient import pulled_back
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.routes import tangents_at
+from tabular_bilevel.samplers import Episodes, Sampler
+from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.trajectories import Trajectories
+
+__all__ = [
+    "Batch",
+    "BatchEstimator",
+    "Jacobian",
+    "LeaderView",
+    "SamplingEstimator",
+    "as_estimator",
+    "as_numpy",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Trajectories as plain arrays, one a row, padded to the longest; the reader may write to them.
+
+    Attributes
+    ----------
+    states, actions : ndarray of int, shape (n, T)
+        s_t and a_t; -1 beyond a trajectory's length. In a Markov game whose follower observes the
+        leader, a state is z = s * B + b, with b the leader's action.
+    next_states : ndarray of int, shape (n, T)
+        s_{t+1}; -1 where the episode ended with this step, and beyond.
+    entries : ndarray of int, shape (n, T)
+        Which row of `Jacobian.log_transition` the step's transition has; -1 where `next_states` is.
+    lengths : ndarray of int, shape (n,)
+        Number of steps of each.
+    mask : ndarray of bool, shape (n, T)
+        Which entries are steps.
+    follower_reward, leader_reward : ndarray, shape (n, T)
+        What each step paid; 0 beyond.
+    survival : float
+        Probability with which a step was followed by another if the episode went on; what is summed
+        over steps t is to be divided by survival^t. 1 unless trajectories are cut by chance.
+    """
+
+    states: IntArray
+    actions: IntArray
+    next_states: IntArray
+    entries: IntArray
+    lengths: IntArray
+    mask: BoolArray
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    survival: float
+
+    @classmethod
+    def of(cls, sample: Trajectories) -> Batch:
+        """Copy trajectories."""
+        model = sample.model
+        return cls(
+            states=sample.states.astype(np.int64),
+            actions=sample.actions.astype(np.int64),
+            next_states=sample.next_states.astype(np.int64),
+            entries=entries_of(sample),
+            lengths=np.array(sample.lengths, dtype=np.int64),
+            mask=sample.mask,
+            follower_reward=np.where(
+                sample.mask, model.follower_reward[sample.states, sample.actions], 0.0
+            ),
+            leader_reward=np.where(
+                sample.mask, model.leader_reward[sample.states, sample.actions], 0.0
+            ),
+            survival=sample.survival,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Jacobian:
+    """Derivatives of a model's tables with respect to theta: what a leader knows of its own means.
+
+    Attributes
+    ----------
+    follower_reward, leader_reward : ndarray, shape (S, A, d)
+        Of the rewards.
+    log_transition : ndarray, shape (nnz, d)
+        Of log P(s'|s,a), a row a stored transition; 0 where P is 0. In a Markov game whose follower
+        observes the leader, this is grad log f(b'|s') of the leader's next action.
+    log_initial : ndarray, shape (S, d)
+        Of log rho(s); 0 where rho is 0.
+    """
+
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    log_transition: FloatArray
+    log_initial: FloatArray
+
+    @classmethod
+    def of(cls, problem: BilevelProblem, theta: FloatArray, model: Model) -> Jacobian:
+        """Differentiate the tables: forward where the problem can, else entry by entry."""
+        n_pairs, nnz = model.follower_reward.size, model.transition.nnz
+        if isinstance(problem, ForwardProblem):
+            tangents = list(tangents_at(problem, theta, np.eye(theta.size))[1])
+            follower, leader, kernel, initial = (
+                np.stack([np.ravel(getattr(tangent, name)) for tangent in tangents], axis=1)
+                for name in ("follower_reward", "leader_reward", "transition", "initial")
+            )
+        else:
+            rows = np.array([pulled_back(problem, theta, unit) for unit in _units(model)])
+            follower, leader, kernel, initial = np.split(rows, np.cumsum([n_pairs, n_pairs, nnz]))
+        shape = (*model.follower_reward.shape, theta.size)
+        return cls(
+            follower_reward=read_only(follower.reshape(shape)),
+            leader_reward=read_only(leader.reshape(shape)),
+            log_transition=_per_probability(kernel, model.transition.data),
+            log_initial=_per_probability(initial, model.initial),
+        )
+
+
+class LeaderView:
+    """What a leader may see of its problem at one theta.
+
+    What a decentralised leader does not have, it may ask for, and `asked` keeps account of it: the
+    follower's policy and values, and the leader's own values (exact ones).
+
+    Attributes
+    ----------
+    theta : ndarray, shape (d,)
+        The leader's parameter.
+    n_states, n_actions : int
+        S and A.
+    available : ndarray of bool, shape (S, A)
+        Which actions a state has.
+    follower_reward, leader_reward : ndarray, shape (S, A)
+        Reward per step.
+    follower_discount, leader_discount, temperature : float
+        As in `Model`.
+    """
+
+    def __init__(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, *, response: Response | None = None
+    ) -> None:
+        self.theta = read_only(as_theta(theta))
+        self._problem = problem
+        self._model = problem.model(self.theta)
+        self._response = solve_follower(self._model) if response is None else response
+        self._asked: set[str] = set()
+        model = self._model
+        self.n_states, self.n_actions = model.n_states, model.n_actions
+        self.available = model.available
+        self.follower_reward, self.leader_reward = model.follower_reward, model.leader_reward
+        self.follower_discount, self.leader_discount = (
+            model.follower_discount,
+            model.leader_discount,
+        )
+        self.temperature = model.temperature
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What was asked for that a decentralised leader does not have, sorted."""
+        return tuple(sorted(self._asked))
+
+    @cached_property
+    def jacobian(self) -> Jacobian:
+        """Derivatives of the tables with respect to theta."""
+        return Jacobian.of(self._problem, self.theta, self._model)
+
+    def pullback(
+        self,
+        *,
+        follower_reward: npt.ArrayLike | None = None,
+        leader_reward: npt.ArrayLike | None = None,
+        log_transition: npt.ArrayLike | None = None,
+        log_initial: npt.ArrayLike | None = None,
+    ) -> FloatArray:
+        """Pull weights of table entries back to theta: their sum, times `jacobian`.
+
+        Parameters
+        ----------
+        follower_reward, leader_reward : array_like, shape (S, A), optional
+            Weights of the rewards.
+        log_transition : array_like, shape (nnz,), optional
+            Weights of log P(s'|s,a), in the order of `Batch.entries`.
+        log_initial : array_like, shape (S,), optional
+            Weights of log rho(s).
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            A gradient.
+        """
+        model = self._model
+
+        def weights(name: str, given: npt.ArrayLike | None, table: FloatArray) -> FloatArray:
+            if given is None:
+                return np.zeros_like(table)
+            return finite_array(name, as_numpy(given), table.shape)
+
+        kernel = weights("log_transition", log_transition, model.transition.data)
+        initial = weights("log_initial", log_initial, model.initial)
+        return pulled_back(
+            self._problem,
+            self.theta,
+            Sensitivities.of(
+                model,
+                follower_reward=weights("follower_reward", follower_reward, model.follower_reward),
+                leader_reward=weights("leader_reward", leader_reward, model.leader_reward),
+                entries=_per_probability(kernel, model.transition.data),
+                initial=_per_probability(initial, model.initial),
+            ),
+        )
+
+    def sample(
+        self,
+        n_trajectories: int,
+        *,
+        steps: int | None = None,
+        rng: np.random.Generator | int,
+    ) -> Batch:
+        """Let the follower act.
+
+        Parameters
+        ----------
+        n_trajectories : int
+            Each from a fresh start.
+        steps : int, optional
+            Steps after which one is cut; by default so many that it makes no difference.
+        rng : numpy.random.Generator or int
+            Source of randomness (it advances), or a seed.
+
+        Returns
+        -------
+        Batch
+            The trajectories.
+        """
+        return self.draw(Episodes(n_trajectories, steps), as_generator(rng))
+
+    def draw(self, sampler: Sampler, rng: np.random.Generator) -> Batch:
+        """Let the follower act as long as a sampler says."""
+        return Batch.of(sampler.sample(self._model, self._response.policy, rng=rng))
+
+    @property
+    def follower_policy(self) -> FloatArray:
+        """pi(a|s), shape (S, A)."""
+        return self._ask("follower_policy", self._response.policy)
+
+    @property
+    def follower_value(self) -> FloatArray:
+        """V_F, shape (S,)."""
+        return self._ask("follower_value", self._response.value)
+
+    @property
+    def follower_action_value(self) -> FloatArray:
+        """Q_F, shape (S, A); -inf where an action is unavailable."""
+        return self._ask("follower_action_value", self._response.action_value)
+
+    @property
+    def leader_value(self) -> FloatArray:
+        """V_L, shape (S,)."""
+        return self._ask("leader_value", self._values.value)
+
+    @property
+    def leader_action_value(self) -> FloatArray:
+        """Q_L, shape (S, A)."""
+        return self._ask("leader_action_value", self._values.action_value)
+
+    @property
+    def leader_advantage(self) -> FloatArray:
+        """A_L = Q_L - V_L, shape (S, A)."""
+        return self._ask("leader_advantage", self._values.advantage)
+
+    def _ask(self, name: str, table: FloatArray) -> FloatArray:
+        self._asked.add(name)
+        return table
+
+    @cached_property
+    def _values(self) -> LeaderValues:
+        return exact_values(self._model, self._response)
+
+    def __str__(self) -> str:
+        asked = ", ".join(self.asked) or "nothing that a decentralised leader lacks"
+        return (
+            f"LeaderView: {self.theta.size} parameters, {self.n_states} states, {self.n_actions} "
+            f"actions; asked for {asked}"
+        )
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An estimator in one of the forms that see a `LeaderView`."""
+
+    def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
+        """Estimate, given what it may see."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchEstimator:
+    """An estimator made of a function that maps data to a gradient.
+
+    Attributes
+    ----------
+    function : callable
+        Called as ``function(view, batch)``; returns d numbers, or one gradient a trajectory.
+    sampler : Sampler
+        How much data, and where trajectories are cut. Not one that cuts by chance, unless the
+        function divides by ``batch.survival ** t``.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> def direct_term(view, batch):
+    ...     weight = view.leader_discount ** np.arange(batch.states.shape[1]) * batch.mask
+    ...     slope = view.jacobian.leader_reward[batch.states, batch.actions]
+    ...     return (weight[..., None] * slope).sum(axis=1)  # a gradient a trajectory
+    >>> problem, theta = tb.problems.four_rooms(), [0.0] * 105
+    >>> tb.BatchEstimator(direct_term, tb.Episodes(20))(problem, theta, rng=0).shape
+    (105,)
+    """
+
+    function: Callable[[LeaderView, Batch], Any]
+    sampler: Sampler = Episodes(100)
+
+    def __call__(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, *, rng: np.random.Generator | int
+    ) -> FloatArray:
+        """Draw a batch and estimate, shape (d,)."""
+        return _gradient_of(self, problem, theta, rng)
+
+    def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
+        """Draw a batch and estimate; of one gradient a trajectory, the mean."""
+        found = self.function(view, view.draw(self.sampler, rng))
+        rows = as_numpy(found)
+        return rows.mean(axis=0) if rows.ndim == 2 else found
+
+
+@dataclass(frozen=True)
+class SamplingEstimator:
+    """An estimator made of a function that draws its own data by `LeaderView.sample`.
+
+    Attributes
+    ----------
+    function : callable
+        Called as ``function(view, rng)``; returns d numbers.
+    """
+
+    function: Callable[[LeaderView, np.random.Generator], Any]
+
+    def __call__(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, *, rng: np.random.Generator | int
+    ) -> FloatArray:
+        """Estimate, shape (d,)."""
+        return _gradient_of(self, problem, theta, rng)
+
+    def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
+        """Estimate."""
+        return self.function(view, rng)
+
+
+def as_estimator(estimator: Any) -> Callable[..., Any]:
+    """Take an estimator in any of the three forms as one called with (problem, theta, rng=...).
+
+    Parameters
+    ----------
+    estimator : callable
+        An object that is called so already, or a function whose parameters are named
+        ``(problem, theta, rng)``, ``(view, rng)`` or ``(view, batch)``.
+
+    Returns
+    -------
+    callable
+        The estimator.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be called, or its parameters have other names.
+    """
+    if not callable(estimator):
+        raise ValueError(f"estimator is {estimator!r}, which cannot be called")
+    if isinstance(estimator, Prepared):
+        return estimator  # type: ignore[return-value]
+    names = list(inspect.signature(estimator).parameters)
+    if names[:2] == ["view", "batch"]:
+        return BatchEstimator(estimator)
+    if names[:2] == ["view", "rng"]:
+        return SamplingEstimator(estimator)
+    if names[:2] == ["problem", "theta"]:
+        return estimator  # type: ignore[no-any-return]
+    raise ValueError(
+        f"estimator has the parameters ({', '.join(names)}), not (problem, theta, rng), "
+        "(view, rng) or (view, batch)"
+    )
+
+
+def as_numpy(numbers: Any) -> npt.NDArray[Any]:
+    """View what NumPy, JAX or PyTorch made as an array, off its device and off its graph."""
+    if hasattr(numbers, "detach"):  # a torch tensor; numpy has no bfloat16, float64 holds it
+        numbers = numbers.detach().cpu()
+        numbers = numbers.double().numpy() if "bfloat16" in str(numbers.dtype) else numbers.numpy()
+    array = np.asarray(numbers)
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float64)
+    return array
+
+
+def entries_of(sample: Trajectories) -> IntArray:
+    """Find the stored transition entry that each step took; -1 where there is none."""
+    kernel, model = sample.model.transition, sample.model
+    key = model.entry_row.astype(np.int64) * model.n_states + kernel.indices
+    row = sample.states.astype(np.int64) * model.n_actions + sample.actions
+    wanted = row * model.n_states + sample.next_states
+    found = np.searchsorted(key, wanted)
+    return np.where(sample.next_states >= 0, found, -1)
+
+
+def _gradient_of(
+    estimator: Prepared,
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    rng: np.random.Generator | int,
+) -> FloatArray:
+    view = LeaderView(problem, theta)
+    found = as_numpy(estimator.on(view, as_generator(rng)))
+    require_real_dtype("estimate", found.dtype)
+    return finite_array("estimate", found, view.theta.shape)
+
+
+def _per_probability(table: FloatArray, probability: FloatArray) -> FloatArray:
+    """Divide rows by probabilities; 0 where the probability is 0."""
+    divisor = probability.reshape(-1, *[1] * (table.ndim - 1))
+    return read_only(np.divide(table, divisor, out=np.zeros_like(table), where=divisor > 0.0))
+
+
+def _units(model: Model) -> Iterator[Sensitivities]:
+    """Make the measures of one table entry each, in the order of `Jacobian`."""
+    for name, table in (
+        ("follower_reward", model.follower_reward),
+        ("leader_reward", model.leader_reward),
+        ("entries", model.transition.data),
+        ("initial", model.initial),
+    ):
+        for k in range(table.size):
+            unit = np.zeros_like(table)
+            unit.flat[k] = 1.0
+            yield Sensitivities.of(model, **{name: unit})
