@@ -2,9 +2,11 @@
 
 from tabular_bilevel import problems
 from tabular_bilevel.ascent import AscentState, Step, ascend, resume
-from tabular_bilevel.checks.controls import PlantedFault, planted_faults
-from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, check_estimator
+from tabular_bilevel.checks.controls import Control, controls
+from tabular_bilevel.checks.diagnosis import Diagnosis
+from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
+from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
 from tabular_bilevel.critics import (
     Critic,
@@ -76,8 +78,10 @@ __all__ = [
     "Budget",
     "CheckFailedError",
     "CompiledPolicyIteration",
+    "Control",
     "ConvergenceError",
     "Critic",
+    "Diagnosis",
     "DifferenceGradient",
     "Episodes",
     "Estimate",
@@ -102,7 +106,6 @@ __all__ = [
     "MonteCarloCritic",
     "NaivePolicyGradient",
     "Optimiser",
-    "PlantedFault",
     "PolicyIteration",
     "Reparametrised",
     "Response",
@@ -128,12 +131,12 @@ __all__ = [
     "check_estimator",
     "check_gradient",
     "complex_step_gradient",
+    "controls",
     "difference_gradient",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
     "objective",
-    "planted_faults",
     "problems",
     "resume",
     "sample_trajectories",

@@ -1,0 +1,23 @@
+"""What a check of an estimator concludes."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["Verdict"]
+
+
+class Verdict(enum.Enum):
+    """What a check of an estimator concludes.
+
+    - UNBIASED: no test failed, and the smallest visible bias is below the target itself.
+    - BIASED: a test failed that a correct estimator fails with the false-alarm rate only.
+    - INCONCLUSIVE: no test failed, but they prove nothing: the noise would have hidden a bias of
+      the target's size, a few extreme replicates decide the mean, or replicates are all the same.
+    - BROKEN: it raised, returned what is no gradient of theta's length, or repeats itself.
+    """
+
+    UNBIASED = "no bias seen"
+    BIASED = "BIASED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    BROKEN = "BROKEN"
