@@ -1,8 +1,10 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
+from tabular_bilevel.all_trajectories import count_trajectories
 from tabular_bilevel.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.checks.controls import PlantedFault, planted_faults
+from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import EstimatorReport, Verdict, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
@@ -79,6 +81,7 @@ __all__ = [
     "ConvergenceError",
     "Critic",
     "DifferenceGradient",
+    "EnumerationReport",
     "Episodes",
     "Estimate",
     "Estimator",
@@ -125,9 +128,11 @@ __all__ = [
     "Verdict",
     "ZeroOrder",
     "ascend",
+    "check_by_enumeration",
     "check_estimator",
     "check_gradient",
     "complex_step_gradient",
+    "count_trajectories",
     "difference_gradient",
     "evaluate_leader",
     "forward_gradient",

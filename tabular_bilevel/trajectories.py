@@ -21,7 +21,7 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.model import Model
 
-__all__ = ["Trajectories", "draw", "row_blocks", "sample_trajectories"]
+__all__ = ["Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,12 @@ def sample_trajectories(
     """
     rows = positive_integer("count", count)
     columns = positive_integer("horizon", horizon)
+    chances = as_policy(model, policy)
+    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
+
+
+def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
+    """Copy a policy: in each state a distribution over available actions, shape (S, A)."""
     chances = finite_array("policy", policy, model.follower_reward.shape)
     require_probabilities("policy", chances)
     if (chances[~model.available] > 0.0).any():
@@ -144,7 +150,7 @@ def sample_trajectories(
     if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
         index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
-    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
+    return chances
 
 
 def draw(
