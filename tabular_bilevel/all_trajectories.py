@@ -122,7 +122,7 @@ class AllTrajectories:
         Returns
         -------
         trajectories : Trajectories
-            A row a number.
+            A row a number, padded to the longest of all.
         probabilities : ndarray, shape (n,)
             Of each.
         """
@@ -144,7 +144,7 @@ class AllTrajectories:
             places = places - step.before[taken] + step.entry[taken]
             rows, places = rows[following >= 0], places[following >= 0]
         probabilities *= self._model.initial[tables[0, :, 0]]
-        states, actions, next_states = read_only(tables[:, :, : lengths.max()].copy())
+        states, actions, next_states = read_only(tables)
         sample = Trajectories(
             states=states,
             actions=actions,

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -209,7 +209,8 @@ def check_by_enumeration(
     wanted = hypergradient(problem, theta).gradient if target is None else target
     goal = finite_array("target", wanted, theta.shape)
     run, sums = _Run(subject, every, size, theta.size), _Sums(goal)
-    with tqdm_bar(total=n_batches, unit=" estimates") if progress else nullcontext() as bar:
+    bar: Any = tqdm_bar(total=n_batches, unit=" estimates") if progress else nullcontext()
+    with bar:
         for probabilities, estimates in run.through():
             sums.add(probabilities, estimates)
             if progress:
@@ -276,7 +277,8 @@ class _OfExperience:
             values=values,
             memory=NOTHING,
         )
-        return self._estimate(experience).gradient
+        found = self._estimate(experience)
+        return getattr(found, "gradient", found)
 
 
 class _NoRandomness:
@@ -292,7 +294,7 @@ def _subject(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> _Sub
     if callable(getattr(estimator, "estimate", None)) and hasattr(estimator, "interaction"):
         if getattr(estimator, "oracle", None) is not None:
             raise ValueError(
-                "estimator draws a sample of its own, its oracle: nothing to enumerate"
+                f"estimator draws a sample of its own, from its oracle {estimator.oracle}"
             )
         return _OfExperience(estimator, problem, theta)
     taken = as_estimator(estimator)
@@ -372,8 +374,7 @@ class _Run:
         if gap > SAME * self.unit * np.abs(rows).max():
             raise ValueError(
                 f"the gradient of trajectory 0 changes by {gap:.3g} with the others in its batch: "
-                "where trajectories depend on each other, batches are what is to be enumerated, by "
-                "batch_size=2"
+                "where trajectories depend on each other, enumerate batches, by batch_size=2"
             )
         return True
 
@@ -403,6 +404,8 @@ class _Run:
         return rows
 
     def _note_dtype(self, found: Any, rows: npt.NDArray[Any]) -> None:
+        if type(found) is np.ndarray and found.dtype == np.float64:
+            return
         name, unit = rows.dtype.name, 0.0
         if "bfloat16" in str(getattr(found, "dtype", "")):  # which came as float64
             name, unit = "bfloat16", 2.0**-7
@@ -470,16 +473,14 @@ def _arrangements(numbers: IntArray) -> FloatArray:
 
 
 def _part(sample: Trajectories, rows: slice) -> Trajectories:
-    """Take some of the trajectories, padded to the longest of them."""
-    lengths = sample.lengths[rows]
-    longest = lengths.max()
-    return Trajectories(
-        states=sample.states[rows, :longest],
-        actions=sample.actions[rows, :longest],
-        next_states=sample.next_states[rows, :longest],
-        lengths=lengths,
-        model=sample.model,
-        complete=lengths.size,
+    """Take some of the trajectories, padded as they are."""
+    return replace(
+        sample,
+        states=sample.states[rows],
+        actions=sample.actions[rows],
+        next_states=sample.next_states[rows],
+        lengths=sample.lengths[rows],
+        complete=sample.lengths[rows].size,
     )
 
 
