@@ -1,9 +1,11 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
+from tabular_bilevel.all_trajectories import count_trajectories
 from tabular_bilevel.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.checks.controls import Control, controls
 from tabular_bilevel.checks.diagnosis import Diagnosis
+from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.checks.verdict import Verdict
@@ -83,6 +85,7 @@ __all__ = [
     "Critic",
     "Diagnosis",
     "DifferenceGradient",
+    "EnumerationReport",
     "Episodes",
     "Estimate",
     "Estimator",
@@ -128,10 +131,12 @@ __all__ = [
     "Verdict",
     "ZeroOrder",
     "ascend",
+    "check_by_enumeration",
     "check_estimator",
     "check_gradient",
     "complex_step_gradient",
     "controls",
+    "count_trajectories",
     "difference_gradient",
     "evaluate_leader",
     "forward_gradient",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._progress import tqdm_bar
 from tabular_bilevel._validation import as_generator, as_theta, positive_integer
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
@@ -293,11 +294,7 @@ def resume(
     steps = climb(problem, state, method, optimiser, last)
     if not progress:
         return steps
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise ValueError("progress needs tqdm, which the extra 'progress' installs") from None
-    bar: Iterator[Step] = iter(tqdm(steps, total=last, initial=state.iteration))
+    bar: Iterator[Step] = iter(tqdm_bar(steps, total=last, initial=state.iteration))
     return bar
 
 

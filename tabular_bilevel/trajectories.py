@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,7 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.model import Model
 
-__all__ = ["Trajectories", "draw", "row_blocks", "sample_trajectories"]
+__all__ = ["Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,15 @@ class Trajectories:
         """Leader's reward of each step, shape (count, longest); 0 beyond."""
         return self._earned(self.model.leader_reward)
 
+    def cut(self, steps: int) -> Trajectories:
+        """Forget what comes after so many steps."""
+        if steps >= self.states.shape[1]:
+            return self
+        columns = (self.states, self.actions, self.next_states)
+        states, actions, following = (column[:, :steps] for column in columns)
+        lengths = read_only(np.minimum(self.lengths, steps))
+        return replace(self, states=states, actions=actions, next_states=following, lengths=lengths)
+
     def _earned(self, reward: FloatArray) -> FloatArray:
         return np.asarray(read_only(np.where(self.mask, reward[self.states, self.actions], 0.0)))
 
@@ -135,6 +144,12 @@ def sample_trajectories(
     """
     rows = positive_integer("count", count)
     columns = positive_integer("horizon", horizon)
+    chances = as_policy(model, policy)
+    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
+
+
+def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
+    """Copy a policy: in each state a distribution over available actions, shape (S, A)."""
     chances = finite_array("policy", policy, model.follower_reward.shape)
     require_probabilities("policy", chances)
     if (chances[~model.available] > 0.0).any():
@@ -144,7 +159,7 @@ def sample_trajectories(
     if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
         index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
-    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
+    return chances
 
 
 def draw(

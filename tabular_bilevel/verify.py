@@ -244,10 +244,7 @@ def _estimator_checks(case: Case) -> list[Check]:
         estimates.append(estimator.estimate(experience).gradient)
         for name, ingredients in wrong.items():
             if k < N_FAULTY_REPLICATES and ingredients is not None:
-                seen = experience.trajectories
-                if ingredients.horizon < seen.states.shape[1]:
-                    seen = ingredients.sample(case.n_trajectories, stream)
-                faulty[name].append(ingredients.estimate(seen))
+                faulty[name].append(ingredients.estimate(experience.trajectories))
 
     def verdict(estimates: list[FloatArray]) -> EstimatorReport:
         return judge(

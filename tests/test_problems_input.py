@@ -410,6 +410,7 @@ def test_problems_do_not_change_theta(problem):
 FAMILIES = {
     "garnet": ("n_states", "n_actions", "branching", "n_parameters"),
     "layered": ("depth", "width", "n_actions", "branching", "n_parameters"),
+    "layered_game": ("depth", "width", "n_leader_actions", "n_actions", "branching"),
     "random_game": ("n_states", "n_leader_actions", "n_actions", "branching"),
 }
 
@@ -431,6 +432,8 @@ def test_sizes_are_positive_whole_numbers(family, size, value):
         ("layered", {"branching": 4}, 3),
         ("layered", {"branching": 2, "width": 1}, 1),
         ("layered", {"branching": 4, "depth": 1}, 3),
+        ("layered_game", {"branching": 4}, 3),
+        ("layered_game", {"branching": 2, "width": 1}, 1),
         ("random_game", {"branching": 7}, 6),
     ],
 )

@@ -182,8 +182,7 @@ class Ingredients:
         """Draw trajectories as the estimator would take them."""
         policy, horizon = self.response.policy, self.horizon
         if not self.restarts:
-            sample = draw(self.world, policy, rows=n_trajectories, columns=horizon, rng=rng)
-            return replace(sample, model=self.model)
+            return draw(self.world, policy, rows=n_trajectories, columns=horizon, rng=rng)
         rows = np.full((3, n_trajectories, horizon), -1, dtype=np.int32)
         for k in range(n_trajectories):
             episodes = draw(
@@ -202,7 +201,8 @@ class Ingredients:
         )
 
     def estimate(self, trajectories: Trajectories) -> FloatArray:
-        """Estimate from trajectories, shape (d,)."""
+        """Estimate from trajectories, which are cut if they are too long, shape (d,)."""
+        trajectories = replace(trajectories.cut(self.horizon), model=self.model)
         experience = Experience(
             problem=self.problem,
             theta=self.theta,
@@ -293,14 +293,21 @@ class Control:
         self, problem: BilevelProblem, theta: npt.ArrayLike, *, rng: np.random.Generator | int
     ) -> FloatArray:
         """Sample, and estimate wrongly, shape (d,)."""
-        wrong = self._ingredients(problem, theta)
+        wrong = self.ingredients(problem, theta)
         return wrong.estimate(wrong.sample(self.n_trajectories, as_generator(rng)))
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to, shape (d,)."""
-        return self._ingredients(problem, theta).expected()
+        return self.ingredients(problem, theta).expected()
 
-    def _ingredients(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Ingredients:
+    def ingredients(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Ingredients:
+        """Assemble what it is made of.
+
+        Raises
+        ------
+        ValueError
+            If the fault is not defined for the problem.
+        """
         wrong = self.fault.change(Ingredients.of(problem, theta))
         if wrong is None:
             raise ValueError(f"{self.fault.name!r} is not defined for this problem")

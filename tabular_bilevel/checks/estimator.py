@@ -25,13 +25,13 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import LeaderView, Prepared, as_estimator, as_numpy
+from tabular_bilevel.checks.view import LeaderView, Prepared, as_estimator, as_numpy, precision_of
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.trajectories import row_blocks
 
-__all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge", "rounding_of"]
+__all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
 
 # Estimates and target are computed in float64: gaps below this, relative to the largest entry, are
 # rounding, however small the sampling error.
@@ -57,8 +57,9 @@ REPLICATES_A_COORDINATE = 10
 FLAT = 1e-10
 
 # Of skewed replicates, means and variances go together, and tests alarm too often: critical values
-# of squares grow by this many times the skewness b of Mardia over n. Fitted to ten samples of single
-# trajectories: at a rate of 1 %, they then alarm at 0.4 % to 2 % from 100 replicates on, not at 6 %.
+# of squares grow by this many times Mardia's skewness over n. Fitted to ten samples of single
+# trajectories: at a rate of 1 %, they then alarm at 0.5 % to 2.6 % from 100 replicates on, not at
+# up to 6 %.
 SKEWNESS_CORRECTION = 2.0
 
 # The first look at the replicates, for tests to have their level; looks double from there.
@@ -336,7 +337,7 @@ class _Caller:
     ) -> None:
         self._estimator, self._problem, self._theta = estimator, problem, theta
         self._view = view
-        self._coarsest: np.dtype[Any] = np.dtype(np.float64)
+        self._dtype, self._unit = "float64", 0.0  # the coarsest that estimates came in
         self._drew: set[str] = set()  # global generators that were drawn from
         self._last: dict[str, int] = {}  # and where they were left
         self._reseeded: set[str] = set()
@@ -349,7 +350,8 @@ class _Caller:
                 found = self._estimator.on(self._view, stream)  # type: ignore[attr-defined]
             else:
                 found = self._estimator(self._problem, self._theta, rng=stream)
-            numbers = as_numpy(getattr(found, "gradient", found))
+            found = getattr(found, "gradient", found)
+            numbers = as_numpy(found)
             require_real_dtype("estimate", numbers.dtype)
             estimate = finite_array("estimate", numbers, self._theta.shape)
         except Exception as error:
@@ -362,22 +364,23 @@ class _Caller:
                 if self._last.get(name) == state:
                     self._reseeded.add(name)
                 self._last[name] = state
-        if rounding_of(numbers.dtype) > rounding_of(self._coarsest):
-            self._coarsest = numbers.dtype
+        name, unit = precision_of(found)
+        if unit > max(self._unit, float(np.finfo(np.float64).eps)):
+            self._dtype, self._unit = name, unit
         return estimate
 
     @property
     def rounding(self) -> float:
         """Relative size of what rounding may do."""
-        return rounding_of(self._coarsest)
+        return max(ROUNDING, ROUNDINGS_OF_A_SUM * self._unit)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was noticed."""
         notes = []
-        if self._coarsest != np.float64:
+        if self._unit > 0.0:
             notes.append(
-                f"estimates are {self._coarsest}: gaps below {self.rounding:.1g} of the largest "
+                f"estimates are {self._dtype}: gaps below {self.rounding:.1g} of the largest "
                 "entry count as rounding"
             )
         if self._drew:
@@ -405,12 +408,6 @@ def _global_generators() -> dict[str, int]:
     if torch is not None:
         states["PyTorch"] = hash(torch.random.get_rng_state().numpy().tobytes())
     return states
-
-
-def rounding_of(dtype: np.dtype[Any]) -> float:
-    """Relative size, of the largest entry, below which gaps of such estimates are rounding."""
-    coarse = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
-    return max(ROUNDING, ROUNDINGS_OF_A_SUM * coarse if coarse > 1e-15 else 0.0)
 
 
 def judge(

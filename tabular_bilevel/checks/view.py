@@ -41,6 +41,7 @@ __all__ = [
     "SamplingEstimator",
     "as_estimator",
     "as_numpy",
+    "precision_of",
 ]
 
 
@@ -354,8 +355,7 @@ class BatchEstimator:
     def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
         """Draw a batch and estimate; of one gradient a trajectory, the mean."""
         found = self.function(view, view.draw(self.sampler, rng))
-        rows = as_numpy(found)
-        return rows.mean(axis=0) if rows.ndim == 2 else found
+        return found if np.ndim(as_numpy(found)) != 2 else found.mean(axis=0)
 
 
 @dataclass(frozen=True)
@@ -419,13 +419,26 @@ def as_estimator(estimator: Any) -> Callable[..., Any]:
 
 def as_numpy(numbers: Any) -> npt.NDArray[Any]:
     """View what NumPy, JAX or PyTorch made as an array, off its device and off its graph."""
-    if hasattr(numbers, "detach"):  # a torch tensor; numpy has no bfloat16, float64 holds it
+    bfloat16 = _is_bfloat16(numbers)
+    if hasattr(numbers, "detach"):  # a torch tensor
         numbers = numbers.detach().cpu()
-        numbers = numbers.double().numpy() if "bfloat16" in str(numbers.dtype) else numbers.numpy()
-    array = np.asarray(numbers)
-    if array.dtype.name == "bfloat16":
-        array = array.astype(np.float64)
-    return array
+        numbers = (numbers.double() if bfloat16 else numbers).numpy()
+    # numpy has no bfloat16, float64 holds it
+    return np.asarray(numbers, dtype=np.float64 if bfloat16 else None)
+
+
+def precision_of(numbers: Any) -> tuple[str, float]:
+    """Name the dtype that numbers came in, and the relative size of its last digit."""
+    if _is_bfloat16(numbers):
+        return "bfloat16", 2.0**-7
+    dtype = as_numpy(numbers).dtype
+    if dtype.kind != "f":
+        dtype = np.dtype(np.float64)
+    return dtype.name, float(np.finfo(dtype).eps)
+
+
+def _is_bfloat16(numbers: Any) -> bool:
+    return "bfloat16" in str(getattr(numbers, "dtype", ""))
 
 
 def entries_of(sample: Trajectories) -> IntArray:

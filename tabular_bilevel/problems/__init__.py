@@ -14,7 +14,12 @@ from tabular_bilevel.problems.closed_form import (
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_world import grid_world
-from tabular_bilevel.problems.random_families import garnet, layered, random_game
+from tabular_bilevel.problems.random_families import (
+    garnet,
+    layered,
+    layered_game,
+    random_game,
+)
 
 __all__ = [
     "CATALOGUE",
@@ -25,6 +30,7 @@ __all__ = [
     "garnet",
     "grid_world",
     "layered",
+    "layered_game",
     "random_game",
     "two_state",
     "two_state_closed_form",
@@ -56,6 +62,7 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "grid-world": _demo_grid,
             "garnet": garnet,
             "layered": layered,
+            "layered-game": layered_game,
             "random-game": random_game,
             "bandit": bandit,
             "two-state": two_state,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -11,7 +14,7 @@ from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
 
-__all__ = ["garnet", "layered", "random_game"]
+__all__ = ["garnet", "layered", "layered_game", "random_game"]
 
 
 def garnet(
@@ -111,28 +114,76 @@ def layered(
     """
     generator = as_generator(rng)
     n_layers, size = positive_integer("depth", depth), positive_integer("width", width)
-    n_states, per_layer = n_layers * size, size * positive_integer("n_actions", n_actions)
-    successors = _branching(branching, 2, size)
-    blocks = [_random_kernel(generator, per_layer, size, successors) for _ in range(n_layers - 1)]
-    moves = sp.csr_array((n_states * n_actions, n_states))
-    if blocks:
-        block = sp.coo_array(sp.block_diag(blocks))
-        row, column = block.coords
-        moves = sp.csr_array((block.data, (row, column + size)), shape=moves.shape)
-    last = np.arange(n_states) >= n_states - size
-    initial = np.zeros(n_states)
-    initial[:size] = generator.dirichlet(np.ones(size))
+    shape = (n_layers * size, positive_integer("n_actions", n_actions))
     base = Model.from_tables(
-        transition=moves,
-        follower_reward=generator.normal(size=(n_states, n_actions)),
-        leader_reward=generator.normal(size=(n_states, n_actions)),
-        initial=initial,
+        **_layered_kernel(generator, shape, size, branching),
+        follower_reward=generator.normal(size=shape),
+        leader_reward=generator.normal(size=shape),
         follower_discount=follower_discount,
         leader_discount=leader_discount,
         temperature=temperature,
-        termination=np.repeat(last[:, None].astype(float), n_actions, axis=1),
     )
     return _random_features(generator, base, n_parameters)
+
+
+def layered_game(
+    *,
+    depth: int = 5,
+    width: int = 3,
+    n_leader_actions: int = 2,
+    n_actions: int = 2,
+    branching: int | None = None,
+    follower_discount: float = 0.9,
+    leader_discount: float = 0.95,
+    temperature: float = 0.2,
+    follower_observes_leader: bool = True,
+    rng: np.random.Generator | int = 0,
+) -> MarkovGame:
+    """Build a random two-player game in which every trajectory ends after exactly `depth` steps.
+
+    As `layered`, its trajectories can be enumerated.
+
+    Parameters
+    ----------
+    depth, width, n_leader_actions, n_actions : int
+        Layers, states a layer, actions of the leader and of the follower.
+    branching : int, optional
+        Successors a state and pair of actions; 2, or as many as a layer has states.
+    follower_discount, leader_discount : float
+        In [0, 1).
+    temperature : float
+        Of the follower; positive.
+    follower_observes_leader : bool
+        Whether the follower sees the leader's action before its own.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed.
+
+    Returns
+    -------
+    MarkovGame
+        With ``depth * width * n_leader_actions`` parameters.
+
+    Examples
+    --------
+    >>> print(layered_game(depth=3))
+    MarkovGame: 9 states, 2 leader actions, 2 follower actions; the follower observes the leader
+    """
+    generator = as_generator(rng)
+    n_layers, size = positive_integer("depth", depth), positive_integer("width", width)
+    shape = (
+        n_layers * size,
+        positive_integer("n_leader_actions", n_leader_actions),
+        positive_integer("n_actions", n_actions),
+    )
+    return MarkovGame(
+        **_layered_kernel(generator, shape, size, branching),
+        follower_reward=generator.normal(size=shape),
+        leader_reward=generator.normal(size=shape),
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
+        follower_observes_leader=follower_observes_leader,
+    )
 
 
 def random_game(
@@ -211,6 +262,26 @@ def _random_kernel(
     data: FloatArray = rng.dirichlet(np.ones(branching), size=n_rows).ravel()
     rows = np.repeat(np.arange(n_rows), branching)
     return sp.csr_array((data, (rows, columns)), shape=(n_rows, n_states))
+
+
+def _layered_kernel(
+    rng: np.random.Generator, shape: tuple[int, ...], width: int, branching: int | None
+) -> dict[str, Any]:
+    """Make transition, initial and termination of layers; `shape` is that of a reward table."""
+    n_states, per_layer = shape[0], width * math.prod(shape[1:])
+    successors = _branching(branching, 2, width)
+    blocks = [
+        _random_kernel(rng, per_layer, width, successors) for _ in range(n_states // width - 1)
+    ]
+    moves = sp.csr_array((math.prod(shape), n_states))
+    if blocks:
+        block = sp.coo_array(sp.block_diag(blocks))
+        row, column = block.coords
+        moves = sp.csr_array((block.data, (row, column + width)), shape=moves.shape)
+    initial, termination = np.zeros(n_states), np.zeros(shape)
+    initial[:width] = rng.dirichlet(np.ones(width))
+    termination[-width:] = 1.0
+    return {"transition": moves, "initial": initial, "termination": termination}
 
 
 def _random_features(rng: np.random.Generator, base: Model, n_parameters: int) -> FeatureProblem:

@@ -1,0 +1,522 @@
+"""Is an estimator right? Its exact expectation, from all trajectories (theory.md section 8)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._progress import tqdm_bar
+from tabular_bilevel._validation import (
+    as_checked_theta,
+    as_positive,
+    entry,
+    finite_array,
+    first,
+    positive_integer,
+    require_real_dtype,
+)
+from tabular_bilevel.all_trajectories import AllTrajectories
+from tabular_bilevel.checks.controls import Control
+from tabular_bilevel.checks.verdict import Verdict
+from tabular_bilevel.checks.view import (
+    Batch,
+    BatchEstimator,
+    LeaderView,
+    as_estimator,
+    as_numpy,
+    precision_of,
+)
+from tabular_bilevel.critics import ExactCritic
+from tabular_bilevel.errors import CheckFailedError
+from tabular_bilevel.experience import NOTHING, Experience, Interaction
+from tabular_bilevel.follower import Response, solve_follower
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.trajectories import Trajectories
+
+__all__ = ["EnumerationReport", "check_by_enumeration"]
+
+# Rounding of an estimate, in units of its dtype's last digit at the size of a typical estimate:
+# room for tables given in that dtype, and for sums of some dozen steps.
+ROUNDING_UNITS = 64.0
+
+# Estimates of one trajectory, made alone and in a batch, may differ by the order of their sums.
+SAME = 1e3
+
+# Numbers in an array of shape (n, steps, d), of which an estimator given n trajectories at once may
+# make several; and estimates made one by one between two moves of the bar.
+CHUNK = 2_000_000
+ONE_BY_ONE = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class EnumerationReport:
+    """What `check_by_enumeration` found; nothing in it is random.
+
+    Attributes
+    ----------
+    verdict : Verdict
+        UNBIASED or BIASED.
+    difference : float
+        Largest |expectation - target|, relative to the target's largest entry (where the target is
+        0, to the largest mean of |estimate|).
+    where : str
+        The entry that has it.
+    tolerance : float
+        What the difference may be: as asked for, and `dtype`'s rounding.
+    dtype : str
+        The coarsest that estimates came in.
+    n_trajectories : int
+        Trajectories of positive probability.
+    batch_size : int
+        Trajectories an estimate.
+    total_probability : float
+        Sum over what was enumerated; 1 shows that nothing was lost.
+    asked : tuple of str, or None
+        What the estimator asked of its view; None if it does not go by one.
+    expectation : ndarray, shape (d,)
+        Of an estimate.
+    covariance : ndarray, shape (d, d)
+        Of an estimate.
+    target : ndarray, shape (d,)
+        What the expectation should be.
+    """
+
+    verdict: Verdict
+    difference: float
+    where: str
+    tolerance: float
+    dtype: str
+    n_trajectories: int
+    batch_size: int
+    total_probability: float
+    asked: tuple[str, ...] | None
+    expectation: FloatArray = field(repr=False)
+    covariance: FloatArray = field(repr=False)
+    target: FloatArray = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the expectation is the target."""
+        return self.verdict is Verdict.UNBIASED
+
+    def raise_if_failed(self) -> None:
+        """Raise `CheckFailedError` with the report as its message unless the check passed."""
+        if not self.passed:
+            raise CheckFailedError(str(self))
+
+    def __str__(self) -> str:
+        batches = f" in batches of {self.batch_size}" if self.batch_size > 1 else ""
+        norm, spread = np.linalg.norm(self.target), math.sqrt(self.covariance.trace())
+        size = f"{spread / norm:.3g} times the target's norm" if norm > 0.0 else f"{spread:.3g}"
+        asked = (
+            ""
+            if self.asked is None
+            else "; asked for "
+            + (", ".join(self.asked) or "nothing that a decentralised leader lacks")
+        )
+        return (
+            f"Enumeration check: {self.verdict.value}\n"
+            f"  expectation off by {self.difference:.2g} of the target ({self.where}), tolerance "
+            f"{self.tolerance:.2g} for {self.dtype}\n"
+            f"  all {self.n_trajectories:,} trajectories{batches}, of probability 1 "
+            f"{self.total_probability - 1.0:+.1g}\n"
+            f"  standard deviation of an estimate {size}{asked}"
+        )
+
+
+def check_by_enumeration(
+    estimator: Any,
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    target: npt.ArrayLike | None = None,
+    horizon: int | None = None,
+    batch_size: int = 1,
+    limit: int = 1_000_000,
+    tolerance: float = 1e-10,
+    progress: bool = False,
+) -> EnumerationReport:
+    """Compute an estimator's exact expectation and covariance, and compare with the target.
+
+    The estimator is run on every trajectory that the follower can make, and the results are added
+    up with their probabilities: no statistics.
+
+    Parameters
+    ----------
+    estimator : callable
+        A function ``(view, batch)``, or a `BatchEstimator` (whose sampler is not used), which
+        returns one gradient a trajectory, shape (n, d), and is given many at once; or d numbers,
+        and is given one at a time. Or an object with an `interaction` and a method
+        ``estimate(experience)``, such as `BoltzmannCovariance` (whose sampler is not used either).
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    target : array_like, shape (d,), optional
+        What the expectation should be; the exact hypergradient by default.
+    horizon : int, optional
+        Cut trajectories after this many steps, which leaves a bias: ``estimator.target`` of the
+        built-in methods knows it. Needed where a state can be visited twice.
+    batch_size : int
+        Trajectories an estimate. Above 1, the estimator is called with all batches of this size up
+        to order, which must not matter to it, and the mean of what it returns is its estimate: for
+        baselines across trajectories.
+    limit : int
+        Largest number of trajectories, or batches, to go through.
+    tolerance : float
+        Largest difference, relative to the target's largest entry. The rounding of the estimates'
+        dtype is allowed on top.
+    progress : bool
+        Whether to show a bar, which says the number in all before anything is run (needs tqdm,
+        which the extra `progress` installs).
+
+    Returns
+    -------
+    EnumerationReport
+        Verdict and numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is no longest trajectory, or there are more than `limit`; if the estimator draws
+        its own data or random numbers, or what it returns has the wrong shape, is not finite, or
+        depends on more than its trajectories.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.layered(), [0.1] * 4
+    >>> print(tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta).verdict.value)
+    BIASED
+    >>> report = tb.check_by_enumeration(tb.BoltzmannCovariance(), problem, theta)
+    >>> report.passed, report.n_trajectories, report.covariance.shape
+    (True, 384, (4, 4))
+    """
+    theta = read_only(as_checked_theta(theta))
+    as_positive("tolerance", tolerance)
+    size, most = positive_integer("batch_size", batch_size), positive_integer("limit", limit)
+    subject = _subject(estimator, problem, theta)
+    every = AllTrajectories(subject.model, subject.policy, horizon=horizon)
+    n_batches = _within(every.count, size, most)
+    if abs(every.probability - 1.0) > tolerance:
+        raise ValueError(
+            f"trajectories have the probability {every.probability:.12g} in all, not 1 to the "
+            f"tolerance of {tolerance:g}: rows of transition, with termination, or initial do not "
+            "sum to 1 to as many digits"
+        )
+    wanted = hypergradient(problem, theta).gradient if target is None else target
+    goal = finite_array("target", wanted, theta.shape)
+    run, sums = _Run(subject, every, size, theta.size), _Sums(goal)
+    bar: Any = tqdm_bar(total=n_batches, unit=" estimates") if progress else nullcontext()
+    with bar:
+        for probabilities, estimates in run.through():
+            sums.add(probabilities, estimates)
+            if progress:
+                bar.update(len(estimates))
+    return sums.report(run, tolerance)
+
+
+class _Subject(Protocol):
+    """An estimator, made ready to be given trajectories."""
+
+    model: Model
+    policy: FloatArray
+
+    @property
+    def asked(self) -> tuple[str, ...] | None: ...
+
+    def estimate(self, sample: Trajectories) -> Any: ...
+
+
+class _OfView:
+    """A function of a view and a batch."""
+
+    def __init__(
+        self, estimator: BatchEstimator, problem: BilevelProblem, theta: FloatArray
+    ) -> None:
+        self.model = problem.model(theta)
+        response = solve_follower(self.model)
+        self.policy = response.policy
+        self._function = estimator.function
+        self._view = LeaderView(problem, theta, response=response)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return self._view.asked
+
+    def estimate(self, sample: Trajectories) -> Any:
+        return self._function(self._view, Batch.of(sample))
+
+
+class _OfExperience:
+    """A method that estimates from experience; its critic sees what it is given, and no more."""
+
+    asked = None
+
+    def __init__(self, estimator: Any, problem: BilevelProblem, theta: FloatArray) -> None:
+        interaction: Interaction = estimator.interaction
+        self._limit = interaction.limit(problem, theta)
+        self._critic, self._estimate = interaction.critic, estimator.estimate
+        self.model: Model = self._limit.model
+        self._response: Response = self._limit.response
+        self.policy = self._response.policy
+
+    def estimate(self, sample: Trajectories) -> Any:
+        limit = self._limit
+        values = limit.values  # those of an exact critic do not depend on the sample
+        if not isinstance(self._critic, ExactCritic):
+            values = self._critic.values(self._response, sample, rng=cast("Any", _NoRandomness()))
+        experience = Experience(
+            problem=limit.problem,
+            theta=limit.theta,
+            model=limit.planned,
+            response=limit.response,
+            trajectories=sample,
+            values=values,
+            memory=NOTHING,
+        )
+        found = self._estimate(experience)
+        return getattr(found, "gradient", found)
+
+
+class _OfControl:
+    """BC-HG with one thing wrong."""
+
+    asked = None
+
+    def __init__(self, control: Control, problem: BilevelProblem, theta: FloatArray) -> None:
+        self._ingredients = control.ingredients(problem, theta)
+        if self._ingredients.restarts:
+            raise ValueError(
+                f"{control.fault.name!r} needs episodes in a row, which enumeration does not make"
+            )
+        self.model, self.policy = self._ingredients.world, self._ingredients.response.policy
+
+    def estimate(self, sample: Trajectories) -> Any:
+        return self._ingredients.estimate(sample)
+
+
+class _NoRandomness:
+    """Stands where a generator would: an expectation over what it draws is not enumerated."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
+        )
+
+
+def _subject(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> _Subject:
+    if isinstance(estimator, Control):
+        return _OfControl(estimator, problem, theta)
+    if callable(getattr(estimator, "estimate", None)) and hasattr(estimator, "interaction"):
+        if getattr(estimator, "oracle", None) is not None:
+            raise ValueError(
+                f"estimator draws a sample of its own, from its oracle {estimator.oracle}"
+            )
+        return _OfExperience(estimator, problem, theta)
+    taken = as_estimator(estimator)
+    if not isinstance(taken, BatchEstimator):
+        raise ValueError(
+            f"estimator is {estimator!r}, which draws its own data; to be run on all trajectories "
+            "it must take them: a function (view, batch)"
+        )
+    return _OfView(taken, problem, theta)
+
+
+def _within(count: int, size: int, limit: int) -> int:
+    """Count the batches; raise if they are too many."""
+    n_batches = math.comb(count + size - 1, size)
+    if n_batches > limit:
+        made = f", {_spelled(n_batches)} batches of {size}" if size > 1 else ""
+        raise ValueError(
+            f"there are {_spelled(count)} trajectories{made}, more than the limit of {limit:,}"
+        )
+    return n_batches
+
+
+def _spelled(count: int) -> str:
+    """Spell a count; of a long one, the power of ten (Python refuses to print very long ones)."""
+    return f"{count:,}" if count < 10**15 else f"about 10^{math.log10(count):.0f}"
+
+
+class _Run:
+    """An estimator on its way through all batches of trajectories."""
+
+    def __init__(
+        self, subject: _Subject, every: AllTrajectories, size: int, n_parameters: int
+    ) -> None:
+        self.subject, self.every, self.size = subject, every, size
+        self.dtype = np.dtype(np.float64).name
+        self.unit = float(np.finfo(np.float64).eps)
+        self._n_parameters = n_parameters
+        self._rows = max(1, CHUNK // (every.longest * n_parameters))
+
+    def through(self) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield probabilities, shape (n,), and estimates, shape (n, d)."""
+        return self._at_once() if self._is_per_trajectory() else self._one_by_one()
+
+    def _at_once(self) -> Iterator[tuple[FloatArray, FloatArray]]:
+        for start in range(0, self.every.count, self._rows):
+            numbers = np.arange(start, min(start + self._rows, self.every.count))
+            sample, probabilities = self.every.take(numbers)
+            yield probabilities, self._estimates(sample, numbers)
+
+    def _one_by_one(self) -> Iterator[tuple[FloatArray, FloatArray]]:
+        size = self.size
+        batches = itertools.combinations_with_replacement(range(self.every.count), size)
+        while chosen := list(itertools.islice(batches, ONE_BY_ONE)):
+            numbers = np.array(chosen)
+            sample, probabilities = self.every.take(numbers.ravel())
+            estimates = [
+                self._estimates(_part(sample, slice(k * size, (k + 1) * size)), batch).mean(axis=0)
+                for k, batch in enumerate(numbers)
+            ]
+            weights = _arrangements(numbers) * probabilities.reshape(-1, size).prod(axis=1)
+            yield weights, np.array(estimates)
+
+    def _is_per_trajectory(self) -> bool:
+        """Try it out: what form it returns, and whether that is a function of the trajectory."""
+        numbers = np.linspace(0, self.every.count - 1, max(2, self.size)).astype(np.int64)
+        sample, _ = self.every.take(numbers)
+        rows = self._estimates(sample, numbers)
+        if (self._estimates(sample, numbers) != rows).any():
+            raise ValueError(
+                "estimates of the same trajectories differ from call to call: enumeration does not "
+                "go through an estimator's own randomness"
+            )
+        if self.size > 1 or len(rows) < numbers.size:
+            return False
+        alone = self._estimates(_part(sample, slice(1)), numbers[:1])
+        gap = np.abs(alone - rows[:1]).max()
+        if gap > SAME * self.unit * np.abs(rows).max():
+            raise ValueError(
+                f"the gradient of trajectory 0 changes by {gap:.3g} with the others in its batch: "
+                "where trajectories depend on each other, enumerate batches, by batch_size=2"
+            )
+        return True
+
+    def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
+        """Call it; one row for all trajectories, or one for each."""
+        try:
+            found = self.subject.estimate(sample)
+        except Exception as error:
+            error.add_note(f"in an estimate from {_described(sample, numbers)}")
+            raise
+        rows, d = as_numpy(found), self._n_parameters
+        require_real_dtype("estimate", rows.dtype)
+        self._note_dtype(found)
+        if rows.shape != (d,) and rows.shape != (numbers.size, d):
+            raise ValueError(
+                f"estimate has shape {rows.shape}, neither ({numbers.size}, {d}), a gradient for "
+                f"each trajectory, nor ({d},), one for all"
+            )
+        rows = np.atleast_2d(rows).astype(np.float64)
+        if not np.isfinite(rows).all():
+            row, column = first(~np.isfinite(rows))
+            which = slice(row, row + 1) if len(rows) == numbers.size else slice(None)
+            raise ValueError(
+                f"{entry('estimate', (column,))} is {rows[row, column]}, not a finite number, from "
+                f"{_described(_part(sample, which), numbers[which])}"
+            )
+        return rows
+
+    def _note_dtype(self, found: Any) -> None:
+        name, unit = precision_of(found)
+        if unit > self.unit:
+            self.dtype, self.unit = name, unit
+
+
+class _Sums:
+    """Sums of estimates over trajectories: pairwise in a chunk, exact over the chunks."""
+
+    def __init__(self, target: FloatArray) -> None:
+        self._target = target
+        self._probabilities: list[float] = []
+        self._gaps: list[FloatArray] = []  # of estimate - target, which keeps its digits
+        self._sizes: list[FloatArray] = []
+        self._squares = np.zeros((target.size, target.size))
+
+    def add(self, probabilities: FloatArray, estimates: FloatArray) -> None:
+        """Add some, shapes (n,) and (n, d)."""
+        gaps = estimates - self._target
+        weighted = np.ascontiguousarray((probabilities[:, None] * gaps).T)
+        self._probabilities.append(math.fsum(probabilities))
+        self._gaps.append(weighted.sum(axis=1))
+        self._sizes.append(probabilities @ np.abs(estimates))
+        self._squares += weighted @ gaps
+
+    def report(self, run: _Run, tolerance: float) -> EnumerationReport:
+        """Judge."""
+        target, total = self._target, math.fsum(self._probabilities)
+        mean_gap = np.array([math.fsum(column) for column in zip(*self._gaps, strict=True)])
+        expectation = total * target + mean_gap
+        typical = float(np.sum(self._sizes, axis=0).max())  # the largest mean of |estimate|
+        scale = float(np.abs(target).max()) or typical or 1.0
+        gaps = np.abs(expectation - target)
+        worst = int(np.argmax(gaps))
+        allowed = tolerance + ROUNDING_UNITS * run.unit * typical / scale
+        difference = float(gaps[worst] / scale)
+        covariance = self._squares - np.outer(mean_gap, mean_gap)
+        return EnumerationReport(
+            verdict=Verdict.UNBIASED if difference <= allowed else Verdict.BIASED,
+            difference=difference,
+            where=entry("gradient", (worst,)),
+            tolerance=allowed,
+            dtype=run.dtype,
+            n_trajectories=run.every.count,
+            batch_size=run.size,
+            total_probability=total,
+            asked=run.subject.asked,
+            expectation=read_only(expectation),
+            covariance=read_only((covariance + covariance.T) / 2.0),
+            target=read_only(target),
+        )
+
+
+def _arrangements(numbers: IntArray) -> FloatArray:
+    """Count the orders of each sorted row, shape (n, k): k! / (its repetitions' factorials)."""
+    n, k = numbers.shape
+    orders, repeats = np.full(n, float(math.factorial(k))), np.ones(n)
+    for j in range(1, k):
+        repeats = np.where(numbers[:, j] == numbers[:, j - 1], repeats + 1.0, 1.0)
+        orders /= repeats
+    return orders
+
+
+def _part(sample: Trajectories, rows: slice) -> Trajectories:
+    """Take some of the trajectories, padded as they are."""
+    return replace(
+        sample,
+        states=sample.states[rows],
+        actions=sample.actions[rows],
+        next_states=sample.next_states[rows],
+        lengths=sample.lengths[rows],
+        complete=sample.lengths[rows].size,
+    )
+
+
+def _described(sample: Trajectories, numbers: IntArray) -> str:
+    """Name trajectories by their numbers, and the first by what happens in it."""
+    which = (
+        f"trajectory {numbers[0]}"
+        if numbers.size == 1
+        else f"trajectories {', '.join(map(str, numbers))}"
+        if numbers.size < 4
+        else f"{numbers.size} trajectories from number {numbers[0]}"
+    )
+    steps = slice(int(sample.lengths[0]))
+    head = "" if numbers.size == 1 else f", {numbers[0]} with"
+    return (
+        f"{which}{head}: states {sample.states[0, steps].tolist()}, "
+        f"actions {sample.actions[0, steps].tolist()}"
+    )
