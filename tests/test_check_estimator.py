@@ -27,32 +27,33 @@ def noisy(scale=1.0, bias=0.0, noise=None):
 
 def test_bchg_passes_and_its_faults_fail():
     estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200)))
-    report = tb.check_estimator(estimator, PROBLEM, THETA)
+    report = tb.check_estimator(estimator, PROBLEM, THETA, rng=0)
     assert report.passed
     assert report.smallest_visible_bias < 0.1
-    faults = tb.planted_faults(estimator)
-    assert list(faults) == [
+    faults = tb.controls(n_trajectories=200)
+    for name in (
         "no 1/temperature",
         "no eligibility",
         "follower's discount for the leader's",
         "direct term dropped",
-        "horizon cut to 10",
-    ]
-    for name, fault in faults.items():
-        assert tb.check_estimator(fault, PROBLEM, THETA).verdict is tb.Verdict.BIASED, name
+        "cut after 10 steps",
+    ):
+        report = tb.check_estimator(faults[name], PROBLEM, THETA, rng=0)
+        assert report.verdict is tb.Verdict.BIASED, name
+        assert report.diagnosis.best.name == name
 
 
 @pytest.mark.parametrize("make", [tb.problems.layered, tb.problems.random_game])
 def test_bchg_passes_where_episodes_end_and_in_games(make):
     problem = make(rng=3)
     theta = 0.1 * np.random.default_rng(0).normal(size=problem.n_parameters)
-    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta).raise_if_failed()
+    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()
 
 
 def test_bchg_passes_in_a_game_whose_follower_does_not_see_the_leader():
     problem = tb.problems.random_game(rng=4, follower_observes_leader=False)
     theta = 0.1 * np.random.default_rng(1).normal(size=problem.n_parameters)
-    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta).raise_if_failed()
+    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()
 
 
 def test_bchg_passes_where_some_actions_are_forbidden_and_some_steps_end():
@@ -79,7 +80,7 @@ def test_bchg_passes_where_some_actions_are_forbidden_and_some_steps_end():
     )
     theta = np.array([0.1, -0.2, 0.3])
     assert tb.check_gradient(problem, theta).passed
-    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta).raise_if_failed()
+    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()
 
 
 def test_a_sarsa_critic_comes_near_the_exact_gradient():
@@ -260,14 +261,18 @@ def test_no_parameters_no_check():
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (np.zeros(5), r"estimate has shape \(5,\), not \(6,\)"),
-        (np.array([0, np.nan, 0, 0, 0, 0]), r"estimate\[1\] is nan, not a finite number"),
+        (np.zeros(5), "replicate 0: ValueError: estimate has shape (5,), not (6,)"),
+        (np.array([0, np.nan, 0, 0, 0, 0]), "estimate[1] is nan, not a finite number"),
         (np.zeros(6, dtype=complex), "estimate has dtype complex128"),
+        (None, "estimate has dtype object"),
     ],
 )
-def test_an_estimate_that_is_nonsense_is_named(returned, message):
-    with pytest.raises(ValueError, match=message):
-        tb.check_estimator(lambda problem, theta, rng: returned, PROBLEM, THETA)
+def test_an_estimate_that_is_nonsense_is_broken(returned, message):
+    report = tb.check_estimator(lambda problem, theta, rng: returned, PROBLEM, THETA)
+    assert report.verdict is tb.Verdict.BROKEN
+    assert message in str(report)
+    with pytest.raises(tb.CheckFailedError, match="BROKEN"):
+        report.raise_if_failed()
 
 
 @pytest.mark.parametrize(
@@ -297,9 +302,9 @@ def test_a_fault_hidden_in_a_coordinate_that_never_moves_does_not_pass():
         base, follower_reward=[[0, 0], [1, 0]], leader_reward=[[0, 0.1], [0, 0.1]]
     )
     estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1000)))
-    fault = tb.planted_faults(estimator)["direct term dropped"]
-    assert tb.check_estimator(estimator, problem, [0.0, 0.0]).passed
-    report = tb.check_estimator(fault, problem, [0.0, 0.0])
+    fault = tb.controls()["direct term dropped"]
+    assert tb.check_estimator(estimator, problem, [0.0, 0.0], rng=0).passed
+    report = tb.check_estimator(fault, problem, [0.0, 0.0], rng=0)
     assert not report.passed
     assert report.n_unresolved == 1
 

@@ -1,6 +1,7 @@
 """The command line."""
 
 import builtins
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel import verify
+from tabular_bilevel.checks.controls import FAULTS, Ingredients
 from tabular_bilevel.cli import main
 
 
@@ -76,10 +78,12 @@ def test_no_bar_without_tqdm_but_every_line(capsys, monkeypatch):
 def test_a_wrong_estimator_would_fail_verify(monkeypatch):
     case = verify.verify_cases()[2]
 
-    def wrong(estimator, experience):
-        return types.SimpleNamespace(gradient=verify.faulty_gradient(experience, no_eligibility))
+    right = Ingredients.of(case.problem, case.theta)
+    no_eligibility = FAULTS["no eligibility"].change(right)
 
-    no_eligibility = verify.FAULTS["no eligibility"]
+    def wrong(estimator, experience):
+        return types.SimpleNamespace(gradient=no_eligibility.estimate(experience.trajectories))
+
     monkeypatch.setattr(tb.BoltzmannCovariance, "estimate", wrong)
     checks = {check.name: check for check in verify._estimator_checks(case)}
     assert not checks["BC-HG mean = exact gradient"].passed
@@ -87,7 +91,8 @@ def test_a_wrong_estimator_would_fail_verify(monkeypatch):
 
 def test_a_fault_that_is_not_seen_would_fail_verify(monkeypatch):
     case = verify.verify_cases()[2]
-    monkeypatch.setitem(verify.FAULTS, "no eligibility", tb.checks.controls.correct)
+    harmless = dataclasses.replace(FAULTS["no eligibility"], change=lambda right: right)
+    monkeypatch.setattr(verify, "FAULTS", {**FAULTS, "no eligibility": harmless})
     checks = {check.name: check for check in verify._estimator_checks(case)}
     assert not checks["must fail: no eligibility"].passed
 

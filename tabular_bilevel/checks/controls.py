@@ -386,7 +386,7 @@ def _slipping(share: float) -> Callable[[Ingredients], Ingredients | None]:
         reached = mixed[model.entry_state, kernel.indices]
         data = np.where(kernel.data > 0.0, (1.0 - share) * kernel.data + share * reached, 0.0)
         sums = np.bincount(model.entry_row, data, minlength=n_rows)
-        if data.min() < 0.0 or np.allclose(data, kernel.data, atol=1e-12):
+        if data.min(initial=0.0) < 0.0 or np.allclose(data, kernel.data, atol=1e-12):
             return None
         scale = model.row_mass.ravel() / np.where(sums > 0.0, sums, 1.0)
         world = model.replace(transition=model.like_transition(data * scale[model.entry_row]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,9 +64,12 @@ class Diagnosis:
     ----------
     guesses : tuple of Guess
         All that were considered.
+    unit : str
+        Of their distances.
     """
 
     guesses: tuple[Guess, ...]
+    unit: str = "standard errors"
 
     @property
     def best(self) -> Guess:
@@ -80,15 +83,15 @@ class Diagnosis:
         best = self.best
         if not best.fits:
             yield (
-                f"no known mistake fits; nearest is {best.name!r}, {best.distance:.3g} standard "
-                "errors away"
+                f"no known mistake fits; nearest is {best.name!r}, {best.distance:.3g} "
+                f"{self.unit} away"
             )
             return
         yield f"your estimator converges to {best.instead}, instead of the gradient"
         same = f" (the same here: {', '.join(best.likeness)})" if best.likeness else ""
         yield (
             f"diagnosis: {best.name}{same}, likelihood {best.weight:.3g} of all "
-            f"{len(self.guesses)} mistakes considered, {best.distance:.3g} standard errors away"
+            f"{len(self.guesses)} mistakes considered, {best.distance:.3g} {self.unit} away"
         )
         others = [guess for guess in self.guesses[1:] if guess.fits]
         if others:
@@ -221,7 +224,8 @@ def diagnose_exactly(
     if not targets:
         return None
     distance = np.array([_distance(target, expectation) for target in targets.values()])
-    return _ranked(targets, distance, -np.log(distance + 1e-16), tolerance)
+    found = _ranked(targets, distance, -np.log(distance + 1e-16), tolerance)
+    return replace(found, unit="of its size")
 
 
 def _ranked(

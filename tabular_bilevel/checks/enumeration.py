@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from textwrap import indent
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.all_trajectories import AllTrajectories
 from tabular_bilevel.checks.controls import Control
+from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import (
     Batch,
@@ -89,6 +91,8 @@ class EnumerationReport:
         Of an estimate.
     target : ndarray, shape (d,)
         What the expectation should be.
+    diagnosis : Diagnosis or None
+        Of a bias: which wrong target the expectation is.
     """
 
     verdict: Verdict
@@ -103,6 +107,7 @@ class EnumerationReport:
     expectation: FloatArray = field(repr=False)
     covariance: FloatArray = field(repr=False)
     target: FloatArray = field(repr=False)
+    diagnosis: Diagnosis | None = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -131,6 +136,7 @@ class EnumerationReport:
             f"  all {self.n_trajectories:,} trajectories{batches}, of probability 1 "
             f"{self.total_probability - 1.0:+.1g}\n"
             f"  standard deviation of an estimate {size}{asked}"
+            + ("" if self.diagnosis is None else f"\n{indent(str(self.diagnosis), '  ')}")
         )
 
 
@@ -223,7 +229,12 @@ def check_by_enumeration(
             sums.add(probabilities, estimates)
             if progress:
                 bar.update(len(estimates))
-    return sums.report(run, tolerance)
+    report = sums.report(run, tolerance)
+    if report.passed or target is not None:
+        return report
+    fit = max(EXACT_FIT, ROUNDING_UNITS * run.unit)
+    diagnosis = diagnose_exactly(report.expectation, problem, theta, horizon=horizon, tolerance=fit)
+    return replace(report, diagnosis=diagnosis)
 
 
 class _Subject(Protocol):
