@@ -8,6 +8,7 @@ from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
+from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
 from tabular_bilevel.critics import (
@@ -120,6 +121,8 @@ __all__ = [
     "Step",
     "Steps",
     "StoppedValueIteration",
+    "SuiteCase",
+    "SuiteReport",
     "Survivors",
     "Tangent",
     "TemporalDifferenceCritic",
@@ -134,6 +137,7 @@ __all__ = [
     "check_by_enumeration",
     "check_estimator",
     "check_gradient",
+    "check_suite",
     "complex_step_gradient",
     "controls",
     "count_trajectories",
@@ -147,4 +151,5 @@ __all__ = [
     "sample_trajectories",
     "sensitivities",
     "solve_follower",
+    "standard_suite",
 ]

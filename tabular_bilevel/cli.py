@@ -1,14 +1,17 @@
-"""The command line: ``tabular-bilevel verify | problems | gradient | train``."""
+"""The command line: ``tabular-bilevel verify | check | problems | gradient | train``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,11 +60,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {tb.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    check = commands.add_parser(
+    verify = commands.add_parser(
         "verify", help="check exact and sampled gradients on four problems against each other"
     )
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the checks here, too")
-    check.set_defaults(command=_verify)
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the checks here, too")
+    verify.set_defaults(command=_verify)
+
+    check = commands.add_parser(
+        "check", help="check an estimator of yours, and say what is wrong with it"
+    )
+    check.add_argument(
+        "estimator",
+        metavar="MODULE:NAME",
+        help="a function (view, batch), (view, rng) or (problem, theta, rng), or an estimator",
+    )
+    where = check.add_mutually_exclusive_group()
+    where.add_argument("--suite", choices=("standard",), help="a suite of problems (standard)")
+    _add_problem(where, "--problem")
+    check.add_argument(
+        "--theta",
+        type=Path,
+        metavar="FILE.npy",
+        help="with --problem: the leader's parameter; by default small random numbers",
+    )
+    check.add_argument(
+        "--enumerate",
+        action="store_true",
+        help="with --problem: go through all trajectories, if they are finite in number",
+    )
+    check.add_argument("--replicates", type=int, default=400, help="calls at most (400)")
+    check.add_argument(
+        "--visible-bias",
+        type=float,
+        default=0.05,
+        help="stop when a bias this large, relative to the gradient, would be seen (0.05)",
+    )
+    check.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        default=1e-3,
+        help="how often a right estimator may fail, on all problems together (0.001)",
+    )
+    check.add_argument("--seed", type=int, help="of the random numbers; fresh by default")
+    check.add_argument(
+        "--report", type=Path, metavar="DIR", help="write report.txt and report.json there"
+    )
+    check.set_defaults(command=_check)
 
     listing = commands.add_parser("problems", help="list the problems there are")
     listing.set_defaults(command=_problems)
@@ -115,9 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_problem(command: argparse.ArgumentParser) -> None:
+def _add_problem(command: argparse._ActionsContainer, name: str = "problem") -> None:
     command.add_argument(
-        "problem",
+        name,
         choices=sorted(tb.problems.CATALOGUE),
         type=lambda name: name.replace("_", "-"),
         metavar="PROBLEM",
@@ -199,14 +243,103 @@ def _problems(options: argparse.Namespace) -> int:
     return 0
 
 
-def _gradient(options: argparse.Namespace) -> int:
-    problem = tb.problems.CATALOGUE[options.problem]()
+def _check(options: argparse.Namespace) -> int:
+    from tabular_bilevel.checks.suite import suite_reports
+
+    estimator = _loaded(options.estimator)
+    if options.problem is None and (options.theta is not None or options.enumerate):
+        raise ValueError("--theta and --enumerate need a --problem")
+    if options.report is not None:
+        options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
+    settings = {
+        "n_replicates": options.replicates,
+        "visible_bias": options.visible_bias,
+        "false_alarm_rate": options.false_alarm_rate,
+        "rng": options.seed,
+    }
+    report: tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
+    if options.problem is None:
+        suite, reports = tb.standard_suite(), {}
+        with _progress(suite_reports(estimator, suite, **settings), len(suite)) as running:
+            for name, one in running:
+                reports[name] = one
+                running.set_description(name)
+        report = tb.SuiteReport(reports, options.false_alarm_rate)
+    else:
+        problem = tb.problems.CATALOGUE[options.problem]()
+        if options.theta is None:
+            theta = 0.1 * np.random.default_rng(0).normal(size=problem.n_parameters)
+        else:
+            theta = _array(options.theta)
+        if options.enumerate:
+            count = tb.count_trajectories(problem.model(theta))
+            print(f"{count:,} trajectories", flush=True)
+            report = tb.check_by_enumeration(estimator, problem, theta)
+        else:
+            report = tb.check_estimator(estimator, problem, theta, **settings)
+    print(report)
+    if options.report is not None:
+        (options.report / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+        words = {"version": tb.__version__, "estimator": options.estimator, **_plain(report)}
+        (options.report / "report.json").write_text(
+            json.dumps(words, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+    return 0 if report.passed else 1
+
+
+def _loaded(name: str) -> Any:
+    """Import an estimator by MODULE:NAME, also from the working directory."""
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"estimator is {name!r}, not MODULE:NAME")
+    sys.path.insert(0, "")
     try:
-        theta = np.load(options.theta)
-        if not isinstance(theta, np.ndarray):
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"there is no module {module!r} here") from error
+    finally:
+        sys.path.remove("")
+    if not hasattr(found, attribute):
+        raise ValueError(f"module {module!r} has no {attribute!r}")
+    estimator = getattr(found, attribute)
+    return estimator() if isinstance(estimator, type) else estimator
+
+
+def _plain(found: Any) -> Any:
+    """Turn a report into what JSON can hold; what is infinite becomes None."""
+    if is_dataclass(found):
+        return {"passed": getattr(found, "passed", None)} | {
+            f.name: _plain(getattr(found, f.name)) for f in fields(found)
+        }
+    if isinstance(found, Mapping):
+        return {key: _plain(value) for key, value in found.items()}
+    if isinstance(found, np.ndarray):
+        return found.tolist()
+    if isinstance(found, tuple):
+        return [_plain(item) for item in found]
+    if isinstance(found, Enum):
+        return found.name
+    if isinstance(found, float) and not math.isfinite(found):
+        return None
+    return found
+
+
+def _array(path: Path) -> Any:
+    """Read an .npy file."""
+    try:
+        array = np.load(path)
+        if not isinstance(array, np.ndarray):
             raise ValueError("an archive of arrays")
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{options.theta} is not an .npy file of numbers") from error
+        raise ValueError(f"{path} is not an .npy file of numbers") from error
+    return array
+
+
+def _gradient(options: argparse.Namespace) -> int:
+    problem = tb.problems.CATALOGUE[options.problem]()
+    theta = _array(options.theta)
     result = tb.hypergradient(problem, theta, horizon=options.horizon)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
     with out.open("wb") as file:  # numpy would add a suffix to a name without one

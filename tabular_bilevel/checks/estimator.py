@@ -83,7 +83,7 @@ class EstimatorReport:
     critical_value : float
         What the statistic of a correct estimator exceeds with probability `false_alarm_rate` only.
     where : str
-        The coordinate that is furthest off, in its standard errors.
+        Where it is furthest off, in standard errors there: along the target, or in a coordinate.
     bias : float
         Mean minus target along the target, relative to the target's norm.
     smallest_visible_bias : float
@@ -167,7 +167,7 @@ class EstimatorReport:
             yield self.trouble
         else:
             yield (
-                f"{self.statistic:.3g} standard errors from the target (most at {self.where}), "
+                f"{self.statistic:.3g} standard errors from the target (most {self.where}), "
                 f"critical value {self.critical_value:.3g} at false-alarm rate "
                 f"{self.false_alarm_rate:g}"
             )
@@ -502,7 +502,7 @@ def judge(
         verdict=verdict,
         statistic=test.statistic,
         critical_value=test.critical_value,
-        where="along the target" if worst == target.size else entry("gradient", (worst,)),
+        where="along the target" if worst == target.size else f"in {entry('gradient', (worst,))}",
         bias=float((means[-1] - goals[-1]) / norm) if norm > 0.0 else 0.0,
         smallest_visible_bias=float(test.visible / norm) if norm > 0.0 else float("inf"),
         power=power,
