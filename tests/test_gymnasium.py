@@ -267,10 +267,6 @@ REFUSED = {
         SimpleNamespace(P=[GOOD[0], GOOD[1]]),
         "SimpleNamespace has no dictionary P of its transitions",
     ),
-    "fickle": (
-        TaxiEnv(fickle_passenger=True),
-        "TaxiEnv has a fickle passenger, whose changes of mind are not in its P",
-    ),
     "a state missing": (
         {0: GOOD[0], 2: GOOD[1]},
         "P has 2 states, but P[1] is no dictionary of actions",
@@ -333,6 +329,12 @@ REFUSED = {
 def test_a_bad_table_is_refused_by_name_and_number(env, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         from_gymnasium(env, leader_reward=np.zeros((2, 2)), initial=[1.0, 0.0], **SCALARS)
+
+
+def test_a_taxi_that_does_not_follow_its_table_is_refused():
+    message = r"^TaxiEnv has a fickle passenger, whose changes of mind are not in its P$"
+    with pytest.raises(ValueError, match=message):
+        model_of(TaxiEnv(fickle_passenger=True))
 
 
 def test_a_table_alone_does_not_say_where_episodes_start():
@@ -538,6 +540,11 @@ def test_there_is_no_step_outside_an_episode():
         pass
     with pytest.raises(gymnasium.error.ResetNeeded, match="call reset"):
         env.step(0)
+
+
+def test_a_bad_theta_is_refused():
+    with pytest.raises(ValueError, match=r"^theta\[1\] is nan, not a finite number$"):
+        to_gymnasium(tb.problems.two_state(), [0.0, np.nan])
 
 
 @pytest.mark.parametrize("max_steps", [0, -1, 2.5, True])

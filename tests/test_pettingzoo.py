@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from scipy import stats
+from test_trajectories import exact_law, smallest_chance
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
 
-# A correct environment's mean return is farther off than this allows with at most this probability:
-# means of thousands of bounded returns are normal for this purpose. The seeds are fixed.
+# A correct environment fails a test with at most this probability: exact binomial tails and a union
+# bound for frequencies; means of thousands of bounded returns are normal for this purpose. The
+# seeds are fixed, so it fails always or never.
 FALSE_ALARM_RATE = 1e-6
 
 HORIZON = 12
@@ -114,6 +117,62 @@ def test_rewards_masks_and_what_was_played_are_those_of_the_tables(game):
             assert observations["leader"] == s
         if not env.agents:
             observations, infos = env.reset()
+
+
+def joint(game):
+    """The game as one player's: a move is b * A + a. And the moves' chances if all are drawn."""
+    n_moves = game.n_leader_actions * game.n_actions
+    weights = game.available / game.available.sum(axis=2, keepdims=True) / game.n_leader_actions
+    model = SimpleNamespace(
+        n_states=game.n_states,
+        n_actions=n_moves,
+        transition=game.transition,
+        termination=game.termination.reshape(-1, n_moves),
+        initial=game.initial,
+    )
+    return model, weights.reshape(-1, n_moves)
+
+
+def walk(env, *, episodes, steps, seed):
+    """Frequencies in the form of Trajectories; -1 is the end, and what follows it."""
+    states, moves, following = np.full((3, episodes, steps), -1)
+    env.reset(seed=seed)
+    for agent in env.agents:
+        env.action_space(agent).seed(seed)
+    for i in range(episodes):
+        observations, _ = env.reset()
+        for t in range(steps):
+            actions = {agent: env.action_space(agent).sample() for agent in env.agents}
+            states[i, t] = observations["leader"]
+            observations, _, ended, _, infos = env.step(actions)
+            played = infos["leader"]
+            moves[i, t] = played["leader_action"] * env.game.n_actions + played["follower_action"]
+            following[i, t] = -1 if ended["leader"] else observations["follower"]
+            if ended["leader"]:
+                break
+    return SimpleNamespace(
+        states=states, actions=moves, next_states=following, mask=states >= 0, count=episodes
+    )
+
+
+@each_game
+def test_steps_and_draws_have_the_frequencies_of_the_tables(game):
+    walked = walk(to_pettingzoo(game), episodes=3000, steps=3, seed=1)
+    assert smallest_chance(walked, exact_law(*joint(game), 3)) > FALSE_ALARM_RATE
+
+
+@pytest.mark.parametrize("table", ["transition", "initial"])
+def test_frequencies_of_other_tables_are_noticed(table):
+    game = GAMES["patchy, seen"]
+    model, chances = joint(game)
+    if table == "initial":
+        model.initial = model.initial[::-1]
+    else:  # one that does not end
+        mass = 1.0 - model.termination.ravel()
+        model.transition = model.transition.multiply(1.0 / np.maximum(mass, 0.5)[:, None])
+        model.termination = np.zeros(model.termination.shape)
+    walked = walk(to_pettingzoo(game), episodes=3000, steps=3, seed=1)
+    assert smallest_chance(walked, exact_law(model, chances, 3)) < FALSE_ALARM_RATE
 
 
 def leader_returns(env, leader, follower, *, seed):

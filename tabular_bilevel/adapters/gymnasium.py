@@ -21,7 +21,12 @@ except ImportError as error:
         "pip install 'tabular-bilevel[gymnasium]'"
     ) from error
 
-from tabular_bilevel._validation import DISTRIBUTION_TOLERANCE, as_finite, positive_integer
+from tabular_bilevel._validation import (
+    DISTRIBUTION_TOLERANCE,
+    as_finite,
+    as_theta,
+    positive_integer,
+)
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     available_action,
@@ -157,7 +162,8 @@ def to_gymnasium(
     Raises
     ------
     ValueError
-        As ``problem.model(theta)``; or if `max_steps` is not a positive whole number.
+        If theta is not a finite vector or `max_steps` not a positive whole number; and as
+        ``problem.model(theta)``.
 
     Notes
     -----
@@ -174,7 +180,7 @@ def to_gymnasium(
     (0.0, array([1, 1, 1, 1], dtype=int8))
     """
     limit = None if max_steps is None else positive_integer("max_steps", max_steps)
-    env = FollowerEnv(problem.model(np.asarray(theta)))
+    env = FollowerEnv(problem.model(as_theta(theta)))
     return env if limit is None else gymnasium.wrappers.TimeLimit(env, limit)
 
 
