@@ -1,0 +1,1 @@
+"""Other libraries' environments, to and from ours; each module needs its library, an extra."""
