@@ -18,7 +18,8 @@ def block(marker, language):
 
 
 @pytest.mark.parametrize(
-    ("example", "output"), [("example", "output"), ("example methods", "output methods")]
+    ("example", "output"),
+    [(f"example{name}", f"output{name}") for name in ("", " check", " methods", " gymnasium")],
 )
 def test_an_example_prints_what_it_says(example, output):
     printed = io.StringIO()
