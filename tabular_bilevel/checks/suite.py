@@ -334,7 +334,7 @@ def _game(rng: np.random.Generator, *, seen: bool) -> _Made:
         n_actions=2,
         follower_discount=0.7,
         leader_discount=0.8,
-        temperature=0.5,
+        temperature=0.3,
         follower_observes_leader=seen,
         rng=rng,
     )
@@ -402,7 +402,7 @@ _PLAN: tuple[tuple[str, str, int, Callable[[np.random.Generator], _Made]], ...] 
         ),
     ),
     ("slippery grid", "a simulator that slips otherwise than the planner", 10, _slippery),
-    ("game", "the leader's own policy", 37, lambda rng: _game(rng, seen=True)),
+    ("game", "the leader's own policy", 93, lambda rng: _game(rng, seen=True)),
     ("game, leader unseen", "moves at the same time", 59, lambda rng: _game(rng, seen=False)),
 )  # fmt: skip
 
