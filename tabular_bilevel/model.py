@@ -222,9 +222,7 @@ temperature 0.1
                 ("leader_reward", leader_reward),
             )
         }
-        model = Model(**{**self._fields(), **rewards})
-        model.__dict__["_kernel"] = self._kernel  # worked out once for all rewards
-        return model
+        return self._with(rewards)
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
         """Copy the model with another initial distribution, without a second look at the rest.
@@ -245,8 +243,12 @@ temperature 0.1
             If it is not a distribution over the states.
         """
         start = read_only(as_distribution("initial", initial, self.n_states))
-        model = Model(**{**self._fields(), "initial": start})
-        model.__dict__["_kernel"] = self._kernel
+        return self._with({"initial": start})
+
+    def _with(self, tables: Mapping[str, FloatArray]) -> Model:
+        """Change checked tables, and keep what follows from the kernel."""
+        model = object.__new__(Model)
+        model.__dict__.update(self.__dict__, _kernel=self._kernel, **tables)
         return model
 
     __setstate__ = restore_read_only

@@ -7,7 +7,7 @@ parts that the package's own problems are put together from.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,11 +19,13 @@ from tabular_bilevel._arrays import (
     IntArray,
     grouped_sums,
     ratio,
+    read_only,
     read_only_matrix,
     restore_read_only,
     softmax,
 )
 from tabular_bilevel._validation import (
+    all_finite,
     as_finite,
     as_theta,
     entry,
@@ -321,8 +323,9 @@ class Budget:
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
         share = self._softmax(theta)
-        padded = np.append(gradient, 0.0)
-        return np.asarray(self.total * share * (padded - share @ padded))
+        centred = np.full(share.size, -(share[:-1] @ gradient))
+        centred[:-1] += gradient
+        return np.asarray(self.total * share * centred)
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
@@ -330,7 +333,13 @@ class Budget:
         return (self.total * share * (direction - share @ direction))[:-1]
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
-        return softmax(as_theta(theta, self.n_parameters))
+        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _softmax_of(logits: bytes) -> FloatArray:
+    """Remember the last one: models and pullbacks at one theta follow each other."""
+    return read_only(softmax(np.frombuffer(logits)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,9 +413,8 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
 
 def _times(features: sp.csr_array, theta: FloatArray) -> FloatArray:
     """Multiply features with theta; an overflow is theta's fault."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = np.asarray(features @ theta)
-    if not np.isfinite(product).all():
+    product: FloatArray = features @ theta
+    if not all_finite(product):
         largest = int(np.argmax(np.abs(theta)))
         raise ValueError(
             f"{entry('theta', (largest,))} is {theta[largest]}: features times theta overflow"
