@@ -203,7 +203,9 @@ def draw(
             columns,
             left,
             survival,
-            *flat,
+            flat[0],
+            flat[1],
+            flat[2],
             lengths,
         )
         parts.append(flat[:, :made])
