@@ -136,6 +136,11 @@ class PolicyIteration:
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("tolerance", self.tolerance)
+        positive_integer("max_iterations", self.max_iterations)
+
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -156,11 +161,9 @@ class PolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        limit = positive_integer("max_iterations", self.max_iterations)
-        as_positive("tolerance", self.tolerance)
         value = _first_value(model, start)
         reached: Response | None = None
-        for iteration in range(limit + 1):
+        for iteration in range(self.max_iterations + 1):
             action_value, improved, policy = soft_backup(model, value)
             gap = improved - value
             residual = _size(gap)
@@ -197,6 +200,11 @@ class ValueIteration:
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 10_000_000
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("tolerance", self.tolerance)
+        positive_integer("max_iterations", self.max_iterations)
+
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -219,14 +227,12 @@ class ValueIteration:
         """
         from tabular_bilevel import _kernels
 
-        limit = positive_integer("max_iterations", self.max_iterations)
-        as_positive("tolerance", self.tolerance)
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = _first_value(model, start), np.empty(model.n_states)
         done, residual = 0, np.inf
         kernel, policy = model.transition, soft_backup(model, value)[2]
-        while done < limit:
+        while done < self.max_iterations:
             sweeps, residual = _kernels.soft_value_iteration(
                 kernel.indptr,
                 kernel.indices,
@@ -236,7 +242,7 @@ class ValueIteration:
                 model.follower_discount,
                 model.temperature,
                 self.tolerance * _scale(model, value, policy),
-                min(chunk, limit - done),
+                min(chunk, self.max_iterations - done),
                 other,
                 value,
             )
@@ -269,6 +275,11 @@ class CompiledPolicyIteration:
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("tolerance", self.tolerance)
+        positive_integer("max_iterations", self.max_iterations)
+
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -295,8 +306,6 @@ class CompiledPolicyIteration:
         if model.n_states * width**2 > WIDEST_BAND:
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)
-        limit = positive_integer("max_iterations", self.max_iterations)
-        tolerance = as_positive("tolerance", self.tolerance)
         shape, kernel = model.follower_reward.shape, model.transition
         value = _first_value(model, start)
         action_value, policy = np.empty(shape), np.empty(shape)
@@ -308,8 +317,8 @@ class CompiledPolicyIteration:
             model.available,
             model.follower_discount,
             model.temperature,
-            tolerance,
-            limit,
+            self.tolerance,
+            self.max_iterations,
             place,
             np.empty((model.n_states, 2 * width + 1)),
             np.empty(model.n_states),
@@ -319,9 +328,10 @@ class CompiledPolicyIteration:
         )
         # the loop has compared residual and scale, unless it was stopped
         if not np.isfinite(residual) or (
-            iterations == limit and not residual <= tolerance * _scale(model, value, policy)
+            iterations == self.max_iterations
+            and not residual <= self.tolerance * _scale(model, value, policy)
         ):
-            raise _not_converged("CompiledPolicyIteration", tolerance, residual, iterations)
+            raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, iterations)
         return _response(model, value, action_value, policy, residual, iterations)
 
 
