@@ -181,7 +181,7 @@ class FeatureProblem:
         changes = _times(self._rewards[0], theta).reshape(2, *shape)
         follower_reward = base.follower_reward + changes[0]
         leader_reward = base.leader_reward + changes[1]
-        if self.transition.nnz == self.initial.nnz == 0:
+        if self._only_rewards:
             return base.with_rewards(follower_reward, leader_reward)
         return base.replace(
             follower_reward=follower_reward,
@@ -208,7 +208,7 @@ class FeatureProblem:
         theta = as_theta(theta, self.n_parameters)
         slopes = np.concatenate((sensitivities.follower_reward, sensitivities.leader_reward))
         gradient: FloatArray = self._rewards[1] @ slopes.ravel()
-        if self.transition.nnz == self.initial.nnz == 0:
+        if self._only_rewards:
             return gradient
         if self.transition.nnz:
             centred = self._centre_rows(sensitivities.entries, theta)
@@ -245,6 +245,10 @@ class FeatureProblem:
 
     def __str__(self) -> str:
         return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+
+    @cached_property
+    def _only_rewards(self) -> bool:
+        return bool(self.transition.nnz == self.initial.nnz == 0)
 
     @cached_property
     def _rewards(self) -> tuple[sp.csr_array, sp.csr_array]:
