@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,7 +174,7 @@ class PolicyIteration:
                 reached = _response(model, value, action_value, policy, residual, iteration)
                 if residual == 0.0:
                     return reached
-            if not np.isfinite(residual):
+            if not math.isfinite(residual):
                 break
             value = value + policy_system(model, policy, model.follower_discount).solve(gap)
         if reached is not None:
@@ -251,7 +252,7 @@ class ValueIteration:
             residual = _size(improved - value)
             if residual <= self.tolerance * _scale(model, value, policy):
                 return _response(model, value, action_value, policy, residual, done)
-            if not np.isfinite(residual):
+            if not math.isfinite(residual):
                 break
         raise _not_converged("ValueIteration", self.tolerance, residual, done)
 
@@ -327,7 +328,7 @@ class CompiledPolicyIteration:
             policy,
         )
         # the loop has compared residual and scale, unless it was stopped
-        if not np.isfinite(residual) or (
+        if not math.isfinite(residual) or (
             iterations == self.max_iterations
             and not residual <= self.tolerance * _scale(model, value, policy)
         ):

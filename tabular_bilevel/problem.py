@@ -278,22 +278,25 @@ class FeatureProblem:
 
 
 class Transform(Protocol):
-    """A change of parameters theta -> x, with both of its derivatives."""
+    """A change of parameters theta -> x, with both of its derivatives.
+
+    It gets theta as it was given, and checks it.
+    """
 
     @property
     def n_parameters(self) -> int:
         """Length of theta."""
         ...
 
-    def forward(self, theta: FloatArray) -> FloatArray:
+    def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta to x."""
         ...
 
-    def pullback(self, theta: FloatArray, gradient: FloatArray) -> FloatArray:
+    def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to x into one with respect to theta."""
         ...
 
-    def pushforward(self, theta: FloatArray, direction: FloatArray) -> FloatArray:
+    def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of x."""
         ...
 
@@ -368,11 +371,10 @@ class Reparametrised:
 
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta, shape (d,)."""
-        return self.inner.model(self.transform.forward(as_theta(theta)))
+        return self.inner.model(self.transform.forward(theta))
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back through both maps, shape (d,)."""
-        theta = as_theta(theta)
         x = self.transform.forward(theta)
         return self.transform.pullback(theta, self.inner.pullback(x, sensitivities))
 
