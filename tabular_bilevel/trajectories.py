@@ -215,6 +215,7 @@ def draw(
         longest = max(longest, most)
     lengths = np.concatenate(counts)
     flat = np.concatenate(parts, axis=1)
+    del parts  # as large as the sample
     steps = np.empty((3, lengths.size, longest), dtype=np.int32)
     _kernels.pad(flat, lengths, steps)
     states, actions, following = read_only(steps)
