@@ -17,6 +17,7 @@ from tabular_bilevel._jit import kernel
 __all__ = [
     "eligibility_traces",
     "monte_carlo",
+    "pad",
     "sample_trajectories",
     "sarsa",
     "soft_policy_iteration",
@@ -169,6 +170,7 @@ def sample_trajectories(
     termination: FloatArray,
     initial: FloatArray,
     policy: FloatArray,
+    horizon: int,
     budget: int,
     survival: float,
     states: IntArray,
@@ -176,22 +178,21 @@ def sample_trajectories(
     next_states: IntArray,
     lengths: IntArray,
 ) -> tuple[int, int, int]:
-    """Fill one row a trajectory, until it ends or the columns do; -1 is the state after the end.
+    """Fill in the steps of one trajectory after another; -1 is the state after the end.
 
-    No row is begun once there have been `budget` steps, and the last is cut there. After each step
-    a trajectory goes on with probability `survival`. Returns the number of rows filled, of steps in
-    all, and of steps in the longest.
+    A trajectory is cut after `horizon` steps, and where there have been `budget` in all; after each
+    step it goes on with probability `survival`. None is begun that might not find room. Returns the
+    number of trajectories, of steps in all, and of steps in the longest.
 
     Draws by inversion, one uniform number for the start, two for each step, and one to survive it
     if that is uncertain. Where rounding leaves a gap at the top of a distribution, the last
     possible outcome is taken.
     """
     n_states, n_actions = policy.shape
-    count, horizon = states.shape
-    total = longest = 0
-    for i in range(count):
-        if budget <= 0:
-            count = i
+    count = total = longest = 0
+    while count < lengths.size and total < budget:
+        limit = min(horizon, budget - total)
+        if total + limit > states.size:
             break
         u = rng.random()
         state = -1
@@ -202,7 +203,7 @@ def sample_trajectories(
                     break
                 u -= initial[s]
         t = 0
-        while t < min(horizon, budget) and state >= 0:
+        while t < limit and state >= 0:
             if t > 0 and survival < 1.0 and rng.random() >= survival:
                 break
             u = rng.random()
@@ -226,16 +227,31 @@ def sample_trajectories(
                     u -= data[k]
             if not inside and termination[state, action] > 0.0:
                 following = -1
-            states[i, t] = state
-            actions[i, t] = action
-            next_states[i, t] = following
+            states[total + t] = state
+            actions[total + t] = action
+            next_states[total + t] = following
             state = following
             t += 1
-        lengths[i] = t
-        budget -= t
+        lengths[count] = t
+        count += 1
         total += t
         longest = max(longest, t)
     return count, total, longest
+
+
+@kernel
+def pad(steps: IntArray, lengths: IntArray, table: IntArray) -> None:
+    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length.
+
+    The first axis of `steps` and `table` has what is kept of each step.
+    """
+    start = 0
+    for i in range(lengths.size):
+        for k in range(steps.shape[0]):
+            for t in range(lengths[i]):
+                table[k, i, t] = steps[k, start + t]
+            table[k, i, lengths[i] :] = -1
+        start += lengths[i]
 
 
 @kernel

@@ -379,6 +379,7 @@ def _train(options: argparse.Namespace) -> int:
         setting=Setting(
             sampler=tb.Steps(batch, options.time_limit),
             step_size=options.critic_step,
+            oracle=tb.Steps(5_000, options.time_limit),
             simulator=simulator,
         ),
         optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),

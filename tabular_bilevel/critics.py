@@ -46,8 +46,7 @@ class LeaderValues:
     @classmethod
     def under(cls, policy: FloatArray, action_value: FloatArray) -> LeaderValues:
         """Average action values under a policy, shapes (S, A)."""
-        value = (policy * action_value).sum(axis=1)
-        return cls(read_only(action_value), read_only(value))
+        return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
 
     @cached_property
     def advantage(self) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -136,6 +137,11 @@ class PolicyIteration:
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("tolerance", self.tolerance)
+        positive_integer("max_iterations", self.max_iterations)
+
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -156,11 +162,9 @@ class PolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        limit = positive_integer("max_iterations", self.max_iterations)
-        as_positive("tolerance", self.tolerance)
         value = _first_value(model, start)
         reached: Response | None = None
-        for iteration in range(limit + 1):
+        for iteration in range(self.max_iterations + 1):
             action_value, improved, policy = soft_backup(model, value)
             gap = improved - value
             residual = _size(gap)
@@ -170,7 +174,7 @@ class PolicyIteration:
                 reached = _response(model, value, action_value, policy, residual, iteration)
                 if residual == 0.0:
                     return reached
-            if not np.isfinite(residual):
+            if not math.isfinite(residual):
                 break
             value = value + policy_system(model, policy, model.follower_discount).solve(gap)
         if reached is not None:
@@ -197,6 +201,11 @@ class ValueIteration:
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 10_000_000
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("tolerance", self.tolerance)
+        positive_integer("max_iterations", self.max_iterations)
+
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -219,14 +228,12 @@ class ValueIteration:
         """
         from tabular_bilevel import _kernels
 
-        limit = positive_integer("max_iterations", self.max_iterations)
-        as_positive("tolerance", self.tolerance)
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = _first_value(model, start), np.empty(model.n_states)
         done, residual = 0, np.inf
         kernel, policy = model.transition, soft_backup(model, value)[2]
-        while done < limit:
+        while done < self.max_iterations:
             sweeps, residual = _kernels.soft_value_iteration(
                 kernel.indptr,
                 kernel.indices,
@@ -236,7 +243,7 @@ class ValueIteration:
                 model.follower_discount,
                 model.temperature,
                 self.tolerance * _scale(model, value, policy),
-                min(chunk, limit - done),
+                min(chunk, self.max_iterations - done),
                 other,
                 value,
             )
@@ -245,7 +252,7 @@ class ValueIteration:
             residual = _size(improved - value)
             if residual <= self.tolerance * _scale(model, value, policy):
                 return _response(model, value, action_value, policy, residual, done)
-            if not np.isfinite(residual):
+            if not math.isfinite(residual):
                 break
         raise _not_converged("ValueIteration", self.tolerance, residual, done)
 
@@ -268,6 +275,11 @@ class CompiledPolicyIteration:
 
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("tolerance", self.tolerance)
+        positive_integer("max_iterations", self.max_iterations)
 
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
@@ -295,8 +307,6 @@ class CompiledPolicyIteration:
         if model.n_states * width**2 > WIDEST_BAND:
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)
-        limit = positive_integer("max_iterations", self.max_iterations)
-        tolerance = as_positive("tolerance", self.tolerance)
         shape, kernel = model.follower_reward.shape, model.transition
         value = _first_value(model, start)
         action_value, policy = np.empty(shape), np.empty(shape)
@@ -308,8 +318,8 @@ class CompiledPolicyIteration:
             model.available,
             model.follower_discount,
             model.temperature,
-            tolerance,
-            limit,
+            self.tolerance,
+            self.max_iterations,
             place,
             np.empty((model.n_states, 2 * width + 1)),
             np.empty(model.n_states),
@@ -318,10 +328,11 @@ class CompiledPolicyIteration:
             policy,
         )
         # the loop has compared residual and scale, unless it was stopped
-        if not np.isfinite(residual) or (
-            iterations == limit and not residual <= tolerance * _scale(model, value, policy)
+        if not math.isfinite(residual) or (
+            iterations == self.max_iterations
+            and not residual <= self.tolerance * _scale(model, value, policy)
         ):
-            raise _not_converged("CompiledPolicyIteration", tolerance, residual, iterations)
+            raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, iterations)
         return _response(model, value, action_value, policy, residual, iterations)
 
 

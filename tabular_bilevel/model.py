@@ -215,16 +215,9 @@ temperature 0.1
         """
         shape = self.follower_reward.shape
         where = None if self._kernel.everything_available else self.available
-        rewards = {
-            name: read_only(finite_array(name, table, shape, where=where))
-            for name, table in (
-                ("follower_reward", follower_reward),
-                ("leader_reward", leader_reward),
-            )
-        }
-        model = Model(**{**self._fields(), **rewards})
-        model.__dict__["_kernel"] = self._kernel  # worked out once for all rewards
-        return model
+        follower = finite_array("follower_reward", follower_reward, shape, where=where)
+        leader = finite_array("leader_reward", leader_reward, shape, where=where)
+        return self._with(follower_reward=read_only(follower), leader_reward=read_only(leader))
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
         """Copy the model with another initial distribution, without a second look at the rest.
@@ -245,8 +238,12 @@ temperature 0.1
             If it is not a distribution over the states.
         """
         start = read_only(as_distribution("initial", initial, self.n_states))
-        model = Model(**{**self._fields(), "initial": start})
-        model.__dict__["_kernel"] = self._kernel
+        return self._with(initial=start)
+
+    def _with(self, **tables: FloatArray) -> Model:
+        """Change checked tables, and keep what follows from the kernel."""
+        model = object.__new__(Model)
+        model.__dict__.update(self.__dict__, _kernel=self._kernel, **tables)
         return model
 
     __setstate__ = restore_read_only

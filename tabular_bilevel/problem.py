@@ -7,7 +7,7 @@ parts that the package's own problems are put together from.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,11 +19,13 @@ from tabular_bilevel._arrays import (
     IntArray,
     grouped_sums,
     ratio,
+    read_only,
     read_only_matrix,
     restore_read_only,
     softmax,
 )
 from tabular_bilevel._validation import (
+    all_finite,
     as_finite,
     as_theta,
     entry,
@@ -179,7 +181,7 @@ class FeatureProblem:
         changes = _times(self._rewards[0], theta).reshape(2, *shape)
         follower_reward = base.follower_reward + changes[0]
         leader_reward = base.leader_reward + changes[1]
-        if self.transition.nnz == self.initial.nnz == 0:
+        if self._only_rewards:
             return base.with_rewards(follower_reward, leader_reward)
         return base.replace(
             follower_reward=follower_reward,
@@ -206,7 +208,7 @@ class FeatureProblem:
         theta = as_theta(theta, self.n_parameters)
         slopes = np.concatenate((sensitivities.follower_reward, sensitivities.leader_reward))
         gradient: FloatArray = self._rewards[1] @ slopes.ravel()
-        if self.transition.nnz == self.initial.nnz == 0:
+        if self._only_rewards:
             return gradient
         if self.transition.nnz:
             centred = self._centre_rows(sensitivities.entries, theta)
@@ -245,6 +247,10 @@ class FeatureProblem:
         return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
 
     @cached_property
+    def _only_rewards(self) -> bool:
+        return bool(self.transition.nnz == self.initial.nnz == 0)
+
+    @cached_property
     def _rewards(self) -> tuple[sp.csr_array, sp.csr_array]:
         """Features of both rewards, the follower's above the leader's, and their transpose."""
         both = sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward)))
@@ -272,22 +278,25 @@ class FeatureProblem:
 
 
 class Transform(Protocol):
-    """A change of parameters theta -> x, with both of its derivatives."""
+    """A change of parameters theta -> x, with both of its derivatives.
+
+    It gets theta as it was given, and checks it.
+    """
 
     @property
     def n_parameters(self) -> int:
         """Length of theta."""
         ...
 
-    def forward(self, theta: FloatArray) -> FloatArray:
+    def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta to x."""
         ...
 
-    def pullback(self, theta: FloatArray, gradient: FloatArray) -> FloatArray:
+    def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to x into one with respect to theta."""
         ...
 
-    def pushforward(self, theta: FloatArray, direction: FloatArray) -> FloatArray:
+    def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of x."""
         ...
 
@@ -321,8 +330,9 @@ class Budget:
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
         share = self._softmax(theta)
-        padded = np.append(gradient, 0.0)
-        return np.asarray(self.total * share * (padded - share @ padded))
+        centred = np.full(share.size, -(share[:-1] @ gradient))
+        centred[:-1] += gradient
+        return np.asarray(self.total * share * centred)
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
@@ -330,7 +340,13 @@ class Budget:
         return (self.total * share * (direction - share @ direction))[:-1]
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
-        return softmax(as_theta(theta, self.n_parameters))
+        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _softmax_of(logits: bytes) -> FloatArray:
+    """Remember the last one: models and pullbacks at one theta follow each other."""
+    return read_only(softmax(np.frombuffer(logits)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,11 +371,10 @@ class Reparametrised:
 
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta, shape (d,)."""
-        return self.inner.model(self.transform.forward(as_theta(theta)))
+        return self.inner.model(self.transform.forward(theta))
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back through both maps, shape (d,)."""
-        theta = as_theta(theta)
         x = self.transform.forward(theta)
         return self.transform.pullback(theta, self.inner.pullback(x, sensitivities))
 
@@ -404,9 +419,8 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
 
 def _times(features: sp.csr_array, theta: FloatArray) -> FloatArray:
     """Multiply features with theta; an overflow is theta's fault."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = np.asarray(features @ theta)
-    if not np.isfinite(product).all():
+    product: FloatArray = features @ theta
+    if not all_finite(product):
         largest = int(np.argmax(np.abs(theta)))
         raise ValueError(
             f"{entry('theta', (largest,))} is {theta[largest]}: features times theta overflow"

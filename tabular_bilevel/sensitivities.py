@@ -83,7 +83,7 @@ class Sensitivities:
         """
 
         def owned(array: FloatArray | None, table: FloatArray) -> FloatArray:
-            return read_only(np.zeros_like(table) if array is None else array)
+            return read_only(np.zeros(table.shape) if array is None else array)
 
         return cls(
             model=model,

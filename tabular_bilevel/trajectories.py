@@ -197,17 +197,16 @@ def draw(
     from tabular_bilevel import _kernels
 
     kernel = model.transition
-    limit, left = columns, rows * columns if n_steps is None else n_steps
-    columns = min(columns, left)
+    left = rows * columns if n_steps is None else n_steps
     parts: list[IntArray] = []
     counts: list[IntArray] = []
     longest = 0
     while rows > 0 and left > 0:
-        # Compiled code cannot be interrupted: it returns about every 0.1 s. Rows that stay empty
-        # for want of steps, and pages that are not written to, cost nothing.
-        size = min(rows, max(1, 5_000_000 // columns), 8 + 2 * left // columns)
-        tables = np.empty((3, size, columns), dtype=np.int32)
-        lengths: IntArray = np.empty(size, dtype=np.int64)
+        # Compiled code cannot be interrupted: it returns about every 0.1 s. Pages that are not
+        # written to cost nothing.
+        size = min(left, max(columns, 5_000_000))
+        flat = np.empty((3, size), dtype=np.int32)
+        lengths: IntArray = np.empty(min(rows, size), dtype=np.int64)
         filled, made, most = _kernels.sample_trajectories(
             rng,
             kernel.indptr,
@@ -216,29 +215,27 @@ def draw(
             model.termination,
             model.initial,
             policy,
+            columns,
             left,
             survival,
-            tables[0],
-            tables[1],
-            tables[2],
+            flat[0],
+            flat[1],
+            flat[2],
             lengths,
         )
-        parts.append(tables[:, :filled])
+        parts.append(flat[:, :made])
         counts.append(lengths[:filled])
         left -= made
         rows -= filled
         longest = max(longest, most)
-    lengths = counts[0].copy() if len(counts) == 1 else np.concatenate(counts)
-    if len(parts) == 1:
-        steps = parts[0][:, :, :longest].copy()
-    else:
-        steps = np.concatenate([part[:, :, :longest] for part in parts], axis=1)
-    if lengths.size > 1:
-        steps[:, np.arange(longest) >= lengths[:, None]] = -1
-    read_only(steps)
-    states, actions, following = steps[0], steps[1], steps[2]
-    last = lengths[-1] - 1
-    cut = n_steps is not None and left <= 0 and following[-1, last] >= 0 and last + 1 < limit
+    lengths = np.concatenate(counts)
+    flat = np.concatenate(parts, axis=1)
+    del parts  # as large as the sample
+    steps = np.empty((3, lengths.size, longest), dtype=np.int32)
+    _kernels.pad(flat, lengths, steps)
+    states, actions, following = read_only(steps)
+    last = lengths[-1]
+    cut = n_steps is not None and left <= 0 and flat[2, -1] >= 0 and last < columns
     return Trajectories(
         states=states,
         actions=actions,

@@ -17,6 +17,7 @@ import tabular_bilevel as tb
 from tabular_bilevel import verify
 from tabular_bilevel.checks.controls import FAULTS, Ingredients
 from tabular_bilevel.cli import main
+from tabular_bilevel.training import METHODS
 
 
 def test_verify_passes_and_writes_what_it_printed(tmp_path, capsys):
@@ -234,6 +235,16 @@ def test_train_takes_the_published_simulator_and_adam(tmp_path, capsys):
     assert main([*arguments, "--simulator-slip", "0.33"]) == 0
     assert main(arguments) == 2  # the same folder, other settings
     assert "was saved by another run" in capsys.readouterr().err
+
+
+def test_the_time_limit_reaches_every_sample(tmp_path, monkeypatch):
+    settings = []
+    oracle = METHODS["hpgd-oracle"]
+    spied = {**METHODS, "hpgd-oracle": lambda setting: settings.append(setting) or oracle(setting)}
+    monkeypatch.setattr("tabular_bilevel.curves.METHODS", spied)
+    arguments = ["--method", "hpgd-oracle", "--seeds", "1", "--workers", "1", "--time-limit", "7"]
+    assert main([*TRAIN, *arguments, "--out", str(tmp_path)]) == 0
+    assert [settings[0].sampler.time_limit, settings[0].oracle.time_limit] == [7, 7]
 
 
 def test_train_says_that_the_plot_is_missing(tmp_path, capsys, monkeypatch):

@@ -74,16 +74,17 @@ def iteration_call(model, *, tolerance=1e-9, max_sweeps=10_000):
     return inputs, {"scratch": np.empty(model.n_states), "value": np.zeros(model.n_states)}
 
 
-def sampling_call(model, *, count=40, horizon=12, budget=10_000, survival=1.0):
+def sampling_call(model, *, count=40, horizon=12, budget=10_000, survival=1.0, room=480):
     inputs = kernel_of(model) | {
         "termination": model.termination,
         "initial": model.initial,
         "policy": tb.solve_follower(model).policy,
+        "horizon": horizon,
         "budget": budget,
         "survival": survival,
     }
-    outputs = {name: np.full((count, horizon), -7, np.int32) for name in ("states", "actions")}
-    outputs["next_states"] = np.full((count, horizon), -7, np.int32)
+    names = ("states", "actions", "next_states")
+    outputs = {name: np.full(room, -7, np.int32) for name in names}
     return inputs, outputs | {"lengths": np.full(count, -7)}
 
 
@@ -92,17 +93,11 @@ def sample_of(model, *, count=40, horizon=12, seed=8):
     policy = tb.solve_follower(model).policy
     rng = np.random.default_rng(seed)
     lists = twins.sample_trajectories(rng, model, policy, count=count, horizon=horizon)
-    return lists, as_arrays(lists, horizon)
-
-
-def as_arrays(lists, horizon):
-    states, actions, following = np.full((3, len(lists), horizon), -1, np.int32)
-    for i, steps in enumerate(lists):
-        for t, (s, a, after) in enumerate(steps):
-            states[i, t], actions[i, t] = s, a
-            following[i, t] = -1 if after is None else after
+    states, actions, following = np.array(twins.pad(lists, longest=horizon), np.int32)
     lengths = np.array([len(steps) for steps in lists])
-    return {"states": states, "actions": actions, "next_states": following, "lengths": lengths}
+    return lists, {
+        "states": states, "actions": actions, "next_states": following, "lengths": lengths
+    }  # fmt: skip
 
 
 TRACES = {
@@ -168,6 +163,18 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
         "action_value": np.empty(shape),
         "policy": np.empty(shape),
     }
+
+
+def pad_call(model):
+    lists, arrays = sample_of(model)
+    inputs = {"steps": flattened(lists), "lengths": arrays["lengths"]}
+    return inputs, {"table": np.full((3, len(lists), 12), -7, np.int32)}
+
+
+def flattened(lists):
+    """The steps of all trajectories in one row, shape (3, n)."""
+    steps = [(s, a, -1 if after is None else after) for steps in lists for s, a, after in steps]
+    return np.array(steps, np.int32).T.copy()
 
 
 def steps_of(model):
@@ -239,6 +246,7 @@ CALLS = {
     "eligibility_traces": traces_call,
     "visits": visits_call,
     "monte_carlo": monte_carlo_call,
+    "pad": pad_call,
     "sarsa": sarsa_call,
     "temporal_differences": differences_call,
 }
@@ -312,17 +320,36 @@ def test_sampled_trajectories_are_the_twins(model, budget, survival):
     filled, total, longest = run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
     settings = {"count": 40, "horizon": 12, "budget": budget, "survival": survival}
     lists = twins.sample_trajectories(twin_rng, model, inputs["policy"], **settings)
-    wanted = as_arrays(lists, 12)
     assert filled == len(lists)
     assert total == sum(map(len, lists))
     assert longest == max(map(len, lists))
-    steps = np.arange(12) < np.where(np.arange(40) < filled, outputs["lengths"], 0)[:, None]
-    np.testing.assert_array_equal(outputs["lengths"][:filled], wanted["lengths"])
+    np.testing.assert_array_equal(outputs["lengths"][:filled], [len(steps) for steps in lists])
     assert (outputs["lengths"][filled:] == -7).all()
-    for name in ("states", "actions", "next_states"):
-        np.testing.assert_array_equal(outputs[name][steps], wanted[name][steps[: len(lists)]])
-        assert (outputs[name][~steps] == -7).all()  # untouched beyond the end
+    for name, wanted in zip(("states", "actions", "next_states"), flattened(lists), strict=True):
+        np.testing.assert_array_equal(outputs[name][:total], wanted)
+        assert (outputs[name][total:] == -7).all()  # untouched beyond the end
     assert rng.bit_generator.state == twin_rng.bit_generator.state
+
+
+@pytest.mark.parametrize("room", [11, 12, 30])
+def test_no_trajectory_is_begun_that_might_not_find_room(room):
+    whole, cut = (sampling_call(MODELS["garnet"], room=size) for size in (480, room))
+    for inputs, outputs in (whole, cut):
+        rng = np.random.default_rng(8)
+        outputs["made"] = run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
+    filled, total, _ = cut[1]["made"]
+    lengths = whole[1]["lengths"]
+    assert total == lengths[:filled].sum()
+    assert room - 12 < total <= room or filled == 0
+    np.testing.assert_array_equal(cut[1]["states"][:total], whole[1]["states"][:total])
+
+
+@each_model
+def test_trajectories_are_padded_as_by_the_twin(model):
+    inputs, outputs = pad_call(model)
+    run(_kernels.pad, inputs, outputs)
+    wanted = twins.pad(sample_of(model)[0], longest=12)
+    np.testing.assert_array_equal(outputs["table"], wanted)
 
 
 class Stuck:
@@ -350,7 +377,7 @@ SHORT = 1.0 - 1e-10
 )
 def test_impossible_outcomes_are_never_drawn(number, termination, step):
     law = np.array([0.0, 0.5, 0.5 * SHORT, 0.0])
-    outputs = {name: np.zeros((1, 1), int) for name in ("states", "actions", "next_states")}
+    outputs = {name: np.zeros(1, int) for name in ("states", "actions", "next_states")}
     _kernels.sample_trajectories.py_func(
         Stuck(number),
         indptr=4 * np.arange(17),
@@ -359,12 +386,13 @@ def test_impossible_outcomes_are_never_drawn(number, termination, step):
         termination=np.full((4, 4), termination),
         initial=law,
         policy=np.tile(law, (4, 1)),
+        horizon=1,
         budget=1,
         survival=1.0,
         **outputs,
         lengths=np.zeros(1, int),
     )
-    assert tuple(int(array[0, 0]) for array in outputs.values()) == step
+    assert tuple(int(array[0]) for array in outputs.values()) == step
 
 
 @each_model

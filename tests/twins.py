@@ -100,6 +100,17 @@ def sample_trajectories(rng, model, policy, *, count, horizon, budget=np.inf, su
     return trajectories
 
 
+def pad(trajectories, *, longest):
+    """List s, a and s' of the steps, a row a trajectory, with -1 where there is none."""
+    return [
+        [
+            [-1 if t >= len(steps) or steps[t][k] is None else steps[t][k] for t in range(longest)]
+            for steps in trajectories
+        ]
+        for k in range(3)
+    ]
+
+
 def eligibility_traces(
     trajectories,
     model,
