@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,10 +103,9 @@ def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None
 class JaxProblem:
     """A problem whose tables are written in JAX, and differentiated by JAX.
 
-    `tables` is called with a float64 theta, whatever JAX is configured to use elsewhere. Constants
-    that it uses are best numpy arrays: a JAX array made outside has single precision unless
-    ``jax_enable_x64`` is on. `jax.jit` it for speed; but a compiled function that is called in
-    single precision elsewhere confuses JAX, which then asks for arguments of the same dtype.
+    `tables` is compiled by `jax.jit`, so it must be a pure function, and called with a float64
+    theta, whatever JAX is configured to use elsewhere. Constants that it uses are best numpy
+    arrays: a JAX array made outside has single precision unless ``jax_enable_x64`` is on.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ class JaxProblem:
         """
         theta = as_theta(theta, self.n_parameters)
         with _float64():
-            return model_of(self.base, self._tables(jnp.asarray(theta)))
+            return model_of(self.base, _tables(self, theta))
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to theta by JAX's vector-Jacobian product.
@@ -187,10 +187,8 @@ class JaxProblem:
         """
         theta = as_theta(theta, self.n_parameters)
         with _float64():
-            tables, pull = jax.vjp(self._tables, jnp.asarray(theta))
-            slopes = cotangents(sensitivities, tables)
-            (gradient,) = pull({name: jnp.asarray(slope) for name, slope in slopes.items()})
-            return np.array(gradient)
+            slopes = cotangents(sensitivities, _tables.eval_shape(self, theta))
+            return np.asarray(_pulled_back(self, theta, slopes))
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction by JAX's Jacobian-vector product.
@@ -208,8 +206,7 @@ class JaxProblem:
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         with _float64():
-            _, changes = jax.jvp(self._tables, (jnp.asarray(theta),), (jnp.asarray(direction),))
-            return tangent_of(self.base, changes)
+            return tangent_of(self.base, _pushed_forward(self, theta, direction))
 
     def _objective(self, theta: jax.Array, horizon: int | None) -> jax.Array:
         if jnp.result_type(float) != np.float64:
@@ -225,13 +222,28 @@ class JaxProblem:
         def with_slopes(tables: dict[str, FloatArray]) -> tuple[float, dict[str, FloatArray]]:
             return objective_and_slopes(self.base, tables, horizon=horizon)
 
-        tables = self._tables(theta.astype(np.float64))
+        tables = _tables(self, theta.astype(np.float64))
         return _differentiable(lambda tables: with_slopes(tables)[0], with_slopes, tables)
 
-    def _tables(self, theta: jax.Array) -> dict[str, jax.Array]:
-        tables = named_tables(self.tables(theta))
-        arrays = {name: jnp.asarray(table) for name, table in tables.items()}
-        return float64_tables(arrays, np.float64)
+
+def _traced_tables(problem: JaxProblem, theta: jax.Array) -> dict[str, jax.Array]:
+    tables = named_tables(problem.tables(theta))
+    arrays = {name: jnp.asarray(table) for name, table in tables.items()}
+    return float64_tables(arrays, np.float64)
+
+
+# Compiled once a problem: operation by operation JAX takes ten times as long.
+_tables = jax.jit(_traced_tables, static_argnums=0)
+_pulled_back = jax.jit(
+    lambda problem, theta, slopes: jax.vjp(partial(_traced_tables, problem), theta)[1](slopes)[0],
+    static_argnums=0,
+)
+_pushed_forward = jax.jit(
+    lambda problem, theta, direction: jax.jvp(
+        partial(_traced_tables, problem), (theta,), (direction,)
+    )[1],
+    static_argnums=0,
+)
 
 
 def _float64() -> Any:
