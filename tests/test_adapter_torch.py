@@ -1,6 +1,9 @@
 """PyTorch differentiates the objective, and problems written in PyTorch are differentiated by it.
 
-Skipped where PyTorch is not installed; the extra `torch` installs it.
+The extra `test` leaves PyTorch out, for its size, and these are skipped. To run them, install the
+build of PyTorch that fits the machine, of which the CPU's is enough, and then
+
+    python -m pytest tests/test_adapter_torch.py tests/test_lessons_bchg.py tabular_bilevel/adapters
 """
 
 import numpy as np
