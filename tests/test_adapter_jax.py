@@ -140,6 +140,7 @@ def test_a_zero_that_moves_has_a_derivative_and_a_forbidden_action_none():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
+        (lambda theta: {}, r"tables\(theta\) has no tables"),
         (lambda theta: [theta], r"tables\(theta\) is a list, not a dictionary"),
         (lambda theta: {"temperature": theta[0]}, "has temperature; theta can move transition"),
         (
@@ -282,6 +283,11 @@ def test_a_theta_that_does_not_fit_is_refused():
         objective(GARNET, jnp.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"shape \(3,\), not that of .* length 4"):
         objective(PROBLEMS["whole"], jnp.zeros(3))
+
+
+def test_the_horizon_is_checked_at_the_door():
+    with pytest.raises(ValueError, match="horizon is 0, not a positive whole number"):
+        objective(GARNET, jnp.zeros(4), horizon=0)
 
 
 def test_a_problem_in_jax_wants_double_precision():

@@ -145,6 +145,7 @@ def test_single_precision_on_the_way_fails_the_check():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
+        (lambda theta: {}, r"tables\(theta\) has no tables"),
         (lambda theta: [theta], r"tables\(theta\) is a list, not a dictionary"),
         (lambda theta: {"termination": theta}, "has termination; theta can move transition"),
         (

@@ -36,6 +36,8 @@ def named_tables(tables: Any) -> dict[str, Any]:
             f"tables(theta) has {', '.join(sorted(map(str, unknown)))}; theta can move "
             f"{', '.join(VARYING)}"
         )
+    if not tables:
+        raise ValueError("tables(theta) has no tables, so there is nothing that theta moves")
     return dict(tables)
 
 

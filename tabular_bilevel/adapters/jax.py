@@ -65,8 +65,8 @@ def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None
     Raises
     ------
     ValueError
-        If theta is not a vector; for a `JaxProblem`, also if its length is wrong or JAX's double
-        precision is off.
+        If theta is not a vector or `horizon` not a positive whole number; for a `JaxProblem`, also
+        if theta's length is wrong or JAX's double precision is off.
     jax.errors.JaxRuntimeError
         If the problem refuses theta, which shows only when the callback runs; the last line of the
         message is the error of this package.
@@ -87,6 +87,8 @@ def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None
     theta = theta.astype(jnp.result_type(theta, float))
     if theta.ndim != 1:
         raise ValueError(f"theta has shape {theta.shape}, not that of a vector")
+    if horizon is not None:
+        positive_integer("horizon", horizon)
     if isinstance(problem, JaxProblem):
         return problem._objective(theta, horizon).astype(theta.dtype)
 
