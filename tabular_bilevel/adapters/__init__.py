@@ -1,1 +1,1 @@
-"""Other libraries' environments, to and from ours; each module needs its library, an extra."""
+"""Bridges to other libraries, one a file; each needs the extra of its name."""

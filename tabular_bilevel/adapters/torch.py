@@ -1,0 +1,229 @@
+"""PyTorch: the objective as a function that PyTorch differentiates, and tables written in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel.adapters._tables import (
+    cotangents,
+    float64_tables,
+    model_of,
+    named_tables,
+    tangent_of,
+)
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.hypergradient import objective as plain_objective
+from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sensitivities import Sensitivities
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError(
+        "tabular_bilevel.adapters.torch needs PyTorch: pip install 'tabular-bilevel[torch]'"
+    ) from error
+
+__all__ = ["TorchProblem", "objective"]
+
+
+def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None) -> torch.Tensor:
+    """Compute the leader's objective J(theta), differentiable by PyTorch.
+
+    Its derivative is the exact hypergradient. Objective and gradient cost one solve of the
+    follower, in float64 in numpy, whatever theta's dtype and device.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : torch.Tensor, shape (d,)
+        The leader's parameter.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+
+    Returns
+    -------
+    torch.Tensor, shape ()
+        J(theta), with theta's dtype and device.
+
+    Raises
+    ------
+    ValueError
+        As `tabular_bilevel.hypergradient`.
+    RuntimeError
+        If the gradient is differentiated again.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.torch import objective
+    >>> theta = torch.zeros(2, requires_grad=True)
+    >>> objective(tb.problems.bandit(), theta).backward()
+    >>> theta.grad
+    tensor([-0.2500,  0.2500])
+    """
+    theta = torch.as_tensor(theta)
+    if theta.requires_grad and torch.is_grad_enabled():
+        return _Objective.apply(theta, problem, horizon)
+    value = plain_objective(problem, _as_numpy(theta), horizon=horizon)
+    dtype = theta.dtype if theta.is_floating_point() else None
+    return torch.tensor(value, dtype=dtype, device=theta.device)
+
+
+class _Objective(torch.autograd.Function):  # type: ignore[misc]
+    """J, which keeps its gradient until it is asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, theta: torch.Tensor, problem: BilevelProblem, horizon: int | None
+    ) -> torch.Tensor:
+        exact = hypergradient(problem, _as_numpy(theta), horizon=horizon)
+        ctx.save_for_backward(theta, torch.tensor(exact.gradient).to(theta))
+        return torch.tensor(exact.objective, dtype=theta.dtype, device=theta.device)
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return slope * _Gradient.apply(*ctx.saved_tensors), None, None
+
+
+class _Gradient(torch.autograd.Function):  # type: ignore[misc]
+    """The gradient, which depends on theta in a way that is not differentiated again.
+
+    `once_differentiable` would not do: it takes the gradient of J itself for a constant.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, theta: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> None:
+        raise RuntimeError(
+            "objective has no second derivatives: the hypergradient cannot be differentiated"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TorchProblem:
+    """A problem whose tables are written in PyTorch, and differentiated by PyTorch.
+
+    `tables` is called with a float64 theta on the CPU. Constants that it uses must be float64, too:
+    the product of a float32 tensor and the number ``theta[0]`` is float32 in PyTorch. What is lost
+    that way, `check_gradient` sees. Differentiated by `torch.func`, whose rules apply.
+
+    Attributes
+    ----------
+    base : Model
+        What `tables` leaves out: discounts, temperature, which actions are available, and tables
+        that do not depend on theta.
+    tables : callable
+        Called as ``tables(theta)``; returns a dictionary of any of ``transition``, shape (S, A, S),
+        or (nnz,) for the entries that the base stores; ``follower_reward`` and ``leader_reward``,
+        shape (S, A); ``initial``, shape (S,). What they hold at unavailable actions is ignored.
+    n_parameters : int
+        Length of theta.
+
+    Examples
+    --------
+    A leader who splits a budget over the actions of a bandit:
+
+    >>> import torch
+    >>> import tabular_bilevel as tb
+    >>> def tables(theta):
+    ...     return {"follower_reward": torch.softmax(theta, dim=0)[None, :]}
+    >>> problem = TorchProblem(tb.problems.bandit().base, tables, 2)
+    >>> print(tb.hypergradient(problem, [0.0, 0.0]).gradient.round(12))
+    [-0.125  0.125]
+    """
+
+    base: Model = field(repr=False)
+    tables: Callable[[Any], Mapping[str, Any]]
+    n_parameters: int
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("n_parameters", self.n_parameters)
+
+    def model(self, theta: npt.ArrayLike) -> Model:
+        """Build the model at theta.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        Model
+            The follower's model.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite, or a table is not float64,
+            has the wrong shape or is refused by `Model.from_tables`.
+        """
+        tables = self._tables(torch.tensor(as_theta(theta, self.n_parameters)))
+        return model_of(self.base, _arrays(tables))
+
+    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+        """Pull sensitivities back to theta by PyTorch's vector-Jacobian product.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The leader's parameter.
+        sensitivities : Sensitivities
+            Of the model at theta.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The derivative with respect to theta.
+        """
+        point = torch.tensor(as_theta(theta, self.n_parameters))
+        tables, pull = torch.func.vjp(self._tables, point)
+        slopes = cotangents(sensitivities, tables)
+        (gradient,) = pull({name: torch.tensor(slope) for name, slope in slopes.items()})
+        return np.asarray(gradient.detach())
+
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+        """Differentiate the tables along a direction by PyTorch's Jacobian-vector product.
+
+        Parameters
+        ----------
+        theta, direction : array_like, shape (d,)
+            Where, and which way.
+
+        Returns
+        -------
+        Tangent
+            Change of the tables.
+        """
+        point = torch.tensor(as_theta(theta, self.n_parameters))
+        along = torch.tensor(as_theta(direction, self.n_parameters, name="direction"))
+        _, changes = torch.func.jvp(self._tables, (point,), (along,))
+        return tangent_of(self.base, _arrays(changes))
+
+    def _tables(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        tables = named_tables(self.tables(theta))
+        tensors = {name: torch.as_tensor(table).cpu() for name, table in tables.items()}
+        return float64_tables(tensors, torch.float64)
+
+
+def _as_numpy(theta: torch.Tensor) -> npt.NDArray[Any]:
+    theta = theta.detach().cpu()
+    return np.asarray(theta.double() if theta.is_floating_point() else theta)
+
+
+def _arrays(tables: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
+    return {name: table.detach().numpy() for name, table in tables.items()}
