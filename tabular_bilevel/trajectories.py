@@ -204,7 +204,7 @@ def draw(
     while rows > 0 and left > 0:
         # Compiled code cannot be interrupted: it returns about every 0.1 s. Pages that are not
         # written to cost nothing.
-        size = min(left, max(columns, 5_000_000))
+        size = min(left, max(columns, 2_500_000))
         flat = np.empty((3, size), dtype=np.int32)
         lengths: IntArray = np.empty(min(rows, size), dtype=np.int64)
         filled, made, most = _kernels.sample_trajectories(
