@@ -79,7 +79,7 @@ def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None
     return torch.tensor(value, dtype=dtype, device=theta.device)
 
 
-class _Objective(torch.autograd.Function):  # type: ignore[misc]
+class _Objective(torch.autograd.Function):
     """J, which keeps its gradient until it is asked for."""
 
     @staticmethod
@@ -95,7 +95,7 @@ class _Objective(torch.autograd.Function):  # type: ignore[misc]
         return slope * _Gradient.apply(*ctx.saved_tensors), None, None
 
 
-class _Gradient(torch.autograd.Function):  # type: ignore[misc]
+class _Gradient(torch.autograd.Function):
     """The gradient, which depends on theta in a way that is not differentiated again.
 
     `once_differentiable` would not do: it takes the gradient of J itself for a constant.

@@ -355,7 +355,10 @@ class BatchEstimator:
     def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
         """Draw a batch and estimate; of one gradient a trajectory, the mean."""
         found = self.function(view, view.draw(self.sampler, rng))
-        return found if np.ndim(as_numpy(found)) != 2 else found.mean(axis=0)
+        rows = as_numpy(found)
+        if rows.ndim != 2:
+            return found
+        return found.mean(axis=0) if _is_bfloat16(found) else rows.mean(axis=0)
 
 
 @dataclass(frozen=True)
