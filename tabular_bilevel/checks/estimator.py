@@ -317,7 +317,9 @@ def check_estimator(
         found = EstimatorReport(Verdict.BROKEN, n_replicates=len(rows), trouble=str(error))
     diagnosis = None
     if found.verdict is Verdict.BIASED and target is None:
-        diagnosis = diagnose(np.array(rows), called, problem, theta, rounding=call.rounding)
+        diagnosis = diagnose(
+            np.array(rows), called, problem, theta, exact=goal, rounding=call.rounding
+        )
     return dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
