@@ -14,8 +14,8 @@ from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Diagnosis", "Guess", "diagnose", "diagnose_exactly", "suspects"]
 
-# Targets nearer to each other than this, relative to their size, are the same: nothing tells such
-# mistakes apart on this problem.
+# Targets nearer to each other than this, relative to their size or the gradient's, are the same:
+# nothing tells such mistakes apart on this problem.
 SAME = 1e-6
 
 # A mistake fits if its target is no further from the mean than this quantile of chance allows.
@@ -123,13 +123,14 @@ def suspects(
     """
     uncut = Ingredients.of(problem, theta)
     right = uncut if horizon is None else replace(uncut, horizon=min(horizon, uncut.horizon))
-    at_best = right.expected()
+    exact = uncut.expected()
+    at_best, size = right.expected(), _size(exact)
     found = {}
-    if right.horizon < uncut.horizon and not _same(at_best, uncut.expected()):
+    if not _same(at_best, exact, size):
         found[cut_after(right.horizon)] = at_best
     for fault in FAULTS.values():
         target = fault.target(right)
-        if target is not None and not _same(target, at_best):
+        if target is not None and not _same(target, at_best, size):
             found[fault] = target
     return found
 
@@ -208,7 +209,7 @@ def diagnose(
         # the cut is known to be there: it is as likely as all that would be a second mistake
         known = [fault.name == cut_after(horizon).name for fault in targets]
         likelihoods[known] += np.log(max(len(targets) - 1, 1))
-    return _ranked(targets, np.sqrt(squares), likelihoods, np.sqrt(allowed))
+    return _ranked(targets, np.sqrt(squares), likelihoods, np.sqrt(allowed), _size(exact))
 
 
 def diagnose_exactly(
@@ -216,6 +217,7 @@ def diagnose_exactly(
     problem: BilevelProblem,
     theta: FloatArray,
     *,
+    exact: FloatArray,
     horizon: int | None = None,
     tolerance: float = EXACT_FIT,
 ) -> Diagnosis | None:
@@ -229,10 +231,13 @@ def diagnose_exactly(
         The leader's problem.
     theta : ndarray, shape (d,)
         The leader's parameter.
+    exact : ndarray, shape (d,)
+        The gradient.
     horizon : int, optional
         Steps after which trajectories are cut.
     tolerance : float
-        How far from its target, relative to the larger, a mistake's expectation may be.
+        How far from its target, relative to the largest of both and the gradient, a mistake's
+        expectation may be.
 
     Returns
     -------
@@ -242,8 +247,9 @@ def diagnose_exactly(
     targets = suspects(problem, theta, horizon=horizon)
     if not targets:
         return None
-    distance = np.array([_distance(target, expectation) for target in targets.values()])
-    found = _ranked(targets, distance, -np.log(distance + 1e-16), tolerance)
+    size = _size(exact)
+    distance = np.array([_distance(target, expectation, size) for target in targets.values()])
+    found = _ranked(targets, distance, -np.log(distance + 1e-16), tolerance, size)
     return replace(found, unit="of its size")
 
 
@@ -252,6 +258,7 @@ def _ranked(
     distance: FloatArray,
     likelihoods: FloatArray,
     allowed: float,
+    size: float,
 ) -> Diagnosis:
     """Put the mistakes in order, those with one target together."""
     faults = list(targets)
@@ -265,7 +272,7 @@ def _ranked(
         alike = [
             other
             for other in faults
-            if other not in taken and other != fault and _same(targets[other], targets[fault])
+            if other not in taken and other != fault and _same(targets[other], targets[fault], size)
         ]
         taken.update((fault, *alike))
         guesses.append(
@@ -300,10 +307,15 @@ def _horizon(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int 
     return None if sampler is None else int(sampler.horizon(problem.model(theta)))
 
 
-def _distance(one: FloatArray, other: FloatArray) -> float:
-    size = max(float(np.abs(one).max()), float(np.abs(other).max()))
-    return float(np.abs(one - other).max()) / size if size > 0.0 else 0.0
+def _size(vector: FloatArray) -> float:
+    return float(np.abs(vector).max())
 
 
-def _same(one: FloatArray, other: FloatArray) -> bool:
-    return _distance(one, other) <= SAME
+def _distance(one: FloatArray, other: FloatArray, least: float) -> float:
+    """Compare relative to the larger, or the gradient's size: what is 0 has rounding, too."""
+    size = max(_size(one), _size(other), least)
+    return _size(one - other) / size if size > 0.0 else 0.0
+
+
+def _same(one: FloatArray, other: FloatArray, least: float) -> bool:
+    return _distance(one, other, least) <= SAME

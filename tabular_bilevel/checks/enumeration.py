@@ -233,7 +233,9 @@ def check_by_enumeration(
     if report.passed or target is not None:
         return report
     fit = max(EXACT_FIT, ROUNDING_UNITS * run.unit)
-    diagnosis = diagnose_exactly(report.expectation, problem, theta, horizon=horizon, tolerance=fit)
+    diagnosis = diagnose_exactly(
+        report.expectation, problem, theta, exact=goal, horizon=horizon, tolerance=fit
+    )
     return replace(report, diagnosis=diagnosis)
 
 
