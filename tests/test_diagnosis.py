@@ -1,0 +1,329 @@
+"""What is wrong with a biased estimator: every control is named, and what is unknown is said so."""
+
+import re
+
+import numpy as np
+import pytest
+from test_enumeration import masked
+
+import tabular_bilevel as tb
+from tabular_bilevel.checks.controls import FAULTS, Ingredients
+from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects
+
+PROBLEMS = {
+    "garnet": tb.problems.garnet(
+        n_states=3,
+        n_actions=2,
+        n_parameters=3,
+        follower_discount=0.5,
+        leader_discount=0.8,
+        temperature=0.4,
+        rng=5,
+    ),
+    "layered": tb.problems.layered(depth=4, width=2, rng=3),
+    "game, seen": tb.problems.layered_game(depth=3, width=2, rng=4),
+    "masked": masked(),
+}
+PLAIN = PROBLEMS["garnet"]
+
+# Fifty replicates do not tell these apart: the first bears the name of the second.
+NEARLY_ALIKE = {
+    ("garnet", "undiscounted influence"): "leader's discount for the follower's",
+    ("layered", "discounts swapped"): "follower's discount for the leader's",
+    ("layered", "influence one step late"): "no 1/temperature",
+    ("game, seen", "discounts swapped"): "follower's discount for the leader's",
+    ("game, seen", "influence one step late"): "through-follower term dropped",
+}
+
+
+def somewhere(problem):
+    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
+
+
+VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}
+
+
+def seen_in(*names):
+    return pytest.mark.parametrize(
+        ("name", "fault"), [(name, fault) for name in names for fault in VISIBLE[name]]
+    )
+
+
+def named(diagnosis):
+    return {diagnosis.best.name, *diagnosis.best.likeness}
+
+
+def sampled(fault, problem, *, n_trajectories):
+    """Do what a control does, with its ingredients assembled once."""
+    wrong = fault.change(Ingredients.of(problem, somewhere(problem)))
+
+    def estimator(problem, theta, rng):
+        return wrong.estimate(wrong.sample(n_trajectories, rng))
+
+    return estimator
+
+
+# ---------------------------------------------------------------- controls are named
+
+
+@seen_in("garnet", "layered", "game, seen")
+def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
+    problem, target = PROBLEMS[name], VISIBLE[name][fault]
+    if fault.name == "next episode counted as this one":
+        return  # slow; by its expectation below
+    estimator = sampled(fault, problem, n_trajectories=200 if name == "garnet" else 1000)
+    report = tb.check_estimator(
+        estimator, problem, somewhere(problem), n_replicates=100, visible_bias=1e-6, rng=1
+    )
+    if report.verdict is not tb.Verdict.BIASED:
+        bias, error = (np.linalg.norm(x) for x in (target - report.target, report.standard_error))
+        assert bias < 2.0 * report.critical_value * error
+        return
+    assert f"your estimator converges to {report.diagnosis.best.instead}, instead of" in str(report)
+    assert "the gradient" in str(report)
+    confused = NEARLY_ALIKE.get((name, fault.name))
+    if confused is None:
+        assert fault.name in named(report.diagnosis)
+    else:
+        assert report.diagnosis.best.name == confused
+        assert fault.name in str(report.diagnosis).splitlines()[-1]  # not ruled out
+
+
+def test_a_control_as_it_is_exported_is_named():
+    control = tb.controls(n_trajectories=200)["direct term dropped"]
+    report = tb.check_estimator(control, PLAIN, somewhere(PLAIN), rng=0)
+    assert report.diagnosis.best.name == "direct term dropped"
+
+
+@seen_in("layered", "game, seen", "masked")
+def test_a_control_is_named_by_its_exact_expectation(name, fault):
+    problem, control = PROBLEMS[name], tb.controls()[fault.name]
+    if name == "masked" or fault.name == "next episode counted as this one":
+        expectation = control.target(problem, somewhere(problem))
+        exact = tb.hypergradient(problem, somewhere(problem)).gradient
+        diagnosis = diagnose_exactly(expectation, problem, somewhere(problem), exact=exact)
+    else:
+        report = tb.check_by_enumeration(control, problem, somewhere(problem))
+        assert report.verdict is tb.Verdict.BIASED
+        diagnosis = report.diagnosis
+        assert "your estimator converges to" in str(report)
+    assert fault.name in named(diagnosis)
+    assert diagnosis.best.fits
+    assert diagnosis.best.distance < 1e-12
+    assert str(diagnosis).splitlines()[1].endswith("of its size away")
+
+
+# ---------------------------------------------------------------- what is unknown
+
+
+EXACT = tb.hypergradient(PLAIN, somewhere(PLAIN)).gradient
+
+
+def around(mean, *, spread=0.05):
+    def estimator(problem, theta, rng):
+        return mean + spread * np.abs(EXACT).max() * rng.normal(size=len(mean))
+
+    return estimator
+
+
+UNKNOWN = {
+    "permuted": EXACT[[1, 2, 0]],
+    "1.1 times": 1.1 * EXACT,
+    "a coordinate's sign": EXACT * [1.0, 1.0, -1.0],
+    "shifted": EXACT + np.abs(EXACT).max(),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_mistake_is_said_to_be_unknown(name):
+    report = tb.check_estimator(around(UNKNOWN[name], spread=0.01), PLAIN, somewhere(PLAIN), rng=0)
+    assert report.verdict is tb.Verdict.BIASED
+    assert not report.diagnosis.best.fits
+    assert re.search(r"no known mistake fits; nearest is .*, .* standard errors away", str(report))
+    assert "converges to" not in str(report)
+
+
+def test_an_unknown_mistake_is_said_to_be_unknown_by_enumeration():
+    problem = PROBLEMS["layered"]
+    theta = somewhere(problem)
+
+    def more(view, batch):
+        value = view.leader_value[batch.states[:, 0]]
+        return value[:, None] * view.jacobian.log_initial[batch.states[:, 0]]
+
+    report = tb.check_by_enumeration(more, problem, theta)
+    assert not report.diagnosis.best.fits
+    assert re.search(r"no known mistake fits; nearest is .*, .* of its size away", str(report))
+
+
+def test_no_diagnosis_is_made_of_what_is_right_or_measured_by_another_target():
+    theta = somewhere(PLAIN)
+    assert tb.check_estimator(around(EXACT), PLAIN, theta, rng=0).diagnosis is None
+    other = tb.check_estimator(around(EXACT), PLAIN, theta, target=-EXACT, rng=0)
+    assert other.verdict is tb.Verdict.BIASED
+    assert other.diagnosis is None
+
+
+def test_where_no_mistake_shows_there_is_no_diagnosis():
+    # one action that pays the leader nothing
+    problem = tb.problems.bandit(leader_reward=[0.0])
+    assert suspects(problem, np.zeros(1)) == {}
+    report = tb.check_estimator(
+        lambda problem, theta, rng: 1.0 + 0.1 * rng.normal(size=1), problem, [0.0], rng=0
+    )
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.diagnosis is None
+    assert diagnose_exactly(np.ones(1), problem, np.zeros(1), exact=np.zeros(1)) is None
+
+
+# ---------------------------------------------------------------- likeness
+
+
+def test_mistakes_with_one_target_are_named_together():
+    # with discounts of 0 there is one step: 1/temperature twice, and an advantage that is doubled
+    problem, theta = tb.problems.bandit(temperature=0.5), np.array([0.1, -0.2])
+    report = tb.check_estimator(
+        tb.controls(n_trajectories=200)["direct term dropped"], problem, theta, rng=0
+    )
+    assert report.passed  # there is no direct part
+    wrong = tb.controls(n_trajectories=200)["sign flipped"]
+    guess = tb.check_estimator(wrong, problem, theta, rng=0).diagnosis.best
+    assert {guess.name, *guess.likeness} == {"sign flipped", "through-follower term sign-flipped"}
+    assert guess.weight == pytest.approx(1.0, abs=1e-3)
+    names = {fault.name for fault in suspects(problem, theta)}
+    assert "no eligibility" not in names
+    assert "normalised occupancy" not in names
+
+
+def test_a_likeness_is_written_down_and_what_is_not_ruled_out_as_well():
+    problem, theta = tb.problems.bandit(temperature=0.5), np.array([0.1, -0.2])
+    wrong = tb.controls(n_trajectories=200)["through-follower term dropped"]
+    diagnosis = tb.check_by_enumeration(wrong, problem, theta, horizon=1).diagnosis
+    alike = {"influence one step early", "influence one step late", "through-follower term dropped"}
+    assert alike <= named(diagnosis)
+    assert "(the same here: " in str(diagnosis)
+    loud = tb.check_estimator(
+        around(0.5 * EXACT, spread=1.0), PLAIN, somewhere(PLAIN), n_replicates=50, rng=0
+    )
+    assert "not ruled out: " in str(loud)
+    assert sum(guess.weight for guess in loud.diagnosis.guesses) == pytest.approx(1.0)
+    weights = [guess.weight / (1 + len(guess.likeness)) for guess in loud.diagnosis.guesses]
+    assert weights == sorted(weights, reverse=True)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_suspect_is_in_one_guess(name):
+    targets = VISIBLE[name]
+    expectation = next(iter(targets.values()))
+    diagnosis = diagnose_exactly(
+        expectation, PROBLEMS[name], somewhere(PROBLEMS[name]), exact=expectation
+    )
+    names = [other for guess in diagnosis.guesses for other in (guess.name, *guess.likeness)]
+    assert sorted(names) == sorted(fault.name for fault in targets)
+    by_name = {fault.name: target for fault, target in targets.items()}
+    for guess in diagnosis.guesses:
+        for other in guess.likeness:
+            gap = np.abs(by_name[guess.name] - by_name[other]).max()
+            size = max(np.abs(by_name[guess.name]).max(), np.abs(expectation).max())
+            assert gap <= SAME * size
+
+
+# ---------------------------------------------------------------- cuts
+
+
+@pytest.mark.parametrize("steps", [2, 3, 7])
+def test_an_estimator_that_cuts_is_diagnosed_with_its_own_cut(steps):
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(400, steps)))
+    report = tb.check_estimator(method, PLAIN, somewhere(PLAIN), rng=0, visible_bias=1e-6)
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.diagnosis.best.name == f"cut after {steps} steps"
+    assert report.diagnosis.best.mistake == "trajectories cut"
+    assert f"converges to what trajectories of {steps} steps show" in str(report)
+
+
+def test_a_cut_that_enumeration_makes_is_named_with_a_second_mistake_if_there_is_one():
+    problem = PROBLEMS["layered"]
+    theta = somewhere(problem)
+    cut = tb.check_by_enumeration(tb.BoltzmannCovariance(), problem, theta, horizon=3)
+    assert cut.diagnosis.best.name == "cut after 3 steps"
+    both = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta, horizon=3)
+    assert both.diagnosis.best.name == "through-follower term dropped"
+    assert both.diagnosis.best.distance < 1e-12
+    whole = suspects(problem, theta, horizon=50)  # longer than any trajectory
+    assert whole.keys() == VISIBLE["layered"].keys()
+
+
+# ---------------------------------------------------------------- many parameters
+
+MANY = tb.problems.garnet(n_parameters=300, follower_discount=0.7, leader_discount=0.8)
+THERE = 0.02 * np.random.default_rng(1).normal(size=300)
+BEST = tb.hypergradient(MANY, THERE).gradient
+LARGEST = np.abs(BEST).max()
+
+
+@pytest.mark.parametrize("n_replicates", [50, 400])
+@pytest.mark.parametrize(
+    "name", ["no 1/temperature", "direct term dropped", "no eligibility", "cut after 5 steps"]
+)
+def test_mistakes_are_named_with_more_parameters_than_replicates(name, n_replicates):
+    control = tb.controls(n_trajectories=100)[name]
+    report = tb.check_estimator(control, MANY, THERE, n_replicates=n_replicates, rng=0)
+    assert report.diagnosis.best.name == name
+    assert report.diagnosis.best.fits
+
+
+def in_all_directions(mean, count=50, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(count, 300))
+    return mean + 0.1 * LARGEST * noise
+
+
+def diagnosed(estimates):
+    return diagnose(estimates, None, MANY, THERE, exact=BEST, rounding=1e-10)
+
+
+def test_noise_in_all_directions_does_not_hide_a_mistake():
+    targets = suspects(MANY, THERE)
+    for seed, name in enumerate(("sign flipped", "no 1/temperature", "no eligibility")):
+        best = diagnosed(in_all_directions(targets[FAULTS[name]], seed=seed)).best
+        assert best.name == name
+        assert best.fits
+
+
+def test_what_is_in_no_targets_direction_fits_no_mistake():
+    targets = np.array(list(suspects(MANY, THERE).values()))
+    sideways = np.random.default_rng(3).normal(size=300)
+    sideways -= np.linalg.pinv(targets) @ (targets @ sideways)
+    mean = targets[0] + 2.0 * LARGEST * sideways / np.linalg.norm(sideways)
+    for count in (50, 51, 400):
+        diagnosis = diagnosed(in_all_directions(mean, count=count))
+        assert not diagnosis.best.fits
+    assert not diagnosed(np.tile(mean, (50, 1))).best.fits
+    assert diagnosed(np.tile(targets[0], (50, 1))).best.fits
+
+
+# ---------------------------------------------------------------- scales
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_scales_do_not_matter(scale):
+    base = PLAIN.base
+    scaled = tb.FeatureProblem(
+        base.replace(leader_reward=scale * base.leader_reward),
+        follower_reward=PLAIN.follower_reward,
+        leader_reward=scale * PLAIN.leader_reward,
+        transition=PLAIN.transition,
+        initial=PLAIN.initial,
+    )
+    report, plain = (
+        tb.check_estimator(
+            sampled(FAULTS["no eligibility"], problem, n_trajectories=200),
+            problem,
+            somewhere(problem),
+            rng=0,
+        )
+        for problem in (scaled, PLAIN)
+    )
+    assert report.diagnosis.best.name == "no eligibility"
+    assert report.statistic == pytest.approx(plain.statistic, rel=1e-6)
+    assert report.smallest_visible_bias == pytest.approx(plain.smallest_visible_bias, rel=1e-6)
+    np.testing.assert_allclose(report.mean, scale * plain.mean, rtol=1e-12)
