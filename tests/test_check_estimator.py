@@ -1,5 +1,7 @@
 """The estimator's check: its false alarms, its power, and its controls."""
 
+import random
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -313,3 +315,366 @@ def test_a_report_on_a_target_of_zero_says_so():
     noise = np.random.default_rng(0).normal(size=(100, 2))
     report = judge(noise, np.zeros(2), false_alarm_rate=1e-3, power=0.99)
     assert "the target is 0" in str(report)
+
+
+# ---------------------------------------------------------------- looks and seeds
+
+
+def counted(estimator):
+    """Count calls."""
+
+    def called(problem, theta, rng):
+        called.calls += 1
+        return estimator(problem, theta, rng)
+
+    called.calls = 0
+    return called
+
+
+@pytest.mark.parametrize(
+    ("estimator", "verdict"),
+    [
+        (noisy(scale=-1.0), tb.Verdict.BIASED),  # grossly wrong
+        (noisy(noise=lambda rng: 1e-3 * rng.normal(size=6)), tb.Verdict.UNBIASED),  # precise
+    ],
+)
+def test_a_check_ends_when_it_is_sure(estimator, verdict):
+    estimator = counted(estimator)
+    report = tb.check_estimator(estimator, PROBLEM, THETA, n_replicates=5000, rng=0)
+    assert report.verdict is verdict
+    assert report.n_replicates == estimator.calls <= 80  # the first look of 40, 79, ..., 5000
+
+
+def test_a_check_that_is_not_sure_takes_all_replicates():
+    estimator = counted(noisy(noise=lambda rng: 30.0 * rng.normal(size=6)))
+    report = tb.check_estimator(estimator, PROBLEM, THETA, n_replicates=230, rng=0)
+    assert report.n_replicates == estimator.calls == 230
+
+
+def test_looks_share_the_false_alarm_rate():
+    # precise, but inconclusive: what moves the first coordinate is rare
+    def estimator(problem, theta, rng):
+        return [500.0 if rng.random() < 0.002 else 0.0, 1.0 + 0.03 * rng.normal()]
+
+    rate, runs = 0.2, 100
+    failed = sum(
+        tb.check_estimator(
+            estimator,
+            PROBLEM,
+            [0.0, 0.0],
+            n_replicates=200,
+            target=[1.0, 1.0],
+            false_alarm_rate=rate,
+            rng=seed,
+        ).verdict
+        is tb.Verdict.BIASED
+        for seed in range(runs)
+    )
+    assert stats.binom.sf(failed - 1, runs, rate) > CHANCE
+
+
+def test_without_a_seed_the_report_has_a_fresh_one_that_gives_the_same_again():
+    first, other = (tb.check_estimator(noisy(), PROBLEM, THETA) for _ in range(2))
+    assert first.seed != other.seed
+    assert f"the same again: rng={first.seed}" in str(first)
+    again = tb.check_estimator(noisy(), PROBLEM, THETA, rng=first.seed)
+    assert str(again) == str(first)
+    np.testing.assert_array_equal(again.mean, first.mean)
+    given = tb.check_estimator(noisy(), PROBLEM, THETA, rng=np.random.default_rng(1))
+    assert given.seed is None
+    assert "the same again" not in str(given)
+
+
+# ---------------------------------------------------------------- broken estimators
+
+
+def test_an_estimator_that_raises_is_broken():
+    estimator = counted(noisy())
+
+    def fails(problem, theta, rng):
+        if estimator.calls == 7:
+            raise KeyError("no such state")
+        return estimator(problem, theta, rng)
+
+    report = tb.check_estimator(fails, PROBLEM, THETA, rng=0)
+    assert report.verdict is tb.Verdict.BROKEN
+    assert report.n_replicates == 7
+    assert report.trouble == "replicate 7: KeyError: 'no such state'"
+    assert str(report).startswith("Estimator check: BROKEN\n  replicate 7: KeyError")
+    assert report.replicates_for(0.01) == 0
+    assert not report.passed
+
+
+def test_an_interrupt_is_not_swallowed():
+    def interrupted(problem, theta, rng):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tb.check_estimator(interrupted, PROBLEM, THETA)
+
+
+def from_numpy(seed):
+    if seed:
+        np.random.seed(0)  # noqa: NPY002
+    return np.random.normal(size=6)  # noqa: NPY002
+
+
+def from_python(seed):
+    if seed:
+        random.seed(0)
+    return np.array([random.gauss(0, 1) for _ in range(6)])
+
+
+def from_torch(seed):
+    import torch
+
+    if seed:
+        torch.manual_seed(0)
+    return torch.randn(6).numpy().astype(float)
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"), [(from_numpy, "numpy"), (from_python, "Python"), (from_torch, "PyTorch")]
+)
+def test_global_generators_are_noticed_and_seeding_them_is_broken(draw, name):
+    if name == "PyTorch":
+        pytest.importorskip("torch")
+    draws = tb.check_estimator(
+        lambda problem, theta, rng: EXACT + draw(False), PROBLEM, THETA, rng=0
+    )
+    note = f"draws from the global generator of {name}: seeds do not reproduce it"
+    assert draws.notes == (note,)
+    assert note in str(draws)
+    assert draws.verdict is not tb.Verdict.BROKEN
+    own = 1e-3 * EXACT
+    seeds = tb.check_estimator(
+        lambda problem, theta, rng: EXACT + draw(True) + own * rng.normal(), PROBLEM, THETA, rng=0
+    )
+    assert seeds.verdict is tb.Verdict.BROKEN
+    assert f"seeds the global generator of {name} anew in each call" in str(seeds)
+
+
+def test_a_generator_that_is_drawn_from_once_is_not_seeded():
+    kept = []
+
+    def prepares_itself(problem, theta, rng):
+        if not kept:
+            kept.append(np.random.normal(size=6))  # noqa: NPY002
+        return EXACT + rng.normal(size=6)
+
+    report = tb.check_estimator(prepares_itself, PROBLEM, THETA, rng=0)
+    assert report.verdict is not tb.Verdict.BROKEN
+    quiet = tb.check_estimator(noisy(), PROBLEM, THETA, rng=0)
+    assert quiet.notes == ()
+
+
+# ---------------------------------------------------------------- coarse dtypes
+
+
+def rounded(dtype, *, scale=1.0, spread=1e-3):
+    def estimator(problem, theta, rng):
+        return (scale * EXACT * (1.0 + spread * rng.normal(size=6))).astype(dtype)
+
+    return estimator
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("float32", "8e-06"), ("float16", "0.06")])
+def test_a_coarse_dtype_is_noted_and_judged_by_its_rounding(dtype, digits):
+    report = tb.check_estimator(rounded(dtype), PROBLEM, THETA, rng=0)
+    assert report.notes == (
+        f"estimates are {dtype}: gaps below {digits} of the largest entry count as rounding",
+    )
+    assert report.passed
+    assert report.smallest_visible_bias > 64 * np.finfo(dtype).eps
+    wrong = tb.check_estimator(rounded(dtype, scale=2.0), PROBLEM, THETA, rng=0)
+    assert wrong.verdict is not tb.Verdict.UNBIASED
+
+
+@pytest.mark.parametrize("spread", [1e-5, 3e-5, 1e-4, 1e-3, 1e-2])
+def test_float32_does_not_hide_a_bias_however_small_the_noise(spread):
+    settings = {"visible_bias": 1e-5, "rng": 0}
+    right = tb.check_estimator(rounded("float32", spread=spread), PROBLEM, THETA, **settings)
+    assert right.passed
+    wrong = tb.check_estimator(
+        rounded("float32", spread=spread, scale=1.01), PROBLEM, THETA, **settings
+    )
+    assert not wrong.passed
+    assert wrong.verdict is (tb.Verdict.BIASED if spread > 2e-5 else tb.Verdict.INCONCLUSIVE)
+
+
+def test_a_systematic_error_of_the_size_of_float32s_rounding_is_none():
+    off = 1.0 + 8 * np.finfo(np.float32).eps
+    assert tb.check_estimator(rounded("float32", scale=off, spread=1e-7), PROBLEM, THETA).passed
+    assert not tb.check_estimator(rounded("float64", scale=off, spread=1e-9), PROBLEM, THETA).passed
+
+
+# ---------------------------------------------------------------- Hotelling's test
+
+TARGET = np.array([1.0, -2.0, 0.5])
+MIX = np.array([[1.0, 0.0, 0.0], [0.99, 0.1, 0.0], [-0.5, 0.3, 0.8]])
+
+
+def alarms(draw, target, *, rate, runs, seed=0):
+    rng = np.random.default_rng(seed)
+    return sum(
+        judge(target + draw(rng), target, false_alarm_rate=rate, power=0.9).verdict
+        is tb.Verdict.BIASED
+        for _ in range(runs)
+    )
+
+
+@pytest.mark.parametrize("count", [30, 100])
+def test_correlated_noise_alarms_at_the_stated_rate(count):
+    rate, runs = 0.05, 1000
+    found = alarms(lambda rng: rng.normal(size=(count, 3)) @ MIX.T, TARGET, rate=rate, runs=runs)
+    assert stats.binom.sf(found - 1, runs, rate) > CHANCE
+    # chance makes normal samples look skewed at times, which raises the critical value a little
+    assert stats.binom.cdf(found, runs, 0.7 * rate) > CHANCE
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_skewed_noise_keeps_the_rate_within_a_factor_of_two(dimensions):
+    rate, runs = 0.05, 1000
+
+    def draw(rng):
+        return rng.exponential(size=(100, dimensions)) - 1.0
+
+    found = alarms(draw, TARGET[:dimensions], rate=rate, runs=runs)
+    assert stats.binom.sf(found - 1, runs, 2.0 * rate) > CHANCE
+    assert stats.binom.cdf(found, runs, rate / 2.0) > CHANCE
+
+
+def test_a_bias_where_there_is_little_noise_is_seen_though_no_coordinate_shows_it():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(400, 1))
+    noise = common * [1.0, 1.0] + 0.01 * rng.normal(size=(400, 2))
+    bias = np.array([0.05, -0.05])  # a standard error in each coordinate
+    settings = {"false_alarm_rate": 1e-3, "power": 0.99}
+    report = judge(TARGET[:2] + noise + bias, TARGET[:2], **settings)
+    assert (np.abs(report.mean - report.target) < 3.0 * report.standard_error).all()
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.n_tests == 1
+    assert judge(TARGET[:2] + noise, TARGET[:2], **settings).verdict is not tb.Verdict.BIASED
+
+
+@pytest.mark.parametrize("total", [0.0, 5.0])
+def test_coordinates_whose_sum_never_varies_are_tested_in_the_directions_that_do(total):
+    target = TARGET + (total - TARGET.sum()) / 3.0
+
+    def draw(rng):
+        noise = rng.normal(size=(100, 3))
+        return noise - noise.mean(axis=1, keepdims=True)
+
+    rate, runs = 0.05, 500
+    found = alarms(draw, target, rate=rate, runs=runs)
+    assert stats.binom.sf(found - 1, runs, rate) > CHANCE
+    assert stats.binom.cdf(found, runs, 0.7 * rate) > CHANCE
+    settings = {"false_alarm_rate": 1e-3, "power": 0.99}
+    noise = draw(np.random.default_rng(1))
+    seen = judge(target + noise + [1.0, -1.0, 0.0], target, **settings)
+    assert seen.verdict is tb.Verdict.BIASED
+    # a sum that is off, always by as much: is what moves it rare?
+    doubted = judge(target + noise + 1.0, target, **settings)
+    assert doubted.verdict is tb.Verdict.INCONCLUSIVE
+
+
+def test_the_smallest_bias_that_hotelling_sees_is_seen_as_often_as_stated():
+    rng, power, runs = np.random.default_rng(1), 0.9, 500
+    settings = {"false_alarm_rate": 1e-3, "power": power}
+    spread = 0.3 * MIX.T
+    seen = 0
+    for _ in range(runs):
+        noise = rng.normal(size=(100, 3)) @ spread
+        visible = judge(TARGET + noise, TARGET, **settings).smallest_visible_bias
+        fresh = rng.normal(size=(100, 3)) @ spread
+        report = judge((1.0 + visible) * TARGET + fresh, TARGET, **settings)
+        seen += report.verdict is tb.Verdict.BIASED
+    assert stats.binom.cdf(seen, runs, power) > CHANCE
+    assert stats.binom.sf(seen - 1, runs, 0.95) > CHANCE  # and not much oftener
+
+
+# ---------------------------------------------------------------- odd samples
+
+SETTINGS = {"false_alarm_rate": 1e-3, "power": 0.99}
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-150, 1e-80, 1e80, 1e150, 1e300])
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_huge_and_tiny_numbers_are_judged_like_others(scale, dimensions):
+    noise = np.round(64 * np.random.default_rng(0).normal(size=(100, dimensions)))
+    target = np.round(64 * TARGET[:dimensions])
+    for bias in (0.0, 3.0):
+        plain = judge((1.0 + bias) * target + noise, target, **SETTINGS)
+        report = judge(scale * ((1.0 + bias) * target + noise), scale * target, **SETTINGS)
+        assert report.verdict is plain.verdict
+        assert report.statistic == pytest.approx(plain.statistic, rel=1e-9)
+        assert report.smallest_visible_bias == pytest.approx(plain.smallest_visible_bias, rel=1e-9)
+        np.testing.assert_array_equal(report.target, scale * target)
+
+
+def test_one_coordinate_that_is_always_right_leaves_the_test_to_the_others():
+    noise = np.random.default_rng(0).normal(size=(100, 3)) * [0.1, 0.0, 0.1]
+    report = judge(TARGET + noise, TARGET, **SETTINGS)
+    assert report.passed
+    assert report.n_unresolved == 0
+    assert judge(TARGET + noise + [1.0, 0.0, 0.0], TARGET, **SETTINGS).verdict is tb.Verdict.BIASED
+    off = judge(TARGET + noise + [0.0, 1.0, 0.0], TARGET, **SETTINGS)
+    assert off.verdict is tb.Verdict.INCONCLUSIVE
+    assert off.n_unresolved == 1
+
+
+def test_a_target_that_never_varies_passes_beside_noise():
+    estimates = np.column_stack([np.ones(100), np.random.default_rng(0).normal(size=100)])
+    report = judge(estimates, np.array([1.0, 0.0]), **SETTINGS)
+    assert report.passed
+    assert report.smallest_visible_bias < 1e-8
+    off = judge(estimates, np.array([1.1, 0.0]), **SETTINGS)
+    assert off.verdict is tb.Verdict.INCONCLUSIVE
+    assert "no bias along the target would have been seen" in str(off)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_estimates_that_are_all_the_same_are_right_or_prove_nothing(value):
+    estimates = np.full((50, 2), value)
+    right = judge(estimates, np.full(2, value), **SETTINGS)
+    assert right.passed
+    assert right.constant
+    assert judge(estimates, np.full(2, value + 1.0), **SETTINGS).verdict is tb.Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 4, 40])
+def test_thirty_replicates_are_enough_for_any_number_of_coordinates(dimensions):
+    rng, target = np.random.default_rng(0), np.ones(dimensions)
+    noise = 0.1 * rng.normal(size=(30, dimensions))
+    assert judge(target + noise, target, **SETTINGS).passed
+    assert judge(2.0 * target + noise, target, **SETTINGS).verdict is tb.Verdict.BIASED
+
+
+def test_a_power_below_the_false_alarm_rate_needs_no_bias():
+    noise = np.random.default_rng(0).normal(size=(100, 3))
+    report = judge(TARGET + noise, TARGET, false_alarm_rate=0.5, power=0.3)
+    assert report.smallest_visible_bias == 0.0
+
+
+# ---------------------------------------------------------------- what was asked for
+
+
+def test_the_report_says_what_was_asked_for():
+    def alone(view, rng):
+        view.sample(1, steps=2, rng=rng)
+        return EXACT + rng.normal(size=6)
+
+    def curious(view, rng):
+        return (
+            EXACT + rng.normal(size=6) + 0.0 * (view.leader_value[0] + view.follower_policy[0, 0])
+        )
+
+    decentralised = tb.check_estimator(alone, PROBLEM, THETA, rng=0)
+    assert decentralised.asked == ()
+    assert "decentralised: asked for nothing of the follower's" in str(decentralised)
+    report = tb.check_estimator(curious, PROBLEM, THETA, rng=0)
+    assert report.asked == ("follower_policy", "leader_value")
+    assert "asked for follower_policy, leader_value" in str(report)
+    whole = tb.check_estimator(noisy(), PROBLEM, THETA, rng=0)
+    assert whole.asked is None
+    assert "asked" not in str(whole)
