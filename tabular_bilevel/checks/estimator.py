@@ -95,8 +95,10 @@ class EstimatorReport:
         Estimates drawn; tests made; coordinates left out, because nearly all replicates were the
         same there or a few extreme ones decide the mean.
     constant : bool
-        Whether all replicates were the same; one that is wrong is INCONCLUSIVE, since what moves
-        the mean may be rare: compare a deterministic estimator with `target` directly.
+        Whether all replicates were the same.
+    astray : bool
+        Whether a coordinate, or a combination of some, is the same in all replicates, and wrong:
+        INCONCLUSIVE, since what moves it may be rare, but diagnosed all the same.
     mean, standard_error, target : ndarray, shape (d,)
         Of the estimates; and what they should be.
     notes : tuple of str
@@ -124,6 +126,7 @@ class EstimatorReport:
     n_tests: int = 0
     n_unresolved: int = 0
     constant: bool = False
+    astray: bool = False
     mean: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     standard_error: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     target: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
@@ -171,7 +174,12 @@ class EstimatorReport:
                 f"critical value {self.critical_value:.3g} at false-alarm rate "
                 f"{self.false_alarm_rate:g}"
             )
-            if math.isinf(self.smallest_visible_bias):
+            if self.constant:
+                yield (
+                    f"all {self.n_replicates} replicates are the same, off by {self.bias:+.2%} "
+                    "along the target: is rng used, or what moves them rare?"
+                )
+            elif math.isinf(self.smallest_visible_bias):
                 yield "the target is 0, so there is no bias along it"
             else:
                 yield (
@@ -180,9 +188,8 @@ class EstimatorReport:
                     f"{self.power:g}; for one of 1% it takes {self.replicates_for(0.01)} replicates"
                 )
             left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
-            same = "; all the same: is rng used, or what moves them rare?" if self.constant else ""
             tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
-            yield f"{self.n_replicates} replicates, {tests}{left_out}{same}"
+            yield f"{self.n_replicates} replicates, {tests}{left_out}"
         if self.diagnosis is not None:
             yield from str(self.diagnosis).splitlines()
         yield from self.notes
@@ -309,7 +316,8 @@ def check_estimator(
     except BrokenEstimatorError as error:
         found = EstimatorReport(Verdict.BROKEN, n_replicates=len(rows), trouble=str(error))
     diagnosis = None
-    if found.verdict is Verdict.BIASED and target is None:
+    doubtful = found.verdict is Verdict.INCONCLUSIVE and found.n_replicates > 0
+    if target is None and (found.verdict is Verdict.BIASED or (doubtful and found.astray)):
         diagnosis = diagnose(np.array(rows), called, problem, theta, rounding=call.rounding)
     return dataclasses.replace(
         found,
@@ -511,6 +519,7 @@ def judge(
         n_tests=test.n_tests,
         n_unresolved=int((~tested[:-1]).sum()),
         constant=bool(constant.all()),
+        astray=bool(astray.any() or test.in_doubt),
         mean=read_only(means[:-1]),
         standard_error=read_only(errors[:-1]),
         target=read_only(goals[:-1]),
