@@ -166,10 +166,7 @@ def names(options: argparse.Namespace, rng: np.random.Generator) -> bool:
             if FAULTS[name].mistake in {FAULTS[other].mistake for other in alike}:
                 right += 1
             else:
-                confused.append(
-                    f"{case.name}: {name} is called {best.name} ({best.weight:.2g}; "
-                    f"{best.distance:.2g} standard errors away)"
-                )
+                confused.append(f"{case.name}: {name} {explained(name, report.diagnosis)}")
         print(f"{case.name}: {right} of {caught} named right so far, {missed} missed", flush=True)
     print("\n".join(confused))
     never = [name for name in FAULTS if not ever[name]]
@@ -177,6 +174,17 @@ def names(options: argparse.Namespace, rng: np.random.Generator) -> bool:
     if never:
         print("clear on no problem of the suite: " + ", ".join(never))
     return missed == 0 and right >= NAMED * caught and (not never or options.cases is not None)
+
+
+def explained(name: str, diagnosis: tb.Diagnosis) -> str:
+    """Say why the first guess is another: as a rule, because the two have nearly one target."""
+    best = diagnosis.best
+    told = f"is called {best.name} (likelihood {best.weight:.2g})"
+    for guess in diagnosis.guesses:
+        if name in (guess.name, *guess.likeness):
+            fits = "fits as well, nothing tells them apart" if guess.fits else "does not fit"
+            return f"{told}; it {fits} (likelihood {guess.weight:.2g})"
+    return f"{told}; it was not considered"
 
 
 def clear_controls(case: SuiteCase, rng: np.random.Generator) -> Iterator[tuple[str, tb.Control]]:
