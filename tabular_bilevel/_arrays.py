@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ __all__ = [
     "ComplexArray",
     "FloatArray",
     "IntArray",
+    "binary_scale",
     "centred",
     "grouped_sums",
     "ratio",
@@ -39,6 +41,12 @@ def read_only_matrix(matrix: sp.csr_array) -> sp.csr_array:
     for array in (matrix.data, matrix.indices, matrix.indptr):
         read_only(array)
     return matrix
+
+
+def binary_scale(*arrays: FloatArray) -> float:
+    """Find the power of two just below the largest absolute entry: dividing by it is exact."""
+    largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1)
 
 
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:

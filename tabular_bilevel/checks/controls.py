@@ -29,7 +29,7 @@ from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.traces import sampled_traces
 from tabular_bilevel.trajectories import Trajectories, draw
 
-__all__ = ["FAULTS", "Control", "Fault", "Ingredients", "controls"]
+__all__ = ["FAULTS", "Control", "Fault", "Ingredients", "controls", "cut_after"]
 
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
@@ -153,6 +153,7 @@ class Ingredients:
             arriving = discount * value[kernel.indices] - ahead.ravel()[row]
             return np.asarray(measure.ravel()[row] * ratio * arriving)
 
+        first = self.values.value  # of states where nothing starts no sample says anything
         direct = Sensitivities.of(
             model,
             leader_reward=occupancy,
@@ -163,7 +164,7 @@ class Ingredients:
                 self.values.action_value,
                 model.leader_reward,
             ),
-            initial=self.values.value.copy(),
+            initial=np.where(model.initial > 0.0, first - model.initial @ first, 0.0),
         )
         indirect = Sensitivities.of(
             model,
@@ -346,8 +347,14 @@ def _stale(sweeps: int) -> Callable[[Ingredients], Ingredients]:
     return lambda c: c.with_response(follower.solve(c.model))
 
 
-def _cut(steps: int) -> Callable[[Ingredients], Ingredients | None]:
-    return lambda c: replace(c, horizon=steps) if steps < c.horizon else None
+def cut_after(steps: int) -> Fault:
+    """Make the fault of trajectories that are cut too early."""
+    return Fault(
+        f"cut after {steps} steps",
+        "trajectories cut",
+        f"what trajectories of {steps} steps show",
+        lambda c: replace(c, horizon=steps) if steps < c.horizon else None,
+    )
 
 
 def _last_step_missing(c: Ingredients) -> Ingredients | None:
@@ -523,13 +530,7 @@ def _faults() -> Iterator[Fault]:
         "the gradient of one step less",
         _last_step_missing,
     )
-    for steps in (1, 2, 5, 10, 20, 50, 100):
-        yield fault(
-            f"cut after {steps} steps",
-            f"what trajectories of {steps} steps show",
-            _cut(steps),
-            "trajectories cut",
-        )
+    yield from map(cut_after, (1, 2, 5, 10, 20, 50, 100))
     yield fault(
         "undiscounted influence",
         "a gradient whose influence does not decay by follower_discount",

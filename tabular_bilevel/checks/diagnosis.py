@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, softmax
-from tabular_bilevel.checks.controls import FAULTS, Ingredients
+from tabular_bilevel._arrays import FloatArray, binary_scale, softmax
+from tabular_bilevel.checks.controls import FAULTS, Fault, Ingredients, cut_after
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Diagnosis", "Guess", "diagnose", "diagnose_exactly", "suspects"]
@@ -102,8 +102,10 @@ class Diagnosis:
 
 def suspects(
     problem: BilevelProblem, theta: FloatArray, *, horizon: int | None = None
-) -> dict[str, FloatArray]:
+) -> dict[Fault, FloatArray]:
     """Compute the targets of all mistakes that can be seen at theta.
+
+    With a horizon, that it is there is one of them; the others are made with it.
 
     Parameters
     ----------
@@ -116,16 +118,19 @@ def suspects(
 
     Returns
     -------
-    dict of str to ndarray, shape (d,)
-        By the fault's name.
+    dict of Fault to ndarray, shape (d,)
+        What an estimator with the mistake converges to.
     """
-    right = Ingredients.of(problem, theta, horizon=horizon)
-    exact = right.expected()
+    uncut = Ingredients.of(problem, theta)
+    right = uncut if horizon is None else replace(uncut, horizon=min(horizon, uncut.horizon))
+    at_best = right.expected()
     found = {}
-    for name, fault in FAULTS.items():
+    if right.horizon < uncut.horizon and not _same(at_best, uncut.expected()):
+        found[cut_after(right.horizon)] = at_best
+    for fault in FAULTS.values():
         target = fault.target(right)
-        if target is not None and not _same(target, exact):
-            found[name] = target
+        if target is not None and not _same(target, at_best):
+            found[fault] = target
     return found
 
 
@@ -135,13 +140,14 @@ def diagnose(
     problem: BilevelProblem,
     theta: FloatArray,
     *,
+    exact: FloatArray,
     rounding: float,
 ) -> Diagnosis | None:
     """Compare the mean of estimates with the targets of all mistakes.
 
     The likelihood of a target is that of the mean under Hotelling's law, (1 + T^2 / (n - 1))^(-n/2)
-    up to a constant. With too few replicates for all coordinates, only directions in which the
-    mistakes differ are looked at.
+    up to a constant. With too few replicates for all coordinates, it is that in the directions that
+    the targets span, and none fits if the mean is elsewhere.
 
     Parameters
     ----------
@@ -153,6 +159,8 @@ def diagnose(
         The leader's problem.
     theta : ndarray, shape (d,)
         The leader's parameter.
+    exact : ndarray, shape (d,)
+        The gradient.
     rounding : float
         Gaps below this, relative to the largest entry, are rounding.
 
@@ -163,21 +171,26 @@ def diagnose(
     """
     from scipy import stats
 
-    targets = suspects(problem, theta, horizon=_horizon(estimator, problem, theta))
+    horizon = _horizon(estimator, problem, theta)
+    targets = suspects(problem, theta, horizon=horizon)
     if not targets:
         return None
     table = np.array(list(targets.values()))
+    unit = binary_scale(estimates, table)
+    estimates, table = estimates / unit, table / unit
     count, mean = len(estimates), estimates.mean(axis=0)
-    most = max(1, count // REPLICATES_A_DIRECTION)
+    floor = rounding * max(float(np.abs(mean).max()), float(np.abs(table).max()))
+    most, elsewhere = max(1, count // REPLICATES_A_DIRECTION), 0.0
     if theta.size > most:
-        # directions in which targets differ, and the mean differs from them
-        _, size, axes = np.linalg.svd(table - mean, full_matrices=False)
-        axes = axes[size > 1e-12 * size[0]][:most]
+        # directions that do not depend on the noise, or it would be largest along them
+        _, size, axes = np.linalg.svd(np.vstack([table, exact / unit]), full_matrices=False)
+        axes = axes[size > 1e-12 * size[0]]
+        elsewhere = _far_off(estimates - estimates @ axes.T @ axes, floor)
+        axes = axes[:most]
     else:
         axes = np.eye(theta.size)
     noise = (estimates - mean) @ axes.T
     gaps = (table - mean) @ axes.T
-    floor = rounding * max(float(np.abs(mean).max()), float(np.abs(table).max()))
     error = np.hypot(np.sqrt((noise**2).sum(axis=0) / (count * (count - 1))), floor)
     noise, gaps = noise / error, gaps / error
     covariance = noise.T @ noise / (count * (count - 1)) + np.diag((floor / error) ** 2)
@@ -189,6 +202,12 @@ def diagnose(
     scale = rank * (count - 1) / max(count - rank, 1)
     allowed = float(stats.f.isf(MISFIT_RATE, rank, max(count - rank, 1)) * scale)
     likelihoods = -count / 2.0 * np.log1p(squares / (count - 1))
+    if elsewhere > stats.t.isf(MISFIT_RATE, count // 2 - 1):
+        squares, allowed = squares + elsewhere**2, 0.0
+    if horizon is not None:
+        # the cut is known to be there: it is as likely as all that would be a second mistake
+        known = [fault.name == cut_after(horizon).name for fault in targets]
+        likelihoods[known] += np.log(max(len(targets) - 1, 1))
     return _ranked(targets, np.sqrt(squares), likelihoods, np.sqrt(allowed))
 
 
@@ -229,39 +248,49 @@ def diagnose_exactly(
 
 
 def _ranked(
-    targets: dict[str, FloatArray],
+    targets: dict[Fault, FloatArray],
     distance: FloatArray,
     likelihoods: FloatArray,
     allowed: float,
 ) -> Diagnosis:
     """Put the mistakes in order, those with one target together."""
-    names = list(targets)
+    faults = list(targets)
     weights = softmax(likelihoods)
     guesses: list[Guess] = []
-    taken: set[str] = set()
+    taken: set[Fault] = set()
     for k in np.argsort(-likelihoods, kind="stable"):
-        name = names[k]
-        if name in taken:
+        fault = faults[k]
+        if fault in taken:
             continue
         alike = [
             other
-            for other in names
-            if other not in taken and other != name and _same(targets[other], targets[name])
+            for other in faults
+            if other not in taken and other != fault and _same(targets[other], targets[fault])
         ]
-        taken.update((name, *alike))
-        fault = FAULTS[name]
+        taken.update((fault, *alike))
         guesses.append(
             Guess(
-                name=name,
+                name=fault.name,
                 mistake=fault.mistake,
                 instead=fault.instead,
-                likeness=tuple(alike),
+                likeness=tuple(other.name for other in alike),
                 distance=float(distance[k]),
                 weight=float(weights[k] * (1 + len(alike))),
                 fits=bool(distance[k] <= allowed),
             )
         )
     return Diagnosis(tuple(guesses))
+
+
+def _far_off(rest: FloatArray, floor: float) -> float:
+    """How far the mean of replicates is from 0, in the direction in which it is by every other one.
+
+    Student's t of the others, since that direction knows nothing of their noise.
+    """
+    direction = rest[::2].mean(axis=0)
+    along = rest[1::2] @ direction
+    error = np.hypot(along.std(ddof=1) / np.sqrt(along.size), floor * np.abs(direction).sum())
+    return float(along.mean() / error) if error > 0.0 else 0.0
 
 
 def _horizon(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int | None:

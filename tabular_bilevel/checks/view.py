@@ -354,10 +354,15 @@ class BatchEstimator:
 
     def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
         """Draw a batch and estimate; of one gradient a trajectory, the mean."""
-        found = self.function(view, view.draw(self.sampler, rng))
+        batch = view.draw(self.sampler, rng)
+        found = self.function(view, batch)
         rows = as_numpy(found)
         if rows.ndim != 2:
             return found
+        if len(rows) != len(batch.lengths):
+            raise ValueError(
+                f"estimate has shape {rows.shape}, but there are {len(batch.lengths)} trajectories"
+            )
         return found.mean(axis=0) if _is_bfloat16(found) else rows.mean(axis=0)
 
 
