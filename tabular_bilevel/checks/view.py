@@ -107,7 +107,7 @@ class Jacobian:
     Attributes
     ----------
     follower_reward, leader_reward : ndarray, shape (S, A, d)
-        Of the rewards.
+        Of the rewards; 0 where an action is unavailable.
     log_transition : ndarray, shape (nnz, d)
         Of log P(s'|s,a), a row a stored transition; 0 where P is 0. In a Markov game whose follower
         observes the leader, this is grad log f(b'|s') of the leader's next action.
@@ -134,9 +134,10 @@ class Jacobian:
             rows = np.array([pulled_back(problem, theta, unit) for unit in _units(model)])
             follower, leader, kernel, initial = np.split(rows, np.cumsum([n_pairs, n_pairs, nnz]))
         shape = (*model.follower_reward.shape, theta.size)
+        available = model.available[:, :, None]  # other rewards are 0 whatever a problem says
         return cls(
-            follower_reward=read_only(follower.reshape(shape)),
-            leader_reward=read_only(leader.reshape(shape)),
+            follower_reward=read_only(follower.reshape(shape) * available),
+            leader_reward=read_only(leader.reshape(shape) * available),
             log_transition=_per_probability(kernel, model.transition.data),
             log_initial=_per_probability(initial, model.initial),
         )
@@ -221,6 +222,8 @@ class LeaderView:
                 return np.zeros_like(table)
             return finite_array(name, as_numpy(given), table.shape)
 
+        follower = weights("follower_reward", follower_reward, model.follower_reward)
+        leader = weights("leader_reward", leader_reward, model.leader_reward)
         kernel = weights("log_transition", log_transition, model.transition.data)
         initial = weights("log_initial", log_initial, model.initial)
         return pulled_back(
@@ -228,8 +231,8 @@ class LeaderView:
             self.theta,
             Sensitivities.of(
                 model,
-                follower_reward=weights("follower_reward", follower_reward, model.follower_reward),
-                leader_reward=weights("leader_reward", leader_reward, model.leader_reward),
+                follower_reward=follower * model.available,
+                leader_reward=leader * model.available,
                 entries=_per_probability(kernel, model.transition.data),
                 initial=_per_probability(initial, model.initial),
             ),

@@ -1,0 +1,432 @@
+"""Estimators that are wrong on purpose: each has exactly the expectation that it says."""
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from test_enumeration import masked
+
+import tabular_bilevel as tb
+from tabular_bilevel.checks.controls import FAULTS, Ingredients, cut_after
+from tabular_bilevel.checks.diagnosis import suspects
+
+# Sums of some hundred products.
+ROUNDING = 1e-10
+
+# Trajectories are cut where a part in 10^8 is left, of sums that may cancel.
+NEGLIGIBLE = 1e-6
+
+# Probability that a test here fails by chance; seeds are fixed, so one that passes goes on passing.
+CHANCE = 1e-4
+
+SQUARE = "type octile\nheight 2\nwidth 2\nmap\n..\n.@\n"
+
+SHORT = {"follower_discount": 0.7, "leader_discount": 0.8, "temperature": 0.4}
+
+# Where trajectories end by themselves, and where they are cut after so many steps.
+PROBLEMS = {
+    "layered": (tb.problems.layered(depth=3, width=2, rng=3), None),
+    "game, seen": (tb.problems.layered_game(depth=3, width=2, rng=4), None),
+    "game, hidden": (
+        tb.problems.layered_game(depth=3, width=2, follower_observes_leader=False, rng=5),
+        None,
+    ),
+    "masked": (masked(), 2),
+    "garnet": (
+        tb.problems.garnet(n_states=3, n_actions=2, branching=2, n_parameters=3, **SHORT),
+        3,
+    ),
+    "bandit": (tb.problems.bandit(**SHORT), 4),
+    "two states": (tb.problems.two_state(), 5),
+    "grid": (tb.problems.grid_world(SQUARE, **SHORT), 3),
+    "cyclic game": (
+        tb.problems.random_game(n_states=2, branching=2, n_actions=2, rng=1, **SHORT),
+        2,
+    ),
+}
+CASES = [(name, fault) for name in PROBLEMS for fault in FAULTS]
+
+each_problem = pytest.mark.parametrize("name", PROBLEMS)
+
+
+def somewhere(problem):
+    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
+
+
+def right_ones(name, horizon=None):
+    problem, _ = PROBLEMS[name]
+    return Ingredients.of(problem, somewhere(problem), horizon=horizon)
+
+
+@cache
+def suspected(name):
+    problem, _ = PROBLEMS[name]
+    return suspects(problem, somewhere(problem))
+
+
+def close(found, wanted, *, rtol=ROUNDING):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
+
+
+# ---------------------------------------------------------------- expectations
+
+
+@each_problem
+def test_the_right_ingredients_make_the_hypergradient(name):
+    problem, horizon = PROBLEMS[name]
+    exact = tb.hypergradient(problem, somewhere(problem)).gradient
+    close(right_ones(name).expected(), exact, rtol=ROUNDING if horizon is None else NEGLIGIBLE)
+
+
+@pytest.mark.parametrize(("name", "fault"), CASES)
+def test_the_expectation_over_all_trajectories_is_the_controls_target(name, fault):
+    problem, horizon = PROBLEMS[name]
+    theta, control = somewhere(problem), tb.controls()[fault]
+    wrong = FAULTS[fault].change(Ingredients.of(problem, theta))
+    if wrong is None:
+        return
+    if wrong.restarts:
+        with pytest.raises(ValueError, match="needs episodes in a row, which enumeration does not"):
+            tb.check_by_enumeration(control, problem, theta, horizon=horizon)
+        return
+    cut = wrong if horizon is None else replace(wrong, horizon=min(horizon, wrong.horizon))
+    report = tb.check_by_enumeration(
+        control, problem, theta, target=cut.expected(), tolerance=ROUNDING, horizon=horizon
+    )
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("name", ["masked", "grid"])
+def test_episodes_in_a_row_have_the_controls_target(name):
+    problem, _ = PROBLEMS[name]
+    theta = somewhere(problem)
+    control = tb.controls(n_trajectories=40)["next episode counted as this one"]
+    report = tb.check_estimator(
+        control,
+        problem,
+        theta,
+        target=control.target(problem, theta),
+        false_alarm_rate=CHANCE,
+        rng=0,
+    )
+    assert report.passed, report
+    exact = tb.hypergradient(problem, theta).gradient
+    assert np.abs(control.target(problem, theta) - exact).max() > 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["simulator slips more than the planner", "influence one step late", "averaged follower"],
+)
+def test_estimates_drawn_by_a_control_have_its_target(fault):
+    problem = tb.problems.random_game(
+        n_states=3, n_actions=2, follower_discount=0.7, leader_discount=0.8, temperature=0.5, rng=3
+    )
+    theta, control = somewhere(problem), tb.controls(n_trajectories=100)[fault]
+    report = tb.check_estimator(
+        control,
+        problem,
+        theta,
+        target=control.target(problem, theta),
+        false_alarm_rate=CHANCE,
+        rng=0,
+    )
+    assert report.passed, report
+
+
+# ---------------------------------------------------------------- what shows where
+
+
+@each_problem
+def test_suspects_are_the_faults_that_change_something(name):
+    right, found = right_ones(name), suspected(name)
+    exact = right.expected()
+    for fault in FAULTS.values():
+        target = fault.target(right)
+        if target is None or np.abs(target - exact).max() <= 1e-7 * np.abs(exact).max():
+            assert fault not in found, fault.name
+        elif np.abs(target - exact).max() > 1e-5 * np.abs(exact).max():
+            np.testing.assert_array_equal(found[fault], target)
+
+
+def test_each_fault_shows_somewhere():
+    seen = {fault.name for name in PROBLEMS for fault in suspected(name)}
+    long = tb.problems.bandit(temperature=0.5, leader_discount=0.98)
+    seen |= {fault.name for fault in suspects(long, somewhere(long))}
+    assert set(FAULTS) - seen == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "harmless"),
+    [
+        (
+            {"temperature": 1.0},
+            {"no 1/temperature", "1/temperature squared"},
+        ),
+        (
+            {"follower_discount": 0.6, "leader_discount": 0.6},
+            {
+                "discounts swapped",
+                "follower's discount for the leader's",
+                "leader's discount for the follower's",
+            },
+        ),
+        (
+            {"follower_discount": 0.0, "leader_discount": 0.0},
+            {
+                "no discount**t in the covariance",
+                "normalised occupancy",
+                "undiscounted influence",
+                "no eligibility",
+                "only the first decision counts",
+            },
+        ),
+    ],
+)
+def test_faults_do_not_show_where_what_they_touch_does_not_matter(settings, harmless):
+    usual = {"n_states": 4, "n_parameters": 3, **SHORT}
+    problem = tb.problems.garnet(**{**usual, **settings})
+    names = {fault.name for fault in suspects(problem, somewhere(problem))}
+    assert not names & harmless
+    plain = tb.problems.garnet(**usual)
+    assert harmless <= {fault.name for fault in suspects(plain, somewhere(plain))}
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("averaged follower", tb.problems.garnet()),
+        ("averaged follower", tb.problems.random_game(follower_observes_leader=False)),
+        ("next episode counted as this one", tb.problems.garnet()),
+        ("cut after 100 steps", tb.problems.garnet(follower_discount=0.5, leader_discount=0.5)),
+        ("last step missing", tb.problems.bandit()),
+        ("simulator slips more than the planner", tb.problems.bandit()),
+        ("simulator slips less than the planner", tb.problems.garnet()),
+    ],
+)
+def test_a_fault_that_is_not_defined_says_so(fault, problem):
+    control, theta = tb.controls()[fault], np.zeros(problem.n_parameters)
+    message = re.escape(f"{fault!r} is not defined for this problem")
+    for ask in (control.target, control.ingredients, lambda *at: control(*at, rng=0)):
+        with pytest.raises(ValueError, match=message):
+            ask(problem, theta)
+    report = tb.check_estimator(control, problem, theta, rng=0)
+    assert report.verdict is tb.Verdict.BROKEN
+    assert "is not defined for this problem" in report.trouble
+    assert fault not in {suspect.name for suspect in suspects(problem, theta)}
+
+
+def test_controls_have_settings_and_check_them():
+    assert {control.n_trajectories for control in tb.controls(n_trajectories=7).values()} == {7}
+    with pytest.raises(ValueError, match="n_trajectories is 0, not a positive whole number"):
+        tb.controls(n_trajectories=0)
+
+
+# ---------------------------------------------------------------- independent answers
+
+PLAIN = tb.problems.garnet(
+    n_states=5, n_parameters=3, follower_discount=0.6, leader_discount=0.7, temperature=0.4
+)
+HERE = somewhere(PLAIN)
+EXACT = tb.hypergradient(PLAIN, HERE)
+RESPONSE, EVALUATION = EXACT.response, EXACT.evaluation
+
+
+def part_through_follower(influence):
+    """Pull back an influence measure, by the sensitivities of theory.md section 4."""
+    model = EXACT.model
+    flow = model.follower_discount * influence.ravel()[model.entry_row]
+    measures = tb.Sensitivities.of(
+        model,
+        follower_reward=influence.copy(),
+        entries=flow * RESPONSE.value[model.transition.indices],
+    )
+    return PLAIN.pullback(HERE, measures)
+
+
+def influence(source, discount):
+    """Solve mu = source + pi * discount * (what arrives of mu), densely."""
+    policy = RESPONSE.policy
+    onward = EXACT.model.transition.toarray()[:, :, None] * policy[None, :, :]
+    flow = onward.reshape(policy.size, policy.size)
+    return np.linalg.solve(np.eye(policy.size) - discount * flow.T, source.ravel()).reshape(
+        policy.shape
+    )
+
+
+def occupancy(discount):
+    """Count visits of pairs, discounted."""
+    return influence(EXACT.model.initial[:, None] * RESPONSE.policy, discount)
+
+
+ADVANTAGE = EVALUATION.action_value - EVALUATION.value[:, None]
+LEADER, FOLLOWER, TEMPERATURE = 0.7, 0.6, 0.4
+
+KNOWN = {
+    "sign flipped": -EXACT.gradient,
+    "through-follower term sign-flipped": EXACT.direct - EXACT.indirect,
+    "direct term dropped": EXACT.indirect,
+    "through-follower term dropped": EXACT.direct,
+    "normalised occupancy": (1.0 - LEADER) * EXACT.gradient,
+    "no 1/temperature": EXACT.direct + TEMPERATURE * EXACT.indirect,
+    "1/temperature squared": EXACT.direct + EXACT.indirect / TEMPERATURE,
+    "influence one step early": EXACT.direct + FOLLOWER * EXACT.indirect,
+    "no eligibility": EXACT.direct
+    + part_through_follower(occupancy(LEADER) * ADVANTAGE / TEMPERATURE),
+    "only the first decision counts": EXACT.direct
+    + part_through_follower(occupancy(0.0) * ADVANTAGE / TEMPERATURE),
+    "leader's discount for the follower's": EXACT.direct
+    + part_through_follower(influence(occupancy(LEADER) * ADVANTAGE / TEMPERATURE, LEADER)),
+    "influence one step late": EXACT.direct
+    + part_through_follower(
+        influence(occupancy(LEADER) * ADVANTAGE / TEMPERATURE, FOLLOWER)
+        - occupancy(LEADER) * ADVANTAGE / TEMPERATURE
+    ),
+    "action value for advantage": EXACT.direct
+    + part_through_follower(
+        influence(occupancy(LEADER) * EVALUATION.action_value / TEMPERATURE, FOLLOWER)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_targets_are_the_numbers_that_linear_algebra_gives(name):
+    close(tb.controls()[name].target(PLAIN, HERE), KNOWN[name], rtol=NEGLIGIBLE)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_a_cut_has_the_target_of_the_method_that_makes_it(steps):
+    cut = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, steps)))
+    close(tb.controls()[f"cut after {steps} steps"].target(PLAIN, HERE), cut.target(PLAIN, HERE))
+
+
+def test_a_cut_of_any_length_is_a_fault():
+    cut = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 7)))
+    fault = cut_after(7)
+    assert fault.name == "cut after 7 steps"
+    close(fault.target(Ingredients.of(PLAIN, HERE)), cut.target(PLAIN, HERE))
+    assert fault.target(Ingredients.of(PLAIN, HERE, horizon=7)) is None
+
+
+@pytest.mark.parametrize("sweeps", [1, 5])
+def test_a_stale_follower_has_the_target_of_the_method_that_meets_it(sweeps):
+    follower = tb.StoppedValueIteration(sweeps=sweeps, warm_start=False)
+    method = tb.BoltzmannCovariance(tb.Interaction(follower=follower))
+    for problem in (PLAIN, tb.problems.two_state()):
+        theta = somewhere(problem)
+        control = tb.controls()[f"follower stopped after {sweeps} sweeps"]
+        close(control.target(problem, theta), method.target(problem, theta))
+
+
+def test_a_follower_that_sweeps_long_enough_is_not_stale():
+    stale = FAULTS["follower stopped after 20 sweeps"]
+    quick = tb.problems.garnet(follower_discount=0.1, leader_discount=0.7, n_parameters=3)
+    right = Ingredients.of(quick, HERE)
+    close(stale.target(right), right.expected())
+
+
+def test_the_simulators_mismatch_is_that_of_the_published_four_rooms():
+    # A slip of 0.44 is mixed with its mean so that it becomes 0.33: 1 - 4/3 * 0.33 is 0.56,
+    # 1 - 4/3 * 0.44 is 0.4133, their quotient 1.355.
+    planner, simulator = tb.problems.four_rooms(), tb.problems.four_rooms(slip=0.33)
+    theta = somewhere(planner)
+    control = tb.controls()["simulator slips less than the planner"]
+    world, wanted = control.ingredients(planner, theta).world, simulator.model(theta)
+    share = abs(world.transition - wanted.transition).max()
+    assert share < 2e-4  # the share has three digits
+    method = tb.BoltzmannCovariance(tb.Interaction(simulator=simulator))
+    exact = tb.hypergradient(planner, theta).gradient
+    off = np.linalg.norm(method.target(planner, theta) - exact)
+    apart = np.linalg.norm(control.target(planner, theta) - method.target(planner, theta))
+    assert apart < 2e-3 * off
+
+
+def test_slipping_keeps_rows_sums_and_what_they_reach():
+    problem = PROBLEMS["masked"][0]
+    control = tb.controls()["simulator slips more than the planner"]
+    ingredients = control.ingredients(problem, somewhere(problem))
+    model, world = ingredients.model, ingredients.world
+    np.testing.assert_allclose(world.row_mass, model.row_mass, rtol=1e-14)
+    np.testing.assert_array_equal(world.transition.data > 0, model.transition.data > 0)
+    np.testing.assert_array_equal(world.transition.indices, model.transition.indices)
+    assert abs(world.transition - model.transition).max() > 0.01
+
+
+def game(**settings):
+    usual = {"n_states": 3, "n_actions": 2, "temperature": 0.3, "rng": 2}
+    return tb.problems.random_game(**{**usual, **settings})
+
+
+def test_the_averaged_follower_of_a_leader_that_does_not_mix_is_the_right_one():
+    problem = game()
+    chosen = np.array([1, 0, 1])
+    theta = np.where(np.arange(2) == chosen[:, None], 400.0, -400.0).ravel()
+    right = Ingredients.of(problem, theta)
+    wrong = FAULTS["averaged follower"].change(right)
+    np.testing.assert_allclose(wrong.response.value, right.response.value, rtol=1e-9)
+    np.testing.assert_allclose(wrong.response.policy, right.response.policy, atol=1e-9)
+    right = Ingredients.of(problem, np.zeros(6))
+    mixed = FAULTS["averaged follower"].change(right)
+    assert np.abs(mixed.response.value - right.response.value).max() > 1e-3
+
+
+def test_the_averaged_follower_backs_up_the_soft_maximum_of_averages():
+    problem, theta = game(follower_discount=0.5), 0.5 * np.arange(6.0)
+    wrong = FAULTS["averaged follower"].change(Ingredients.of(problem, theta))
+    policy, beta = problem.leader_policy(theta), problem.temperature
+    kernel = problem.transition.toarray().reshape(3, 2, 2, 3)
+    value = np.zeros(3)
+    for _ in range(100):
+        answers = problem.follower_reward + 0.5 * kernel @ value
+        averages = (policy[:, :, None] * answers).sum(axis=1)
+        value = beta * np.log(np.exp(averages / beta).sum(axis=1))
+    np.testing.assert_allclose(wrong.response.action_value, answers.reshape(6, 2), rtol=1e-10)
+    chances = np.exp(answers / beta)
+    chances /= chances.sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(wrong.response.policy, chances.reshape(6, 2), rtol=1e-9)
+
+
+def test_another_policys_advantage_is_that_of_the_uniform_one():
+    wrong = FAULTS["advantage of another policy"].change(Ingredients.of(PLAIN, HERE))
+    model = EXACT.model
+    uniform = np.full((5, model.n_actions), 1.0 / model.n_actions)
+    kernel = model.transition.toarray().reshape(5, -1, 5)
+    value = np.linalg.solve(
+        np.eye(5) - LEADER * (uniform[:, :, None] * kernel).sum(axis=1),
+        (uniform * model.leader_reward).sum(axis=1),
+    )
+    action_value = model.leader_reward + LEADER * kernel @ value
+    np.testing.assert_allclose(
+        wrong.credit, (action_value - value[:, None]) / TEMPERATURE, atol=1e-12
+    )
+
+
+# ---------------------------------------------------------------- odd problems
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        tb.problems.bandit(),
+        tb.problems.bandit(leader_reward=[1.0]),
+        tb.problems.bandit(leader_discount=0.9),
+        tb.problems.garnet(n_states=1, n_parameters=1),
+        tb.problems.garnet(follower_discount=0.0, leader_discount=0.0),
+        tb.problems.layered(depth=1, width=1, n_parameters=1),
+        tb.problems.random_game(n_states=1, n_leader_actions=1, n_actions=1),
+        masked(),
+    ],
+    ids=str,
+)
+def test_targets_are_finite_on_problems_of_one_state_without_discounts_or_with_forbidden_actions(
+    problem,
+):
+    theta = somewhere(problem)
+    right = Ingredients.of(problem, theta)
+    exact = tb.hypergradient(problem, theta).gradient
+    np.testing.assert_allclose(right.expected(), exact, atol=1e-7 + NEGLIGIBLE * abs(exact).max())
+    for fault in FAULTS.values():
+        target = fault.target(right)
+        assert target is None or np.isfinite(target).all(), fault.name
