@@ -62,6 +62,20 @@ def test_later_steps_do_not_touch_an_earlier_state(name):
         np.testing.assert_array_equal(step.next_theta, same.next_theta)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_of_another_problem_is_refused(name):
+    problem, theta = problem_for(name)
+    method = METHODS[name](SETTING)
+    state = next(tb.ascend(problem, theta, method, tb.Adam(), rng=3)).state
+    if name == "bi-ac":
+        other = tb.problems.random_game(n_states=3, n_actions=5)  # a game's theta fixes its states
+    else:
+        larger = tb.problems.garnet(n_states=9, n_parameters=3, leader_discount=0.9)
+        other = tb.FeatureProblem(larger.base, follower_reward=larger.follower_reward)
+    with pytest.raises(ValueError, match=r"^(start|follower_value|previous) has shape .*, not "):
+        next(tb.resume(other, state, method, tb.Adam()))
+
+
 def test_another_seed_is_another_ascent():
     method = METHODS["bchg"](SETTING)
     one, other = (

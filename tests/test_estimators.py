@@ -1060,6 +1060,18 @@ def test_bi_acs_critic_says_when_it_does_not_settle():
         critic.limit(runaway, response, tb.Episodes())
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["follower_value", "follower_value_slope", "leader_action_value", "leader_value_slope"],
+)
+def test_amds_tables_of_another_problem_are_refused(name):
+    amd, problem = tb.AdaptiveModelDesign(1), PROBLEMS["garnet"]
+    memory = amd(problem, theta_of(problem), rng=0).memory
+    memory = {**memory, name: memory[name][:-1]}
+    with pytest.raises(ValueError, match=rf"^{name} has shape \(5,.*, not \(6,"):
+        amd(problem, theta_of(problem), rng=0, memory=memory)
+
+
 def test_amd_says_that_it_needs_a_pushforward():
     class Bare:
         def model(self, theta):
