@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._progress import tqdm_bar
-from tabular_bilevel._validation import as_generator, as_theta, positive_integer
+from tabular_bilevel._validation import as_generator, as_theta, finite_array, positive_integer
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration
@@ -30,6 +31,8 @@ __all__ = ["AscentState", "Step", "ascend", "resume"]
 
 # Prefixes of names in a saved state.
 METHOD, OPTIMISER, MORE = "method.", "optimiser.", "more."
+
+SEEDS = "seed_sequence"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class AscentState:
     optimiser_memory : mapping of str to ndarray
         The optimiser's.
     rng : dict
-        State of the generator's bit generator.
+        State of the generator's bit generator, and of the seed sequence that it spawns from.
     """
 
     iteration: int
@@ -64,7 +67,7 @@ class AscentState:
             theta=read_only(as_theta(theta)),
             memory=NOTHING,
             optimiser_memory=NOTHING,
-            rng=as_generator(rng).bit_generator.state,
+            rng=state_of(as_generator(rng)),
         )
 
     def save(self, path: str | PathLike[str], **more: npt.ArrayLike) -> None:
@@ -78,7 +81,7 @@ class AscentState:
             Arrays to keep beside the state, under names of their own.
         """
         place = Path(path)
-        draft = place.with_name(place.name + ".part")
+        draft = place.with_name(f"{place.name}.{os.getpid()}.part")  # others may be writing, too
         tables: dict[str, Any] = {
             "iteration": self.iteration,
             "theta": self.theta,
@@ -87,9 +90,12 @@ class AscentState:
             **{OPTIMISER + name: array for name, array in self.optimiser_memory.items()},
             **{MORE + name: np.asarray(array) for name, array in more.items()},
         }
-        with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, **tables)
-        draft.replace(place)
+        try:
+            with draft.open("wb") as file:
+                np.savez(file, allow_pickle=False, **tables)
+            draft.replace(place)
+        finally:
+            draft.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> tuple[AscentState, dict[str, FloatArray]]:
@@ -248,7 +254,8 @@ def ascend(
     Raises
     ------
     ValueError
-        If theta is not a finite vector that fits the problem, or the method is not defined for it.
+        If theta is not a finite vector that fits the problem, the method is not defined for it, or
+        a gradient or the next theta is not finite.
 
     Examples
     --------
@@ -311,28 +318,48 @@ def climb(
     iteration = state.iteration
     while last is None or iteration < last:
         estimate = method(problem, theta, rng=generator, memory=memory)
+        checked("gradient", estimate.gradient, theta, iteration)
         moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
-        read_only(moved)
+        moved = read_only(checked("next theta", moved, theta, iteration))
         yield Step(
             iteration=iteration,
             problem=problem,
             theta=theta,
             estimate=estimate,
             next_theta=moved,
-            _after=(optimiser_memory, generator.bit_generator.state),
+            _after=(optimiser_memory, state_of(generator)),
         )
         theta, memory = moved, estimate.memory
         iteration += 1
 
 
+def checked(name: str, array: FloatArray, theta: FloatArray, iteration: int) -> FloatArray:
+    """Copy a finite array like theta, or name the iteration that made another."""
+    try:
+        return finite_array(name, array, theta.shape)
+    except ValueError as error:
+        raise ValueError(f"iteration {iteration}: {error}") from error
+
+
+def state_of(generator: np.random.Generator) -> dict[str, Any]:
+    """Note a generator's state, and that of its seed sequence, which `spawn` draws from."""
+    bits = generator.bit_generator
+    state = dict(bits.state)
+    if isinstance(bits.seed_seq, np.random.SeedSequence):
+        state[SEEDS] = bits.seed_seq.state
+    return state
+
+
 def generator_at(state: Mapping[str, Any]) -> np.random.Generator:
-    """Make a generator whose bit generator is in the given state."""
+    """Make a generator in the given state."""
     name = state.get("bit_generator")
     kind = getattr(np.random, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
         raise ValueError(f"rng is the state of {name!r}, which numpy.random does not have")
-    generator = np.random.Generator(kind())
-    generator.bit_generator.state = dict(state)
+    bits = dict(state)
+    seeds = bits.pop(SEEDS, None)
+    generator = np.random.Generator(kind(seeds and np.random.SeedSequence(**seeds)))
+    generator.bit_generator.state = bits
     return generator
 
 

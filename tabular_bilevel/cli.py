@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._validation import positive_integer
-from tabular_bilevel.training import METHODS, Setting
+from tabular_bilevel.training import METHODS, Setting, handling
 
 __all__ = ["main"]
 
@@ -41,16 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
-    except BrokenPipeError:  # whoever read our lines has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
+            return command(options)
     except (ValueError, OSError, tb.ConvergenceError) as error:
-        print(f"tabular-bilevel: {error}", file=sys.stderr)
+        words = ", ".join([str(error), *getattr(error, "__notes__", ())])
+        print(f"tabular-bilevel: {words}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("tabular-bilevel: interrupted", file=sys.stderr)
         return 130
+
+
+def _say(line: object, write: Callable[[str], Any] = print) -> None:
+    """Print a line; if whoever read our lines has seen enough, the work goes on in silence."""
+    try:
+        write(str(line))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,14 +190,14 @@ def _verify(options: argparse.Namespace) -> int:
             plan.set_description(stage.name)
             for check in stage.run():
                 checks.append(check)
-                plan.write(str(check))
+                _say(check, plan.write)
     failed = [check for check in checks if not check.passed]
-    print(
+    _say(
         f"{len(checks) - len(failed)} of {len(checks)} checks ok, "
         f"{time.perf_counter() - start:.1f} s"
     )
     for check in failed:
-        print(f"failed: {check.problem}, {check.name}")
+        _say(f"failed: {check.problem}, {check.name}")
     if options.json is not None:
         report = {
             "version": tb.__version__,
@@ -227,16 +236,16 @@ class _Lines:
         return None
 
     def write(self, line: str) -> None:
-        print(line, flush=True)
+        print(line)
 
 
 def _problems(options: argparse.Namespace) -> int:
-    print(f"{'name':<14}{'states':>7}{'actions':>9}{'parameters':>12}  what it is")
+    _say(f"{'name':<14}{'states':>7}{'actions':>9}{'parameters':>12}  what it is")
     for name, make in tb.problems.CATALOGUE.items():
         problem = make()
         model = problem.model(np.zeros(problem.n_parameters))
         summary = (make.__doc__ or "").strip().splitlines()[0]
-        print(
+        _say(
             f"{name:<14}{model.n_states:>7}{model.n_actions:>9}{problem.n_parameters:>12}  "
             f"{summary.removeprefix('Build ').removesuffix('.')}"
         )
@@ -273,11 +282,11 @@ def _check(options: argparse.Namespace) -> int:
             theta = _array(options.theta)
         if options.enumerate:
             count = tb.count_trajectories(problem.model(theta))
-            print(f"{count:,} trajectories", flush=True)
+            _say(f"{count:,} trajectories")
             report = tb.check_by_enumeration(estimator, problem, theta)
         else:
             report = tb.check_estimator(estimator, problem, theta, **settings)
-    print(report)
+    _say(report)
     if options.report is not None:
         (options.report / "report.txt").write_text(f"{report}\n", encoding="utf-8")
         words = {"version": tb.__version__, "estimator": options.estimator, **_plain(report)}
@@ -344,8 +353,8 @@ def _gradient(options: argparse.Namespace) -> int:
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
     with out.open("wb") as file:  # numpy would add a suffix to a name without one
         np.save(file, result.gradient)
-    print(f"J = {result.objective:.12g}")
-    print(
+    _say(f"J = {result.objective:.12g}")
+    _say(
         f"gradient: {result.gradient.size} numbers, norm {np.linalg.norm(result.gradient):.6g}, "
         f"written to {out}"
     )
@@ -393,13 +402,13 @@ def _train(options: argparse.Namespace) -> int:
     with _progress(training.curves(workers), total=n_seeds) as finished:
         for seed, curve in finished:
             curves[seed] = curve
-            finished.write(f"seed {seed}: J = {curve.final():.6g} over the last iterations")
+            _say(f"seed {seed}: J = {curve.final():.6g} over the last iterations", finished.write)
     summary = training.write(curves)
     error = summary["standard_error"]
     spread = "" if error is None else f", standard error {error:.3g}"
-    print(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
+    _say(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
     try:
         training.draw(curves)
     except ImportError:
-        print("no plot: it needs matplotlib, which the extra 'plot' installs")
+        _say("no plot: it needs matplotlib, which the extra 'plot' installs")
     return 0

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, IntArray, ratio, read_only
-from tabular_bilevel._validation import as_finite, as_real, positive_integer
+from tabular_bilevel._validation import as_finite, as_real, finite_array, positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.model import Model
@@ -314,7 +314,8 @@ def require_step_size(step_size: float) -> None:
 
 def first_table(model: Model, previous: FloatArray | None) -> FloatArray:
     """Copy the previous table, or start one of zeros, shape (S, A)."""
-    return np.zeros(model.leader_reward.shape) if previous is None else np.array(previous)
+    shape = model.leader_reward.shape
+    return np.zeros(shape) if previous is None else finite_array("previous", previous, shape)
 
 
 def flat_steps(trajectories: Trajectories) -> IntArray:

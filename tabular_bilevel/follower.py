@@ -382,7 +382,10 @@ class StoppedValueIteration:
 
 
 def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
-    return np.zeros(model.n_states) if start is None else np.array(start, dtype=np.float64)
+    """Copy the start, which may be a memory of another problem; compiled code has no bounds."""
+    if start is None:
+        return np.zeros(model.n_states)
+    return finite_array("start", start, (model.n_states,))
 
 
 def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

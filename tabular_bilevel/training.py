@@ -8,15 +8,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +54,39 @@ SAVE_EVERY = 5.0
 # Seconds between two questions to the parent: they cost as much as a tenth of a short step.
 LISTEN_EVERY = 0.2
 
-# In a worker process, what its parent sets when the work is to stop.
-STOP: Event | None = None
+
+class Worker:
+    """What a worker process knows of its duties.
+
+    Attributes
+    ----------
+    stop : Event
+        Set by the parent when the work is to stop.
+    busy : bool
+        Whether a run is being made.
+    leaving : bool
+        Whether the process was told to end, by a signal or by its parent's death.
+    """
+
+    def __init__(self, stop: Event) -> None:
+        self.stop, self.busy, self.leaving = stop, False, False
+
+    def leave(self, *_: object) -> None:
+        """End: at once if idle, else when what was made is saved."""
+        self.leaving = True
+        if not self.busy:
+            os._exit(1)
+
+    def follow(self) -> None:
+        """Wait for the parent's death, which no queue tells of, and end."""
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        self.leave()
+
+
+# In a worker process, its own.
+WORKER: Worker | None = None
 
 # An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
 # probabilities still have five digits. Recorded objectives are those of the exact follower.
@@ -288,35 +322,82 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
     ------
     ChildProcessError
         If a process was killed.
+    Exception
+        When all others are done, the first that a run ended with; a note has the run's label.
     """
-    if positive_integer("workers", workers) == 1:
-        yield from ((run, train(run)) for run in runs)
+    first: Exception | None = None
+    with closing(outcomes(runs, positive_integer("workers", workers))) as ended:
+        for run, outcome in ended:
+            try:
+                curve = outcome()
+            except BrokenProcessPool as error:
+                raise ChildProcessError("a worker process died; start again to go on") from error
+            except Exception as error:  # the others can go on
+                if first is None:
+                    error.add_note(f"in the run {run.label}")
+                    first = error
+            else:
+                yield run, curve
+    if first is not None:
+        raise first
+
+
+def outcomes(runs: Sequence[Run], workers: int) -> Generator[tuple[Run, Callable[[], Curve]]]:
+    """Give each run with a function that returns its curve, or raises what ended it."""
+    if workers == 1:
+        yield from ((run, partial(train, run)) for run in runs)
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, context, initializer=listen, initargs=(stop,))
     try:
-        with one_thread_each():  # processes start as they get work
-            pending = {pool.submit(train, run): run for run in runs}
+        # processes start as they get work; an interrupt meanwhile would meet them half made
+        with one_thread_each(), handling(signal.SIGINT, signal.SIG_IGN):
+            pending = {pool.submit(work, run): run for run in runs}
         for future in as_completed(pending):
-            yield pending[future], future.result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError("a worker process died; start again to go on") from error
+            yield pending[future], future.result
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
+def work(run: Run) -> Curve:
+    """Make an ascent in a worker process."""
+    assert WORKER is not None
+    WORKER.busy = True
+    try:
+        return train(run)
+    finally:
+        WORKER.busy = False
+        if WORKER.leaving:
+            os._exit(1)
+
+
 def told_to_stop() -> bool:
-    """Say whether the parent wants its workers to save and go; this process may be none."""
-    return STOP is not None and STOP.is_set()
+    """Say whether this is a worker process that is to save and stop."""
+    return WORKER is not None and (WORKER.leaving or WORKER.stop.is_set())
 
 
 def listen(stop: Event) -> None:
-    """Leave interrupts to the parent, which tells its workers."""
-    global STOP
-    STOP = stop
+    """Leave interrupts to the parent, which tells its workers, and end when it does."""
+    global WORKER
+    WORKER = Worker(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, WORKER.leave)
+    threading.Thread(target=WORKER.follow, daemon=True).start()
+
+
+@contextmanager
+def handling(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Handle a signal in this way meanwhile; threads other than the main one cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager

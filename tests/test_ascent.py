@@ -1,7 +1,10 @@
 """Ascents: steps, optimisers' memory, saving and going on."""
 
 import builtins
+import dataclasses
 import itertools
+import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +63,20 @@ def test_later_steps_do_not_touch_an_earlier_state(name):
     for step, same in zip(steps[2:], again, strict=True):
         np.testing.assert_array_equal(step.gradient, same.gradient)
         np.testing.assert_array_equal(step.next_theta, same.next_theta)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_of_another_problem_is_refused(name):
+    problem, theta = problem_for(name)
+    method = METHODS[name](SETTING)
+    state = next(tb.ascend(problem, theta, method, tb.Adam(), rng=3)).state
+    if name == "bi-ac":
+        other = tb.problems.random_game(n_states=3, n_actions=5)  # a game's theta fixes its states
+    else:
+        larger = tb.problems.garnet(n_states=9, n_parameters=3, leader_discount=0.9)
+        other = tb.FeatureProblem(larger.base, follower_reward=larger.follower_reward)
+    with pytest.raises(ValueError, match=r"^(start|follower_value|previous) has shape .*, not "):
+        next(tb.resume(other, state, method, tb.Adam()))
 
 
 def test_another_seed_is_another_ascent():
@@ -144,6 +161,55 @@ def test_other_generators_are_saved_too(kind, tmp_path):
     np.testing.assert_array_equal(rest, thetas(steps[2:]))
 
 
+def spawning(problem, theta, *, rng, memory):
+    """A method whose noise comes from a child of the generator."""
+    exact = tb.ExactGradient()(problem, theta, rng=rng)
+    noise = rng.spawn(1)[0].standard_normal(theta.size)
+    return dataclasses.replace(exact, gradient=exact.gradient + noise)
+
+
+@pytest.mark.parametrize("rng", [5, np.random.Generator(np.random.PCG64([1, 2**70])).spawn(2)[1]])
+def test_a_method_that_spawns_generators_is_repeated_and_resumed(rng, tmp_path):
+    whole, again = (
+        list(tb.ascend(REWARDS, np.zeros(3), spawning, tb.Adam(), rng=rng, n_steps=6))
+        for _ in range(2)
+    )
+    whole = thetas(whole)
+    np.testing.assert_array_equal(whole, thetas(again))
+    again[2].state.save(tmp_path / "state")
+    state, _ = AscentState.load(tmp_path / "state")
+    rest = thetas(tb.resume(REWARDS, state, spawning, tb.Adam(), n_steps=6))
+    np.testing.assert_array_equal(whole[3:], rest)
+
+
+def test_a_gradient_or_a_step_that_is_not_finite_is_named_with_its_iteration():
+    def late(problem, theta, *, rng, memory):
+        calls = memory.get("calls", np.zeros(1)) + 1.0
+        gradient = np.array([0.0, 1.0, np.nan if calls > 2 else 0.0])
+        exact = tb.ExactGradient()(problem, theta, rng=rng)
+        return dataclasses.replace(exact, gradient=gradient, memory={"calls": calls})
+
+    climb = tb.ascend(REWARDS, np.zeros(3), late, tb.Adam(), rng=0)
+    assert len(list(itertools.islice(climb, 2))) == 2
+    with pytest.raises(
+        ValueError, match=r"^iteration 2: gradient\[2\] is nan, not a finite number$"
+    ):
+        next(climb)
+
+
+@pytest.mark.parametrize(
+    ("moved", "message"),
+    [
+        (np.full(3, np.inf), r"next theta\[0\] is inf, not a finite number"),
+        (np.zeros(2), r"next theta has shape \(2,\), not \(3,\)"),
+    ],
+)
+def test_a_step_that_is_no_theta_is_named_with_its_iteration(moved, message):
+    wild = SimpleNamespace(step=lambda theta, gradient, memory: (moved, memory))
+    with pytest.raises(ValueError, match=f"^iteration 0: {message}$"):
+        next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), wild, rng=0))
+
+
 def test_an_unknown_generator_is_named():
     step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0))
     state = step.state
@@ -175,6 +241,25 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         steps[1].state.save(tmp_path / "state")
     assert AscentState.load(tmp_path / "state")[0].iteration == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "state"]
+
+
+def save_often(path, seed):
+    step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=seed))
+    for _ in range(100):
+        step.state.save(path, seed=seed)
+
+
+def test_two_writers_of_a_state_do_not_break_each_other(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=save_often, args=(tmp_path / "s", k)) for k in (0, 1)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert AscentState.load(tmp_path / "s")[1]["seed"] in (0, 1)
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
 def test_a_bar_shows_the_progress(capsys):

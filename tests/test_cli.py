@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,11 +203,18 @@ def test_names_with_underscores_are_understood(tmp_path):
     assert main(["gradient", "two_state", "--theta", str(tmp_path / "theta.npy")]) == 0
 
 
+def unread(arguments):
+    """Run the command line into a pipe that nobody reads; return its status and its errors."""
+    command = [sys.executable, "-m", "tabular_bilevel", *arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
 def test_a_reader_who_leaves_is_no_error():
-    code = "import sys; from tabular_bilevel.cli import main; sys.exit(main(['problems']))"
-    command = f'"{sys.executable}" -c "{code}" | true'
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    assert unread(["problems"]) == (0, "")
 
 
 # ---------------------------------------------------------------- train
@@ -227,6 +235,30 @@ def test_train_writes_curves_a_summary_and_a_plot(tmp_path, capsys):
     assert summary["rate"] == 0.1
     lines = (out / "curves.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 41  # a look at J each iteration, of so few
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_reader_who_leaves_does_not_end_the_training(workers, tmp_path):
+    out = tmp_path / "curves"
+    settings = ["--seeds", "3", "--out", str(out), "--workers", workers]
+    assert unread([*TRAIN, *settings]) == (0, "")
+    assert json.loads((out / "summary.json").read_text())["final_objectives"].keys() == set("012")
+
+
+def test_a_seed_that_fails_is_named_and_the_others_are_made(tmp_path, monkeypatch, capsys):
+    real = tb.BoltzmannCovariance.__call__
+
+    def fails_once(self, problem, theta, *, rng, **more):
+        if not list(tmp_path.iterdir()):
+            (tmp_path / "failed").touch()
+            raise ValueError("made to fail")
+        return real(self, problem, theta, rng=rng, **more)
+
+    monkeypatch.setattr(tb.BoltzmannCovariance, "__call__", fails_once)
+    assert main([*TRAIN, "--seeds", "3", "--out", str(tmp_path), "--workers", "1"]) == 2
+    assert 'made to fail, in the run {"batch": 10, ' in capsys.readouterr().err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"failed", "seed-1.npz", "seed-2.npz"}
 
 
 def test_train_takes_the_published_simulator_and_adam(tmp_path, capsys):
@@ -290,8 +322,9 @@ if __name__ == "__main__":
 """
 
 
-def test_an_interrupted_train_goes_on_to_the_same_curves(tmp_path):
-    """Whether Ctrl-C's signal comes to all processes, as from a terminal, or to the first alone."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
+    """Whether a signal comes to all processes, as from a terminal, or to the first alone."""
     driver = tmp_path / "driver.py"
     driver.write_text(SAVES_OFTEN, encoding="utf-8")
     settings = ["--method", "bchg", "--seeds", "2", "--steps", "2000", "--batch", "20"]
@@ -311,7 +344,7 @@ def test_an_interrupted_train_goes_on_to_the_same_curves(tmp_path):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            send(process.pid, signal.SIGINT)
+            send(process.pid, number)
             _, error = process.communicate(timeout=30)
         assert process.returncode == 130
         assert error.splitlines()[-1] == "tabular-bilevel: interrupted"
@@ -322,3 +355,23 @@ def test_an_interrupted_train_goes_on_to_the_same_curves(tmp_path):
     for out in (cut, whole):
         assert main(["train", "four-rooms", *settings, "--out", str(out), "--workers", "1"]) == 0
     assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
+def test_an_interrupt_while_workers_start_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "tabular_bilevel", *TRAIN, "--steps", "1000000"]
+    with subprocess.Popen(
+        [*command, "--seeds", "2", "--out", str(tmp_path), "--workers", "2"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while (
+            len(children.read_text().split()) < 3
+        ):  # the workers, and one that multiprocessing has
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert error == "tabular-bilevel: interrupted\n"
+    assert process.returncode == 130

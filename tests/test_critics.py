@@ -338,3 +338,18 @@ def test_bad_settings_are_refused_by_name_and_number(make, settings, message):
 def test_a_bad_spread_is_refused(spread, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         tb.SarsaCritic(initial_spread=spread)
+
+
+@each_learning
+@pytest.mark.parametrize(
+    ("previous", "message"),
+    [
+        (np.zeros((2, 2)), "previous has shape (2, 2), not (4, 2)"),
+        (np.zeros(8), "previous has shape (8,), not (4, 2)"),
+        (np.full((4, 2), np.inf), "previous[0, 0] is inf, not a finite number"),
+    ],
+)
+def test_a_table_of_another_shape_is_refused(critic, previous, message):
+    # compiled code would write beyond its end
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        learn(critic, GARNET, tb.Episodes(3, 3), previous=previous)

@@ -148,6 +148,8 @@ SAMPLED = {
     "naive, 7 steps": tb.NaivePolicyGradient(interaction(tb.Episodes(100, 7))),
     "Bi-AC": tb.BiLevelActorCritic(tb.Episodes(100)),
     "penalty, sampled": tb.ValueGapPenalty(3.0, sampler=tb.Episodes(1000)),
+    "penalty, 3 steps": tb.ValueGapPenalty(3.0, sampler=tb.Episodes(1000, 3)),
+    "penalty, survivors": tb.ValueGapPenalty(3.0, sampler=tb.Survivors(1000)),
     "zero-order": tb.ZeroOrder(radius=0.1, n_directions=10),
     "zero-order, one-sided": tb.ZeroOrder(radius=0.03, n_directions=10, two_sided=False),
 }
@@ -208,7 +210,9 @@ class WithoutDirections:
         self.target = estimator.target
 
     def __call__(self, problem, theta, *, rng):
-        gradient = exact_gradient(problem, theta)
+        sampler = self.estimator.sampler
+        horizon = None if sampler is None else sampler.horizon(problem.model(theta))
+        gradient = tb.hypergradient(problem, theta, horizon=horizon).gradient
         shape = (self.estimator.n_directions, theta.size)
         directions = copy.deepcopy(rng).standard_normal(shape)
         alone = directions.T @ (directions @ gradient) / len(directions)
@@ -218,11 +222,22 @@ class WithoutDirections:
 class Apart:
     """Episodes drawn from a stream of their own, so that an estimator's directions are known."""
 
+    def __init__(self, episodes):
+        self.episodes = episodes
+
     def sample(self, model, policy, *, rng):
-        return tb.Episodes(200).sample(model, policy, rng=rng.spawn(1)[0])
+        return self.episodes.sample(model, policy, rng=rng.spawn(1)[0])
+
+    def horizon(self, model):
+        return self.episodes.horizon(model)
 
 
-SAMPLED["zero-order, sampled"] = tb.ZeroOrder(radius=0.3, n_directions=8, sampler=Apart())
+SAMPLED["zero-order, sampled"] = tb.ZeroOrder(
+    radius=0.3, n_directions=8, sampler=Apart(tb.Episodes(200))
+)
+SAMPLED["zero-order, 3 steps"] = tb.ZeroOrder(
+    radius=0.3, n_directions=8, sampler=Apart(tb.Episodes(200, 3))
+)
 
 
 # ---------------------------------------------------------------- every estimator, every problem
@@ -615,6 +630,47 @@ def test_the_zero_order_bias_falls_like_the_square_of_the_radius():
     assert near > 1e-6
 
 
+def test_a_zero_order_target_is_cut_where_its_trajectories_are():
+    problem = PROBLEMS["garnet"]
+    theta = theta_of(problem)
+    cut = tb.hypergradient(problem, theta, horizon=3).gradient
+    # the radius' own bias is of order 1e-8
+    short = tb.ZeroOrder(radius=1e-4, sampler=tb.Episodes(100, 3)).target(problem, theta)
+    assert distance(short, cut) <= 1e-6
+    assert distance(cut, exact_gradient(problem, theta)) > 0.1
+
+
+@pytest.mark.parametrize("where", ["rewards", "toy", "bandit"])
+def test_a_penalty_cut_late_or_by_chance_is_the_exact_one(where):
+    problem = PROBLEMS[where]
+    theta = theta_of(problem)
+    exact = tb.ValueGapPenalty(10.0).target(problem, theta)
+    for sampler, tolerance in ((tb.Episodes(), 1e-5), (tb.Survivors(), 1e-8)):
+        # what is left out counts `weight` times
+        target = tb.ValueGapPenalty(10.0, sampler=sampler).target(problem, theta)
+        assert distance(target, exact) <= tolerance
+    short = tb.ValueGapPenalty(10.0, sampler=tb.Episodes(10, 3)).target(problem, theta)
+    assert (distance(short, exact) > 0.1) == (where != "bandit")  # whose episodes are one step long
+
+
+def test_a_zero_order_target_needs_an_optimal_follower():
+    problem = PROBLEMS["garnet"]
+    theta = theta_of(problem)
+    stopped = tb.ZeroOrder(follower=tb.StoppedValueIteration(sweeps=3))
+    with pytest.raises(ValueError, match=r"^follower is StoppedValueIteration\(.* is known for an"):
+        stopped.target(problem, theta)
+    settled = tb.ZeroOrder(follower=tb.StoppedValueIteration(sweeps=200))
+    assert distance(settled.target(problem, theta), tb.ZeroOrder().target(problem, theta)) < 1e-12
+
+
+@pytest.mark.parametrize("radius", [1e-200, 1e200])
+def test_a_radius_whose_square_is_no_number_is_none_the_less_a_radius(radius):
+    # differences of nothing, and of what saturated: finite, if of no use
+    problem = tb.problems.four_rooms()
+    estimate = tb.ZeroOrder(radius=radius)(problem, np.zeros(105), rng=0)
+    assert np.isfinite(estimate.gradient).all()
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 6])
 def test_the_cubature_has_a_normals_moments_up_to_the_fifth(d):
     # source: E z_i^2 = 1, E z_i^4 = 3, E z_i^2 z_j^2 = 1, all odd ones 0
@@ -692,7 +748,8 @@ def test_bi_acs_critic_learns_its_fixed_point():
         ("SoBiRL, discounted", "naive", "rewards"),
         ("HPGD", "SoBiRL", "rewards"),
         ("Bi-AC", "naive", "game, seen"),
-        ("penalty, sampled", "HPGD, survivors", "toy"),
+        ("penalty, sampled", "HPGD, survivors", "rewards"),
+        ("penalty, 3 steps", "penalty, sampled", "rewards"),
     ],
 )
 def test_another_methods_target_is_not_met(name, other, where):
@@ -1058,6 +1115,18 @@ def test_bi_acs_critic_says_when_it_does_not_settle():
     critic = StackelbergCritic(n_leader_actions=2, step_size=None, sweeps=1)
     with pytest.raises(tb.ConvergenceError, match="leader's optimal values still change by"):
         critic.limit(runaway, response, tb.Episodes())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["follower_value", "follower_value_slope", "leader_action_value", "leader_value_slope"],
+)
+def test_amds_tables_of_another_problem_are_refused(name):
+    amd, problem = tb.AdaptiveModelDesign(1), PROBLEMS["garnet"]
+    memory = amd(problem, theta_of(problem), rng=0).memory
+    memory = {**memory, name: memory[name][:-1]}
+    with pytest.raises(ValueError, match=rf"^{name} has shape \(5,.*, not \(6,"):
+        amd(problem, theta_of(problem), rng=0, memory=memory)
 
 
 def test_amd_says_that_it_needs_a_pushforward():

@@ -289,3 +289,26 @@ def test_a_start_may_be_a_list_and_saves_iterations(solver):
     warm = tb.solve_follower(model, solver=solver, start=cold.value.tolist())
     assert warm.iterations < cold.iterations
     agree(warm, cold, model)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        tb.PolicyIteration(),
+        tb.ValueIteration(),
+        tb.CompiledPolicyIteration(),
+        tb.StoppedValueIteration(sweeps=1),
+    ],
+)
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.zeros(3), r"start has shape \(3,\), not \(7,\)"),
+        (np.zeros((7, 1)), r"start has shape \(7, 1\), not \(7,\)"),
+        (np.full(7, np.nan), r"start\[0\] is nan, not a finite number"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(solver, start, message):
+    # compiled code would read and write beyond its end
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        solver.solve(patchy(np.random.default_rng(0)), start=start)

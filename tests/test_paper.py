@@ -1,6 +1,7 @@
 """The reproduction of the published curves runs, and goes on after an interrupt."""
 
 import csv
+import dataclasses
 import runpy
 import sys
 from pathlib import Path
@@ -24,7 +25,9 @@ def protocol(monkeypatch):
     return runpy.run_path(str(FOLDER / "protocol.py"), run_name="protocol_itself")
 
 
-def test_the_table_has_every_method_and_is_the_same_when_made_again(reproduce, tmp_path, capsys):
+def test_the_table_has_every_method_and_is_the_same_when_made_again(
+    reproduce, tmp_path, monkeypatch, capsys
+):
     arguments = ["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]
     assert reproduce["main"](arguments) == 0
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
@@ -40,6 +43,8 @@ def test_the_table_has_every_method_and_is_the_same_when_made_again(reproduce, t
     before = (tmp_path / "table.md").read_bytes()
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert len(made) == 18
+    for name in ("best_of", "noisy", "annealed"):  # nor searched for
+        monkeypatch.setitem(reproduce["main"].__globals__, name, pytest.fail)
     assert reproduce["main"](arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing was run again
     assert (tmp_path / "table.md").read_bytes() == before
@@ -55,10 +60,36 @@ def test_an_interrupt_says_how_to_go_on(reproduce, tmp_path, monkeypatch, capsys
     assert "start again with the same options" in capsys.readouterr().err
 
 
+def test_a_run_that_fails_is_named_and_its_cell_left_out(reproduce, tmp_path, monkeypatch, capsys):
+    def failing(problem, theta, *, rng, memory):
+        raise ValueError("made to fail")
+
+    world = reproduce["main"].__globals__
+    build = world["Cell"].runs
+
+    def runs(cell, seeds, folder):
+        for run in build(cell, seeds, folder):
+            fails = cell.method == "sobirl" and run.seed == 1
+            yield dataclasses.replace(run, method=failing) if fails else run
+
+    monkeypatch.setattr(world["Cell"], "runs", runs)
+    known = {("four rooms", 0.001, "published"): 0.8, ("discrete toy", 1.0, "published"): 27.3}
+    monkeypatch.setitem(world, "optima", lambda *_: known)
+    assert reproduce["main"](["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]) == 1
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        methods = [row["method"] for row in csv.DictReader(file)]
+    assert len(methods) == 8
+    assert "sobirl" not in methods
+    error = capsys.readouterr().err
+    assert "1 runs failed, the first: made to fail, in the run four-rooms-0.001-100-sobirl" in error
+
+
 def test_a_forecast_makes_no_runs(reproduce, tmp_path, capsys):
     reproduce["main"].__globals__["forecast"].__defaults__ = (3,)
     assert reproduce["main"](["--scale", "tiny", "--out", str(tmp_path), "--forecast"]) == 0
-    assert "18 runs, " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "18 runs, " in printed
+    assert "2 optima, about " in printed
     assert not list((tmp_path / "runs").iterdir())
 
 

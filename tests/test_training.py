@@ -4,7 +4,10 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +214,81 @@ def test_a_killed_worker_is_an_error_and_not_waited_for():
 def test_an_error_in_a_worker_is_raised():
     with pytest.raises(ValueError, match="every is 0, not a positive whole number"):
         list(train_all([a_run(every=0)], workers=2))
+
+
+class Failing:
+    """A method that fails."""
+
+    def __call__(self, problem, theta, *, rng, memory):
+        raise ValueError("it does not work")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_fails_does_not_end_the_others(workers):
+    runs = [
+        a_run(label="bad", method=Failing()),
+        a_run(label="good"),
+        a_run(label="worse", every=0),
+        a_run(label="better", seed=2),
+    ]
+    made = set()
+    with pytest.raises(ValueError, match=r"it does not work|every is 0") as caught:
+        made.update(run.label for run, _ in train_all(runs, workers=workers))
+    assert made == {"better", "good"}
+    assert caught.value.__notes__ in (["in the run bad"], ["in the run worse"])
+    if workers == 1:  # then it is the first
+        assert caught.value.__notes__ == ["in the run bad"]
+
+
+# Two workers, one of which is idle, and a file that says that the other is busy.
+ENDLESS = """
+import dataclasses, os, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_training import Announced, a_run
+from tabular_bilevel.training import train_all
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    run = a_run(n_steps=10**9, path=folder / "curve.npz", label="endless")
+    run = dataclasses.replace(run, method=Announced(run.method, folder / "under-way"))
+    for finished, _ in train_all([a_run(), run], workers=2):
+        print(finished.label, flush=True)
+"""
+
+
+def children(process):
+    """The processes that a process started, by its place in /proc."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_save_and_end_when_their_parent_is_killed(number, tmp_path):
+    driver = tmp_path / "driver.py"
+    driver.write_text(ENDLESS, encoding="utf-8")
+    command = [sys.executable, str(driver), str(Path(__file__).parent), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "two-state\n"  # the first run's worker is idle now
+        while not (tmp_path / "under-way").exists():
+            time.sleep(0.01)
+        workers = children(parent.pid)
+        assert len(workers) >= 2
+        parent.send_signal(number)
+    deadline = time.monotonic() + 30.0
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert tb.AscentState.load(tmp_path / "curve.npz")[0].iteration >= 4
 
 
 def test_the_number_of_workers_is_checked():

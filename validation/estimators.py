@@ -97,6 +97,27 @@ class Extrapolated:
         return self._once.target(problem, theta)
 
 
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """A sampler with a stream of its own, so that a zero-order method's directions are known."""
+
+    sampler: tb.Sampler
+
+    def sample(
+        self, model: tb.Model, policy: np.ndarray, *, rng: np.random.Generator
+    ) -> tb.Trajectories:
+        """Draw from a child's stream, which does not advance the parent's."""
+        return self.sampler.sample(model, policy, rng=rng.spawn(1)[0])
+
+    def horizon(self, model: tb.Model) -> int:
+        """Count the steps after which a trajectory is cut."""
+        return self.sampler.horizon(model)
+
+    def survival(self, model: tb.Model) -> float:
+        """Return the probability with which a step is followed by another."""
+        return self.sampler.survival(model)
+
+
 def methods(n: int, visits: int) -> Iterator[tuple[str, tb.Estimator]]:
     """List the methods and their settings, on about `n` trajectories.
 
@@ -145,6 +166,7 @@ def methods(n: int, visits: int) -> Iterator[tuple[str, tb.Estimator]]:
     for weight in (1.0, 10.0, 100.0, 1000.0):
         yield f"penalty, weight {weight:g}", tb.ValueGapPenalty(weight)
     yield "penalty, weight 10, sampled", tb.ValueGapPenalty(10.0, sampler=episodes)
+    yield "penalty, weight 10, 3 steps", tb.ValueGapPenalty(10.0, sampler=tb.Episodes(n, 3))
     for radius in (1.0, 0.1, 0.01):
         yield (
             f"zero-order, u = {radius:g}",
@@ -154,14 +176,26 @@ def methods(n: int, visits: int) -> Iterator[tuple[str, tb.Estimator]]:
         "zero-order, u = 0.1, one-sided",
         tb.ZeroOrder(radius=0.1, n_directions=DIRECTIONS, two_sided=False),
     )
+    yield (
+        "zero-order, u = 0.1, 3 steps",
+        tb.ZeroOrder(radius=0.1, n_directions=DIRECTIONS, sampler=Apart(tb.Episodes(n, 3))),
+    )
 
 
 def smoothed(
-    problem: tb.BilevelProblem, theta: np.ndarray, radius: float, directions: np.ndarray
+    problem: tb.BilevelProblem,
+    theta: np.ndarray,
+    estimator: tb.ZeroOrder,
+    directions: np.ndarray,
 ) -> np.ndarray:
     """Average the exact gradient over directions and their opposites."""
-    steps = radius * np.concatenate((directions, -directions))
-    return np.mean([tb.hypergradient(problem, theta + step).gradient for step in steps], axis=0)
+    steps = estimator.radius * np.concatenate((directions, -directions))
+    sampler = estimator.sampler
+    horizon = None if sampler is None else sampler.horizon(problem.model(theta))
+    return np.mean(
+        [tb.hypergradient(problem, theta + step, horizon=horizon).gradient for step in steps],
+        axis=0,
+    )
 
 
 def measure(
@@ -172,7 +206,7 @@ def measure(
     zero_order = isinstance(estimator, tb.ZeroOrder)
     if zero_order:
         directions = np.random.default_rng(1).standard_normal((SMOOTHING, theta.size))
-        target = smoothed(problem, theta, estimator.radius, directions)
+        target = smoothed(problem, theta, estimator, directions)
     else:
         target = estimator.target(problem, theta)
     estimates, expected = [], []
@@ -181,7 +215,7 @@ def measure(
         estimates.append(estimator(problem, theta, rng=stream).gradient)
         if zero_order:
             shape = (estimator.n_directions, theta.size)
-            expected.append(smoothed(problem, theta, estimator.radius, own.standard_normal(shape)))
+            expected.append(smoothed(problem, theta, estimator, own.standard_normal(shape)))
         else:
             expected.append(target)
     report = judge(

@@ -24,17 +24,14 @@ from tabular_bilevel._validation import (
     require_real_dtype,
 )
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose
+from tabular_bilevel.checks.mean_test import ASTRAY, caution, hotelling, worst_of_many
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import LeaderView, Prepared, as_estimator, as_numpy, precision_of
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.trajectories import row_blocks
 
 __all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
-
-# What never varies is right up to so many times the rounding.
-ASTRAY = 10.0
 
 # Estimates and target are computed in float64: gaps below this, relative to the largest entry, are
 # rounding, however small the sampling error.
@@ -54,16 +51,6 @@ LARGEST_VISIBLE_BIAS = 1.0
 # Replicates for each coordinate from which Hotelling's test is used, which knows how they vary
 # together; with fewer its small-sample law has little power.
 REPLICATES_A_COORDINATE = 10
-
-# Correlations have rounding errors of their own: directions with less variance than this, of 1 for
-# a coordinate, do not vary.
-FLAT = 1e-10
-
-# Of skewed replicates, means and variances go together, and tests alarm too often: critical values
-# of squares grow by this many times Mardia's skewness over n. Fitted to ten samples of single
-# trajectories: at a rate of 1 %, they then alarm at 0.5 % to 2.6 % from 100 replicates on, not at
-# up to 6 %.
-SKEWNESS_CORRECTION = 2.0
 
 # The first look at the replicates, for tests to have their level; looks double from there.
 FIRST_LOOK = 50
@@ -98,8 +85,10 @@ class EstimatorReport:
         Estimates drawn; tests made; coordinates left out, because nearly all replicates were the
         same there or a few extreme ones decide the mean.
     constant : bool
-        Whether all replicates were the same; one that is wrong is INCONCLUSIVE, since what moves
-        the mean may be rare: compare a deterministic estimator with `target` directly.
+        Whether all replicates were the same.
+    astray : bool
+        Whether a coordinate, or a combination of some, is the same in all replicates, and wrong:
+        INCONCLUSIVE, since what moves it may be rare, but diagnosed all the same.
     mean, standard_error, target : ndarray, shape (d,)
         Of the estimates; and what they should be.
     notes : tuple of str
@@ -127,6 +116,7 @@ class EstimatorReport:
     n_tests: int = 0
     n_unresolved: int = 0
     constant: bool = False
+    astray: bool = False
     mean: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     standard_error: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     target: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
@@ -175,7 +165,12 @@ class EstimatorReport:
                 f"critical value {self.critical_value:.3g} at false-alarm rate "
                 f"{self.false_alarm_rate:g}"
             )
-            if not self.target.any():
+            if self.constant:
+                yield (
+                    f"all {self.n_replicates} replicates are the same, off by {self.bias:+.2%} "
+                    "along the target: is rng used, or what moves them rare?"
+                )
+            elif not self.target.any():
                 yield "the target is 0, so there is no bias along it"
             elif math.isinf(self.smallest_visible_bias):
                 yield "no bias along the target would have been seen"
@@ -186,9 +181,8 @@ class EstimatorReport:
                     f"{self.power:g}; for one of 1% it takes {self.replicates_for(0.01)} replicates"
                 )
             left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
-            same = "; all the same: is rng used, or what moves them rare?" if self.constant else ""
             tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
-            yield f"{self.n_replicates} replicates, {tests}{left_out}{same}"
+            yield f"{self.n_replicates} replicates, {tests}{left_out}"
         if self.diagnosis is not None:
             yield from str(self.diagnosis).splitlines()
         yield from self.notes
@@ -316,7 +310,8 @@ def check_estimator(
     except BrokenEstimatorError as error:
         found = EstimatorReport(Verdict.BROKEN, n_replicates=len(rows), trouble=str(error))
     diagnosis = None
-    if found.verdict is Verdict.BIASED and target is None:
+    doubtful = found.verdict is Verdict.INCONCLUSIVE and found.astray
+    if target is None and (found.verdict is Verdict.BIASED or doubtful):
         diagnosis = diagnose(
             np.array(rows), called, problem, theta, exact=goal, rounding=call.rounding
         )
@@ -483,14 +478,14 @@ def judge(
     if norm == 0.0:
         tested[-1] = False
 
-    caution = np.ones_like(errors)
+    cautions = np.ones_like(errors)
     for k in np.flatnonzero(tested & ~constant):
-        caution[k] = _caution(centred[:, [k]] / spread[k])
-    scores = np.where(tested, gaps / (caution * errors), 0.0)
+        cautions[k] = caution(centred[:, [k]] / spread[k])
+    scores = np.where(tested, gaps / (cautions * errors), 0.0)
     worst = int(np.argmax(scores))
     moving = tested[:-1] & ~constant[:-1]
     if 0 < REPLICATES_A_COORDINATE * int(moving.sum()) <= count:
-        test = _hotelling(
+        test = hotelling(
             centred[:, :-1][:, moving] / errors[:-1][moving],
             ((means - goals)[:-1] / errors[:-1])[moving],
             (along / errors[:-1])[moving],
@@ -500,11 +495,11 @@ def judge(
         )
         # what does not move is right, or it would be astray: there is nothing more to test
     else:
-        test = _worst_of_many(
+        test = worst_of_many(
             scores,
             tested,
             count,
-            caution[-1] * errors[-1],
+            cautions[-1] * errors[-1],
             false_alarm_rate=false_alarm_rate,
             power=power,
         )
@@ -537,103 +532,8 @@ def judge(
         n_tests=test.n_tests,
         n_unresolved=int((~tested[:-1]).sum()),
         constant=bool(constant.all()),
+        astray=bool(astray.any() or test.in_doubt),
         mean=read_only(unit * means[:-1]),
         standard_error=read_only(unit * errors[:-1]),
         target=read_only(unit * goals[:-1]),
-    )
-
-
-def _caution(white: FloatArray) -> float:
-    """Factor of the critical values of data, shape (n, r), with mean 0 and covariance 1.
-
-    Mardia, "Measures of multivariate skewness and kurtosis", Biometrika 57 (1970): b is the sum of
-    squares of all third moments, and r (r + 1) (r + 2) / n in the mean of normal data.
-    """
-    count, rank = white.shape
-    moments = np.zeros((rank, rank * rank))
-    for block in row_blocks(count, rank * rank):
-        rows = white[block]
-        moments += rows.T @ (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), -1)
-    skewness = float(((moments / count) ** 2).sum()) - rank * (rank + 1) * (rank + 2) / count
-    return math.sqrt(1.0 + SKEWNESS_CORRECTION * max(skewness, 0.0) / count)
-
-
-@dataclass(frozen=True)
-class _Test:
-    """A statistic, its critical value, and the bias along the target that it would show."""
-
-    statistic: float
-    critical_value: float
-    visible: float
-    n_tests: int
-    in_doubt: bool = False
-
-
-def _worst_of_many(
-    scores: FloatArray,
-    tested: npt.NDArray[np.bool_],
-    count: int,
-    error: float,
-    *,
-    false_alarm_rate: float,
-    power: float,
-) -> _Test:
-    """Student's t in each coordinate and along the target; Bonferroni."""
-    from scipy import stats
-
-    n_tests = int(tested.sum())
-    critical = float(stats.t.isf(false_alarm_rate / (2 * max(n_tests, 1)), count - 1))
-    visible = (critical + float(stats.norm.isf(1.0 - power))) * error
-    return _Test(float(scores.max()), critical, float(visible), n_tests)
-
-
-def _hotelling(
-    noise: FloatArray,
-    gap: FloatArray,
-    along: FloatArray,
-    floor: FloatArray,
-    *,
-    false_alarm_rate: float,
-    power: float,
-) -> _Test:
-    """Hotelling's T^2 of coordinates in units of their standard errors, in which they vary.
-
-    T^2 (n - r) / (r (n - 1)) has Fisher's law with r and n - r degrees of freedom; a bias b shifts
-    it by b' C^-1 b, C the covariance of the mean, whose inverse is estimated too large by
-    (n - 1) / (n - r - 2).
-    """
-    from scipy import optimize, stats
-
-    count = len(noise)
-    covariance = noise.T @ noise / (count * (count - 1)) + np.diag(floor**2)
-    variance, axes = np.linalg.eigh(covariance)
-    rounding = floor**2 @ axes**2
-    # as of a single coordinate: replicates spread by more than rounding
-    varying = variance - rounding > FLAT + rounding / count
-    shifts, targets = axes.T @ gap, axes.T @ along
-    rank = int(varying.sum())
-    statistic = float(np.sqrt((shifts[varying] ** 2 / variance[varying]).sum()))
-    freedom = (rank, count - rank)
-    white = noise @ axes[:, varying] / np.sqrt(variance[varying] * count)
-    critical = float(stats.f.isf(false_alarm_rate, *freedom)) * _caution(white) ** 2
-
-    def missed(shift: float) -> float:
-        return float(stats.ncf.cdf(critical, *freedom, shift)) - (1.0 - power)
-
-    largest = 1.0
-    while missed(largest) > 0.0:
-        largest *= 2.0
-    # 0 if a correct estimator is already failed as often as that
-    needed = float(optimize.brentq(missed, 0.0, largest, xtol=1e-3)) if missed(0.0) > 0.0 else 0.0
-    information = (targets[varying] ** 2 / variance[varying]).sum()
-    information *= max(count - rank - 2, 1) / (count - 1)
-    limit = float(np.sqrt(critical * rank * (count - 1) / (count - rank)))
-    # a combination that never varies, and is off by more than rounding: what moves it may be rare
-    still = np.sqrt(variance[~varying].clip(min=0.0)) + np.sqrt(FLAT)
-    return _Test(
-        statistic=statistic,
-        critical_value=limit,
-        visible=float(np.sqrt(needed / information)) if information > 0.0 else math.inf,
-        n_tests=1,
-        in_doubt=bool((np.abs(shifts[~varying]) > np.maximum(ASTRAY * still, limit)).any()),
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel._validation import as_theta, finite_array, positive_integer
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import Response, soft_backup
@@ -90,7 +90,10 @@ class AdaptiveModelDesign:
             "leader_action_value": (n_states, n_actions),
             "leader_value_slope": (n_states, d),
         }
-        tables = [memory.get(name, np.zeros(shape)) for name, shape in zero.items()]
+        tables = [
+            finite_array(name, memory[name], shape) if name in memory else np.zeros(shape)
+            for name, shape in zero.items()
+        ]
         follower_value, follower_value_slope, leader_action_value, leader_value_slope = tables
         for _ in range(self.sweeps):
             _, improved, policy = soft_backup(model, follower_value)

@@ -6,7 +6,8 @@ ICML 2024, arXiv:2402.06886.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import as_generator, as_positive, as_theta
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
+from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Limit, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
 from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.linear import policy_system
@@ -23,7 +24,8 @@ from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.samplers import Sampler
 from tabular_bilevel.sensitivities import Sensitivities
-from tabular_bilevel.traces import sampled_traces
+from tabular_bilevel.traces import expected_traces, sampled_traces
+from tabular_bilevel.trajectories import Trajectories
 
 __all__ = ["ValueGapPenalty"]
 
@@ -46,8 +48,9 @@ class ValueGapPenalty:
         dJ/dr_L = d pi       dJ/dr_F = weight (d pi - d* pi*)      dJ/drho = weight (V - V*_F)
         dJ/dP(s'|s,a) = weight gamma ( d pi V(s') - d* pi* V*_F(s') )
 
-    Assumes: one discount for both players. Bias: of order 1 / weight; it vanishes as the weight
-    grows, while the variance of a sampled estimate grows with its square.
+    Assumes: one discount for both players. Bias: of order 1 / weight, which vanishes as the
+    weight grows, though only down to rounding, best at about 1e8, while the variance of a sampled
+    estimate grows with its square; and what truncation leaves out, times the weight.
 
     Attributes
     ----------
@@ -83,7 +86,48 @@ class ValueGapPenalty:
         ValueError
             If the players' discounts differ.
         """
-        generator, theta = as_generator(rng), read_only(as_theta(theta))
+        generator, drawn = as_generator(rng), list[Trajectories]()
+
+        def sampled(sampler: Sampler, model: Model, answer: Response) -> Sensitivities:
+            sample = sampler.sample(model, answer.policy, rng=generator)
+            drawn.append(sample)
+            values = LeaderValues(answer.action_value, answer.value)
+            seen = Experience(problem, at, model, answer, sample, values, NOTHING)
+            nothing = np.zeros_like(answer.policy)
+            return sampled_traces(seen, credit=nothing, credit_discount=0.0)[0]
+
+        at = read_only(as_theta(theta))
+        estimate = self._estimate(problem, at, memory, sampled)
+        return replace(
+            estimate,
+            n_trajectories=sum(sample.count for sample in drawn),
+            n_steps=sum(int(sample.lengths.sum()) for sample in drawn),
+        )
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute what the estimates' mean comes to with infinite data, shape (d,).
+
+        The gradient of the penalised objective, but for what the sampler cuts.
+        """
+        at = read_only(as_theta(theta))
+
+        def expected(sampler: Sampler, model: Model, answer: Response) -> Sensitivities:
+            values = LeaderValues(answer.action_value, answer.value)
+            horizon, survival = sampler.horizon(model), sampler.survival(model)
+            limit = Limit(problem, at, model, model, answer, values, horizon, survival)
+            nothing = np.zeros_like(answer.policy)
+            return expected_traces(limit, credit=nothing, credit_discount=0.0)[0]
+
+        return self._estimate(problem, at, NOTHING, expected).gradient
+
+    def _estimate(
+        self,
+        problem: BilevelProblem,
+        theta: FloatArray,
+        memory: Memory,
+        flow_of: Callable[[Sampler, Model, Response], Sensitivities],
+    ) -> Estimate:
+        """Compare the flows of both policies, got from the sampler or else exact."""
         model = problem.model(theta)
         if model.follower_discount != model.leader_discount:
             raise ValueError(
@@ -94,20 +138,12 @@ class ValueGapPenalty:
         penalised = model.with_rewards(reward, model.leader_reward)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
         tempted = self.follower.solve(penalised, start=memory.get(PENALISED_VALUE))
-        n_trajectories = n_steps = 0
-        if self.sampler is None:
-            climbed, best = exact_flow(model, tempted), exact_flow(model, response)
-        else:
-            flows = []
-            for answer in (tempted, response):
-                sample = self.sampler.sample(model, answer.policy, rng=generator)
-                values = LeaderValues(answer.action_value, answer.value)
-                seen = Experience(problem, theta, model, answer, sample, values, NOTHING)
-                nothing = np.zeros_like(answer.policy)
-                flows.append(sampled_traces(seen, credit=nothing, credit_discount=0.0)[0])
-                n_trajectories += sample.count
-                n_steps += int(sample.lengths.sum())
-            climbed, best = flows
+        climbed, best = (
+            exact_flow(model, answer)
+            if self.sampler is None
+            else flow_of(self.sampler, model, answer)
+            for answer in (tempted, response)
+        )
         measures = Sensitivities.of(
             model,
             leader_reward=climbed.leader_reward.copy(),
@@ -120,14 +156,7 @@ class ValueGapPenalty:
             model=model,
             response=response,
             memory={FOLLOWER_VALUE: response.value, PENALISED_VALUE: tempted.value},
-            n_trajectories=n_trajectories,
-            n_steps=n_steps,
         )
-
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute the gradient of the penalised objective, shape (d,)."""
-        exact = ValueGapPenalty(self.weight, follower=self.follower)
-        return exact(problem, theta, rng=0).gradient
 
 
 def exact_flow(model: Model, response: Response) -> Sensitivities:

@@ -22,17 +22,21 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell, Scale
 
 import tabular_bilevel as tb
-from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
+from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of, polish
 from tabular_bilevel.training import Curve, Run, train_all
 
 # Schedules of temperatures above the one that is meant, as multiples of it.
 COOLING = ((10.0, 3.0), (3.0,), (20.0, 5.0, 2.0))
+
+# Curves of each method whose ends are polished.
+POLISHED = 5
 
 # Standard deviations of the noise in exact ascent, per coordinate.
 NOISE = (0.03, 0.3)
@@ -56,16 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
         for cell in scale.cells(options.slip)
     }
     if options.forecast:
-        forecast(plan, options.workers)
+        forecast(plan, options.workers, scale)
         return 0
     try:
         results = make(plan, options.workers)
-        rows = tabulate(results, optima(results, scale, options.out / "optima"))
+        if not results:
+            return 1
+        rows = tabulate(results, optima(results, scale, options.out / "optima" / options.scale))
     except KeyboardInterrupt:
         print("interrupted: start again with the same options to go on", file=sys.stderr)
         return 130
     write(rows, results, options.out)
-    return 0
+    return 0 if len(results) == len(plan) else 1
 
 
 def seeds_of(cell: Cell, seeds: int) -> int:
@@ -74,23 +80,31 @@ def seeds_of(cell: Cell, seeds: int) -> int:
 
 
 def make(plan: dict[Cell, list[Run]], workers: int) -> dict[Cell, list[Curve]]:
-    """Make all runs that are not there yet."""
-    owner = {run.label: cell for cell, runs in plan.items() for run in runs}
+    """Make all runs that are not there yet; a cell of which one failed is left out."""
     runs = [run for runs in plan.values() for run in runs]
     found: dict[str, Curve] = {}
     start = time.monotonic()
-    for count, (run, curve) in enumerate(train_all(runs, workers=workers), start=1):
-        found[run.label] = curve
-        spent = time.monotonic() - start
-        print(f"\r{count} of {len(runs)} runs, {spent:.0f} s", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    results: dict[Cell, list[Curve]] = {cell: [] for cell in plan}
-    for run in runs:  # in the plan's order, whichever finished first
-        results[owner[run.label]].append(found[run.label])
-    return results
+    try:
+        for count, (run, curve) in enumerate(train_all(runs, workers=workers), start=1):
+            found[run.label] = curve
+            spent = time.monotonic() - start
+            print(
+                f"\r{count} of {len(runs)} runs, {spent:.0f} s", end="", file=sys.stderr, flush=True
+            )
+        print(file=sys.stderr)
+    except (ValueError, tb.ConvergenceError) as error:
+        words = ", ".join([str(error), *error.__notes__])
+        print(f"\n{len(runs) - len(found)} runs failed, the first: {words}", file=sys.stderr)
+    return {
+        cell: [found[run.label] for run in runs]
+        for cell, runs in plan.items()
+        if all(run.label in found for run in runs)
+    }
 
 
-def forecast(plan: dict[Cell, list[Run]], workers: int, iterations: int = 200) -> None:
+def forecast(
+    plan: dict[Cell, list[Run]], workers: int, scale: Scale, iterations: int = 200
+) -> None:
     """Measure a few iterations of each method and setting, and add up."""
     total, kinds = 0.0, {}
     for cell, runs in plan.items():
@@ -110,35 +124,82 @@ def forecast(plan: dict[Cell, list[Run]], workers: int, iterations: int = 200) -
         total += kinds[kind] * cell.iterations * len(runs)
     print(f"{sum(map(len, plan.values()))} runs, {total / 3600.0:.2f} hours of one core, "
           f"{total / 3600.0 / workers:.2f} hours with {workers} workers")  # fmt: skip
+    groups = grouped(plan)
+    searching = sum(search_time(cells, plan, scale) for cells in groups.values())
+    print(f"{len(groups)} optima, about {searching / 3600.0:.2f} hours of one core")
+
+
+def search_time(cells: list[Cell], plan: dict[Cell, list[Run]], scale: Scale) -> float:
+    """Measure one polish and a few steps, and count how many there will be; seconds."""
+    problem, cell = cells[0].build()[0], cells[0]
+    start = 3.0 * np.random.default_rng(0).normal(size=problem.n_parameters)
+    before = time.perf_counter()
+    polish(problem, start, horizon=cell.horizon)
+    once = time.perf_counter() - before
+    before = time.perf_counter()
+    climb = tb.ascend(problem, start, tb.ExactGradient(), tb.GradientAscent(0.1, 1.0), rng=0)
+    steps = min(100, scale.noisy_steps)
+    for _ in itertools.islice(climb, steps):
+        pass
+    noisy_ascents = len(NOISE) * scale.noisy_steps * (time.perf_counter() - before) / steps
+    seeds = {cell.method: min(POLISHED, len(plan[cell])) for cell in cells}
+    stages = sum(len(factors) + 1 for factors in COOLING) if cell.problem == "four rooms" else 1
+    polishes = sum(seeds.values()) + len(NOISE) + stages * len(scale.starts)
+    return noisy_ascents + polishes * once
 
 
 def optima(
     results: dict[Cell, list[Curve]], scale: Scale, folder: Path
 ) -> dict[tuple[str, float, str], float]:
-    """Find the best objective known of each problem, by every way there is."""
-    folder.mkdir(exist_ok=True)
+    """Find the best objective known of each problem, by every way there is.
+
+    What a way found is saved, and not searched for again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     known: dict[tuple[str, float, str], float] = {}
-    for key in sorted({(cell.problem, cell.knob, cell.slip) for cell in results}):
-        cells = [cell for cell in results if (cell.problem, cell.knob, cell.slip) == key]
-        problem, _ = cells[0].build()
-        horizon = cells[0].horizon
-        ends = [curve.theta for cell in cells for curve in best_curves(results, cell)]
+    for key, cells in grouped(results).items():
+        problem, horizon = cells[0].build()[0], cells[0].horizon
+        ends = [curve.theta for curve in best_curves(results, cells)]
         ways = {
-            "polished ends of all methods": best_of(problem, ends, horizon=horizon),
-            "noise in exact ascent": noisy(problem, horizon, scale.noisy_steps),
-            "many starts, annealed": annealed(cells[0], problem, scale.starts),
+            "polished ends": partial(best_of, problem, ends, horizon=horizon),
+            "noise in exact ascent": partial(noisy, problem, horizon, scale.noisy_steps),
+            "many starts, annealed": partial(annealed, cells[0], problem, scale.starts),
         }
-        best = max(ways.values(), key=lambda optimum: optimum.objective)
-        known[key] = best.objective
-        np.save(folder / ("-".join(map(str, key)).replace(" ", "-") + ".npy"), best.theta)
-        for way, optimum in ways.items():
-            print(f"{key[0]} {key[1]:g}: {way}: {optimum}")
+        known[key] = -np.inf
+        for way, search in ways.items():
+            place = folder / ("-".join(map(str, (*key, way))).replace(" ", "-") + ".npy")
+            if not place.exists():
+                found = search()
+                print(f"{key[0]} {key[1]:g}: {way}: {found}")
+                np.save(place, found.theta)
+            objective = tb.objective(problem, np.load(place), horizon=horizon)
+            known[key] = max(known[key], objective)
     return known
 
 
-def best_curves(results: dict[Cell, list[Curve]], cell: Cell) -> list[Curve]:
-    """Pick the curves that ended highest: their ends are worth polishing."""
-    return sorted(results[cell], key=lambda curve: -curve.objective[-1])[:3]
+def grouped(cells: Iterable[Cell]) -> dict[tuple[str, float, str], list[Cell]]:
+    """Gather the cells that have one problem, and so one optimum."""
+    groups: dict[tuple[str, float, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.problem, cell.knob, cell.slip), []).append(cell)
+    return groups
+
+
+def best_curves(results: dict[Cell, list[Curve]], cells: list[Cell]) -> list[Curve]:
+    """Pick curves whose ends are worth polishing: the highest of each method's best cell."""
+    best: dict[str, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: mean_final(results[cell])):
+        best[cell.method] = cell
+    return [
+        curve
+        for cell in best.values()
+        for curve in sorted(results[cell], key=lambda curve: -curve.objective[-1])[:POLISHED]
+    ]
+
+
+def mean_final(curves: list[Curve]) -> float:
+    """Average the final objective over seeds."""
+    return float(np.mean([curve.final() for curve in curves]))
 
 
 def noisy(problem: tb.BilevelProblem, horizon: int | None, n_steps: int) -> Optimum:
@@ -211,7 +272,7 @@ def write(rows: list[dict[str, object]], results: dict[Cell, list[Curve]], out: 
         ]
         if not cells:
             continue
-        cell = max(cells, key=lambda cell: np.mean([curve.final() for curve in results[cell]]))
+        cell = max(cells, key=lambda cell: mean_final(results[cell]))
         mean = np.mean([curve.objective for curve in results[cell]], axis=0)
         at = np.interp(CURVE_ITERATIONS, results[cell][0].iteration, mean)
         lines += [
