@@ -8,13 +8,19 @@ in the gradient (`Perturbed`), each polished by a quasi-Newton method with exact
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_finite, as_generator, as_theta, positive_integer
+from tabular_bilevel._validation import (
+    as_finite,
+    as_generator,
+    as_theta,
+    positive_integer,
+    require_method,
+)
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration
@@ -207,6 +213,7 @@ class Perturbed:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        require_method("method", self.method, "__call__")
         if as_finite("spread", self.spread) < 0.0:
             raise ValueError(f"spread is {self.spread}, below 0")
 
@@ -222,14 +229,7 @@ class Perturbed:
         generator = as_generator(rng)
         estimate = self.method(problem, theta, rng=generator, memory=memory)
         noise = self.spread * generator.standard_normal(estimate.gradient.size)
-        return Estimate(
-            gradient=read_only(estimate.gradient + noise),
-            model=estimate.model,
-            response=estimate.response,
-            memory=estimate.memory,
-            n_trajectories=estimate.n_trajectories,
-            n_steps=estimate.n_steps,
-        )
+        return replace(estimate, gradient=read_only(estimate.gradient + noise), parts=None)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the method's target, shape (d,)."""

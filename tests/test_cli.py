@@ -271,7 +271,8 @@ def test_train_takes_the_published_simulator_and_adam(tmp_path, capsys):
 
 ALL = [
     "train", "four-rooms", "--method", "hpgd-oracle", "--seeds", "3", "--seed", "4",
-    "--steps", "600", "--batch", "17", "--time-limit", "7", "--rate", "0.3", "--critic-step", "0.25", "--every", "9",
+    "--steps", "600", "--batch", "17", "--time-limit", "7", "--rate", "0.3",
+    "--critic-step", "0.25", "--every", "9",
     "--simulator-slip", "0.2", "--workers", "2",
 ]  # fmt: skip
 

@@ -1075,6 +1075,54 @@ REFUSED = {
         lambda: tb.Interaction(follower="best"),
         "follower is 'best', which has no method solve",
     ),
+    "a sampler's class": (
+        lambda: tb.Interaction(sampler=tb.Episodes),
+        "sampler is the class Episodes, not an instance of it",
+    ),
+    "an interaction's class": (
+        lambda: tb.SoBiRL(tb.Interaction),
+        f"interaction is {tb.Interaction!r}, not an Interaction, which holds a sampler",
+    ),
+    "no simulator": (
+        lambda: tb.Interaction(simulator=0.33),
+        "simulator is 0.33, which has no method model",
+    ),
+    "no oracle": (
+        lambda: tb.HyperPolicyGradient(oracle=5000),
+        "oracle is 5000, which has no method sample",
+    ),
+    "penalty without a sampler": (
+        lambda: tb.ValueGapPenalty(sampler=7),
+        "sampler is 7, which has no method sample",
+    ),
+    "penalty without a follower": (
+        lambda: tb.ValueGapPenalty(follower=tb.PolicyIteration),
+        "follower is the class PolicyIteration, not an instance of it",
+    ),
+    "zero-order without a sampler": (
+        lambda: tb.ZeroOrder(sampler=7),
+        "sampler is 7, which has no method sample",
+    ),
+    "zero-order without a follower": (
+        lambda: tb.ZeroOrder(follower=None),
+        "follower is None, which has no method solve",
+    ),
+    "Bi-AC without a sampler": (
+        lambda: tb.BiLevelActorCritic(tb.Episodes),
+        "sampler is the class Episodes, not an instance of it",
+    ),
+    "Bi-AC without a follower": (
+        lambda: tb.BiLevelActorCritic(follower=3),
+        "follower is 3, which has no method solve",
+    ),
+    "exact without a follower": (
+        lambda: tb.ExactGradient(tb.ValueIteration),
+        "follower is the class ValueIteration, not an instance of it",
+    ),
+    "Neumann without a follower": (
+        lambda: tb.TruncatedNeumann(3, None),
+        "follower is None, which has no method solve",
+    ),
     "penalty at two discounts": (
         lambda: tb.ValueGapPenalty().target(PROBLEMS["garnet"], np.zeros(4)),
         "ValueGapPenalty is defined for one discount, and follower_discount is 0.7, "
@@ -1150,6 +1198,18 @@ def test_a_simulator_of_another_shape_is_refused():
         interaction.gather(problem, theta, rng=0)
     with pytest.raises(ValueError, match=message):
         interaction.limit(problem, theta)
+
+
+def test_a_simulator_with_other_actions_is_refused():
+    problem = PROBLEMS["patchy"]
+    base = problem.base.replace(
+        available=np.ones((5, 3), dtype=bool), follower_reward=np.ones((5, 3))
+    )
+    simulator = SimpleNamespace(model=lambda theta: base)
+    with pytest.raises(
+        ValueError, match=r"^available\[1, 2\] is True in the simulator, False in the problem$"
+    ):
+        tb.Interaction(simulator=simulator).gather(problem, theta_of(problem), rng=0)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_noise_goes_on_from_memory():
         (lambda: best_of(tb.problems.garnet(), []), "starts is empty"),
         (lambda: anneal([], [0.0]), "problems is empty"),
         (lambda: Perturbed(tb.ExactGradient(), -1.0), "spread is -1.0, below 0"),
+        (lambda: Perturbed(tb.ExactGradient, 1.0), "method is the class ExactGradient, not an"),
         (
             lambda: polish(tb.problems.garnet(), np.zeros(6), max_iterations=0),
             "max_iterations is 0, not a positive whole number",

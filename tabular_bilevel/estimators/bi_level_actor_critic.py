@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._validation import positive_integer, require_method
 from tabular_bilevel.critics import LeaderValues, learn_differences, require_step_size
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate
@@ -66,6 +66,8 @@ class BiLevelActorCritic:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
+        require_method("sampler", self.sampler, "sample")
+        require_method("follower", self.follower, "solve")
         if self.step_size is not None:
             require_step_size(self.step_size)
 

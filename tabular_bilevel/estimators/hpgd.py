@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, ratio
-from tabular_bilevel._validation import as_generator
+from tabular_bilevel._validation import as_generator, require_method
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
@@ -66,6 +66,8 @@ class HyperPolicyGradient:
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
+        if self.oracle is not None:
+            require_method("oracle", self.oracle, "sample")
 
     def __call__(
         self,
