@@ -12,6 +12,7 @@ import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.estimators import bi_level_actor_critic
 from tabular_bilevel.estimators.bi_level_actor_critic import StackelbergCritic
 from tabular_bilevel.estimators.zero_order import cubature
 from tabular_bilevel.traces import (
@@ -551,6 +552,19 @@ def test_sobirl_is_right_where_episodes_are_one_step_long(discounted):
     assert distance(sobirl.target(longer, theta_of(longer)), exact) > 0.1
 
 
+def test_sobirl_without_a_discount_is_not_for_trajectories_cut_by_chance():
+    problem, survivors = PROBLEMS["rewards"], interaction(tb.Survivors(10))
+    theta, message = (
+        theta_of(problem),
+        r"^SoBiRL without a discount is defined for .* 0\.7: weights",
+    )
+    with pytest.raises(ValueError, match=message):
+        tb.SoBiRL(survivors)(problem, theta, rng=0)
+    with pytest.raises(ValueError, match=message):
+        tb.SoBiRL(survivors).target(problem, theta)
+    tb.SoBiRL(survivors, discounted=True)(problem, theta, rng=0)
+
+
 def test_sobirl_has_the_same_mean_discounted_or_not():
     # E_pi[dr_F - E_pi dr_F] = 0 after the first step, whatever its weight: docstring
     problem = PROBLEMS["rewards"]
@@ -829,6 +843,26 @@ def test_expected_traces_are_the_mean_of_sampled_ones(name, where):
     assert judge(samples, cut, **settled).verdict is tb.Verdict.BIASED
 
 
+def test_expectations_stop_where_all_episodes_have_ended(monkeypatch):
+    # layered of depth 4; with a discount near 1 a horizon has 1.8 * 10^7 steps
+    problem = tb.problems.layered(follower_discount=1.0 - 1e-6, leader_discount=1.0 - 1e-6)
+    theta, calls = theta_of(problem), []
+    limit = interaction(tb.Episodes()).limit(problem, theta)
+    assert limit.horizon > 10_000_000
+    real = tb.Model.arrivals
+
+    def counted(model, flow):
+        calls.append(1)
+        assert len(calls) < 100
+        return real(model, flow)
+
+    monkeypatch.setattr(tb.Model, "arrivals", counted)
+    target = tb.BoltzmannCovariance(interaction(tb.Episodes())).target(problem, theta)
+    assert distance(target, exact_gradient(problem, theta)) <= ROUNDING
+    counts, _ = expected_visits(limit, 1.0)
+    assert counts.sum() == pytest.approx(4.0)
+
+
 @pytest.mark.parametrize("sampler", [tb.Episodes(400, 6), tb.Survivors(400, 0.85)])
 def test_expected_visits_are_the_mean_of_sampled_ones(sampler):
     problem = PROBLEMS["patchy"]
@@ -936,6 +970,27 @@ def test_a_critic_goes_on_from_its_last_table(critic):
     anew = got.gather(problem, theta, rng=1).values.action_value
     # steps of 1e-6 move hardly anything
     assert np.abs(on - learnt.values.action_value).max() < 0.01 < np.abs(on - anew).max()
+
+
+def test_an_oracles_critic_sees_its_sample_only_and_goes_on_from_its_last_table():
+    problem = PROBLEMS["garnet"]
+    theta, seen = theta_of(problem), []
+
+    class Watched(tb.SarsaCritic):
+        def values(self, response, trajectories, **more):
+            values = super().values(response, trajectories, **more)
+            seen.append((trajectories.count, more["previous"], values.action_value))
+            return values
+
+    hpgd = tb.HyperPolicyGradient(
+        interaction(tb.Episodes(20, 5), Watched(step_size=0.1)), oracle=tb.Episodes(30, 5)
+    )
+    first = hpgd(problem, theta, rng=0)
+    second = hpgd(problem, theta, rng=1, memory=first.memory)
+    assert [count for count, _, _ in seen] == [30, 30]
+    assert seen[0][1] is None
+    assert seen[1][1] is first.memory["leader_action_value"] is seen[0][2]
+    assert second.memory["leader_action_value"] is seen[1][2]
 
 
 def test_bi_acs_critic_goes_on_from_its_last_table():
@@ -1152,17 +1207,23 @@ def test_a_bad_theta_or_seed_is_refused(name):
             estimator(problem, theta, rng=-1)
 
 
-def test_bi_acs_critic_says_when_it_does_not_settle():
-    # no model does this: values that ever grow
-    runaway = SimpleNamespace(
-        leader_reward=np.zeros((2, 1)),
-        leader_discount=0.5,
-        next_value=lambda value: 10.0 * value[:, None] + 1.0,
-    )
-    response = SimpleNamespace(policy=np.ones((2, 1)))
-    critic = StackelbergCritic(n_leader_actions=2, step_size=None, sweeps=1)
-    with pytest.raises(tb.ConvergenceError, match="leader's optimal values still change by"):
-        critic.limit(runaway, response, tb.Episodes())
+def test_bi_acs_critic_says_when_it_does_not_settle(monkeypatch):
+    monkeypatch.setattr(bi_level_actor_critic, "MOST_CHOICES", 1)
+    problem = PROBLEMS["game, seen"]
+    with pytest.raises(tb.ConvergenceError, match="the leader's best choices still change"):
+        tb.BiLevelActorCritic().target(problem, theta_of(problem))
+
+
+@pytest.mark.parametrize("leader_discount", [0.0, 0.9, 0.99999])
+def test_bi_acs_critic_is_a_fixed_point_at_any_discount(leader_discount):
+    problem = tb.problems.random_game(n_states=20, leader_discount=leader_discount)
+    model = problem.model(theta_of(problem))
+    response = tb.solve_follower(model)
+    critic = StackelbergCritic(problem.n_leader_actions, step_size=None, sweeps=1)
+    table = critic.limit(model, response, tb.Episodes()).action_value
+    ahead = model.next_value(critic._best(response, table))
+    gap = np.abs(model.leader_reward + leader_discount * ahead - table).max()
+    assert gap <= ROUNDING * np.abs(table).max()
 
 
 @pytest.mark.parametrize(
