@@ -29,6 +29,9 @@ from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Optimum", "Perturbed", "anneal", "best_of", "polish"]
 
+# Norm of theta from which on a search is given up: what saturates has done so long before.
+LONGEST = 1e8
+
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
@@ -69,6 +72,9 @@ def polish(
     max_iterations: int = 1000,
 ) -> Optimum:
     """Climb J by L-BFGS with exact gradients.
+
+    J may be unbounded, where the leader's own reward is linear in theta: the search stops at a
+    theta longer than 1e8, and its message says so.
 
     Parameters
     ----------
@@ -113,16 +119,23 @@ def polish(
             best = (result.objective, np.array(point), norm)
         return -result.objective, -result.gradient
 
+    def too_far(point: FloatArray) -> None:
+        if np.linalg.norm(point) > LONGEST:
+            raise StopIteration
+
     stopped = scipy.optimize.minimize(
         fall,
         start,
         jac=True,
         method="L-BFGS-B",
+        callback=too_far,
         options={"maxiter": max_iterations, "maxfun": 20 * max_iterations},
     )
     assert best is not None
     objective, point, norm = best
-    return Optimum(objective, read_only(point), norm, evaluations, str(stopped.message))
+    far = np.linalg.norm(stopped.x) > LONGEST
+    message = f"theta is longer than {LONGEST:g}: J seems unbounded" if far else stopped.message
+    return Optimum(objective, read_only(point), norm, evaluations, str(message))
 
 
 def best_of(

@@ -993,6 +993,21 @@ def test_an_oracles_critic_sees_its_sample_only_and_goes_on_from_its_last_table(
     assert second.memory["leader_action_value"] is seen[1][2]
 
 
+def test_bi_ac_estimates_from_the_experience_of_others():
+    problem = PROBLEMS["game, seen"]
+    theta, bi_ac = theta_of(problem), tb.BiLevelActorCritic(tb.Episodes(20))
+    seen = interaction(tb.Episodes(20)).gather(problem, theta, rng=3)  # with another critic
+    alone = bi_ac(problem, theta, rng=3)  # neither critic draws random numbers
+    np.testing.assert_array_equal(bi_ac.estimate(seen).gradient, alone.gradient)
+    assert distance(tb.NaivePolicyGradient().estimate(seen).gradient, alone.gradient) > 0.01
+    learning = replace(bi_ac, step_size=0.5)
+    own = learning.interaction_for(problem).gather(problem, theta, rng=3)
+    found = learning.estimate(own).gradient
+    np.testing.assert_array_equal(found, learning(problem, theta, rng=3).gradient)
+    with pytest.raises(ValueError, match="is defined for Markov games"):
+        bi_ac.estimate(interaction(tb.Episodes(2)).gather(PROBLEMS["bandit"], np.zeros(3), rng=0))
+
+
 def test_bi_acs_critic_goes_on_from_its_last_table():
     theta, learning = theta_of(CERTAIN), tb.BiLevelActorCritic(tb.Episodes(20), step_size=0.1)
     first = learning(CERTAIN, theta, rng=0)

@@ -6,7 +6,7 @@ AAAI 2020, arXiv:1909.03510; theory.md section 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from tabular_bilevel.critics import LeaderValues, learn_differences, require_ste
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
-from tabular_bilevel.experience import NOTHING, Interaction, Memory
+from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
 from tabular_bilevel.linear import discounted_system
 from tabular_bilevel.markov_game import MarkovGame
@@ -91,20 +91,41 @@ class BiLevelActorCritic:
         ValueError
             If the problem is not a game whose follower sees the leader's action.
         """
-        return self._actor(problem)(problem, theta, rng=rng, memory=memory)
+        actor = NaivePolicyGradient(self.interaction_for(problem))
+        return actor(problem, theta, rng=rng, memory=memory)
+
+    def estimate(self, experience: Experience) -> Estimate:
+        """Estimate from given experience, with the fixed point in the place of its values.
+
+        If `step_size` is given, the values are left as they are: experience gathered by this
+        method's `interaction_for` has those that its critic learnt.
+        """
+        critic = self.interaction_for(experience.problem).critic
+        if self.step_size is None:
+            model = experience.trajectories.model
+            values = critic.limit(model, experience.response, self.sampler)
+            experience = replace(experience, values=values)
+        return NaivePolicyGradient().estimate(experience)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
-        return self._actor(problem).target(problem, theta)
+        return NaivePolicyGradient(self.interaction_for(problem)).target(problem, theta)
 
-    def _actor(self, problem: BilevelProblem) -> NaivePolicyGradient:
+    def interaction_for(self, problem: BilevelProblem) -> Interaction:
+        """Return how experience of a game is got: sampler, follower, and this method's critic.
+
+        Raises
+        ------
+        ValueError
+            If the problem is not a game whose follower sees the leader's action.
+        """
         if not isinstance(problem, MarkovGame) or not problem.follower_observes_leader:
             raise ValueError(
                 "BiLevelActorCritic is defined for Markov games whose follower sees the leader's "
                 f"action, and the problem is {problem}"
             )
         critic = StackelbergCritic(problem.n_leader_actions, self.step_size, self.sweeps)
-        return NaivePolicyGradient(Interaction(self.sampler, critic, self.follower))
+        return Interaction(self.sampler, critic, self.follower)
 
 
 @dataclass(frozen=True)
