@@ -29,6 +29,7 @@ __all__ = [
     "first",
     "positive_integer",
     "real_array",
+    "require_method",
     "require_probabilities",
     "require_real_dtype",
 ]
@@ -194,6 +195,14 @@ def positive_integer(name: str, value: object) -> int:
         shown = repr(value) if isinstance(value, str) else value
         raise ValueError(f"{name} is {shown}, not a positive whole number")
     return number
+
+
+def require_method(name: str, value: object, method: str) -> None:
+    """Raise unless the value is an object, not a class, with the method."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} is the class {value.__name__}, not an instance of it")
+    if not callable(getattr(value, method, None)):
+        raise ValueError(f"{name} is {value!r}, which has no method {method}")
 
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:

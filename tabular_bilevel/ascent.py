@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._progress import tqdm_bar
-from tabular_bilevel._validation import as_generator, as_theta, finite_array, positive_integer
+from tabular_bilevel._validation import (
+    as_generator,
+    as_theta,
+    finite_array,
+    positive_integer,
+    require_method,
+)
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration
@@ -297,6 +303,8 @@ def resume(
     Step
         As `ascend`.
     """
+    require_method("method", method, "__call__")
+    require_method("optimiser", optimiser, "step")
     last = None if n_steps is None else positive_integer("n_steps", n_steps)
     steps = climb(problem, state, method, optimiser, last)
     if not progress:

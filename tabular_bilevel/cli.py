@@ -139,8 +139,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_problem(train)
     train.add_argument("--method", required=True, help="one of: " + ", ".join(METHODS))
     train.add_argument("--seeds", type=int, default=10, help="ascents to make (10)")
-    train.add_argument("--steps", type=int, default=10_000, help="iterations of each (10,000)")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    train.add_argument(
+        "--steps",
+        type=int,
+        default=10_000,
+        help="iterations of each (10,000); what was saved with fewer is gone on with",
+    )
+    train.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where to write; the table, summary and plot have the seeds of this call alone",
+    )
     train.add_argument("--batch", type=int, default=100, help="steps of data an iteration (100)")
     train.add_argument("--time-limit", type=int, default=200, help="longest episode (200)")
     train.add_argument("--rate", type=float, default=0.1, help="of the ascent (0.1)")
@@ -154,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         "--critic-step", type=float, default=0.5, help="step size of a learned critic (0.5)"
     )
     train.add_argument(
-        "--every", type=int, help="iterations between two looks at J (a 200th of all)"
+        "--every",
+        type=int,
+        help="iterations between two looks at J (a 200th of all, at most 50)",
     )
     train.add_argument(
         "--simulator-slip",
@@ -364,22 +377,18 @@ def _gradient(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from tabular_bilevel.curves import Training
 
-    if options.method not in METHODS:
-        raise ValueError(f"method is {options.method!r}, not one of {', '.join(METHODS)}")
     n_seeds = positive_integer("seeds", options.seeds)
     workers = positive_integer("workers", options.workers)
     batch = positive_integer("batch", options.batch)
-    if options.seed < 0:
-        raise ValueError(f"seed is {options.seed}, below 0")
     problem, simulator = tb.problems.CATALOGUE[options.problem](), None
     if options.simulator_slip is not None:
         if options.problem != "four-rooms":
             raise ValueError(f"simulator-slip is for four-rooms, not for {options.problem}")
         simulator = tb.problems.four_rooms(slip=options.simulator_slip)
     clipped = tb.GradientAscent(options.rate, 1.0)
-    every = max(1, options.steps // 200) if options.every is None else options.every
+    every = min(max(1, options.steps // 200), 50) if options.every is None else options.every
     words = vars(options).copy()
-    for name in ("command", "seeds", "seed", "workers", "out"):
+    for name in ("command", "seeds", "seed", "steps", "workers", "out"):
         del words[name]
     training = Training(
         problem=problem,
@@ -398,6 +407,10 @@ def _train(options: argparse.Namespace) -> int:
         words={**words, "every": every, "version": tb.__version__},
         folder=options.out,
     )
+    if simulator is not None and not hasattr(
+        METHODS[options.method](training.setting), "interaction"
+    ):
+        raise ValueError(f"simulator-slip has no use: {options.method} samples nothing from it")
     curves = {}
     with _progress(training.curves(workers), total=n_seeds) as finished:
         for seed, curve in finished:

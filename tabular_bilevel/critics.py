@@ -13,6 +13,7 @@ from tabular_bilevel._arrays import FloatArray, IntArray, ratio, read_only
 from tabular_bilevel._validation import as_finite, as_real, finite_array, positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
 from tabular_bilevel.samplers import Sampler
 from tabular_bilevel.trajectories import Trajectories
@@ -153,7 +154,7 @@ class SarsaCritic:
     """Q_L by SARSA on the estimator's own trajectories; the table survives outer iterations.
 
     Each sweep updates once for every step, in random order; an episode's last step has no
-    bootstrap. Its limit is that of small steps: the true Q_L.
+    bootstrap. Its limit is that of small steps: the true Q_L, unless a cut is an end.
 
     Attributes
     ----------
@@ -212,8 +213,26 @@ class SarsaCritic:
         return LeaderValues.under(response.policy, table)
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Evaluate the leader exactly: what a table comes to with small steps, and without cuts."""
-        return exact_values(model, response)
+        """Compute what a table comes to with small steps.
+
+        That is the truth, or with `cut_is_end` the solution of Q = r_L + gamma_L f P V, V = E_pi Q,
+        where f(s, a) is the share of the visits to a pair that a cut does not follow.
+        """
+        if not self.cut_is_end:
+            return exact_values(model, response)
+        policy, discount = response.policy, model.leader_discount
+        law, survival = model.initial, sampler.survival(model)
+        followed = np.zeros(model.n_states)
+        for _ in range(sampler.horizon(model) - 1):
+            if not law.any():
+                break
+            followed += law
+            law = survival * model.arrivals(policy * law[:, None])
+        kept = survival * ratio(followed, followed + law)[:, None]  # alike for all actions
+        reward = (policy * model.leader_reward).sum(axis=1)
+        value = policy_system(model, kept * policy, discount).solve(reward)
+        ahead = model.next_value(value)
+        return LeaderValues.under(policy, model.leader_reward + discount * kept * ahead)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,12 @@ import numpy as np
 from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.optimisers import Optimiser
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.training import METHODS, Curve, Run, Setting, train_all
+from tabular_bilevel.training import METHODS, Curve, Run, Setting, first_theta, train_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Training", "plot_curves"]
-
-# Of the normal that the first theta is drawn from: the papers' start.
-START_SPREAD = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +39,12 @@ class Training:
     optimiser : Optimiser
         What is made of its gradients.
     seeds : sequence of int
-        One ascent each.
+        One ascent each; at least 0 and no two alike.
     n_steps, every : int
         Iterations, and how many lie between two looks at the objective.
     words : mapping of str to value
-        The settings as JSON can hold them: a curve saved with others is not gone on with.
+        The settings as JSON can hold them, without the number of steps: a curve saved with others
+        is not gone on with.
     folder : Path
         Where everything is written.
     """
@@ -61,6 +59,18 @@ class Training:
     every: int
     words: Mapping[str, Any]
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Check the method and the seeds."""
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
+        if len(self.seeds) == 0:
+            raise ValueError("seeds is empty")
+        for seed in self.seeds:
+            if seed < 0:
+                raise ValueError(f"seed is {seed}, below 0")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds has some twice: {list(self.seeds)}")
 
     def curves(self, workers: int) -> Iterator[tuple[int, Curve]]:
         """Make the ascents, or what is left of them, and give each seed's curve when it is there.
@@ -90,11 +100,10 @@ class Training:
             yield runs[run], curve
 
     def _run(self, seed: int) -> Run:
-        theta = np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, self.n_parameters)
         return Run(
             label=json.dumps({**self.words, "seed": seed}, sort_keys=True),
             problem=self.problem,
-            theta=theta,
+            theta=first_theta(seed, self.n_parameters),
             method=METHODS[self.method](self.setting),
             optimiser=self.optimiser,
             seed=seed,
@@ -128,6 +137,7 @@ class Training:
         error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
         summary = {
             **self.words,
+            "steps": self.n_steps,
             "final_objectives": finals,
             "mean": float(values.mean()),
             "standard_error": error,

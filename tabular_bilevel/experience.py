@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_generator, as_theta
+from tabular_bilevel._validation import as_generator, as_theta, entry, first, require_method
 from tabular_bilevel.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
 from tabular_bilevel.model import Model
@@ -118,8 +118,9 @@ class Interaction:
     def __post_init__(self) -> None:
         """Check the settings."""
         for name, method in (("sampler", "sample"), ("critic", "values"), ("follower", "solve")):
-            if not callable(getattr(getattr(self, name), method, None)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, which has no method {method}")
+            require_method(name, getattr(self, name), method)
+        if self.simulator is not None:
+            require_method("simulator", self.simulator, "model")
 
     def gather(
         self,
@@ -205,12 +206,18 @@ class Interaction:
         found, wanted = model.follower_reward.shape, planned.follower_reward.shape
         if found != wanted:
             raise ValueError(f"simulator has tables of shape {found}, the problem {wanted}")
+        if not np.array_equal(model.available, planned.available):
+            index = first(model.available != planned.available)
+            raise ValueError(
+                f"{entry('available', index)} is {model.available[index]} in the simulator, "
+                f"{planned.available[index]} in the problem"
+            )
         return model
 
 
 def require_interaction(interaction: object) -> None:
     """Raise unless experience can be gathered with it."""
-    if not callable(getattr(interaction, "gather", None)):
+    if isinstance(interaction, type) or not callable(getattr(interaction, "gather", None)):
         raise ValueError(
             f"interaction is {interaction!r}, not an Interaction, which holds a sampler"
         )

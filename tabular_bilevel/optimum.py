@@ -8,13 +8,19 @@ in the gradient (`Perturbed`), each polished by a quasi-Newton method with exact
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_finite, as_generator, as_theta, positive_integer
+from tabular_bilevel._validation import (
+    as_finite,
+    as_generator,
+    as_theta,
+    positive_integer,
+    require_method,
+)
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration
@@ -22,6 +28,9 @@ from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Optimum", "Perturbed", "anneal", "best_of", "polish"]
+
+# Norm of theta from which on a search is given up: what saturates has done so long before.
+LONGEST = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +72,9 @@ def polish(
     max_iterations: int = 1000,
 ) -> Optimum:
     """Climb J by L-BFGS with exact gradients.
+
+    J may be unbounded, where the leader's own reward is linear in theta: the search stops at a
+    theta longer than 1e8, and its message says so.
 
     Parameters
     ----------
@@ -107,16 +119,23 @@ def polish(
             best = (result.objective, np.array(point), norm)
         return -result.objective, -result.gradient
 
+    def too_far(point: FloatArray) -> None:
+        if np.linalg.norm(point) > LONGEST:
+            raise StopIteration
+
     stopped = scipy.optimize.minimize(
         fall,
         start,
         jac=True,
         method="L-BFGS-B",
+        callback=too_far,
         options={"maxiter": max_iterations, "maxfun": 20 * max_iterations},
     )
     assert best is not None
     objective, point, norm = best
-    return Optimum(objective, read_only(point), norm, evaluations, str(stopped.message))
+    far = np.linalg.norm(stopped.x) > LONGEST
+    message = f"theta is longer than {LONGEST:g}: J seems unbounded" if far else stopped.message
+    return Optimum(objective, read_only(point), norm, evaluations, str(message))
 
 
 def best_of(
@@ -207,6 +226,7 @@ class Perturbed:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        require_method("method", self.method, "__call__")
         if as_finite("spread", self.spread) < 0.0:
             raise ValueError(f"spread is {self.spread}, below 0")
 
@@ -222,14 +242,7 @@ class Perturbed:
         generator = as_generator(rng)
         estimate = self.method(problem, theta, rng=generator, memory=memory)
         noise = self.spread * generator.standard_normal(estimate.gradient.size)
-        return Estimate(
-            gradient=read_only(estimate.gradient + noise),
-            model=estimate.model,
-            response=estimate.response,
-            memory=estimate.memory,
-            n_trajectories=estimate.n_trajectories,
-            n_steps=estimate.n_steps,
-        )
+        return replace(estimate, gradient=read_only(estimate.gradient + noise), parts=None)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the method's target, shape (d,)."""

@@ -151,6 +151,8 @@ def expected_traces(
         influence += trace
         occupancy += weight * pairs
         law = model.arrivals(pairs)
+        if not law.any():  # all episodes have ended, and what is carried with them
+            break
         weight *= model.leader_discount
         credit_weight *= credit_discount
     source, target = model.entry_row, model.transition.indices
@@ -191,6 +193,8 @@ def expected_visits(
         counts += reached * pairs
         weights += weight * pairs
         law = model.arrivals(pairs)
+        if not law.any():
+            break
         reached *= limit.survival
         weight *= discount
     return counts, weights

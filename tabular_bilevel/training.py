@@ -88,6 +88,9 @@ class Worker:
 # In a worker process, its own.
 WORKER: Worker | None = None
 
+# Of the normal that the first theta is drawn from: the papers' start.
+START_SPREAD = 0.01
+
 # An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
 # probabilities still have five digits. Recorded objectives are those of the exact follower.
 FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
@@ -150,6 +153,11 @@ METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
         "exact": lambda s: ExactGradient(),
     }
 )
+
+
+def first_theta(seed: int, n_parameters: int) -> FloatArray:
+    """Draw where a seed's ascent starts in the papers, near 0, shape (d,)."""
+    return np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, n_parameters)
 
 
 @dataclass(frozen=True, eq=False)

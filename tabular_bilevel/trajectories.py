@@ -205,7 +205,14 @@ def draw(
         # Compiled code cannot be interrupted: it returns about every 0.1 s. Pages that are not
         # written to cost nothing.
         size = min(left, max(columns, 2_500_000))
-        flat = np.empty((3, size), dtype=np.int32)
+        try:
+            flat = np.empty((3, size), dtype=np.int32)
+        except MemoryError as error:
+            raise ValueError(
+                f"a trajectory may take {columns} steps, more than memory holds, at discounts of "
+                f"{model.follower_discount} and {model.leader_discount}: give the sampler a number "
+                "of steps"
+            ) from error
         lengths: IntArray = np.empty(min(rows, size), dtype=np.int64)
         filled, made, most = _kernels.sample_trajectories(
             rng,

@@ -283,6 +283,15 @@ def test_a_bar_needs_tqdm(monkeypatch):
         tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, progress=True)
 
 
+def test_what_is_no_method_or_optimiser_is_refused():
+    with pytest.raises(ValueError, match=r"^method is the class ExactGradient, not an instance"):
+        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient, tb.Adam(), rng=0)
+    with pytest.raises(ValueError, match=r"^method is 'exact', which has no method __call__"):
+        tb.ascend(REWARDS, np.zeros(3), "exact", tb.Adam(), rng=0)
+    with pytest.raises(ValueError, match=r"^optimiser is 0.1, which has no method step"):
+        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), 0.1, rng=0)
+
+
 def test_the_number_of_steps_is_checked():
     with pytest.raises(ValueError, match="n_steps is 0, not a positive whole number"):
         tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=0)

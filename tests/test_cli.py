@@ -18,7 +18,7 @@ import tabular_bilevel as tb
 from tabular_bilevel import verify
 from tabular_bilevel.checks.controls import FAULTS, Ingredients
 from tabular_bilevel.cli import main
-from tabular_bilevel.training import METHODS
+from tabular_bilevel.training import Setting
 
 
 def test_verify_passes_and_writes_what_it_printed(tmp_path, capsys):
@@ -269,14 +269,76 @@ def test_train_takes_the_published_simulator_and_adam(tmp_path, capsys):
     assert "was saved by another run" in capsys.readouterr().err
 
 
-def test_the_time_limit_reaches_every_sample(tmp_path, monkeypatch):
-    settings = []
-    oracle = METHODS["hpgd-oracle"]
-    spied = {**METHODS, "hpgd-oracle": lambda setting: settings.append(setting) or oracle(setting)}
-    monkeypatch.setattr("tabular_bilevel.curves.METHODS", spied)
-    arguments = ["--method", "hpgd-oracle", "--seeds", "1", "--workers", "1", "--time-limit", "7"]
-    assert main([*TRAIN, *arguments, "--out", str(tmp_path)]) == 0
-    assert [settings[0].sampler.time_limit, settings[0].oracle.time_limit] == [7, 7]
+ALL = [
+    "train", "four-rooms", "--method", "hpgd-oracle", "--seeds", "3", "--seed", "4",
+    "--steps", "600", "--batch", "17", "--time-limit", "7", "--rate", "0.3",
+    "--critic-step", "0.25", "--every", "9",
+    "--simulator-slip", "0.2", "--workers", "2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def planned(monkeypatch, tmp_path):
+    """What the command line would train, and with how many workers."""
+
+    def plan(*arguments):
+        seen = []
+
+        def curves(training, workers):
+            seen.extend((training, workers))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("tabular_bilevel.curves.Training.curves", curves)
+        assert main([*arguments, "--out", str(tmp_path / "new")]) == 130
+        return seen
+
+    return plan
+
+
+def test_each_option_of_train_reaches_its_place(planned, tmp_path):
+    training, workers = planned(*ALL)
+    assert workers == 2
+    assert training.problem.n_parameters == training.n_parameters == 105
+    assert training.method == "hpgd-oracle"
+    assert list(training.seeds) == [4, 5, 6]
+    assert (training.n_steps, training.every) == (600, 9)
+    assert training.folder == tmp_path / "new"
+    assert training.optimiser == tb.GradientAscent(0.3, 1.0)
+    setting = training.setting
+    assert setting.sampler == tb.Steps(17, 7)
+    assert setting.oracle == tb.Steps(5_000, 7)
+    assert setting.step_size == 0.25
+    slippery = tb.problems.four_rooms(slip=0.2).model(np.zeros(105)).transition
+    found = setting.simulator.model(np.zeros(105)).transition
+    np.testing.assert_array_equal(found.toarray(), slippery.toarray())
+    assert training.words == {
+        "problem": "four-rooms", "method": "hpgd-oracle", "batch": 17, "time_limit": 7, "rate": 0.3,
+        "critic_step": 0.25, "every": 9, "simulator_slip": 0.2, "optimiser": "sgd",
+        "version": tb.__version__,
+    }  # fmt: skip
+
+
+def test_train_by_default_is_the_published_protocol(planned):
+    training, _ = planned("train", "four-rooms", "--method", "bchg")
+    assert training.optimiser == tb.GradientAscent(0.1, 1.0)
+    assert training.setting == Setting()
+    assert list(training.seeds) == list(range(10))
+    assert (training.n_steps, training.every) == (10_000, 50)
+    adam, _ = planned("train", "two-state", "--method", "bchg", "--optimiser", "adam")
+    assert adam.optimiser == tb.Adam(0.1)
+
+
+def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys):
+    def trained(folder, steps):
+        settings = ["--seeds", "2", "--every", "10", "--workers", "1", "--out", str(folder)]
+        return main([*TRAIN, *settings, "--steps", steps])
+
+    longer, whole = tmp_path / "longer", tmp_path / "whole"
+    assert trained(longer, "40") == trained(longer, "60") == trained(whole, "60") == 0
+    assert (longer / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
+    assert json.loads((longer / "summary.json").read_text())["steps"] == 60
+    assert trained(longer, "50") == 2
+    assert "seed-0.npz holds 60 steps, and n_steps is 50" in capsys.readouterr().err
 
 
 def test_train_says_that_the_plot_is_missing(tmp_path, capsys, monkeypatch):
@@ -309,6 +371,12 @@ def test_train_refuses_bad_settings_in_a_line(changes, message, tmp_path, capsys
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_simulator_that_the_method_does_not_ask_is_refused(tmp_path, capsys):
+    settings = ["--method", "exact", "--simulator-slip", "0.3", "--out", str(tmp_path)]
+    assert main(["train", "four-rooms", *settings]) == 2
+    assert "simulator-slip has no use: exact samples nothing" in capsys.readouterr().err
 
 
 # As the command line, but curves are saved often enough to be cut short at once, by workers, too.

@@ -232,6 +232,24 @@ def test_a_learning_critic_comes_near_the_truth(critic):
     assert np.abs(lazy.action_value - exact).max() > 2.0 * NEAR * spread
 
 
+@each_model
+@pytest.mark.parametrize("sampler", [tb.Episodes(4000, 4), tb.Survivors(4000, 0.8)])
+def test_sarsa_comes_to_its_limit_where_a_cut_is_an_end(sampler, model):
+    # many runs with small steps, each from where the one before ended; their mean has less noise
+    critic = tb.SarsaCritic(step_size=0.003, sweeps=3, cut_is_end=True)
+    response = tb.solve_follower(model)
+    limit = critic.limit(model, response, sampler).action_value
+    exact = tb.evaluate_leader(model, response).action_value
+    table, tables = exact, []
+    for seed in range(30):
+        table = learn(critic, model, sampler, seed=seed, previous=table)[0].action_value
+        tables.append(table)
+    seen = response.policy > 0.02  # elsewhere there are few steps to learn from
+    mean = np.mean(tables[10:], axis=0)
+    assert np.abs(mean - limit)[seen].max() < 0.03
+    assert np.abs(exact - limit)[seen].max() > 0.3  # the control: what a cut takes off
+
+
 @pytest.mark.parametrize("sweeps", [1, 2, 3, 4, 7])
 def test_a_sweep_of_temporal_differences_looks_one_step_further(sweeps):
     # The target table is that of before the sweep, so in whatever order steps come, k sweeps of

@@ -12,6 +12,7 @@ import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.estimators import bi_level_actor_critic
 from tabular_bilevel.estimators.bi_level_actor_critic import StackelbergCritic
 from tabular_bilevel.estimators.zero_order import cubature
 from tabular_bilevel.traces import (
@@ -551,6 +552,19 @@ def test_sobirl_is_right_where_episodes_are_one_step_long(discounted):
     assert distance(sobirl.target(longer, theta_of(longer)), exact) > 0.1
 
 
+def test_sobirl_without_a_discount_is_not_for_trajectories_cut_by_chance():
+    problem, survivors = PROBLEMS["rewards"], interaction(tb.Survivors(10))
+    theta, message = (
+        theta_of(problem),
+        r"^SoBiRL without a discount is defined for .* 0\.7: weights",
+    )
+    with pytest.raises(ValueError, match=message):
+        tb.SoBiRL(survivors)(problem, theta, rng=0)
+    with pytest.raises(ValueError, match=message):
+        tb.SoBiRL(survivors).target(problem, theta)
+    tb.SoBiRL(survivors, discounted=True)(problem, theta, rng=0)
+
+
 def test_sobirl_has_the_same_mean_discounted_or_not():
     # E_pi[dr_F - E_pi dr_F] = 0 after the first step, whatever its weight: docstring
     problem = PROBLEMS["rewards"]
@@ -829,6 +843,26 @@ def test_expected_traces_are_the_mean_of_sampled_ones(name, where):
     assert judge(samples, cut, **settled).verdict is tb.Verdict.BIASED
 
 
+def test_expectations_stop_where_all_episodes_have_ended(monkeypatch):
+    # layered of depth 4; with a discount near 1 a horizon has 1.8 * 10^7 steps
+    problem = tb.problems.layered(follower_discount=1.0 - 1e-6, leader_discount=1.0 - 1e-6)
+    theta, calls = theta_of(problem), []
+    limit = interaction(tb.Episodes()).limit(problem, theta)
+    assert limit.horizon > 10_000_000
+    real = tb.Model.arrivals
+
+    def counted(model, flow):
+        calls.append(1)
+        assert len(calls) < 100
+        return real(model, flow)
+
+    monkeypatch.setattr(tb.Model, "arrivals", counted)
+    target = tb.BoltzmannCovariance(interaction(tb.Episodes())).target(problem, theta)
+    assert distance(target, exact_gradient(problem, theta)) <= ROUNDING
+    counts, _ = expected_visits(limit, 1.0)
+    assert counts.sum() == pytest.approx(4.0)
+
+
 @pytest.mark.parametrize("sampler", [tb.Episodes(400, 6), tb.Survivors(400, 0.85)])
 def test_expected_visits_are_the_mean_of_sampled_ones(sampler):
     problem = PROBLEMS["patchy"]
@@ -936,6 +970,42 @@ def test_a_critic_goes_on_from_its_last_table(critic):
     anew = got.gather(problem, theta, rng=1).values.action_value
     # steps of 1e-6 move hardly anything
     assert np.abs(on - learnt.values.action_value).max() < 0.01 < np.abs(on - anew).max()
+
+
+def test_an_oracles_critic_sees_its_sample_only_and_goes_on_from_its_last_table():
+    problem = PROBLEMS["garnet"]
+    theta, seen = theta_of(problem), []
+
+    class Watched(tb.SarsaCritic):
+        def values(self, response, trajectories, **more):
+            values = super().values(response, trajectories, **more)
+            seen.append((trajectories.count, more["previous"], values.action_value))
+            return values
+
+    hpgd = tb.HyperPolicyGradient(
+        interaction(tb.Episodes(20, 5), Watched(step_size=0.1)), oracle=tb.Episodes(30, 5)
+    )
+    first = hpgd(problem, theta, rng=0)
+    second = hpgd(problem, theta, rng=1, memory=first.memory)
+    assert [count for count, _, _ in seen] == [30, 30]
+    assert seen[0][1] is None
+    assert seen[1][1] is first.memory["leader_action_value"] is seen[0][2]
+    assert second.memory["leader_action_value"] is seen[1][2]
+
+
+def test_bi_ac_estimates_from_the_experience_of_others():
+    problem = PROBLEMS["game, seen"]
+    theta, bi_ac = theta_of(problem), tb.BiLevelActorCritic(tb.Episodes(20))
+    seen = interaction(tb.Episodes(20)).gather(problem, theta, rng=3)  # with another critic
+    alone = bi_ac(problem, theta, rng=3)  # neither critic draws random numbers
+    np.testing.assert_array_equal(bi_ac.estimate(seen).gradient, alone.gradient)
+    assert distance(tb.NaivePolicyGradient().estimate(seen).gradient, alone.gradient) > 0.01
+    learning = replace(bi_ac, step_size=0.5)
+    own = learning.interaction_for(problem).gather(problem, theta, rng=3)
+    found = learning.estimate(own).gradient
+    np.testing.assert_array_equal(found, learning(problem, theta, rng=3).gradient)
+    with pytest.raises(ValueError, match="is defined for Markov games"):
+        bi_ac.estimate(interaction(tb.Episodes(2)).gather(PROBLEMS["bandit"], np.zeros(3), rng=0))
 
 
 def test_bi_acs_critic_goes_on_from_its_last_table():
@@ -1075,6 +1145,54 @@ REFUSED = {
         lambda: tb.Interaction(follower="best"),
         "follower is 'best', which has no method solve",
     ),
+    "a sampler's class": (
+        lambda: tb.Interaction(sampler=tb.Episodes),
+        "sampler is the class Episodes, not an instance of it",
+    ),
+    "an interaction's class": (
+        lambda: tb.SoBiRL(tb.Interaction),
+        f"interaction is {tb.Interaction!r}, not an Interaction, which holds a sampler",
+    ),
+    "no simulator": (
+        lambda: tb.Interaction(simulator=0.33),
+        "simulator is 0.33, which has no method model",
+    ),
+    "no oracle": (
+        lambda: tb.HyperPolicyGradient(oracle=5000),
+        "oracle is 5000, which has no method sample",
+    ),
+    "penalty without a sampler": (
+        lambda: tb.ValueGapPenalty(sampler=7),
+        "sampler is 7, which has no method sample",
+    ),
+    "penalty without a follower": (
+        lambda: tb.ValueGapPenalty(follower=tb.PolicyIteration),
+        "follower is the class PolicyIteration, not an instance of it",
+    ),
+    "zero-order without a sampler": (
+        lambda: tb.ZeroOrder(sampler=7),
+        "sampler is 7, which has no method sample",
+    ),
+    "zero-order without a follower": (
+        lambda: tb.ZeroOrder(follower=None),
+        "follower is None, which has no method solve",
+    ),
+    "Bi-AC without a sampler": (
+        lambda: tb.BiLevelActorCritic(tb.Episodes),
+        "sampler is the class Episodes, not an instance of it",
+    ),
+    "Bi-AC without a follower": (
+        lambda: tb.BiLevelActorCritic(follower=3),
+        "follower is 3, which has no method solve",
+    ),
+    "exact without a follower": (
+        lambda: tb.ExactGradient(tb.ValueIteration),
+        "follower is the class ValueIteration, not an instance of it",
+    ),
+    "Neumann without a follower": (
+        lambda: tb.TruncatedNeumann(3, None),
+        "follower is None, which has no method solve",
+    ),
     "penalty at two discounts": (
         lambda: tb.ValueGapPenalty().target(PROBLEMS["garnet"], np.zeros(4)),
         "ValueGapPenalty is defined for one discount, and follower_discount is 0.7, "
@@ -1104,17 +1222,23 @@ def test_a_bad_theta_or_seed_is_refused(name):
             estimator(problem, theta, rng=-1)
 
 
-def test_bi_acs_critic_says_when_it_does_not_settle():
-    # no model does this: values that ever grow
-    runaway = SimpleNamespace(
-        leader_reward=np.zeros((2, 1)),
-        leader_discount=0.5,
-        next_value=lambda value: 10.0 * value[:, None] + 1.0,
-    )
-    response = SimpleNamespace(policy=np.ones((2, 1)))
-    critic = StackelbergCritic(n_leader_actions=2, step_size=None, sweeps=1)
-    with pytest.raises(tb.ConvergenceError, match="leader's optimal values still change by"):
-        critic.limit(runaway, response, tb.Episodes())
+def test_bi_acs_critic_says_when_it_does_not_settle(monkeypatch):
+    monkeypatch.setattr(bi_level_actor_critic, "MOST_CHOICES", 1)
+    problem = PROBLEMS["game, seen"]
+    with pytest.raises(tb.ConvergenceError, match="the leader's best choices still change"):
+        tb.BiLevelActorCritic().target(problem, theta_of(problem))
+
+
+@pytest.mark.parametrize("leader_discount", [0.0, 0.9, 0.99999])
+def test_bi_acs_critic_is_a_fixed_point_at_any_discount(leader_discount):
+    problem = tb.problems.random_game(n_states=20, leader_discount=leader_discount)
+    model = problem.model(theta_of(problem))
+    response = tb.solve_follower(model)
+    critic = StackelbergCritic(problem.n_leader_actions, step_size=None, sweeps=1)
+    table = critic.limit(model, response, tb.Episodes()).action_value
+    ahead = model.next_value(critic._best(response, table))
+    gap = np.abs(model.leader_reward + leader_discount * ahead - table).max()
+    assert gap <= ROUNDING * np.abs(table).max()
 
 
 @pytest.mark.parametrize(
@@ -1150,6 +1274,18 @@ def test_a_simulator_of_another_shape_is_refused():
         interaction.gather(problem, theta, rng=0)
     with pytest.raises(ValueError, match=message):
         interaction.limit(problem, theta)
+
+
+def test_a_simulator_with_other_actions_is_refused():
+    problem = PROBLEMS["patchy"]
+    base = problem.base.replace(
+        available=np.ones((5, 3), dtype=bool), follower_reward=np.ones((5, 3))
+    )
+    simulator = SimpleNamespace(model=lambda theta: base)
+    with pytest.raises(
+        ValueError, match=r"^available\[1, 2\] is True in the simulator, False in the problem$"
+    ):
+        tb.Interaction(simulator=simulator).gather(problem, theta_of(problem), rng=0)
 
 
 @pytest.mark.parametrize(

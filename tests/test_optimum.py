@@ -38,6 +38,14 @@ def test_polishing_never_ends_below_its_start():
         assert polish(problem, theta, max_iterations=3).objective >= tb.objective(problem, theta)
 
 
+def test_polishing_gives_up_where_the_objective_is_unbounded():
+    base = tb.problems.garnet().base
+    linear = tb.FeatureProblem(base, leader_reward=np.ones((base.follower_reward.size, 1)))
+    found = polish(linear, [0.0])
+    assert found.message == "theta is longer than 1e+08: J seems unbounded"
+    assert found.evaluations < 200
+
+
 def test_the_best_of_many_starts_is_at_least_each():
     problem, rng = tb.problems.four_rooms(), np.random.default_rng(0)
     starts = [np.zeros(105), *(6.0 * rng.normal(size=105) for _ in range(3))]
@@ -81,6 +89,7 @@ def test_noise_goes_on_from_memory():
         (lambda: best_of(tb.problems.garnet(), []), "starts is empty"),
         (lambda: anneal([], [0.0]), "problems is empty"),
         (lambda: Perturbed(tb.ExactGradient(), -1.0), "spread is -1.0, below 0"),
+        (lambda: Perturbed(tb.ExactGradient, 1.0), "method is the class ExactGradient, not an"),
         (
             lambda: polish(tb.problems.garnet(), np.zeros(6), max_iterations=0),
             "max_iterations is 0, not a positive whole number",

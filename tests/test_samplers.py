@@ -210,3 +210,11 @@ REFUSED = {
 def test_bad_settings_are_refused_by_name_and_number(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
+
+
+@pytest.mark.parametrize("sampler", [tb.Episodes(10), tb.Survivors(10)])
+def test_a_discount_too_near_one_for_any_memory_is_named(sampler):
+    model = tb.problems.two_state(follower_discount=1.0 - 1e-15).model(np.zeros(2))
+    message = r"^a trajectory may take \d{16,} steps, .* of 0\.999999999999999 and 0\.8: give"
+    with pytest.raises(ValueError, match=message):
+        sampler.sample(model, np.full((2, 2), 0.5), rng=np.random.default_rng(0))

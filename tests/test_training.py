@@ -368,3 +368,67 @@ def test_what_cannot_be_plotted_is_named():
         plot_curves({"a": [one, other]})
     with pytest.raises(ValueError, match=r"curves\['a'\] is empty"):
         plot_curves({"a": []})
+
+
+# ---------------------------------------------------------------- the published protocol
+
+SAMPLER, ORACLE, SIMULATOR = tb.Steps(7, 5), tb.Steps(11, 5), tb.problems.two_state()
+FOLLOWER = tb.CompiledPolicyIteration(tolerance=1e-8)
+TOLD, AVERAGED, LEARNED = (
+    tb.Interaction(SAMPLER, critic, FOLLOWER, SIMULATOR)
+    for critic in (
+        tb.ExactCritic(),
+        tb.MonteCarloCritic(),
+        tb.SarsaCritic(step_size=0.3, sweeps=1, initial_spread=1.0, cut_is_end=True),
+    )
+)
+
+# source: Kudo et al., ICAPS 2026, and their published code; the rest in the defaults of each
+PUBLISHED = {
+    "bchg": tb.BoltzmannCovariance(LEARNED, average_tails=True),
+    "bchg-game": tb.BoltzmannCovariance(LEARNED, own_action=True),
+    "bchg-exact-critic": tb.BoltzmannCovariance(TOLD),
+    "hpgd-mc": tb.HyperPolicyGradient(AVERAGED),
+    "hpgd-sarsa": tb.HyperPolicyGradient(LEARNED),
+    "hpgd-oracle": tb.HyperPolicyGradient(AVERAGED, ORACLE),
+    "sobirl": tb.SoBiRL(LEARNED),
+    "sobirl-discounted": tb.SoBiRL(LEARNED, discounted=True),
+    "naive": tb.NaivePolicyGradient(LEARNED),
+    "bi-ac": tb.BiLevelActorCritic(SAMPLER, 0.3, sweeps=1, follower=FOLLOWER),
+    "zero-order": tb.ZeroOrder(0.1, two_sided=False, decaying=True, n_directions=1),
+    "amd": tb.AdaptiveModelDesign(20),
+    "penalty": tb.ValueGapPenalty(100.0),
+    "neumann": tb.TruncatedNeumann(10),
+    "exact": tb.ExactGradient(),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_those_of_the_papers(name):
+    setting = Setting(SAMPLER, step_size=0.3, oracle=ORACLE, simulator=SIMULATOR)
+    assert METHODS[name](setting) == PUBLISHED[name]
+
+
+def test_every_published_method_has_a_name():
+    assert PUBLISHED.keys() == METHODS.keys()
+    assert Setting() == Setting(tb.Steps(100, 200), 0.5, tb.Steps(5000, 200), None)
+
+
+def test_a_seed_starts_near_zero_whatever_the_method(tmp_path):
+    run = a_training(tmp_path)._run(7)
+    np.testing.assert_array_equal(run.theta, np.random.default_rng([7, 1]).normal(0.0, 0.01, 2))
+    assert run.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "magic"}, "method is 'magic', not one of bchg, "),
+        ({"seeds": ()}, "seeds is empty"),
+        ({"seeds": (0, -1)}, "seed is -1, below 0"),
+        ({"seeds": (0, 1, 0)}, r"seeds has some twice: \[0, 1, 0\]"),
+    ],
+)
+def test_a_training_that_cannot_be_made_is_refused(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        dataclasses.replace(a_training(tmp_path), **changes)

@@ -6,19 +6,20 @@ AAAI 2020, arXiv:1909.03510; theory.md section 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._validation import positive_integer, require_method
 from tabular_bilevel.critics import LeaderValues, learn_differences, require_step_size
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
-from tabular_bilevel.experience import NOTHING, Interaction, Memory
+from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.linear import discounted_system
 from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
@@ -27,8 +28,12 @@ from tabular_bilevel.trajectories import Trajectories
 
 __all__ = ["BiLevelActorCritic"]
 
-# Of the fixed point of the leader's optimal values, relative to their size; then rounding.
-TOLERANCE = 1e-13
+# A better choice is worth more than the other by this, relative to the values' size: more than
+# rounding, at any discount up to 0.99999.
+TOLERANCE = 1e-11
+
+# Policy iteration takes a few rounds; a hundred mean that rounding exchanges choices that tie.
+MOST_CHOICES = 100
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class BiLevelActorCritic:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
+        require_method("sampler", self.sampler, "sample")
+        require_method("follower", self.follower, "solve")
         if self.step_size is not None:
             require_step_size(self.step_size)
 
@@ -84,20 +91,41 @@ class BiLevelActorCritic:
         ValueError
             If the problem is not a game whose follower sees the leader's action.
         """
-        return self._actor(problem)(problem, theta, rng=rng, memory=memory)
+        actor = NaivePolicyGradient(self.interaction_for(problem))
+        return actor(problem, theta, rng=rng, memory=memory)
+
+    def estimate(self, experience: Experience) -> Estimate:
+        """Estimate from given experience, with the fixed point in the place of its values.
+
+        If `step_size` is given, the values are left as they are: experience gathered by this
+        method's `interaction_for` has those that its critic learnt.
+        """
+        critic = self.interaction_for(experience.problem).critic
+        if self.step_size is None:
+            model = experience.trajectories.model
+            values = critic.limit(model, experience.response, self.sampler)
+            experience = replace(experience, values=values)
+        return NaivePolicyGradient().estimate(experience)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
-        return self._actor(problem).target(problem, theta)
+        return NaivePolicyGradient(self.interaction_for(problem)).target(problem, theta)
 
-    def _actor(self, problem: BilevelProblem) -> NaivePolicyGradient:
+    def interaction_for(self, problem: BilevelProblem) -> Interaction:
+        """Return how experience of a game is got: sampler, follower, and this method's critic.
+
+        Raises
+        ------
+        ValueError
+            If the problem is not a game whose follower sees the leader's action.
+        """
         if not isinstance(problem, MarkovGame) or not problem.follower_observes_leader:
             raise ValueError(
                 "BiLevelActorCritic is defined for Markov games whose follower sees the leader's "
                 f"action, and the problem is {problem}"
             )
         critic = StackelbergCritic(problem.n_leader_actions, self.step_size, self.sweeps)
-        return NaivePolicyGradient(Interaction(self.sampler, critic, self.follower))
+        return Interaction(self.sampler, critic, self.follower)
 
 
 @dataclass(frozen=True)
@@ -141,17 +169,26 @@ class StackelbergCritic:
         return np.repeat(best, self.n_leader_actions)
 
     def _fixed_point(self, model: Model, response: Response) -> LeaderValues:
-        table = model.leader_reward
-        sweeps = int(np.ceil(np.log(TOLERANCE) / np.log(max(model.leader_discount, 1e-3)))) + 1
-        for _ in range(2 * sweeps):
-            following = model.next_value(self._best(response, table))
-            improved = model.leader_reward + model.leader_discount * following
-            change = float(np.abs(improved - table).max())
-            table = improved
-            if change <= TOLERANCE * max(1.0, float(np.abs(table).max())):
-                return LeaderValues.under(response.policy, np.array(table))
+        """Compute Q_L by policy iteration over the leader's choice in each state."""
+        n_actions, mode = model.n_actions, response.policy.argmax(axis=1)
+        answered = np.arange(model.n_states) * n_actions + mode  # the pair that (s, b) comes to
+        first = np.arange(0, model.n_states, self.n_leader_actions)
+        choice = np.zeros(first.size, dtype=np.int64)
+        for _ in range(MOST_CHOICES):
+            pairs = np.repeat(answered[first + choice], self.n_leader_actions)
+            system = discounted_system(model.transition[pairs], model.leader_discount)
+            value = system.solve(model.leader_reward.ravel()[pairs])
+            table = model.leader_reward + model.leader_discount * model.next_value(value)
+            worth = table.ravel()[answered].reshape(-1, self.n_leader_actions)
+            best = worth.argmax(axis=1)
+            rows = np.arange(first.size)
+            gain = worth[rows, best] - worth[rows, choice]
+            better = gain > TOLERANCE * np.abs(worth).max()
+            if not better.any():
+                return LeaderValues.under(response.policy, table)
+            choice = np.where(better, best, choice)
         raise ConvergenceError(
-            f"the leader's optimal values still change by {change:.3g}",
-            residual=change,
-            iterations=2 * sweeps,
+            f"the leader's best choices still change, for a gain of {gain.max():.3g}",
+            residual=float(gain.max()),
+            iterations=MOST_CHOICES,
         )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_theta
+from tabular_bilevel._validation import as_theta, require_method
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
@@ -32,6 +32,10 @@ class ExactGradient:
     """
 
     follower: FollowerSolver = CompiledPolicyIteration()
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_method("follower", self.follower, "solve")
 
     def __call__(
         self,

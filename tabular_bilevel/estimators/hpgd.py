@@ -12,10 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, ratio
-from tabular_bilevel._validation import as_generator
+from tabular_bilevel._validation import as_generator, require_method
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
+from tabular_bilevel.experience import (
+    LEADER_ACTION_VALUE,
+    NOTHING,
+    Experience,
+    Interaction,
+    Memory,
+    require_interaction,
+)
+from tabular_bilevel.follower import Response
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.samplers import Sampler
@@ -66,6 +74,8 @@ class HyperPolicyGradient:
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
+        if self.oracle is not None:
+            require_method("oracle", self.oracle, "sample")
 
     def __call__(
         self,
@@ -77,13 +87,19 @@ class HyperPolicyGradient:
     ) -> Estimate:
         """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
         generator = as_generator(rng)
-        experience = self.interaction.gather(problem, theta, rng=generator, memory=memory)
         if self.oracle is None:
-            return self.estimate(experience)
+            return self.estimate(
+                self.interaction.gather(problem, theta, rng=generator, memory=memory)
+            )
+        unasked = replace(self.interaction, critic=Unasked())
+        experience = unasked.gather(problem, theta, rng=generator, memory=memory)
         everywhere = started_uniformly(experience.trajectories.model)
         tails = self.oracle.sample(everywhere, experience.response.policy, rng=generator)
-        values = self.interaction.critic.values(experience.response, tails, rng=generator)
-        return self.estimate(replace(experience, values=values), tails)
+        values = self.interaction.critic.values(
+            experience.response, tails, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
+        )
+        remembered = {**experience.memory, LEADER_ACTION_VALUE: values.action_value}
+        return self.estimate(replace(experience, values=values, memory=remembered), tails)
 
     def estimate(self, experience: Experience, tails: Trajectories | None = None) -> Estimate:
         """Estimate from given experience, with tails from a separate sample if there is one."""
@@ -126,6 +142,25 @@ class HyperPolicyGradient:
             tails, credit=credit, credit_discount=tails.survival, initial=start
         )
         return Parts(limit.problem, limit.theta, direct, indirect).pulled_back()
+
+
+class Unasked:
+    """In the place of a critic whose sample is still to come."""
+
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Know nothing."""
+        return LeaderValues.under(response.policy, np.zeros_like(response.policy))
+
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Know nothing."""
+        return LeaderValues.under(response.policy, np.zeros_like(response.policy))
 
 
 def tail_credit(values: LeaderValues, weights: FloatArray, counts: FloatArray) -> FloatArray:

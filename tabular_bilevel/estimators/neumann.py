@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel._validation import as_theta, positive_integer, require_method
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
@@ -55,6 +55,7 @@ class TruncatedNeumann:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("terms", self.terms)
+        require_method("follower", self.follower, "solve")
 
     def __call__(
         self,

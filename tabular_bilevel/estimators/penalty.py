@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_generator, as_positive, as_theta
+from tabular_bilevel._validation import as_generator, as_positive, as_theta, require_method
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Limit, Memory
@@ -70,6 +70,9 @@ class ValueGapPenalty:
     def __post_init__(self) -> None:
         """Check the settings."""
         as_positive("weight", self.weight)
+        require_method("follower", self.follower, "solve")
+        if self.sampler is not None:
+            require_method("sampler", self.sampler, "sample")
 
     def __call__(
         self,

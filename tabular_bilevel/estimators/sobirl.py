@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
+from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.traces import expected_traces, sampled_traces
@@ -73,7 +74,7 @@ class SoBiRL:
 
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate from given experience, as `Interaction.gather` makes it."""
-        discount = experience.model.follower_discount if self.discounted else 1.0
+        discount = self._discount(experience.model, experience.trajectories.survival)
         credit = experience.values.action_value / experience.model.temperature
         direct, tails = sampled_traces(
             experience, credit=credit, credit_discount=0.0, trace_discount=discount
@@ -84,7 +85,7 @@ class SoBiRL:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         limit = self.interaction.limit(problem, theta)
         require_reward_parameters("SoBiRL", problem, limit.theta, limit.model)
-        discount = limit.planned.follower_discount if self.discounted else 1.0
+        discount = self._discount(limit.planned, limit.survival)
         direct, tails = expected_traces(
             limit,
             credit=limit.values.action_value / limit.planned.temperature,
@@ -93,6 +94,18 @@ class SoBiRL:
         )
         indirect = less_mean(tails, limit.response.policy)
         return Parts(limit.problem, limit.theta, direct, indirect).pulled_back()
+
+    def _discount(self, model: Model, survival: float) -> float:
+        """Discount of the sum, which trajectories that are cut by chance need to be small."""
+        if self.discounted:
+            return model.follower_discount
+        if survival < 1.0:
+            raise ValueError(
+                "SoBiRL without a discount is defined for trajectories that are not cut by chance, "
+                f"and they survive a step with probability {survival}: weights would grow without "
+                "bound"
+            )
+        return 1.0
 
 
 def less_mean(tails: Sensitivities, policy: FloatArray) -> Sensitivities:

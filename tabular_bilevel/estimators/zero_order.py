@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_generator, as_positive, as_theta, positive_integer
+from tabular_bilevel._validation import (
+    as_generator,
+    as_positive,
+    as_theta,
+    positive_integer,
+    require_method,
+)
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
@@ -74,6 +80,9 @@ class ZeroOrder:
         """Check the settings."""
         as_positive("radius", self.radius)
         positive_integer("n_directions", self.n_directions)
+        require_method("follower", self.follower, "solve")
+        if self.sampler is not None:
+            require_method("sampler", self.sampler, "sample")
 
     def __call__(
         self,

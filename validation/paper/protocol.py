@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-
 import tabular_bilevel as tb
-from tabular_bilevel.training import METHODS, Run, Setting
+from tabular_bilevel.training import METHODS, Run, Setting, first_theta
 
 RATES = (0.5, 0.1, 0.05, 0.01)
 CRITIC_STEPS = tuple(round(0.1 * k, 1) for k in range(1, 11))
@@ -117,12 +115,11 @@ class Cell:
             Setting(sampler, step_size=self.critic_step, simulator=simulator)
         )
         for seed in range(seeds):
-            theta = np.random.default_rng([seed, 1]).normal(0.0, 0.01, problem.n_parameters)
             label = f"{self.name}-seed-{seed}"
             yield Run(
                 label=label,
                 problem=problem,
-                theta=theta,
+                theta=first_theta(seed, problem.n_parameters),
                 method=method,
                 optimiser=tb.GradientAscent(self.rate, 1.0),
                 seed=seed,
