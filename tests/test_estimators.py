@@ -770,7 +770,7 @@ def test_another_methods_target_is_not_met(name, other, where):
     problem = PROBLEMS[where]
     theta = theta_of(problem)
     target = SAMPLED[other].target(problem, theta)
-    report = check(SAMPLED[name], problem, theta, target=target)
+    report = check(SAMPLED[name], problem, theta, target=target, n_replicates=120)
     assert report.verdict is tb.Verdict.BIASED, str(report)
 
 

@@ -111,12 +111,17 @@ def hotelling(
     information = (targets[varying] ** 2 / variance[varying]).sum()
     information *= max(count - rank - 2, 1) / (count - 1)
     limit = float(np.sqrt(critical * rank * (count - 1) / (count - rank)))
+    visible = math.sqrt(needed / information) if information > 0.0 else math.inf
     # a combination that never varies, and is off by more than rounding: what moves it may be rare
     still = np.sqrt(variance[~varying].clip(min=0.0)) + np.sqrt(FLAT)
+    noticed = np.maximum(ASTRAY * still, limit)
+    moved = np.abs(targets[~varying])
+    if (moved > 0.0).any():
+        visible = min(visible, float((noticed[moved > 0.0] / moved[moved > 0.0]).min()))
     return MeanTest(
         statistic=statistic,
         critical_value=limit,
-        visible=float(np.sqrt(needed / information)) if information > 0.0 else math.inf,
+        visible=visible,
         n_tests=1,
-        in_doubt=bool((np.abs(shifts[~varying]) > np.maximum(ASTRAY * still, limit)).any()),
+        in_doubt=bool((np.abs(shifts[~varying]) > noticed).any()),
     )
