@@ -120,7 +120,7 @@ def interaction(sampler, critic=None, **more):
 # survival or differences of sampled returns there is more noise.
 SAMPLED = {
     "BC-HG": tb.BoltzmannCovariance(interaction(tb.Episodes(100))),
-    "BC-HG, no baseline": tb.BoltzmannCovariance(interaction(tb.Episodes(400)), baseline=False),
+    "BC-HG, no baseline": tb.BoltzmannCovariance(interaction(tb.Episodes(800)), baseline=False),
     "BC-HG, own action": tb.BoltzmannCovariance(interaction(tb.Episodes(100)), own_action=True),
     "BC-HG, survivors": tb.BoltzmannCovariance(interaction(tb.Survivors(400))),
     "BC-HG, steps": tb.BoltzmannCovariance(interaction(tb.Steps(10_000, 100))),
