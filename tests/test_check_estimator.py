@@ -172,7 +172,10 @@ def test_what_is_nearly_always_zero_is_no_false_alarm():
     def rare(problem, theta, rng):
         return EXACT * (100.0 if rng.random() < 0.01 else 0.0)
 
-    verdicts = [tb.check_estimator(rare, PROBLEM, THETA, rng=seed).verdict for seed in range(40)]
+    verdicts = [
+        tb.check_estimator(rare, PROBLEM, THETA, target=EXACT, rng=seed).verdict
+        for seed in range(40)
+    ]
     assert set(verdicts) == {tb.Verdict.INCONCLUSIVE}
 
 
