@@ -49,7 +49,7 @@ class ValueGapPenalty:
         dJ/dP(s'|s,a) = weight gamma ( d pi V(s') - d* pi* V*_F(s') )
 
     Assumes: one discount for both players. Bias: of order 1 / weight, which vanishes as the
-    weight grows, though only down to rounding, best at about 1e8, while the variance of a sampled
+    weight grows, though only down to rounding, best at 1e7 to 1e8, while the variance of a sampled
     estimate grows with its square; and what truncation leaves out, times the weight.
 
     Attributes
