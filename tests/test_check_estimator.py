@@ -8,6 +8,7 @@ from scipy import stats
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.checks.mean_test import caution
 
 PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)
 EXACT = tb.hypergradient(PROBLEM, THETA).gradient
@@ -681,3 +682,24 @@ def test_the_report_says_what_was_asked_for():
     whole = tb.check_estimator(noisy(), PROBLEM, THETA, rng=0)
     assert whole.asked is None
     assert "asked" not in str(whole)
+
+
+def test_skewness_is_the_same_by_moments_and_by_pairs():
+    skewed = np.random.default_rng(0).exponential(size=(200, 3)) - 1.0
+    by_moments = caution(skewed)
+    pairs = (skewed @ skewed.T) ** 3
+    skewness = pairs.sum() / 200**2 - 3 * 4 * 5 / 200
+    assert by_moments == pytest.approx(np.sqrt(1.0 + 2.0 * skewness / 200))
+    wide = np.random.default_rng(1).exponential(size=(50, 8)) - 1.0  # 8**2 > 50: by pairs
+    moments = np.einsum("na,nb,nc->abc", wide, wide, wide) / 50
+    skewness = (moments**2).sum() - 8 * 9 * 10 / 50
+    assert caution(wide) == pytest.approx(np.sqrt(1.0 + 2.0 * max(skewness, 0.0) / 50))
+
+
+def test_another_kind_of_global_generator_is_no_trouble():
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(0))
+    try:
+        assert tb.check_estimator(noisy(), PROBLEM, THETA, rng=0).passed
+    finally:
+        np.random.set_bit_generator(before)

@@ -12,7 +12,7 @@ from tabular_bilevel._arrays import FloatArray, binary_scale, softmax
 from tabular_bilevel.checks.controls import FAULTS, Fault, Ingredients, cut_after
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = ["Diagnosis", "Guess", "diagnose", "diagnose_exactly", "suspects"]
+__all__ = ["Diagnosis", "Guess", "diagnose", "diagnose_exactly", "horizon_of", "suspects"]
 
 # Targets nearer to each other than this, relative to their size or the gradient's, are the same:
 # nothing tells such mistakes apart on this problem.
@@ -23,6 +23,9 @@ MISFIT_RATE = 1e-4
 
 # Directions in which means are compared, for each of so many replicates.
 REPLICATES_A_DIRECTION = 5
+
+# Likelihood, as a share of that of all mistakes, from which one is said to be it.
+CLEAR = 0.9
 
 # An exact expectation fits a target up to this, relative to the target.
 EXACT_FIT = 1e-8
@@ -66,15 +69,23 @@ class Diagnosis:
         All that were considered.
     unit : str
         Of their distances.
+    n_replicates : int
+        Estimates behind it; 0 of an exact expectation.
     """
 
     guesses: tuple[Guess, ...]
     unit: str = "standard errors"
+    n_replicates: int = 0
 
     @property
     def best(self) -> Guess:
         """The likeliest."""
         return self.guesses[0]
+
+    @property
+    def clear(self) -> bool:
+        """Whether more replicates would change little: one mistake leads, or none fits."""
+        return not self.best.fits or self.best.weight >= CLEAR
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -87,11 +98,13 @@ class Diagnosis:
                 f"{self.unit} away"
             )
             return
-        yield f"your estimator converges to {best.instead}, instead of the gradient"
+        verb = "converges" if self.clear else "seems to converge"
+        yield f"your estimator {verb} to {best.instead}, instead of the gradient"
+        after = f", after {self.n_replicates} replicates" if self.n_replicates else ""
         same = f" (the same here: {', '.join(best.likeness)})" if best.likeness else ""
         yield (
             f"diagnosis: {best.name}{same}, likelihood {best.weight:.3g} of all "
-            f"{len(self.guesses)} mistakes considered, {best.distance:.3g} {self.unit} away"
+            f"{len(self.guesses)} mistakes considered, {best.distance:.3g} {self.unit} away{after}"
         )
         others = [guess for guess in self.guesses[1:] if guess.fits]
         if others:
@@ -137,12 +150,11 @@ def suspects(
 
 def diagnose(
     estimates: FloatArray,
-    estimator: Any,
-    problem: BilevelProblem,
-    theta: FloatArray,
+    targets: dict[Fault, FloatArray],
     *,
     exact: FloatArray,
     rounding: float,
+    horizon: int | None = None,
 ) -> Diagnosis | None:
     """Compare the mean of estimates with the targets of all mistakes.
 
@@ -154,26 +166,22 @@ def diagnose(
     ----------
     estimates : ndarray, shape (n, d)
         Independent replicates.
-    estimator : callable
-        Where they come from; looked at for where it cuts trajectories.
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
+    targets : dict of Fault to ndarray, shape (d,)
+        As `suspects` computes them.
     exact : ndarray, shape (d,)
         The gradient.
     rounding : float
         Gaps below this, relative to the largest entry, are rounding.
+    horizon : int, optional
+        Steps after which trajectories are known to be cut.
 
     Returns
     -------
     Diagnosis or None
-        None if no mistake can be seen at theta.
+        None if no mistake can be seen.
     """
     from scipy import stats
 
-    horizon = _horizon(estimator, problem, theta)
-    targets = suspects(problem, theta, horizon=horizon)
     if not targets:
         return None
     table = np.array(list(targets.values()))
@@ -182,14 +190,14 @@ def diagnose(
     count, mean = len(estimates), estimates.mean(axis=0)
     floor = rounding * max(float(np.abs(mean).max()), float(np.abs(table).max()))
     most, elsewhere = max(1, count // REPLICATES_A_DIRECTION), 0.0
-    if theta.size > most:
+    if exact.size > most:
         # directions that do not depend on the noise, or it would be largest along them
         _, size, axes = np.linalg.svd(np.vstack([table, exact / unit]), full_matrices=False)
         axes = axes[size > 1e-12 * size[0]]
         elsewhere = _far_off(estimates - estimates @ axes.T @ axes, floor)
         axes = axes[:most]
     else:
-        axes = np.eye(theta.size)
+        axes = np.eye(exact.size)
     noise = (estimates - mean) @ axes.T
     gaps = (table - mean) @ axes.T
     error = np.hypot(np.sqrt((noise**2).sum(axis=0) / (count * (count - 1))), floor)
@@ -209,7 +217,8 @@ def diagnose(
         # the cut is known to be there: it is as likely as all that would be a second mistake
         known = [fault.name == cut_after(horizon).name for fault in targets]
         likelihoods[known] += np.log(max(len(targets) - 1, 1))
-    return _ranked(targets, np.sqrt(squares), likelihoods, np.sqrt(allowed), _size(exact))
+    found = _ranked(targets, np.sqrt(squares), likelihoods, np.sqrt(allowed), _size(exact))
+    return replace(found, n_replicates=count)
 
 
 def diagnose_exactly(
@@ -300,7 +309,8 @@ def _far_off(rest: FloatArray, floor: float) -> float:
     return float(along.mean() / error) if error > 0.0 else 0.0
 
 
-def _horizon(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int | None:
+def horizon_of(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int | None:
+    """Look up after how many steps an estimator cuts trajectories, if it has a sampler."""
     sampler = getattr(estimator, "sampler", None)
     if sampler is None:
         sampler = getattr(getattr(estimator, "interaction", None), "sampler", None)

@@ -33,11 +33,17 @@ def caution(white: FloatArray) -> float:
     squares of all third moments, and r (r + 1) (r + 2) / n in the mean of normal data.
     """
     count, rank = white.shape
-    moments = np.zeros((rank, rank * rank))
-    for block in row_blocks(count, rank * rank):
-        rows = white[block]
-        moments += rows.T @ (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), -1)
-    skewness = float(((moments / count) ** 2).sum()) - rank * (rank + 1) * (rank + 2) / count
+    total = 0.0
+    if rank**2 > count:  # sum over pairs of replicates, which is the same number
+        for block in row_blocks(count, count):
+            total += float(((white[block] @ white.T) ** 3).sum())
+    else:
+        moments = np.zeros((rank, rank * rank))
+        for block in row_blocks(count, rank * rank):
+            rows = white[block]
+            moments += rows.T @ (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), -1)
+        total = float((moments**2).sum())
+    skewness = total / count**2 - rank * (rank + 1) * (rank + 2) / count
     return math.sqrt(1.0 + SKEWNESS_CORRECTION * max(skewness, 0.0) / count)
 
 
