@@ -14,6 +14,7 @@ computed of their points. The tables are exact. Stations in order, all for pairs
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 from collections.abc import Iterator, Sequence
@@ -398,14 +399,14 @@ def outward(numbers: Balls) -> tuple[FloatArray, FloatArray]:
 
 def _ends(ball: Ball) -> tuple[float, float]:
     if not ball.is_finite():
-        return -np.inf, np.inf
+        return -math.inf, math.inf
     low, high = ball.lower(), ball.upper()
     lower, upper = float(low), float(high)
     # to nearest: may lie inside
     if not arb(lower) <= low:
-        lower = float(np.nextafter(lower, -np.inf))
+        lower = math.nextafter(lower, -math.inf)
     if not arb(upper) >= high:
-        upper = float(np.nextafter(upper, np.inf))
+        upper = math.nextafter(upper, math.inf)
     return lower, upper
 
 

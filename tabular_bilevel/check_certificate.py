@@ -43,7 +43,11 @@ class RejectedError(Exception):
 
 
 class _CoarseError(Exception):
-    """More bits may help."""
+    """More bits may help; `width` is that of the interval in question, infinite if no number."""
+
+    def __init__(self, message: str, width: float | Fraction = math.inf) -> None:
+        super().__init__(message)
+        self.width = width
 
 
 class _Arithmetic:
@@ -74,7 +78,7 @@ class _Arithmetic:
         if x < -self.bits * self.one:
             return 0, 1  # for exp(-bits) < 2^-bits
         if x > self.one:
-            raise _CoarseError  # of no use: probabilities are at most 1
+            raise _CoarseError("a probability")  # for they are at most 1
         halvings = self.bits.bit_length() + 8
         fine = _Arithmetic(self.bits + 2 * halvings)
         y = x << halvings  # in the finer units, x / 2^halvings: at most 2^-8
@@ -113,16 +117,20 @@ def check_certificate(document: dict[str, Any]) -> int:
         if document["format"] != FORMAT:
             raise RejectedError(f"the format is {document['format']!r}, not {FORMAT!r}")
         instance = _Instance(document)
+        width: float | Fraction = math.inf
         for bits in BITS:
             try:
                 _check(instance, document["claims"], _Arithmetic(bits))
             except _CoarseError as error:
-                doubt = str(error)
+                doubt = f"{error} is not shown with {bits} bits"
+                if math.inf > error.width > width / 2:
+                    break  # it is the file's numbers that are coarse
+                width = error.width
             else:
                 return bits
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RejectedError(f"the file is damaged: {error!r}") from error
-    raise RejectedError(f"not shown with {BITS[-1]} bits: {doubt}")
+    raise RejectedError(doubt)
 
 
 class _Instance:
@@ -232,8 +240,8 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
     worst = 0
     for s in states:
         q = {k: _sum([fixed.of(pairs[k][2]), ahead(k, guess, leader)]) for k in actions[s]}
-        mean = _sum([fixed.times(policy[k], q[k]) for k in q])
-        worst = max(worst, _size(_minus(mean, guess[s])))
+        residual = _sum([fixed.times(policy[k], _minus(q[k], guess[s])) for k in q])
+        worst = max(worst, _size(residual))
     error = _error(worst, instance.leader_rest)
     leader_value = {s: (guess[s][0] - error, guess[s][1] + error) for s in states}
 
@@ -322,7 +330,7 @@ def _compare_one(
         if number[1] < low or number[0] > high:
             raise RejectedError(f"{name}[{i}] is not within the bounds that are claimed")
         if number[0] < low or number[1] > high:
-            raise _CoarseError(f"{name}[{i}]")
+            raise _CoarseError(f"{name}[{i}]", Fraction(number[1] - number[0], fixed.one))
 
 
 def _number(text: str) -> Fraction:

@@ -7,6 +7,7 @@ error along, and the precision is doubled until the radius that was asked for is
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +58,9 @@ class Interval:
     @property
     def radius(self) -> Any:
         """How far the number may be from `centre`, rounded up; 0 where it is known exactly."""
-        away = np.maximum(self.upper - self.centre, self.centre - self.lower)
-        return _unwrapped(np.where(away > 0.0, np.nextafter(away, np.inf), 0.0))
+        with np.errstate(over="ignore"):  # infinite, then
+            away = np.maximum(self.upper - self.centre, self.centre - self.lower)
+            return _unwrapped(np.where(away > 0.0, np.nextafter(away, np.inf), 0.0))
 
     def contains(self, numbers: npt.ArrayLike) -> bool:
         """Say whether all of the numbers are within their bounds."""
@@ -119,9 +121,10 @@ class Enclosure:
     def certificate(self) -> dict[str, Any]:
         """Make what it takes to check the bounds of J and the gradient without this package.
 
-        The proof is made anew at twice the precision, so that it can be checked with simple means:
-        bounds of V_F, and approximate V_L, d_L and n. `tabular_bilevel.check_certificate` checks
-        them, in another arithmetic. Numbers are hexadecimal, some longer than float64.
+        The proof is made anew at twice the precision (more if numbers are tiny), so that it can be
+        checked with simple means: bounds of V_F, and approximate V_L, d_L and n.
+        `tabular_bilevel.check_certificate` checks them, in another arithmetic. Numbers are
+        hexadecimal, some longer than float64.
 
         Returns
         -------
@@ -142,7 +145,9 @@ class Enclosure:
                 raise ValueError(f"{name} has infinite bounds, which certify nothing")
         tables = _balls.Tables.of(self.model, self.tangents)
         start = _balls.exact(np.asarray(self.value.centre))
-        with _balls.precision(2 * self.precision):
+        sizes = [np.abs([claim.lower, claim.upper]).max(initial=0.0) for claim in claims.values()]
+        small = min((x for x in sizes[:2] if x > 0.0), default=1.0)
+        with _balls.precision(2 * self.precision + max(0, -math.frexp(small)[1])):
             proof = _balls.proof(tables, start)
         return {
             "format": "tabular-bilevel certificate 1",
