@@ -29,6 +29,9 @@ __all__ = ["Enclosure", "Interval", "enclose"]
 # Enough for 1e-12 at discounts up to 0.999 and temperatures down to 0.01; 256 at 0.9999 and 1e-4.
 FIRST_PRECISION = 128
 
+# float64's smallest number.
+SMALLEST = 5e-324
+
 # Bounds are float64 numbers: one rounding outward is 2.2e-16 of a number.
 SMALLEST_TOLERANCE = 1e-15
 
@@ -145,8 +148,9 @@ class Enclosure:
                 raise ValueError(f"{name} has infinite bounds, which certify nothing")
         tables = _balls.Tables.of(self.model, self.tangents)
         start = _balls.exact(np.asarray(self.value.centre))
-        sizes = [np.abs([claim.lower, claim.upper]).max(initial=0.0) for claim in claims.values()]
-        small = min((x for x in sizes[:2] if x > 0.0), default=1.0)
+        # the checker's errors are those of the largest values: tiny numbers need more digits
+        sizes = [np.abs([x.lower, x.upper]).max() for x in claims.values() if np.size(x.lower)]
+        small = max(min(sizes[:2]), SMALLEST)
         with _balls.precision(2 * self.precision + max(0, -math.frexp(small)[1])):
             proof = _balls.proof(tables, start)
         return {
