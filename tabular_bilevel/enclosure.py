@@ -26,7 +26,7 @@ from tabular_bilevel.routes import all_tangents
 
 __all__ = ["Enclosure", "Interval", "enclose"]
 
-# Enough for 1e-12 at discounts up to 0.999 and temperatures down to 0.01; 256 at 0.9999 and 1e-4.
+# Enough for 1e-12 on 99 % of problems; tied actions at discount 0.9999, temperature 1e-4 take 256.
 FIRST_PRECISION = 128
 
 # float64's smallest number.
@@ -231,7 +231,8 @@ def enclose(
     ImportError
         Without python-flint.
     ValueError
-        If theta or a setting is bad, or a discount times a row sum of `transition` is not below 1.
+        If theta or a setting is bad, the follower's discount times a row sum of `transition` is not
+        below 1, or what the leader earns has no end.
     CertificationError
         If `max_precision` is too small; it has the best bounds.
 

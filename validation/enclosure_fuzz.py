@@ -1,7 +1,7 @@
 """Enclosures of random instances, most of them in some corner, against what must agree with them.
 
 Run ``python validation/enclosure_fuzz.py --count 1000`` with the package and its extra ``rigor``
-installed (about 50 instances a second; ``--seed N`` starts elsewhere). Up to 8 states and 4
+installed (about 30 instances a second; ``--seed N`` starts elsewhere). Up to 8 states and 4
 actions; discounts from 0 to 0.9999, each player its own; temperatures from 1e-6 to 1e6; rewards
 from 1e-8 to 1e8; tied, forbidden and single actions; deterministic, absorbing, periodic and ending
 play; states that nothing leads to; games. Of each instance:
