@@ -19,7 +19,8 @@ from tabular_bilevel.critics import (
     SarsaCritic,
     TemporalDifferenceCritic,
 )
-from tabular_bilevel.errors import CheckFailedError, ConvergenceError
+from tabular_bilevel.enclosure import Enclosure, Interval, enclose
+from tabular_bilevel.errors import CertificationError, CheckFailedError, ConvergenceError
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -79,6 +80,7 @@ __all__ = [
     "BilevelProblem",
     "BoltzmannCovariance",
     "Budget",
+    "CertificationError",
     "CheckFailedError",
     "CompiledPolicyIteration",
     "Control",
@@ -86,6 +88,7 @@ __all__ = [
     "Critic",
     "Diagnosis",
     "DifferenceGradient",
+    "Enclosure",
     "EnumerationReport",
     "Episodes",
     "Estimate",
@@ -103,6 +106,7 @@ __all__ = [
     "HyperPolicyGradient",
     "Hypergradient",
     "Interaction",
+    "Interval",
     "LeaderValues",
     "LeaderView",
     "MarkovGame",
@@ -142,6 +146,7 @@ __all__ = [
     "controls",
     "count_trajectories",
     "difference_gradient",
+    "enclose",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",

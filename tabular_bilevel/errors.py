@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
-__all__ = ["CheckFailedError", "ConvergenceError"]
+if TYPE_CHECKING:
+    from tabular_bilevel.enclosure import Enclosure
+
+__all__ = ["CertificationError", "CheckFailedError", "ConvergenceError"]
 
 
 class ConvergenceError(RuntimeError):
@@ -30,6 +34,24 @@ class ConvergenceError(RuntimeError):
             ConvergenceError, str(self), residual=self.residual, iterations=self.iterations
         )
         return remake, ()
+
+
+class CertificationError(RuntimeError):
+    """The accuracy that was asked for cannot be proven.
+
+    Attributes
+    ----------
+    best : Enclosure or None
+        What is proven, if anything.
+    """
+
+    def __init__(self, message: str, *, best: Enclosure | None) -> None:
+        super().__init__(message)
+        self.best = best
+
+    def __reduce__(self) -> tuple[Callable[[], CertificationError], tuple[()]]:
+        """Survive the way back from a worker process."""
+        return partial(CertificationError, str(self), best=self.best), ()
 
 
 class CheckFailedError(AssertionError):

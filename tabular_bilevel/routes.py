@@ -7,7 +7,7 @@ or more for each direction: they check `hypergradient`, they do not replace it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,16 @@ from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
 from tabular_bilevel._validation import as_positive, as_theta, finite_array, positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
-from tabular_bilevel.hypergradient import objective
+from tabular_bilevel.hypergradient import objective, pulled_back
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = [
     "DifferenceGradient",
+    "all_tangents",
     "complex_step_gradient",
     "difference_gradient",
     "forward_gradient",
@@ -279,6 +281,32 @@ def tangents_at(
         )
     model = problem.model(theta)
     return model, (_checked(problem.pushforward(theta, row), model) for row in rows)
+
+
+def all_tangents(problem: BilevelProblem, theta: FloatArray, model: Model) -> list[Tangent]:
+    """Differentiate the tables along each axis: forward if the problem can, else entry by entry."""
+    if isinstance(problem, ForwardProblem):
+        return list(tangents_at(problem, theta, np.eye(theta.size))[1])
+    n_pairs, nnz = model.follower_reward.size, model.transition.nnz
+    rows = np.array([pulled_back(problem, theta, unit) for unit in _units(model)])
+    follower, leader, kernel, initial = np.split(rows.T, np.cumsum([n_pairs, n_pairs, nnz]), axis=1)
+    shape = (theta.size, *model.follower_reward.shape)
+    tables = zip(follower.reshape(shape), leader.reshape(shape), kernel, initial, strict=True)
+    return [Tangent(*change) for change in tables]
+
+
+def _units(model: Model) -> Iterator[Sensitivities]:
+    """Make the measures of one table entry each, in the order of `Tangent`."""
+    for name, table in (
+        ("follower_reward", model.follower_reward),
+        ("leader_reward", model.leader_reward),
+        ("entries", model.transition.data),
+        ("initial", model.initial),
+    ):
+        for k in range(table.size):
+            unit = np.zeros_like(table)
+            unit.flat[k] = 1.0
+            yield Sensitivities.of(model, **{name: unit})
 
 
 def _checked(tangent: Tangent, model: Model) -> Tangent:

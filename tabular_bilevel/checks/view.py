@@ -13,7 +13,7 @@ shape (n, d), whose mean is the estimate; that is the form that can be enumerate
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -27,8 +27,8 @@ from tabular_bilevel.critics import LeaderValues, exact_values
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.model import Model
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
-from tabular_bilevel.routes import tangents_at
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.routes import all_tangents
 from tabular_bilevel.samplers import Episodes, Sampler
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Trajectories
@@ -123,16 +123,11 @@ class Jacobian:
     @classmethod
     def of(cls, problem: BilevelProblem, theta: FloatArray, model: Model) -> Jacobian:
         """Differentiate the tables: forward where the problem can, else entry by entry."""
-        n_pairs, nnz = model.follower_reward.size, model.transition.nnz
-        if isinstance(problem, ForwardProblem):
-            tangents = list(tangents_at(problem, theta, np.eye(theta.size))[1])
-            follower, leader, kernel, initial = (
-                np.stack([np.ravel(getattr(tangent, name)) for tangent in tangents], axis=1)
-                for name in ("follower_reward", "leader_reward", "transition", "initial")
-            )
-        else:
-            rows = np.array([pulled_back(problem, theta, unit) for unit in _units(model)])
-            follower, leader, kernel, initial = np.split(rows, np.cumsum([n_pairs, n_pairs, nnz]))
+        tangents = all_tangents(problem, theta, model)
+        follower, leader, kernel, initial = (
+            np.stack([np.ravel(getattr(tangent, name)) for tangent in tangents], axis=1)
+            for name in ("follower_reward", "leader_reward", "transition", "initial")
+        )
         shape = (*model.follower_reward.shape, theta.size)
         available = model.available[:, :, None]  # other rewards are 0 whatever a problem says
         return cls(
@@ -478,17 +473,3 @@ def _per_probability(table: FloatArray, probability: FloatArray) -> FloatArray:
     """Divide rows by probabilities; 0 where the probability is 0."""
     divisor = probability.reshape(-1, *[1] * (table.ndim - 1))
     return read_only(np.divide(table, divisor, out=np.zeros_like(table), where=divisor > 0.0))
-
-
-def _units(model: Model) -> Iterator[Sensitivities]:
-    """Make the measures of one table entry each, in the order of `Jacobian`."""
-    for name, table in (
-        ("follower_reward", model.follower_reward),
-        ("leader_reward", model.leader_reward),
-        ("entries", model.transition.data),
-        ("initial", model.initial),
-    ):
-        for k in range(table.size):
-            unit = np.zeros_like(table)
-            unit.flat[k] = 1.0
-            yield Sensitivities.of(model, **{name: unit})
