@@ -526,7 +526,7 @@ def value_gaps(
                 ROUNDOFF * abs(gap[s, a])
                 + 4.0 * n * n * ROUNDOFF * ROUNDOFF * size
                 + n * ROUNDOFF * small
-                + n * UNDERFLOW
+                + (n * UNDERFLOW if size + small > 0.0 else 0.0)
             )
 
 
@@ -583,10 +583,11 @@ def flow_residual(
         rest += slip - correction[s]
         residual[s] = high + rest
         n = count[s] + 12.0
+        total = discount * size[s] + abs(source[s]) + abs(measure[s])
+        tiny = discount * small[s] + abs(correction[s])
         error[s] = (
             ROUNDOFF * abs(residual[s])
-            + 4.0 * n * n * ROUNDOFF * ROUNDOFF
-            * (discount * size[s] + abs(source[s]) + abs(measure[s]))
-            + n * ROUNDOFF * (discount * small[s] + abs(correction[s]))
-            + n * UNDERFLOW
+            + 4.0 * n * n * ROUNDOFF * ROUNDOFF * total
+            + n * ROUNDOFF * tiny
+            + (n * UNDERFLOW if total + tiny > 0.0 else 0.0)
         )

@@ -361,9 +361,7 @@ def _follower(model: Model, response: Response) -> _Follower:
     size, spread, advantage = operator.values(residual + stray)
     leak = _leak(model, soft.policy)
     policy_error = soft.error((advantage + stray[:, None]) / beta)
-    # what one action is off by, the others are, and what the sum is
-    others = policy_error @ (1.0 - np.eye(model.n_actions)) + leak[:, None]
-    policy_error = np.minimum(policy_error, others)
+    policy_error = _balanced(policy_error, leak)
 
     refined = value + correction
     rounding = error + 3.0 * ROUNDOFF * (np.abs(gap) + (np.abs(value) + np.abs(correction))[:, None])
@@ -470,6 +468,7 @@ def _influence(
         turned * at_most + lasting * policy * leader.advantage_error
     ) / model.temperature + 4.0 * ROUNDOFF * np.abs(source)
     leak = np.abs(source.sum(axis=1)) + model.n_actions * ROUNDOFF * np.abs(source).sum(axis=1)
+    source_error = _balanced(source_error, leak)
 
     nothing = np.zeros(model.n_states)
     operator = follower.operator
@@ -704,6 +703,11 @@ def _flow(
         error,
     )
     return residual, error
+
+
+def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
+    """Tighten errors that in each state add up to at most `leak`: one makes up for the others."""
+    return np.minimum(error, error @ (1.0 - np.eye(error.shape[1])) + leak[:, None])
 
 
 def _leak(model: Model, policy: FloatArray) -> FloatArray:
