@@ -15,6 +15,7 @@ from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._jit import kernel
 
 __all__ = [
+    "action_reach",
     "eligibility_traces",
     "flow_residual",
     "monte_carlo",
@@ -591,3 +592,40 @@ def flow_residual(
             + n * ROUNDOFF * tiny
             + (n * UNDERFLOW if total + tiny > 0.0 else 0.0)
         )
+
+
+@kernel
+def action_reach(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    policy: FloatArray,
+    discount: float,
+    reach: FloatArray,
+    mean: FloatArray,
+    advantage: FloatArray,
+) -> None:
+    """From `reach` (S, S), by state, to discount P reach, by action.
+
+    `mean` (S, S) is its average under the policy, and `advantage` (S*A, S) the distance to that.
+    """
+    n_states, n_actions = policy.shape
+    for s in range(n_states):
+        average = mean[s]
+        average[:] = 0.0
+        for a in range(n_actions):
+            row = s * n_actions + a
+            ahead = advantage[row]
+            ahead[:] = 0.0
+            for k in range(indptr[row], indptr[row + 1]):
+                weight = discount * data[k]
+                following = reach[indices[k]]
+                for i in range(n_states):
+                    ahead[i] += weight * following[i]
+            chance = policy[s, a]
+            for i in range(n_states):
+                average[i] += chance * ahead[i]
+        for a in range(n_actions):
+            ahead = advantage[s * n_actions + a]
+            for i in range(n_states):
+                ahead[i] = abs(ahead[i] - average[i])

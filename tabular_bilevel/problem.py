@@ -510,13 +510,13 @@ class Reparametrised:
     ) -> FloatArray:
         """Bound by how much the pullback is off, shape (d,); infinite if a part cannot tell."""
         if not (
-            isinstance(self.inner, BoundedProblem) and isinstance(self.transform, BoundedTransform)
+            hasattr(self.inner, "pullback_bound") and hasattr(self.transform, "pullback_bound")
         ):
             return np.full(self.n_parameters, np.inf)
         x = self.transform.forward(theta)
         gradient = self.inner.pullback(x, sensitivities)
         bound = self.inner.pullback_bound(x, sensitivities, bounds)
-        return self.transform.pullback_bound(theta, gradient, bound)
+        return np.asarray(self.transform.pullback_bound(theta, gradient, bound))
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta, shape (d,)."""
