@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -227,6 +229,45 @@ def sarsa_call(model, *, horizon=12, cut_is_end=False):
     return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
 
 
+def gaps_call(model, *, scale=1e-9):
+    rng, shape = np.random.default_rng(12), model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "available": model.available,
+        "discount": model.follower_discount,
+        "value": 1e3 * rng.normal(size=model.n_states),
+        "correction": scale * rng.normal(size=model.n_states),
+    }
+    return inputs, {"gap": np.full(shape, 7.0), "error": np.full(shape, 7.0)}
+
+
+def flow_call(model, *, scale=1e-9):
+    rng, shape = np.random.default_rng(13), model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "source": model.initial,
+        "flow": model.available * rng.normal(size=shape),
+        "policy": tb.solve_follower(model).policy,
+        "discount": model.follower_discount,
+        "measure": 1e3 * rng.normal(size=model.n_states),
+        "correction": scale * rng.normal(size=model.n_states),
+    }
+    names = ("low", "size", "small", "count", "residual", "error")
+    return inputs, {name: np.full(model.n_states, 7.0) for name in names}
+
+
+def reach_call(model):
+    n_states, n_actions = model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "policy": tb.solve_follower(model).policy,
+        "discount": model.follower_discount,
+        "reach": np.random.default_rng(14).normal(size=(n_states, n_states)),
+    }
+    return inputs, {
+        "mean": np.full((n_states, n_states), 7.0),
+        "advantage": np.full((n_states * n_actions, n_states), 7.0),
+    }
+
+
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel with read-only inputs."""
     held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
@@ -240,6 +281,9 @@ def agree(array, other):
 
 
 CALLS = {
+    "action_reach": reach_call,
+    "flow_residual": flow_call,
+    "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
     "soft_policy_iteration": newton_call,
     "sample_trajectories": sampling_call,
@@ -523,6 +567,74 @@ def test_sarsa_is_its_twin(model, cut_is_end):
         table=table,
     )
     assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))
+
+
+# Twice float64's digits, with a few thousand roundings, for numbers of size 1e3; what is computed
+# with single digits is as small as the correction.
+DOUBLED = 1e3 * 2.0**-90
+
+
+@each_model
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 1.0])
+def test_gaps_are_within_their_error_of_the_exact_ones(model, scale):
+    inputs, outputs = gaps_call(model, scale=scale)
+    run(_kernels.value_gaps, inputs, outputs)
+    given = {key: inputs[key] for key in ("reward", "discount", "value", "correction")}
+    exact = twins.value_gaps(model, *given.values())
+    for pair, gap in exact.items():
+        off = abs(Fraction(outputs["gap"][pair]) - gap)
+        assert off <= Fraction(outputs["error"][pair])
+        assert outputs["error"][pair] <= 2.0**-52 * abs(gap) + DOUBLED + 1e-14 * scale
+    left_out = np.ones(model.available.shape, dtype=bool)
+    left_out[tuple(np.array(list(exact)).T)] = False
+    assert not outputs["gap"][left_out].any()
+    assert not outputs["error"][left_out].any()
+
+
+@each_model
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 1.0])
+def test_flow_residuals_are_within_their_error_of_the_exact_ones(model, scale):
+    inputs, outputs = flow_call(model, scale=scale)
+    run(_kernels.flow_residual, inputs, outputs)
+    names = ("source", "flow", "policy", "discount", "measure", "correction")
+    exact = twins.flow_residual(model, *(inputs[name] for name in names))
+    for s, residual in enumerate(exact):
+        assert abs(Fraction(outputs["residual"][s]) - residual) <= Fraction(outputs["error"][s])
+        assert outputs["error"][s] <= 2.0**-52 * abs(residual) + DOUBLED + 1e-13 * scale
+
+
+@pytest.mark.parametrize("call", [gaps_call, flow_call])
+def test_plain_float64_residuals_would_break_their_error(call):
+    model = MODELS["garnet"]
+    inputs, outputs = call(model, scale=0.0)
+    if call is gaps_call:
+        run(_kernels.value_gaps, inputs, outputs)
+        names = ("reward", "discount", "value", "correction")
+        exact = twins.value_gaps(model, *(inputs[name] for name in names))
+        value = inputs["value"]
+        plain = inputs["reward"] + inputs["discount"] * model.next_value(value) - value[:, None]
+    else:
+        run(_kernels.flow_residual, inputs, outputs)
+        names = ("source", "flow", "policy", "discount", "measure", "correction")
+        exact = dict(
+            enumerate(twins.flow_residual(model, *(inputs[name] for name in names)))
+        )
+        leaving = inputs["flow"] + inputs["policy"] * inputs["measure"][:, None]
+        plain = inputs["source"] + inputs["discount"] * model.arrivals(leaving)
+        plain = plain - inputs["measure"]
+    assert any(abs(Fraction(plain[k]) - x) > outputs["error"][k] for k, x in exact.items())
+
+
+@each_model
+def test_the_reach_of_actions_is_the_twins(model):
+    inputs, outputs = reach_call(model)
+    run(_kernels.action_reach, inputs, outputs)
+    mean, advantage = twins.action_reach(
+        model, inputs["policy"], inputs["discount"], inputs["reach"]
+    )
+    assert agree(outputs["mean"], mean)
+    table = outputs["advantage"].reshape(*model.available.shape, model.n_states)
+    assert all(agree(table[pair], row) for pair, row in advantage.items())
 
 
 @each_model

@@ -1,6 +1,8 @@
-"""Slow, readable twins of the compiled kernels, from theory.md sections 2 and 6."""
+"""Slow, readable twins of the compiled kernels, from theory.md sections 2, 4 and 6."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import numpy as np
 
@@ -224,6 +226,42 @@ def sarsa(order, trajectories, *, reward, discount, step_size, cut_is_end, table
         else:
             continue  # cut here: the next action is not known
         table[s, a] = (1.0 - step_size) * table[s, a] + step_size * target
+
+
+def value_gaps(model, reward, discount, value, correction):
+    """Compute r + discount P v - v(s) for v = value + correction, exactly: {(s, a): Fraction}."""
+    v = [Fraction(x) + Fraction(y) for x, y in zip(value, correction, strict=True)]
+    gamma = Fraction(discount)
+    return {
+        (s, a): Fraction(reward[s, a])
+        + gamma * sum(Fraction(p) * v[j] for j, p in laws if j is not None)
+        - v[s]
+        for (s, a), laws in successors(model).items()
+    }
+
+
+def flow_residual(model, source, flow, policy, discount, measure, correction):
+    """Compute source + discount P^T (flow + policy m) - m for m = measure + correction, exactly."""
+    m = [Fraction(x) + Fraction(y) for x, y in zip(measure, correction, strict=True)]
+    residual = [Fraction(x) - y for x, y in zip(source, m, strict=True)]
+    for (s, a), laws in successors(model).items():
+        leaving = Fraction(flow[s, a]) + Fraction(policy[s, a]) * m[s]
+        for following, p in laws:
+            if following is not None:
+                residual[following] += Fraction(discount) * Fraction(p) * leaving
+    return residual
+
+
+def action_reach(model, policy, discount, reach):
+    """Compute discount P reach by action, its mean under the policy, and the distances to that."""
+    ahead = {
+        (s, a): discount * sum(p * reach[j] for j, p in laws if j is not None)
+        for (s, a), laws in successors(model).items()
+    }
+    mean = np.zeros_like(reach)
+    for (s, a), row in ahead.items():
+        mean[s] += policy[s, a] * row
+    return mean, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
 
 
 def add(totals, key, amount):
