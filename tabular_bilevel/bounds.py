@@ -59,9 +59,12 @@ EXP_ROUNDOFFS = 8.0
 # themselves at most, and none has 2^32 of them on its way: this factor pays for all.
 OUTWARD = 1.0 + 2.0**-20
 
-# Probabilities below exp(-640) < FLOOR are bounded absolutely: float64 may have 0 for them. It is
-# far above the smallest double, so that products with it are not lost.
-FLOOR, NEGLIGIBLE = 2.0**-900, -700.0
+# What underflows is lost by 2^-1074, however often it is magnified: every bound that is not 0 for a
+# reason of structure, such as a state with a single action, is made larger by this.
+UNDERFLOW = 2.0**-960
+
+# Probabilities below exp(-650) < FLOOR are bounded absolutely: float64 may have 0 for them.
+FLOOR, NEGLIGIBLE = 2.0**-900, -650.0
 
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
@@ -477,7 +480,7 @@ def _influence(
     turned = leader.occupancy_error[:, None] * (policy + follower.error) + lasting * follower.error
     source_error = (
         turned * at_most + lasting * policy * leader.advantage_error
-    ) / model.temperature + 4.0 * ROUNDOFF * np.abs(source)
+    ) / model.temperature + 4.0 * ROUNDOFF * np.abs(source) + UNDERFLOW * model.available
     leak = np.abs(source.sum(axis=1)) + model.n_actions * ROUNDOFF * np.abs(source).sum(axis=1)
     source_error = _balanced(source_error, leak)
 
@@ -536,6 +539,7 @@ def _sensitivities(
         leader.occupancy_error[:, None] * (follower.policy + follower.error)
         + np.abs(occupancy) * follower.error
         + 2.0 * ROUNDOFF * np.abs(pairs)
+        + UNDERFLOW * model.available
     )
     entries, entries_error = np.zeros((2, model.transition.nnz))
     shift = np.zeros(pairs.shape)
@@ -567,7 +571,7 @@ def _sensitivities(
         entries += slope
         entries_error += (discount * flow_error.ravel())[row] * np.abs(ahead - mean.ravel()[row])
         entries_error += (discount * at_most.ravel())[row] * spread[following]
-        entries_error += 6.0 * ROUNDOFF * np.abs(slope)
+        entries_error += 6.0 * ROUNDOFF * np.abs(slope) + UNDERFLOW
     centre = Sensitivities.of(
         model,
         follower_reward=influence,
@@ -731,6 +735,7 @@ def _leak(model: Model, policy: FloatArray) -> FloatArray:
 def _outward(bound: npt.ArrayLike) -> FloatArray:
     """Pay for the rounding of bounds; what is no number bounds nothing."""
     wider = np.multiply(bound, OUTWARD)
+    wider += UNDERFLOW * (wider > 0.0)
     return read_only(np.where(wider >= 0.0, wider, np.inf))
 
 

@@ -161,3 +161,58 @@ def off(stored, ball):
     with flint.ctx.workprec(BITS):
         distance = abs(arb(float(stored)) - ball).lower()
         return float(distance) * (1 - 1e-15)
+
+
+def derivatives(problem, model):
+    """Exact derivatives of a `FeatureProblem`'s tables at theta = 0, one column a parameter."""
+    return (
+        problem.follower_reward.toarray(),
+        problem.leader_reward.toarray(),
+        tilts(
+            model.transition.data,
+            model.entry_row,
+            problem.transition.toarray(),
+            model.follower_reward.size,
+        ),
+        tilts(
+            model.initial,
+            np.zeros(model.n_states, dtype=int),
+            problem.initial.toarray(),
+            1,
+        ),
+    )
+
+
+def broken(result, bounds, reference, gradient):
+    """List the bounds that are smaller than the error, as (what, error, bound)."""
+    found = []
+
+    def compare(what, stored, ball, bound):
+        error = off(stored, ball)
+        if not error <= bound:
+            found.append((what, error, float(bound)))
+
+    measures, errors = result.sensitivities, bounds.sensitivities
+    for s in range(len(reference.value)):
+        compare("value", result.response.value[s], reference.value[s], bounds.value[s])
+        leader = reference.leader_value[s]
+        compare("leader value", result.evaluation.value[s], leader, bounds.leader_value[s])
+        start = errors.initial[s] + errors.initial_shift
+        compare("dJ/drho", measures.initial[s], leader, start)
+        lasting = reference.occupancy[s]
+        compare("occupancy", result.evaluation.occupancy[s], lasting, bounds.occupancy[s])
+    for pair, chance in reference.policy.items():
+        action_value = result.response.action_value[pair]
+        compare("Q", action_value, reference.action_value[pair], bounds.action_value[pair])
+        compare("policy", result.response.policy[pair], chance, bounds.policy[pair])
+        influence = measures.follower_reward[pair]
+        compare("influence", influence, reference.influence[pair], errors.follower_reward[pair])
+        flow = measures.leader_reward[pair]
+        compare("pairs", flow, reference.pairs[pair], errors.leader_reward[pair])
+    entries = errors.entries + errors.entries_shift.ravel()[result.model.entry_row]
+    for k, slope in enumerate(reference.slopes):
+        compare("dJ/dP", measures.entries[k], slope, entries[k])
+    compare("J", result.objective, reference.objective, bounds.objective)
+    for stored, ball, bound in zip(result.gradient, gradient, bounds.gradient, strict=True):
+        compare("gradient", stored, ball, bound)
+    return found
