@@ -18,8 +18,8 @@ The inverses are those of M-matrices: not negative, so sizes bound sizes. A smal
 and verified. On a large model a solver proposes an x >= 0 with (I - gamma P) x >= b, and a product
 shows what it lacks.
 
-Assumed are IEEE double precision with rounding to nearest, and `numpy.exp` and `numpy.log` within
-`EXP_ROUNDOFFS` of the truth. The truth is that of the tables as stored.
+Assumed are IEEE double precision with rounding to nearest, and exp and log within 4 units in the
+last place. The truth is that of the tables as stored.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel import _kernels
 from tabular_bilevel._arrays import (
     ROUNDOFF,
     FloatArray,
     grouped_sums,
-    ratio,
     read_only,
     restore_read_only,
 )
@@ -52,9 +50,6 @@ from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
 __all__ = ["ErrorBounds", "error_bounds"]
 
-# Relative error of exp, and of log: 4 units in the last place. Measured: 0.65 units.
-EXP_ROUNDOFFS = 8.0
-
 # Bounds are sums and products of numbers >= 0, so a rounding makes them smaller by 2^-53 of
 # themselves at most, and none has 2^32 of them on its way: this factor pays for all.
 OUTWARD = 1.0 + 2.0**-20
@@ -62,9 +57,6 @@ OUTWARD = 1.0 + 2.0**-20
 # What underflows is lost by 2^-1074, however often it is magnified: every bound that is not 0 for a
 # reason of structure, such as a state with a single action, is made larger by this.
 UNDERFLOW = 2.0**-960
-
-# Probabilities below exp(-650) < FLOOR are bounded absolutely: float64 may have 0 for them.
-FLOOR, NEGLIGIBLE = 2.0**-900, -650.0
 
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
@@ -208,6 +200,8 @@ class _Explicit:
     """The inverse as a matrix."""
 
     def __init__(self, model: Model, policy: FloatArray, discount: float, patience: float) -> None:
+        from tabular_bilevel import _kernels
+
         n_states, n_actions = policy.shape
         system = policy_system(model, policy, discount)
         inverse = np.ascontiguousarray(system.solve(np.eye(n_states)))
@@ -307,35 +301,33 @@ def _patience(contraction: float) -> float:
     return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else math.inf
 
 
-class _Softmax:
+class _SoftPolicy:
     """The policy and the soft residual of a value, from its gaps Q(s,a) - V(s)."""
 
     def __init__(self, model: Model, gap: FloatArray, error: FloatArray) -> None:
-        beta, self._available = model.temperature, model.available
-        logits = np.where(model.available, np.clip(gap / beta, -1e300, 1e300), -np.inf)
-        top = logits.max(axis=1, keepdims=True)
-        weights = np.exp(logits - top)
-        total = weights.sum(axis=1, keepdims=True)
-        self.policy = weights / total
-        # errors of the logits; of the weights, relative, where exp(0) is 1; of their sum, relative
-        off = error / beta + ROUNDOFF * (3.0 * np.abs(logits) + np.abs(top)) + FLOOR
-        self._small = model.available & (logits - top + off < NEGLIGIBLE)
-        off = np.where(model.available & ~self._small, off, 0.0)
-        inexact = EXP_ROUNDOFFS * ROUNDOFF * (logits < top)
-        additions = (model.available.sum(axis=1, keepdims=True) - 1.0) * ROUNDOFF
-        fraction = self.policy * (np.expm1(off) + inexact) + FLOOR * self._small
-        fraction = fraction.sum(axis=1, keepdims=True) + additions
-        fraction = np.where(fraction < 0.5, 2.0 * fraction, np.inf)
-        log_total = np.log(total)
-        self.residual = beta * (top + log_total)[:, 0]
-        rounding = (EXP_ROUNDOFFS + 3.0) * ROUNDOFF * log_total + 3.0 * ROUNDOFF * np.abs(top)
-        self.residual_error = beta * (fraction + rounding)[:, 0]
-        self._log_error = off + inexact + fraction + 2.0 * ROUNDOFF
+        from tabular_bilevel import _kernels
+
+        self.policy, self._log_error, self._spare = np.empty((3, *gap.shape))
+        self.residual, self.residual_error = np.empty((2, model.n_states))
+        self._available = model.available
+        _kernels.soft_policy(
+            gap,
+            error,
+            model.available,
+            model.temperature,
+            self.policy,
+            self._log_error,
+            self._spare,
+            self.residual,
+            self.residual_error,
+        )
 
     def error(self, log_ratio: FloatArray | float) -> FloatArray:
         """Bound the distance to a policy whose logarithms are as near to the exact ones as this."""
         log_error = log_ratio + self._log_error
-        off = self.policy * np.expm1(log_error) + FLOOR * self._small * np.exp(log_error)
+        off = self.policy * np.expm1(log_error)
+        if self._spare.any():
+            off += self._spare * np.exp(log_error)
         return np.where(self._available, np.fmin(off, 1.0), 0.0)
 
 
@@ -362,11 +354,11 @@ def _follower(model: Model, response: Response) -> _Follower:
     discount = model.follower_discount
     contraction = _contraction(model, discount)
     gap, error = _gaps(model, model.follower_reward, discount, value, np.zeros(model.n_states))
-    stored = _Softmax(model, gap, error)
+    stored = _SoftPolicy(model, gap, error)
     operator = _operator(model, stored.policy, discount)
     correction = operator.solve(stored.residual)
     gap, error = _gaps(model, model.follower_reward, discount, value, correction)
-    soft = _Softmax(model, gap, error)
+    soft = _SoftPolicy(model, gap, error)
     aside = np.abs(soft.policy - stored.policy)
 
     residual = np.abs(soft.residual) + soft.residual_error
@@ -378,7 +370,9 @@ def _follower(model: Model, response: Response) -> _Follower:
     policy_error = _balanced(policy_error, leak)
 
     refined = value + correction
-    rounding = error + 3.0 * ROUNDOFF * (np.abs(gap) + (np.abs(value) + np.abs(correction))[:, None])
+    rounding = error + 3.0 * ROUNDOFF * (
+        np.abs(gap) + (np.abs(value) + np.abs(correction))[:, None]
+    )
     off = np.abs(response.action_value - (gap + refined[:, None])) + rounding
     return _Follower(
         operator=operator,
@@ -469,9 +463,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
     )
 
 
-def _influence(
-    model: Model, follower: _Follower, leader: _Leader
-) -> tuple[FloatArray, FloatArray]:
+def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[FloatArray, FloatArray]:
     """Compute the centre's influence measure, and bound its error, shapes (S, A)."""
     policy, discount = follower.policy, model.follower_discount
     lasting = np.abs(leader.occupancy)[:, None]
@@ -479,14 +471,17 @@ def _influence(
     at_most = np.abs(leader.advantage) + leader.advantage_error
     turned = leader.occupancy_error[:, None] * (policy + follower.error) + lasting * follower.error
     source_error = (
-        turned * at_most + lasting * policy * leader.advantage_error
-    ) / model.temperature + 4.0 * ROUNDOFF * np.abs(source) + UNDERFLOW * model.available
+        (turned * at_most + lasting * policy * leader.advantage_error) / model.temperature
+        + 4.0 * ROUNDOFF * np.abs(source)
+        + UNDERFLOW * model.available
+    )
     leak = np.abs(source.sum(axis=1)) + model.n_actions * ROUNDOFF * np.abs(source).sum(axis=1)
     source_error = _balanced(source_error, leak)
 
     nothing = np.zeros(model.n_states)
     operator = follower.operator
-    arrivals = operator.solve_transposed(discount * model.arrivals(source))
+    residual, _ = _flow(model, nothing, source, policy, discount, nothing, nothing)
+    arrivals = operator.solve_transposed(residual)
     residual, _ = _flow(model, nothing, source, policy, discount, arrivals, nothing)
     step = operator.solve_transposed(residual)
     residual, error = _flow(model, nothing, source, policy, discount, arrivals, step)
@@ -520,9 +515,9 @@ def _measure_error(
     moved = flow_error + follower.error * measure[:, None]
     crude = (residual.sum() + contraction * moved.sum()) * _patience(contraction)
     lost = leak + follower.leak * measure + follower.operator_leak * crude
+    # what is lost of the mass counts as a source there, and as moved between actions
     share = follower.policy * lost[:, None]
-    source = residual + discount * model.arrivals(share)
-    return operator.measures(source, moved + follower.aside * crude + share)
+    return operator.measures(residual + lost, moved + follower.aside * crude + 2.0 * share)
 
 
 def _sensitivities(
@@ -533,6 +528,8 @@ def _sensitivities(
     influence_error: FloatArray,
 ) -> tuple[Sensitivities, SensitivityBounds]:
     """Put together the centre's sensitivities, and bound their errors."""
+    from tabular_bilevel import _kernels
+
     occupancy = leader.occupancy[:, None]
     pairs = occupancy * follower.policy
     pairs_error = (
@@ -541,37 +538,27 @@ def _sensitivities(
         + 2.0 * ROUNDOFF * np.abs(pairs)
         + UNDERFLOW * model.available
     )
-    entries, entries_error = np.zeros((2, model.transition.nnz))
+    kernel = model.transition
+    entries, entries_error = np.zeros((2, kernel.nnz))
     shift = np.zeros(pairs.shape)
-    row, following = model.entry_row, model.transition.indices
-    for discount, flow, flow_error, value, value_error, spread in (
-        (
-            model.leader_discount,
-            pairs,
-            pairs_error,
-            leader.value,
-            leader.value_error,
-            leader.value_spread,
-        ),
-        (
-            model.follower_discount,
-            influence,
-            influence_error,
-            follower.value,
-            follower.value_error,
-            follower.value_spread,
-        ),
+    for discount, flow, flow_error, player in (
+        (model.leader_discount, pairs, pairs_error, leader),
+        (model.follower_discount, influence, influence_error, follower),
     ):
-        # the entries of a row share what its mean is off by
-        mean = ratio(model.next_value(value), model.row_mass)
-        at_most = np.abs(flow) + flow_error
-        shift += discount * (flow_error * np.abs(mean) + at_most * value_error.max())
-        ahead = value[following]
-        slope = (discount * flow.ravel())[row] * ahead
-        entries += slope
-        entries_error += (discount * flow_error.ravel())[row] * np.abs(ahead - mean.ravel()[row])
-        entries_error += (discount * at_most.ravel())[row] * spread[following]
-        entries_error += 6.0 * ROUNDOFF * np.abs(slope) + UNDERFLOW
+        _kernels.slope_errors(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            discount,
+            flow,
+            flow_error,
+            player.value,
+            player.value_error.max(),
+            player.value_spread,
+            entries,
+            entries_error,
+            shift,
+        )
     centre = Sensitivities.of(
         model,
         follower_reward=influence,
@@ -582,7 +569,7 @@ def _sensitivities(
     return centre, SensitivityBounds(
         follower_reward=_outward(influence_error),
         leader_reward=_outward(pairs_error),
-        entries=_outward(entries_error),
+        entries=_outward(entries_error + UNDERFLOW),
         entries_shift=_outward(shift),
         initial=_outward(leader.value_spread + 2.0 * ROUNDOFF * np.abs(leader.value)),
         initial_shift=float(_outward(leader.value_error.max())),
@@ -595,7 +582,9 @@ def _around(
     """Bound the errors of the stored sensitivities, given those of the centre's."""
 
     def wider(name: str) -> FloatArray:
-        return _outward(np.abs(getattr(stored, name) - getattr(centre, name)) + getattr(bounds, name))
+        return _outward(
+            np.abs(getattr(stored, name) - getattr(centre, name)) + getattr(bounds, name)
+        )
 
     return SensitivityBounds(
         follower_reward=wider("follower_reward"),
@@ -674,6 +663,8 @@ def _gaps(
     model: Model, reward: FloatArray, discount: float, value: FloatArray, correction: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Compute r + discount P v - v(s) for v = value + correction, and what that is off by."""
+    from tabular_bilevel import _kernels
+
     kernel = model.transition
     gap, error = np.empty((2, *reward.shape))
     _kernels.value_gaps(
@@ -701,6 +692,8 @@ def _flow(
     correction: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Compute source + discount P^T (flow + policy m) - m for m = measure + correction."""
+    from tabular_bilevel import _kernels
+
     kernel = model.transition
     residual, error, *scratch = np.empty((6, model.n_states))
     _kernels.flow_residual(

@@ -29,14 +29,15 @@ class Reference:
             for row, column in zip(model.entry_row, model.transition.indices, strict=True)
         ]
         P = [[arb(float(x)) for x in row] for row in kernel]
-        r_F, r_L = ([[arb(float(x)) for x in row] for row in table]
-                    for table in (model.follower_reward, model.leader_reward))
-        beta, gamma, delta = (
-            arb(float(x)) for x in (model.temperature, model.follower_discount, model.leader_discount)
+        r_F, r_L = (
+            [[arb(float(x)) for x in row] for row in table]
+            for table in (model.follower_reward, model.leader_reward)
         )
-        choices = [
-            [a for a in range(n_actions) if model.available[s, a]] for s in range(n_states)
-        ]
+        beta, gamma, delta = (
+            arb(float(x))
+            for x in (model.temperature, model.follower_discount, model.leader_discount)
+        )
+        choices = [[a for a in range(n_actions) if model.available[s, a]] for s in range(n_states)]
         pairs = [(s, a) for s in range(n_states) for a in choices[s]]
 
         def ahead(s, a, value):
@@ -81,13 +82,17 @@ class Reference:
         Q, improved, policy = backup(value)
         mass = max(float(row.sum()) for row in kernel) * (1 + 1e-12)
         top = max(float(abs(new - old).upper()) for new, old in zip(improved, value, strict=True))
-        radius = arb(top * (1 + 1e-9)) / (1 - min(arb(1) - arb(2) ** -60, gamma * arb(mass), key=float))
+        radius = arb(top * (1 + 1e-9)) / (
+            1 - min(arb(1) - arb(2) ** -60, gamma * arb(mass), key=float)
+        )
         value = [v + arb(0, float(radius.upper()) * (1 + 1e-9) + 1e-300) for v in value]
         Q, _, policy = backup(value)
         self.value, self.action_value, self.policy = value, Q, policy
 
         chain = system(delta, policy)
-        reward = [sum((policy[s, a] * r_L[s][a] for a in choices[s]), arb(0)) for s in range(n_states)]
+        reward = [
+            sum((policy[s, a] * r_L[s][a] for a in choices[s]), arb(0)) for s in range(n_states)
+        ]
         V_L = solve(chain, reward)
         rho = [arb(float(x)) for x in model.initial]
         d = solve(chain.transpose(), rho)
@@ -96,7 +101,8 @@ class Reference:
         Q_L = {(s, a): r_L[s][a] + delta * ahead(s, a, V_L) for s, a in pairs}
         # Q_L - V_L as differences of actions, whose radii are small
         w = {
-            (s, a): d[s] * policy[s, a]
+            (s, a): d[s]
+            * policy[s, a]
             * sum((policy[s, b] * (Q_L[s, a] - Q_L[s, b]) for b in choices[s] if b != a), arb(0))
             / beta
             for s, a in pairs
@@ -130,7 +136,9 @@ class Reference:
                     terms.append(mu * exact(follower_reward[row, i]))
                     terms.append(self.pairs[s, a] * exact(leader_reward[row, i]))
                 terms += [x * exact(y) for x, y in zip(self.slopes, kernel[:, i], strict=True)]
-                terms += [x * exact(y) for x, y in zip(self.leader_value, initial[:, i], strict=True)]
+                terms += [
+                    x * exact(y) for x, y in zip(self.leader_value, initial[:, i], strict=True)
+                ]
                 total.append(sum(terms, arb(0)))
             return total
 

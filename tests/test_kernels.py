@@ -268,6 +268,36 @@ def reach_call(model):
     }
 
 
+def policy_call(model, *, scale=1.0):
+    shape = model.follower_reward.shape
+    rng = np.random.default_rng(15)
+    inputs = {
+        "gap": scale * rng.normal(size=shape),
+        "error": np.full(shape, 1e-15 * scale),
+        "available": model.available,
+        "temperature": model.temperature,
+    }
+    tables = {name: np.full(shape, 7.0) for name in ("policy", "log_error", "spare")}
+    rows = {name: np.full(model.n_states, 7.0) for name in ("residual", "residual_error")}
+    return inputs, tables | rows
+
+
+def slopes_call(model):
+    rng, shape = np.random.default_rng(16), model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "discount": 0.7,
+        "flow": model.available * rng.normal(size=shape),
+        "flow_error": model.available * rng.random(shape),
+        "value": rng.normal(size=model.n_states),
+        "value_error": 0.3,
+        "spread": rng.random(model.n_states),
+    }
+    stored = model.transition.nnz
+    return inputs, {
+        "slopes": np.zeros(stored), "errors": np.zeros(stored), "shift": np.zeros(shape)
+    }  # fmt: skip
+
+
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel with read-only inputs."""
     held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
@@ -283,6 +313,8 @@ def agree(array, other):
 CALLS = {
     "action_reach": reach_call,
     "flow_residual": flow_call,
+    "slope_errors": slopes_call,
+    "soft_policy": policy_call,
     "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
     "soft_policy_iteration": newton_call,
@@ -616,13 +648,44 @@ def test_plain_float64_residuals_would_break_their_error(call):
     else:
         run(_kernels.flow_residual, inputs, outputs)
         names = ("source", "flow", "policy", "discount", "measure", "correction")
-        exact = dict(
-            enumerate(twins.flow_residual(model, *(inputs[name] for name in names)))
-        )
+        exact = dict(enumerate(twins.flow_residual(model, *(inputs[name] for name in names))))
         leaving = inputs["flow"] + inputs["policy"] * inputs["measure"][:, None]
         plain = inputs["source"] + inputs["discount"] * model.arrivals(leaving)
         plain = plain - inputs["measure"]
     assert any(abs(Fraction(plain[k]) - x) > outputs["error"][k] for k, x in exact.items())
+
+
+@each_model
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e9])
+def test_soft_policies_are_the_twins(model, scale):
+    inputs, outputs = policy_call(model, scale=scale)
+    run(_kernels.soft_policy, inputs, outputs)
+    policy, residual = twins.soft_policy(inputs["gap"], model.available, model.temperature)
+    far = outputs["spare"] > 0.0
+    assert agree(outputs["residual"], residual)
+    assert np.all(policy[far] < outputs["spare"][far])
+    near = model.available & ~far
+    # the twin's logarithms round as the kernel's
+    ratio = np.abs(np.log(outputs["policy"][near]) - np.log(policy[near]))
+    assert np.all(ratio <= 2.0 * outputs["log_error"][near] + 1e-15)
+    assert not outputs["policy"][~model.available].any()
+    assert np.abs(outputs["residual_error"]).max() <= 1e-13 * max(scale, model.temperature)
+
+
+@each_model
+def test_errors_of_slopes_are_the_twins(model):
+    inputs, outputs = slopes_call(model)
+    run(_kernels.slope_errors, inputs, outputs)
+    names = ("discount", "flow", "flow_error", "value", "value_error", "spread")
+    slopes, errors, shift = twins.slope_errors(model, *(inputs[name] for name in names))
+    for k, (row, following) in enumerate(
+        zip(model.entry_row, model.transition.indices, strict=True)
+    ):
+        at = (*divmod(int(row), model.n_actions), int(following))
+        if at in slopes:  # a stored 0 of the kernel has no twin
+            assert agree(outputs["slopes"][k], slopes[at])
+            assert agree(outputs["errors"][k], errors[at])
+    assert all(agree(outputs["shift"][pair], bound) for pair, bound in shift.items())
 
 
 @each_model

@@ -264,6 +264,33 @@ def action_reach(model, policy, discount, reach):
     return mean, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
 
 
+def soft_policy(gap, available, temperature):
+    """Compute pi = softmax(gap / temperature) and temperature * log sum exp(gap / temperature)."""
+    logits = np.where(available, gap, -np.inf) / temperature
+    log_sum = np.logaddexp.reduce(logits, axis=1)
+    return np.exp(logits - log_sum[:, None]), temperature * log_sum
+
+
+def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
+    """Compute discount flow(s,a) value(s') and two bounds of its error, as dictionaries.
+
+    The first is that of {(s, a, s'): ...} but for what the row shares, the second that.
+    """
+    slopes, errors, shift = {}, {}, {}
+    for pair, laws in successors(model).items():
+        ahead = [(following, p) for following, p in laws if following is not None]
+        mass = sum(p for _, p in ahead)
+        mean = sum(p * value[following] for following, p in ahead) / mass if mass > 0.0 else 0.0
+        most = abs(flow[pair]) + flow_error[pair]
+        shift[pair] = discount * (flow_error[pair] * abs(mean) + most * value_error)
+        for following, _ in ahead:
+            slopes[*pair, following] = discount * flow[pair] * value[following]
+            errors[*pair, following] = discount * (
+                flow_error[pair] * abs(value[following] - mean) + most * spread[following]
+            )
+    return slopes, errors, shift
+
+
 def add(totals, key, amount):
     """Add to an entry of a dictionary that starts at 0."""
     totals[key] = totals.get(key, 0.0) + amount
