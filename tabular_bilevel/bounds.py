@@ -287,7 +287,7 @@ def _operator(model: Model, policy: FloatArray, discount: float) -> _Operator:
 
 
 def _row_terms(model: Model) -> float:
-    """Roundings of an average over successors and actions."""
+    """Count the roundings of an average over successors and actions, or more."""
     return float(np.diff(model.transition.indptr).max()) + model.n_actions + 8.0
 
 
@@ -398,7 +398,7 @@ class _Leader:
     correction: FloatArray  # the centre's value, less the stored one
     value_error: FloatArray
     value_spread: FloatArray
-    objective_bound: FloatArray
+    objective_bound: float
     advantage: FloatArray
     advantage_error: FloatArray
     occupancy: FloatArray
@@ -435,7 +435,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
     value = stored + correction
     start = model.initial
     objective = math.fsum((start * value)[start > 0.0])
-    objective_error = start @ (value_error + 3.0 * ROUNDOFF * np.abs(value))
+    objective_error = float(start @ (value_error + 3.0 * ROUNDOFF * np.abs(value)))
 
     flow = np.zeros_like(policy)
     occupancy = evaluation.occupancy
@@ -449,13 +449,13 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
     refined = occupancy + step
     if evaluation.horizon is not None:  # the equations are those of an infinite one
         value_error = spread = occupancy_error = np.full(model.n_states, np.inf)
-        objective_error = np.inf
+        objective_error = math.inf
     return _Leader(
         value=value,
         correction=correction,
         value_error=value_error,
         value_spread=spread,
-        objective_bound=np.asarray(abs(evaluation.objective - objective) + objective_error),
+        objective_bound=abs(evaluation.objective - objective) + objective_error,
         advantage=gap - mean[:, None],
         advantage_error=advantage_error,
         occupancy=refined,
@@ -695,7 +695,7 @@ def _flow(
     from tabular_bilevel import _kernels
 
     kernel = model.transition
-    residual, error, *scratch = np.empty((6, model.n_states))
+    low, size, small, count, residual, error = np.empty((6, model.n_states))
     _kernels.flow_residual(
         kernel.indptr,
         kernel.indices,
@@ -706,7 +706,10 @@ def _flow(
         discount,
         measure,
         correction,
-        *scratch,
+        low,
+        size,
+        small,
+        count,
         residual,
         error,
     )
@@ -715,14 +718,15 @@ def _flow(
 
 def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
     """Tighten errors that in each state add up to at most `leak`: one makes up for the others."""
-    return np.minimum(error, error @ (1.0 - np.eye(error.shape[1])) + leak[:, None])
+    others: FloatArray = error @ (1.0 - np.eye(error.shape[1]))
+    return np.asarray(np.minimum(error, others + leak[:, None]))
 
 
 def _leak(model: Model, policy: FloatArray) -> FloatArray:
     """Bound how far the policy's sums are from 1."""
     total = policy.sum(axis=1)
     additions = model.available.sum(axis=1) - 1.0
-    return np.abs(1.0 - total) + ROUNDOFF * additions * total
+    return np.asarray(np.abs(1.0 - total) + ROUNDOFF * additions * total)
 
 
 def _outward(bound: npt.ArrayLike) -> FloatArray:

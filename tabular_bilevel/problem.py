@@ -456,7 +456,8 @@ class Budget:
         4 units in the last place.
         """
         share = self._softmax(theta)
-        errors = bound + ROUNDOFF * (4.0 * share.size + 64.0) * np.abs(gradient)
+        roundings = 4.0 * (share.size + np.ptp(np.asarray(theta))) + 64.0
+        errors = bound + ROUNDOFF * roundings * np.abs(gradient)
         reach = np.full(share.size, share[:-1] @ errors)
         reach[:-1] += errors
         return np.asarray(abs(self.total) * share * reach)

@@ -1,7 +1,7 @@
 """A slow reference in ball arithmetic (python-flint), from theory.md: nothing of the package's.
 
-Newton's method on the soft Bellman equation and plain linear algebra, at some hundred bits, on dense
-tables read exactly as stored. What it returns are balls; their radii are far below any float64 error.
+Newton's method on the soft Bellman equation and plain linear algebra, at some hundred bits, on
+dense tables read exactly as stored. It returns balls, whose radii are far below any float64 error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BITS = 400
 
 
 class Reference:
-    """V, Q, pi, J, V_L, d_L, the sensitivities, and their product with derivatives of the tables."""
+    """V, Q, pi, J, V_L, d_L, the sensitivities, and products with derivatives of the tables."""
 
     def __init__(self, model, guess):
         with flint.ctx.workprec(BITS):
@@ -125,9 +125,9 @@ class Reference:
             self.slopes.append(slope)
 
     def gradient(self, follower_reward, leader_reward, kernel, initial):
-        """Multiply with exact derivatives of the tables, each (entries, d), entries as arb or float."""
+        """Multiply with derivatives of the tables, each (entries, d), of balls or floats."""
         with flint.ctx.workprec(BITS):
-            n_states, n_actions = self.shape
+            n_actions = self.shape[1]
             total = []
             for i in range(follower_reward.shape[1]):
                 terms = [arb(0)]

@@ -398,7 +398,7 @@ def test_a_transform_without_a_bound_is_pushed_forward():
 
 def test_a_discount_that_cannot_be_told_from_one_bounds_nothing():
     problem = tb.problems.bandit(leader_discount=1.0 - 2.0**-53)
-    result, bounds = road(problem, np.array([0.1, 0.2]))
+    _, bounds = road(problem, np.array([0.1, 0.2]))
     assert bounds.objective == np.inf
     assert np.isinf(bounds.gradient).all()
     assert np.isfinite(bounds.policy).all()
@@ -529,5 +529,5 @@ def test_features_of_unavailable_actions_do_not_count():
     masked = base.replace(available=available)
     features = np.ones((18, 1)) * 1e12 * ~available.reshape(18, 1) + available.reshape(18, 1)
     problem = tb.FeatureProblem(masked, follower_reward=sp.csr_array(features))
-    result, bounds = road(problem, np.zeros(1))
+    _, bounds = road(problem, np.zeros(1))
     assert bounds.gradient.max() < 1e-10

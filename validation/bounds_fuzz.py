@@ -1,4 +1,4 @@
-"""Do the error bounds hold where float64 fails, and how often are they of use?
+"""Compare error bounds with the truth where float64 fails: do they hold, are they of use.
 
 Run ``python validation/bounds_fuzz.py --count 10000`` (about a minute and a half on one core) with
 the package and python-flint installed. Random problems biased to the corners (`tests/corners.py`)
