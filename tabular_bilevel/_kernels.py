@@ -16,8 +16,11 @@ from tabular_bilevel._jit import kernel
 
 __all__ = [
     "action_reach",
+    "advantages",
+    "balance",
     "eligibility_traces",
     "flow_residual",
+    "influence_sources",
     "monte_carlo",
     "pad",
     "sample_trajectories",
@@ -731,3 +734,101 @@ def slope_errors(
                 slopes[k] += slope
                 errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
                 errors[k] += 6.0 * ROUNDOFF * abs(slope)
+
+
+@kernel
+def balance(error: FloatArray, leak: FloatArray) -> None:
+    """Tighten errors that in each row add up to at most `leak`: one makes up for the others."""
+    n_states, n_actions = error.shape
+    tighter = np.empty(n_actions)
+    for s in range(n_states):
+        for a in range(n_actions):
+            others = leak[s]
+            for b in range(n_actions):
+                if b != a:
+                    others += error[s, b]
+            tighter[a] = min(error[s, a], others)
+        error[s] = tighter
+
+
+@kernel
+def advantages(
+    gap: FloatArray,
+    error: FloatArray,
+    policy: FloatArray,
+    policy_error: FloatArray,
+    aside: FloatArray,
+    reach: float,
+    residual: FloatArray,
+    advantage: FloatArray,
+    advantage_error: FloatArray,
+) -> None:
+    """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages, and bound V's residual.
+
+    The policy is off by `policy_error`, and by `aside` where V's error is propagated with another
+    one; `reach` is how much larger than the residual the value ahead may be off. To the errors of
+    the advantages, what propagates is still to be added.
+    """
+    n_states, n_actions = gap.shape
+    largest = 0.0
+    for s in range(n_states):
+        mean, mean_error, turned = 0.0, 0.0, 0.0
+        for a in range(n_actions):
+            size = abs(gap[s, a])
+            mean += policy[s, a] * gap[s, a]
+            mean_error += policy[s, a] * (error[s, a] + (n_actions + 2.0) * ROUNDOFF * size)
+            turned += policy_error[s, a] * (size + error[s, a])
+        for a in range(n_actions):
+            size = abs(gap[s, a]) + abs(mean)
+            advantage[s, a] = gap[s, a] - mean
+            advantage_error[s, a] = error[s, a] + 2.0 * ROUNDOFF * size + turned + mean_error
+        residual[s] = abs(mean) + mean_error + turned
+        if not residual[s] <= largest:  # a NaN stays
+            largest = residual[s]
+    for s in range(n_states):
+        stray = 0.0
+        for a in range(n_actions):
+            stray += aside[s, a]
+        stray *= reach * largest
+        residual[s] += stray
+        for a in range(n_actions):
+            advantage_error[s, a] += stray
+
+
+@kernel
+def influence_sources(
+    policy: FloatArray,
+    policy_error: FloatArray,
+    occupancy: FloatArray,
+    occupancy_error: FloatArray,
+    advantage: FloatArray,
+    advantage_error: FloatArray,
+    temperature: float,
+    available: BoolArray,
+    least: float,
+    source: FloatArray,
+    source_error: FloatArray,
+    leak: FloatArray,
+) -> None:
+    """Compute w = d pi A / temperature, bounds of its error, and of what its rows' sums are off.
+
+    An error is `least` or more, for what underflows, unless the state has a single action.
+    """
+    n_states, n_actions = policy.shape
+    for s in range(n_states):
+        lasting = abs(occupancy[s])
+        total, size = 0.0, 0.0
+        for a in range(n_actions):
+            w = occupancy[s] * policy[s, a] * advantage[s, a] / temperature
+            turned = occupancy_error[s] * (policy[s, a] + policy_error[s, a])
+            turned += lasting * policy_error[s, a]
+            off = turned * (abs(advantage[s, a]) + advantage_error[s, a])
+            off += lasting * policy[s, a] * advantage_error[s, a]
+            source[s, a] = w
+            source_error[s, a] = 0.0
+            if available[s, a]:
+                source_error[s, a] = off / temperature + 4.0 * ROUNDOFF * abs(w) + least
+            total += w
+            size += abs(w)
+        leak[s] = abs(total) + n_actions * ROUNDOFF * size
+    balance(source_error, leak)

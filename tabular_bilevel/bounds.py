@@ -350,6 +350,8 @@ class _Follower:
 
 
 def _follower(model: Model, response: Response) -> _Follower:
+    from tabular_bilevel import _kernels
+
     value, beta = response.value, model.temperature
     discount = model.follower_discount
     contraction = _contraction(model, discount)
@@ -367,7 +369,7 @@ def _follower(model: Model, response: Response) -> _Follower:
     size, spread, advantage = operator.values(residual + stray)
     leak = _leak(model, soft.policy)
     policy_error = soft.error((advantage + stray[:, None]) / beta)
-    policy_error = _balanced(policy_error, leak)
+    _kernels.balance(policy_error, leak)
 
     refined = value + correction
     rounding = error + 3.0 * ROUNDOFF * (
@@ -406,6 +408,8 @@ class _Leader:
 
 
 def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leader:
+    from tabular_bilevel import _kernels
+
     discount, policy = model.leader_discount, follower.policy
     contraction = _contraction(model, discount)
     operator = (
@@ -418,20 +422,21 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
     gap, _ = _gaps(model, model.leader_reward, discount, stored, nothing)
     correction = operator.solve((policy * gap).sum(axis=1))
     gap, error = _gaps(model, model.leader_reward, discount, stored, correction)
-    size = np.abs(gap)
-    mean = (policy * gap).sum(axis=1)
-    mean_error = (policy * (error + (model.n_actions + 2.0) * ROUNDOFF * size)).sum(axis=1)
-    turned = (follower.error * (size + error)).sum(axis=1)
-    residual = np.abs(mean) + mean_error + turned
-    crude = contraction * residual.max() * _patience(contraction)  # of the value ahead
-    stray = follower.aside.sum(axis=1) * crude
-    value_error, spread, advantage_error = operator.values(residual + stray)
-    advantage_error = (
-        advantage_error
-        + (turned + stray + mean_error)[:, None]
-        + error
-        + 2.0 * ROUNDOFF * (size + np.abs(mean)[:, None])
+    residual = np.empty(model.n_states)
+    advantage, advantage_error = np.empty((2, *gap.shape))
+    _kernels.advantages(
+        gap,
+        error,
+        policy,
+        follower.error,
+        follower.aside,
+        contraction * _patience(contraction),
+        residual,
+        advantage,
+        advantage_error,
     )
+    value_error, spread, propagated = operator.values(residual)
+    advantage_error += propagated
     value = stored + correction
     start = model.initial
     objective = math.fsum((start * value)[start > 0.0])
@@ -456,7 +461,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
         value_error=value_error,
         value_spread=spread,
         objective_bound=abs(evaluation.objective - objective) + objective_error,
-        advantage=gap - mean[:, None],
+        advantage=advantage,
         advantage_error=advantage_error,
         occupancy=refined,
         occupancy_error=occupancy_error + ROUNDOFF * np.abs(refined),
@@ -465,19 +470,25 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
 
 def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[FloatArray, FloatArray]:
     """Compute the centre's influence measure, and bound its error, shapes (S, A)."""
-    policy, discount = follower.policy, model.follower_discount
-    lasting = np.abs(leader.occupancy)[:, None]
-    source = leader.occupancy[:, None] * policy * leader.advantage / model.temperature
-    at_most = np.abs(leader.advantage) + leader.advantage_error
-    turned = leader.occupancy_error[:, None] * (policy + follower.error) + lasting * follower.error
-    source_error = (
-        (turned * at_most + lasting * policy * leader.advantage_error) / model.temperature
-        + 4.0 * ROUNDOFF * np.abs(source)
-        + UNDERFLOW * model.available
-    )
-    leak = np.abs(source.sum(axis=1)) + model.n_actions * ROUNDOFF * np.abs(source).sum(axis=1)
-    source_error = _balanced(source_error, leak)
+    from tabular_bilevel import _kernels
 
+    policy, discount = follower.policy, model.follower_discount
+    source, source_error = np.empty((2, *policy.shape))
+    leak = np.empty(model.n_states)
+    _kernels.influence_sources(
+        policy,
+        follower.error,
+        leader.occupancy,
+        leader.occupancy_error,
+        leader.advantage,
+        leader.advantage_error,
+        model.temperature,
+        model.available,
+        UNDERFLOW,
+        source,
+        source_error,
+        leak,
+    )
     nothing = np.zeros(model.n_states)
     operator = follower.operator
     residual, _ = _flow(model, nothing, source, policy, discount, nothing, nothing)
@@ -714,12 +725,6 @@ def _flow(
         error,
     )
     return residual, error
-
-
-def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
-    """Tighten errors that in each state add up to at most `leak`: one makes up for the others."""
-    others: FloatArray = error @ (1.0 - np.eye(error.shape[1]))
-    return np.asarray(np.minimum(error, others + leak[:, None]))
 
 
 def _leak(model: Model, policy: FloatArray) -> FloatArray:

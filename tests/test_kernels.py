@@ -298,6 +298,43 @@ def slopes_call(model):
     }  # fmt: skip
 
 
+def balance_call(model):
+    rng, shape = np.random.default_rng(17), model.follower_reward.shape
+    inputs = {"leak": 1e-4 * rng.random(model.n_states)}
+    return inputs, {"error": model.available * 10.0 ** rng.uniform(-3, 0, shape)}
+
+
+def advantages_call(model):
+    rng, shape = np.random.default_rng(18), model.follower_reward.shape
+    inputs = {
+        "gap": model.available * rng.normal(size=shape),
+        "error": 1e-3 * rng.random(shape),
+        "policy": tb.solve_follower(model).policy,
+        "policy_error": model.available * 1e-2 * rng.random(shape),
+        "aside": 1e-2 * rng.random(shape),
+        "reach": 9.0,
+    }
+    tables = {name: np.full(shape, 7.0) for name in ("advantage", "advantage_error")}
+    return inputs, {"residual": np.full(model.n_states, 7.0)} | tables
+
+
+def sources_call(model):
+    rng, shape = np.random.default_rng(19), model.follower_reward.shape
+    inputs = {
+        "policy": tb.solve_follower(model).policy,
+        "policy_error": model.available * 1e-2 * rng.random(shape),
+        "occupancy": rng.random(model.n_states),
+        "occupancy_error": 1e-2 * rng.random(model.n_states),
+        "advantage": rng.normal(size=shape),
+        "advantage_error": 1e-2 * rng.random(shape),
+        "temperature": model.temperature,
+        "available": model.available,
+        "least": 1e-200,
+    }
+    tables = {name: np.full(shape, 7.0) for name in ("source", "source_error")}
+    return inputs, tables | {"leak": np.full(model.n_states, 7.0)}
+
+
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel with read-only inputs."""
     held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
@@ -312,6 +349,9 @@ def agree(array, other):
 
 CALLS = {
     "action_reach": reach_call,
+    "advantages": advantages_call,
+    "balance": balance_call,
+    "influence_sources": sources_call,
     "flow_residual": flow_call,
     "slope_errors": slopes_call,
     "soft_policy": policy_call,
@@ -686,6 +726,24 @@ def test_errors_of_slopes_are_the_twins(model):
             assert agree(outputs["slopes"][k], slopes[at])
             assert agree(outputs["errors"][k], errors[at])
     assert all(agree(outputs["shift"][pair], bound) for pair, bound in shift.items())
+
+
+@each_model
+@pytest.mark.parametrize("name", ["advantages", "influence_sources"])
+def test_errors_on_the_way_to_the_influence_are_the_twins(model, name):
+    inputs, outputs = CALLS[name](model)
+    run(getattr(_kernels, name), inputs, outputs)
+    for array, twin in zip(outputs.values(), getattr(twins, name)(**inputs), strict=True):
+        assert agree(array, twin)
+
+
+@each_model
+def test_errors_are_balanced_as_by_the_twin(model):
+    inputs, outputs = balance_call(model)
+    twin = twins.balance(outputs["error"], inputs["leak"])
+    assert model.n_actions == 1 or np.any(twin < outputs["error"])
+    run(_kernels.balance, inputs, outputs)
+    assert agree(outputs["error"], twin)
 
 
 @each_model

@@ -291,6 +291,43 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
     return slopes, errors, shift
 
 
+def balance(error, leak):
+    """Bound each error by what the others and the leak add up to, too."""
+    others = error @ (1.0 - np.eye(error.shape[1]))
+    return np.minimum(error, others + leak[:, None])
+
+
+def advantages(gap, error, policy, policy_error, aside, reach):
+    """Compute the residual's bound, gap - mean gap, and a bound of its error but for rounding."""
+    mean = (policy * gap).sum(axis=1)
+    mean_error = (policy * error).sum(axis=1)
+    turned = (policy_error * (abs(gap) + error)).sum(axis=1)
+    residual = abs(mean) + mean_error + turned
+    stray = aside.sum(axis=1) * reach * residual.max()
+    advantage_error = error + (turned + mean_error + stray)[:, None]
+    return residual + stray, gap - mean[:, None], advantage_error
+
+
+def influence_sources(
+    policy,
+    policy_error,
+    occupancy,
+    occupancy_error,
+    advantage,
+    advantage_error,
+    temperature,
+    available,
+    least,
+):
+    """Compute w, a bound of its error but for rounding, and of its rows' sums."""
+    d, d_error = occupancy[:, None], occupancy_error[:, None]
+    source = d * policy * advantage / temperature
+    most = (abs(d) + d_error) * (policy + policy_error) * (abs(advantage) + advantage_error)
+    error = np.where(available, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
+    leak = abs(source.sum(axis=1))
+    return source, balance(error, leak), leak
+
+
 def add(totals, key, amount):
     """Add to an entry of a dictionary that starts at 0."""
     totals[key] = totals.get(key, 0.0) + amount
