@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -531,3 +533,20 @@ def test_features_of_unavailable_actions_do_not_count():
     problem = tb.FeatureProblem(masked, follower_reward=sp.csr_array(features))
     _, bounds = road(problem, np.zeros(1))
     assert bounds.gradient.max() < 1e-10
+
+
+FUZZ = Path(__file__).parents[1] / "validation" / "bounds_fuzz.py"
+
+
+def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(monkeypatch, capsys):
+    main = runpy.run_path(str(FUZZ))["main"]
+    assert main(["--count", "5"]) == 0
+    assert "broken bounds: 0 problems" in capsys.readouterr().out
+
+    def without(problem, theta, result):
+        bounds = error_bounds(problem, theta, result)
+        return dataclasses.replace(bounds, value=bounds.value * 0.0)
+
+    monkeypatch.setattr(bounding, "error_bounds", without)
+    assert main(["--count", "5"]) == 1
+    assert "value is off by" in capsys.readouterr().out
