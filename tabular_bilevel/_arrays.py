@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 __all__ = [
+    "ROUNDOFF",
     "BoolArray",
     "ComplexArray",
     "FloatArray",
@@ -28,6 +29,10 @@ FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
+
+#: Unit roundoff of float64: a sum of n products is off by less than n + 2 of it, relative to the
+#: sum of their sizes.
+ROUNDOFF = 2.0**-53
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

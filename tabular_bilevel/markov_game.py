@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import (
+    ROUNDOFF,
     BoolArray,
     FloatArray,
     IntArray,
@@ -26,7 +27,7 @@ from tabular_bilevel._validation import (
     real_array,
 )
 from tabular_bilevel.model import Model, Tangent, as_termination, as_transition, not_forbidden
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
 __all__ = ["MarkovGame"]
 
@@ -214,6 +215,30 @@ temperature 0.05
         slope = self._form.policy_sensitivity(sensitivities)
         return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
 
+    def pullback_bound(
+        self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> FloatArray:
+        """Bound by how much the pullback of sensitivities is off.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+        sensitivities : Sensitivities
+            Of the model at theta.
+        bounds : SensitivityBounds
+            How far they may be off.
+
+        Returns
+        -------
+        ndarray, shape (S*B,)
+            The bound, rounding included; the leader's policy is taken as computed.
+        """
+        policy = self.leader_policy(theta)
+        errors, size, terms = self._form.policy_sensitivity_bound(sensitivities, bounds)
+        errors = errors + ROUNDOFF * (terms + 2.0 * self.n_leader_actions + 8.0) * size
+        return np.ravel(policy * (errors + (policy * errors).sum(axis=1, keepdims=True)))
+
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the model's tables along a direction of the logits.
 
@@ -249,6 +274,12 @@ class _Form(Protocol):
 
     def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
         """Differentiate J with respect to f(b|s), shape (S, B)."""
+        ...
+
+    def policy_sensitivity_bound(
+        self, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Bound its errors, its terms' sizes, and their numbers, each of shape (S, B)."""
         ...
 
     def tangent(self, change: FloatArray) -> Tangent:
@@ -292,6 +323,22 @@ class _Observed:
             game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
         return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
+
+    def policy_sensitivity_bound(
+        self, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Leave out what an arrival's actions share: the changes of f(.|s) add up to 0."""
+        game = self._game
+
+        def pulled(entries: FloatArray, initial: FloatArray) -> FloatArray:
+            slope = grouped_sums(self._following, self._arrival * entries, game.n_parameters)
+            return (slope + np.repeat(game.initial, game.n_leader_actions) * initial).reshape(
+                game.n_states, game.n_leader_actions
+            )
+
+        size = pulled(np.abs(sensitivities.entries), np.abs(sensitivities.initial))
+        terms = grouped_sums(self._following, np.ones(self._following.size), game.n_parameters)
+        return pulled(bounds.entries, bounds.initial), size, terms.reshape(size.shape)
 
     def tangent(self, change: FloatArray) -> Tangent:
         game = self._game
@@ -343,6 +390,36 @@ class _Hidden:
         slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
         slope += np.einsum("sa,sba->sb", sensitivities.leader_reward, game.leader_reward)
         return slope
+
+    def policy_sensitivity_bound(
+        self, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Leave out what rows share, unless the leader's action changes their mass."""
+        game = self._game
+        shape = game.follower_reward.shape
+        kernel = game.transition.data
+
+        def pulled(
+            follower_reward: FloatArray, leader_reward: FloatArray, entries: FloatArray
+        ) -> FloatArray:
+            slope = grouped_sums(self._pair, kernel * entries[self._slot], game.n_parameters)
+            slope = slope.reshape(shape[:2])
+            slope = slope + np.einsum("sa,sba->sb", follower_reward, np.abs(game.follower_reward))
+            return np.asarray(
+                slope + np.einsum("sa,sba->sb", leader_reward, np.abs(game.leader_reward))
+            )
+
+        mass = np.asarray(game.transition @ np.ones(game.n_states)).reshape(shape)
+        terms = np.diff(game.transition.indptr).reshape(shape)
+        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * (terms + 1.0) * mass
+        errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.entries)
+        errors += np.einsum("sa,sba->sb", bounds.entries_shift, uneven)
+        size = pulled(
+            np.abs(sensitivities.follower_reward),
+            np.abs(sensitivities.leader_reward),
+            np.abs(sensitivities.entries),
+        )
+        return errors, size, terms.sum(axis=2) + 2.0 * shape[2]
 
     def tangent(self, change: FloatArray) -> Tangent:
         game = self._game

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import (
+    ROUNDOFF,
     FloatArray,
     IntArray,
     grouped_sums,
@@ -34,10 +35,11 @@ from tabular_bilevel._validation import (
     require_real_dtype,
 )
 from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
 __all__ = [
     "BilevelProblem",
+    "BoundedProblem",
     "Budget",
     "FeatureProblem",
     "ForwardProblem",
@@ -73,6 +75,24 @@ class ForwardProblem(BilevelProblem, Protocol):
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
         """Differentiate the tables along a direction, shape (d,); `Tangent` says in what form."""
+        ...
+
+
+@runtime_checkable
+class BoundedProblem(BilevelProblem, Protocol):
+    """A problem that can say how far errors of the sensitivities reach.
+
+    `error_bounds` makes do with pushforwards without it, for a few parameters.
+    """
+
+    def pullback_bound(
+        self, theta: FloatArray, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> FloatArray:
+        """Bound, for each parameter, by how much `pullback` of the sensitivities is off, (d,).
+
+        That is their errors within the bounds, pulled back with the absolute values of the
+        derivatives, and the rounding of `pullback` itself.
+        """
         ...
 
 
@@ -219,6 +239,60 @@ class FeatureProblem:
             gradient = gradient + self.initial.T @ centred
         return gradient
 
+    def pullback_bound(
+        self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> FloatArray:
+        """Bound by how much the pullback of sensitivities is off.
+
+        The features are taken as stored, and so is the kernel at theta: its derivative is
+        P (F - mean of F under P) with the stored P.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The leader's parameter.
+        sensitivities : Sensitivities
+            Of the model at theta.
+        bounds : SensitivityBounds
+            How far they may be off.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The bound, rounding included.
+        """
+        theta = as_theta(theta, self.n_parameters)
+        size, terms = self._reward_sizes
+        slopes = np.concatenate((sensitivities.follower_reward, sensitivities.leader_reward))
+        errors = np.concatenate((bounds.follower_reward, bounds.leader_reward))
+        bound: FloatArray = size @ errors.ravel()
+        bound = bound + ROUNDOFF * (terms + 3.0) * (size @ np.abs(slopes.ravel()))
+        if self._only_rewards:
+            return bound
+        if self.transition.nnz:
+            kernel, row = self._kernel(theta), self.base.entry_row
+            sums = np.diff(self.base.transition.indptr)[row]
+            bound = bound + _centred_bound(
+                self.transition,
+                kernel,
+                bounds.entries + ROUNDOFF * (2.0 * sums + 8.0) * np.abs(sensitivities.entries),
+                sensitivities.entries,
+                row,
+                self.base.row_mass.ravel(),
+            )
+        if self.initial.nnz:
+            start = self._start(theta)
+            n_states = float(start.size)
+            bound = bound + _centred_bound(
+                self.initial,
+                start,
+                bounds.initial + ROUNDOFF * (2.0 * n_states + 8.0) * np.abs(sensitivities.initial),
+                sensitivities.initial,
+                np.zeros(start.size, dtype=np.int64),
+                np.array([start.sum()]),
+            )
+        return bound
+
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction.
 
@@ -256,6 +330,12 @@ class FeatureProblem:
         both = sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward)))
         return both, sp.csr_array(both.T)
 
+    @cached_property
+    def _reward_sizes(self) -> tuple[sp.csr_array, FloatArray]:
+        """Absolute features of both rewards, transposed, and how many each parameter has."""
+        transposed = self._rewards[1]
+        return abs(transposed), np.diff(transposed.indptr).astype(np.float64)
+
     def _kernel(self, theta: FloatArray) -> FloatArray:
         base = self.base
         return _tilt(
@@ -275,6 +355,28 @@ class FeatureProblem:
         kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
         mean = ratio(grouped_sums(row, kernel * direction, mass.size), mass)
         return kernel * (direction - mean[row])
+
+
+def _centred_bound(
+    features: sp.csr_array,
+    kernel: FloatArray,
+    errors: FloatArray,
+    slopes: FloatArray,
+    row: IntArray,
+    mass: FloatArray,
+) -> FloatArray:
+    """Bound the pullback of kernel (slopes - mean) where slopes are off by at most `errors`."""
+
+    def mean(weights: FloatArray) -> FloatArray:
+        return ratio(grouped_sums(row, kernel * weights, mass.size), mass)[row]
+
+    transposed = abs(sp.csr_array(features.T))
+    terms = np.diff(transposed.indptr)
+    centred = kernel * np.abs(slopes - mean(slopes))
+    return np.asarray(
+        transposed @ (kernel * (errors + mean(errors)))
+        + ROUNDOFF * (terms + 3.0) * (transposed @ centred)
+    )
 
 
 class Transform(Protocol):
@@ -298,6 +400,17 @@ class Transform(Protocol):
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of x."""
+        ...
+
+
+@runtime_checkable
+class BoundedTransform(Transform, Protocol):
+    """A change of parameters that can say how far errors of a gradient reach."""
+
+    def pullback_bound(
+        self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
+    ) -> FloatArray:
+        """Bound by how much `pullback` of a gradient that is off by at most `bound` is off."""
         ...
 
 
@@ -333,6 +446,21 @@ class Budget:
         centred = np.full(share.size, -(share[:-1] @ gradient))
         centred[:-1] += gradient
         return np.asarray(self.total * share * centred)
+
+    def pullback_bound(
+        self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
+    ) -> FloatArray:
+        """Bound by how much `pullback` is off if the gradient is off by `bound`.
+
+        The shares' own rounding, and that of the sum over them, counts; an exponential is within
+        4 units in the last place.
+        """
+        share = self._softmax(theta)
+        roundings = 4.0 * (share.size + np.ptp(np.asarray(theta))) + 64.0
+        errors = bound + ROUNDOFF * roundings * np.abs(gradient)
+        reach = np.full(share.size, share[:-1] @ errors)
+        reach[:-1] += errors
+        return np.asarray(abs(self.total) * share * reach)
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
@@ -377,6 +505,19 @@ class Reparametrised:
         """Pull sensitivities back through both maps, shape (d,)."""
         x = self.transform.forward(theta)
         return self.transform.pullback(theta, self.inner.pullback(x, sensitivities))
+
+    def pullback_bound(
+        self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> FloatArray:
+        """Bound by how much the pullback is off, shape (d,); infinite if a part cannot tell."""
+        if not (
+            hasattr(self.inner, "pullback_bound") and hasattr(self.transform, "pullback_bound")
+        ):
+            return np.full(self.n_parameters, np.inf)
+        x = self.transform.forward(theta)
+        gradient = self.inner.pullback(x, sensitivities)
+        bound = self.inner.pullback_bound(x, sensitivities, bounds)
+        return np.asarray(self.transform.pullback_bound(theta, gradient, bound))
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta, shape (d,)."""

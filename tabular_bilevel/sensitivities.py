@@ -19,6 +19,7 @@ from tabular_bilevel.model import Model, Tangent
 
 __all__ = [
     "Sensitivities",
+    "SensitivityBounds",
     "direct_sensitivities",
     "indirect_sensitivities",
     "influence_measures",
@@ -123,6 +124,37 @@ class Sensitivities:
             f"Sensitivities: {self.initial.size} states, influence of mass {mass:.4g}, "
             f"occupancy of mass {self.leader_reward.sum():.4g}"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class SensitivityBounds:
+    """Bounds of what sensitivities may be off by, entry by entry; infinite where nothing is known.
+
+    A row of the kernel keeps its mass when theta moves, and so does the initial distribution: what
+    they have in common drops out of a gradient, and has a bound of its own.
+
+    Attributes
+    ----------
+    follower_reward, leader_reward : ndarray, shape (S, A)
+        Of the influence measure, and of the occupancy of pairs.
+    entries : ndarray, shape (nnz,)
+        Of dJ/dP, but for a number that the entries of a row share.
+    entries_shift : ndarray, shape (S, A)
+        Of that number.
+    initial : ndarray, shape (S,)
+        Of dJ/drho, but for a number that all states share.
+    initial_shift : float
+        Of that number.
+    """
+
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    entries: FloatArray
+    entries_shift: FloatArray
+    initial: FloatArray
+    initial_shift: float
+
+    __setstate__ = restore_read_only
 
 
 def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:

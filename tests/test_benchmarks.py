@@ -21,3 +21,14 @@ def test_the_road_is_measured_against_a_plain_implementation(tmp_path, monkeypat
     assert [line.split()[0] for line in lines] == ["four", "small"]
     assert all(float(line.split()[-1]) < ROUNDING for line in lines)
     assert memory.startswith("peak memory")
+
+
+def test_the_cost_of_bounds_is_measured(tmp_path, capsys):
+    (tmp_path / "small.map").write_text(MAP, encoding="ascii")
+    script = SCRIPT.with_name("bounds.py")
+    main = runpy.run_path(str(script))["main"]
+    assert main(["--map", str(tmp_path / "small.map")]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[:5] == ["problem", "states", "gradient", "bounds", "ratio"]
+    assert [line.split()[0] for line in lines] == ["four", "small"]
+    assert all(float(line.split()[-1]) < ROUNDING for line in lines)

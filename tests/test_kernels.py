@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -227,6 +229,112 @@ def sarsa_call(model, *, horizon=12, cut_is_end=False):
     return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
 
 
+def gaps_call(model, *, scale=1e-9):
+    rng, shape = np.random.default_rng(12), model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "available": model.available,
+        "discount": model.follower_discount,
+        "value": 1e3 * rng.normal(size=model.n_states),
+        "correction": scale * rng.normal(size=model.n_states),
+    }
+    return inputs, {"gap": np.full(shape, 7.0), "error": np.full(shape, 7.0)}
+
+
+def flow_call(model, *, scale=1e-9):
+    rng, shape = np.random.default_rng(13), model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "source": model.initial,
+        "flow": model.available * rng.normal(size=shape),
+        "policy": tb.solve_follower(model).policy,
+        "discount": model.follower_discount,
+        "measure": 1e3 * rng.normal(size=model.n_states),
+        "correction": scale * rng.normal(size=model.n_states),
+    }
+    names = ("low", "size", "small", "count", "residual", "error")
+    return inputs, {name: np.full(model.n_states, 7.0) for name in names}
+
+
+def reach_call(model):
+    n_states, n_actions = model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "policy": tb.solve_follower(model).policy,
+        "discount": model.follower_discount,
+        "reach": np.random.default_rng(14).normal(size=(n_states, n_states)),
+    }
+    return inputs, {
+        "mean": np.full((n_states, n_states), 7.0),
+        "advantage": np.full((n_states * n_actions, n_states), 7.0),
+    }
+
+
+def policy_call(model, *, scale=1.0):
+    shape = model.follower_reward.shape
+    rng = np.random.default_rng(15)
+    inputs = {
+        "gap": scale * rng.normal(size=shape),
+        "error": np.full(shape, 1e-15 * scale),
+        "available": model.available,
+        "temperature": model.temperature,
+    }
+    tables = {name: np.full(shape, 7.0) for name in ("policy", "log_error", "spare")}
+    rows = {name: np.full(model.n_states, 7.0) for name in ("residual", "residual_error")}
+    return inputs, tables | rows
+
+
+def slopes_call(model):
+    rng, shape = np.random.default_rng(16), model.follower_reward.shape
+    inputs = kernel_of(model) | {
+        "discount": 0.7,
+        "flow": model.available * rng.normal(size=shape),
+        "flow_error": model.available * rng.random(shape),
+        "value": rng.normal(size=model.n_states),
+        "value_error": 0.3,
+        "spread": rng.random(model.n_states),
+    }
+    stored = model.transition.nnz
+    return inputs, {
+        "slopes": np.zeros(stored), "errors": np.zeros(stored), "shift": np.zeros(shape)
+    }  # fmt: skip
+
+
+def balance_call(model):
+    rng, shape = np.random.default_rng(17), model.follower_reward.shape
+    inputs = {"leak": 1e-4 * rng.random(model.n_states)}
+    return inputs, {"error": model.available * 10.0 ** rng.uniform(-3, 0, shape)}
+
+
+def advantages_call(model):
+    rng, shape = np.random.default_rng(18), model.follower_reward.shape
+    inputs = {
+        "gap": model.available * rng.normal(size=shape),
+        "error": 1e-3 * rng.random(shape),
+        "policy": tb.solve_follower(model).policy,
+        "policy_error": model.available * 1e-2 * rng.random(shape),
+        "aside": 1e-2 * rng.random(shape),
+        "reach": 9.0,
+    }
+    tables = {name: np.full(shape, 7.0) for name in ("advantage", "advantage_error")}
+    return inputs, {"residual": np.full(model.n_states, 7.0)} | tables
+
+
+def sources_call(model):
+    rng, shape = np.random.default_rng(19), model.follower_reward.shape
+    inputs = {
+        "policy": tb.solve_follower(model).policy,
+        "policy_error": model.available * 1e-2 * rng.random(shape),
+        "occupancy": rng.random(model.n_states),
+        "occupancy_error": 1e-2 * rng.random(model.n_states),
+        "advantage": rng.normal(size=shape),
+        "advantage_error": 1e-2 * rng.random(shape),
+        "temperature": model.temperature,
+        "available": model.available,
+        "least": 1e-200,
+    }
+    tables = {name: np.full(shape, 7.0) for name in ("source", "source_error")}
+    return inputs, tables | {"leak": np.full(model.n_states, 7.0)}
+
+
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel with read-only inputs."""
     held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
@@ -240,6 +348,14 @@ def agree(array, other):
 
 
 CALLS = {
+    "action_reach": reach_call,
+    "advantages": advantages_call,
+    "balance": balance_call,
+    "influence_sources": sources_call,
+    "flow_residual": flow_call,
+    "slope_errors": slopes_call,
+    "soft_policy": policy_call,
+    "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
     "soft_policy_iteration": newton_call,
     "sample_trajectories": sampling_call,
@@ -523,6 +639,123 @@ def test_sarsa_is_its_twin(model, cut_is_end):
         table=table,
     )
     assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))
+
+
+# Twice float64's digits, with a few thousand roundings, for numbers of size 1e3; what is computed
+# with single digits is as small as the correction.
+DOUBLED = 1e3 * 2.0**-90
+
+
+@each_model
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 1.0])
+def test_gaps_are_within_their_error_of_the_exact_ones(model, scale):
+    inputs, outputs = gaps_call(model, scale=scale)
+    run(_kernels.value_gaps, inputs, outputs)
+    given = {key: inputs[key] for key in ("reward", "discount", "value", "correction")}
+    exact = twins.value_gaps(model, *given.values())
+    for pair, gap in exact.items():
+        off = abs(Fraction(outputs["gap"][pair]) - gap)
+        assert off <= Fraction(outputs["error"][pair])
+        assert outputs["error"][pair] <= 2.0**-52 * abs(gap) + DOUBLED + 1e-14 * scale
+    left_out = np.ones(model.available.shape, dtype=bool)
+    left_out[tuple(np.array(list(exact)).T)] = False
+    assert not outputs["gap"][left_out].any()
+    assert not outputs["error"][left_out].any()
+
+
+@each_model
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 1.0])
+def test_flow_residuals_are_within_their_error_of_the_exact_ones(model, scale):
+    inputs, outputs = flow_call(model, scale=scale)
+    run(_kernels.flow_residual, inputs, outputs)
+    names = ("source", "flow", "policy", "discount", "measure", "correction")
+    exact = twins.flow_residual(model, *(inputs[name] for name in names))
+    for s, residual in enumerate(exact):
+        assert abs(Fraction(outputs["residual"][s]) - residual) <= Fraction(outputs["error"][s])
+        assert outputs["error"][s] <= 2.0**-52 * abs(residual) + DOUBLED + 1e-13 * scale
+
+
+@pytest.mark.parametrize("call", [gaps_call, flow_call])
+def test_plain_float64_residuals_would_break_their_error(call):
+    model = MODELS["garnet"]
+    inputs, outputs = call(model, scale=0.0)
+    if call is gaps_call:
+        run(_kernels.value_gaps, inputs, outputs)
+        names = ("reward", "discount", "value", "correction")
+        exact = twins.value_gaps(model, *(inputs[name] for name in names))
+        value = inputs["value"]
+        plain = inputs["reward"] + inputs["discount"] * model.next_value(value) - value[:, None]
+    else:
+        run(_kernels.flow_residual, inputs, outputs)
+        names = ("source", "flow", "policy", "discount", "measure", "correction")
+        exact = dict(enumerate(twins.flow_residual(model, *(inputs[name] for name in names))))
+        leaving = inputs["flow"] + inputs["policy"] * inputs["measure"][:, None]
+        plain = inputs["source"] + inputs["discount"] * model.arrivals(leaving)
+        plain = plain - inputs["measure"]
+    assert any(abs(Fraction(plain[k]) - x) > outputs["error"][k] for k, x in exact.items())
+
+
+@each_model
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e9])
+def test_soft_policies_are_the_twins(model, scale):
+    inputs, outputs = policy_call(model, scale=scale)
+    run(_kernels.soft_policy, inputs, outputs)
+    policy, residual = twins.soft_policy(inputs["gap"], model.available, model.temperature)
+    far = outputs["spare"] > 0.0
+    assert agree(outputs["residual"], residual)
+    assert np.all(policy[far] < outputs["spare"][far])
+    near = model.available & ~far
+    # the twin's logarithms round as the kernel's
+    ratio = np.abs(np.log(outputs["policy"][near]) - np.log(policy[near]))
+    assert np.all(ratio <= 2.0 * outputs["log_error"][near] + 1e-15)
+    assert not outputs["policy"][~model.available].any()
+    assert np.abs(outputs["residual_error"]).max() <= 1e-13 * max(scale, model.temperature)
+
+
+@each_model
+def test_errors_of_slopes_are_the_twins(model):
+    inputs, outputs = slopes_call(model)
+    run(_kernels.slope_errors, inputs, outputs)
+    names = ("discount", "flow", "flow_error", "value", "value_error", "spread")
+    slopes, errors, shift = twins.slope_errors(model, *(inputs[name] for name in names))
+    for k, (row, following) in enumerate(
+        zip(model.entry_row, model.transition.indices, strict=True)
+    ):
+        at = (*divmod(int(row), model.n_actions), int(following))
+        if at in slopes:  # a stored 0 of the kernel has no twin
+            assert agree(outputs["slopes"][k], slopes[at])
+            assert agree(outputs["errors"][k], errors[at])
+    assert all(agree(outputs["shift"][pair], bound) for pair, bound in shift.items())
+
+
+@each_model
+@pytest.mark.parametrize("name", ["advantages", "influence_sources"])
+def test_errors_on_the_way_to_the_influence_are_the_twins(model, name):
+    inputs, outputs = CALLS[name](model)
+    run(getattr(_kernels, name), inputs, outputs)
+    for array, twin in zip(outputs.values(), getattr(twins, name)(**inputs), strict=True):
+        assert agree(array, twin)
+
+
+@each_model
+def test_errors_are_balanced_as_by_the_twin(model):
+    inputs, outputs = balance_call(model)
+    twin = twins.balance(outputs["error"], inputs["leak"])
+    assert model.n_actions == 1 or np.any(twin < outputs["error"])
+    run(_kernels.balance, inputs, outputs)
+    assert agree(outputs["error"], twin)
+
+
+@each_model
+def test_the_reach_of_actions_is_the_twins(model):
+    inputs, outputs = reach_call(model)
+    run(_kernels.action_reach, inputs, outputs)
+    mean, advantage = twins.action_reach(
+        model, inputs["policy"], inputs["discount"], inputs["reach"]
+    )
+    assert agree(outputs["mean"], mean)
+    table = outputs["advantage"].reshape(*model.available.shape, model.n_states)
+    assert all(agree(table[pair], row) for pair, row in advantage.items())
 
 
 @each_model

@@ -1,6 +1,8 @@
-"""Slow, readable twins of the compiled kernels, from theory.md sections 2 and 6."""
+"""Slow, readable twins of the compiled kernels, from theory.md sections 2, 4 and 6."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import numpy as np
 
@@ -224,6 +226,106 @@ def sarsa(order, trajectories, *, reward, discount, step_size, cut_is_end, table
         else:
             continue  # cut here: the next action is not known
         table[s, a] = (1.0 - step_size) * table[s, a] + step_size * target
+
+
+def value_gaps(model, reward, discount, value, correction):
+    """Compute r + discount P v - v(s) for v = value + correction, exactly: {(s, a): Fraction}."""
+    v = [Fraction(x) + Fraction(y) for x, y in zip(value, correction, strict=True)]
+    gamma = Fraction(discount)
+    return {
+        (s, a): Fraction(reward[s, a])
+        + gamma * sum(Fraction(p) * v[j] for j, p in laws if j is not None)
+        - v[s]
+        for (s, a), laws in successors(model).items()
+    }
+
+
+def flow_residual(model, source, flow, policy, discount, measure, correction):
+    """Compute source + discount P^T (flow + policy m) - m for m = measure + correction, exactly."""
+    m = [Fraction(x) + Fraction(y) for x, y in zip(measure, correction, strict=True)]
+    residual = [Fraction(x) - y for x, y in zip(source, m, strict=True)]
+    for (s, a), laws in successors(model).items():
+        leaving = Fraction(flow[s, a]) + Fraction(policy[s, a]) * m[s]
+        for following, p in laws:
+            if following is not None:
+                residual[following] += Fraction(discount) * Fraction(p) * leaving
+    return residual
+
+
+def action_reach(model, policy, discount, reach):
+    """Compute discount P reach by action, its mean under the policy, and the distances to that."""
+    ahead = {
+        (s, a): discount * sum(p * reach[j] for j, p in laws if j is not None)
+        for (s, a), laws in successors(model).items()
+    }
+    mean = np.zeros_like(reach)
+    for (s, a), row in ahead.items():
+        mean[s] += policy[s, a] * row
+    return mean, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+
+
+def soft_policy(gap, available, temperature):
+    """Compute pi = softmax(gap / temperature) and temperature * log sum exp(gap / temperature)."""
+    logits = np.where(available, gap, -np.inf) / temperature
+    log_sum = np.logaddexp.reduce(logits, axis=1)
+    return np.exp(logits - log_sum[:, None]), temperature * log_sum
+
+
+def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
+    """Compute discount flow(s,a) value(s') and two bounds of its error, as dictionaries.
+
+    The first is that of {(s, a, s'): ...} but for what the row shares, the second that.
+    """
+    slopes, errors, shift = {}, {}, {}
+    for pair, laws in successors(model).items():
+        ahead = [(following, p) for following, p in laws if following is not None]
+        mass = sum(p for _, p in ahead)
+        mean = sum(p * value[following] for following, p in ahead) / mass if mass > 0.0 else 0.0
+        most = abs(flow[pair]) + flow_error[pair]
+        shift[pair] = discount * (flow_error[pair] * abs(mean) + most * value_error)
+        for following, _ in ahead:
+            slopes[*pair, following] = discount * flow[pair] * value[following]
+            errors[*pair, following] = discount * (
+                flow_error[pair] * abs(value[following] - mean) + most * spread[following]
+            )
+    return slopes, errors, shift
+
+
+def balance(error, leak):
+    """Bound each error by what the others and the leak add up to, too."""
+    others = error @ (1.0 - np.eye(error.shape[1]))
+    return np.minimum(error, others + leak[:, None])
+
+
+def advantages(gap, error, policy, policy_error, aside, reach):
+    """Compute the residual's bound, gap - mean gap, and a bound of its error but for rounding."""
+    mean = (policy * gap).sum(axis=1)
+    mean_error = (policy * error).sum(axis=1)
+    turned = (policy_error * (abs(gap) + error)).sum(axis=1)
+    residual = abs(mean) + mean_error + turned
+    stray = aside.sum(axis=1) * reach * residual.max()
+    advantage_error = error + (turned + mean_error + stray)[:, None]
+    return residual + stray, gap - mean[:, None], advantage_error
+
+
+def influence_sources(
+    policy,
+    policy_error,
+    occupancy,
+    occupancy_error,
+    advantage,
+    advantage_error,
+    temperature,
+    available,
+    least,
+):
+    """Compute w, a bound of its error but for rounding, and of its rows' sums."""
+    d, d_error = occupancy[:, None], occupancy_error[:, None]
+    source = d * policy * advantage / temperature
+    most = (abs(d) + d_error) * (policy + policy_error) * (abs(advantage) + advantage_error)
+    error = np.where(available, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
+    leak = abs(source.sum(axis=1))
+    return source, balance(error, leak), leak
 
 
 def add(totals, key, amount):
