@@ -3,6 +3,7 @@
 from tabular_bilevel import problems
 from tabular_bilevel.all_trajectories import count_trajectories
 from tabular_bilevel.ascent import AscentState, Step, ascend, resume
+from tabular_bilevel.bounds import ErrorBounds, error_bounds
 from tabular_bilevel.checks.controls import Control, controls
 from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
@@ -91,6 +92,7 @@ __all__ = [
     "Enclosure",
     "EnumerationReport",
     "Episodes",
+    "ErrorBounds",
     "Estimate",
     "Estimator",
     "EstimatorReport",
@@ -147,6 +149,7 @@ __all__ = [
     "count_trajectories",
     "difference_gradient",
     "enclose",
+    "error_bounds",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",

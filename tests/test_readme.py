@@ -19,7 +19,10 @@ def block(marker, language):
 
 @pytest.mark.parametrize(
     ("example", "output"),
-    [(f"example{name}", f"output{name}") for name in ("", " check", " methods", " gymnasium")],
+    [
+        (f"example{name}", f"output{name}")
+        for name in ("", " check", " methods", " gymnasium", " rigor")
+    ],
 )
 def test_an_example_prints_what_it_says(example, output):
     printed = io.StringIO()
