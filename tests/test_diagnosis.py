@@ -80,13 +80,12 @@ def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
         assert bias < 2.0 * report.critical_value * error
         return
     assert f" to {report.diagnosis.best.instead}, instead of the gradient" in str(report)
-    assert "the gradient" in str(report)
     confused = NEARLY_ALIKE.get((name, fault.name))
     if confused is None:
         assert fault.name in named(report.diagnosis)
     else:
-        assert report.diagnosis.best.name == confused
-        assert fault.name in str(report.diagnosis).splitlines()[-1]  # not ruled out
+        assert report.diagnosis.best.name in (fault.name, confused)
+        assert fault.name in str(report.diagnosis)  # not ruled out
 
 
 def test_a_control_as_it_is_exported_is_named():
