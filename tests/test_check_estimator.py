@@ -248,6 +248,7 @@ def test_same_seed_same_report():
         ({"n_replicates": 29}, "n_replicates is 29, fewer than 30"),
         ({"n_replicates": 0}, "n_replicates is 0, not a positive whole number"),
         ({"false_alarm_rate": 0.0}, r"false_alarm_rate is 0.0, not in \(0, 1\)"),
+        ({"false_alarm_rate": 1e-30}, "false_alarm_rate is 1e-30, below 1e-12"),
         ({"power": 1.0}, r"power is 1.0, not in \(0, 1\)"),
         ({"target": np.zeros(5)}, r"target has shape \(5,\), not \(6,\)"),
         ({"rng": "seed"}, "rng is 'seed', not a numpy Generator or a seed of at least 0"),

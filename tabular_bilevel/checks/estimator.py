@@ -54,6 +54,9 @@ LARGEST_VISIBLE_BIAS = 1.0
 # together; with fewer its small-sample law has little power.
 REPLICATES_A_COORDINATE = 10
 
+# So far out in the tails no law of a mean of data holds, nor can the non-central one be computed.
+SMALLEST_RATE = 1e-12
+
 # The first look at the replicates, for tests to have their level; looks double from there.
 FIRST_LOOK = 50
 
@@ -269,6 +272,8 @@ def check_estimator(
     if count < 30:
         raise ValueError(f"n_replicates is {count}, fewer than 30")
     wanted = as_positive("visible_bias", visible_bias)
+    if 0.0 < false_alarm_rate < SMALLEST_RATE:
+        raise ValueError(f"false_alarm_rate is {false_alarm_rate}, below {SMALLEST_RATE}")
     goal = finite_array(
         "target",
         hypergradient(problem, theta).gradient if target is None else target,
