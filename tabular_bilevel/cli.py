@@ -19,8 +19,9 @@ from typing import Any, Self
 import numpy as np
 
 import tabular_bilevel as tb
+from tabular_bilevel._processes import handling
 from tabular_bilevel._validation import positive_integer
-from tabular_bilevel.training import METHODS, Setting, handling
+from tabular_bilevel.training import METHODS, Setting
 
 __all__ = ["main"]
 

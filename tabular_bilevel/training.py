@@ -5,25 +5,18 @@ What an interrupt or a crash leaves is gone on with; the curve is the same as wi
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._processes import outcomes, told_to_stop
 from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.ascent import AscentState, Step, resume
 from tabular_bilevel.critics import ExactCritic, MonteCarloCritic, SarsaCritic
@@ -54,39 +47,6 @@ SAVE_EVERY = 5.0
 # Seconds between two questions to the parent: they cost as much as a tenth of a short step.
 LISTEN_EVERY = 0.2
 
-
-class Worker:
-    """What a worker process knows of its duties.
-
-    Attributes
-    ----------
-    stop : Event
-        Set by the parent when the work is to stop.
-    busy : bool
-        Whether a run is being made.
-    leaving : bool
-        Whether the process was told to end, by a signal or by its parent's death.
-    """
-
-    def __init__(self, stop: Event) -> None:
-        self.stop, self.busy, self.leaving = stop, False, False
-
-    def leave(self, *_: object) -> None:
-        """End: at once if idle, else when what was made is saved."""
-        self.leaving = True
-        if not self.busy:
-            os._exit(1)
-
-    def follow(self) -> None:
-        """Wait for the parent's death, which no queue tells of, and end."""
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        self.leave()
-
-
-# In a worker process, its own.
-WORKER: Worker | None = None
 
 # Of the normal that the first theta is drawn from: the papers' start.
 START_SPREAD = 0.01
@@ -334,7 +294,7 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
         When all others are done, the first that a run ended with; a note has the run's label.
     """
     first: Exception | None = None
-    with closing(outcomes(runs, positive_integer("workers", workers))) as ended:
+    with closing(outcomes(train, runs, positive_integer("workers", workers))) as ended:
         for run, outcome in ended:
             try:
                 curve = outcome()
@@ -348,77 +308,3 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
                 yield run, curve
     if first is not None:
         raise first
-
-
-def outcomes(runs: Sequence[Run], workers: int) -> Generator[tuple[Run, Callable[[], Curve]]]:
-    """Give each run with a function that returns its curve, or raises what ended it."""
-    if workers == 1:
-        yield from ((run, partial(train, run)) for run in runs)
-        return
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, initializer=listen, initargs=(stop,))
-    try:
-        # processes start as they get work; an interrupt meanwhile would meet them half made
-        with one_thread_each(), handling(signal.SIGINT, signal.SIG_IGN):
-            pending = {pool.submit(work, run): run for run in runs}
-        for future in as_completed(pending):
-            yield pending[future], future.result
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def work(run: Run) -> Curve:
-    """Make an ascent in a worker process."""
-    assert WORKER is not None
-    WORKER.busy = True
-    try:
-        return train(run)
-    finally:
-        WORKER.busy = False
-        if WORKER.leaving:
-            os._exit(1)
-
-
-def told_to_stop() -> bool:
-    """Say whether this is a worker process that is to save and stop."""
-    return WORKER is not None and (WORKER.leaving or WORKER.stop.is_set())
-
-
-def listen(stop: Event) -> None:
-    """Leave interrupts to the parent, which tells its workers, and end when it does."""
-    global WORKER
-    WORKER = Worker(stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, WORKER.leave)
-    threading.Thread(target=WORKER.follow, daemon=True).start()
-
-
-@contextmanager
-def handling(number: signal.Signals, handler: Any) -> Iterator[None]:
-    """Handle a signal in this way meanwhile; threads other than the main one cannot."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let processes started meanwhile use one thread each for linear algebra."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
