@@ -1,0 +1,21 @@
+"""Ground truth as data: test vectors with proven answers, for implementations in any language."""
+
+from tabular_bilevel.vectors.families import FAMILIES, Family, Instance
+from tabular_bilevel.vectors.flags import NOTES
+from tabular_bilevel.vectors.load_vectors import Vector, load_vector, load_vectors
+from tabular_bilevel.vectors.stored import StoredProblem, reference_gradient
+from tabular_bilevel.vectors.writing import Plan, write_vectors
+
+__all__ = [
+    "FAMILIES",
+    "NOTES",
+    "Family",
+    "Instance",
+    "Plan",
+    "StoredProblem",
+    "Vector",
+    "load_vector",
+    "load_vectors",
+    "reference_gradient",
+    "write_vectors",
+]

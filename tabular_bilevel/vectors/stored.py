@@ -1,0 +1,115 @@
+"""A vector's tables as a problem, so that all of the package can be used on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.vectors.load_vectors import TABLES, Vector
+
+__all__ = ["StoredProblem", "reference_gradient"]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredProblem:
+    """Tables at one theta, with their derivatives there; a `ForwardProblem` at that theta alone.
+
+    Attributes
+    ----------
+    tables : Model
+        The model.
+    follower_reward, leader_reward : ndarray, shape (d, S, A)
+        Derivatives of the rewards.
+    transition : ndarray, shape (d, nnz)
+        Of the kernel's entries.
+    initial : ndarray, shape (d, S)
+        Of the initial distribution.
+    """
+
+    tables: Model
+    follower_reward: FloatArray = field(repr=False)
+    leader_reward: FloatArray = field(repr=False)
+    transition: FloatArray = field(repr=False)
+    initial: FloatArray = field(repr=False)
+
+    @classmethod
+    def of(cls, vector: Vector) -> StoredProblem:
+        """Take a vector's tables; ValueError if they are no model's."""
+        n_states, n_actions = vector.follower_reward.shape
+        parts = vector.transition_data, vector.transition_indices, vector.transition_indptr
+        tables = Model.from_tables(
+            transition=sp.csr_array(parts, shape=(n_states * n_actions, n_states)),
+            follower_reward=vector.follower_reward,
+            leader_reward=vector.leader_reward,
+            initial=vector.initial,
+            termination=vector.termination,
+            available=vector.available,
+            follower_discount=vector.follower_discount,
+            leader_discount=vector.leader_discount,
+            temperature=vector.temperature,
+        )
+        shapes: dict[str, Any] = {
+            "follower_reward": (n_states, n_actions),
+            "leader_reward": (n_states, n_actions),
+            "transition": tables.transition.data.shape,
+            "initial": (n_states,),
+        }
+        changes = {name: getattr(vector, f"tangent_{name}") for name in TABLES}
+        for name, change in changes.items():
+            wanted = (vector.theta.size, *shapes[name])
+            if change.shape != wanted or not np.isfinite(change).all():
+                raise ValueError(f"tangent_{name} is no finite table of shape {wanted}")
+        return cls(tables, **changes)
+
+    @property
+    def n_parameters(self) -> int:
+        """d."""
+        return len(self.initial)
+
+    def model(self, theta: FloatArray) -> Model:
+        """Return the tables, whatever theta is."""
+        return self.tables
+
+    def pullback(self, theta: FloatArray, sensitivities: Sensitivities) -> FloatArray:
+        """Sum sensitivity times derivative over the tables, shape (d,)."""
+        return np.asarray(
+            np.tensordot(self.follower_reward, sensitivities.follower_reward, 2)
+            + np.tensordot(self.leader_reward, sensitivities.leader_reward, 2)
+            + self.transition @ sensitivities.entries
+            + self.initial @ sensitivities.initial
+        )
+
+    def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
+        """Differentiate the tables along a direction."""
+        return Tangent(*(np.tensordot(direction, getattr(self, name), 1) for name in TABLES))
+
+
+def reference_gradient(vector: Vector) -> tuple[float, FloatArray]:
+    """Compute a vector's objective and gradient in float64, with `tb.hypergradient`.
+
+    Parameters
+    ----------
+    vector : Vector
+        What the loader made.
+
+    Returns
+    -------
+    objective : float
+        J.
+    gradient : ndarray, shape (d,)
+        dJ/dtheta.
+
+    Raises
+    ------
+    ValueError
+        If its tables are no model's.
+    """
+    result = hypergradient(StoredProblem.of(vector), vector.theta)
+    return result.objective, result.gradient
