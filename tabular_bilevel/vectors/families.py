@@ -87,7 +87,7 @@ def _size(rng: np.random.Generator, most: int, least: int = 2) -> int:
     return min(top, int(np.exp(rng.uniform(np.log(least), np.log(top + 1)))))
 
 
-def _scalars(rng: np.random.Generator) -> dict[str, float]:
+def _scalars(rng: np.random.Generator) -> dict[str, Any]:
     """Draw discounts and a temperature that plain code can cope with."""
     return {
         "follower_discount": float(rng.choice([0.5, 0.9, 0.95, 0.99])),
@@ -255,7 +255,8 @@ def _tied(rng: np.random.Generator, k: int, max_states: int) -> Instance:
 
 def _corners(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     """Take anything to its end: discounts, temperatures, rewards, kernels."""
-    shape = n_states, n_actions = _size(rng, max_states, 1), int(rng.integers(1, 5))
+    shape = _size(rng, max_states, 1), int(rng.integers(1, 5))
+    n_states = shape[0]
     beta = float(10.0 ** rng.uniform(-4.0, 4.0))
     style = ("dense", "sparse", "deterministic", "absorbing", "unreachable")[k % 5]
     kernel = _kernel(rng, *shape, {"dense": n_states, "deterministic": 1}.get(style, 3))
@@ -282,18 +283,20 @@ def _corners(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     base = _model(
         rng, shape, transition=sp.csr_array(kernel.reshape(-1, n_states)), initial=initial,
         follower_reward=rewards[0], leader_reward=rewards[1], temperature=beta,
-        follower_discount=float(rng.choice(DISCOUNTS)), leader_discount=float(rng.choice(DISCOUNTS)),
+        follower_discount=float(rng.choice(DISCOUNTS)),
+        leader_discount=float(rng.choice(DISCOUNTS)),
     )  # fmt: skip
     return _moved(rng, base, *(TABLES if rng.random() < 0.7 else TABLES[:2]))
 
 
 def _masks(rng: np.random.Generator, k: int, max_states: int) -> Instance:
-    """Some actions are unavailable, and what the tables hold there is no business of anybody's."""
+    """Make some actions unavailable; what the tables hold there, a reward of 0, looks good."""
     shape = n_states, n_actions = _size(rng, max_states), 4
     available = rng.random(shape) < 0.6
     available[np.arange(n_states), rng.integers(n_actions, size=n_states)] = True
     available[0, :2] = True, False
-    return _moved(rng, _model(rng, shape, available=available))
+    reward = -1.0 - np.abs(rng.normal(size=shape))
+    return _moved(rng, _model(rng, shape, available=available, follower_reward=reward))
 
 
 def _termination(rng: np.random.Generator, k: int, max_states: int) -> Instance:
@@ -304,7 +307,7 @@ def _termination(rng: np.random.Generator, k: int, max_states: int) -> Instance:
             depth=min(4, max_states // width), width=width, branching=2, **_scalars(rng), rng=rng
         )
         return _at(problem, rng)
-    shape = n_states, _ = _size(rng, max_states), 3
+    shape = _size(rng, max_states), 3
     ends = rng.uniform(0.0, 0.5, size=shape) * (rng.random(shape) < 0.6)
     ends[0, 0] = 0.5
     kernel = _kernel(rng, *shape) * (1.0 - ends)[:, :, None]

@@ -6,8 +6,8 @@
         mine = my_gradient(vector)  # from its tables and their derivatives
         assert abs(mine - vector.gradient).max() < 1e-6 * abs(vector.gradient).max()
 
-A vector is a bilevel problem at one theta, and its answer. The follower's policy is the soft-optimal
-one for `follower_reward`, `follower_discount` and `temperature`, the leader's objective is
+A vector is a bilevel problem at one theta, and its answer. The follower plays the soft-optimal
+policy for `follower_reward`, `follower_discount` and `temperature`, the leader's objective is
 J = rho^T V_L under it, with `leader_reward` and `leader_discount`; and J's derivative is asked for
 along changes of the tables, one for each parameter: that is the gradient with respect to theta,
 whatever made the tables of it. In formulas, sums over what is available::

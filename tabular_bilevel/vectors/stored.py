@@ -70,7 +70,7 @@ class StoredProblem:
 
     @property
     def n_parameters(self) -> int:
-        """d."""
+        """Length of theta."""
         return len(self.initial)
 
     def model(self, theta: FloatArray) -> Model:
