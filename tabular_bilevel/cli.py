@@ -1,4 +1,4 @@
-"""The command line: ``tabular-bilevel verify | check | problems | gradient | train``."""
+"""The command line: ``tabular-bilevel verify | check | problems | gradient | train | vectors``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._processes import handling
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._validation import as_positive, positive_integer
 from tabular_bilevel.training import METHODS, Setting
 
 __all__ = ["main"]
+
+VERIFY_VECTORS = ["vectors", "verify"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
@@ -52,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tabular-bilevel: interrupted", file=sys.stderr)
         return 130
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Make one word of a command of two: argparse has none that takes a folder or a command."""
+    first, rest = arguments[:2], arguments[2:]
+    return [" ".join(first), *rest] if list(first) == VERIFY_VECTORS else list(arguments)
 
 
 def _say(line: object, write: Callable[[str], Any] = print) -> None:
@@ -179,7 +187,58 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     train.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all)")
     train.set_defaults(command=_train)
+
+    vectors = commands.add_parser(
+        "vectors", help="write test vectors with proven answers, for other implementations"
+    )
+    vectors.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="the folder to write, or to go on with (one called verify is ./verify)",
+    )
+    vectors.add_argument(
+        "--families",
+        required=True,
+        metavar="NAMES",
+        help="'all', or some of the families, with commas: " + ", ".join(_families()),
+    )
+    vectors.add_argument("--count", type=int, required=True, help="vectors of all families")
+    vectors.add_argument(
+        "--accuracy", choices=("enclosed",), default="enclosed", help="how answers are proven"
+    )
+    vectors.add_argument("--max-states", type=int, default=30, help="states at most (30)")
+    vectors.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
+    vectors.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all)")
+    vectors.add_argument(
+        "--json", action="store_true", help="JSON, for other languages, instead of npz"
+    )
+    vectors.set_defaults(command=_vectors)
+
+    verify_vectors = commands.add_parser(
+        " ".join(VERIFY_VECTORS), help="check test vectors, or an implementation on them"
+    )
+    verify_vectors.add_argument("folder", type=Path, metavar="DIR", help="what vectors wrote")
+    verify_vectors.add_argument(
+        "--with",
+        dest="implementation",
+        metavar="MODULE:NAME",
+        help="a function of a vector that returns the gradient, or J and the gradient",
+    )
+    verify_vectors.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-6,
+        help="of its gradient, relative to the largest entry (1e-6); float64's noise is on top",
+    )
+    verify_vectors.set_defaults(command=_verify_vectors)
     return parser
+
+
+def _families() -> Iterable[str]:
+    from tabular_bilevel.vectors import FAMILIES
+
+    return FAMILIES
 
 
 def _add_problem(command: argparse._ActionsContainer, name: str = "problem") -> None:
@@ -269,7 +328,7 @@ def _problems(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tabular_bilevel.checks.suite import suite_reports
 
-    estimator = _loaded(options.estimator)
+    estimator = _loaded("estimator", options.estimator)
     if options.problem is None and (options.theta is not None or options.enumerate):
         raise ValueError("--theta and --enumerate need a --problem")
     if options.report is not None:
@@ -310,11 +369,11 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def _loaded(name: str) -> Any:
-    """Import an estimator by MODULE:NAME, also from the working directory."""
+def _loaded(what: str, name: str) -> Any:
+    """Import somebody's code by MODULE:NAME, also from the working directory."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise ValueError(f"estimator is {name!r}, not MODULE:NAME")
+        raise ValueError(f"{what} is {name!r}, not MODULE:NAME")
     sys.path.insert(0, "")
     try:
         found = importlib.import_module(module)
@@ -326,8 +385,8 @@ def _loaded(name: str) -> Any:
         sys.path.remove("")
     if not hasattr(found, attribute):
         raise ValueError(f"module {module!r} has no {attribute!r}")
-    estimator = getattr(found, attribute)
-    return estimator() if isinstance(estimator, type) else estimator
+    loaded = getattr(found, attribute)
+    return loaded() if isinstance(loaded, type) else loaded
 
 
 def _plain(found: Any) -> Any:
@@ -426,3 +485,60 @@ def _train(options: argparse.Namespace) -> int:
     except ImportError:
         _say("no plot: it needs matplotlib, which the extra 'plot' installs")
     return 0
+
+
+def _vectors(options: argparse.Namespace) -> int:
+    from tabular_bilevel.vectors import FAMILIES, Plan, write_vectors
+
+    if str(options.out) == VERIFY_VECTORS[1] and not options.out.exists():
+        raise ValueError("OUT is 'verify': write ./verify for a folder of that name")
+    names = options.families.split(",")
+    plan = Plan(
+        families=tuple(FAMILIES) if names == ["all"] else tuple(names),
+        count=options.count,
+        max_states=options.max_states,
+        seed=options.seed,
+        encoding="json" if options.json else "npz",
+        accuracy=options.accuracy,
+    )
+    written = write_vectors(options.out, plan, workers=options.workers)
+    with _progress(written, total=plan.count) as recipes:
+        for recipe in recipes:
+            recipes.set_description(recipe.family)
+    _say(f"{plan.count} vectors, each answer proven, in {options.out}")
+    return 0
+
+
+def _verify_vectors(options: argparse.Namespace) -> int:
+    from tabular_bilevel.vectors import (
+        ImplementationReport,
+        check_vectors,
+        load_vectors,
+        outcome,
+    )
+
+    implementation, tolerance = None, as_positive("tolerance", options.tolerance)
+    if options.implementation is not None:
+        implementation = _loaded("implementation", options.implementation)
+    checks = []
+    with _progress(check_vectors(options.folder)) as running:
+        for check in running:
+            checks.append(check)
+            if check.trouble:
+                _say(f"{check.file}: {check.trouble}", running.write)
+    bad = sum(bool(check.trouble) for check in checks)
+    _say(
+        f"{len(checks) - bad} of {len(checks)} files right: checksums, tables, bounds, and "
+        f"tb.hypergradient agrees; {sum(check.proven_again for check in checks)} proven again"
+    )
+    if bad:
+        return 1
+    if implementation is None:
+        return 0
+    vectors = load_vectors(options.folder)
+    with _progress(vectors, total=len(vectors)) as running:
+        report = ImplementationReport(
+            tuple(outcome(vector, implementation, tolerance) for vector in running)
+        )
+    _say(report)
+    return 0 if report.passed else 1

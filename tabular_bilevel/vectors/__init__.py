@@ -4,18 +4,32 @@ from tabular_bilevel.vectors.families import FAMILIES, Family, Instance
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import Vector, load_vector, load_vectors
 from tabular_bilevel.vectors.stored import StoredProblem, reference_gradient
+from tabular_bilevel.vectors.verifying import (
+    ImplementationReport,
+    Outcome,
+    VectorCheck,
+    check_implementation,
+    check_vectors,
+    outcome,
+)
 from tabular_bilevel.vectors.writing import Plan, write_vectors
 
 __all__ = [
     "FAMILIES",
     "NOTES",
     "Family",
+    "ImplementationReport",
     "Instance",
+    "Outcome",
     "Plan",
     "StoredProblem",
     "Vector",
+    "VectorCheck",
+    "check_implementation",
+    "check_vectors",
     "load_vector",
     "load_vectors",
+    "outcome",
     "reference_gradient",
     "write_vectors",
 ]

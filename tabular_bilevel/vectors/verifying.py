@@ -320,11 +320,12 @@ class ImplementationReport:
 
     @property
     def flags(self) -> dict[str, tuple[int, int]]:
-        """Each flag: how many of its vectors are wrong, of how many there are."""
+        """Each flag: how many of its vectors are wrong, of how many; the worst first."""
         wrong, all_of_them = _counts(
             (() if o.passed else o.vector.flags, o.vector.flags) for o in self.outcomes
         )
-        return {flag: (wrong.get(flag, 0), n) for flag, n in all_of_them.items()}
+        found = {flag: (wrong.get(flag, 0), n) for flag, n in all_of_them.items()}
+        return dict(sorted(found.items(), key=lambda item: (-item[1][0] / item[1][1], -item[1][1])))
 
     @property
     def telling_flags(self) -> tuple[str, ...]:
