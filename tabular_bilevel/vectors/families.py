@@ -121,16 +121,22 @@ def _model(rng: np.random.Generator, shape: tuple[int, int], **tables: Any) -> M
 
 
 def _moved(
-    rng: np.random.Generator, base: Model, *tables: str, width: int = 3, spread: float = 0.3
+    rng: np.random.Generator,
+    base: Model,
+    *tables: str,
+    spread: float = 0.3,
+    scales: Mapping[str, float] = MappingProxyType({}),
 ) -> Instance:
-    """Let theta move some tables, by random features; all four unless named."""
+    """Let three parameters move some tables, by random features; all four unless named."""
     sizes = {
         "follower_reward": base.follower_reward.size,
         "leader_reward": base.leader_reward.size,
         "transition": base.transition.nnz,
         "initial": base.n_states,
     }
-    chosen = {name: rng.normal(size=(sizes[name], width)) for name in tables or TABLES}
+    chosen = {
+        name: scales.get(name, 1.0) * rng.normal(size=(sizes[name], 3)) for name in tables or TABLES
+    }
     return _at(FeatureProblem(base, **chosen), rng, spread=spread)
 
 
@@ -166,22 +172,23 @@ def _no_lookahead(rng: np.random.Generator, max_states: int) -> Instance:
 
 
 def _two_loops(rng: np.random.Generator, max_states: int) -> Instance:
-    """Choose once between two loops: what they pay for ever is theta_0 and theta_1.
+    """Choose once between two loops: what they pay for ever is 1 + theta_0 and 1 + theta_1.
 
     pi = softmax(gamma_F theta / ((1 - gamma_F) temperature)), J = gamma_L pi.r_L / (1 - gamma_L).
+    The 1 changes nothing but the size of what float64 has to subtract.
     """
     kernel = np.zeros((3, 2, 3))
     kernel[0, 0, 1] = kernel[0, 1, 2] = kernel[1, 0, 1] = kernel[2, 0, 2] = 1.0
-    discount = float(rng.choice([0.9, 0.99, 0.999, 0.9999]))
+    discount = float(rng.choice([0.9, 0.99, 0.9999]))
     base = Model.from_tables(
         transition=kernel,
-        follower_reward=np.zeros((3, 2)),
+        follower_reward=[[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]],
         leader_reward=[[0.0, 0.0], [rng.normal(), 0.0], [rng.normal(), 0.0]],
         initial=[1.0, 0.0, 0.0],
         available=[[True, True], [True, False], [True, False]],
         follower_discount=discount,
         leader_discount=float(rng.choice([0.5, 0.9, 0.999])),
-        temperature=float(10.0 ** rng.uniform(-3.0, 0.0)),
+        temperature=float(10.0 ** rng.uniform(-7.0, -3.0)),
     )
     pay = np.zeros((6, 2))
     pay[2, 0] = pay[4, 1] = 1.0
@@ -221,7 +228,7 @@ def _garnet(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     problem = garnet(
         n_states=_size(rng, max_states),
         n_actions=int(rng.integers(2, 5)),
-        n_parameters=int(rng.integers(1, 7)),
+        n_parameters=1 + k % 6,
         branching=2,
         **_scalars(rng),
         rng=rng,
@@ -257,9 +264,10 @@ def _corners(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     """Take anything to its end: discounts, temperatures, rewards, kernels."""
     shape = _size(rng, max_states, 1), int(rng.integers(1, 5))
     n_states = shape[0]
-    beta = float(10.0 ** rng.uniform(-4.0, 4.0))
+    scales = 10.0 ** rng.uniform(*((-8.0, -5.0), (4.0, 8.0), (-2.0, 2.0))[k % 3], size=2)
+    beta = float(scales[0] * 10.0 ** rng.uniform(-4.0, 2.0))
     style = ("dense", "sparse", "deterministic", "absorbing", "unreachable")[k % 5]
-    kernel = _kernel(rng, *shape, {"dense": n_states, "deterministic": 1}.get(style, 3))
+    kernel = _kernel(rng, *shape, {"dense": 8, "deterministic": 1}.get(style, 3))
     if style == "absorbing":
         kernel[-1] = np.eye(n_states)[-1]
     if style == "unreachable" and n_states > 1:
@@ -269,8 +277,7 @@ def _corners(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     if style == "unreachable" or rng.random() < 0.3:
         initial = np.eye(n_states)[0]
     rewards = []
-    for _ in range(2):
-        scale = 10.0 ** rng.uniform(-6.0, 6.0)
+    for scale in scales:
         table = scale * rng.normal(size=shape)
         kind = rng.choice(["free", "tied", "negative", "zero"], p=[0.3, 0.5, 0.1, 0.1])
         if kind == "tied":
@@ -286,7 +293,8 @@ def _corners(rng: np.random.Generator, k: int, max_states: int) -> Instance:
         follower_discount=float(rng.choice(DISCOUNTS)),
         leader_discount=float(rng.choice(DISCOUNTS)),
     )  # fmt: skip
-    return _moved(rng, base, *(TABLES if rng.random() < 0.7 else TABLES[:2]))
+    sizes = {"follower_reward": beta, "leader_reward": float(scales[1])}
+    return _moved(rng, base, *(TABLES if rng.random() < 0.7 else TABLES[:2]), scales=sizes)
 
 
 def _masks(rng: np.random.Generator, k: int, max_states: int) -> Instance:

@@ -23,6 +23,9 @@ __all__ = ["Recipe", "made"]
 # Rounding that each table entry is exposed to in float64, relative: a sum of a few products.
 ROUNDING = 2.0**-50
 
+# Of such tables: errors of one may cancel.
+DRAWS = 2
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -133,33 +136,41 @@ def _noise(
 ) -> Iterator[float]:
     """Say what float64 may be off by in J, and in the gradient's largest entry.
 
-    The answer at tables whose entries are off by rounding, in random directions: for rewards that
-    is the rounding of the sums that they are a part of. At least the rounding of the largest terms
-    that the answer is a sum of. A power of 2, so that no rounding of this number shows.
+    The answer at tables whose entries are off by rounding, at random: for rewards that is the
+    rounding of the sums that they are a part of. At least the rounding of the largest terms that
+    the answer is a sum of. A power of 2, so that no rounding of this number shows.
     """
-    model = stored.tables
-    value, leader_value = proof.value.centre, proof.leader_value.centre
-
-    def signs(shape: tuple[int, ...]) -> FloatArray:
-        return ROUNDING * rng.choice([-1.0, 1.0], size=shape)
-
-    ahead = [
-        np.abs(model.follower_reward) + model.follower_discount * model.next_value(np.abs(value)),
-        np.abs(model.leader_reward)
-        + model.leader_discount * model.next_value(np.abs(leader_value)),
-    ]
-    kernel = model.transition.data
-    moved = model.replace(
-        transition=model.like_transition(kernel * (1.0 + signs(kernel.shape))),
-        follower_reward=model.follower_reward + ahead[0] * signs(ahead[0].shape),
-        leader_reward=model.leader_reward + ahead[1] * signs(ahead[1].shape),
-    )
+    ahead = _term_tables(stored.tables, proof)
     changes = {name: getattr(stored, name) for name in TABLES}
-    other = enclose(StoredProblem(moved, **changes), theta)
+    others = [
+        enclose(StoredProblem(_rounded(stored.tables, ahead, rng), **changes), theta)
+        for _ in range(DRAWS)
+    ]
     for name, least in zip(ANSWERS[:2], _term_sizes(stored, proof, ahead[1]), strict=True):
-        change = np.abs(getattr(other, name).centre - getattr(proof, name).centre)
-        size = max(float(np.max(change, initial=0.0)), ROUNDING * least)
+        right = getattr(proof, name).centre
+        moved = [np.abs(getattr(other, name).centre - right) for other in others]
+        size = max(float(np.max(moved, initial=0.0)), ROUNDING * least)
         yield 2.0 ** math.ceil(math.log2(size)) if size > 0.0 else 0.0
+
+
+def _term_tables(model: Model, proof: Enclosure) -> tuple[FloatArray, FloatArray]:
+    """Add up the sizes of what is added up in both players' action values."""
+    return (
+        np.abs(model.follower_reward)
+        + model.follower_discount * model.next_value(np.abs(proof.value.centre)),
+        np.abs(model.leader_reward)
+        + model.leader_discount * model.next_value(np.abs(proof.leader_value.centre)),
+    )
+
+
+def _rounded(model: Model, ahead: tuple[FloatArray, FloatArray], rng: np.random.Generator) -> Model:
+    kernel = model.transition.data
+    return model.replace(
+        transition=model.like_transition(kernel * (1.0 + ROUNDING * rng.normal(size=kernel.shape))),
+        follower_reward=model.follower_reward
+        + ROUNDING * ahead[0] * rng.normal(size=ahead[0].shape),
+        leader_reward=model.leader_reward + ROUNDING * ahead[1] * rng.normal(size=ahead[1].shape),
+    )
 
 
 def _term_sizes(stored: StoredProblem, proof: Enclosure, ahead: FloatArray) -> tuple[float, float]:

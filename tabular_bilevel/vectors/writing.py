@@ -190,8 +190,7 @@ def _begin(place: Path, provenance: Mapping[str, Any]) -> None:
         if not path.exists():
             continue
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            before = document["provenance"]
+            before = dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
         for key, wanted in provenance.items():

@@ -1,0 +1,649 @@
+"""Test vectors: their format, how they are written, and what they say of implementations."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel.cli import main
+from tabular_bilevel.vectors import (
+    FAMILIES,
+    NOTES,
+    Plan,
+    StoredProblem,
+    check_implementation,
+    check_vectors,
+    load_vector,
+    load_vectors,
+    reference_gradient,
+    write_vectors,
+    writing,
+)
+from tabular_bilevel.vectors.making import Recipe, made
+from tabular_bilevel.vectors.mistakes import MISTAKES, wrong_gradients
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "validation" / "vectors"
+PACKAGE = ROOT / "tabular_bilevel" / "vectors"
+SCHEMA = json.loads((PACKAGE / "vectors-schema.json").read_text(encoding="utf-8"))
+SMALL = Plan(count=22, max_states=20)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    assert len(list(write_vectors(folder, SMALL))) == SMALL.count
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_vectors(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def moderate(shipped):
+    """Those that take little time."""
+    return [vector for vector in shipped if vector.initial.size <= 30]
+
+
+@pytest.fixture(scope="module")
+def wrong(moderate):
+    """What each mistake comes to, by vector and mistake."""
+    return {v.name: {m.name: g for m, g in wrong_gradients(v)} for v in moderate}
+
+
+# ---------------------------------------------------------------- the shipped set
+
+
+def test_the_shipped_set_is_right_and_small(capsys):
+    assert main(["vectors", "verify", str(SHIPPED)]) == 0
+    assert "88 of 88 files right" in capsys.readouterr().out
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 2_000_000
+
+
+def test_it_has_every_family_and_flag(shipped):
+    assert {vector.family for vector in shipped} == set(FAMILIES)
+    assert {flag for vector in shipped for flag in vector.flags} == set(NOTES)
+    assert max(vector.initial.size for vector in shipped) == 104
+
+
+def test_the_package_is_right_on_it_but_for_noise(shipped):
+    report = check_implementation(shipped, reference_gradient)
+    assert report.passed
+    assert str(report) == "Vectors: all right, 88 of 88 gradients right"
+
+
+def test_formulas_have_the_answers_of_closed_forms(shipped):
+    """Bandit and two loops: see the docstrings of the family."""
+    seen = set()
+    for vector in shipped:
+        if vector.family != "closed-form":
+            continue
+        beta, delta = vector.temperature, vector.leader_discount
+        n_states = vector.initial.size
+        if n_states == 1 and vector.available.size > 1:
+            seen.add("bandit")
+            got, pay, factor, slope = vector.follower_reward[0], vector.leader_reward[0], 1.0, 1.0
+        elif "masked-actions" in vector.flags:
+            seen.add("two loops")
+            gamma = vector.follower_discount
+            slope = gamma / (1.0 - gamma)
+            got, pay, factor = vector.follower_reward[1:, 0], vector.leader_reward[1:, 0], delta
+        else:
+            continue
+        weights = np.exp(slope * (got - got.max()) / beta)
+        policy = weights / weights.sum()
+        mean = policy @ pay
+        scale = factor / (1.0 - delta)
+        assert vector.objective == pytest.approx(scale * mean, rel=1e-8)
+        gradient = scale * slope * policy * (pay - mean) / beta
+        np.testing.assert_allclose(vector.gradient, gradient, rtol=1e-8)
+    assert seen == {"bandit", "two loops"}
+
+
+def test_each_family_holds_what_its_name_says(shipped):
+    flags = {
+        "tied": "tied-actions", "masks": "masked-actions", "termination": "termination",
+        "game-observed": "leader-policy", "game-simultaneous": "leader-policy",
+        "discrete-toy": "leader-policy", "closed-form": "closed-form",
+        "four-rooms": "termination",
+    }  # fmt: skip
+    for vector in shipped:
+        assert flags.get(vector.family, vector.flags[0]) in vector.flags
+
+
+def test_another_route_agrees_on_a_tenth_of_it(capsys):
+    pytest.importorskip("mpmath")
+    spec = importlib.util.spec_from_file_location(
+        "vectors_crosscheck", ROOT / "validation" / "vectors_crosscheck.py"
+    )
+    crosscheck = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(crosscheck)
+    crosscheck.MANY = 0  # one direction each
+    vectors = [v for v in load_vectors(SHIPPED) if v.initial.size <= 8][::4]
+    rng = random.Random(0)
+    with crosscheck.mpmath.workdps(crosscheck.DIGITS):
+        for vector in vectors:
+            count, error, outside = crosscheck.check(vector, rng)
+            assert (count, outside <= crosscheck.QUOTIENT_ERROR) == (2, True), vector.name
+            assert error < 1e-11
+        # the control: an answer of another vector's
+        other = replace(vectors[0], gradient_bounds=vectors[0].gradient_bounds * 1.001)
+        assert crosscheck.check(other, rng)[2] > 1e-6
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_mistake_fails_and_is_named(mistake, moderate, wrong):
+    report = check_implementation(
+        moderate, lambda vector: wrong[vector.name].get(mistake.name, vector.gradient)
+    )
+    assert not report.passed
+    assert report.named == (mistake.name,)
+    assert f"agrees with {mistake.name!r} on " in str(report)
+    flagged = [o for o in report.outcomes if set(mistake.flags) & set(o.vector.flags)]
+    assert any(not o.passed for o in flagged)
+
+
+def test_a_mistake_that_is_another_code_s_is_named_all_the_same(moderate):
+    """Tables swapped before any of the package's code sees them."""
+
+    def swapped(vector):
+        discounts = {
+            "follower_discount": vector.leader_discount,
+            "leader_discount": vector.follower_discount,
+        }
+        return reference_gradient(replace(vector, **discounts))
+
+    report = check_implementation(moderate, swapped)
+    assert report.named == ("discounts swapped",)
+    assert report.telling_flags == ("unequal-discounts",)
+    assert report.flags["unequal-discounts"][0] == len(report.wrong)
+
+
+def test_an_error_of_its_own_is_one_of_none(moderate):
+    report = check_implementation(moderate, lambda v: v.gradient + 1.0 + abs(v.gradient).max())
+    assert (len(report.wrong), report.named) == (len(moderate), ())
+    assert "agrees with none of the mistakes considered" in str(report)
+
+
+def test_objectives_are_compared_if_there_are_any(shipped):
+    report = check_implementation(
+        shipped[:3], lambda vector: (vector.objective + 1e6, vector.gradient)
+    )
+    assert all("objective off by 1e+06" in o.trouble for o in report.outcomes)
+    assert check_implementation(shipped, lambda v: (v.objective, v.gradient)).passed
+
+
+@pytest.mark.parametrize(
+    ("returned", "trouble"),
+    [
+        (lambda vector: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda vector: [[0.0]], r"the gradient has shape \(1, 1\)"),
+        (lambda vector: None, "ValueError|TypeError|shape"),
+        (lambda vector: vector.gradient * np.nan, "gradient off by nan"),
+        (lambda vector: vector.gradient + np.inf, "gradient off by inf"),
+    ],
+)
+def test_what_fails_or_is_no_gradient_is_wrong(returned, trouble, shipped):
+    report = check_implementation(shipped[:2], returned)
+    assert len(report.wrong) == 2
+    assert re.search(trouble, report.wrong[0].trouble)
+
+
+def test_a_tolerance_has_to_be_positive(shipped):
+    with pytest.raises(ValueError, match="tolerance is 0"):
+        check_implementation(shipped, reference_gradient, tolerance=0)
+
+
+# ---------------------------------------------------------------- the loader
+
+ALONE = """
+import sys
+sys.modules["tabular_bilevel"] = sys.modules["scipy"] = sys.modules["flint"] = None
+from load_vectors import load_vectors
+vectors = load_vectors(sys.argv[1])
+v = vectors[1]
+assert v.dense_tangent_transition.shape == (v.theta.size, *v.transition.shape)
+assert abs(v.transition.sum(axis=2) - 1.0 + v.termination)[v.available].max() < 1e-12
+assert abs(v.direct + v.indirect - v.gradient).max() <= 1e-12 * abs(v.gradient).max()
+print(len(vectors), v.name)
+"""
+
+
+def test_the_loader_needs_nothing_of_ours(tmp_path):
+    (tmp_path / "load_vectors.py").write_bytes((PACKAGE / "load_vectors.py").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(SHIPPED)], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("88 garnet-00000\n", "")
+
+
+def test_a_damaged_file_is_refused(small, tmp_path):
+    path = tmp_path / "garnet-00000.npz"
+    raw = (small / path.name).read_bytes()
+    for damaged in (raw[:100], raw[:-1], raw[:2000] + b"x" + raw[2001:], b"", b"PK"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"garnet-00000.npz is damaged"):
+            load_vector(path)
+        with pytest.raises(ValueError, match="checksum is not the manifest's"):
+            load_vector(path, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def test_a_changed_number_is_refused(small, tmp_path):
+    with np.load(small / "garnet-00000.npz") as file:
+        content = dict(file)
+    content["temperature"] = np.nextafter(content["temperature"], np.inf)
+    np.savez(tmp_path / "changed.npz", **content)
+    with pytest.raises(ValueError, match="its content is not what it was made with"):
+        load_vector(tmp_path / "changed.npz")
+
+
+def test_another_schema_is_refused(small, tmp_path):
+    manifest = json.loads((small / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+    with pytest.raises(ValueError, match="schema_version is 2, not 1"):
+        load_vectors(tmp_path)
+
+
+def test_a_vector_is_the_problem_it_was_made_of():
+    rng = np.random.default_rng([0, *b"garnet", 0])
+    instance = FAMILIES["garnet"].draw(rng, 0, 20)
+    exact = tb.hypergradient(instance.problem, instance.theta)
+    content = made(Recipe("garnet", 0, 0, 20))
+    np.testing.assert_allclose(content["gradient_bounds"][0], exact.gradient, rtol=1e-9)
+    np.testing.assert_array_equal(content["theta"], instance.theta)
+
+
+def test_stored_tables_are_a_problem_that_all_routes_agree_on(shipped):
+    vector = next(v for v in shipped if v.family == "garnet")
+    problem = StoredProblem.of(vector)
+    forward = tb.forward_gradient(problem, vector.theta)
+    np.testing.assert_allclose(forward, vector.gradient, rtol=1e-9)
+    with pytest.raises(ValueError, match="tangent_initial is no finite table of shape"):
+        StoredProblem.of(replace(vector, tangent_initial=vector.tangent_initial[:, :-1]))
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def conforms(value, schema, place="vector"):
+    """The part of JSON Schema that ours uses."""
+    if "$ref" in schema:
+        conforms(value, SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]], place)
+    kinds = {
+        "object": dict, "array": list, "string": str, "integer": int, "boolean": bool,
+    }  # fmt: skip
+    if "type" in schema:
+        assert isinstance(value, kinds[schema["type"]]), place
+    assert value == schema.get("const", value), place
+    if "pattern" in schema:
+        assert re.search(schema["pattern"], value), place
+    if "minimum" in schema:
+        assert value >= schema["minimum"], place
+    assert schema.get("minItems", 0) <= len(value if isinstance(value, list) else []), place
+    for name in schema.get("required", []):
+        assert name in value, f"{place}.{name}"
+    if schema.get("additionalProperties", True) is False:
+        assert set(value) <= set(schema["properties"]), place
+    for name, inner in schema.get("properties", {}).items():
+        if name in value:
+            conforms(value[name], inner, f"{place}.{name}")
+    for k, item in enumerate(value if isinstance(value, list) else []):
+        inner = schema.get("prefixItems", [{}] * (k + 1))[k]
+        conforms(item, inner, f"{place}[{k}]")
+        conforms(item, schema.get("items", {}), f"{place}[{k}]")
+
+
+def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
+    out = str(tmp_path / "new")
+    settings = ["--families", "all", "--count", "22", "--max-states", "20", "--workers", "1"]
+    assert main(["vectors", out, *settings, "--json"]) == 0
+    assert main(["vectors", "verify", out]) == 0
+    assert (tmp_path / "new" / "vectors-schema.json").read_bytes() == (
+        PACKAGE / "vectors-schema.json"
+    ).read_bytes()
+    for one, other in zip(load_vectors(small), load_vectors(out), strict=True):
+        for name in one.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for path in Path(out).glob("*-0*.json"):
+        document = json.loads(path.read_text())
+        conforms(document, SCHEMA)
+        assert float.fromhex(document["temperature"]) > 0.0
+
+
+def test_the_schema_refuses_what_is_none(small, tmp_path):
+    recipe = Recipe("closed-form", 0, 0, 20)
+    document = json.loads(writing.ENCODERS["json"](made(recipe)))
+    for change in (
+        {"temperature": 0.5}, {"flags": "x"}, {"more": 1}, {"schema_version": 2},
+        {"theta": ["1"]}, {"transition": {}}, {"digest": "abc"}, {"tangents": [{"rho": []}]},
+    ):  # fmt: skip
+        with pytest.raises(AssertionError):
+            conforms({**document, **change}, SCHEMA)
+    del document["gradient"]
+    with pytest.raises(AssertionError):
+        conforms(document, SCHEMA)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_the_manifest_says_where_everything_comes_from(small):
+    manifest = json.loads((small / "manifest.json").read_text())
+    assert manifest["format"] == "tabular-bilevel test vectors"
+    assert manifest["licence"] == "Apache-2.0"
+    assert manifest["notes"] == dict(NOTES)
+    assert manifest["provenance"]["tabular-bilevel"] == tb.__version__
+    assert manifest["provenance"]["numpy"] == np.__version__
+    assert (manifest["provenance"]["seed"], manifest["provenance"]["count"]) == (0, 22)
+    for entry, vector in zip(manifest["vectors"], load_vectors(small), strict=True):
+        raw = (small / entry["file"]).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(raw).hexdigest()
+        assert (entry["name"], entry["family"]) == (vector.name, vector.family)
+        assert tuple(entry["flags"]) == vector.flags
+
+
+def test_files_know_no_time(small):
+    with zipfile.ZipFile(small / "garnet-00000.npz") as file:
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_any_number_of_workers_writes_the_same(small, tmp_path):
+    out = tmp_path / "new"
+    list(write_vectors(out, SMALL, workers=2))
+    assert contents(out) == contents(small)
+
+
+def test_a_family_s_vectors_do_not_depend_on_the_others(small, tmp_path):
+    list(write_vectors(tmp_path, replace(SMALL, families=("tied", "garnet"), count=3)))
+    for name in ("tied-00000", "tied-00001", "garnet-00000"):
+        assert (tmp_path / f"{name}.npz").read_bytes() == (small / f"{name}.npz").read_bytes()
+
+
+def test_what_is_missing_or_damaged_is_made_again(small, tmp_path):
+    out = tmp_path / "new"
+    list(write_vectors(out, SMALL))
+    (out / "tied-00001.npz").unlink()
+    (out / "masks-00000.npz").write_bytes(b"PK")
+    (out / "garnet-00000.npz").write_bytes((out / "garnet-00001.npz").read_bytes())
+    (out / ".garnet-00000.npz.1.part").write_bytes(b"half")
+    assert [recipe.name for recipe in write_vectors(out, SMALL)][-3:] == [
+        "garnet-00000", "masks-00000", "tied-00001",
+    ]  # fmt: skip
+    assert contents(out) == contents(small)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0, not 1"),
+        ({"count": 23}, "count is 22, not 23"),
+        ({"max_states": 21}, "max_states is 20, not 21"),
+        ({"encoding": "json"}, "encoding is npz, not json"),
+        ({"families": ("garnet",)}, r"families is \['closed-form', .*\], not \['garnet'\]"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_call_s_folder_is_refused(change, message, finished, small, tmp_path):
+    if finished:
+        (tmp_path / "manifest.json").write_bytes((small / "manifest.json").read_bytes())
+    else:
+        next(write_vectors(tmp_path, SMALL))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"has vectors of another call: {message}"):
+        list(write_vectors(tmp_path, replace(SMALL, **change)))
+    assert contents(tmp_path) == before
+
+
+def test_another_version_s_folder_is_refused(small, tmp_path):
+    manifest = json.loads((small / "manifest.json").read_text())
+    manifest["provenance"]["python-flint"] = "0.1"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"python-flint is 0\.1, not"):
+        list(write_vectors(tmp_path, SMALL))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"provenance": 1}'])
+def test_a_damaged_manifest_is_refused(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest.json is damaged|another call"):
+        list(write_vectors(tmp_path, SMALL))
+    assert main(["vectors", "verify", str(tmp_path)]) == 2
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="has files already"):
+        list(write_vectors(tmp_path, SMALL))
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 0}, "count is 0"),
+        ({"max_states": 0}, "max_states is 0"),
+        ({"max_states": 5}, "max_states is 5, and four-rooms needs 20"),
+        ({"seed": -1}, "seed is -1, below 0"),
+        ({"families": ()}, "families is empty"),
+        ({"families": ("garnet", "x")}, "families has 'x', not one of closed-form, garnet"),
+        ({"families": ("tied", "tied")}, "families has some twice: tied, tied"),
+        ({"encoding": "xml"}, "encoding is 'xml', not npz or json"),
+        ({"accuracy": "bounded"}, "accuracy is 'bounded', not enclosed"),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(**{"max_states": 20, **change})
+
+
+def test_python_flint_is_asked_for(tmp_path, monkeypatch):
+    def missing(name):
+        raise writing.PackageNotFoundError(name)
+
+    monkeypatch.setattr(writing, "version", missing)
+    with pytest.raises(ValueError, match=r"pip install 'tabular-bilevel\[rigor\]'"):
+        list(write_vectors(tmp_path, SMALL))
+
+
+COMMAND = [sys.executable, "-m", "tabular_bilevel", "vectors"]
+SETTINGS = ["--families", "all", "--count", "110", "--max-states", "20", "--workers", "2"]
+
+
+def started(out):
+    return subprocess.Popen(
+        [*COMMAND, str(out), *SETTINGS], start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_files(process, out, more):
+    before, deadline = len(list(out.glob("*.npz"))), time.monotonic() + 60.0
+    while len(list(out.glob("*.npz"))) < before + more and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_killed_and_gone_on_with_the_bytes_are_the_same(tmp_path):
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    for more in (0, 7, 30):
+        with started(cut) as process:
+            wait_for_files(process, cut, more)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert not (cut / "manifest.json").exists()
+    for out in (cut, whole):
+        with started(out) as process:
+            assert process.wait() == 0
+    assert len(contents(cut)) == 111
+    assert contents(cut) == contents(whole)
+
+
+def test_an_interrupt_leaves_whole_files_and_a_line(tmp_path):
+    with started(tmp_path) as process:
+        wait_for_files(process, tmp_path, 3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "tabular-bilevel: interrupted\n")
+    left = sorted(tmp_path.iterdir())
+    assert not any(path.name.endswith(".part") for path in left)
+    for path in left:
+        if path.suffix == ".npz":
+            load_vector(path)
+
+
+# ---------------------------------------------------------------- verifying
+
+
+def forged(folder, small, **changes):
+    """Change a vector's fields, and make its checksums right again."""
+    content = made(Recipe("garnet", 0, 0, 20)) | changes
+    raw = writing.ENCODERS["npz"](content)
+    manifest = json.loads((small / "manifest.json").read_text())
+    (entry,) = (e for e in manifest["vectors"] if e["name"] == "garnet-00000")
+    entry["sha256"] = hashlib.sha256(raw).hexdigest()
+    manifest["vectors"] = [entry]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / entry["file"]).write_bytes(raw)
+    return [check.trouble for check in check_vectors(folder)]
+
+
+def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
+    right = made(Recipe("garnet", 0, 0, 20))
+    gradient, initial = right["gradient_bounds"], right["initial"]
+    n_states, n_actions = right["available"].shape
+    cases = [
+        ({}, ""),
+        (
+            {"gradient_bounds": gradient[::-1] + 1e-9 * np.eye(2)[:, :1]},
+            "gradient_bounds are no bounds",
+        ),
+        ({"gradient_bounds": gradient[:, :-1]}, "gradient_bounds are no bounds of shape"),
+        ({"gradient_bounds": gradient * [[1.0], [1.001]]}, "gradient_bounds are"),
+        ({"gradient_bounds": gradient + 1e-3}, "its parts do not add up"),
+        ({"direct_bounds": right["direct_bounds"] + 1e-3}, "its parts do not add up"),
+        ({"objective_bounds": right["objective_bounds"] + 1.0}, "tb.hypergradient disagrees"),
+        ({"objective_bounds": right["objective_bounds"] + 1e-9}, "do not hold what tb.enclose"),
+        ({"initial": initial * 2.0}, "initial sums to 2, not 1"),
+        ({"temperature": np.float64(0.0)}, "temperature is 0.0, not a positive"),
+        ({"theta": right["theta"][:-1]}, "tangent_follower_reward is no finite table"),
+        ({"flags": ()}, "its flags are not those in the manifest"),
+        ({"name": "garnet-00001"}, "the file holds garnet-00001"),
+        ({"follower_reward": np.zeros((n_states, n_actions))}, "tb.hypergradient disagrees"),
+    ]
+    for changes, message in cases:
+        (trouble,) = forged(tmp_path, small, **changes)
+        assert message in trouble, changes
+        assert bool(message) == bool(trouble)
+
+
+def test_verify_finds_missing_and_damaged_files(small, tmp_path, capsys):
+    for name, raw in contents(small).items():
+        (tmp_path / name).write_bytes(raw)
+    (tmp_path / "tied-00001.npz").unlink()
+    (tmp_path / "masks-00000.npz").write_bytes(b"PK")
+    assert main(["vectors", "verify", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "20 of 22 files right" in printed
+    assert "masks-00000.npz is damaged: its checksum" in printed
+    assert "tied-00001.npz" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "x"}, "format is 'x', not 'tabular-bilevel test vectors'"),
+        ({"schema_version": 7}, "schema_version is 7, not 1"),
+        ({"licence": None}, "has no licence"),
+        ({"notes": []}, "has no notes"),
+        ({"vectors": [{}]}, r"vectors\[0\] has no file"),
+        ({"notes": {}}, ""),
+    ],
+)
+def test_verify_looks_at_the_manifest(change, message, small, tmp_path):
+    for name, raw in contents(small).items():
+        (tmp_path / name).write_bytes(raw)
+    manifest = json.loads((small / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | change))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            list(check_vectors(tmp_path))
+    else:
+        assert all("has no note" in check.trouble for check in check_vectors(tmp_path))
+
+
+def test_verify_without_python_flint_proves_nothing_again(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flint", None)
+    monkeypatch.delitem(sys.modules, "tabular_bilevel._balls", raising=False)
+    monkeypatch.delattr(tb, "_balls", raising=False)
+    checks = list(check_vectors(small))
+    assert not any(check.trouble or check.proven_again for check in checks)
+
+
+STRANGER = """
+from dataclasses import replace
+from tabular_bilevel.vectors import reference_gradient as right
+
+def wrong(vector):
+    return vector.direct
+"""
+
+
+def test_somebody_s_code_is_checked_by_the_command(small, tmp_path, capsys, monkeypatch):
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    monkeypatch.chdir(tmp_path)
+    assert main(["vectors", "verify", str(small), "--with", "stranger:right"]) == 0
+    assert "all right, 22 of 22 gradients right" in capsys.readouterr().out
+    assert main(["vectors", "verify", "--with", "stranger:wrong", str(small)]) == 1
+    assert "agrees with 'through-follower term dropped' on" in capsys.readouterr().out
+    assert main(["vectors", "verify", str(small), "--with", "stranger"]) == 2
+    assert "implementation is 'stranger', not MODULE:NAME" in capsys.readouterr().err
+    assert main(["vectors", "verify", str(small), "--tolerance", "0"]) == 2
+
+
+def test_a_folder_called_verify_is_asked_about(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ["--families", "tied", "--count", "1", "--workers", "1"]
+    assert main(["vectors", *settings, "verify"]) == 2
+    assert "write ./verify" in capsys.readouterr().err
+    assert main(["vectors", "./verify", *settings]) == 0
+    assert main(["vectors", "verify", "verify"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--families", "x", "--count", "1"], "families has 'x', not one of"),
+        (["--families", "tied", "--count", "0"], "count is 0"),
+        (["--families", "tied", "--count", "1", "--workers", "0"], "workers is 0"),
+        (["--families", "all", "--count", "1", "--max-states", "3"], "needs 20"),
+        (["--families", "tied", "--count", "1", "--seed", "-1"], "seed is -1"),
+    ],
+)
+def test_the_command_refuses_bad_settings_in_a_line(arguments, message, tmp_path, capsys):
+    assert main(["vectors", str(tmp_path / "new"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
