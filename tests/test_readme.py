@@ -21,10 +21,11 @@ def block(marker, language):
     ("example", "output"),
     [
         (f"example{name}", f"output{name}")
-        for name in ("", " check", " methods", " gymnasium", " rigor")
+        for name in ("", " check", " methods", " gymnasium", " rigor", " vectors")
     ],
 )
-def test_an_example_prints_what_it_says(example, output):
+def test_an_example_prints_what_it_says(example, output, monkeypatch):
+    monkeypatch.chdir(README.parent)  # an example may read what is shipped
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(block(example, "python"), {})

@@ -468,6 +468,34 @@ def test_python_flint_is_asked_for(tmp_path, monkeypatch):
         list(write_vectors(tmp_path, SMALL))
 
 
+class Died(BaseException):
+    """What a kill leaves no time for."""
+
+
+def test_a_death_before_any_file_is_there_is_gone_on_from(tmp_path, monkeypatch):
+    plan, place = replace(SMALL, families=("tied", "garnet"), count=3), writing._place
+    whole = tmp_path / "whole"
+    list(write_vectors(whole, plan))
+    for last in range(5):  # the plan, three vectors, the manifest
+        written = []
+
+        def dying(path, raw, written=written, last=last):
+            if len(written) == last:
+                path.with_name(f".{path.name}.1.part").write_bytes(raw[: len(raw) // 2])
+                raise Died
+            written.append(path.name)
+            place(path, raw)
+
+        out = tmp_path / str(last)
+        monkeypatch.setattr(writing, "_place", dying)
+        with pytest.raises(Died):
+            list(write_vectors(out, plan))
+        monkeypatch.setattr(writing, "_place", place)
+        assert not (out / "manifest.json").exists()
+        list(write_vectors(out, plan))
+        assert contents(out) == contents(whole)
+
+
 COMMAND = [sys.executable, "-m", "tabular_bilevel", "vectors"]
 SETTINGS = ["--families", "all", "--count", "110", "--max-states", "20", "--workers", "2"]
 
