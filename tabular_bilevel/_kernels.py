@@ -29,10 +29,23 @@ __all__ = [
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "sparse_product",
     "temporal_differences",
     "value_gaps",
     "visits",
 ]
+
+
+@kernel
+def sparse_product(
+    indptr: IntArray, indices: IntArray, data: FloatArray, vector: FloatArray, product: FloatArray
+) -> None:
+    """Multiply a CSR matrix with a vector."""
+    for row in range(product.size):
+        total = 0.0
+        for k in range(indptr[row], indptr[row + 1]):
+            total += data[k] * vector[indices[k]]
+        product[row] = total
 
 
 @kernel

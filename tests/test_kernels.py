@@ -167,6 +167,13 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
 
 
+def product_call(model):
+    kernel = model.transition
+    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
+    vector = frozen(np.random.default_rng(6).normal(size=model.n_states))
+    return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
+
+
 def pad_call(model):
     lists, arrays = sample_of(model)
     inputs = {"steps": flattened(lists), "lengths": arrays["lengths"]}
@@ -363,6 +370,7 @@ CALLS = {
     "visits": visits_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
+    "sparse_product": product_call,
     "sarsa": sarsa_call,
     "temporal_differences": differences_call,
 }
@@ -458,6 +466,14 @@ def test_no_trajectory_is_begun_that_might_not_find_room(room):
     assert total == lengths[:filled].sum()
     assert room - 12 < total <= room or filled == 0
     np.testing.assert_array_equal(cut[1]["states"][:total], whole[1]["states"][:total])
+
+
+@each_model
+def test_sparse_product_is_its_twin(model):
+    inputs, outputs = product_call(model)
+    run(_kernels.sparse_product, inputs, outputs)
+    wanted = twins.sparse_product(model.transition.toarray(), inputs["vector"])
+    assert agree(outputs["product"], np.array(wanted))
 
 
 @each_model

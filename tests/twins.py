@@ -102,6 +102,11 @@ def sample_trajectories(rng, model, policy, *, count, horizon, budget=np.inf, su
     return trajectories
 
 
+def sparse_product(matrix, vector):
+    """Average the vector's entries with each row's weights."""
+    return [sum(m * v for m, v in zip(row, vector, strict=True)) for row in matrix]
+
+
 def pad(trajectories, *, longest):
     """List s, a and s' of the steps, a row a trajectory, with -1 where there is none."""
     return [
