@@ -22,6 +22,7 @@ __all__ = [
     "flow_residual",
     "influence_sources",
     "monte_carlo",
+    "outward",
     "pad",
     "sample_trajectories",
     "sarsa",
@@ -747,6 +748,16 @@ def slope_errors(
                 slopes[k] += slope
                 errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
                 errors[k] += 6.0 * ROUNDOFF * abs(slope)
+
+
+@kernel
+def outward(bounds: FloatArray, factor: float, least: float) -> None:
+    """Widen bounds that are not 0; what is no bound becomes infinite."""
+    for k in range(bounds.size):
+        wider = factor * bounds[k]
+        if wider > 0.0:
+            wider += least
+        bounds[k] = wider if wider >= 0.0 else np.inf
 
 
 @kernel

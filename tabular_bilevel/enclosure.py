@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
 from tabular_bilevel._validation import as_positive, as_theta, positive_integer
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.errors import CertificationError, ConvergenceError
 from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.model import Model, Tangent
@@ -106,7 +107,7 @@ class Enclosure:
         What the bounds are about: the tables, and their derivatives in each parameter.
     """
 
-    level: ClassVar[str] = "ENCLOSED"
+    level: ClassVar[Level] = Level.ENCLOSED
 
     objective: Interval
     gradient: Interval

@@ -276,6 +276,11 @@ temperature 0.1
         return self._kernel.largest_mass
 
     @property
+    def longest_row(self) -> int:
+        """Largest number of stored entries of a transition row."""
+        return self._kernel.longest_row
+
+    @property
     def entry_row(self) -> IntArray:
         """Row ``s * A + a`` of each stored transition entry, shape (nnz,)."""
         return self._kernel.entry_row
@@ -322,6 +327,10 @@ class _Kernel:
     @cached_property
     def everything_available(self) -> bool:
         return bool(self.available.all())
+
+    @cached_property
+    def longest_row(self) -> int:
+        return int(np.diff(self.transition.indptr).max())
 
     @cached_property
     def row_mass(self) -> FloatArray:

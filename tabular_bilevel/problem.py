@@ -45,6 +45,7 @@ __all__ = [
     "ForwardProblem",
     "Reparametrised",
     "Transform",
+    "pulled_back",
     "require_reward_parameters",
 ]
 
@@ -524,6 +525,13 @@ class Reparametrised:
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)
+
+
+def pulled_back(
+    problem: BilevelProblem, theta: FloatArray, sensitivities: Sensitivities
+) -> FloatArray:
+    """Pull back and check what came: a finite vector as long as theta."""
+    return finite_array("pullback(...)", problem.pullback(theta, sensitivities), theta.shape)
 
 
 def require_reward_parameters(

@@ -19,11 +19,10 @@ from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
 from tabular_bilevel._validation import as_positive, as_theta, finite_array, positive_integer
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
-from tabular_bilevel.hypergradient import objective, pulled_back
-from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.leader import evaluate_leader, objective
 from tabular_bilevel.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
 from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = [

@@ -305,6 +305,11 @@ def slopes_call(model):
     }  # fmt: skip
 
 
+def outward_call(model):
+    bounds = np.random.default_rng(19).random(8)
+    return {"factor": 1.5, "least": 1e-3}, {"bounds": bounds}
+
+
 def balance_call(model):
     rng, shape = np.random.default_rng(17), model.follower_reward.shape
     inputs = {"leak": 1e-4 * rng.random(model.n_states)}
@@ -358,6 +363,7 @@ CALLS = {
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
+    "outward": outward_call,
     "influence_sources": sources_call,
     "flow_residual": flow_call,
     "slope_errors": slopes_call,
@@ -760,6 +766,15 @@ def test_errors_are_balanced_as_by_the_twin(model):
     assert model.n_actions == 1 or np.any(twin < outputs["error"])
     run(_kernels.balance, inputs, outputs)
     assert agree(outputs["error"], twin)
+
+
+def test_bounds_are_widened_as_by_the_twin():
+    inputs, outputs = outward_call(None)
+    outputs["bounds"][:5] = 0.0, -1e-3, np.nan, np.inf, 5e-324
+    twin = twins.outward(outputs["bounds"], inputs["factor"], inputs["least"])
+    assert twin[:5] == [0.0, np.inf, np.inf, np.inf, 1e-3]
+    run(_kernels.outward, inputs, outputs)
+    np.testing.assert_array_equal(outputs["bounds"], twin)
 
 
 @each_model

@@ -296,6 +296,11 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
     return slopes, errors, shift
 
 
+def outward(bounds, factor, least):
+    """Widen bounds that are not 0; what is negative or NaN bounds nothing."""
+    return [b * factor + least * (b > 0.0) if b >= 0.0 else np.inf for b in bounds]
+
+
 def balance(error, leak):
     """Bound each error by what the others and the leak add up to, too."""
     others = error @ (1.0 - np.eye(error.shape[1]))
