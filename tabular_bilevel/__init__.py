@@ -49,7 +49,7 @@ from tabular_bilevel.follower import (
 from tabular_bilevel.hypergradient import Hypergradient, hypergradient, objective
 from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.model import Model, Tangent, normalised
 from tabular_bilevel.optimisers import Adam, GradientAscent, Optimiser
 from tabular_bilevel.problem import (
     BilevelProblem,
@@ -153,6 +153,7 @@ __all__ = [
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "normalised",
     "objective",
     "problems",
     "resume",

@@ -38,7 +38,7 @@ from tabular_bilevel._arrays import (
     read_only,
     restore_read_only,
 )
-from tabular_bilevel._validation import as_theta
+from tabular_bilevel._validation import as_theta, require_ieee_arithmetic
 from tabular_bilevel.follower import Response
 from tabular_bilevel.hypergradient import Hypergradient
 from tabular_bilevel.leader import Evaluation
@@ -137,6 +137,11 @@ def error_bounds(
         tables; rounding of the pullback counts, that of tangents that stand in for a missing
         `pullback_bound` does not.
 
+    Raises
+    ------
+    CertificationError
+        If float64 does not round to nearest or flushes small numbers to 0.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -145,6 +150,7 @@ def error_bounds(
     >>> bool(bounds.objective < 1e-12 and bounds.gradient.max() < 1e-12)
     True
     """
+    require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
     model, evaluation = result.model, result.evaluation
     with np.errstate(all="ignore"):  # what overflows, or is no number, ends as an infinite bound
