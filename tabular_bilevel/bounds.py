@@ -624,10 +624,14 @@ def _pullback_bound(
         bound = np.asarray(problem.pullback_bound(theta, sensitivities, bounds))
         if np.isfinite(bound).all():
             return bound
-    if not isinstance(problem, ForwardProblem) or theta.size > MAX_PUSHFORWARDS:
+    if not _can_push_forward(problem, theta.size):
         return np.full(theta.size, np.inf)
     tangents = tangents_at(problem, theta, np.eye(theta.size))[1]
     return np.array([_tangent_bound(tangent, sensitivities, bounds) for tangent in tangents])
+
+
+def _can_push_forward(problem: BilevelProblem, n_parameters: int) -> bool:
+    return n_parameters <= MAX_PUSHFORWARDS and isinstance(problem, ForwardProblem)
 
 
 def _tangent_bound(
@@ -668,7 +672,7 @@ def _reason(
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if result.evaluation.horizon is not None:
         return "a finite horizon is not covered"
-    if np.isfinite(bounds.follower_reward).all():
+    if np.isfinite(bounds.follower_reward).all() and not _can_push_forward(problem, gradient.size):
         return (
             f"{type(problem).__name__} has no pullback_bound, and no pushforward or more than "
             f"{MAX_PUSHFORWARDS} parameters"
