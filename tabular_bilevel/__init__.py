@@ -50,7 +50,7 @@ from tabular_bilevel.follower import (
 from tabular_bilevel.hypergradient import Hypergradient, hypergradient
 from tabular_bilevel.leader import Evaluation, evaluate_leader, objective
 from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.model import Model, Tangent, normalised
 from tabular_bilevel.optimisers import Adam, GradientAscent, Optimiser
 from tabular_bilevel.problem import (
     BilevelProblem,
@@ -159,6 +159,7 @@ __all__ = [
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "normalised",
     "objective",
     "problems",
     "resume",

@@ -38,7 +38,7 @@ from tabular_bilevel._arrays import (
     read_only,
     restore_read_only,
 )
-from tabular_bilevel._validation import all_finite, as_theta
+from tabular_bilevel._validation import all_finite, as_theta, require_ieee_arithmetic
 from tabular_bilevel.accuracy import Level
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
@@ -142,6 +142,11 @@ def error_bounds(
         tables; rounding of the pullback counts, that of tangents that stand in for a missing
         `pullback_bound` does not.
 
+    Raises
+    ------
+    CertificationError
+        If float64 does not round to nearest or flushes small numbers to 0.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -150,6 +155,7 @@ def error_bounds(
     >>> bool(bounds.objective < 1e-12 and bounds.gradient.max() < 1e-12)
     True
     """
+    require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
     model, evaluation, found = result.model, result.evaluation, result.sensitivities
     with np.errstate(all="ignore"):  # what overflows, or is no number, ends as an infinite bound
@@ -228,7 +234,13 @@ def refined(
     -------
     Refined or None
         The result; None if numbers overflow on the way.
+
+    Raises
+    ------
+    CertificationError
+        If float64 does not round to nearest or flushes small numbers to 0.
     """
+    require_ieee_arithmetic()
     with np.errstate(all="ignore"):
         centre = _centre(model, response, None)
         follower, leader, bounds = centre.follower, centre.leader, centre.bounds
@@ -749,10 +761,14 @@ def _pullback_bound(
         bound = np.asarray(problem.pullback_bound(theta, sensitivities, bounds))
         if np.isfinite(bound).all():
             return bound
-    if not isinstance(problem, ForwardProblem) or theta.size > max_pushforwards:
+    if not _can_push_forward(problem, theta.size, max_pushforwards):
         return np.full(theta.size, np.inf)
     tangents = tangents_at(problem, theta, np.eye(theta.size))[1]
     return np.array([_tangent_bound(tangent, sensitivities, bounds) for tangent in tangents])
+
+
+def _can_push_forward(problem: BilevelProblem, n_parameters: int, most: int) -> bool:
+    return n_parameters <= most and isinstance(problem, ForwardProblem)
 
 
 def _tangent_bound(
@@ -797,7 +813,8 @@ def _reason(
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if horizon is not None:
         return "a finite horizon is not covered"
-    if np.isfinite(bounds.follower_reward).all():
+    reachable = _can_push_forward(problem, gradient.size, max_pushforwards)
+    if np.isfinite(bounds.follower_reward).all() and not reachable:
         lacking = f"{type(problem).__name__} has no pullback_bound"
         if max_pushforwards == 0:
             return f"{lacking}; Bounded() would go by pushforwards, if it has them"

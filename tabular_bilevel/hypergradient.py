@@ -143,8 +143,13 @@ def hypergradient(
     elif bounded:
         # which cost more than all else, unless they are asked for
         pushforwards = MAX_PUSHFORWARDS if isinstance(accuracy, Bounded) else 0
-        result = _bounded(problem, theta, model, response, pushforwards)
         reason = "numbers overflow where bounds are computed"
+        try:
+            result = _bounded(problem, theta, model, response, pushforwards)
+        except CertificationError as error:  # of the machine's arithmetic
+            if isinstance(accuracy, Bounded):
+                raise
+            reason = str(error)
     if result is None:
         result = _estimated(problem, theta, model, response, horizon, reason)
     if isinstance(accuracy, Bounded):

@@ -27,12 +27,12 @@ from tabular_bilevel._arrays import (
 )
 from tabular_bilevel._validation import (
     all_finite,
+    as_entries,
     as_finite,
     as_theta,
     entry,
     finite_array,
     positive_integer,
-    require_real_dtype,
 )
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
@@ -555,11 +555,9 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
     """Check and copy a feature matrix of any width."""
     name = f"{table} features"
     if sp.issparse(matrix):
-        require_real_dtype(name, matrix.dtype)
         if matrix.ndim != 2 or matrix.shape[0] != n_rows or matrix.shape[1] == 0:
             raise ValueError(f"{name} has shape {matrix.shape}, not ({n_rows}, 1+)")
-        features = sp.csr_array(matrix, dtype=np.float64, copy=True)
-        features.sum_duplicates()
+        features = sp.csr_array(as_entries(name, matrix), shape=matrix.shape)
         finite_array(f"{name} (stored entries)", features.data, (features.nnz,))
     else:
         features = sp.csr_array(finite_array(name, matrix, (n_rows, None)))
