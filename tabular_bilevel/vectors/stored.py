@@ -61,6 +61,8 @@ class StoredProblem:
             "transition": tables.transition.data.shape,
             "initial": (n_states,),
         }
+        if np.any(vector.tangent_temperature):
+            raise ValueError("tangent_temperature is not 0, and these tables have a fixed one")
         changes = {name: getattr(vector, f"tangent_{name}") for name in TABLES}
         for name, change in changes.items():
             wanted = (vector.theta.size, *shapes[name])
