@@ -165,20 +165,62 @@ def test_a_mistake_fails_and_is_named(mistake, moderate, wrong):
     assert any(not o.passed for o in flagged)
 
 
-def test_a_mistake_that_is_another_code_s_is_named_all_the_same(moderate):
-    """Tables swapped before any of the package's code sees them."""
+def plain(vector, *, sweeps=0, swapped=False, kernel=1.0, transposed=False):
+    """An implementation of somebody who has the loader and numpy; settings are mistakes."""
+    P, available, beta = vector.transition, vector.available, vector.temperature
+    gamma, delta = vector.follower_discount, vector.leader_discount
+    if swapped:
+        gamma, delta = delta, gamma
+    one, value = np.eye(len(P)), np.zeros(len(P))
 
-    def swapped(vector):
-        discounts = {
-            "follower_discount": vector.leader_discount,
-            "leader_discount": vector.follower_discount,
-        }
-        return reference_gradient(replace(vector, **discounts))
+    def respond():
+        action_value = np.where(available, vector.follower_reward + gamma * P @ value, -np.inf)
+        top = action_value.max(axis=1, keepdims=True)
+        weights = np.exp((action_value - top) / beta)
+        total = weights.sum(axis=1, keepdims=True)
+        policy = weights / total
+        return policy, np.einsum("sa,sat->st", policy, P), (top + beta * np.log(total))[:, 0]
 
-    report = check_implementation(moderate, swapped)
-    assert report.named == ("discounts swapped",)
-    assert report.telling_flags == ("unequal-discounts",)
-    assert report.flags["unequal-discounts"][0] == len(report.wrong)
+    for _ in range(sweeps or 50):
+        policy, chain, backup = respond()
+        step = backup - value
+        value = value + (step if sweeps else np.linalg.solve(one - gamma * chain, step))
+    policy, chain, _ = respond()
+    leader = np.linalg.solve(one - delta * chain, (policy * vector.leader_reward).sum(axis=1))
+    flow = np.linalg.solve((one - delta * chain).T, vector.initial)[:, None] * policy
+    action_value = vector.leader_reward + delta * P @ leader
+    source = flow * (action_value - (policy * action_value).sum(axis=1, keepdims=True)) / beta
+    system = one - gamma * (chain if transposed else chain.T)
+    arrivals = np.linalg.solve(system, gamma * np.einsum("sa,sat->t", source, P))
+    influence = source + policy * arrivals[:, None]
+    dP = kernel * vector.dense_tangent_transition
+    return vector.initial @ leader, (
+        np.tensordot(vector.tangent_follower_reward, influence, 2)
+        + np.tensordot(vector.tangent_leader_reward, flow, 2)
+        + vector.tangent_initial @ leader
+        + np.einsum("sa,isat,t->i", delta * flow, dP, leader)
+        + np.einsum("sa,isat,t->i", gamma * influence, dP, value)
+    )
+
+
+def test_a_right_implementation_by_somebody_else_passes(shipped):
+    assert check_implementation(shipped, plain).passed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name", "flags"),
+    [
+        ({"swapped": True}, "discounts swapped", ("unequal-discounts",)),
+        ({"kernel": 0.0}, "kernel's derivative dropped", ("kernel-parameters",)),
+        ({"transposed": True}, "kernel transposed in the influence", ()),
+        ({"sweeps": 100}, "follower stopped after 100 sweeps", ()),
+    ],
+)
+def test_a_mistake_by_somebody_else_is_named(wrong, name, flags, moderate):
+    report = check_implementation(moderate, lambda vector: plain(vector, **wrong))
+    assert report.named == (name,)
+    assert report.telling_flags == flags
+    assert report.mistakes[name][0] == len(report.wrong)
 
 
 def test_an_error_of_its_own_is_one_of_none(moderate):
