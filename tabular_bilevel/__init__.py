@@ -1,6 +1,7 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
+from tabular_bilevel.accuracy import Accuracy, Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.all_trajectories import count_trajectories
 from tabular_bilevel.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.bounds import ErrorBounds, error_bounds
@@ -46,10 +47,10 @@ from tabular_bilevel.follower import (
     ValueIteration,
     solve_follower,
 )
-from tabular_bilevel.hypergradient import Hypergradient, hypergradient, objective
-from tabular_bilevel.leader import Evaluation, evaluate_leader
+from tabular_bilevel.hypergradient import Hypergradient, hypergradient
+from tabular_bilevel.leader import Evaluation, evaluate_leader, objective
 from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.model import Model, Tangent, normalised
 from tabular_bilevel.optimisers import Adam, GradientAscent, Optimiser
 from tabular_bilevel.problem import (
     BilevelProblem,
@@ -72,6 +73,7 @@ from tabular_bilevel.trajectories import Trajectories, sample_trajectories
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accuracy",
     "Adam",
     "AdaptiveModelDesign",
     "AscentState",
@@ -80,6 +82,7 @@ __all__ = [
     "BiLevelActorCritic",
     "BilevelProblem",
     "BoltzmannCovariance",
+    "Bounded",
     "Budget",
     "CertificationError",
     "CheckFailedError",
@@ -89,11 +92,13 @@ __all__ = [
     "Critic",
     "Diagnosis",
     "DifferenceGradient",
+    "Enclosed",
     "Enclosure",
     "EnumerationReport",
     "Episodes",
     "ErrorBounds",
     "Estimate",
+    "Estimated",
     "Estimator",
     "EstimatorReport",
     "Evaluation",
@@ -111,6 +116,7 @@ __all__ = [
     "Interval",
     "LeaderValues",
     "LeaderView",
+    "Level",
     "MarkovGame",
     "Model",
     "MonteCarloCritic",
@@ -153,6 +159,7 @@ __all__ = [
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "normalised",
     "objective",
     "problems",
     "resume",

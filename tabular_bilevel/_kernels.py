@@ -22,6 +22,7 @@ __all__ = [
     "flow_residual",
     "influence_sources",
     "monte_carlo",
+    "outward",
     "pad",
     "sample_trajectories",
     "sarsa",
@@ -29,10 +30,23 @@ __all__ = [
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "sparse_product",
     "temporal_differences",
     "value_gaps",
     "visits",
 ]
+
+
+@kernel
+def sparse_product(
+    indptr: IntArray, indices: IntArray, data: FloatArray, vector: FloatArray, product: FloatArray
+) -> None:
+    """Multiply a CSR matrix with a vector."""
+    for row in range(product.size):
+        total = 0.0
+        for k in range(indptr[row], indptr[row + 1]):
+            total += data[k] * vector[indices[k]]
+        product[row] = total
 
 
 @kernel
@@ -734,6 +748,16 @@ def slope_errors(
                 slopes[k] += slope
                 errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
                 errors[k] += 6.0 * ROUNDOFF * abs(slope)
+
+
+@kernel
+def outward(bounds: FloatArray, factor: float, least: float) -> None:
+    """Widen bounds that are not 0; what is no bound becomes infinite."""
+    for k in range(bounds.size):
+        wider = factor * bounds[k]
+        if wider > 0.0:
+            wider += least
+        bounds[k] = wider if wider >= 0.0 else np.inf
 
 
 @kernel

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
-from tabular_bilevel._arrays import BoolArray, FloatArray
+from tabular_bilevel._arrays import ROUNDOFF, BoolArray, FloatArray, IntArray
+from tabular_bilevel.errors import CertificationError
 
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
@@ -18,6 +21,7 @@ __all__ = [
     "as_checked_theta",
     "as_discount",
     "as_distribution",
+    "as_entries",
     "as_finite",
     "as_generator",
     "as_positive",
@@ -29,6 +33,7 @@ __all__ = [
     "first",
     "positive_integer",
     "real_array",
+    "require_ieee_arithmetic",
     "require_method",
     "require_probabilities",
     "require_real_dtype",
@@ -37,6 +42,9 @@ __all__ = [
 # Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
 # a missing successor does not.
 DISTRIBUTION_TOLERANCE = 1e-9
+
+# Beyond it float64 skips whole numbers.
+LARGEST_EXACT_INTEGER = 2**53
 
 
 def distribution_tolerance(dtype: np.dtype[Any]) -> float:
@@ -47,7 +55,7 @@ def distribution_tolerance(dtype: np.dtype[Any]) -> float:
 
 def entry(name: str, index: tuple[Any, ...]) -> str:
     """Spell an entry of an array: ``entry("transition", (3, 1))`` is ``transition[3, 1]``."""
-    return f"{name}[{', '.join(str(int(i)) for i in index)}]"
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]" if index else name
 
 
 def first(mask: npt.ArrayLike) -> tuple[Any, ...]:
@@ -57,13 +65,17 @@ def first(mask: npt.ArrayLike) -> tuple[Any, ...]:
 
 
 def require_real_dtype(name: str, dtype: np.dtype[Any]) -> None:
-    """Raise unless the dtype is one of real numbers."""
+    """Raise unless the dtype is one of real numbers, none wider than float64."""
     if dtype.kind not in "fiu":
         raise ValueError(f"{name} has dtype {dtype}; real numbers are needed")
+    if dtype.itemsize > 8:
+        raise ValueError(f"{name} has dtype {dtype}, which float64 cannot hold")
 
 
 def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    """View as an array of any dtype."""
+    """View as an array of any dtype; masked entries are refused, which numpy would unmask."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        raise ValueError(f"{entry(name, first(np.ma.getmaskarray(value)))} is masked")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -77,10 +89,17 @@ def as_numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
     return array
 
 
-def to_float64(array: npt.NDArray[Any]) -> FloatArray:
-    """Copy to C-contiguous float64; what is too large becomes infinite, which callers refuse."""
-    with np.errstate(over="ignore"):
-        return np.array(array, dtype=np.float64, order="C")
+def to_float64(name: str, array: npt.NDArray[Any]) -> FloatArray:
+    """Copy to C-contiguous float64, exactly."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        inexact = (array > LARGEST_EXACT_INTEGER) | (array < -LARGEST_EXACT_INTEGER)
+        if inexact.any():
+            index = first(inexact)
+            raise ValueError(
+                f"{entry(name, index)} is {array[index]}, beyond the whole numbers that float64 "
+                "holds"
+            )
+    return np.array(array, dtype=np.float64, order="C")
 
 
 def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
@@ -94,7 +113,26 @@ def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -
     if not fits:
         wanted = ", ".join("1+" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}, not ({wanted}{',' * (len(shape) == 1)})")
-    return to_float64(array)
+    return to_float64(name, array)
+
+
+def as_entries(name: str, matrix: Any) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
+    """Read the stored entries of a sparse matrix as data and (rows, columns); it is not changed.
+
+    Entries come as stored, duplicates and zeros included. What scipy does not look at before it
+    writes to memory is checked first.
+    """
+    require_real_dtype(name, matrix.dtype)
+    starts = getattr(matrix, "indptr", None)
+    if starts is not None and (
+        starts[0] != 0 or starts[-1] != len(matrix.indices) or (np.diff(starts) < 0).any()
+    ):
+        raise ValueError(f"{name} has an indptr that does not rise from 0 to its entries' number")
+    try:
+        entries = sp.coo_array(matrix)
+    except ValueError as error:
+        raise ValueError(f"{name} is no sound sparse matrix: {error}") from error
+    return to_float64(f"{name} (stored entries)", entries.data), entries.coords
 
 
 def finite_array(
@@ -141,7 +179,7 @@ def as_real(name: str, value: npt.ArrayLike) -> float:
     array = as_numbers(name, value)
     if array.ndim != 0:
         raise ValueError(f"{name} has shape {array.shape}; one number is needed")
-    return float(to_float64(array))
+    return float(to_float64(name, array))
 
 
 def as_finite(name: str, value: npt.ArrayLike) -> float:
@@ -212,3 +250,24 @@ def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
         raise ValueError(f"rng is {rng!r}, not a numpy Generator or a seed of at least 0")
     return np.random.default_rng(int(rng))
+
+
+def require_ieee_arithmetic() -> None:
+    """Raise unless this thread rounds to nearest and keeps what is below the normal numbers.
+
+    Libraries built with -ffast-math change the latter for the whole process when they are loaded.
+    """
+    small = sys.float_info.min / 2.0
+    if not small > 0.0:
+        raise CertificationError(
+            f"float64 numbers below {sys.float_info.min:.3g} are taken for 0 in this thread (flush "
+            "to zero), so no bound can be trusted",
+            best=None,
+        )
+    unit = 1.0  # a variable: what is constant, Python adds up when it compiles
+    if not unit + ROUNDOFF == unit == unit - ROUNDOFF / 2.0 or not -unit - ROUNDOFF == -unit:
+        raise CertificationError(
+            "float64 arithmetic in this thread does not round to nearest, so no bound can be "
+            "trusted",
+            best=None,
+        )

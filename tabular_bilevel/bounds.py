@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,17 +38,20 @@ from tabular_bilevel._arrays import (
     read_only,
     restore_read_only,
 )
-from tabular_bilevel._validation import as_theta
+from tabular_bilevel._validation import all_finite, as_theta, require_ieee_arithmetic
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.follower import Response
-from tabular_bilevel.hypergradient import Hypergradient
 from tabular_bilevel.leader import Evaluation
-from tabular_bilevel.linear import policy_system
+from tabular_bilevel.linear import policy_inverse, policy_system
 from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
 from tabular_bilevel.routes import tangents_at
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
-__all__ = ["ErrorBounds", "error_bounds"]
+if TYPE_CHECKING:
+    from tabular_bilevel.hypergradient import Hypergradient
+
+__all__ = ["ErrorBounds", "Refined", "error_bounds", "refined"]
 
 # Bounds are sums and products of numbers >= 0, so a rounding makes them smaller by 2^-53 of
 # themselves at most, and none has 2^32 of them on its way: this factor pays for all.
@@ -91,6 +94,8 @@ class ErrorBounds:
     vacuous : str
         Why a bound is infinite; empty if none is.
     """
+
+    level: ClassVar[Level] = Level.BOUNDED
 
     value: FloatArray
     action_value: FloatArray
@@ -137,6 +142,11 @@ def error_bounds(
         tables; rounding of the pullback counts, that of tangents that stand in for a missing
         `pullback_bound` does not.
 
+    Raises
+    ------
+    CertificationError
+        If float64 does not round to nearest or flushes small numbers to 0.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -145,28 +155,146 @@ def error_bounds(
     >>> bool(bounds.objective < 1e-12 and bounds.gradient.max() < 1e-12)
     True
     """
+    require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
-    model, evaluation = result.model, result.evaluation
+    model, evaluation, found = result.model, result.evaluation, result.sensitivities
     with np.errstate(all="ignore"):  # what overflows, or is no number, ends as an infinite bound
-        follower = _follower(model, result.response)
-        leader = _leader(model, follower, evaluation)
-        influence, influence_error = _influence(model, follower, leader)
-        centre, bounds = _sensitivities(model, follower, leader, influence, influence_error)
-        off = np.abs(result.gradient - problem.pullback(theta, centre))
-        gradient = _outward(off + _pullback_bound(problem, theta, centre, bounds))
+        centre = _centre(model, result.response, evaluation)
+        follower, leader, bounds = centre.follower, centre.leader, centre.bounds
+        off = np.abs(result.gradient - problem.pullback(theta, centre.measures))
+        reach = _pullback_bound(problem, theta, centre.measures, bounds, MAX_PUSHFORWARDS)
+        gradient = _outward(off + reach)
+        rounding = np.abs(result.response.action_value - follower.action_value)
+        action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
         return ErrorBounds(
             value=_outward(np.abs(follower.correction) + follower.value_error),
-            action_value=_outward(follower.action_value_bound),
+            action_value=_outward(action_value),
             policy=_outward(np.abs(result.response.policy - follower.policy) + follower.error),
-            objective=float(_outward(leader.objective_bound)),
+            objective=float(
+                _outward(abs(result.objective - leader.objective) + leader.objective_error)
+            ),
             leader_value=_outward(np.abs(leader.correction) + leader.value_error),
             occupancy=_outward(
                 np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
             ),
-            sensitivities=_around(result.sensitivities, centre, bounds),
+            sensitivities=_around(found, centre.measures, bounds),
             gradient=gradient,
-            vacuous=_reason(problem, result, bounds, gradient),
+            vacuous=_reason(problem, model, evaluation.horizon, bounds, gradient, MAX_PUSHFORWARDS),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """The centre of the bounds as a result: a step more than the solver made, and bounded.
+
+    Attributes
+    ----------
+    response, evaluation
+        The stations on the way.
+    measures : Sensitivities
+        All of the sensitivities.
+    direct, indirect : ndarray, shape (d,)
+        The parts of the gradient.
+    bounds : ErrorBounds
+        Of all this.
+    """
+
+    response: Response
+    evaluation: Evaluation
+    measures: Sensitivities
+    direct: FloatArray
+    indirect: FloatArray
+    bounds: ErrorBounds
+
+
+def refined(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    response: Response,
+    *,
+    max_pushforwards: int,
+) -> Refined | None:
+    """Evaluate the leader and differentiate, with a bound for each number.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        The leader's parameter.
+    model : Model
+        The model there.
+    response : Response
+        The follower's response, which is refined by a Newton step.
+    max_pushforwards : int
+        How many may stand in for a missing `pullback_bound`.
+
+    Returns
+    -------
+    Refined or None
+        The result; None if numbers overflow on the way.
+
+    Raises
+    ------
+    CertificationError
+        If float64 does not round to nearest or flushes small numbers to 0.
+    """
+    require_ieee_arithmetic()
+    with np.errstate(all="ignore"):
+        centre = _centre(model, response, None)
+        follower, leader, bounds = centre.follower, centre.leader, centre.bounds
+        measures = centre.measures
+        tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
+        if not all(map(all_finite, tables)):
+            return None
+        direct, indirect, both = (
+            pulled_back(problem, theta, part) for part in (*centre.parts, measures)
+        )
+        off = np.abs(direct + indirect - both)
+        gradient = _outward(
+            off + _pullback_bound(problem, theta, measures, bounds, max_pushforwards)
+        )
+        action_value = np.where(model.available, follower.action_value, -np.inf)
+        return Refined(
+            response=Response(
+                value=read_only(follower.value),
+                action_value=read_only(action_value),
+                policy=read_only(follower.policy),
+                residual=follower.residual,
+                error_bound=follower.residual
+                * _patience(_contraction(model, model.follower_discount)),
+                iterations=response.iterations + 1,
+            ),
+            evaluation=_evaluation(model, leader),
+            measures=measures,
+            direct=read_only(direct),
+            indirect=read_only(indirect),
+            bounds=ErrorBounds(
+                value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
+                action_value=_outward(np.where(model.available, follower.action_value_error, 0.0)),
+                policy=_outward(follower.error),
+                objective=float(_outward(leader.objective_error)),
+                leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
+                occupancy=_outward(leader.occupancy_error),
+                sensitivities=bounds,
+                gradient=gradient,
+                vacuous=_reason(problem, model, None, bounds, gradient, max_pushforwards),
+            ),
+        )
+
+
+def _evaluation(model: Model, leader: _Leader) -> Evaluation:
+    value, occupancy = read_only(leader.value), read_only(leader.occupancy)
+    ahead = model.leader_discount * model.next_value(value)
+    return Evaluation(
+        objective=leader.objective,
+        value=value,
+        action_value=read_only(model.leader_reward + ahead),
+        occupancy=occupancy,
+        continuation=read_only(occupancy[model.entry_state] * value[model.transition.indices]),
+        horizon=None,
+    )
 
 
 class _Operator(Protocol):
@@ -203,8 +331,7 @@ class _Explicit:
         from tabular_bilevel import _kernels
 
         n_states, n_actions = policy.shape
-        system = policy_system(model, policy, discount)
-        inverse = np.ascontiguousarray(system.solve(np.eye(n_states)))
+        inverse = policy_inverse(model, policy, discount)
         mean = np.empty((n_states, n_states))
         self._advantage = np.empty((n_states * n_actions, n_states))
         kernel = model.transition
@@ -288,7 +415,7 @@ def _operator(model: Model, policy: FloatArray, discount: float) -> _Operator:
 
 def _row_terms(model: Model) -> float:
     """Count the roundings of an average over successors and actions, or more."""
-    return float(np.diff(model.transition.indptr).max()) + model.n_actions + 8.0
+    return float(model.longest_row + model.n_actions + 8)
 
 
 def _contraction(model: Model, discount: float) -> float:
@@ -340,7 +467,9 @@ class _Follower:
     correction: FloatArray  # the centre's value, less the stored one
     value_error: FloatArray
     value_spread: FloatArray
-    action_value_bound: FloatArray
+    action_value: FloatArray
+    action_value_error: FloatArray
+    residual: float
     policy: FloatArray
     error: FloatArray
     leak: FloatArray  # how far its sum is from 1
@@ -371,18 +500,18 @@ def _follower(model: Model, response: Response) -> _Follower:
     policy_error = soft.error((advantage + stray[:, None]) / beta)
     _kernels.balance(policy_error, leak)
 
-    refined = value + correction
-    rounding = error + 3.0 * ROUNDOFF * (
-        np.abs(gap) + (np.abs(value) + np.abs(correction))[:, None]
-    )
-    off = np.abs(response.action_value - (gap + refined[:, None])) + rounding
+    value = value + correction
+    terms = np.abs(gap) + (np.abs(response.value) + np.abs(correction))[:, None]
+    rounding = error + 3.0 * ROUNDOFF * terms
     return _Follower(
         operator=operator,
-        value=refined,
+        value=value,
         correction=correction,
         value_error=size,
         value_spread=spread,
-        action_value_bound=np.where(model.available, off + contraction * size.max(), 0.0),
+        action_value=gap + value[:, None],
+        action_value_error=rounding + contraction * size.max(),
+        residual=float(residual.max()),
         policy=soft.policy,
         error=policy_error,
         leak=leak,
@@ -400,14 +529,16 @@ class _Leader:
     correction: FloatArray  # the centre's value, less the stored one
     value_error: FloatArray
     value_spread: FloatArray
-    objective_bound: float
+    objective: float
+    objective_error: float
     advantage: FloatArray
     advantage_error: FloatArray
     occupancy: FloatArray
     occupancy_error: FloatArray
 
 
-def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leader:
+def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) -> _Leader:
+    """Refine an evaluation, or what the operator makes of the policy."""
     from tabular_bilevel import _kernels
 
     discount, policy = model.leader_discount, follower.policy
@@ -417,8 +548,12 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
         if discount == model.follower_discount
         else _operator(model, follower.operator_policy, discount)
     )
-    nothing = np.zeros(model.n_states)
-    stored = evaluation.value
+    nothing, start = np.zeros(model.n_states), model.initial
+    if evaluation is None:
+        stored = operator.solve((policy * model.leader_reward).sum(axis=1))
+        occupancy = operator.solve_transposed(start)
+    else:
+        stored, occupancy = evaluation.value, evaluation.occupancy
     gap, _ = _gaps(model, model.leader_reward, discount, stored, nothing)
     correction = operator.solve((policy * gap).sum(axis=1))
     gap, error = _gaps(model, model.leader_reward, discount, stored, correction)
@@ -438,12 +573,10 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
     value_error, spread, propagated = operator.values(residual)
     advantage_error += propagated
     value = stored + correction
-    start = model.initial
     objective = math.fsum((start * value)[start > 0.0])
     objective_error = float(start @ (value_error + 3.0 * ROUNDOFF * np.abs(value)))
 
     flow = np.zeros_like(policy)
-    occupancy = evaluation.occupancy
     residual, _ = _flow(model, start, flow, policy, discount, occupancy, nothing)
     step = operator.solve_transposed(residual)
     residual, error = _flow(model, start, flow, policy, discount, occupancy, step)
@@ -452,7 +585,9 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
         model, follower, operator, discount, np.abs(residual) + error, flow, nothing, lasting
     )
     refined = occupancy + step
-    if evaluation.horizon is not None:  # the equations are those of an infinite one
+    if (
+        evaluation is not None and evaluation.horizon is not None
+    ):  # the equations are those of an infinite one
         value_error = spread = occupancy_error = np.full(model.n_states, np.inf)
         objective_error = math.inf
     return _Leader(
@@ -460,7 +595,8 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation) -> _Leade
         correction=correction,
         value_error=value_error,
         value_spread=spread,
-        objective_bound=abs(evaluation.objective - objective) + objective_error,
+        objective=objective,
+        objective_error=objective_error,
         advantage=advantage,
         advantage_error=advantage_error,
         occupancy=refined,
@@ -531,16 +667,23 @@ def _measure_error(
     return operator.measures(residual + lost, moved + follower.aside * crude + 2.0 * share)
 
 
-def _sensitivities(
-    model: Model,
-    follower: _Follower,
-    leader: _Leader,
-    influence: FloatArray,
-    influence_error: FloatArray,
-) -> tuple[Sensitivities, SensitivityBounds]:
-    """Put together the centre's sensitivities, and bound their errors."""
+@dataclass(frozen=True, eq=False)
+class _Centre:
+    """All stations, with the parts of the sensitivities and the bounds of their sum."""
+
+    follower: _Follower
+    leader: _Leader
+    parts: tuple[Sensitivities, Sensitivities]
+    measures: Sensitivities
+    bounds: SensitivityBounds
+
+
+def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> _Centre:
     from tabular_bilevel import _kernels
 
+    follower = _follower(model, response)
+    leader = _leader(model, follower, evaluation)
+    influence, influence_error = _influence(model, follower, leader)
     occupancy = leader.occupancy[:, None]
     pairs = occupancy * follower.policy
     pairs_error = (
@@ -550,11 +693,12 @@ def _sensitivities(
         + UNDERFLOW * model.available
     )
     kernel = model.transition
-    entries, entries_error = np.zeros((2, kernel.nnz))
+    slopes = np.zeros((2, kernel.nnz))
+    errors = np.zeros(kernel.nnz)
     shift = np.zeros(pairs.shape)
-    for discount, flow, flow_error, player in (
-        (model.leader_discount, pairs, pairs_error, leader),
-        (model.follower_discount, influence, influence_error, follower),
+    for entries, discount, flow, flow_error, player in (
+        (slopes[0], model.leader_discount, pairs, pairs_error, leader),
+        (slopes[1], model.follower_discount, influence, influence_error, follower),
     ):
         _kernels.slope_errors(
             kernel.indptr,
@@ -567,24 +711,22 @@ def _sensitivities(
             player.value_error.max(),
             player.value_spread,
             entries,
-            entries_error,
+            errors,
             shift,
         )
-    centre = Sensitivities.of(
-        model,
-        follower_reward=influence,
-        leader_reward=pairs,
-        entries=entries,
-        initial=leader.value,
+    direct = Sensitivities.of(
+        model, leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()
     )
-    return centre, SensitivityBounds(
+    indirect = Sensitivities.of(model, follower_reward=influence, entries=slopes[1])
+    bounds = SensitivityBounds(
         follower_reward=_outward(influence_error),
         leader_reward=_outward(pairs_error),
-        entries=_outward(entries_error + UNDERFLOW),
+        entries=_outward(errors + UNDERFLOW),
         entries_shift=_outward(shift),
         initial=_outward(leader.value_spread + 2.0 * ROUNDOFF * np.abs(leader.value)),
         initial_shift=float(_outward(leader.value_error.max())),
     )
+    return _Centre(follower, leader, (direct, indirect), direct + indirect, bounds)
 
 
 def _around(
@@ -612,16 +754,21 @@ def _pullback_bound(
     theta: FloatArray,
     sensitivities: Sensitivities,
     bounds: SensitivityBounds,
+    max_pushforwards: int,
 ) -> FloatArray:
     """Bound what the pullback is off by: by the problem's own method, or by pushforwards."""
     if hasattr(problem, "pullback_bound"):  # isinstance is ten times as slow as the bound
         bound = np.asarray(problem.pullback_bound(theta, sensitivities, bounds))
         if np.isfinite(bound).all():
             return bound
-    if not isinstance(problem, ForwardProblem) or theta.size > MAX_PUSHFORWARDS:
+    if not _can_push_forward(problem, theta.size, max_pushforwards):
         return np.full(theta.size, np.inf)
     tangents = tangents_at(problem, theta, np.eye(theta.size))[1]
     return np.array([_tangent_bound(tangent, sensitivities, bounds) for tangent in tangents])
+
+
+def _can_push_forward(problem: BilevelProblem, n_parameters: int, most: int) -> bool:
+    return n_parameters <= most and isinstance(problem, ForwardProblem)
 
 
 def _tangent_bound(
@@ -651,22 +798,27 @@ def _tangent_bound(
 
 
 def _reason(
-    problem: BilevelProblem, result: Hypergradient, bounds: SensitivityBounds, gradient: FloatArray
+    problem: BilevelProblem,
+    model: Model,
+    horizon: int | None,
+    bounds: SensitivityBounds,
+    gradient: FloatArray,
+    max_pushforwards: int,
 ) -> str:
     """Say why a bound is infinite."""
     if np.isfinite(gradient).all() and np.isfinite(bounds.initial_shift):
         return ""
-    model = result.model
     for discount in (model.follower_discount, model.leader_discount):
         if not _contraction(model, discount) < 1.0:
             return f"discount {discount!r} times the largest row sum is not provably below 1"
-    if result.evaluation.horizon is not None:
+    if horizon is not None:
         return "a finite horizon is not covered"
-    if np.isfinite(bounds.follower_reward).all():
-        return (
-            f"{type(problem).__name__} has no pullback_bound, and no pushforward or more than "
-            f"{MAX_PUSHFORWARDS} parameters"
-        )
+    reachable = _can_push_forward(problem, gradient.size, max_pushforwards)
+    if np.isfinite(bounds.follower_reward).all() and not reachable:
+        lacking = f"{type(problem).__name__} has no pullback_bound"
+        if max_pushforwards == 0:
+            return f"{lacking}; Bounded() would go by pushforwards, if it has them"
+        return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
     return "the residuals leave nothing to say"
 
 
@@ -736,9 +888,11 @@ def _leak(model: Model, policy: FloatArray) -> FloatArray:
 
 def _outward(bound: npt.ArrayLike) -> FloatArray:
     """Pay for the rounding of bounds; what is no number bounds nothing."""
-    wider = np.multiply(bound, OUTWARD)
-    wider += UNDERFLOW * (wider > 0.0)
-    return read_only(np.where(wider >= 0.0, wider, np.inf))
+    from tabular_bilevel import _kernels
+
+    wider = np.array(bound, dtype=np.float64, order="C")
+    _kernels.outward(wider.reshape(-1), OUTWARD, UNDERFLOW)
+    return read_only(wider)
 
 
 def _largest(array: FloatArray) -> float:

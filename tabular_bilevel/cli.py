@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -215,7 +215,7 @@ def _verify(options: argparse.Namespace) -> int:
         report = {
             "version": tb.__version__,
             "passed": not failed,
-            "checks": [asdict(check) for check in checks],
+            "checks": [_plain(check) for check in checks],
         }
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
@@ -367,6 +367,7 @@ def _gradient(options: argparse.Namespace) -> int:
     with out.open("wb") as file:  # numpy would add a suffix to a name without one
         np.save(file, result.gradient)
     _say(f"J = {result.objective:.12g}")
+    _say(result.accuracy)
     _say(
         f"gradient: {result.gradient.size} numbers, norm {np.linalg.norm(result.gradient):.6g}, "
         f"written to {out}"

@@ -17,7 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
-from tabular_bilevel._validation import as_positive, as_theta, positive_integer
+from tabular_bilevel._validation import (
+    as_positive,
+    as_theta,
+    positive_integer,
+    require_ieee_arithmetic,
+)
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.errors import CertificationError, ConvergenceError
 from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.model import Model, Tangent
@@ -106,7 +112,7 @@ class Enclosure:
         What the bounds are about: the tables, and their derivatives in each parameter.
     """
 
-    level: ClassVar[str] = "ENCLOSED"
+    level: ClassVar[Level] = Level.ENCLOSED
 
     objective: Interval
     gradient: Interval
@@ -120,6 +126,15 @@ class Enclosure:
     precision: int
     model: Model = field(repr=False)
     tangents: tuple[Tangent, ...] = field(repr=False)
+
+    @property
+    def leak(self) -> float:
+        """Largest sum of a derivative of a distribution, 0 but for rounding: see `Tangent.leaks`.
+
+        The gradient counts it as stored.
+        """
+        sums = [np.append(*tangent.leaks(self.model)) for tangent in self.tangents]
+        return float(np.max(np.abs(sums), initial=0.0))
 
     def certificate(self) -> dict[str, Any]:
         """Make what it takes to check the bounds of J and the gradient without this package.
@@ -199,8 +214,9 @@ def enclose(
     tables, and those of their derivatives in each parameter, are read as exact. A row of
     `transition` that sums to 1 - 1e-17 does so; `termination` is not looked at, nor is anything at
     an unavailable action. Derivatives come from ``problem.pushforward``, or, where there is none,
-    from `pullback` of one table entry at a time. What is not covered: how ``problem.model`` and
-    these derivatives were rounded when they were computed from theta.
+    from `pullback` of one table entry at a time; `Enclosure.leak` says by how much they create or
+    destroy probability, and far more than rounding is refused. What is not covered: how
+    ``problem.model`` and these derivatives were rounded when they were computed from theta.
 
     The proof: T is a contraction, so that a residual bounds the error of V_F; the linear systems
     are solved by elimination with balls, after theory.md section 4. It relies on FLINT and the
@@ -231,10 +247,11 @@ def enclose(
     ImportError
         Without python-flint.
     ValueError
-        If theta or a setting is bad, the follower's discount times a row sum of `transition` is not
-        below 1, or what the leader earns has no end.
+        If theta, a derivative or a setting is bad, the follower's discount times a row sum of
+        `transition` is not below 1, or what the leader earns has no end.
     CertificationError
-        If `max_precision` is too small; it has the best bounds.
+        If `max_precision` is too small; it has the best bounds. Also, without any, if float64 does
+        not round to nearest or flushes small numbers to 0.
 
     Examples
     --------
@@ -245,6 +262,7 @@ bits
     """
     from tabular_bilevel import _balls
 
+    require_ieee_arithmetic()
     most = positive_integer("max_precision", max_precision)
     if as_positive("tolerance", tolerance) < SMALLEST_TOLERANCE:
         raise ValueError(

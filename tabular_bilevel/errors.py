@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tabular_bilevel.enclosure import Enclosure
+    from tabular_bilevel.hypergradient import Hypergradient
 
 __all__ = ["CertificationError", "CheckFailedError", "ConvergenceError"]
 
@@ -41,11 +42,11 @@ class CertificationError(RuntimeError):
 
     Attributes
     ----------
-    best : Enclosure or None
-        What is proven, if anything.
+    best : Enclosure, Hypergradient or None
+        What is proven, if anything; a Hypergradient says so in its `accuracy`.
     """
 
-    def __init__(self, message: str, *, best: Enclosure | None) -> None:
+    def __init__(self, message: str, *, best: Enclosure | Hypergradient | None) -> None:
         super().__init__(message)
         self.best = best
 

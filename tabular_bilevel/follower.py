@@ -123,8 +123,7 @@ def solve_follower(
 class PolicyIteration:
     """Soft policy iteration: Newton's method on T V - V = 0 (theory.md section 2).
 
-    From the first step on the iterates rise to V*, in the end quadratically. Steps go on below the
-    tolerance for as long as each halves the residual: V is then at rounding level.
+    From the first step on the iterates rise to V*, in the end quadratically.
 
     Attributes
     ----------
@@ -132,10 +131,13 @@ class PolicyIteration:
         Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
     max_iterations : int
         Steps before giving up.
+    to_rounding : bool
+        Whether steps go on below the tolerance for as long as each halves the residual.
     """
 
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
+    to_rounding: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -172,7 +174,7 @@ class PolicyIteration:
                 return reached
             if residual <= self.tolerance * _scale(model, value, policy):
                 reached = _response(model, value, action_value, policy, residual, iteration)
-                if residual == 0.0:
+                if residual == 0.0 or not self.to_rounding:
                     return reached
             if not math.isfinite(residual):
                 break

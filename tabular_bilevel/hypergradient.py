@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
-from tabular_bilevel._validation import as_theta, finite_array
-from tabular_bilevel.follower import FollowerSolver, Response, solve_follower
+from tabular_bilevel._validation import as_theta
+from tabular_bilevel.accuracy import Accuracy, Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.bounds import MAX_PUSHFORWARDS, refined
+from tabular_bilevel.enclosure import enclose
+from tabular_bilevel.errors import CertificationError
+from tabular_bilevel.follower import FollowerSolver, PolicyIteration, Response, solve_follower
 from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sensitivities import (
     Sensitivities,
     direct_sensitivities,
     indirect_sensitivities,
 )
 
-__all__ = ["Hypergradient", "hypergradient", "objective", "pulled_back"]
+__all__ = ["Hypergradient", "hypergradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +41,17 @@ class Hypergradient:
         The part with the follower's policy held fixed.
     indirect : ndarray, shape (d,)
         The part through the follower's policy.
+    accuracy : Accuracy
+        What is known of their errors.
     model, response, evaluation, sensitivities
-        The stations on the way.
+        The stations on the way; of an ENCLOSED result, too, in float64.
     """
 
     objective: float
     gradient: FloatArray
     direct: FloatArray
     indirect: FloatArray
+    accuracy: Accuracy
     model: Model = field(repr=False)
     response: Response = field(repr=False)
     evaluation: Evaluation = field(repr=False)
@@ -52,11 +60,14 @@ class Hypergradient:
     __setstate__ = restore_read_only
 
     def __str__(self) -> str:
+        with np.errstate(over="ignore"):
+            gradient, direct, indirect = map(
+                np.linalg.norm, (self.gradient, self.direct, self.indirect)
+            )
         return (
             f"Hypergradient: objective {self.objective:.10g}, {self.gradient.size} parameters, "
-            f"gradient norm {np.linalg.norm(self.gradient):.6g} (direct "
-            f"{np.linalg.norm(self.direct):.6g}, through the follower "
-            f"{np.linalg.norm(self.indirect):.6g})"
+            f"gradient norm {gradient:.6g} (direct {direct:.6g}, through the follower "
+            f"{indirect:.6g}); {self.accuracy}"
         )
 
 
@@ -64,6 +75,7 @@ def hypergradient(
     problem: BilevelProblem,
     theta: npt.ArrayLike,
     *,
+    accuracy: Enclosed | Bounded | Estimated | None = None,
     horizon: int | None = None,
     solver: FollowerSolver | None = None,
     start: npt.ArrayLike | None = None,
@@ -71,7 +83,9 @@ def hypergradient(
     """Compute the leader's objective and its exact gradient (theory.md section 4).
 
     Implicit differentiation by the adjoint equations: one solve of the follower and two linear
-    systems, whatever the number of parameters.
+    systems, whatever the number of parameters. By default the numbers come with proven bounds where
+    there are any, and ``result.accuracy`` says so, or why not; the cost is about half as much
+    again.
 
     Parameters
     ----------
@@ -79,8 +93,11 @@ def hypergradient(
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.
+    accuracy : Enclosed, Bounded or Estimated, optional
+        What the result must be, or this raises; by default BOUNDED if the problem has a
+        `pullback_bound`, else an ESTIMATE. Where it has none, `Bounded` goes by pushforwards.
     horizon : int, optional
-        Count the leader's rewards of this many steps only.
+        Count the leader's rewards of this many steps only; there are no bounds then.
     solver : FollowerSolver, optional
         How to solve the follower; see `solve_follower`.
     start : array_like, shape (S,), optional
@@ -97,27 +114,69 @@ def hypergradient(
         If theta is not a finite vector that fits the problem, or the pullback does not return one.
     ConvergenceError
         If the follower's solver does not converge.
+    CertificationError
+        If the accuracy that was asked for is not reached; it has what was.
+    ImportError
+        If an enclosure is asked for without python-flint.
 
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> print(tb.hypergradient(tb.problems.four_rooms(), [0.0] * 105))
-    Hypergradient: objective -0.7406444131, 105 parameters, gradient norm 0.00713847 (direct \
-0.00709558, through the follower 0.000741768)
+    >>> result = tb.hypergradient(tb.problems.two_state(), [0.0, 0.0])
+    >>> result.accuracy.level
+    <Level.BOUNDED: 'bounded'>
+    >>> result.accuracy.objective < 1e-13
+    True
     """
     theta = read_only(as_theta(theta))
     model = problem.model(theta)
+    if isinstance(accuracy, Enclosed):
+        return _enclosed(problem, theta, model, accuracy, horizon, solver, start)
+    bounded = horizon is None and not isinstance(accuracy, Estimated)
+    if bounded and solver is None:
+        solver = PolicyIteration(to_rounding=False)  # a step of refinement follows
     response = solve_follower(model, solver=solver, start=start)
+    result: Hypergradient | None = None
+    reason = "it was asked for"
+    if horizon is not None:
+        reason = "a finite horizon is not covered"
+    elif bounded:
+        # which cost more than all else, unless they are asked for
+        pushforwards = MAX_PUSHFORWARDS if isinstance(accuracy, Bounded) else 0
+        reason = "numbers overflow where bounds are computed"
+        try:
+            result = _bounded(problem, theta, model, response, pushforwards)
+        except CertificationError as error:  # of the machine's arithmetic
+            if isinstance(accuracy, Bounded):
+                raise
+            reason = str(error)
+    if result is None:
+        result = _estimated(problem, theta, model, response, horizon, reason)
+    if isinstance(accuracy, Bounded):
+        _require(result, accuracy.tolerance)
+    return result
+
+
+def _estimated(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    response: Response,
+    horizon: int | None,
+    reason: str,
+) -> Hypergradient:
     evaluation = evaluate_leader(model, response, horizon=horizon)
     direct = direct_sensitivities(model, response, evaluation)
     indirect = indirect_sensitivities(model, response, evaluation)
     direct_gradient = pulled_back(problem, theta, direct)
     indirect_gradient = pulled_back(problem, theta, indirect)
+    unknown = read_only(np.full(theta.size, np.inf))
     return Hypergradient(
         objective=evaluation.objective,
         gradient=read_only(direct_gradient + indirect_gradient),
         direct=read_only(direct_gradient),
         indirect=read_only(indirect_gradient),
+        accuracy=Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
         model=model,
         response=response,
         evaluation=evaluation,
@@ -125,31 +184,80 @@ def hypergradient(
     )
 
 
-def objective(
-    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
-) -> float:
-    """Compute the leader's objective J(theta) alone.
+def _bounded(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    response: Response,
+    max_pushforwards: int,
+) -> Hypergradient | None:
+    """Refine and bound; what has no bound is an ESTIMATE."""
+    found = refined(problem, theta, model, response, max_pushforwards=max_pushforwards)
+    if found is None:
+        return None
+    bounds = found.bounds
+    return Hypergradient(
+        objective=found.evaluation.objective,
+        gradient=read_only(found.direct + found.indirect),
+        direct=found.direct,
+        indirect=found.indirect,
+        accuracy=Accuracy(
+            Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
+            bounds.objective,
+            bounds.gradient,
+            bounds.vacuous,
+            bounds=bounds,
+        ),
+        model=model,
+        response=found.response,
+        evaluation=found.evaluation,
+        sensitivities=found.measures,
+    )
 
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only.
 
-    Returns
-    -------
-    float
-        J(theta).
-    """
-    model = problem.model(read_only(as_theta(theta)))
-    return evaluate_leader(model, solve_follower(model), horizon=horizon).objective
+def _enclosed(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    accuracy: Enclosed,
+    horizon: int | None,
+    solver: FollowerSolver | None,
+    start: npt.ArrayLike | None,
+) -> Hypergradient:
+    """Enclose, around what float64 gives."""
+    if horizon is not None:
+        raise CertificationError("a finite horizon cannot be enclosed", best=None)
+    proof = enclose(
+        problem, theta, tolerance=accuracy.tolerance, max_precision=accuracy.max_precision
+    )
+    response = solve_follower(model, solver=solver, start=start)
+    rough = _estimated(problem, theta, model, response, None, "")
+    return dataclasses.replace(
+        rough,
+        objective=proof.objective.centre,
+        gradient=read_only(proof.gradient.centre),
+        direct=read_only(proof.direct.centre),
+        indirect=read_only(proof.indirect.centre),
+        accuracy=Accuracy(
+            Level.ENCLOSED,
+            proof.objective.radius,
+            read_only(proof.gradient.radius),
+            enclosure=proof,
+        ),
+    )
 
 
-def pulled_back(
-    problem: BilevelProblem, theta: FloatArray, sensitivities: Sensitivities
-) -> FloatArray:
-    """Pull back and check what came: a finite vector as long as theta."""
-    return finite_array("pullback(...)", problem.pullback(theta, sensitivities), theta.shape)
+def _require(result: Hypergradient, tolerance: float | None) -> None:
+    """Raise unless the result is bounded, and within the tolerance."""
+    accuracy = result.accuracy
+    if not accuracy.proven:
+        raise CertificationError(f"there are no bounds: {accuracy.reason}", best=result)
+    if tolerance is None or accuracy.is_within(tolerance, result.objective, result.gradient):
+        return
+    widest = float(accuracy.gradient.max(initial=0.0))
+    raise CertificationError(
+        f"the relative tolerance {tolerance:.3g} was not reached in float64: the objective is "
+        f"known within {accuracy.objective:.2g}, the gradient within {widest:.2g}. Ask for an "
+        "Enclosed result.",
+        best=result,
+    )

@@ -26,7 +26,14 @@ from tabular_bilevel._validation import (
     first,
     real_array,
 )
-from tabular_bilevel.model import Model, Tangent, as_termination, as_transition, not_forbidden
+from tabular_bilevel.model import (
+    MAX_ENTRIES,
+    Model,
+    Tangent,
+    as_termination,
+    as_transition,
+    not_forbidden,
+)
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
 __all__ = ["MarkovGame"]
@@ -294,6 +301,11 @@ class _Observed:
         self._game = game
         n_leader = game.n_leader_actions
         kernel = game.transition
+        if max(kernel.nnz * n_leader, game.n_parameters) > MAX_ENTRIES:
+            raise ValueError(
+                f"transition has {kernel.nnz} entries, each of which splits over {n_leader} leader "
+                f"actions; that is more than {MAX_ENTRIES}"
+            )
         following = kernel.indices[:, None] * n_leader + np.arange(n_leader, dtype=np.int32)
         self._following: IntArray = following.ravel()
         self._indptr = kernel.indptr * np.int32(n_leader)

@@ -16,6 +16,7 @@ from tabular_bilevel._arrays import (
     BoolArray,
     FloatArray,
     IntArray,
+    grouped_sums,
     read_only,
     read_only_matrix,
     restore_read_only,
@@ -24,6 +25,7 @@ from tabular_bilevel._validation import (
     as_array,
     as_discount,
     as_distribution,
+    as_entries,
     as_positive,
     distribution_tolerance,
     entry,
@@ -31,10 +33,12 @@ from tabular_bilevel._validation import (
     first,
     real_array,
     require_probabilities,
-    require_real_dtype,
 )
 
-__all__ = ["Model", "Tangent"]
+__all__ = ["Model", "Tangent", "normalised"]
+
+# Compiled loops index entries with 32 bits.
+MAX_ENTRIES = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +96,12 @@ class Model:
         Parameters
         ----------
         transition : array_like, shape (S, A, S), or scipy.sparse, shape (S*A, S)
-            Law of the next state; each row sums to ``1 - termination``. Stored as given, not
-            renormalised. A dense table keeps its non-zero entries, a sparse one its stored ones;
-            there are derivatives with respect to kept entries only, so if theta can make a
-            probability exactly 0, give a sparse table that stores it.
+            Law of the next state; each row sums to ``1 - termination``. A dense table keeps its
+            non-zero entries, a sparse one its stored ones, duplicates added up; there are
+            derivatives with respect to kept entries only, so if theta can make a probability
+            exactly 0, give a sparse table that stores it.
         follower_reward : array_like, shape (S, A)
-            ``-inf`` forbids the action.
+            ``-inf`` forbids the action, as `available` does.
         leader_reward : array_like, shape (S, A)
             What the leader earns when the follower acts.
         initial : array_like, shape (S,)
@@ -115,14 +119,25 @@ class Model:
         Returns
         -------
         Model
-            The validated model; it shares no memory with the arguments.
+            The validated model; it shares no memory with the arguments, which are not changed.
 
         Raises
         ------
         ValueError
-            If a table has the wrong shape or dtype, holds NaN or a negative probability, a row does
-            not sum to ``1 - termination``, a state has no action, or a scalar is out of range. The
-            message names the entry and the number.
+            If a table has the wrong shape or dtype, holds NaN, a masked entry or a negative
+            probability (before duplicates are added up), a row does not sum to ``1 - termination``,
+            a state has no action, or a scalar is out of range. The message names the entry and the
+            number.
+
+        Notes
+        -----
+        Numbers are read exactly: a float32 0.1 is 0.100000001490116, and what float64 cannot hold,
+        such as whole numbers beyond 2^53 or a longdouble, is refused.
+
+        Distributions are kept *as stored*. Sums may be off by 1e-9 (1.9e-6 in float32, 0.016 in
+        float16); a row that sums to 1 + 1e-12 then does so in all that follows, as if the discount
+        were a little larger, and what is computed and certified is the value of that model.
+        `normalised` makes tables of sum 1.
 
         Examples
         --------
@@ -276,6 +291,11 @@ temperature 0.1
         return self._kernel.largest_mass
 
     @property
+    def longest_row(self) -> int:
+        """Largest number of stored entries of a transition row."""
+        return self._kernel.longest_row
+
+    @property
     def entry_row(self) -> IntArray:
         """Row ``s * A + a`` of each stored transition entry, shape (nnz,)."""
         return self._kernel.entry_row
@@ -324,6 +344,10 @@ class _Kernel:
         return bool(self.available.all())
 
     @cached_property
+    def longest_row(self) -> int:
+        return int(np.diff(self.transition.indptr).max())
+
+    @cached_property
     def row_mass(self) -> FloatArray:
         sums = self.transition @ np.ones(self.transition.shape[1])
         return read_only(np.asarray(sums).reshape(self.termination.shape))
@@ -357,6 +381,9 @@ class _Kernel:
 class Tangent:
     """Derivative of a model's tables in one direction of theta.
 
+    What it holds at unavailable actions is ignored. It is used as stored: where the sums of `leaks`
+    are not 0, the model's rows would leave the distributions if theta moved on.
+
     Attributes
     ----------
     follower_reward, leader_reward : ndarray, shape (S, A)
@@ -384,6 +411,90 @@ class Tangent:
             np.zeros(model.n_states),
         )
 
+    def leaks(self, model: Model) -> tuple[FloatArray, float]:
+        """Add up what must have the sum 0.
+
+        Parameters
+        ----------
+        model : Model
+            The model that it is a derivative of.
+
+        Returns
+        -------
+        ndarray, shape (S, A)
+            Sums of the rows of `transition`; 0 where an action is unavailable or may end the
+            episode, since theta may then move `termination`.
+        float
+            Sum of `initial`.
+        """
+        sums = grouped_sums(model.entry_row, self.transition, model.termination.size)
+        lasting = model.available & (model.termination == 0.0)
+        return np.where(lasting, sums.reshape(lasting.shape), 0.0), float(self.initial.sum())
+
+
+def normalised(
+    table: npt.ArrayLike | sp.sparray | sp.spmatrix,
+    *,
+    available: npt.ArrayLike | None = None,
+    termination: npt.ArrayLike | None = None,
+) -> FloatArray | sp.csr_array:
+    """Scale distributions whose sums are off by rounding.
+
+    Each entry p becomes ``p * (1 - termination) / sum``, computed exactly and rounded once. The
+    sums of the result are then 1 but for these roundings, half a unit in the last place an entry;
+    no float64 numbers come nearer in general.
+
+    Parameters
+    ----------
+    table : array_like, shape (..., S), or scipy.sparse, shape (n, S)
+        Distributions along the last axis, say `transition` or `initial` of `Model.from_tables` or
+        `MarkovGame`.
+    available, termination : array_like, shape (...), or (n,), optional
+        As for `Model.from_tables`. Where nothing is available the result is 0.
+
+    Returns
+    -------
+    ndarray or scipy.sparse.csr_array, shape as given
+        The scaled distributions.
+
+    Raises
+    ------
+    ValueError
+        If an entry is no probability, or a sum is not off by rounding but wrong: by more than a
+        model accepts.
+
+    Examples
+    --------
+    >>> thirds = [0.333333333, 0.333333333, 0.333333334]
+    >>> sum(thirds) == 1.0, normalised([0.2, 0.8 + 1e-12]).tolist()
+    (True, [0.1999999999998, 0.8000000000002])
+    """
+    given: Any = table
+    shape = given.shape if sp.issparse(given) else as_array("table", given).shape
+    if not shape:
+        raise ValueError("table has shape (), not that of distributions along an axis")
+    leading = shape[:-1]
+    mask = np.ones(leading, dtype=np.bool_)
+    if available is not None:
+        mask &= _flags(available, leading)
+    ends = as_termination(termination, mask)
+    csr = as_transition("table", table, leading, shape[-1], ends, mask)
+    scaled = np.empty(csr.nnz)
+    for row, end in enumerate(ends.ravel().tolist()):
+        place = slice(csr.indptr[row], csr.indptr[row + 1])
+        scaled[place] = _scaled(csr.data[place].tolist(), end)
+    matrix = sp.csr_array((scaled, csr.indices, csr.indptr), shape=csr.shape)
+    return matrix if sp.issparse(table) else matrix.toarray().reshape(shape)
+
+
+def _scaled(row: list[float], end: float) -> list[float]:
+    """Scale to the sum 1 - end: quotients of integers, which Python rounds once."""
+    fractions = [x.as_integer_ratio() for x in [*row, end]]
+    scale = max(denominator for _, denominator in fractions)  # powers of 2
+    *numerators, ended = (n * (scale // denominator) for n, denominator in fractions)
+    total = sum(numerators)
+    return [n * (scale - ended) / (total * scale) if n else 0.0 for n in numerators]
+
 
 def not_forbidden(follower_reward: FloatArray) -> BoolArray:
     """Find the actions that no ``-inf`` forbids; NaN is left to the check of the rewards."""
@@ -393,16 +504,20 @@ def not_forbidden(follower_reward: FloatArray) -> BoolArray:
 def _availability(available: npt.ArrayLike | None, follower_reward: FloatArray) -> BoolArray:
     mask = not_forbidden(follower_reward)
     if available is not None:
-        given = as_array("available", available)
-        if given.dtype.kind != "b":
-            raise ValueError(f"available has dtype {given.dtype}; booleans are needed")
-        if given.shape != mask.shape:
-            raise ValueError(f"available has shape {given.shape}, not {mask.shape}")
-        mask = mask & given
+        mask = mask & _flags(available, mask.shape)
     idle = ~mask.any(axis=1)
     if idle.any():
         raise ValueError(f"state {int(np.argmax(idle))} has no available action")
     return mask
+
+
+def _flags(available: npt.ArrayLike, shape: tuple[int, ...]) -> BoolArray:
+    given = as_array("available", available)
+    if given.dtype.kind != "b":
+        raise ValueError(f"available has dtype {given.dtype}; booleans are needed")
+    if given.shape != shape:
+        raise ValueError(f"available has shape {given.shape}, not {shape}")
+    return given
 
 
 def as_termination(termination: npt.ArrayLike | None, mask: BoolArray) -> FloatArray:
@@ -433,14 +548,13 @@ def as_transition(
     n_rows = int(np.prod(leading))
     used = mask.ravel()
     if sp.issparse(transition):
-        require_real_dtype(name, transition.dtype)
         if transition.shape != (n_rows, n_states):
             raise ValueError(
                 f"{name} has shape {transition.shape}, not {(n_rows, n_states)} "
                 "(one row a state and action)"
             )
-        dtype, matrix = transition.dtype, sp.coo_array(transition, dtype=np.float64)
-        (rows, columns), data = matrix.coords, matrix.data
+        dtype = transition.dtype
+        data, (rows, columns) = as_entries(name, transition)
     else:
         dtype = as_array(name, transition).dtype
         dense = real_array(name, transition, (*leading, n_states)).reshape(n_rows, n_states)
@@ -462,6 +576,8 @@ def as_transition(
         goal = "1" if ends == 0.0 else f"1 - termination = {wanted[k]:.12g}"
         row = entry(name, np.unravel_index(k, leading))
         raise ValueError(f"{row} sums to {sums[k]:.12g}, not {goal}")
+    if csr.nnz > MAX_ENTRIES:
+        raise ValueError(f"{name} has {csr.nnz} entries, more than {MAX_ENTRIES}")
     csr.indices = csr.indices.astype(np.int32, copy=False)
     csr.indptr = csr.indptr.astype(np.int32, copy=False)
     return read_only_matrix(csr)

@@ -21,6 +21,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_method,
 )
+from tabular_bilevel.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration
@@ -110,7 +111,12 @@ def polish(
     def fall(point: FloatArray) -> tuple[float, FloatArray]:
         nonlocal best, value, evaluations
         result = hypergradient(
-            problem, point, horizon=horizon, solver=CompiledPolicyIteration(), start=value
+            problem,
+            point,
+            accuracy=Estimated(),
+            horizon=horizon,
+            solver=CompiledPolicyIteration(),
+            start=value,
         )
         value = result.response.value
         evaluations += 1

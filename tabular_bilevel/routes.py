@@ -16,14 +16,20 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
-from tabular_bilevel._validation import as_positive, as_theta, finite_array, positive_integer
+from tabular_bilevel._validation import (
+    as_positive,
+    as_theta,
+    entry,
+    finite_array,
+    first,
+    positive_integer,
+)
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
-from tabular_bilevel.hypergradient import objective, pulled_back
-from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.leader import evaluate_leader, objective
 from tabular_bilevel.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
 from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = [
@@ -292,7 +298,10 @@ def all_tangents(problem: BilevelProblem, theta: FloatArray, model: Model) -> li
     follower, leader, kernel, initial = np.split(rows.T, np.cumsum([n_pairs, n_pairs, nnz]), axis=1)
     shape = (theta.size, *model.follower_reward.shape)
     tables = zip(follower.reshape(shape), leader.reshape(shape), kernel, initial, strict=True)
-    return [Tangent(*change) for change in tables]
+    tangents = [Tangent(*change) for change in tables]
+    for tangent in tangents:
+        _require_no_leaks("pullback(...) of entries of", tangent, model)
+    return tangents
 
 
 def _units(model: Model) -> Iterator[Sensitivities]:
@@ -317,18 +326,42 @@ def _checked(tangent: Tangent, model: Model) -> Tangent:
         change = change.toarray()
     if np.ndim(change) > 1 and np.size(change) == kernel.shape[0] * kernel.shape[1]:
         change = np.reshape(change, kernel.shape)[model.entry_row, kernel.indices]
+    available = model.available
     tables = {
-        "follower_reward": (tangent.follower_reward, model.follower_reward.shape),
-        "leader_reward": (tangent.leader_reward, model.leader_reward.shape),
-        "transition": (change, (kernel.nnz,)),
-        "initial": (tangent.initial, model.initial.shape),
+        "follower_reward": (tangent.follower_reward, available),
+        "leader_reward": (tangent.leader_reward, available),
+        "transition": (change, available.ravel()[model.entry_row]),
+        "initial": (tangent.initial, np.ones(model.n_states, dtype=np.bool_)),
     }
-    return Tangent(
+    checked = Tangent(
         **{
-            name: finite_array(f"pushforward(...).{name}", table, shape)
-            for name, (table, shape) in tables.items()
+            name: finite_array(f"pushforward(...).{name}", table, where.shape, where=where)
+            for name, (table, where) in tables.items()
         }
     )
+    _require_no_leaks("pushforward(...)", checked, model)
+    return checked
+
+
+def _require_no_leaks(source: str, tangent: Tangent, model: Model) -> None:
+    """Raise if the derivative of a distribution does not add up to 0."""
+    sums, start = tangent.leaks(model)
+    for name, table, leaks in (
+        ("transition", tangent.transition, sums),
+        ("initial", tangent.initial, np.array(start)),
+    ):
+        bad = np.abs(leaks) > LARGEST_LEAK * max(1.0, np.abs(table).max(initial=0.0))
+        if bad.any():
+            index = first(bad)
+            raise ValueError(
+                f"{entry(f'{source}.{name}', index)} sums to {leaks[index]:.12g}, not 0, as the "
+                "derivative of a distribution does"
+            )
+
+
+# How far sums of derivatives may be from 0, relative to the largest entry, or to 1: derivatives in
+# float32, and of logits of size 1e9, pass; a forgotten successor does not.
+LARGEST_LEAK = 1e-6
 
 
 def _moved(model: Model, tangent: Tangent, value: FloatArray) -> FloatArray:

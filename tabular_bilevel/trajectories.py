@@ -235,14 +235,15 @@ def draw(
         left -= made
         rows -= filled
         longest = max(longest, most)
-    lengths = np.concatenate(counts)
-    flat = np.concatenate(parts, axis=1)
+    # one part, the rule, is not copied
+    lengths = counts[0] if len(counts) == 1 else np.concatenate(counts)
+    steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     del parts  # as large as the sample
     steps = np.empty((3, lengths.size, longest), dtype=np.int32)
-    _kernels.pad(flat, lengths, steps)
+    _kernels.pad(steps_made, lengths, steps)
     states, actions, following = read_only(steps)
     last = lengths[-1]
-    cut = n_steps is not None and left <= 0 and flat[2, -1] >= 0 and last < columns
+    cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns
     return Trajectories(
         states=states,
         actions=actions,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +12,7 @@ import numpy as np
 
 from tabular_bilevel import problems
 from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel.accuracy import Enclosed, Level
 from tabular_bilevel.checks.controls import FAULTS, Ingredients
 from tabular_bilevel.checks.estimator import EstimatorReport, judge
 from tabular_bilevel.checks.gradient import check_gradient
@@ -17,7 +20,7 @@ from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.experience import Interaction
 from tabular_bilevel.follower import PolicyIteration, ValueIteration
-from tabular_bilevel.hypergradient import hypergradient, objective
+from tabular_bilevel.hypergradient import Hypergradient, hypergradient
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.samplers import Episodes
 
@@ -44,6 +47,9 @@ PLANTED = (
 # A published number is within half a unit of its last digit.
 LAST_DIGIT = 0.5
 
+# What float64 proves of the numbers here, relative to them; measured: 1e-12 at most.
+PROVEN = 1e-9
+
 # Of a Bellman backup, in units of the value: a sum over a few successors and a logarithm.
 ROUNDING = 32.0 * float(np.finfo(np.float64).eps)
 
@@ -64,6 +70,11 @@ class Check:
         Whether it is as it should be; of a planted fault, whether it was caught.
     detail : str
         What the number is.
+    level : Level
+        What is known of the error of the package's own number behind it.
+    radius : float
+        That error at most; infinite of an ESTIMATE. Of a STATISTICAL verdict, the smallest bias
+        that would have been seen, relative to the gradient.
     """
 
     problem: str
@@ -72,13 +83,15 @@ class Check:
     bound: float
     passed: bool
     detail: str
+    level: Level
+    radius: float
 
     def __str__(self) -> str:
         sign = "<=" if self.value <= self.bound else "> "
         verdict = "ok  " if self.passed else "FAIL"
         return (
             f"{verdict} {self.problem:<13} {self.name:<48} {self.value:>9.3g} {sign} "
-            f"{self.bound:<8.3g} {self.detail}"
+            f"{self.bound:<8.3g} {self.level.name:<11} +- {self.radius:<8.2g} {self.detail}"
         )
 
 
@@ -97,14 +110,14 @@ class Case:
     n_trajectories : int
         Per replicate of the estimator.
     published : tuple of (label, function, value, last digit)
-        Known numbers; the function computes ours.
+        Known objectives; the function computes ours.
     """
 
     name: str
     problem: BilevelProblem
     theta: FloatArray
     n_trajectories: int
-    published: tuple[tuple[str, Callable[[], float], float, float], ...] = ()
+    published: tuple[tuple[str, Callable[[], Hypergradient], float, float], ...] = ()
 
 
 def verify_cases() -> tuple[Case, ...]:
@@ -112,12 +125,12 @@ def verify_cases() -> tuple[Case, ...]:
     rooms, toy = problems.four_rooms(), problems.discrete_toy()
     rng = np.random.default_rng(2026)
 
-    def rooms_objective(temperature: float, penalty: float) -> float:
+    def rooms_at_zero(temperature: float, penalty: float) -> Hypergradient:
         problem = problems.four_rooms(temperature=temperature, penalty=penalty)
-        return objective(problem, np.zeros(105))
+        return hypergradient(problem, np.zeros(105), accuracy=_best())
 
-    def toy_return(logit: float) -> float:
-        return objective(toy, [0.0, 0.0, logit, 0.0, 0.0, 0.0], horizon=150)
+    def toy_for_150_steps(logit: float) -> Hypergradient:
+        return hypergradient(toy, [0.0, 0.0, logit, 0.0, 0.0, 0.0], horizon=150)
 
     return (
         Case(
@@ -128,7 +141,7 @@ def verify_cases() -> tuple[Case, ...]:
             published=tuple(
                 (
                     f"J(0), temperature {temperature:g}, penalty {penalty:g}",
-                    partial(rooms_objective, temperature, penalty),
+                    partial(rooms_at_zero, temperature, penalty),
                     known,
                     1e-8,
                 )
@@ -146,8 +159,8 @@ def verify_cases() -> tuple[Case, ...]:
             np.array([0.0, 0.0, 3.0, 0.0, 0.0, 0.0]),
             700,
             published=(
-                ("150-step return at f(0|A) = 0.5", lambda: toy_return(0.0), 0.481, 1e-3),
-                ("150-step return at f(0|A) = 1", lambda: toy_return(800.0), 26.217, 1e-3),
+                ("150-step return at f(0|A) = 0.5", partial(toy_for_150_steps, 0.0), 0.481, 1e-3),
+                ("150-step return at f(0|A) = 1", partial(toy_for_150_steps, 800.0), 26.217, 1e-3),
             ),
         ),
         Case("random MDP", problems.garnet(rng=1), 0.1 * rng.normal(size=6), 500),
@@ -182,26 +195,33 @@ def stages(cases: tuple[Case, ...]) -> list[Stage]:
     Returns
     -------
     list of Stage
-        Three a case.
+        Four a case.
     """
     return [
         Stage(f"{case.name}: {name}", partial(run, case))
         for case in cases
         for name, run in (
             ("follower", _follower_checks),
+            ("proof", _proof_checks),
             ("gradient", _gradient_checks),
             ("estimator", _estimator_checks),
         )
     ]
 
 
+def _best() -> Enclosed | None:
+    """Ask for an enclosure where python-flint is installed, else for the default."""
+    return None if importlib.util.find_spec("flint") is None else Enclosed()
+
+
 def _follower_checks(case: Case) -> list[Check]:
     checks = []
     for label, compute, known, digit in case.published:
         ours = compute()
-        gap, allowed = abs(ours - known), LAST_DIGIT * digit
-        detail = f"ours {ours:.9g}, known {known:.9g}"
-        checks.append(Check(case.name, label, gap, allowed, gap <= allowed, detail))
+        gap, allowed = abs(ours.objective - known), LAST_DIGIT * digit
+        detail = f"ours {ours.objective:.9g}, known {known:.9g}"
+        level, radius = ours.accuracy.level, ours.accuracy.objective
+        checks.append(Check(case.name, label, gap, allowed, gap <= allowed, detail, level, radius))
     model = case.problem.model(case.theta)
     fast, plain = PolicyIteration().solve(model), ValueIteration().solve(model)
     gap = float(np.abs(fast.value - plain.value).max())
@@ -209,10 +229,56 @@ def _follower_checks(case: Case) -> list[Check]:
     bound = fast.error_bound + plain.error_bound + rounding
     detail = f"{fast.iterations} steps, {plain.iterations} sweeps"
     agree = "policy iteration = value iteration"
-    return [*checks, Check(case.name, agree, gap, bound, gap <= bound, detail)]
+    bounds = hypergradient(case.problem, case.theta).accuracy.bounds
+    radius = math.inf if bounds is None else float(bounds.value.max())
+    level = Level.BOUNDED if math.isfinite(radius) else Level.ESTIMATE
+    return [*checks, Check(case.name, agree, gap, bound, gap <= bound, detail, level, radius)]
+
+
+def _proof_checks(case: Case) -> list[Check]:
+    """Show what is proven of J and the gradient, by float64 and by ball arithmetic."""
+    result = hypergradient(case.problem, case.theta)
+    proof = hypergradient(case.problem, case.theta, accuracy=_best())
+    checks = []
+    for name in ("objective", "gradient"):
+        numbers = np.atleast_1d(getattr(result, name))
+        radii = np.atleast_1d(getattr(result.accuracy, name))
+        share = float(radii.max() / np.abs(numbers).max())
+        best = np.atleast_1d(getattr(proof.accuracy, name))
+        level, radius = proof.accuracy.level, float(best.max())
+        shown = f"{name} {np.abs(numbers).max():.9g}" + (" at most" if numbers.size > 1 else "")
+        checks.append(
+            Check(
+                case.name,
+                f"{name}: float64's bound, relative",
+                share,
+                PROVEN,
+                result.accuracy.proven and share <= PROVEN,
+                shown,
+                result.accuracy.level,
+                float(radii.max()),
+            )
+        )
+        if level is Level.ENCLOSED:
+            away = np.abs(numbers - np.atleast_1d(getattr(proof, name)))
+            ratio = float((away / (radii + best)).max())
+            checks.append(
+                Check(
+                    case.name,
+                    f"{name}: distance to the enclosure, in bounds",
+                    ratio,
+                    1.0,
+                    ratio <= 1.0,
+                    shown,
+                    level,
+                    radius,
+                )
+            )
+    return checks
 
 
 def _gradient_checks(case: Case) -> list[Check]:
+    accuracy = hypergradient(case.problem, case.theta).accuracy
     return [
         Check(
             case.name,
@@ -221,6 +287,8 @@ def _gradient_checks(case: Case) -> list[Check]:
             comparison.tolerance,
             comparison.passed,
             f"relative, {case.theta.size} parameters",
+            accuracy.level,
+            float(accuracy.gradient.max()),
         )
         for comparison in check_gradient(case.problem, case.theta).comparisons
     ]
@@ -263,7 +331,9 @@ def _estimator_checks(case: Case) -> list[Check]:
             report.critical_value,
             report.passed,
             f"standard errors; bias {report.bias:+.2%}, one of "
-            f"{report.smallest_visible_bias:.2%} would show",
+            f"{report.smallest_visible_bias:.2%} would show; false alarms {FALSE_ALARM_RATE:g}",
+            report.level,
+            report.smallest_visible_bias,
         )
     ]
     for name, found in faulty.items():
@@ -276,6 +346,8 @@ def _estimator_checks(case: Case) -> list[Check]:
                 report.critical_value,
                 report.verdict is Verdict.BIASED,
                 f"standard errors; bias {report.bias:+.2%}",
+                report.level,
+                report.smallest_visible_bias,
             )
         )
     return checks

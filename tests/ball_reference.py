@@ -16,8 +16,9 @@ BITS = 400
 class Reference:
     """V, Q, pi, J, V_L, d_L, the sensitivities, and products with derivatives of the tables."""
 
-    def __init__(self, model, guess):
-        with flint.ctx.workprec(BITS):
+    def __init__(self, model, guess, *, bits=BITS):
+        self.bits = bits
+        with flint.ctx.workprec(bits):
             self._solve(model, guess)
 
     def _solve(self, model, guess):
@@ -81,11 +82,9 @@ class Reference:
         # the ball that the contraction proves
         Q, improved, policy = backup(value)
         mass = max(float(row.sum()) for row in kernel) * (1 + 1e-12)
-        top = max(float(abs(new - old).upper()) for new, old in zip(improved, value, strict=True))
-        radius = arb(top * (1 + 1e-9)) / (
-            1 - min(arb(1) - arb(2) ** -60, gamma * arb(mass), key=float)
-        )
-        value = [v + arb(0, float(radius.upper()) * (1 + 1e-9) + 1e-300) for v in value]
+        top = max(abs(new - old).upper() for new, old in zip(improved, value, strict=True))
+        radius = top / (1 - min(arb(1) - arb(2) ** -60, gamma * arb(mass), key=float))
+        value = [arb(v, radius.upper()) for v in value]
         Q, _, policy = backup(value)
         self.value, self.action_value, self.policy = value, Q, policy
 
@@ -126,7 +125,7 @@ class Reference:
 
     def gradient(self, follower_reward, leader_reward, kernel, initial):
         """Multiply with derivatives of the tables, each (entries, d), of balls or floats."""
-        with flint.ctx.workprec(BITS):
+        with flint.ctx.workprec(self.bits):
             n_actions = self.shape[1]
             total = []
             for i in range(follower_reward.shape[1]):

@@ -48,8 +48,8 @@ def test_verify_passes_and_writes_what_it_printed(tmp_path, capsys):
 
 @pytest.fixture
 def failing_stage(monkeypatch):
-    bad = verify.Check("toy", "sum", 2.0, 1.0, False, "wrong on purpose")
-    good = verify.Check("toy", "sign", 0.0, 1.0, True, "")
+    bad = verify.Check("toy", "sum", 2.0, 1.0, False, "wrong on purpose", tb.Level.ESTIMATE, np.inf)
+    good = verify.Check("toy", "sign", 0.0, 1.0, True, "", tb.Level.BOUNDED, 1e-9)
     plan = [verify.Stage("toy", lambda: [good, bad])]
     monkeypatch.setattr(verify, "stages", lambda cases: plan)
 

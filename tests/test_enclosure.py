@@ -554,7 +554,7 @@ def test_intervals():
     assert "shape (3,)" in str(interval)
     tiny = tb.Interval(-SMALLEST, SMALLEST)
     assert (tiny.centre, tiny.radius) == (0.0, 2 * SMALLEST)
-    assert tb.enclose(*ORDINARY["two-state"]).level == "ENCLOSED"
+    assert tb.enclose(*ORDINARY["two-state"]).level is tb.Level.ENCLOSED
 
 
 @pytest.mark.parametrize("value", ["0.1", "1/3", "-7/3", "-1e-30", "1e-320", "1e400", "-1e400"])

@@ -538,7 +538,7 @@ def test_rows_that_depend_on_their_neighbours_are_refused():
 def test_a_report_says_what_was_asked_for():
     report = check(bchg, GAME)
     assert report.asked == ("follower_value", "leader_advantage", "leader_value")
-    assert str(report).endswith("; asked for follower_value, leader_advantage, leader_value")
+    assert "; asked for follower_value, leader_advantage, leader_value\n" in str(report)
 
     def direct(view, batch):
         weight = view.leader_discount ** np.arange(batch.states.shape[1]) * batch.mask

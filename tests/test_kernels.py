@@ -167,6 +167,13 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
 
 
+def product_call(model):
+    kernel = model.transition
+    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
+    vector = frozen(np.random.default_rng(6).normal(size=model.n_states))
+    return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
+
+
 def pad_call(model):
     lists, arrays = sample_of(model)
     inputs = {"steps": flattened(lists), "lengths": arrays["lengths"]}
@@ -298,6 +305,11 @@ def slopes_call(model):
     }  # fmt: skip
 
 
+def outward_call(model):
+    bounds = np.random.default_rng(19).random(8)
+    return {"factor": 1.5, "least": 1e-3}, {"bounds": bounds}
+
+
 def balance_call(model):
     rng, shape = np.random.default_rng(17), model.follower_reward.shape
     inputs = {"leak": 1e-4 * rng.random(model.n_states)}
@@ -351,6 +363,7 @@ CALLS = {
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
+    "outward": outward_call,
     "influence_sources": sources_call,
     "flow_residual": flow_call,
     "slope_errors": slopes_call,
@@ -363,6 +376,7 @@ CALLS = {
     "visits": visits_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
+    "sparse_product": product_call,
     "sarsa": sarsa_call,
     "temporal_differences": differences_call,
 }
@@ -458,6 +472,14 @@ def test_no_trajectory_is_begun_that_might_not_find_room(room):
     assert total == lengths[:filled].sum()
     assert room - 12 < total <= room or filled == 0
     np.testing.assert_array_equal(cut[1]["states"][:total], whole[1]["states"][:total])
+
+
+@each_model
+def test_sparse_product_is_its_twin(model):
+    inputs, outputs = product_call(model)
+    run(_kernels.sparse_product, inputs, outputs)
+    wanted = twins.sparse_product(model.transition.toarray(), inputs["vector"])
+    assert agree(outputs["product"], np.array(wanted))
 
 
 @each_model
@@ -744,6 +766,15 @@ def test_errors_are_balanced_as_by_the_twin(model):
     assert model.n_actions == 1 or np.any(twin < outputs["error"])
     run(_kernels.balance, inputs, outputs)
     assert agree(outputs["error"], twin)
+
+
+def test_bounds_are_widened_as_by_the_twin():
+    inputs, outputs = outward_call(None)
+    outputs["bounds"][:5] = 0.0, -1e-3, np.nan, np.inf, 5e-324
+    twin = twins.outward(outputs["bounds"], inputs["factor"], inputs["least"])
+    assert twin[:5] == [0.0, np.inf, np.inf, np.inf, 1e-3]
+    run(_kernels.outward, inputs, outputs)
+    np.testing.assert_array_equal(outputs["bounds"], twin)
 
 
 @each_model

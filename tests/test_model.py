@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 import tabular_bilevel as tb
+from tabular_bilevel import model as tables_module
 
 STATES, ACTIONS = 4, 2
 
@@ -122,7 +124,7 @@ def test_lists_and_fortran_order_agree():
     assert_same(build(**turned), build())
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "longdouble", ">f8"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", ">f8"])
 def test_other_floats_become_float64(dtype):
     cast = {k: v.astype(dtype) for k, v in tables().items() if np.ndim(v) > 0}
     model = build(**cast)
@@ -611,6 +613,15 @@ KINDS |= {
     for name in TABLES
     if name != "termination"
 }
+LONG = np.dtype(np.longdouble)
+if LONG.itemsize > 8:
+    KINDS |= {
+        f"{name} long": (
+            {name: table.astype(LONG)},
+            f"{name} has dtype {LONG}, which float64 cannot hold",
+        )
+        for name, table in TABLES.items()
+    }
 KINDS |= {
     "transition sparse complex": (
         {"transition": sp.csr_array(flat().astype(complex))},
@@ -688,17 +699,6 @@ def test_ragged_lists_are_refused_by_name(name):
         build(**{name: RAGGED})
 
 
-@pytest.mark.skipif(
-    np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="longdouble is float64 here"
-)
-@pytest.mark.parametrize("name", ["follower_reward", "leader_reward"])
-def test_numbers_too_large_for_float64_are_refused_by_name(name):
-    wide = FOLLOWER.astype(np.longdouble)
-    wide[1, 0] = np.finfo(np.longdouble).max
-    with pytest.raises(ValueError, match=re.escape(f"{name}[1, 0] is inf, not a finite number")):
-        build(**{name: wide})
-
-
 def test_junk_at_available_actions_is_not_ignored():
     mask = ALL.copy()
     mask[0, 1] = False
@@ -725,3 +725,147 @@ def test_rows_normalised_in_a_smaller_dtype_are_distributions(dtype):
         tb.Model.from_tables(transition=kernel.astype(float), initial=start, **settings)
     with pytest.raises(ValueError, match="sums to"):
         tb.Model.from_tables(transition=kernel * dtype(0.95), initial=start, **settings)
+
+
+# ---------------------------------------------------------------- normalised tables
+
+
+def exact_rows(table, sums):
+    """Exact P / sum P * wanted sum, as floats rounded once."""
+    rows = []
+    for row, wanted in zip(table, sums, strict=True):
+        exact = [Fraction(p) for p in row]
+        rows.append([float(p * wanted / sum(exact)) for p in exact])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-16, 1e-12, -4e-10])
+def test_normalised_tables_are_exact_quotients_rounded_once(off):
+    rng = np.random.default_rng(0)
+    table = rng.dirichlet(np.ones(5), size=(3, 2)) * (1.0 + off)
+    scaled = tb.normalised(table)
+    np.testing.assert_array_equal(scaled.reshape(6, 5), exact_rows(table.reshape(6, 5), [1] * 6))
+    sums = [abs(sum(map(Fraction, row)) - 1) for row in scaled.reshape(6, 5)]
+    assert max(sums) <= Fraction(5, 2**54)
+    np.testing.assert_array_equal(tb.normalised(table[0, 0]), scaled[0, 0])
+
+
+def test_normalised_rows_keep_what_may_end_and_drop_what_is_unavailable():
+    mask, ends = ALL.copy(), np.full((STATES, ACTIONS), 0.3)
+    mask[0, 1] = False
+    table = np.where(mask[..., None], KERNEL * 0.7, np.nan)
+    scaled = tb.normalised(table, available=mask, termination=ends)
+    wanted = exact_rows(flat(KERNEL * 0.7), [1 - Fraction(0.3)] * 8)
+    np.testing.assert_array_equal(flat(scaled)[mask.ravel()], wanted[mask.ravel()])
+    assert (scaled[0, 1] == 0.0).all()
+    model = build(transition=scaled, available=mask, termination=ends)
+    assert model.available.sum() == 7
+
+
+def test_normalised_sparse_tables_keep_their_zeros_and_the_argument():
+    given = hidden(0.5 + 1e-12, 0.0)
+    before = given.data.copy()
+    scaled = tb.normalised(given)
+    assert isinstance(scaled, sp.csr_array)
+    assert scaled.nnz == given.nnz - 1  # the duplicate
+    np.testing.assert_array_equal(given.data, before)
+    assert build(transition=given).row_mass[1, 1] > 1.0
+    assert build(transition=scaled).row_mass[1, 1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (0.5, "table has shape (), not that of distributions along an axis"),
+        ([0.5, 0.4], "table sums to 0.9, not 1"),
+        ([[1.0, 0.0], [0.0, 0.0]], "table[1] sums to 0, not 1"),
+        ([1.5, -0.5], "table[1] is -0.5, not a probability"),
+        (hidden(1.5, -1.0), "table[3, 2] is -1.0, not a probability"),
+        (KERNEL.astype(bool), "table has dtype bool; real numbers are needed"),
+    ],
+)
+def test_normalised_refuses_what_is_wrong_and_not_just_rounded(table, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.normalised(table)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_normalised_rows_of_a_smaller_dtype_pass_for_float64(dtype):
+    weights = np.random.default_rng(0).random((6, 2, 6)).astype(dtype)
+    kernel = weights / weights.sum(axis=2, keepdims=True)
+    scaled = tb.normalised(kernel)
+    assert scaled.dtype == np.float64
+    np.testing.assert_array_equal(flat6(scaled), exact_rows(flat6(kernel).astype(float), [1] * 12))
+
+
+def flat6(kernel):
+    return kernel.reshape(12, 6)
+
+
+# ---------------------------------------------------------------- what numpy and scipy let pass
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_masked_entries_are_refused_and_not_unmasked(name):
+    table = TABLES[name]
+    masked = np.ma.masked_array(table, mask=np.zeros(table.shape, bool))
+    build(**{name: masked})
+    masked[(0,) * table.ndim] = np.ma.masked
+    place = ", ".join("0" * table.ndim)
+    with pytest.raises(ValueError, match=re.escape(f"{name}[{place}] is masked")):
+        build(**{name: masked})
+    with pytest.raises(ValueError, match="temperature is masked"):
+        build(temperature=np.ma.masked)
+
+
+def damaged(form, part, change):
+    """The base kernel with its index arrays changed behind scipy's back."""
+    matrix = getattr(sp, f"{form}_array")(flat())
+    array = getattr(matrix, part).copy()
+    setattr(matrix, part, change(array))
+    return matrix
+
+
+def with_entry(k, number):
+    def change(array):
+        array[k] = number
+        return array
+
+    return change
+
+
+UNSOUND = {
+    "negative column": (damaged("csr", "indices", with_entry(3, -1)), "negative axis 1 index: -1"),
+    "column too large": (damaged("csr", "indices", with_entry(0, 4)), "index 4 exceeds"),
+    "negative row": (damaged("csc", "indices", with_entry(0, -2)), "negative axis 0 index: -2"),
+    "row too large": (damaged("coo", "row", with_entry(0, 8)), "index 8 exceeds"),
+    "rows that fall": (damaged("csr", "indptr", with_entry(3, 0)), "indptr that does not rise"),
+    "rows that overrun": (damaged("csr", "indptr", with_entry(3, 999)), "indptr that does not"),
+    "rows that start late": (damaged("csr", "indptr", with_entry(0, 1)), "indptr that does not"),
+    "missing entries": (damaged("csr", "indices", lambda x: x[:-1]), "indptr that does not"),
+    "rows that end early": (damaged("csr", "indptr", with_entry(-1, 17)), "indptr that does not"),
+    "missing data": (damaged("csr", "data", lambda x: x[:-1]), "same length"),
+}
+
+
+@pytest.mark.parametrize(("matrix", "message"), UNSOUND.values(), ids=UNSOUND)
+def test_damaged_sparse_matrices_are_refused(matrix, message):
+    with pytest.raises(ValueError, match=f"^transition .*{message}"):
+        build(transition=matrix)
+
+
+def test_whole_numbers_that_float64_skips_are_refused():
+    largest = 2**53
+    assert build(leader_reward=np.full((4, 2), largest)).leader_reward[0, 0] == largest
+    for number in (largest + 1, -largest - 1):
+        with pytest.raises(ValueError, match=re.escape(f"leader_reward[2, 1] is {number}, beyond")):
+            build(leader_reward=[[0, 0], [0, 0], [0, number], [0, 0]])
+    unsigned = np.full((4, 2), 2**64 - 1, dtype=np.uint64)
+    with pytest.raises(ValueError, match="beyond the whole numbers that float64 holds"):
+        build(leader_reward=unsigned)
+
+
+def test_more_entries_than_32_bits_number_are_refused(monkeypatch):
+    monkeypatch.setattr(tables_module, "MAX_ENTRIES", 18)
+    with pytest.raises(ValueError, match="transition has 19 entries, more than 18"):
+        build()

@@ -84,13 +84,18 @@ def test_a_run_that_fails_is_named_and_its_cell_left_out(reproduce, tmp_path, mo
     assert "1 runs failed, the first: made to fail, in the run four-rooms-0.001-100-sobirl" in error
 
 
-def test_a_forecast_makes_no_runs(reproduce, tmp_path, capsys):
-    reproduce["main"].__globals__["forecast"].__defaults__ = (3,)
-    assert reproduce["main"](["--scale", "tiny", "--out", str(tmp_path), "--forecast"]) == 0
-    printed = capsys.readouterr().out
-    assert "18 runs, " in printed
-    assert "2 optima, about " in printed
-    assert not list((tmp_path / "runs").iterdir())
+def test_a_forecast_makes_some_of_the_runs_that_are_left(reproduce, tmp_path, capsys):
+    def forecast(every):
+        words = ["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]
+        assert reproduce["main"]([*words, "--forecast", every]) == 0
+        return capsys.readouterr().out, len(list((tmp_path / "runs").glob("*.npz")))
+
+    printed, there = forecast("3")
+    assert printed.startswith("6 runs took ")
+    assert "the other 12 would take " in printed
+    assert there == 6
+    assert forecast("1")[1] == 18
+    assert forecast("1") == ("", 18)  # nothing is left
 
 
 def test_the_full_grid_is_the_published_one(protocol):

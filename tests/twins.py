@@ -102,6 +102,11 @@ def sample_trajectories(rng, model, policy, *, count, horizon, budget=np.inf, su
     return trajectories
 
 
+def sparse_product(matrix, vector):
+    """Average the vector's entries with each row's weights."""
+    return [sum(m * v for m, v in zip(row, vector, strict=True)) for row in matrix]
+
+
 def pad(trajectories, *, longest):
     """List s, a and s' of the steps, a row a trajectory, with -1 where there is none."""
     return [
@@ -289,6 +294,11 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
                 flow_error[pair] * abs(value[following] - mean) + most * spread[following]
             )
     return slopes, errors, shift
+
+
+def outward(bounds, factor, least):
+    """Widen bounds that are not 0; what is negative or NaN bounds nothing."""
+    return [b * factor + least * (b > 0.0) if b >= 0.0 else np.inf for b in bounds]
 
 
 def balance(error, leak):

@@ -2,7 +2,8 @@
 
 Run ``python validation/bounds_fuzz.py --count 10000`` (about a minute and a half on one core) with
 the package and python-flint installed. Random problems biased to the corners (`tests/corners.py`)
-are solved in float64, bounded, and compared with ball arithmetic at 400 bits
+are solved in float64, with the bounds of the default result and those of a plain one afterwards,
+and compared with ball arithmetic at 400 bits
 (`tests/ball_reference.py`), number by number. It ends with 1 if a bound is broken, or if the
 gradient's is within 1e-6 of the gradient too rarely. A gradient of exactly 0 has no relative error
 and is counted apart.
@@ -47,13 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
         problem, theta = corner_problem(seed), np.zeros(3)
         try:
             result = tb.hypergradient(problem, theta)
+            plain = tb.hypergradient(problem, theta, accuracy=tb.Estimated())
         except tb.ConvergenceError:
             unsolved += 1
             continue
-        found = bounds.error_bounds(problem, theta, result)
         reference = Reference(result.model, result.response.value)
         gradient = reference.gradient(*derivatives(problem, result.model))
+        found = result.accuracy.bounds
         violations = broken(result, found, reference, gradient)
+        violations += broken(plain, bounds.error_bounds(problem, theta, plain), reference, gradient)
         if violations:
             wrong += 1
             print(f"seed {seed}: {result.model}")

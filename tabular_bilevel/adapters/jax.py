@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel.accuracy import Estimated
 from tabular_bilevel.adapters._tables import (
     cotangents,
     float64_tables,
@@ -21,7 +22,7 @@ from tabular_bilevel.adapters._tables import (
     tangent_of,
 )
 from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.hypergradient import objective as plain_objective
+from tabular_bilevel.leader import objective as plain_objective
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sensitivities import Sensitivities
@@ -93,7 +94,7 @@ def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None
         return problem._objective(theta, horizon).astype(theta.dtype)
 
     def with_gradient(theta: FloatArray) -> tuple[float, FloatArray]:
-        exact = hypergradient(problem, theta, horizon=horizon)
+        exact = hypergradient(problem, theta, accuracy=Estimated(), horizon=horizon)
         return exact.objective, exact.gradient
 
     return _differentiable(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_theta, positive_integer
+from tabular_bilevel.accuracy import Estimated
 from tabular_bilevel.adapters._tables import (
     cotangents,
     float64_tables,
@@ -19,7 +20,7 @@ from tabular_bilevel.adapters._tables import (
     tangent_of,
 )
 from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.hypergradient import objective as plain_objective
+from tabular_bilevel.leader import objective as plain_objective
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sensitivities import Sensitivities
@@ -86,7 +87,7 @@ class _Objective(torch.autograd.Function):
     def forward(
         ctx: Any, theta: torch.Tensor, problem: BilevelProblem, horizon: int | None
     ) -> torch.Tensor:
-        exact = hypergradient(problem, _as_numpy(theta), horizon=horizon)
+        exact = hypergradient(problem, _as_numpy(theta), accuracy=Estimated(), horizon=horizon)
         ctx.save_for_backward(theta, torch.tensor(exact.gradient).to(theta))
         return torch.tensor(exact.objective, dtype=theta.dtype, device=theta.device)
 

@@ -20,10 +20,9 @@ from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Parts
 from tabular_bilevel.experience import NOTHING, Experience
 from tabular_bilevel.follower import Response, StoppedValueIteration, solve_follower
-from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.samplers import negligible_horizon
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.traces import sampled_traces

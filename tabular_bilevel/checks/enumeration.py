@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from textwrap import indent
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,15 @@ from tabular_bilevel._validation import (
     as_checked_theta,
     as_positive,
     entry,
-    finite_array,
     first,
     positive_integer,
     require_real_dtype,
 )
+from tabular_bilevel.accuracy import Accuracy, Level
 from tabular_bilevel.all_trajectories import AllTrajectories
 from tabular_bilevel.checks.controls import Control
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
+from tabular_bilevel.checks.estimator import of_target, target_of
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import (
     Batch,
@@ -40,7 +41,6 @@ from tabular_bilevel.critics import ExactCritic
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.experience import NOTHING, Experience, Interaction
 from tabular_bilevel.follower import Response, solve_follower
-from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.trajectories import Trajectories
@@ -93,7 +93,11 @@ class EnumerationReport:
         What the expectation should be.
     diagnosis : Diagnosis or None
         Of a bias: which wrong target the expectation is.
+    target_accuracy : Accuracy or None
+        What is known of the default target's error; None of one that was given.
     """
+
+    level: ClassVar[Level] = Level.ESTIMATE  # sums of float64, compared to a tolerance
 
     verdict: Verdict
     difference: float
@@ -108,6 +112,7 @@ class EnumerationReport:
     covariance: FloatArray = field(repr=False)
     target: FloatArray = field(repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
+    target_accuracy: Accuracy | None = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -136,6 +141,11 @@ class EnumerationReport:
             f"  all {self.n_trajectories:,} trajectories{batches}, of probability 1 "
             f"{self.total_probability - 1.0:+.1g}\n"
             f"  standard deviation of an estimate {size}{asked}"
+            + (
+                ""
+                if self.target_accuracy is None
+                else f"\n  the target is {of_target(self.target_accuracy)}"
+            )
             + ("" if self.diagnosis is None else f"\n{indent(str(self.diagnosis), '  ')}")
         )
 
@@ -220,8 +230,7 @@ def check_by_enumeration(
             f"tolerance of {tolerance:g}: rows of transition, with termination, or initial do not "
             "sum to 1 to as many digits"
         )
-    wanted = hypergradient(problem, theta).gradient if target is None else target
-    goal = finite_array("target", wanted, theta.shape)
+    goal, target_accuracy = target_of(problem, theta, target)
     run, sums = _Run(subject, every, size, theta.size), _Sums(goal)
     bar: Any = tqdm_bar(total=n_batches, unit=" estimates") if progress else nullcontext()
     with bar:
@@ -229,7 +238,7 @@ def check_by_enumeration(
             sums.add(probabilities, estimates)
             if progress:
                 bar.update(len(estimates))
-    report = sums.report(run, tolerance)
+    report = replace(sums.report(run, tolerance), target_accuracy=target_accuracy)
     if report.passed or target is not None:
         return report
     fit = max(EXACT_FIT, ROUNDING_UNITS * run.unit)

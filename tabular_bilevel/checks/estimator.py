@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_real_dtype,
 )
+from tabular_bilevel.accuracy import Accuracy, Level
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
 from tabular_bilevel.checks.mean_test import ASTRAY, caution, hotelling, worst_of_many
 from tabular_bilevel.checks.verdict import Verdict
@@ -107,7 +108,11 @@ class EstimatorReport:
         Of a bias: which wrong target the mean fits.
     seed : int or None
         What to pass as `rng` to see the same again.
+    target_accuracy : Accuracy or None
+        What is known of the default target's error; None of one that was given.
     """
+
+    level: ClassVar[Level] = Level.STATISTICAL
 
     verdict: Verdict
     statistic: float = 0.0
@@ -130,6 +135,7 @@ class EstimatorReport:
     trouble: str = ""
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     seed: int | None = None
+    target_accuracy: Accuracy | None = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -188,6 +194,8 @@ class EstimatorReport:
             left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
             tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
             yield f"{self.n_replicates} replicates, {tests}{left_out}"
+        if self.target_accuracy is not None:
+            yield f"the target is {of_target(self.target_accuracy)}"
         if self.diagnosis is not None:
             yield from str(self.diagnosis).splitlines()
         yield from self.notes
@@ -274,11 +282,7 @@ def check_estimator(
     wanted = as_positive("visible_bias", visible_bias)
     if 0.0 < false_alarm_rate < SMALLEST_RATE:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate}, below {SMALLEST_RATE}")
-    goal = finite_array(
-        "target",
-        hypergradient(problem, theta).gradient if target is None else target,
-        theta.shape,
-    )
+    goal, target_accuracy = target_of(problem, theta, target)
     seed = None if isinstance(rng, np.random.Generator) else rng
     if rng is None:
         rng = seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
@@ -341,7 +345,27 @@ def check_estimator(
         notes=call.notes,
         asked=None if view is None else view.asked,
         seed=seed,
+        target_accuracy=target_accuracy,
     )
+
+
+def target_of(
+    problem: BilevelProblem, theta: FloatArray, target: npt.ArrayLike | None
+) -> tuple[FloatArray, Accuracy | None]:
+    """Check a target, or take the hypergradient, and what is known of its error."""
+    if target is not None:
+        return finite_array("target", target, theta.shape), None
+    exact = hypergradient(problem, theta)
+    return exact.gradient, exact.accuracy
+
+
+def of_target(accuracy: Accuracy) -> str:
+    """Say what is known of a gradient that estimates are compared with."""
+    if not accuracy.proven:
+        return f"an ESTIMATE of the gradient, not proven to be exact: {accuracy.reason}"
+    radius = float(accuracy.gradient.max(initial=0.0))
+    within = f"1e{math.ceil(math.log10(radius))}" if radius > 0.0 else "0"  # same on all machines
+    return f"the exact gradient, {accuracy.level.name} within {within}"
 
 
 class BrokenEstimatorError(Exception):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_checked_theta, as_generator, entry
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
@@ -97,6 +99,8 @@ class GradientReport:
     n_derivatives : int
         How many directional derivatives were compared.
     """
+
+    level: ClassVar[Level] = Level.ESTIMATE  # agreement of independent routes is no proof
 
     comparisons: tuple[RouteComparison, ...]
     skipped: tuple[str, ...]

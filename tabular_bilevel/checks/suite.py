@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import as_generator
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.errors import CheckFailedError
@@ -55,6 +56,8 @@ class SuiteReport:
     false_alarm_rate : float
         Probability that a correct estimator fails on any of them.
     """
+
+    level: ClassVar[Level] = Level.STATISTICAL
 
     reports: Mapping[str, EstimatorReport]
     false_alarm_rate: float

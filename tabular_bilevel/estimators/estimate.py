@@ -12,9 +12,8 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.follower import Response
-from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = ["Estimate", "Estimator", "Parts"]

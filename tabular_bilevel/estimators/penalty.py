@@ -18,10 +18,9 @@ from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Limit, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
-from tabular_bilevel.hypergradient import pulled_back
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.samplers import Sampler
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.traces import expected_traces, sampled_traces

@@ -21,6 +21,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_method,
 )
+from tabular_bilevel.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
@@ -161,7 +162,12 @@ class ZeroOrder:
             np.sum(
                 [
                     weight
-                    * hypergradient(problem, theta + self.radius * node, horizon=horizon).gradient
+                    * hypergradient(
+                        problem,
+                        theta + self.radius * node,
+                        accuracy=Estimated(),
+                        horizon=horizon,
+                    ).gradient
                     for node, weight in cubature(theta.size)
                 ],
                 axis=0,

@@ -8,8 +8,9 @@ twentieth of the iterations, mean and standard error over seeds) at the best rat
 and the best objective known.
 
 ``--slip`` says who is right about the follower's slipping on four rooms: as published, planner and
-simulator differ; or both have the planner's, or the simulator's. ``--forecast`` measures a few
-iterations of each kind and says how long everything would take.
+simulator differ; or both have the planner's, or the simulator's. ``--forecast K`` makes every K-th
+of the runs that are left, and says how long the others would take; the search for optima, some
+minutes, comes on top.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell, Scale
 
 import tabular_bilevel as tb
-from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of, polish
+from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
 from tabular_bilevel.training import Curve, Run, train_all
 
 # Schedules of temperatures above the one that is meant, as multiples of it.
@@ -50,7 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--forecast", action="store_true", help="only say how long it would take")
+    parser.add_argument(
+        "--forecast",
+        type=int,
+        metavar="K",
+        help="only make every K-th run, and say how long the others would take",
+    )
     options = parser.parse_args(arguments)
     scale = SCALES[options.scale]
     folder = options.out / "runs"
@@ -59,10 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
         cell: list(cell.runs(seeds_of(cell, scale.seeds), folder))
         for cell in scale.cells(options.slip)
     }
-    if options.forecast:
-        forecast(plan, options.workers, scale)
-        return 0
     try:
+        if options.forecast is not None:
+            forecast(plan, options.workers, max(1, options.forecast))
+            return 0
         results = make(plan, options.workers)
         if not results:
             return 1
@@ -81,7 +87,16 @@ def seeds_of(cell: Cell, seeds: int) -> int:
 
 def make(plan: dict[Cell, list[Run]], workers: int) -> dict[Cell, list[Curve]]:
     """Make all runs that are not there yet; a cell of which one failed is left out."""
-    runs = [run for runs in plan.values() for run in runs]
+    found = made([run for runs in plan.values() for run in runs], workers)
+    return {
+        cell: [found[run.label] for run in runs]
+        for cell, runs in plan.items()
+        if all(run.label in found for run in runs)
+    }
+
+
+def made(runs: list[Run], workers: int) -> dict[str, Curve]:
+    """Make runs, and say how far it is; by label, those that did not fail."""
     found: dict[str, Curve] = {}
     start = time.monotonic()
     try:
@@ -95,57 +110,21 @@ def make(plan: dict[Cell, list[Run]], workers: int) -> dict[Cell, list[Curve]]:
     except (ValueError, tb.ConvergenceError) as error:
         words = ", ".join([str(error), *error.__notes__])
         print(f"\n{len(runs) - len(found)} runs failed, the first: {words}", file=sys.stderr)
-    return {
-        cell: [found[run.label] for run in runs]
-        for cell, runs in plan.items()
-        if all(run.label in found for run in runs)
-    }
+    return found
 
 
-def forecast(
-    plan: dict[Cell, list[Run]], workers: int, scale: Scale, iterations: int = 200
-) -> None:
-    """Measure a few iterations of each method and setting, and add up."""
-    total, kinds = 0.0, {}
-    for cell, runs in plan.items():
-        kind = dataclasses.replace(cell, rate=0.1, critic_step=0.5)
-        if kind not in kinds:
-            run = runs[0]
-            climb = tb.ascend(run.problem, run.theta, run.method, run.optimiser, rng=0)
-            for _ in itertools.islice(climb, 50):  # warm up
-                pass
-            before = time.perf_counter()
-            for step in itertools.islice(climb, iterations):
-                if step.iteration % run.every == 0:
-                    step.objective_over(run.horizon)
-            kinds[kind] = (time.perf_counter() - before) / iterations
-            print(f"{kind.problem} {kind.knob} {kind.steps:>5} steps {kind.method:<12} "
-                  f"{kinds[kind] * 1e3:.3f} ms an iteration")  # fmt: skip
-        total += kinds[kind] * cell.iterations * len(runs)
-    print(f"{sum(map(len, plan.values()))} runs, {total / 3600.0:.2f} hours of one core, "
-          f"{total / 3600.0 / workers:.2f} hours with {workers} workers")  # fmt: skip
-    groups = grouped(plan)
-    searching = sum(search_time(cells, plan, scale) for cells in groups.values())
-    print(f"{len(groups)} optima, about {searching / 3600.0:.2f} hours of one core")
-
-
-def search_time(cells: list[Cell], plan: dict[Cell, list[Run]], scale: Scale) -> float:
-    """Measure one polish and a few steps, and count how many there will be; seconds."""
-    problem, cell = cells[0].build()[0], cells[0]
-    start = 3.0 * np.random.default_rng(0).normal(size=problem.n_parameters)
-    before = time.perf_counter()
-    polish(problem, start, horizon=cell.horizon)
-    once = time.perf_counter() - before
-    before = time.perf_counter()
-    climb = tb.ascend(problem, start, tb.ExactGradient(), tb.GradientAscent(0.1, 1.0), rng=0)
-    steps = min(100, scale.noisy_steps)
-    for _ in itertools.islice(climb, steps):
-        pass
-    noisy_ascents = len(NOISE) * scale.noisy_steps * (time.perf_counter() - before) / steps
-    seeds = {cell.method: min(POLISHED, len(plan[cell])) for cell in cells}
-    stages = sum(len(factors) + 1 for factors in COOLING) if cell.problem == "four rooms" else 1
-    polishes = sum(seeds.values()) + len(NOISE) + stages * len(scale.starts)
-    return noisy_ascents + polishes * once
+def forecast(plan: dict[Cell, list[Run]], workers: int, every: int) -> None:
+    """Make every so-many-th of the runs that are left, and say how long the others would take."""
+    left = [run for runs in plan.values() for run in runs if run.path and not run.path.exists()]
+    sample = left[every // 2 :: every]
+    start = time.monotonic()
+    found = made(sample, workers)
+    spent = time.monotonic() - start
+    if found:
+        others = len(left) - len(found)
+        hours = spent * others / len(found) / 3600.0
+        print(f"{len(found)} runs took {spent:.0f} s with {workers} workers, start-up included: "
+              f"the other {others} would take {hours:.2f} hours")  # fmt: skip
 
 
 def optima(

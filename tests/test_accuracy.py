@@ -1,0 +1,191 @@
+"""The accuracy of a result: what was asked for, what was reached, and what is said of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+
+THETA = np.array([0.2, -0.3])
+
+
+class Plain:
+    """A newcomer's problem: two methods, and no word on errors."""
+
+    def __init__(self, problem):
+        self.model, self.pullback = problem.model, problem.pullback
+
+
+def two_state(accuracy=None, **options):
+    return tb.hypergradient(tb.problems.two_state(), THETA, accuracy=accuracy, **options)
+
+
+def test_the_default_is_bounded_and_says_so():
+    result = two_state()
+    accuracy = result.accuracy
+    assert accuracy.level is tb.Level.BOUNDED
+    assert accuracy.proven
+    assert accuracy.reason == ""
+    objective, gradient = tb.problems.two_state_closed_form(THETA)
+    rounding = 1e-13  # of the closed form itself
+    assert abs(result.objective - objective) <= accuracy.objective + rounding
+    assert np.all(np.abs(result.gradient - gradient) <= accuracy.gradient + rounding)
+    assert accuracy.gradient.max() < 1e-12
+    assert "; BOUNDED: objective +- " in str(result)
+
+
+def test_an_estimate_is_given_when_asked_for_by_name():
+    result = two_state(tb.Estimated())
+    assert result.accuracy.level is tb.Level.ESTIMATE
+    assert not result.accuracy.proven
+    assert np.isinf([result.accuracy.objective, *result.accuracy.gradient]).all()
+    assert str(result).endswith("; ESTIMATE (it was asked for)")
+
+
+def test_an_enclosure_is_of_the_radius_asked_for():
+    pytest.importorskip("flint")
+    result = two_state(tb.Enclosed(tolerance=1e-14))
+    accuracy = result.accuracy
+    assert accuracy.level is tb.Level.ENCLOSED
+    assert accuracy.is_within(1e-14, result.objective, result.gradient)
+    assert accuracy.enclosure.objective.contains(result.objective)
+    np.testing.assert_allclose(result.direct + result.indirect, result.gradient, rtol=1e-15)
+    assert "ENCLOSED: objective +- " in str(result)
+    # the float64 result is within its bounds of it
+    bounded = two_state()
+    assert np.all(
+        np.abs(bounded.gradient - result.gradient) <= bounded.accuracy.gradient + accuracy.gradient
+    )
+
+
+def test_the_levels_agree_but_for_rounding():
+    estimate, bounded = two_state(tb.Estimated()), two_state()
+    for name in ("objective", "gradient", "direct", "indirect"):
+        np.testing.assert_allclose(getattr(estimate, name), getattr(bounded, name), rtol=1e-13)
+    for station in ("response", "evaluation", "sensitivities"):
+        one, other = getattr(estimate, station), getattr(bounded, station)
+        for name in set(vars(one)) - {"model", "iterations", "residual", "error_bound", "horizon"}:
+            np.testing.assert_allclose(
+                getattr(one, name), getattr(other, name), rtol=1e-12, err_msg=name
+            )
+    assert bounded.response.residual <= 1e-14
+
+
+def test_a_bound_that_is_not_reached_raises_with_the_best():
+    with pytest.raises(tb.CertificationError, match="tolerance 1e-18 was not reached in float64"):
+        two_state(tb.Bounded(tolerance=1e-18))
+    with pytest.raises(tb.CertificationError) as caught:
+        two_state(tb.Bounded(tolerance=1e-18))
+    assert caught.value.best.accuracy.level is tb.Level.BOUNDED
+    assert two_state(tb.Bounded(tolerance=1e-10)).accuracy.level is tb.Level.BOUNDED
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.best.objective == caught.value.best.objective
+
+
+def test_an_enclosure_that_is_not_reached_raises_with_the_best():
+    pytest.importorskip("flint")
+    with pytest.raises(tb.CertificationError, match="was not reached with 40 bits") as caught:
+        two_state(tb.Enclosed(tolerance=1e-15, max_precision=40))
+    assert caught.value.best.level is tb.Level.ENCLOSED
+
+
+def test_without_bounds_of_the_pullback_a_result_is_not_called_exact():
+    problem = Plain(tb.problems.two_state())
+    result = tb.hypergradient(problem, THETA)
+    assert result.accuracy.level is tb.Level.ESTIMATE
+    assert "Plain has no pullback_bound" in result.accuracy.reason
+    # what is known all the same
+    assert result.accuracy.objective < 1e-13
+    assert result.accuracy.bounds.value.max() < 1e-13
+    assert "exact" not in str(result)
+    with pytest.raises(tb.CertificationError, match="there are no bounds: Plain has no"):
+        tb.hypergradient(problem, THETA, accuracy=tb.Bounded())
+
+
+class Pushing(Plain):
+    def __init__(self, problem):
+        super().__init__(problem)
+        self.pushforward = problem.pushforward
+
+
+def test_pushforwards_bound_a_gradient_when_bounds_are_asked_for():
+    problem = Pushing(tb.problems.garnet())
+    theta = np.zeros(6)
+    result = tb.hypergradient(problem, theta)
+    assert result.accuracy.level is tb.Level.ESTIMATE
+    assert "Bounded() would go by pushforwards" in result.accuracy.reason
+    bounded = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-9))
+    assert bounded.accuracy.level is tb.Level.BOUNDED
+
+
+def test_a_finite_horizon_is_an_estimate():
+    result = two_state(horizon=5)
+    assert result.accuracy.level is tb.Level.ESTIMATE
+    assert result.accuracy.reason == "a finite horizon is not covered"
+    with pytest.raises(tb.CertificationError, match="a finite horizon is not covered"):
+        two_state(tb.Bounded(), horizon=5)
+    with pytest.raises(tb.CertificationError, match="a finite horizon cannot be enclosed"):
+        two_state(tb.Enclosed(), horizon=5)
+
+
+def test_numbers_that_overflow_are_an_estimate():
+    base = tb.problems.bandit(leader_discount=0.5, follower_discount=0.5).base
+    # V_L is finite, and the sums that its error is made of are not
+    huge = base.replace(leader_reward=[[8e307, -8e307]])
+    problem = tb.FeatureProblem(huge, follower_reward=np.eye(2))
+    result = tb.hypergradient(problem, [0.0, 0.0])
+    assert result.accuracy.level is tb.Level.ESTIMATE
+    assert result.accuracy.reason == "numbers overflow where bounds are computed"
+    assert "ESTIMATE" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tb.Bounded(tolerance=0.0), "tolerance is 0.0, not a positive finite number"),
+        (lambda: tb.Enclosed(tolerance=-1.0), "tolerance is -1.0, not a positive finite number"),
+        (lambda: tb.Enclosed(max_precision=0), "max_precision is 0, not a positive whole number"),
+    ],
+)
+def test_settings_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_reports_say_what_their_target_is():
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50)))
+    problem = tb.problems.two_state()
+
+    def report(problem, **options):
+        return tb.check_estimator(estimator, problem, THETA, rng=0, n_replicates=30, **options)
+
+    assert "the target is the exact gradient, BOUNDED within" in str(report(problem))
+    text = str(report(Plain(problem)))
+    assert "the target is an ESTIMATE of the gradient, not proven to be exact: Plain has no" in text
+    assert "the target is" not in str(report(problem, target=[1.0, 0.0]))
+    assert report(problem).level is tb.Level.STATISTICAL
+    assert tb.SuiteReport({}, 0.001).level is tb.Level.STATISTICAL
+    assert tb.check_gradient(problem, THETA).level is tb.Level.ESTIMATE
+
+
+def test_an_enumeration_says_what_its_target_is():
+    problem = tb.problems.layered(depth=2, rng=0)
+    theta = np.zeros(problem.n_parameters)
+    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1)))
+    report = tb.check_by_enumeration(estimator, problem, theta)
+    assert "the target is the exact gradient, BOUNDED within" in str(report)
+    other = tb.check_by_enumeration(estimator, problem, theta, target=theta)
+    assert other.target_accuracy is None
+    assert "the target is" not in str(other)
+
+
+def test_accuracy_is_read_only_and_survives_copies():
+    accuracy = two_state().accuracy
+    for copied in (accuracy, copy.deepcopy(accuracy), pickle.loads(pickle.dumps(accuracy))):
+        with pytest.raises(ValueError, match="read-only"):
+            copied.gradient[0] = 1.0
+        assert str(copied) == str(accuracy)
