@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,54 @@ def test_threads_and_processes_side_by_side_have_the_same_numbers(elsewhere):
     for name, several in together.items():
         assert len(several) == 8 + 2 + 2
         assert all(one == alone[name] for one in several)
+
+
+FORK = """
+import os, signal, sys, threading, time
+import flint
+from tabular_bilevel import _balls
+
+inside = threading.Event()
+
+def prove():
+    with _balls.precision(300):
+        inside.set()
+        time.sleep(0.2)
+
+threading.Thread(target=prove).start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends it if it waits for ever
+    before = flint.ctx.prec
+    with _balls.precision(64):
+        os._exit(0 if before == 53 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_child_of_a_process_that_is_proving_something_can_prove_as_well():
+    """It has neither the other thread's precision nor a lock that nobody opens."""
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_precision_is_restored_after_success_and_failure_in_any_thread():
+    before = flint.ctx.prec
+    problem, theta = garnet()
+
+    def work(k):
+        if k % 2:
+            with pytest.raises(tb.CertificationError):
+                tb.enclose(problem, theta, max_precision=60)
+            return None
+        return tb.enclose(problem, theta, tolerance=10.0**-k).gradient.centre
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [centre for centre in pool.map(work, range(14)) if centre is not None]
+    exact = tb.enclose(problem, theta, tolerance=1e-15).gradient.centre
+    size = np.abs(exact).max()
+    for k, centre in zip(range(0, 14, 2), found, strict=True):
+        assert np.abs(centre - exact).max() <= 10.0**-k * size
+    assert flint.ctx.prec == before

@@ -1,6 +1,6 @@
 """Break the code on purpose, and see whether the tests notice: mutation testing.
 
-Run ``python validation/mutants.py`` with the package and its extra ``test`` installed (about two
+Run ``python validation/mutants.py`` with the package and its extra ``test`` installed (about three
 minutes on two cores). Each mutant replaces one piece of one source file, in a copy of the project
 in a temporary directory, and is killed if a test of its subset fails; `--whole` runs the whole
 suite on what survives its subset. Two controls come first: the unchanged copy passes all subsets,
@@ -75,6 +75,7 @@ KERNELS = "tests/test_kernels.py"
 BOUNDS = "tests/test_bounds.py"
 ENCLOSURE = "tests/test_enclosure.py"
 RIGHT = "tests/test_agreement.py::test_a_right_problem_passes"
+PLAIN = "tests/test_agreement.py::test_plain_float64_agrees_with_what_is_refined_and_bounded"
 
 MUTANTS = (
     Mutant(
@@ -103,21 +104,21 @@ MUTANTS = (
         "sensitivities.py",
         "        entries=flow,\n",
         "",
-        (RIGHT,),
+        (PLAIN,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "sensitivities.py",
         "        entries=flow * response.value[model.transition.indices],\n",
         "",
-        (RIGHT,),
+        (PLAIN,),
     ),
     Mutant(
         "no drho",
         "sensitivities.py",
         "        initial=evaluation.value.copy(),\n",
         "",
-        (RIGHT,),
+        (PLAIN,),
     ),
     Mutant(
         "P of small models transposed",
@@ -214,6 +215,55 @@ MUTANTS = (
         (RIGHT,),
     ),
     Mutant(
+        "bounded: the leader counts at the follower's discount",
+        "bounds.py",
+        "    discount, policy = model.leader_discount, follower.policy\n",
+        "    discount, policy = model.follower_discount, follower.policy\n",
+        (KNOWN,),
+    ),
+    Mutant(
+        "bounded: influence without what led there",
+        "bounds.py",
+        "influence = source + policy * (arrivals + step)[:, None]",
+        "influence = source",
+        (KNOWN,),
+    ),
+    Mutant(
+        "bounded: dP through the follower at the leader's discount",
+        "bounds.py",
+        "(slopes[1], model.follower_discount, influence, influence_error, follower)",
+        "(slopes[1], model.leader_discount, influence, influence_error, follower)",
+        (PLAIN,),
+    ),
+    Mutant(
+        "bounded: no drho",
+        "bounds.py",
+        "leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()",
+        "leader_reward=pairs, entries=slopes[0]",
+        (RIGHT,),
+    ),
+    Mutant(
+        "bounded: 1 / temperature squared",
+        "_kernels.py",
+        "w = occupancy[s] * policy[s, a] * advantage[s, a] / temperature\n",
+        "w = occupancy[s] * policy[s, a] * advantage[s, a] / temperature**2\n",
+        (KNOWN,),
+    ),
+    Mutant(
+        "what has no bound is called bounded",
+        "hypergradient.py",
+        "Level.ESTIMATE if bounds.vacuous else Level.BOUNDED",
+        "Level.BOUNDED",
+        ("tests/test_accuracy.py",),
+    ),
+    Mutant(
+        "bounds that are too wide are handed out",
+        "hypergradient.py",
+        "    if tolerance is None or accuracy.is_within(",
+        "    if True or accuracy.is_within(",
+        ("tests/test_accuracy.py",),
+    ),
+    Mutant(
         "samples go on after the end",
         "_kernels.py",
         "if not inside and termination[state, action] > 0.0:",
@@ -279,8 +329,8 @@ MUTANTS = (
     Mutant(
         "bounds that take the centre for the result",
         "bounds.py",
-        "gradient = _outward(off + _pullback_bound(",
-        "gradient = _outward(_pullback_bound(",
+        "gradient = _outward(off + reach)",
+        "gradient = _outward(reach)",
         (BOUNDS,),
     ),
     Mutant(
