@@ -1,7 +1,7 @@
 """Run the core of the tests with the oldest libraries that pyproject.toml allows.
 
 ``python validation/oldest.py`` makes a virtual environment in a temporary directory, installs the
-package and what the core of the tests needs, each at its floor, and runs those tests (about four
+package and what the core of the tests needs, each at its floor, and runs those tests (about two
 minutes, and a download of 150 MB). The exit status is pytest's. Other floors, of adapters, are
 those libraries' first with the interface that is used.
 """
