@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,8 +70,13 @@ SMALLEST, LARGEST = arb(5e-324), arb(float(np.finfo(np.float64).max))
 # Probabilities of 2^-1e14 are spelled as 0.
 SMALLEST_EXPONENT = -50_000
 
-# FLINT's precision belongs to the process.
-_LOCK = threading.Lock()
+# FLINT's precision belongs to the process. A fork waits until no other thread has changed it: the
+# child would find the lock taken for good.
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )
 
 
 @contextmanager

@@ -19,6 +19,8 @@ def kernel(function: F) -> F:
       cache and the function is compiled anew in each process.
     - ``nogil``: threads may run kernels side by side; no kernel starts threads itself.
     - ``error_model="numpy"``: a division by zero gives inf, and leaves loops free of branches.
+    - compiled loops cannot be interrupted: callers let them return about every 0.1 s. (An interrupt
+      in the middle of the compilation itself may be lost in llvmlite's callbacks.)
     - no ``fastmath``, no signatures: results do not depend on the machine more than need be, and
       read-only arrays are welcome.
     """

@@ -255,7 +255,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     if options.json is not None:
-        options.json.touch()  # better now than after the work
+        _require_writable(options.json)  # better now than after the work
     checks: list[Check] = []
     with _progress(stages(verify_cases())) as plan:
         for stage in plan:
@@ -278,6 +278,14 @@ def _verify(options: argparse.Namespace) -> int:
         }
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
+
+
+def _require_writable(path: Path) -> None:
+    """Raise OSError if the file cannot be written; do not leave one that was not there."""
+    new = not path.exists()
+    path.touch()
+    if new:
+        path.unlink()
 
 
 def _progress(items: Iterable[Any], total: int | None = None) -> Any:

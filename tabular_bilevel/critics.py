@@ -16,7 +16,7 @@ from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
 from tabular_bilevel.samplers import Sampler
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.trajectories import Trajectories, row_blocks
 
 __all__ = [
     "Critic",
@@ -27,6 +27,9 @@ __all__ = [
     "TemporalDifferenceCritic",
     "visited_mean",
 ]
+
+# A step in random order takes as long as so many in a row: 0.2 us.
+SCATTERED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,18 +201,20 @@ class SarsaCritic:
             table += self.initial_spread * rng.standard_normal(table.shape)
         steps = flat_steps(trajectories)
         for _ in range(self.sweeps):
-            _kernels.sarsa(
-                rng.permutation(steps),
-                trajectories.states,
-                trajectories.actions,
-                trajectories.next_states,
-                trajectories.lengths,
-                model.leader_reward,
-                model.leader_discount,
-                self.step_size,
-                self.cut_is_end,
-                table,
-            )
+            order = rng.permutation(steps)
+            for block in row_blocks(order.size, SCATTERED):
+                _kernels.sarsa(
+                    order[block],
+                    trajectories.states,
+                    trajectories.actions,
+                    trajectories.next_states,
+                    trajectories.lengths,
+                    model.leader_reward,
+                    model.leader_discount,
+                    self.step_size,
+                    self.cut_is_end,
+                    table,
+                )
         return LeaderValues.under(response.policy, table)
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
@@ -311,17 +316,19 @@ def learn_differences(
     table = first_table(model, previous)
     steps = flat_steps(trajectories)
     for _ in range(sweeps):
-        _kernels.temporal_differences(
-            rng.permutation(steps),
-            trajectories.states,
-            trajectories.actions,
-            trajectories.next_states,
-            model.leader_reward,
-            model.leader_discount,
-            step_size,
-            target_value(table),
-            table,
-        )
+        order, target = rng.permutation(steps), target_value(table)
+        for block in row_blocks(order.size, SCATTERED):
+            _kernels.temporal_differences(
+                order[block],
+                trajectories.states,
+                trajectories.actions,
+                trajectories.next_states,
+                model.leader_reward,
+                model.leader_discount,
+                step_size,
+                target,
+                table,
+            )
     return LeaderValues.under(response.policy, table)
 
 

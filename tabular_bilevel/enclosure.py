@@ -216,13 +216,16 @@ def enclose(
     an unavailable action. Derivatives come from ``problem.pushforward``, or, where there is none,
     from `pullback` of one table entry at a time; `Enclosure.leak` says by how much they create or
     destroy probability, and far more than rounding is refused. What is not covered: how
-    ``problem.model`` and these derivatives were rounded when they were computed from theta.
+    ``problem.model`` and these derivatives were rounded when they were computed from theta. Another
+    machine may round them otherwise, which makes another instance; of the same tables it proves the
+    same, to the last bit unless a bound is next to a float64 number.
 
     The proof: T is a contraction, so that a residual bounds the error of V_F; the linear systems
     are solved by elimination with balls, after theory.md section 4. It relies on FLINT and the
     hardware. Precision is doubled until the radii are met. FLINT's precision belongs to the
     process: calls from several threads wait for each other, and a thread that uses python-flint
-    otherwise sees the precision change meanwhile.
+    otherwise sees the precision change meanwhile. An interrupt waits for FLINT's linear solve under
+    way, up to a second at 600 states.
 
     Parameters
     ----------

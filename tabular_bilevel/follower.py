@@ -312,30 +312,38 @@ class CompiledPolicyIteration:
         shape, kernel = model.follower_reward.shape, model.transition
         value = _first_value(model, start)
         action_value, policy = np.empty(shape), np.empty(shape)
-        iterations, residual = _kernels.soft_policy_iteration(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            model.follower_reward,
-            model.available,
-            model.follower_discount,
-            model.temperature,
-            self.tolerance,
-            self.max_iterations,
-            place,
-            np.empty((model.n_states, 2 * width + 1)),
-            np.empty(model.n_states),
-            value,
-            action_value,
-            policy,
-        )
+        # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
+        work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
+        chunk = max(1, 20_000_000 // work)
+        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty(model.n_states)
+        done, iterations, limit = 0, 1, 1
+        while iterations == limit and done < self.max_iterations:
+            limit = min(chunk, self.max_iterations - done)
+            iterations, residual = _kernels.soft_policy_iteration(
+                kernel.indptr,
+                kernel.indices,
+                kernel.data,
+                model.follower_reward,
+                model.available,
+                model.follower_discount,
+                model.temperature,
+                self.tolerance,
+                limit,
+                place,
+                band,
+                step,
+                value,
+                action_value,
+                policy,
+            )
+            done += iterations
         # the loop has compared residual and scale, unless it was stopped
         if not math.isfinite(residual) or (
-            iterations == self.max_iterations
+            done == self.max_iterations
             and not residual <= self.tolerance * _scale(model, value, policy)
         ):
-            raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, iterations)
-        return _response(model, value, action_value, policy, residual, iterations)
+            raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, done)
+        return _response(model, value, action_value, policy, residual, done)
 
 
 @dataclass(frozen=True, kw_only=True)

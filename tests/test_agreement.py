@@ -108,6 +108,18 @@ def test_differences_agree_with_the_adjoint():
     assert found.max() <= DIFFERENCE_WORST
 
 
+@pytest.mark.parametrize("number", range(12))
+def test_plain_float64_agrees_with_what_is_refined_and_bounded(number):
+    problem, theta = random_case(number)
+    plain, refined = (
+        tb.hypergradient(problem, theta, accuracy=accuracy)
+        for accuracy in (tb.Estimated(), tb.Bounded())
+    )
+    for part in ("gradient", "direct", "indirect"):
+        one, other = getattr(plain, part), getattr(refined, part)
+        assert np.abs(one - other).max() <= WORST * np.abs(refined.gradient).max()
+
+
 def test_the_cases_cover_what_they_should():
     cases = [random_case(number) for number in range(COUNT)]
     models = [problem.model(theta) for problem, theta in cases]

@@ -16,6 +16,7 @@ import tabular_bilevel as tb
 from tabular_bilevel import _jit, _kernels
 from tabular_bilevel import bounds as bounding
 from tabular_bilevel.bounds import error_bounds
+from tabular_bilevel.linear import policy_system
 
 flint = pytest.importorskip("flint")
 
@@ -254,6 +255,20 @@ def test_a_lying_solver_makes_bounds_large_and_not_wrong(answer, states, monkeyp
     bounds = error_bounds(problem, AT_ZERO, result)
     assert broken(result, bounds, *truth_of(problem, result)) == []
     assert bounds.gradient.max() > 1.5 * honest.gradient.max()
+
+
+@pytest.mark.parametrize("states", [0, bounding.EXPLICIT_STATES], ids=["factored", "explicit"])
+def test_inverses_are_bounded_whatever_a_solver_says(states, monkeypatch):
+    """At discount 0.99 sums over all steps are a hundred times what the first step has."""
+    model = mixing(follower_discount=0.99).model(AT_ZERO)
+    policy = tb.solve_follower(model).policy
+    ones, nothing = np.ones(model.n_states), np.zeros(policy.shape)
+    visits = policy_system(model, policy, 0.99).solve_transposed(ones)
+    monkeypatch.setattr(bounding, "EXPLICIT_STATES", states)
+    monkeypatch.setattr(bounding, "policy_system", lambda *_: Liar(np.zeros_like))
+    operator = bounding._operator(model, policy, 0.99)
+    assert (operator.values(ones)[0] >= (1.0 - 1e-12) / (1.0 - 0.99)).all()
+    assert (operator.measures(ones, nothing) >= (1.0 - 1e-12) * visits).all()
 
 
 def game(*, seen):

@@ -148,6 +148,21 @@ def test_one_state_is_its_closed_form():
             assert within(tb.Interval(gradient.lower[b], gradient.upper[b]), slope)
 
 
+@pytest.mark.parametrize("start", [0.0, 1e3, -1e3])
+def test_a_value_far_off_has_a_radius_as_large(start, monkeypatch):
+    """With one state the residual over 1 - discount is the error, neither less nor more."""
+    monkeypatch.setattr(_balls, "SETTLED_BITS", 1000)  # content with the start
+    model = tb.problems.bandit(leader_discount=0.5, follower_discount=0.9).model([0.1, 0.3])
+    numbers, beta = _balls.Tables.of(model, ()), arb(model.temperature)
+    with _balls.precision(200):
+        (value,) = _balls._follower(numbers, [arb(start)])[1]
+        weights = [(r / beta).exp() for r in numbers.follower_reward]
+        truth = beta * sum(weights, arb(0)).log() / (1 - numbers.follower_discount)
+        assert value.mid() == arb(start)
+        assert abs(value.rad() - abs(truth - start)) <= 1e-8 * value.rad()
+        assert value.rad() >= abs(truth - start)
+
+
 def test_two_states_are_their_closed_form():
     theta = [0.1, 0.2]
     enclosure = tb.enclose(tb.problems.two_state(), theta)

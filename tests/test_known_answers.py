@@ -82,9 +82,16 @@ def test_discrete_toy_is_best_with_a_mixed_leader():
     assert chances[best] == pytest.approx(0.85, abs=0.03)
 
 
+# Two routes to the same numbers: plain, and refined and bounded.
+FLOAT64 = pytest.mark.parametrize(
+    "accuracy", [tb.Estimated(), tb.Bounded()], ids=["estimated", "bounded"]
+)
+
+
+@FLOAT64
 @pytest.mark.parametrize("discount", [0.0, 0.9])
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
-def test_bandit_as_by_hand(temperature, discount):
+def test_bandit_as_by_hand(temperature, discount, accuracy):
     theta, reward = np.array([0.3, -0.2, 0.5]), (1.0, -2.0, 0.5)
     problem = tb.problems.bandit(
         leader_reward=reward,
@@ -95,14 +102,15 @@ def test_bandit_as_by_hand(temperature, discount):
     value, gradient = tb.problems.bandit_closed_form(
         theta, leader_reward=reward, temperature=temperature, leader_discount=discount
     )
-    exact = tb.hypergradient(problem, theta)
+    exact = tb.hypergradient(problem, theta, accuracy=accuracy)
     assert exact.objective == pytest.approx(value, rel=ROUNDING)
     np.testing.assert_allclose(exact.gradient, gradient, rtol=ROUNDING)
 
 
+@FLOAT64
 @pytest.mark.parametrize("theta", [(0.2, -0.3), (-1.0, 2.0), (0.6, 0.0)])
 @pytest.mark.parametrize("discounts", [(0.9, 0.8), (0.5, 0.95), (0.0, 0.7), (0.9, 0.0)])
-def test_two_state_as_by_hand(theta, discounts):
+def test_two_state_as_by_hand(theta, discounts, accuracy):
     settings = {
         "wage": 0.7,
         "temperature": 0.4,
@@ -110,7 +118,7 @@ def test_two_state_as_by_hand(theta, discounts):
         "leader_discount": discounts[1],
     }
     value, gradient = tb.problems.two_state_closed_form(theta, **settings)
-    exact = tb.hypergradient(tb.problems.two_state(**settings), theta)
+    exact = tb.hypergradient(tb.problems.two_state(**settings), theta, accuracy=accuracy)
     assert exact.objective == pytest.approx(value, rel=ROUNDING, abs=ROUNDING)
     np.testing.assert_allclose(exact.gradient, gradient, rtol=ROUNDING, atol=ROUNDING)
 
