@@ -125,7 +125,7 @@ class Tables:
     leader_discount: Ball
     temperature: Ball
     direct: list[Column]  # of the leader's rewards, the kernel and the initial distribution
-    indirect: list[Column]  # of the follower's rewards and the kernel
+    indirect: list[Column]  # of the follower's rewards, the kernel and the temperature
 
     @classmethod
     def of(cls, model: Model, tangents: Sequence[Tangent]) -> Tables:
@@ -155,7 +155,11 @@ class Tables:
                 for t in tangents
             ],
             indirect=[
-                Column.of(np.concatenate((t.follower_reward.ravel()[pairs], t.transition[stored])))
+                Column.of(
+                    np.concatenate(
+                        (t.follower_reward.ravel()[pairs], t.transition[stored], [t.temperature])
+                    )
+                )
                 for t in tangents
             ],
         )
@@ -211,7 +215,7 @@ def travel(tables: Tables, start: Balls) -> Road:
     is proven that no precision would help.
     """
     middle, value = _follower(tables, start)
-    _, _, policy = _soft_backup(tables, value)
+    _, _, policy, log_policy = _soft_backup(tables, value)
     follower_discount, leader_discount = tables.follower_discount, tables.leader_discount
 
     system = _system(tables, policy, leader_discount)
@@ -230,6 +234,7 @@ def travel(tables: Tables, start: Balls) -> Road:
 
     direct_measure = flow + _entries(tables, leader_discount, flow, leader_value) + leader_value
     indirect_measure = influence + _entries(tables, follower_discount, influence, value)
+    indirect_measure.append(-dot(influence, log_policy))
     direct = [column.dot(direct_measure) for column in tables.direct]
     indirect = [column.dot(indirect_measure) for column in tables.indirect]
     return Road(
@@ -252,7 +257,7 @@ def _follower(tables: Tables, start: Balls) -> tuple[Balls, Balls]:
     remaining = _remaining(tables)
     value, best, smallest, stalled = start, start, arb.pos_inf(), 0
     while stalled < PATIENCE:
-        action_value, improved, policy = _soft_backup(tables, value)
+        action_value, improved, policy, _ = _soft_backup(tables, value)
         gap = list(map(operator.sub, improved, value))
         residual = _largest(gap)
         if residual < smallest / 2:
@@ -283,22 +288,28 @@ def _remaining(tables: Tables) -> Ball:
     raise UndecidedError
 
 
-def _soft_backup(tables: Tables, value: Balls) -> tuple[Balls, Balls, Balls]:
-    """Apply T: action values, improved values and policy."""
+def _soft_backup(tables: Tables, value: Balls) -> tuple[Balls, Balls, Balls, Balls]:
+    """Apply T: action values, improved values, policy and its logarithm."""
     ahead, discount, beta = tables.ahead(value), tables.follower_discount, tables.temperature
     action_value = [r + discount * v for r, v in zip(tables.follower_reward, ahead, strict=True)]
-    improved, policy = [], []
+    improved: Balls = []
+    policy: Balls = []
+    log_policy: Balls = []
     for i, j in pairwise(tables.first):
         if j == i + 1:
             improved.append(action_value[i])
             policy.append(ONE)
+            log_policy.append(ZERO)
             continue
         best = max(q.mid() for q in action_value[i:j])
-        weights = [((q - best) / beta).exp() for q in action_value[i:j]]
+        logits = [(q - best) / beta for q in action_value[i:j]]
+        weights = [logit.exp() for logit in logits]
         total = sum(weights, ZERO)
-        improved.append(best + beta * total.log())
+        log_total = total.log()
+        improved.append(best + beta * log_total)
         policy += [weight / total for weight in weights]
-    return action_value, improved, policy
+        log_policy += [logit - log_total for logit in logits]
+    return action_value, improved, policy, log_policy
 
 
 def _system(tables: Tables, policy: Balls, discount: Ball) -> Any:

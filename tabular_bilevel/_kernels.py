@@ -666,13 +666,16 @@ def soft_policy(
     policy: FloatArray,
     log_error: FloatArray,
     spare: FloatArray,
+    log_policy: FloatArray,
+    log_policy_error: FloatArray,
     residual: FloatArray,
     residual_error: FloatArray,
 ) -> None:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into a policy and V's soft residual T V - V.
 
-    `log_error` bounds what log pi is off by, and `residual_error` the residual. Where `spare` is
-    not 0, log pi may be anything, and the probability is less than that.
+    `log_error` bounds what the logarithm of the policy is off by, and `residual_error` the
+    residual. Where `spare` is not 0, that logarithm may be anything, and the probability is less
+    than that. `log_policy`, which underflow leaves alone, is off by at most `log_policy_error`.
     """
     n_states, n_actions = gap.shape
     for s in range(n_states):
@@ -685,12 +688,15 @@ def soft_policy(
         choices = 0
         for a in range(n_actions):
             policy[s, a] = log_error[s, a] = spare[s, a] = 0.0
+            log_policy[s, a] = log_policy_error[s, a] = 0.0
             if available[s, a]:
                 logit = min(max(gap[s, a] / temperature, -1e300), 1e300)
+                log_policy[s, a] = logit - top
                 policy[s, a] = math.exp(logit - top)
                 total += policy[s, a]
                 off = error[s, a] / temperature + FLOOR
                 off += ROUNDOFF * (3.0 * abs(logit) + abs(top))
+                log_policy_error[s, a] = off if abs(logit) < 1e300 else np.inf
                 if logit - top + off < NEGLIGIBLE:
                     spare[s, a] = FLOOR
                 else:
@@ -705,6 +711,14 @@ def soft_policy(
         for a in range(n_actions):
             log_error[s, a] += fraction + 2.0 * ROUNDOFF
         log_total = math.log(total)
+        for a in range(n_actions):
+            if choices == 1:  # log 1 is 0
+                log_policy[s, a] = log_policy_error[s, a] = 0.0
+            elif available[s, a]:
+                log_policy[s, a] -= log_total
+                log_policy_error[s, a] += fraction + ROUNDOFF * (
+                    abs(log_policy[s, a]) + (EXP_ROUNDOFFS + 3.0) * log_total
+                )
         residual[s] = temperature * (top + log_total)
         rounding = (EXP_ROUNDOFFS + 3.0) * log_total + 3.0 * abs(top)
         residual_error[s] = temperature * (fraction + ROUNDOFF * rounding)

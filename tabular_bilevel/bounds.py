@@ -434,7 +434,8 @@ class _SoftPolicy:
     def __init__(self, model: Model, gap: FloatArray, error: FloatArray) -> None:
         from tabular_bilevel import _kernels
 
-        self.policy, self._log_error, self._spare = np.empty((3, *gap.shape))
+        tables = np.empty((5, *gap.shape))
+        self.policy, self._log_error, self._spare, self.log_policy, self.log_policy_error = tables
         self.residual, self.residual_error = np.empty((2, model.n_states))
         self._available = model.available
         _kernels.soft_policy(
@@ -445,6 +446,8 @@ class _SoftPolicy:
             self.policy,
             self._log_error,
             self._spare,
+            self.log_policy,
+            self.log_policy_error,
             self.residual,
             self.residual_error,
         )
@@ -472,6 +475,8 @@ class _Follower:
     residual: float
     policy: FloatArray
     error: FloatArray
+    log_policy: FloatArray
+    log_policy_error: FloatArray
     leak: FloatArray  # how far its sum is from 1
     aside: FloatArray  # its distance to the operator's policy, with its error
     operator_policy: FloatArray
@@ -497,7 +502,11 @@ def _follower(model: Model, response: Response) -> _Follower:
     stray = (aside + soft.error(2.0 * crude / beta)).sum(axis=1) * crude
     size, spread, advantage = operator.values(residual + stray)
     leak = _leak(model, soft.policy)
-    policy_error = soft.error((advantage + stray[:, None]) / beta)
+    log_ratio = (advantage + stray[:, None]) / beta
+    policy_error = soft.error(log_ratio)
+    log_policy_error = soft.log_policy_error + np.where(
+        soft.log_policy_error == 0.0, 0.0, log_ratio
+    )
     _kernels.balance(policy_error, leak)
 
     value = value + correction
@@ -514,6 +523,8 @@ def _follower(model: Model, response: Response) -> _Follower:
         residual=float(residual.max()),
         policy=soft.policy,
         error=policy_error,
+        log_policy=soft.log_policy,
+        log_policy_error=log_policy_error,
         leak=leak,
         aside=aside + policy_error,
         operator_policy=stored.policy,
@@ -643,6 +654,18 @@ def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[Floa
     return influence, source_error + follower.error * (size + error) + policy * error + rounding
 
 
+def _temperature_slope(
+    follower: _Follower, influence: FloatArray, influence_error: FloatArray
+) -> tuple[float, float]:
+    """Compute - sum mu log pi, and bound its error."""
+    size = np.abs(follower.log_policy)
+    rounding = ROUNDOFF * (influence.size + 2.0) * size
+    return -float(np.vdot(influence, follower.log_policy)), float(
+        np.vdot(influence_error, size + follower.log_policy_error)
+        + np.vdot(np.abs(influence), follower.log_policy_error + rounding)
+    )
+
+
 def _measure_error(
     model: Model,
     follower: _Follower,
@@ -717,7 +740,10 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
     direct = Sensitivities.of(
         model, leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()
     )
-    indirect = Sensitivities.of(model, follower_reward=influence, entries=slopes[1])
+    slope, slope_error = _temperature_slope(follower, influence, influence_error)
+    indirect = Sensitivities.of(
+        model, follower_reward=influence, entries=slopes[1], temperature=slope
+    )
     bounds = SensitivityBounds(
         follower_reward=_outward(influence_error),
         leader_reward=_outward(pairs_error),
@@ -725,6 +751,7 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
         entries_shift=_outward(shift),
         initial=_outward(leader.value_spread + 2.0 * ROUNDOFF * np.abs(leader.value)),
         initial_shift=float(_outward(leader.value_error.max())),
+        temperature=float(_outward(slope_error)),
     )
     return _Centre(follower, leader, (direct, indirect), direct + indirect, bounds)
 
@@ -746,6 +773,7 @@ def _around(
         entries_shift=bounds.entries_shift,
         initial=wider("initial"),
         initial_shift=bounds.initial_shift,
+        temperature=float(wider("temperature")),
     )
 
 
@@ -786,6 +814,9 @@ def _tangent_bound(
     rows = moved(tangent.transition, model.entry_row, model.follower_reward.size)
     start = moved(tangent.initial, np.zeros(model.n_states, dtype=np.int64), 1)
     bound = rows @ bounds.entries_shift.ravel() + start[0] * bounds.initial_shift
+    if tangent.temperature != 0.0:
+        off = bounds.temperature + 2.0 * ROUNDOFF * abs(sensitivities.temperature)
+        bound += abs(tangent.temperature) * off
     for change, slope, error in (
         (tangent.follower_reward, sensitivities.follower_reward, bounds.follower_reward),
         (tangent.leader_reward, sensitivities.leader_reward, bounds.leader_reward),

@@ -8,7 +8,7 @@ the states that play can reach:
 - T V_upper <= V_upper and T V_lower >= V_lower, T the soft Bellman operator, with discount times
   row sums below 1: then V_lower <= V_F <= V_upper. Without logarithms: T V <= V in a state if the
   sum over actions of exp((Q - V) / temperature) is at most 1.
-- The policy exp((Q_F - V_F) / temperature) follows.
+- The policy exp((Q_F - V_F) / temperature) follows, and its logarithm.
 - V_L, d_L and the flow n of influence solve linear systems. The residuals r of the file's numbers
   bound their errors, |r| / (1 - discount * row sum): in the largest entry for V_L, in the sum of
   entries for d_L and n.
@@ -27,7 +27,7 @@ from typing import Any
 
 __all__ = ["RejectedError", "check_certificate"]
 
-FORMAT = "tabular-bilevel certificate 1"
+FORMAT = "tabular-bilevel certificate 2"
 
 # Exponents beyond those of float64 products would exhaust the memory.
 LARGEST_EXPONENT = 100_000
@@ -145,6 +145,8 @@ class _Instance:
             {name: {k: _number(x) for k, x in table} for name, table in tangent.items()}
             for tangent in document["tangents"]
         ]
+        if any(set(tangent["temperature"]) - {0} for tangent in self.tangents):
+            raise RejectedError("there is one temperature, number 0")
         self.pairs: list[tuple[int, Fraction, Fraction, list[tuple[int, int, Fraction]]]] = []
         leads: dict[int, set[int]] = {}
         entry = 0
@@ -211,6 +213,7 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
     low, high = known("value_lower"), known("value_upper")
     value = {s: (low[s][0], high[s][1]) for s in states}
     policy: dict[int, Pair] = {}
+    log_policy: dict[int, Pair] = {}
     for s in states:
         weights: list[list[Pair]] = [[], []]
         for k in actions[s]:
@@ -222,10 +225,12 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
                 )
             gap = _minus(_sum([reward, ahead(k, value, follower)]), value[s])
             if len(actions[s]) == 1:
-                policy[k] = (fixed.one, fixed.one)
+                policy[k], log_policy[k] = (fixed.one, fixed.one), (0, 0)
             else:
-                likely = fixed.exp(fixed.scaled(gap, 1 / beta))
+                logit = fixed.scaled(gap, 1 / beta)
+                likely = fixed.exp(logit)
                 policy[k] = likely[0], min(likely[1], fixed.one)
+                log_policy[k] = logit[0], min(logit[1], 0)
         target = 0 if len(actions[s]) == 1 else fixed.one
         below, above = _sum(weights[0]), _sum(weights[1])
         if below[1] < target:
@@ -278,6 +283,8 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
             own[entry] = fixed.scaled(fixed.times(flow[k], leader_value[target]), leader)
             through[entry] = fixed.scaled(fixed.times(influence[k], value[target]), follower)
 
+    heat = _minus((0, 0), _sum([fixed.times(influence[k], log_policy[k]) for k in influence]))
+
     def slope(table: dict[int, Fraction], measure: dict[int, Pair]) -> Pair:
         return _sum([fixed.scaled(measure[k], x) for k, x in table.items() if k in measure])
 
@@ -291,7 +298,11 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
             ]
         )
         indirect = _sum(
-            [slope(tangent["follower_reward"], influence), slope(tangent["transition"], through)]
+            [
+                slope(tangent["follower_reward"], influence),
+                slope(tangent["transition"], through),
+                slope(tangent["temperature"], {0: heat}),
+            ]
         )
         found["direct"].append(direct)
         found["indirect"].append(indirect)

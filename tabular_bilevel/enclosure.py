@@ -169,7 +169,7 @@ class Enclosure:
         with _balls.precision(2 * self.precision + max(0, -math.frexp(small)[1])):
             proof = _balls.proof(tables, start)
         return {
-            "format": "tabular-bilevel certificate 1",
+            "format": "tabular-bilevel certificate 2",
             **_tables_in_hex(self.model),
             "tangents": [_tangent_in_hex(self.model, tangent) for tangent in self.tangents],
             "proof": proof,
@@ -393,13 +393,14 @@ def _tables_in_hex(model: Model) -> dict[str, Any]:
 
 
 def _tangent_in_hex(model: Model, tangent: Tangent) -> dict[str, Any]:
-    """Spell what is not 0, each with its place: pair, entry in order of pairs, or state."""
+    """Spell what is not 0, each with its place: pair, entry in order of pairs, state, or 0."""
     available = model.available
     tables = {
         "follower_reward": tangent.follower_reward[available],
         "leader_reward": tangent.leader_reward[available],
         "transition": tangent.transition[available.ravel()[model.entry_row]],
         "initial": tangent.initial,
+        "temperature": np.array([tangent.temperature]),
     }
     return {
         name: [(int(k), _hexadecimal(table[k])) for k in np.flatnonzero(table)]

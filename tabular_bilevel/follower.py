@@ -427,6 +427,16 @@ def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray
     return action_value, improved, weights / total[:, None]
 
 
+def log_policy(model: Model, action_value: FloatArray) -> FloatArray:
+    """Compute log pi from Q, however small pi, shape (S, A); 0 where an action is unavailable."""
+    best = action_value.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        logits = (action_value - best) / model.temperature
+    logits = np.maximum(logits, -np.finfo(np.float64).max)  # finite: 0 log 0 is 0
+    total = np.exp(logits).sum(axis=1, keepdims=True)
+    return np.where(model.available, logits - np.log(total), 0.0)
+
+
 def _size(gap: FloatArray) -> float:
     return float(np.abs(gap).max())
 

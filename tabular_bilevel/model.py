@@ -109,7 +109,7 @@ class Model:
         follower_discount, leader_discount : float
             In [0, 1).
         temperature : float
-            Positive.
+            Positive. It may depend on theta, as any table.
         available : array_like of bool, shape (S, A), optional
             Which actions a state has; all by default. Whatever the other tables hold at an
             unavailable action is ignored.
@@ -255,7 +255,27 @@ temperature 0.1
         start = read_only(as_distribution("initial", initial, self.n_states))
         return self._with(initial=start)
 
-    def _with(self, **tables: FloatArray) -> Model:
+    def with_temperature(self, temperature: npt.ArrayLike) -> Model:
+        """Copy the model with another temperature, without a second look at the rest.
+
+        Parameters
+        ----------
+        temperature : float
+            Positive.
+
+        Returns
+        -------
+        Model
+            A new model.
+
+        Raises
+        ------
+        ValueError
+            If it is not a positive finite number.
+        """
+        return self._with(temperature=as_positive("temperature", temperature))
+
+    def _with(self, **tables: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
         model = object.__new__(Model)
         model.__dict__.update(self.__dict__, _kernel=self._kernel, **tables)
@@ -393,12 +413,15 @@ class Tangent:
         problem's `pushforward` may also give the whole table, (S, A, S) or sparse (S*A, S).
     initial : ndarray, shape (S,)
         Change of the initial distribution.
+    temperature : float
+        Change of the temperature.
     """
 
     follower_reward: FloatArray
     leader_reward: FloatArray
     transition: FloatArray
     initial: FloatArray
+    temperature: float = 0.0
 
     @classmethod
     def zero(cls, model: Model) -> Tangent:

@@ -29,6 +29,7 @@ from tabular_bilevel._validation import (
     all_finite,
     as_entries,
     as_finite,
+    as_positive,
     as_theta,
     entry,
     finite_array,
@@ -106,8 +107,8 @@ class FeatureProblem:
         r_F = base + F_r theta                  P(s'|s,a) proportional to base * exp(F_p theta)
         r_L = base + F_l theta                  rho(s)    proportional to base * exp(F_i theta)
 
-    A transition row keeps its mass 1 - termination. A feature matrix left out leaves its table as
-    it is.
+    and temperature = base * exp(F_t theta). A transition row keeps its mass 1 - termination. A
+    feature matrix left out leaves its table as it is.
 
     Parameters
     ----------
@@ -119,6 +120,8 @@ class FeatureProblem:
         Features of the stored transition entries, in the order of ``base.transition.data``.
     initial : array_like or scipy.sparse, shape (S, d), optional
         Features of the initial distribution.
+    temperature : array_like, shape (d,), optional
+        Features of the temperature; (1, d) and scipy.sparse will do.
 
     Raises
     ------
@@ -142,6 +145,7 @@ class FeatureProblem:
     leader_reward: sp.csr_array = field(repr=False)
     transition: sp.csr_array = field(repr=False)
     initial: sp.csr_array = field(repr=False)
+    temperature: sp.csr_array = field(repr=False)
 
     __setstate__ = restore_read_only
 
@@ -153,6 +157,7 @@ class FeatureProblem:
         leader_reward: npt.ArrayLike | sp.sparray | None = None,
         transition: npt.ArrayLike | sp.sparray | None = None,
         initial: npt.ArrayLike | sp.sparray | None = None,
+        temperature: npt.ArrayLike | sp.sparray | None = None,
     ) -> None:
         n_pairs = base.follower_reward.size
         tables = {
@@ -160,6 +165,7 @@ class FeatureProblem:
             "leader_reward": (leader_reward, n_pairs),
             "transition": (transition, base.transition.nnz),
             "initial": (initial, base.n_states),
+            "temperature": (_as_row(temperature), 1),
         }
         given = {
             name: _features(name, matrix, n_rows)
@@ -195,7 +201,8 @@ class FeatureProblem:
         Raises
         ------
         ValueError
-            If theta has the wrong length or an entry that is not finite.
+            If theta has the wrong length or an entry that is not finite, or makes the temperature
+            0 or infinite.
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
         shape = base.follower_reward.shape
@@ -204,11 +211,15 @@ class FeatureProblem:
         leader_reward = base.leader_reward + changes[1]
         if self._only_rewards:
             return base.with_rewards(follower_reward, leader_reward)
+        temperature = self._temperature(theta)
+        if self._only_scalars:
+            return base.with_rewards(follower_reward, leader_reward).with_temperature(temperature)
         return base.replace(
             follower_reward=follower_reward,
             leader_reward=leader_reward,
             transition=base.like_transition(self._kernel(theta)),
             initial=self._start(theta),
+            temperature=temperature,
         )
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
@@ -238,6 +249,9 @@ class FeatureProblem:
             start = self._start(theta)
             centred = start * (sensitivities.initial - start @ sensitivities.initial)
             gradient = gradient + self.initial.T @ centred
+        if self.temperature.nnz:
+            slope = self._temperature(theta) * sensitivities.temperature
+            gradient = gradient + self.temperature.T @ np.array([slope])
         return gradient
 
     def pullback_bound(
@@ -292,6 +306,9 @@ class FeatureProblem:
                 np.zeros(start.size, dtype=np.int64),
                 np.array([start.sum()]),
             )
+        if self.temperature.nnz:
+            off = bounds.temperature + 3.0 * ROUNDOFF * abs(sensitivities.temperature)
+            bound = bound + abs(self.temperature.T) @ np.array([self._temperature(theta) * off])
         return bound
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
@@ -316,6 +333,7 @@ class FeatureProblem:
             leader_reward=available * (self.leader_reward @ direction).reshape(available.shape),
             transition=self._centre_rows(self.transition @ direction, theta),
             initial=start * (slope - start @ slope),
+            temperature=float((self.temperature @ direction)[0] * self._temperature(theta)),
         )
 
     def __str__(self) -> str:
@@ -323,6 +341,11 @@ class FeatureProblem:
 
     @cached_property
     def _only_rewards(self) -> bool:
+        return self._only_scalars and self.temperature.nnz == 0
+
+    @cached_property
+    def _only_scalars(self) -> bool:
+        """Whether theta leaves the distributions as they are."""
         return bool(self.transition.nnz == self.initial.nnz == 0)
 
     @cached_property
@@ -345,6 +368,14 @@ class FeatureProblem:
             base.entry_row,
             base.row_mass.ravel(),
         )
+
+    def _temperature(self, theta: FloatArray) -> float:
+        base = self.base.temperature
+        if not self.temperature.nnz:
+            return base
+        with np.errstate(over="ignore"):
+            temperature = base * float(np.exp(_times(self.temperature, theta)[0]))
+        return as_positive("temperature at theta", temperature)
 
     def _start(self, theta: FloatArray) -> FloatArray:
         base = self.base.initial
@@ -543,12 +574,19 @@ def require_reward_parameters(
         model,
         entries=probe.standard_normal(model.transition.nnz),
         initial=probe.standard_normal(model.n_states),
+        temperature=1.0,
     )
     if np.any(problem.pullback(theta, measures)):
         raise ValueError(
-            f"{method} is defined for parameters of rewards only, and theta moves transitions or "
-            "the initial distribution"
+            f"{method} is defined for parameters of rewards only, and theta moves transitions, "
+            "the initial distribution or the temperature"
         )
+
+
+def _as_row(features: Any) -> Any:
+    """Read a vector as a matrix of one row."""
+    flat = features is not None and not sp.issparse(features) and np.ndim(features) == 1
+    return np.reshape(features, (1, -1)) if flat else features
 
 
 def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:

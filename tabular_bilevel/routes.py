@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
 from tabular_bilevel._validation import (
+    as_finite,
     as_positive,
     as_theta,
     entry,
@@ -25,7 +26,7 @@ from tabular_bilevel._validation import (
     positive_integer,
 )
 from tabular_bilevel.errors import ConvergenceError
-from tabular_bilevel.follower import solve_follower
+from tabular_bilevel.follower import log_policy, solve_follower
 from tabular_bilevel.leader import evaluate_leader, objective
 from tabular_bilevel.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.model import Model, Tangent
@@ -52,7 +53,8 @@ def forward_gradient(
     """Differentiate J in forward mode (theory.md section 4).
 
     For each direction: (I - gamma_F P_pi) dV_F = E_pi[dr_F + gamma_F dP.V_F], then d pi =
-    pi (dQ_F - dV_F) / temperature, and the leader's evaluation differentiated along it.
+    pi (dQ_F - dV_F) / temperature, and the leader's evaluation differentiated along it. A change
+    of the temperature adds its multiple of -log pi to dr_F.
 
     Parameters
     ----------
@@ -88,12 +90,14 @@ def forward_gradient(
     response = solve_follower(model)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     policy, value = response.policy, response.value
+    log_chances = log_policy(model, response.action_value)
     follower = policy_system(model, policy, model.follower_discount)
     leader = policy_system(model, policy, model.leader_discount)
 
     derivatives = []
     for tangent in tangents:
         own = tangent.follower_reward + model.follower_discount * _moved(model, tangent, value)
+        own -= tangent.temperature * log_chances
         slope = follower.solve((policy * own).sum(axis=1))
         action_slope = own + model.follower_discount * model.next_value(slope)
         policy_slope = policy * centred(action_slope, policy) / model.temperature
@@ -298,7 +302,11 @@ def all_tangents(problem: BilevelProblem, theta: FloatArray, model: Model) -> li
     follower, leader, kernel, initial = np.split(rows.T, np.cumsum([n_pairs, n_pairs, nnz]), axis=1)
     shape = (theta.size, *model.follower_reward.shape)
     tables = zip(follower.reshape(shape), leader.reshape(shape), kernel, initial, strict=True)
-    tangents = [Tangent(*change) for change in tables]
+    unit = Sensitivities.of(model, temperature=1.0)
+    slopes = pulled_back(problem, theta, unit).tolist()
+    tangents = [
+        Tangent(*change, temperature=slope) for change, slope in zip(tables, slopes, strict=True)
+    ]
     for tangent in tangents:
         _require_no_leaks("pullback(...) of entries of", tangent, model)
     return tangents
@@ -315,7 +323,8 @@ def _units(model: Model) -> Iterator[Sensitivities]:
         for k in range(table.size):
             unit = np.zeros_like(table)
             unit.flat[k] = 1.0
-            yield Sensitivities.of(model, **{name: unit})
+            table_unit: dict[str, Any] = {name: unit}
+            yield Sensitivities.of(model, **table_unit)
 
 
 def _checked(tangent: Tangent, model: Model) -> Tangent:
@@ -337,7 +346,8 @@ def _checked(tangent: Tangent, model: Model) -> Tangent:
         **{
             name: finite_array(f"pushforward(...).{name}", table, where.shape, where=where)
             for name, (table, where) in tables.items()
-        }
+        },
+        temperature=as_finite("pushforward(...).temperature", tangent.temperature),
     )
     _require_no_leaks("pushforward(...)", checked, model)
     return checked
@@ -403,6 +413,7 @@ def _complex_derivative(
     follower_reward = model.follower_reward + h * tangent.follower_reward
     leader_reward = model.leader_reward + h * tangent.leader_reward
     initial = model.initial + h * tangent.initial
+    temperature = model.temperature + h * tangent.temperature
     shape = follower_reward.shape
 
     def next_value(value: ComplexArray) -> ComplexArray:
@@ -412,15 +423,13 @@ def _complex_derivative(
     for _ in range(20):
         action_value = follower_reward + model.follower_discount * next_value(value)
         real = np.where(model.available, action_value.real, -np.inf).max(axis=1)
-        exponents = np.where(
-            model.available, (action_value - real[:, None]) / model.temperature, -np.inf
-        )
+        exponents = np.where(model.available, (action_value - real[:, None]) / temperature, -np.inf)
         weights = np.exp(exponents)
         total = weights.sum(axis=1)
         policy = weights / total[:, None]
         # the imaginary parts add up to 0, as do changes of probabilities, and not just nearly
         policy -= 1j * policy.real * policy.imag.sum(axis=1, keepdims=True)
-        gap = real + model.temperature * np.log(total) - value
+        gap = real + temperature * np.log(total) - value
         system = discounted_system(policy_transition(kernel, policy), model.follower_discount)
         step = system.solve(gap)
         value = value + step

@@ -1,18 +1,19 @@
-"""The derivative of J with respect to the model's tables: four measures (theory.md section 4).
+"""The derivative of J with respect to the model's tables: measures (theory.md section 4).
 
 Both the exact gradient and every sampled one are these measures, pulled back by the problem.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import FloatArray, centred, grouped_sums, read_only, restore_read_only
-from tabular_bilevel.follower import Response
+from tabular_bilevel.follower import Response, log_policy
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model, Tangent
@@ -25,6 +26,7 @@ __all__ = [
     "influence_measures",
     "influence_source",
     "sensitivities",
+    "temperature_slope",
 ]
 
 
@@ -44,6 +46,8 @@ class Sensitivities:
         dJ/dP(s'|s,a), in the order of ``model.transition.data``.
     initial : ndarray, shape (S,)
         dJ/drho = V_L.
+    temperature : float
+        dJ/d(temperature).
     """
 
     model: Model = field(repr=False)
@@ -51,6 +55,7 @@ class Sensitivities:
     leader_reward: FloatArray
     entries: FloatArray
     initial: FloatArray
+    _temperature: float | Callable[[], float] = field(default=0.0, repr=False)
 
     __setstate__ = restore_read_only
 
@@ -63,6 +68,7 @@ class Sensitivities:
         leader_reward: FloatArray | None = None,
         entries: FloatArray | None = None,
         initial: FloatArray | None = None,
+        temperature: float | Callable[[], float] = 0.0,
     ) -> Sensitivities:
         """Make sensitivities of arrays that this object may own: they become read-only.
 
@@ -76,6 +82,9 @@ class Sensitivities:
             In the order of ``model.transition.data``; 0 if left out.
         initial : ndarray, shape (S,), optional
             0 if left out.
+        temperature : float or callable
+            The number, or a function without arguments that computes it, called if and when a
+            pullback asks for it: few problems do.
 
         Returns
         -------
@@ -92,7 +101,14 @@ class Sensitivities:
             leader_reward=owned(leader_reward, model.leader_reward),
             entries=owned(entries, model.transition.data),
             initial=owned(initial, model.initial),
+            _temperature=temperature,
         )
+
+    @cached_property
+    def temperature(self) -> float:
+        """dJ/d(temperature)."""
+        slope = self._temperature
+        return slope() if callable(slope) else slope
 
     @cached_property
     def transition(self) -> sp.csr_array:
@@ -107,7 +123,16 @@ class Sensitivities:
             leader_reward=read_only(self.leader_reward + other.leader_reward),
             entries=read_only(self.entries + other.entries),
             initial=read_only(self.initial + other.initial),
+            _temperature=self._temperature_with(other),
         )
+
+    def _temperature_with(self, other: Sensitivities) -> float | Callable[[], float]:
+        """Add up, or leave to later what can be left."""
+        if self._temperature == 0.0:
+            return other._temperature
+        if other._temperature == 0.0:
+            return self._temperature
+        return self.temperature + other.temperature
 
     def dot(self, tangent: Tangent) -> float:
         """Differentiate J along a change of the tables."""
@@ -116,6 +141,7 @@ class Sensitivities:
             + np.vdot(self.leader_reward, tangent.leader_reward)
             + np.vdot(self.entries, tangent.transition)
             + np.vdot(self.initial, tangent.initial)
+            + (self.temperature * tangent.temperature if tangent.temperature else 0.0)
         )
 
     def __str__(self) -> str:
@@ -145,6 +171,8 @@ class SensitivityBounds:
         Of dJ/drho, but for a number that all states share.
     initial_shift : float
         Of that number.
+    temperature : float
+        Of dJ/d(temperature).
     """
 
     follower_reward: FloatArray
@@ -153,6 +181,7 @@ class SensitivityBounds:
     entries_shift: FloatArray
     initial: FloatArray
     initial_shift: float
+    temperature: float
 
     __setstate__ = restore_read_only
 
@@ -166,6 +195,7 @@ def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> S
         n = gamma_F P^T mu,   mu = w + pi n,   (I - gamma_F P_pi^T) n = gamma_F P^T w
         dJ/dr_F = mu                       dJ/dr_L = d_L pi                     dJ/drho = V_L
         dJ/dP(s'|s,a) = gamma_L d_L(s) pi(a|s) V_L(s') + gamma_F mu(s,a) V_F(s')
+        dJ/d(temperature) = - sum_{s,a} mu(s,a) log pi(a|s)
 
     Parameters
     ----------
@@ -260,4 +290,14 @@ def influence_measures(model: Model, response: Response, influence: FloatArray) 
         model,
         follower_reward=influence,
         entries=flow * response.value[model.transition.indices],
+        temperature=partial(temperature_slope, model, response, influence),
     )
+
+
+def temperature_slope(model: Model, response: Response, influence: FloatArray) -> float:
+    """Differentiate J with respect to the temperature, given the influence measure, shape (S, A).
+
+    With log pi = (Q_F - V_F) / temperature and dV_F / d(temperature) having the entropy as its
+    source, a change of the temperature acts like one of r_F by -log pi times as much.
+    """
+    return -float(np.vdot(influence, log_policy(model, response.action_value)))

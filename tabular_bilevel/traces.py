@@ -7,11 +7,14 @@ credit.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel.experience import Experience, Limit
-from tabular_bilevel.sensitivities import Sensitivities, influence_measures
+from tabular_bilevel.sensitivities import Sensitivities, influence_measures, temperature_slope
 from tabular_bilevel.trajectories import Trajectories, row_blocks
 
 __all__ = ["expected_traces", "expected_visits", "sampled_traces", "sampled_visits"]
@@ -104,7 +107,11 @@ def sampled_traces(
         model, leader_reward=occupancy, entries=direct_entries, initial=direct_initial
     )
     indirect = Sensitivities.of(
-        model, follower_reward=influence, entries=indirect_entries, initial=indirect_initial
+        model,
+        follower_reward=influence,
+        entries=indirect_entries,
+        initial=indirect_initial,
+        temperature=partial(temperature_slope, experience.model, response, influence),
     )
     return direct, indirect
 
@@ -162,7 +169,9 @@ def expected_traces(
         entries=model.leader_discount * occupancy.ravel()[source] * values.value[target],
         initial=values.value.copy(),
     )
-    return direct, influence_measures(model, limit.response, influence)
+    indirect = influence_measures(model, limit.response, influence)
+    planned = partial(temperature_slope, limit.planned, limit.response, influence)
+    return direct, replace(indirect, _temperature=planned)
 
 
 def sampled_visits(trajectories: Trajectories, discount: float) -> tuple[FloatArray, FloatArray]:

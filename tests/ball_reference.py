@@ -114,6 +114,7 @@ class Reference:
         n = solve(system(gamma, policy).transpose(), arriving)
         self.influence = {(s, a): w[s, a] + policy[s, a] * n[s] for s, a in pairs}
         self.pairs = {(s, a): d[s] * policy[s, a] for s, a in pairs}
+        self.heat = -sum((mu * policy[pair].log() for pair, mu in self.influence.items()), arb(0))
         self.slopes = []
         for row, j in self.entries:
             s, a = divmod(row, n_actions)
@@ -123,7 +124,7 @@ class Reference:
                 slope = arb(0)
             self.slopes.append(slope)
 
-    def gradient(self, follower_reward, leader_reward, kernel, initial):
+    def gradient(self, follower_reward, leader_reward, kernel, initial, temperature=None):
         """Multiply with derivatives of the tables, each (entries, d), of balls or floats."""
         with flint.ctx.workprec(self.bits):
             n_actions = self.shape[1]
@@ -138,6 +139,8 @@ class Reference:
                 terms += [
                     x * exact(y) for x, y in zip(self.leader_value, initial[:, i], strict=True)
                 ]
+                if temperature is not None:
+                    terms.append(self.heat * exact(temperature[0, i]))
                 total.append(sum(terms, arb(0)))
             return total
 
@@ -187,7 +190,14 @@ def derivatives(problem, model):
             problem.initial.toarray(),
             1,
         ),
+        times(model.temperature, problem.temperature.toarray()),
     )
+
+
+def times(number, features):
+    """Multiply exactly, as an object array of balls."""
+    with flint.ctx.workprec(BITS):
+        return np.array([[exact(number) * exact(x) for x in row] for row in features], dtype=object)
 
 
 def broken(result, bounds, reference, gradient):
@@ -219,6 +229,7 @@ def broken(result, bounds, reference, gradient):
     entries = errors.entries + errors.entries_shift.ravel()[result.model.entry_row]
     for k, slope in enumerate(reference.slopes):
         compare("dJ/dP", measures.entries[k], slope, entries[k])
+    compare("dJ/d(temperature)", measures.temperature, reference.heat, errors.temperature)
     compare("J", result.objective, reference.objective, bounds.objective)
     for stored, ball, bound in zip(result.gradient, gradient, bounds.gradient, strict=True):
         compare("gradient", stored, ball, bound)

@@ -11,7 +11,7 @@ DISCOUNTS = (0.0, 0.3, 0.9, 0.99, 0.999, 0.9999)
 
 
 def corner_problem(seed):
-    """Draw a problem of 1 to 8 states and 1 to 4 actions, and 3 parameters of all four tables."""
+    """Draw a problem of 1 to 8 states and 1 to 4 actions, and 3 parameters of all tables."""
     rng = np.random.default_rng(seed)
     n_states, n_actions = int(rng.integers(1, 9)), int(rng.integers(1, 5))
     shape = n_states, n_actions
@@ -75,4 +75,5 @@ def corner_problem(seed):
         leader_reward=rng.normal(size=(n_states * n_actions, 3)) * (moves == "all"),
         transition=rng.normal(size=(base.transition.nnz, 3)) if moves == "all" else None,
         initial=rng.normal(size=(n_states, 3)) if moves == "all" else None,
+        temperature=rng.normal(size=3) if rng.random() < 0.5 else None,
     )

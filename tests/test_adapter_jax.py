@@ -142,7 +142,7 @@ def test_a_zero_that_moves_has_a_derivative_and_a_forbidden_action_none():
     [
         (lambda theta: {}, r"tables\(theta\) has no tables"),
         (lambda theta: [theta], r"tables\(theta\) is a list, not a dictionary"),
-        (lambda theta: {"temperature": theta[0]}, "has temperature; theta can move transition"),
+        (lambda theta: {"termination": theta}, "has termination; theta can move transition"),
         (
             lambda theta: {"follower_reward": theta.astype(jnp.float32)},
             r"tables\(theta\)\['follower_reward'\] has dtype float32, not float64",

@@ -342,6 +342,7 @@ def test_bounds_of_a_budget_hold():
         leader_reward=inner.leader_reward,
         transition=inner.transition,
         initial=inner.initial,
+        temperature=inner.temperature,
     )
     slope = reference.gradient(*derivatives(moved, result.model))
     with flint.ctx.workprec(BITS):

@@ -166,8 +166,8 @@ KNOWN_MODEL = {
 DEFINED = {
     tb.SoBiRL: (
         {"bandit", "rewards"},
-        "SoBiRL is defined for parameters of rewards only, and theta moves transitions or the "
-        "initial distribution",
+        "SoBiRL is defined for parameters of rewards only, and theta moves transitions, the "
+        "initial distribution or the temperature",
     ),
     tb.ValueGapPenalty: (
         {"bandit", "rewards", "toy"},

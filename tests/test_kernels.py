@@ -284,7 +284,8 @@ def policy_call(model, *, scale=1.0):
         "available": model.available,
         "temperature": model.temperature,
     }
-    tables = {name: np.full(shape, 7.0) for name in ("policy", "log_error", "spare")}
+    names = ("policy", "log_error", "spare", "log_policy", "log_policy_error")
+    tables = {name: np.full(shape, 7.0) for name in names}
     rows = {name: np.full(model.n_states, 7.0) for name in ("residual", "residual_error")}
     return inputs, tables | rows
 
@@ -722,7 +723,9 @@ def test_plain_float64_residuals_would_break_their_error(call):
 def test_soft_policies_are_the_twins(model, scale):
     inputs, outputs = policy_call(model, scale=scale)
     run(_kernels.soft_policy, inputs, outputs)
-    policy, residual = twins.soft_policy(inputs["gap"], model.available, model.temperature)
+    policy, residual, log_policy = twins.soft_policy(
+        inputs["gap"], model.available, model.temperature
+    )
     far = outputs["spare"] > 0.0
     assert agree(outputs["residual"], residual)
     assert np.all(policy[far] < outputs["spare"][far])
@@ -731,6 +734,9 @@ def test_soft_policies_are_the_twins(model, scale):
     ratio = np.abs(np.log(outputs["policy"][near]) - np.log(policy[near]))
     assert np.all(ratio <= 2.0 * outputs["log_error"][near] + 1e-15)
     assert not outputs["policy"][~model.available].any()
+    off = np.abs(outputs["log_policy"] - log_policy)
+    assert np.all(off <= 2.0 * outputs["log_policy_error"] + 1e-15)
+    assert outputs["log_policy_error"].max() <= 1e-12 * max(scale, 1.0) / model.temperature
     assert np.abs(outputs["residual_error"]).max() <= 1e-13 * max(scale, model.temperature)
 
 

@@ -270,10 +270,11 @@ def action_reach(model, policy, discount, reach):
 
 
 def soft_policy(gap, available, temperature):
-    """Compute pi = softmax(gap / temperature) and temperature * log sum exp(gap / temperature)."""
+    """Compute pi = softmax(gap / temperature), temperature * log sum exp(...), and log pi."""
     logits = np.where(available, gap, -np.inf) / temperature
     log_sum = np.logaddexp.reduce(logits, axis=1)
-    return np.exp(logits - log_sum[:, None]), temperature * log_sum
+    log_policy = logits - log_sum[:, None]
+    return np.exp(log_policy), temperature * log_sum, np.where(available, log_policy, 0.0)
 
 
 def slope_errors(model, discount, flow, flow_error, value, value_error, spread):

@@ -74,6 +74,7 @@ def instance(rng: np.random.Generator) -> tuple[tb.BilevelProblem, np.ndarray]:
         "leader_reward": rng.normal(size=(follower.size, width)),
         "transition": rng.normal(size=(base.transition.nnz, width)),
         "initial": rng.normal(size=(shape[0], width)),
+        "temperature": rng.normal(size=width),
     }
     some = {name: f for name, f in features.items() if rng.random() < 0.6} or features
     return tb.FeatureProblem(base, **some), rng.normal(size=width) * rng.choice([0.0, 1.0])
@@ -224,7 +225,7 @@ def _moved(
     n_pairs = len(tables.kernel)
     n_entries = sum(map(len, tables.kernel))
     own = [arb(0)] * (n_pairs + n_entries + tables.n_states)
-    through = [arb(0)] * (n_pairs + n_entries)
+    through = [arb(0)] * (n_pairs + n_entries + 1)
     for weight, direct, indirect in zip(direction, tables.direct, tables.indirect, strict=True):
         for change, column in ((own, direct), (through, indirect)):
             for place, slope in zip(column.places, column.slopes, strict=True):
@@ -240,6 +241,7 @@ def _moved(
         follower_reward=plus(tables.follower_reward, through[:n_pairs]),
         leader_reward=plus(tables.leader_reward, own[:n_pairs]),
         initial=plus(tables.initial, own[n_pairs + n_entries :]),
+        temperature=tables.temperature + step * through[-1],
     )
 
 

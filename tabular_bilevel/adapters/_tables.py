@@ -23,7 +23,7 @@ __all__ = [
     "tangent_of",
 ]
 
-VARYING = ("transition", "follower_reward", "leader_reward", "initial")
+VARYING = ("transition", "follower_reward", "leader_reward", "initial", "temperature")
 
 
 def named_tables(tables: Any) -> dict[str, Any]:
@@ -69,6 +69,8 @@ def model_of(base: Model, tables: Mapping[str, Any]) -> Model:
             arrays.get("follower_reward", base.follower_reward),
             arrays.get("leader_reward", base.leader_reward),
         )
+    if "temperature" in arrays:
+        model = model.with_temperature(arrays["temperature"])
     return model
 
 
@@ -79,6 +81,7 @@ def cotangents(measures: Sensitivities, tables: Mapping[str, Any]) -> dict[str, 
         "follower_reward": measures.follower_reward,
         "leader_reward": measures.leader_reward,
         "initial": measures.initial,
+        "temperature": measures.temperature if "temperature" in tables else 0.0,
     }
     return {name: np.array(slopes[name]).reshape(table.shape) for name, table in tables.items()}
 
@@ -98,6 +101,7 @@ def tangent_of(base: Model, changes: Mapping[str, Any]) -> Tangent:
         leader_reward=reward("leader_reward"),
         transition=np.where(where, kernel, 0.0).ravel(),
         initial=arrays.get("initial", zero.initial),
+        temperature=float(arrays.get("temperature", zero.temperature)),
     )
 
 

@@ -113,12 +113,13 @@ class JaxProblem:
     Attributes
     ----------
     base : Model
-        What `tables` leaves out: discounts, temperature, which actions are available, and tables
-        that do not depend on theta.
+        What `tables` leaves out: discounts, which actions are available, and tables that do not
+        depend on theta.
     tables : callable
         Called as ``tables(theta)``; returns a dictionary of any of ``transition``, shape (S, A, S),
         or (nnz,) for the entries that the base stores; ``follower_reward`` and ``leader_reward``,
-        shape (S, A); ``initial``, shape (S,). What they hold at unavailable actions is ignored.
+        shape (S, A); ``initial``, shape (S,); ``temperature``, shape (). What they hold at
+        unavailable actions is ignored.
     n_parameters : int
         Length of theta.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.samplers import negligible_horizon
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.sensitivities import Sensitivities, temperature_slope
 from tabular_bilevel.traces import sampled_traces
 from tabular_bilevel.trajectories import Trajectories, draw
 
@@ -175,6 +176,7 @@ class Ingredients:
                 self.response.action_value,
                 model.follower_reward,
             ),
+            temperature=partial(temperature_slope, model, self.response, influence),
         )
         return self._combined(direct, indirect)
 

@@ -22,7 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
-from tabular_bilevel._validation import as_generator, as_theta, finite_array, require_real_dtype
+from tabular_bilevel._validation import (
+    as_finite,
+    as_generator,
+    as_theta,
+    finite_array,
+    require_real_dtype,
+)
 from tabular_bilevel.critics import LeaderValues, exact_values
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.model import Model
@@ -112,12 +118,15 @@ class Jacobian:
         observes the leader, this is grad log f(b'|s') of the leader's next action.
     log_initial : ndarray, shape (S, d)
         Of log rho(s); 0 where rho is 0.
+    temperature : ndarray, shape (d,)
+        Of the temperature; it counts as -log pi(a|s) times that of the follower's reward.
     """
 
     follower_reward: FloatArray
     leader_reward: FloatArray
     log_transition: FloatArray
     log_initial: FloatArray
+    temperature: FloatArray
 
     @classmethod
     def of(cls, problem: BilevelProblem, theta: FloatArray, model: Model) -> Jacobian:
@@ -134,6 +143,7 @@ class Jacobian:
             leader_reward=read_only(leader.reshape(shape) * available),
             log_transition=_per_probability(kernel, model.transition.data),
             log_initial=_per_probability(initial, model.initial),
+            temperature=read_only(np.array([tangent.temperature for tangent in tangents])),
         )
 
 
@@ -192,6 +202,7 @@ class LeaderView:
         leader_reward: npt.ArrayLike | None = None,
         log_transition: npt.ArrayLike | None = None,
         log_initial: npt.ArrayLike | None = None,
+        temperature: float = 0.0,
     ) -> FloatArray:
         """Pull weights of table entries back to theta: their sum, times `jacobian`.
 
@@ -203,6 +214,8 @@ class LeaderView:
             Weights of log P(s'|s,a), in the order of `Batch.entries`.
         log_initial : array_like, shape (S,), optional
             Weights of log rho(s).
+        temperature : float
+            Weight of the temperature.
 
         Returns
         -------
@@ -229,6 +242,7 @@ class LeaderView:
                 leader_reward=leader * model.available,
                 entries=_per_probability(kernel, model.transition.data),
                 initial=_per_probability(initial, model.initial),
+                temperature=as_finite("temperature", temperature),
             ),
         )
 

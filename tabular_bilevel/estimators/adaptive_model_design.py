@@ -16,7 +16,7 @@ from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import as_theta, finite_array, positive_integer
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import NOTHING, Memory
-from tabular_bilevel.follower import Response, soft_backup
+from tabular_bilevel.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.routes import tangents_at
 
@@ -33,6 +33,7 @@ class AdaptiveModelDesign:
         Q_L  <- r_L + gamma_L P V_L        dV_L <- E_pi [ dr_L + gamma_L ( dP V_L + P dV_L )
                                                           + (dQ_F - dV_F) Q_L / temperature ]
 
+    where dr_F has -log pi added for a change of the temperature,
     and the gradient is drho.V_L + rho.dV_L. The tables go on from call to call.
 
     Assumes: the model is known, and its Jacobian: the problem has a `pushforward`. Memory: S A d
@@ -73,6 +74,7 @@ class AdaptiveModelDesign:
         follower_slope = np.stack([t.follower_reward.ravel() for t in columns], axis=1)
         leader_slope = np.stack([t.leader_reward.ravel() for t in columns], axis=1)
         start_slope = np.stack([t.initial for t in columns], axis=1)
+        heating = np.array([t.temperature for t in columns])
         kernel_slope = sp.csr_array(np.stack([t.transition for t in columns], axis=1))
 
         def moved(value: FloatArray) -> FloatArray:
@@ -96,10 +98,12 @@ class AdaptiveModelDesign:
         ]
         follower_value, follower_value_slope, leader_action_value, leader_value_slope = tables
         for _ in range(self.sweeps):
-            _, improved, policy = soft_backup(model, follower_value)
+            action_value, improved, policy = soft_backup(model, follower_value)
             ahead = moved(follower_value) + kernel @ follower_value_slope
             slope = follower_slope + model.follower_discount * ahead
             slope = slope.reshape(n_states, n_actions, d)
+            if heating.any():
+                slope = slope - log_policy(model, action_value)[:, :, None] * heating
             follower_value = improved
             follower_value_slope = np.einsum("sa,sad->sd", policy, slope)
             leader_value = (policy * leader_action_value).sum(axis=1)

@@ -27,7 +27,7 @@ __all__ = ["BoltzmannCovariance"]
 
 @dataclass(frozen=True)
 class BoltzmannCovariance:
-    """The BC-HG estimator, for reward, kernel, initial and leader-policy parameters.
+    """The BC-HG estimator, for parameters of all tables, a leader's policy and the temperature.
 
     With eligibility e_t = gamma_F e_{t-1} + gamma_L^t A_L(s_t, a_t) / temperature, each step of an
     on-policy trajectory contributes::

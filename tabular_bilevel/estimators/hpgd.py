@@ -40,7 +40,7 @@ __all__ = ["HyperPolicyGradient"]
 
 @dataclass(frozen=True)
 class HyperPolicyGradient:
-    """The HPGD estimator, for reward, kernel, initial and leader-policy parameters.
+    """The HPGD estimator, for parameters of all tables, a leader's policy and the temperature.
 
     The direct term is BC-HG's. Through the follower goes, for each on-policy trajectory::
 

@@ -22,7 +22,7 @@ from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.samplers import Sampler
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.sensitivities import Sensitivities, temperature_slope
 from tabular_bilevel.traces import expected_traces, sampled_traces
 from tabular_bilevel.trajectories import Trajectories
 
@@ -46,6 +46,7 @@ class ValueGapPenalty:
 
         dJ/dr_L = d pi       dJ/dr_F = weight (d pi - d* pi*)      dJ/drho = weight (V - V*_F)
         dJ/dP(s'|s,a) = weight gamma ( d pi V(s') - d* pi* V*_F(s') )
+        dJ/d(temperature) = weight sum_{s,a} ( d* pi* log pi* - d pi log pi )
 
     Assumes: one discount for both players. Bias: of order 1 / weight, which vanishes as the
     weight grows, though only down to rounding, best at 1e7 to 1e8, while the variance of a sampled
@@ -152,6 +153,13 @@ class ValueGapPenalty:
             follower_reward=self.weight * (climbed.leader_reward - best.leader_reward),
             entries=self.weight * (climbed.entries - best.entries),
             initial=self.weight * (climbed.initial - best.initial),
+            temperature=lambda: (
+                self.weight
+                * (
+                    temperature_slope(model, tempted, climbed.leader_reward)
+                    - temperature_slope(model, response, best.leader_reward)
+                )
+            ),
         )
         return Estimate(
             gradient=read_only(pulled_back(problem, theta, measures)),

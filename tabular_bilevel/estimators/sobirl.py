@@ -65,7 +65,7 @@ class SoBiRL:
         Raises
         ------
         ValueError
-            If theta moves transitions or the initial distribution.
+            If theta moves transitions, the initial distribution or the temperature.
         """
         experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
         if not memory:  # once a run is enough
