@@ -322,7 +322,7 @@ MUTANTS = (
     Mutant(
         "bounds that take the value for exact",
         "bounds.py",
-        "policy_error = soft.error((advantage + stray[:, None]) / beta)",
+        "policy_error = soft.error(log_ratio)",
         "policy_error = soft.error(0.0)",
         (BOUNDS,),
     ),
