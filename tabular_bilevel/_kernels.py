@@ -761,7 +761,8 @@ def slope_errors(
                 slope = discount * flow[s, a] * ahead
                 slopes[k] += slope
                 errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
-                errors[k] += 6.0 * ROUNDOFF * abs(slope)
+                # the slope's rounding, and that of the value where the flow is off
+                errors[k] += ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
 
 
 @kernel
@@ -850,7 +851,8 @@ def influence_sources(
 ) -> None:
     """Compute w = d pi A / temperature, bounds of its error, and of what its rows' sums are off.
 
-    An error is `least` or more, for what underflows, unless the state has a single action.
+    An error is `least` or more, for what underflows, unless the state has a single action or no
+    advantage. What underflows before it is divided by the temperature is counted at that place.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
@@ -864,8 +866,10 @@ def influence_sources(
             off += lasting * policy[s, a] * advantage_error[s, a]
             source[s, a] = w
             source_error[s, a] = 0.0
-            if available[s, a]:
-                source_error[s, a] = off / temperature + 4.0 * ROUNDOFF * abs(w) + least
+            better = abs(advantage[s, a]) + advantage_error[s, a]
+            if available[s, a] and better != 0.0:
+                lost = UNDERFLOW * (1.0 + lasting) * (1.0 + better)
+                source_error[s, a] = (off + lost) / temperature + 4.0 * ROUNDOFF * abs(w) + least
             total += w
             size += abs(w)
         leak[s] = abs(total) + n_actions * ROUNDOFF * size

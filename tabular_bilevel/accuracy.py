@@ -47,7 +47,8 @@ class Bounded:
     ----------
     tolerance : float, optional
         Largest radius of the objective, relative to it, and of the gradient, relative to its
-        largest entry; by default any that is finite.
+        largest entry; by default any that is finite. A number that is 0 meets it with radius 0
+        only.
     """
 
     tolerance: float | None = None

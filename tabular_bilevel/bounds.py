@@ -38,7 +38,14 @@ from tabular_bilevel._arrays import (
     read_only,
     restore_read_only,
 )
-from tabular_bilevel._validation import all_finite, as_theta, require_ieee_arithmetic
+from tabular_bilevel._validation import (
+    all_finite,
+    as_theta,
+    entry,
+    first,
+    real_array,
+    require_ieee_arithmetic,
+)
 from tabular_bilevel.accuracy import Level
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
@@ -92,7 +99,7 @@ class ErrorBounds:
     gradient : ndarray, shape (d,)
         Of the gradient.
     vacuous : str
-        Why a bound is infinite; empty if none is.
+        Why the objective's bound or the gradient's is infinite; empty if neither is.
     """
 
     level: ClassVar[Level] = Level.BOUNDED
@@ -161,9 +168,9 @@ def error_bounds(
     with np.errstate(all="ignore"):  # what overflows, or is no number, ends as an infinite bound
         centre = _centre(model, result.response, evaluation)
         follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-        off = np.abs(result.gradient - problem.pullback(theta, centre.measures))
-        reach = _pullback_bound(problem, theta, centre.measures, bounds, MAX_PUSHFORWARDS)
-        gradient = _outward(off + reach)
+        pulled = np.asarray(problem.pullback(theta, centre.measures))
+        reach = _pullback_bound(problem, theta, centre.measures, pulled, bounds, MAX_PUSHFORWARDS)
+        gradient = _outward(np.abs(result.gradient - pulled) + reach)
         rounding = np.abs(result.response.action_value - follower.action_value)
         action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
         return ErrorBounds(
@@ -251,19 +258,18 @@ def refined(
         direct, indirect, both = (
             pulled_back(problem, theta, part) for part in (*centre.parts, measures)
         )
-        off = np.abs(direct + indirect - both)
-        gradient = _outward(
-            off + _pullback_bound(problem, theta, measures, bounds, max_pushforwards)
-        )
+        reach = _pullback_bound(problem, theta, measures, both, bounds, max_pushforwards)
+        gradient = _outward(np.abs(direct + indirect - both) + reach)
         action_value = np.where(model.available, follower.action_value, -np.inf)
+        # of the value as rounded
+        residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
         return Refined(
             response=Response(
                 value=read_only(follower.value),
                 action_value=read_only(action_value),
                 policy=read_only(follower.policy),
-                residual=follower.residual,
-                error_bound=follower.residual
-                * _patience(_contraction(model, model.follower_discount)),
+                residual=residual,
+                error_bound=residual * _patience(_contraction(model, model.follower_discount)),
                 iterations=response.iterations + 1,
             ),
             evaluation=_evaluation(model, leader),
@@ -685,8 +691,9 @@ def _measure_error(
     moved = flow_error + follower.error * measure[:, None]
     crude = (residual.sum() + contraction * moved.sum()) * _patience(contraction)
     lost = leak + follower.leak * measure + follower.operator_leak * crude
-    # what is lost of the mass counts as a source there, and as moved between actions
-    share = follower.policy * lost[:, None]
+    # what is lost of the mass counts as a source there, and as moved between the actions of the
+    # policy that the operator propagates with
+    share = follower.operator_policy * lost[:, None]
     return operator.measures(residual + lost, moved + follower.aside * crude + 2.0 * share)
 
 
@@ -781,18 +788,28 @@ def _pullback_bound(
     problem: BilevelProblem,
     theta: FloatArray,
     sensitivities: Sensitivities,
+    pulled: FloatArray,
     bounds: SensitivityBounds,
     max_pushforwards: int,
 ) -> FloatArray:
-    """Bound what the pullback is off by: by the problem's own method, or by pushforwards."""
+    """Bound what is pulled back is off by: by the problem's own method, or by pushforwards."""
     if hasattr(problem, "pullback_bound"):  # isinstance is ten times as slow as the bound
-        bound = np.asarray(problem.pullback_bound(theta, sensitivities, bounds))
-        if np.isfinite(bound).all():
+        name = "pullback_bound(...)"
+        bound = real_array(name, problem.pullback_bound(theta, sensitivities, bounds), theta.shape)
+        if (bound < 0.0).any():
+            index = first(bound < 0.0)
+            raise ValueError(f"{entry(name, index)} is {bound[index]}, below 0")
+        if all_finite(bound):
             return bound
     if not _can_push_forward(problem, theta.size, max_pushforwards):
         return np.full(theta.size, np.inf)
     tangents = tangents_at(problem, theta, np.eye(theta.size))[1]
-    return np.array([_tangent_bound(tangent, sensitivities, bounds) for tangent in tangents])
+    # the pullback may round more coarsely, or be wrong
+    reach = np.empty(theta.size)
+    for k, tangent in enumerate(tangents):
+        away = abs(pulled[k] - sensitivities.dot(tangent))
+        reach[k] = away + _tangent_bound(tangent, sensitivities, bounds)
+    return reach
 
 
 def _can_push_forward(problem: BilevelProblem, n_parameters: int, most: int) -> bool:
@@ -836,7 +853,7 @@ def _reason(
     gradient: FloatArray,
     max_pushforwards: int,
 ) -> str:
-    """Say why a bound is infinite."""
+    """Say why the objective's bound or the gradient's is infinite."""
     if np.isfinite(gradient).all() and np.isfinite(bounds.initial_shift):
         return ""
     for discount in (model.follower_discount, model.leader_discount):

@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
-from tabular_bilevel._validation import as_positive, finite_array, positive_integer
+from tabular_bilevel._validation import (
+    as_positive,
+    finite_array,
+    positive_integer,
+    require_method,
+)
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
@@ -103,6 +108,9 @@ def solve_follower(
 
     Raises
     ------
+    ValueError
+        If the start or what the solver returns as value is not finite or has the wrong shape, or
+        `solver` is not a solver.
     ConvergenceError
         If the solver's tolerance is not reached.
 
@@ -116,7 +124,12 @@ def solve_follower(
     """
     if start is not None:
         start = finite_array("start", start, (model.n_states,))
-    return (PolicyIteration() if solver is None else solver).solve(model, start=start)
+    if solver is None:
+        return PolicyIteration().solve(model, start=start)
+    require_method("solver", solver, "solve")
+    response = solver.solve(model, start=start)
+    finite_array("value of the solver's response", response.value, (model.n_states,))
+    return response
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,8 +400,7 @@ class StoppedValueIteration:
         value = _first_value(model, start if self.warm_start else None)
         for _ in range(self.sweeps):
             value = soft_backup(model, value)[1]
-        action_value, improved, policy = soft_backup(model, value)
-        return _response(model, value, action_value, policy, _size(improved - value), self.sweeps)
+        return response_at(model, value, self.sweeps)
 
 
 def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
@@ -435,6 +447,12 @@ def log_policy(model: Model, action_value: FloatArray) -> FloatArray:
     logits = np.maximum(logits, -np.finfo(np.float64).max)  # finite: 0 log 0 is 0
     total = np.exp(logits).sum(axis=1, keepdims=True)
     return np.where(model.available, logits - np.log(total), 0.0)
+
+
+def response_at(model: Model, value: FloatArray, iterations: int) -> Response:
+    """Make the response of a follower that takes this for its value."""
+    action_value, improved, policy = soft_backup(model, value)
+    return _response(model, value, action_value, policy, _size(improved - value), iterations)
 
 
 def _size(gap: FloatArray) -> float:

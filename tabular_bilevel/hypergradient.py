@@ -14,7 +14,13 @@ from tabular_bilevel.accuracy import Accuracy, Bounded, Enclosed, Estimated, Lev
 from tabular_bilevel.bounds import MAX_PUSHFORWARDS, refined
 from tabular_bilevel.enclosure import enclose
 from tabular_bilevel.errors import CertificationError
-from tabular_bilevel.follower import FollowerSolver, PolicyIteration, Response, solve_follower
+from tabular_bilevel.follower import (
+    FollowerSolver,
+    PolicyIteration,
+    Response,
+    response_at,
+    solve_follower,
+)
 from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
@@ -42,7 +48,8 @@ class Hypergradient:
     indirect : ndarray, shape (d,)
         The part through the follower's policy.
     accuracy : Accuracy
-        What is known of their errors.
+        What is known of the errors of the objective and the gradient. The parts have no bounds of
+        their own, except in the `Enclosure` of an ENCLOSED result.
     model, response, evaluation, sensitivities
         The stations on the way; of an ENCLOSED result, too, in float64.
     """
@@ -99,7 +106,10 @@ def hypergradient(
     horizon : int, optional
         Count the leader's rewards of this many steps only; there are no bounds then.
     solver : FollowerSolver, optional
-        How to solve the follower; see `solve_follower`.
+        How to solve the follower; see `solve_follower`. Bounds are of the distance to the numbers
+        of the *optimal* follower, and its answer is refined by a Newton step; for those of the
+        answer as it is, say of `StoppedValueIteration`, ask for `Estimated`. Not needed for an
+        enclosure.
     start : array_like, shape (S,), optional
         A value of the follower to start from, say that of a theta nearby.
 
@@ -111,7 +121,8 @@ def hypergradient(
     Raises
     ------
     ValueError
-        If theta is not a finite vector that fits the problem, or the pullback does not return one.
+        If theta is not a finite vector that fits the problem, or the pullback does not return one;
+        if `accuracy` is none of the three.
     ConvergenceError
         If the follower's solver does not converge.
     CertificationError
@@ -128,10 +139,15 @@ def hypergradient(
     >>> result.accuracy.objective < 1e-13
     True
     """
+    if not (accuracy is None or isinstance(accuracy, (Enclosed, Bounded, Estimated))):
+        raise ValueError(
+            f"accuracy is {accuracy!r}, not an instance of Enclosed, Bounded or Estimated, such as "
+            "Enclosed(1e-12)"
+        )
     theta = read_only(as_theta(theta))
     model = problem.model(theta)
     if isinstance(accuracy, Enclosed):
-        return _enclosed(problem, theta, model, accuracy, horizon, solver, start)
+        return _enclosed(problem, theta, model, accuracy, horizon)
     bounded = horizon is None and not isinstance(accuracy, Estimated)
     if bounded and solver is None:
         solver = PolicyIteration(to_rounding=False)  # a step of refinement follows
@@ -221,16 +237,14 @@ def _enclosed(
     model: Model,
     accuracy: Enclosed,
     horizon: int | None,
-    solver: FollowerSolver | None,
-    start: npt.ArrayLike | None,
 ) -> Hypergradient:
-    """Enclose, around what float64 gives."""
+    """Enclose, and give the stations in float64 at the proven value."""
     if horizon is not None:
         raise CertificationError("a finite horizon cannot be enclosed", best=None)
     proof = enclose(
         problem, theta, tolerance=accuracy.tolerance, max_precision=accuracy.max_precision
     )
-    response = solve_follower(model, solver=solver, start=start)
+    response = response_at(model, np.array(proof.value.centre), 0)
     rough = _estimated(problem, theta, model, response, None, "")
     return dataclasses.replace(
         rough,

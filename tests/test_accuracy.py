@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel.checks.estimator import of_target
+from tabular_bilevel.follower import soft_backup
 
 THETA = np.array([0.2, -0.3])
 
@@ -113,6 +116,39 @@ class Pushing(Plain):
         self.pushforward = problem.pushforward
 
 
+class Wrong(Pushing):
+    """A pullback that contradicts the pushforward."""
+
+    def __init__(self, problem):
+        super().__init__(problem)
+        self.pullback = lambda theta, measures: 1.001 * problem.pullback(theta, measures)
+
+
+def test_a_pullback_that_is_not_the_pushforwards_has_a_bound_that_says_so():
+    exact, wrong = two_state(), Wrong(tb.problems.two_state())
+    result = tb.hypergradient(wrong, THETA, accuracy=tb.Bounded())
+    error = np.abs(result.gradient - exact.gradient)
+    assert np.all((error > 1e-4) & (error <= result.accuracy.gradient + exact.accuracy.gradient))
+    with pytest.raises(tb.CertificationError, match="was not reached in float64"):
+        tb.hypergradient(wrong, THETA, accuracy=tb.Bounded(tolerance=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        ([1e-9], r"pullback_bound\(...\) has shape \(1,\), not \(2,\)"),
+        (1e-9, r"pullback_bound\(...\) has shape \(\), not \(2,\)"),
+        (["a", "b"], r"pullback_bound\(...\) has dtype <U1; real numbers are needed"),
+        ([1e-9, -1.0], r"pullback_bound\(...\)\[1\] is -1.0, below 0"),
+    ],
+)
+def test_what_is_no_bound_of_a_pullback_is_refused(bound, message):
+    problem = Plain(tb.problems.two_state())
+    problem.pullback_bound = lambda *_: bound
+    with pytest.raises(ValueError, match=message):
+        tb.hypergradient(problem, THETA)
+
+
 def test_pushforwards_bound_a_gradient_when_bounds_are_asked_for():
     problem = Pushing(tb.problems.garnet())
     theta = np.zeros(6)
@@ -121,6 +157,44 @@ def test_pushforwards_bound_a_gradient_when_bounds_are_asked_for():
     assert "Bounded() would go by pushforwards" in result.accuracy.reason
     bounded = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-9))
     assert bounded.accuracy.level is tb.Level.BOUNDED
+
+
+def test_a_suboptimal_answer_is_bounded_against_the_optimal_one():
+    exact, stopped = two_state(), tb.StoppedValueIteration(sweeps=3)
+    result = two_state(solver=stopped)
+    assert 1e-10 < abs(result.objective - exact.objective) <= result.accuracy.objective
+    assert np.all(np.abs(result.gradient - exact.gradient) <= result.accuracy.gradient)
+    # as it is
+    estimate = two_state(tb.Estimated(), solver=stopped)
+    answer = stopped.solve(estimate.model)
+    assert estimate.objective == tb.evaluate_leader(estimate.model, answer).objective
+    assert abs(estimate.objective - exact.objective) > 1e-6
+
+
+def test_the_stations_of_an_enclosure_are_the_optimal_followers_whatever_the_solver():
+    pytest.importorskip("flint")
+    result = two_state(tb.Enclosed(), solver=tb.StoppedValueIteration(sweeps=1))
+    assert result.response.residual < 1e-14
+    assert abs(result.evaluation.objective - result.objective) < 1e-13
+
+
+def test_the_residual_of_a_refined_value_is_that_of_its_rounding_too():
+    result = tb.hypergradient(tb.problems.four_rooms(), np.zeros(105))
+    value = result.response.value
+    improved = soft_backup(result.model, value)[1]
+    rounding = 4.0 * np.finfo(float).eps * np.abs(value).max()
+    residual = np.abs(improved - value).max()
+    assert residual <= result.response.residual + rounding
+    assert 0.0 < result.response.residual <= residual + rounding
+
+
+def test_a_gradient_that_nothing_can_move_is_exactly_0():
+    base = tb.problems.two_state().base
+    idle = tb.FeatureProblem(
+        base.replace(leader_reward=np.zeros((2, 2))), follower_reward=np.eye(4)
+    )
+    result = tb.hypergradient(idle, np.zeros(4), accuracy=tb.Bounded(tolerance=1e-12))
+    assert result.accuracy.objective == result.accuracy.gradient.max() == 0.0
 
 
 def test_a_finite_horizon_is_an_estimate():
@@ -155,6 +229,49 @@ def test_numbers_that_overflow_are_an_estimate():
 def test_settings_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "accuracy", [tb.Enclosed, tb.Level.ENCLOSED, "enclosed", 1e-9], ids=lambda x: str(x)
+)
+def test_an_accuracy_that_is_none_of_the_three_is_refused(accuracy):
+    with pytest.raises(ValueError, match=r"^accuracy is .*, not an instance of Enclosed, Bounded"):
+        two_state(accuracy)
+
+
+class Solver:
+    """A solver whose value is wrong in shape or number."""
+
+    def __init__(self, value):
+        self._value = np.array(value)
+
+    def solve(self, model, *, start=None):
+        return dataclasses.replace(tb.PolicyIteration().solve(model), value=self._value)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        (tb.PolicyIteration, "solver is the class PolicyIteration, not an instance of it"),
+        ("newton", "solver is 'newton', which has no method solve"),
+        (Solver([0.0, np.nan]), r"value of the solver's response\[1\] is nan, not a finite number"),
+        (Solver([0.0]), r"value of the solver's response has shape \(1,\), not \(2,\)"),
+    ],
+)
+def test_what_is_no_solver_is_refused(solver, message):
+    with pytest.raises(ValueError, match=message):
+        two_state(solver=solver)
+
+
+def test_a_target_that_is_hardly_known_is_not_called_exact():
+    known, hardly = two_state(), two_state(solver=tb.StoppedValueIteration(sweeps=1))
+    assert of_target(known.accuracy, known.gradient).startswith(
+        "the exact gradient, BOUNDED within"
+    )
+    wide = dataclasses.replace(hardly.accuracy, gradient=np.full(2, 30.0))
+    assert (
+        of_target(wide, hardly.gradient) == "an ESTIMATE of the gradient, BOUNDED within 1e2 only"
+    )
 
 
 def test_reports_say_what_their_target_is():

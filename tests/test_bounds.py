@@ -60,6 +60,24 @@ def test_no_bound_is_broken_on_problems_at_the_corners(block):
     assert (radii <= RADIUS).mean() >= WANTED
 
 
+@pytest.mark.parametrize("seed", [70004, 70014, 70041, 70074])
+@pytest.mark.parametrize("exponent", [-1030, -980, 900])
+def test_no_bound_is_broken_where_rewards_and_temperature_are_next_to_the_ends_of_float64(
+    seed, exponent
+):
+    problem = corner_problem(seed)
+    base, scale = problem.base, 2.0**exponent
+    scaled = base.replace(
+        follower_reward=scale * base.follower_reward,
+        leader_reward=scale * base.leader_reward,
+        temperature=scale * base.temperature,
+    )
+    names = ("follower_reward", "leader_reward", "transition", "initial")
+    problem = tb.FeatureProblem(scaled, **{name: getattr(problem, name) for name in names})
+    result = tb.hypergradient(problem, AT_ZERO)
+    assert broken(result, result.accuracy.bounds, *truth_of(problem, result)) == []
+
+
 @pytest.mark.parametrize("block", range(3))
 def test_no_bound_is_broken_where_no_inverse_is_formed(block, monkeypatch):
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", 0)

@@ -334,7 +334,8 @@ def influence_sources(
     d, d_error = occupancy[:, None], occupancy_error[:, None]
     source = d * policy * advantage / temperature
     most = (abs(d) + d_error) * (policy + policy_error) * (abs(advantage) + advantage_error)
-    error = np.where(available, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
+    moves = available & (abs(advantage) + advantage_error > 0.0)
+    error = np.where(moves, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
     leak = abs(source.sum(axis=1))
     return source, balance(error, leak), leak
 

@@ -144,7 +144,7 @@ class EnumerationReport:
             + (
                 ""
                 if self.target_accuracy is None
-                else f"\n  the target is {of_target(self.target_accuracy)}"
+                else f"\n  the target is {of_target(self.target_accuracy, self.target)}"
             )
             + ("" if self.diagnosis is None else f"\n{indent(str(self.diagnosis), '  ')}")
         )
