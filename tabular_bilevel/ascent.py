@@ -177,7 +177,10 @@ class Step:
 
     @property
     def objective(self) -> float:
-        """J at the step's start, with the follower's exact response."""
+        """J at the step's start with an optimal follower, whatever follower the method has.
+
+        An ESTIMATE, in float64, as is `exact_gradient`: an ascent has no time for bounds.
+        """
         return float(self._stations[1].objective)
 
     def objective_over(self, horizon: int | None) -> float:
@@ -189,7 +192,7 @@ class Step:
 
     @cached_property
     def exact_gradient(self) -> FloatArray:
-        """The exact gradient at the step's start, shape (d,)."""
+        """The gradient at the step's start, exact but for rounding: an ESTIMATE, shape (d,)."""
         model, (response, evaluation) = self.estimate.model, self._stations
         measures = sensitivities(model, response, evaluation)
         return read_only(pulled_back(self.problem, self.theta, measures))

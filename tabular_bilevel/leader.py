@@ -139,7 +139,7 @@ def objective(
     Returns
     -------
     float
-        J(theta).
+        J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
     """
     model = problem.model(read_only(as_theta(theta)))
     return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

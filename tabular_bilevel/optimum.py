@@ -41,11 +41,11 @@ class Optimum:
     Attributes
     ----------
     objective : float
-        J, exact.
+        J: an ESTIMATE, exact but for rounding; `hypergradient` at theta bounds it.
     theta : ndarray, shape (d,)
         Where.
     gradient_norm : float
-        Of the exact gradient there.
+        Of the gradient there, likewise.
     evaluations : int
         Of J and its gradient.
     message : str

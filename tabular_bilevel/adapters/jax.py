@@ -41,11 +41,11 @@ __all__ = ["JaxProblem", "objective"]
 def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None) -> jax.Array:
     """Compute the leader's objective J(theta), differentiable by JAX.
 
-    Its derivative is the exact hypergradient. Works in forward and reverse mode, under `jax.jit`
-    and `jax.vmap` (one theta after the other). Objective and gradient cost one solve of the
-    follower, in float64 in numpy, whatever dtype JAX uses. There are no second derivatives. Double
-    precision should come from ``jax_enable_x64``: JAX runs callbacks in threads of its own, where
-    the context manager `jax.enable_x64` does not reach.
+    Its derivative is the hypergradient, an ESTIMATE (exact but for rounding). Works in forward and
+    reverse mode, under `jax.jit` and `jax.vmap` (one theta after the other). Objective and gradient
+    cost one solve of the follower, in float64 in numpy, whatever dtype JAX uses. There are no
+    second derivatives. Double precision should come from ``jax_enable_x64``: JAX runs callbacks in
+    threads of its own, where the context manager `jax.enable_x64` does not reach.
 
     Parameters
     ----------

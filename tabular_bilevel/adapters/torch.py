@@ -38,8 +38,8 @@ __all__ = ["TorchProblem", "objective"]
 def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None) -> torch.Tensor:
     """Compute the leader's objective J(theta), differentiable by PyTorch.
 
-    Its derivative is the exact hypergradient. Objective and gradient cost one solve of the
-    follower, in float64 in numpy, whatever theta's dtype and device.
+    Its derivative is the hypergradient, an ESTIMATE (exact but for rounding). Objective and
+    gradient cost one solve of the follower, in float64 in numpy, whatever theta's dtype and device.
 
     Parameters
     ----------
