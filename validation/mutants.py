@@ -329,7 +329,7 @@ MUTANTS = (
     Mutant(
         "bounds that take the centre for the result",
         "bounds.py",
-        "gradient = _outward(off + reach)",
+        "gradient = _outward(np.abs(result.gradient - pulled) + reach)",
         "gradient = _outward(reach)",
         (BOUNDS,),
     ),
