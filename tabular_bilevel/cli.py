@@ -496,7 +496,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _vectors(options: argparse.Namespace) -> int:
-    from tabular_bilevel.vectors import FAMILIES, Plan, write_vectors
+    from tabular_bilevel.vectors import FAMILIES, JSON, NPZ, Plan, write_vectors
 
     if options.out == VERIFY_VECTORS[1]:
         raise ValueError("OUT is 'verify': write ./verify for a folder of that name")
@@ -506,8 +506,7 @@ def _vectors(options: argparse.Namespace) -> int:
         count=options.count,
         max_states=options.max_states,
         seed=options.seed,
-        encoding="json" if options.json else "npz",
-        accuracy=options.accuracy,
+        encoding=JSON if options.json else NPZ,
     )
     written = write_vectors(options.out, plan, workers=options.workers)
     with _progress(written, total=plan.count) as recipes:
@@ -528,6 +527,8 @@ def _verify_vectors(options: argparse.Namespace) -> int:
     implementation, tolerance = None, as_positive("tolerance", options.tolerance)
     if options.implementation is not None:
         implementation = _loaded("implementation", options.implementation)
+        if not callable(implementation):
+            raise ValueError(f"implementation is {implementation!r}, which cannot be called")
     checks = []
     with _progress(check_vectors(options.folder)) as running:
         for check in running:

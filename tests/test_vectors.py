@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import random
@@ -21,7 +22,9 @@ import tabular_bilevel as tb
 from tabular_bilevel.cli import main
 from tabular_bilevel.vectors import (
     FAMILIES,
+    JSON,
     NOTES,
+    NPZ,
     Plan,
     StoredProblem,
     check_implementation,
@@ -88,7 +91,7 @@ def test_it_has_every_family_and_flag(shipped):
 def test_the_package_is_right_on_it_but_for_noise(shipped):
     report = check_implementation(shipped, reference_gradient)
     assert report.passed
-    assert str(report) == "Vectors: all right, 88 of 88 gradients right"
+    assert str(report) == "Vectors: all right, 88 of 88 answers right"
 
 
 def test_formulas_have_the_answers_of_closed_forms(shipped):
@@ -242,7 +245,12 @@ def test_objectives_are_compared_if_there_are_any(shipped):
     [
         (lambda vector: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda vector: [[0.0]], r"the gradient has shape \(1, 1\)"),
-        (lambda vector: None, "ValueError|TypeError|shape"),
+        (lambda vector: None, "ValueError: the gradient has dtype object; real numbers are"),
+        (lambda vector: vector.gradient + 0j, "the gradient has dtype complex128; real"),
+        (lambda vector: (None, vector.gradient), "the objective has dtype object; real"),
+        (lambda vector: ([1.0], vector.gradient), r"the objective has shape \(1,\); one number"),
+        (lambda vector: vector.initial.sort(), "ValueError: .*read-only"),
+        (lambda vector: sys.exit(0), "SystemExit: 0"),
         (lambda vector: vector.gradient * np.nan, "gradient off by nan"),
         (lambda vector: vector.gradient + np.inf, "gradient off by inf"),
     ],
@@ -251,6 +259,22 @@ def test_what_fails_or_is_no_gradient_is_wrong(returned, trouble, shipped):
     report = check_implementation(shipped[:2], returned)
     assert len(report.wrong) == 2
     assert re.search(trouble, report.wrong[0].trouble)
+
+
+def test_what_an_error_says_is_cut_to_a_line(shipped):
+    def fails(vector):
+        raise RuntimeError(f"{'x' * 1000}\nmore")
+
+    (wrong,) = check_implementation(shipped[:1], fails).wrong
+    assert wrong.trouble == "RuntimeError: " + 186 * "x"
+
+
+def test_a_mistake_that_does_not_explain_everything_is_named_with_what_is_left(moderate):
+    """NaN everywhere is what overflows, and something else."""
+    printed = str(check_implementation(moderate, lambda vector: vector.gradient * np.nan))
+    (n_left,) = re.findall(r"'exponentials that overflow' on .*; (\d+) others are wrong", printed)
+    assert int(n_left) > len(moderate) / 2
+    assert "wrong more often, which aims at\n  agrees" in printed  # no flag is
 
 
 def test_a_tolerance_has_to_be_positive(shipped):
@@ -285,7 +309,11 @@ def test_the_loader_needs_nothing_of_ours(tmp_path):
 def test_a_damaged_file_is_refused(small, tmp_path):
     path = tmp_path / "garnet-00000.npz"
     raw = (small / path.name).read_bytes()
-    for damaged in (raw[:100], raw[:-1], raw[:2000] + b"x" + raw[2001:], b"", b"PK"):
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for damaged in (
+        raw[:100], raw[:-1], raw[:2000] + b"x" + raw[2001:], b"", b"PK", array.getvalue(),
+    ):  # fmt: skip
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"garnet-00000.npz is damaged"):
             load_vector(path)
@@ -305,8 +333,47 @@ def test_a_changed_number_is_refused(small, tmp_path):
 def test_another_schema_is_refused(small, tmp_path):
     manifest = json.loads((small / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
-    with pytest.raises(ValueError, match="schema_version is 2, not 1"):
+    with pytest.raises(ValueError, match=r"manifest.json: schema_version is 2, not 1"):
         load_vectors(tmp_path)
+    document = json.loads(JSON.encode(made(Recipe("closed-form", 0, 0, 20))))
+    (tmp_path / "one.json").write_text(json.dumps({**document, "schema_version": 2}))
+    with pytest.raises(ValueError, match=r"one.json is damaged: .*schema_version is 2, not 1"):
+        load_vector(tmp_path / "one.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"schema_version": 1}', '{"schema_version": 1, "vectors": [3]}', "[" * 9999]
+    + [f'{{"schema_version": 1, "vectors": [{entry}]}}' for entry in (
+        "{}", '{"file": 3, "sha256": ""}', '{"file": "../a.npz", "sha256": ""}',
+    )],
+)  # fmt: skip
+def test_the_loader_refuses_a_damaged_manifest(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest.json is damaged"):
+        load_vectors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"theta": np.zeros((2, 2))}, r"follower_reward has shape .* and theta \(2, 2\), not"),
+        ({"theta": np.zeros(7)}, r"tangent_temperature has shape \(1,\), not \(7,\)|tangent_"),
+        ({"transition_indptr": np.zeros(2, int)}, r"transition_indptr has shape \(2,\), not"),
+        ({"transition_indices": np.zeros(2, int)}, r"transition_indices has shape \(2,\), not"),
+        ({"available": np.ones((1, 1))}, r"available has shape \(1, 1\), not"),
+        ({"objective_bounds": np.zeros(3)}, r"objective_bounds has shape \(3,\), not \(2,\)"),
+        ({"gradient_bounds": np.zeros((3, 1))}, r"gradient_bounds has shape \(3, 1\), not \(2, 1"),
+        ({"gradient_noise": np.zeros(2)}, r"gradient_noise has shape \(2,\), not \(\)"),
+        ({"temperature": np.array(1)}, "temperature has dtype int64, not one of kind 'f'"),
+        ({"theta": np.array(["a"])}, "theta has dtype <U1, not one of kind 'f'"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(change, message, tmp_path):
+    content = made(Recipe("garnet", 0, 0, 20))
+    (tmp_path / "x.npz").write_bytes(NPZ.encode(content | change))
+    with pytest.raises(ValueError, match=rf"x.npz: {message}"):
+        load_vector(tmp_path / "x.npz")
 
 
 def test_a_vector_is_the_problem_it_was_made_of():
@@ -379,7 +446,7 @@ def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
 
 def test_the_schema_refuses_what_is_none(small, tmp_path):
     recipe = Recipe("closed-form", 0, 0, 20)
-    document = json.loads(writing.ENCODERS["json"](made(recipe)))
+    document = json.loads(JSON.encode(made(recipe)))
     for change in (
         {"temperature": 0.5}, {"flags": "x"}, {"more": 1}, {"schema_version": 2},
         {"theta": ["1"]}, {"transition": {}}, {"digest": "abc"}, {"tangents": [{"rho": []}]},
@@ -445,7 +512,7 @@ def test_what_is_missing_or_damaged_is_made_again(small, tmp_path):
         ({"seed": 1}, "seed is 0, not 1"),
         ({"count": 23}, "count is 22, not 23"),
         ({"max_states": 21}, "max_states is 20, not 21"),
-        ({"encoding": "json"}, "encoding is npz, not json"),
+        ({"encoding": JSON}, "encoding is npz, not json"),
         ({"families": ("garnet",)}, r"families is \['closed-form', .*\], not \['garnet'\]"),
     ],
 )
@@ -469,7 +536,7 @@ def test_another_version_s_folder_is_refused(small, tmp_path):
         list(write_vectors(tmp_path, SMALL))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"provenance": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"provenance": 1}', "[" * 9999])
 def test_a_damaged_manifest_is_refused(text, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest.json is damaged|another call"):
@@ -490,12 +557,13 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         ({"count": 0}, "count is 0"),
         ({"max_states": 0}, "max_states is 0"),
         ({"max_states": 5}, "max_states is 5, and four-rooms needs 20"),
-        ({"seed": -1}, "seed is -1, below 0"),
+        ({"seed": -1}, "seed is -1, not a whole number of at least 0"),
+        ({"seed": 0.5}, "seed is 0.5, not a whole number"),
+        ({"count": 10**12}, "count is 1000000000000, above 100,000 for each family"),
         ({"families": ()}, "families is empty"),
         ({"families": ("garnet", "x")}, "families has 'x', not one of closed-form, garnet"),
         ({"families": ("tied", "tied")}, "families has some twice: tied, tied"),
-        ({"encoding": "xml"}, "encoding is 'xml', not npz or json"),
-        ({"accuracy": "bounded"}, "accuracy is 'bounded', not enclosed"),
+        ({"encoding": "json"}, "encoding is 'json', not NPZ or JSON"),
     ],
 )
 def test_a_plan_that_cannot_be_followed_is_refused(change, message):
@@ -591,7 +659,7 @@ def test_an_interrupt_leaves_whole_files_and_a_line(tmp_path):
 def forged(folder, small, **changes):
     """Change a vector's fields, and make its checksums right again."""
     content = made(Recipe("garnet", 0, 0, 20)) | changes
-    raw = writing.ENCODERS["npz"](content)
+    raw = NPZ.encode(content)
     manifest = json.loads((small / "manifest.json").read_text())
     (entry,) = (e for e in manifest["vectors"] if e["name"] == "garnet-00000")
     entry["sha256"] = hashlib.sha256(raw).hexdigest()
@@ -609,19 +677,27 @@ def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
         ({}, ""),
         (
             {"gradient_bounds": gradient[::-1] + 1e-9 * np.eye(2)[:, :1]},
-            "gradient_bounds are no bounds",
+            "gradient_bounds: the lower ones are not below",
         ),
-        ({"gradient_bounds": gradient[:, :-1]}, "gradient_bounds are no bounds of shape"),
-        ({"gradient_bounds": gradient * [[1.0], [1.001]]}, "gradient_bounds are"),
+        ({"gradient_bounds": gradient * np.nan}, "gradient_bounds: the lower ones are not below"),
+        ({"gradient_bounds": gradient[:, :-1]}, "gradient_bounds has shape (2, 0), not (2, 1)"),
+        (
+            {"gradient_bounds": gradient + np.array([[0.0], [1e-3]])},
+            "gradient_bounds are wider than",
+        ),
         ({"gradient_bounds": gradient + 1e-3}, "its parts do not add up"),
         ({"direct_bounds": right["direct_bounds"] + 1e-3}, "its parts do not add up"),
         ({"objective_bounds": right["objective_bounds"] + 1.0}, "tb.hypergradient disagrees"),
         ({"objective_bounds": right["objective_bounds"] + 1e-9}, "do not hold what tb.enclose"),
         ({"initial": initial * 2.0}, "initial sums to 2, not 1"),
         ({"temperature": np.float64(0.0)}, "temperature is 0.0, not a positive"),
-        ({"theta": right["theta"][:-1]}, "tangent_follower_reward is no finite table"),
-        ({"flags": ()}, "its flags are not those in the manifest"),
-        ({"name": "garnet-00001"}, "the file holds garnet-00001"),
+        ({"theta": right["theta"][:-1]}, "has shape"),
+        ({"tangent_initial": np.nan * right["tangent_initial"]}, "is no finite table"),
+        ({"direct_bounds": gradient * 0.0 + [[-np.inf], [np.inf]]}, "direct_bounds are wider"),
+        ({"gradient_noise": np.float64(np.nan)}, "gradient_noise is nan, not a finite"),
+        ({"flags": ()}, "its flags is [], and the manifest says ["),
+        ({"name": "garnet-00001"}, "its name is 'garnet-00001', and the manifest says 'garnet-0"),
+        ({"family": "tied"}, "its family is 'tied', and the manifest says 'garnet'"),
         ({"follower_reward": np.zeros((n_states, n_actions))}, "tb.hypergradient disagrees"),
     ]
     for changes, message in cases:
@@ -642,6 +718,9 @@ def test_verify_finds_missing_and_damaged_files(small, tmp_path, capsys):
     assert "tied-00001.npz" in printed
 
 
+ENTRY = {"file": "a.npz", "sha256": "", "family": "garnet", "name": "a"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -650,6 +729,9 @@ def test_verify_finds_missing_and_damaged_files(small, tmp_path, capsys):
         ({"licence": None}, "has no licence"),
         ({"notes": []}, "has no notes"),
         ({"vectors": [{}]}, r"vectors\[0\] has no file"),
+        ({"vectors": []}, "vectors is empty"),
+        ({"vectors": [ENTRY, ENTRY]}, "vectors has 'a.npz' twice"),
+        ({"vectors": [ENTRY | {"file": "../a"}]}, r"vectors\[0\] is '../a', not in the folder"),
         ({"notes": {}}, ""),
     ],
 )
@@ -686,11 +768,13 @@ def test_somebody_s_code_is_checked_by_the_command(small, tmp_path, capsys, monk
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.chdir(tmp_path)
     assert main(["vectors", "verify", str(small), "--with", "stranger:right"]) == 0
-    assert "all right, 22 of 22 gradients right" in capsys.readouterr().out
+    assert "all right, 22 of 22 answers right" in capsys.readouterr().out
     assert main(["vectors", "verify", "--with", "stranger:wrong", str(small)]) == 1
     assert "agrees with 'through-follower term dropped' on" in capsys.readouterr().out
     assert main(["vectors", "verify", str(small), "--with", "stranger"]) == 2
     assert "implementation is 'stranger', not MODULE:NAME" in capsys.readouterr().err
+    assert main(["vectors", "verify", str(small), "--with", "stranger:__name__"]) == 2
+    assert "implementation is 'stranger', which cannot be called" in capsys.readouterr().err
     assert main(["vectors", "verify", str(small), "--tolerance", "0"]) == 2
 
 

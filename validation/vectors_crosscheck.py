@@ -192,6 +192,8 @@ def main(arguments=None):
     parser.add_argument("--share", type=float, default=1.0, help="of the vectors to look at (all)")
     parser.add_argument("--seed", type=int, default=0, help="of the random directions")
     options = parser.parse_args(arguments)
+    if not 0.0 < options.share <= 1.0:
+        parser.error(f"--share is {options.share}, not in (0, 1]")
     rng, before = random.Random(options.seed), time.monotonic()
     vectors = loader().load_vectors(options.folder)[:: max(1, round(1.0 / options.share))]
     total, worst, bad = 0, mpf(0), 0

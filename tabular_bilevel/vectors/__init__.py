@@ -12,11 +12,14 @@ from tabular_bilevel.vectors.verifying import (
     check_vectors,
     outcome,
 )
-from tabular_bilevel.vectors.writing import Plan, write_vectors
+from tabular_bilevel.vectors.writing import JSON, NPZ, Encoding, Plan, write_vectors
 
 __all__ = [
     "FAMILIES",
+    "JSON",
     "NOTES",
+    "NPZ",
+    "Encoding",
     "Family",
     "ImplementationReport",
     "Instance",

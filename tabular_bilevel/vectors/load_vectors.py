@@ -168,14 +168,20 @@ def load_vectors(folder: str | Path) -> tuple[Vector, ...]:
     ------
     ValueError
         If a file is damaged, or of another schema.
+    OSError
+        If a file is missing, or cannot be read.
     """
-    place = Path(folder)
-    manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {manifest['schema_version']}, not {SCHEMA_VERSION}")
-    return tuple(
-        load_vector(place / entry["file"], sha256=entry["sha256"]) for entry in manifest["vectors"]
-    )
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, entries = manifest["schema_version"], []
+        if version == SCHEMA_VERSION:
+            entries = [(path.with_name(e["file"]), e["sha256"]) for e in manifest["vectors"]]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema_version is {version!r}, not {SCHEMA_VERSION}")
+    return tuple(load_vector(file, sha256=sha256) for file, sha256 in entries)
 
 
 def load_vector(path: str | Path, *, sha256: str | None = None) -> Vector:
@@ -196,7 +202,9 @@ def load_vector(path: str | Path, *, sha256: str | None = None) -> Vector:
     Raises
     ------
     ValueError
-        If the file is damaged.
+        If the file is damaged, or its tables do not fit each other.
+    OSError
+        If it is missing, or cannot be read.
     """
     raw = Path(path).read_bytes()
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
@@ -204,11 +212,14 @@ def load_vector(path: str | Path, *, sha256: str | None = None) -> Vector:
     try:
         content = _from_json(json.loads(raw)) if str(path).endswith(".json") else _from_npz(raw)
         intact = content.pop("digest") == content_digest(content)
+        misfit = _misfit(content)
         vector = Vector(**{name: _plain(value) for name, value in content.items()})
     except Exception as error:  # whatever reading what was cut or overwritten leads to
         raise ValueError(f"{path} is damaged: {error!r}") from error
     if not intact:
         raise ValueError(f"{path} is damaged: its content is not what it was made with")
+    if misfit:
+        raise ValueError(f"{path}: {misfit}")
     return vector
 
 
@@ -236,7 +247,42 @@ def content_digest(content: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def _misfit(content: dict[str, Any]) -> str:
+    """Say what has a wrong shape or kind of number, if anything has."""
+    table, parameters = np.shape(content["follower_reward"]), np.shape(content["theta"])
+    if (len(table), len(parameters)) != (2, 1):
+        return f"follower_reward has shape {table} and theta {parameters}, not (S, A) and (d,)"
+    entries = (np.size(content["transition_data"]),)
+    shapes = {
+        "leader_reward": table,
+        "termination": table,
+        "available": table,
+        "initial": table[:1],
+        "transition_data": entries,
+        "transition_indices": entries,
+        "transition_indptr": (table[0] * table[1] + 1,),
+        "tangent_follower_reward": parameters + table,
+        "tangent_leader_reward": parameters + table,
+        "tangent_transition": parameters + entries,
+        "tangent_initial": parameters + table[:1],
+        "tangent_temperature": parameters,
+        "objective_bounds": (2,),
+        **{f"{name}_bounds": (2, *parameters) for name in ANSWERS[1:]},
+    }
+    kinds = {"available": "b", "transition_indices": "i", "transition_indptr": "i"}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray):
+            shape, kind = shapes.get(name, ()), kinds.get(name, "f")
+            if name not in ("follower_reward", "theta") and value.shape != shape:
+                return f"{name} has shape {value.shape}, not {shape}"
+            if value.dtype.kind != kind:
+                return f"{name} has dtype {value.dtype}, not one of kind {kind!r}"
+    return ""
+
+
 def _from_npz(raw: bytes) -> dict[str, Any]:
+    if not raw.startswith(b"PK"):
+        raise ValueError("it is no npz archive")
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:
         content = {name: file[name] for name in file.files}
     for name in ("name", "family", "origin", "digest"):
@@ -246,6 +292,8 @@ def _from_npz(raw: bytes) -> dict[str, Any]:
 
 
 def _from_json(document: dict[str, Any]) -> dict[str, Any]:
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
     words = {name: document[name] for name in ("name", "family", "origin", "digest")}
     content: dict[str, Any] = {**words, "flags": tuple(document["flags"])}
     for name in ("follower_discount", "leader_discount", "temperature", "theta", "initial",

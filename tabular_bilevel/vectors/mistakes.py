@@ -171,6 +171,16 @@ def _action_value_source(model: Model, response: Response, evaluation: Any) -> F
     return np.asarray(pairs * action_value / model.temperature)
 
 
+def _entropy_counted(problem: StoredProblem) -> FloatArray:
+    """Pay the leader the follower's bonus for randomness, too."""
+    model = problem.tables
+    response = solve_follower(model)
+    bonus = np.where(model.available, response.value[:, None] - response.action_value, 0.0)
+    return _Road.at(
+        problem, model=model.replace(leader_reward=model.leader_reward + bonus), response=response
+    ).gradient()
+
+
 def _greedy(problem: StoredProblem) -> FloatArray:
     """Take the better action for sure; its derivative is 0 then."""
     response = solve_follower(problem.tables)
@@ -321,6 +331,11 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "normalised occupancy", ("near-one-discount", "unequal-discounts"), _scaled(_rest, _rest)
+    ),
+    Mistake(
+        "entropy bonus in the leader's objective",
+        ("follower-reward-parameters", "kernel-parameters"),
+        _entropy_counted,
     ),
     Mistake("hard maximum for the soft one", ("tied-actions",), _greedy),
     Mistake(f"follower stopped after {SWEEPS} sweeps", ("near-one-discount",), _stopped),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_positive
+from tabular_bilevel._validation import as_positive, as_real, real_array
 from tabular_bilevel.enclosure import Interval, enclose
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.vectors.flags import NOTES
@@ -36,7 +36,8 @@ TOLERANCE = 1e-6
 # Noise is an order of magnitude: `tb.hypergradient` was off by less than it on 1,100 vectors.
 NOISE_FACTOR = 16.0
 
-# Bounds are certified to 1e-12; the rest is rounding outward.
+# Bounds are certified to 1e-12, those of the parts relative to what cancels between them; the rest
+# is rounding outward.
 WIDEST = 2e-12
 
 # Share of the vectors where it shows that a mistake has to explain to be named.
@@ -82,7 +83,8 @@ def check_vectors(folder: str | Path) -> Iterator[VectorCheck]:
     Raises
     ------
     ValueError
-        If there is no manifest, or it is of another format.
+        If there is no manifest, it is of another format, or lists nothing, something twice, or
+        what is not in the folder.
     """
     place = Path(folder)
     manifest = _manifest(place)
@@ -106,7 +108,7 @@ def _manifest(place: Path) -> Any:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{place} has no {MANIFEST}: no vectors, or unfinished ones") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     words = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
     for name, wanted in words.items():
@@ -117,18 +119,34 @@ def _manifest(place: Path) -> Any:
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
             raise ValueError(f"{path} has no {name}")
+    seen: set[str] = set()
     for i, entry in enumerate(manifest["vectors"]):
         for name in ("file", "sha256", "family", "name"):
             if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
                 raise ValueError(f"{path}: vectors[{i}] has no {name}")
+        if Path(entry["file"]).name != entry["file"]:
+            raise ValueError(f"{path}: vectors[{i}] is {entry['file']!r}, not in the folder")
+        if entry["file"] in seen:
+            raise ValueError(f"{path}: vectors has {entry['file']!r} twice")
+        seen.add(entry["file"])
+    if not seen:
+        raise ValueError(f"{path}: vectors is empty")
     return manifest
 
 
 def _require_known(entry: dict[str, Any], vector: Vector, notes: dict[str, str]) -> None:
-    if (entry["name"], entry["family"]) != (vector.name, vector.family):
-        raise ValueError(f"the file holds {vector.name}, and the manifest says {entry['name']}")
-    if list(vector.flags) != entry.get("flags"):
-        raise ValueError("its flags are not those in the manifest")
+    n_states, n_actions = vector.available.shape
+    holds = {
+        "name": vector.name,
+        "family": vector.family,
+        "flags": list(vector.flags),
+        "n_states": n_states,
+        "n_actions": n_actions,
+        "n_parameters": vector.theta.size,
+    }
+    for key, held in holds.items():
+        if entry.get(key) != held:
+            raise ValueError(f"its {key} is {held!r}, and the manifest says {entry.get(key)!r}")
     for flag in vector.flags:
         if flag not in notes:
             raise ValueError(f"flag {flag!r} has no note")
@@ -137,14 +155,17 @@ def _require_known(entry: dict[str, Any], vector: Vector, notes: dict[str, str])
 def _check_one(vector: Vector, again: bool) -> bool:
     problem = StoredProblem.of(vector)
     bounds = {name: Interval(*getattr(vector, f"{name}_bounds")) for name in ANSWERS}
+    sizes = {name: _size(interval.centre) for name, interval in bounds.items()}
+    sizes |= dict.fromkeys(ANSWERS[2:], max(sizes[name] for name in ANSWERS[2:]))
     for name, interval in bounds.items():
-        shape = () if name == "objective" else vector.theta.shape
-        if np.shape(interval.lower) != shape or not np.all(interval.lower <= interval.upper):
-            raise ValueError(f"{name}_bounds are no bounds of shape {shape}")
-    for name in ANSWERS[:2]:
-        size = np.max(np.abs(bounds[name].centre), initial=0.0)
-        if not np.max(bounds[name].radius, initial=0.0) <= WIDEST * size + 5e-324:
+        if not np.all(interval.lower <= interval.upper):
+            raise ValueError(f"{name}_bounds: the lower ones are not below the upper ones")
+        if not _size(interval.radius) <= WIDEST * sizes[name] + 5e-324:
             raise ValueError(f"{name}_bounds are wider than {WIDEST} of it")
+    for name in ANSWERS[:2]:
+        noise = getattr(vector, f"{name}_noise")
+        if not 0.0 <= noise < np.inf:
+            raise ValueError(f"{name}_noise is {noise}, not a finite number of at least 0")
     direct, indirect = bounds["direct"], bounds["indirect"]
     reach = Interval(
         np.nextafter(direct.lower + indirect.lower, -np.inf),
@@ -225,8 +246,8 @@ def outcome(
     objective, gradient, trouble = None, None, ""
     try:
         objective, gradient = _answer(implementation(vector), vector.theta.size)
-    except Exception as error:  # somebody's code may end with anything
-        trouble = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # somebody's code may end with anything
+        trouble = f"{type(error).__name__}: {error}".partition("\n")[0][:LONGEST]
     if gradient is not None:
         off = _distance(gradient, vector.gradient_bounds)
         if not off <= allowed:
@@ -254,11 +275,8 @@ def _answer(returned: Any, n_parameters: int) -> tuple[float | None, FloatArray]
     """Take apart what somebody's function returned."""
     objective = None
     if isinstance(returned, tuple) and len(returned) == 2 and np.ndim(returned[1]) > 0:
-        objective, returned = float(returned[0]), returned[1]
-    gradient = np.asarray(returned, dtype=np.float64)
-    if gradient.shape != (n_parameters,):
-        raise ValueError(f"the gradient has shape {gradient.shape}, not {(n_parameters,)}")
-    return objective, gradient
+        objective, returned = as_real("the objective", returned[0]), returned[1]
+    return objective, real_array("the gradient", returned, (n_parameters,))
 
 
 def _size(numbers: FloatArray) -> float:
@@ -341,29 +359,32 @@ class ImplementationReport:
         n, wrong = len(self.outcomes), self.wrong
         lines = [
             f"Vectors: {'all right' if self.passed else 'WRONG'}, "
-            f"{n - len(wrong)} of {n} gradients right"
+            f"{n - len(wrong)} of {n} answers right"
         ]
         if self.passed:
             return lines[0]
         lines += [f"  {o.vector.name}: {o.trouble}" for o in wrong[:SHOWN]]
         if len(wrong) > SHOWN:
             lines.append(f"  and {len(wrong) - SHOWN} more")
-        lines.append("  wrong / all  flag, which aims at")
+        lines.append("  wrong / all  flag of those that are wrong more often, which aims at")
         for flag, (bad, with_it) in self.flags.items():
-            if bad:
+            if bad * n > len(wrong) * with_it:
                 lines.append(f"  {bad:5d} / {with_it:3d}  {flag}: {NOTES.get(flag, '')}")
         if self.telling_flags:
             lines.append(f"  wrong where there is: {', '.join(self.telling_flags)}")
         for name in self.named:
             agreed, shows = self.mistakes[name]
-            lines.append(f"  agrees with {name!r} on {agreed} of {shows} vectors where it shows")
+            others = f"; {len(wrong) - agreed} others are wrong" if agreed < len(wrong) else ""
+            lines.append(
+                f"  agrees with {name!r} on {agreed} of {shows} vectors where it shows{others}"
+            )
         if not self.named:
             lines.append("  agrees with none of the mistakes considered")
         return "\n".join(lines)
 
 
-# Wrong answers that are listed one by one.
-SHOWN = 5
+# Wrong answers that are listed one by one, and characters of what somebody's code ended with.
+SHOWN, LONGEST = 5, 200
 
 
 def _counts(

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -21,6 +21,7 @@ import numpy as np
 
 from tabular_bilevel._processes import outcomes, told_to_stop
 from tabular_bilevel._validation import positive_integer
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import (
@@ -32,7 +33,7 @@ from tabular_bilevel.vectors.load_vectors import (
 )
 from tabular_bilevel.vectors.making import Recipe, made
 
-__all__ = ["FORMAT", "MANIFEST", "Plan", "write_vectors"]
+__all__ = ["FORMAT", "JSON", "MANIFEST", "NPZ", "Encoding", "Plan", "write_vectors"]
 
 FORMAT, LICENCE = "tabular-bilevel test vectors", "Apache-2.0"
 
@@ -41,241 +42,24 @@ MANIFEST, UNFINISHED, SCHEMA = "manifest.json", "unfinished.json", "vectors-sche
 # Of a zip archive's entries: the least that the format has.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 
+# Vectors of a family: names have five digits.
+MOST = 100_000
+
 
 @dataclass(frozen=True)
-class Plan:
-    """What a folder of vectors is made from.
+class Encoding:
+    """How a vector's file is written.
 
     Attributes
     ----------
-    families : tuple of str
-        Names in `FAMILIES`, in the order of their turns.
-    count : int
-        Vectors of all families together.
-    max_states : int
-        States at most.
-    seed : int
-        Of the randomness.
-    encoding : {'npz', 'json'}
-        Of the files.
-    accuracy : {'enclosed'}
-        How answers are proven.
+    suffix : str
+        Of the file's name, without a dot.
+    encode : callable
+        Makes bytes of a vector's content.
     """
 
-    families: tuple[str, ...] = tuple(FAMILIES)
-    count: int = 100
-    max_states: int = 30
-    seed: int = 0
-    encoding: str = "npz"
-    accuracy: str = "enclosed"
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        positive_integer("count", self.count)
-        most = positive_integer("max_states", self.max_states)
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, below 0")
-        if not self.families:
-            raise ValueError("families is empty")
-        for name in self.families:
-            if name not in FAMILIES:
-                raise ValueError(f"families has {name!r}, not one of {', '.join(FAMILIES)}")
-            if FAMILIES[name].smallest > most:
-                raise ValueError(
-                    f"max_states is {most}, and {name} needs {FAMILIES[name].smallest}"
-                )
-        if len(set(self.families)) < len(self.families):
-            raise ValueError(f"families has some twice: {', '.join(self.families)}")
-        for name, choices in (("encoding", ("npz", "json")), ("accuracy", ("enclosed",))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, not {' or '.join(choices)}")
-
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """One for each vector; the families take turns."""
-        n_families = len(self.families)
-        return tuple(
-            Recipe(self.families[i % n_families], i // n_families, self.seed, self.max_states)
-            for i in range(self.count)
-        )
-
-    def provenance(self) -> dict[str, Any]:
-        """Say all that the files depend on."""
-        import tabular_bilevel as tb
-
-        try:
-            flint = version("python-flint")
-        except PackageNotFoundError as error:
-            raise ValueError(
-                "vectors need python-flint: pip install 'tabular-bilevel[rigor]'"
-            ) from error
-        return {
-            "tabular-bilevel": tb.__version__,
-            "python-flint": flint,
-            "numpy": np.__version__,
-            **asdict(self),
-            "families": list(self.families),
-        }
-
-
-def write_vectors(
-    folder: str | Path, plan: Plan | None = None, *, workers: int = 1
-) -> Iterator[Recipe]:
-    """Write a folder of vectors, or what is missing of it.
-
-    Each file appears whole or not at all, and the manifest last: after an interrupt, a crash or a
-    kill the same call goes on, and ends with the same bytes as if nothing had happened, whatever
-    the number of workers. One process at a time may write to a folder.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where to; made if it does not exist.
-    plan : Plan, optional
-        What to write; 100 vectors of all families by default.
-    workers : int
-        Processes; with 1 this one does the work.
-
-    Yields
-    ------
-    Recipe
-        Of each vector, as its file is there.
-
-    Raises
-    ------
-    ValueError
-        If the folder has vectors of another plan, or other files; if python-flint is missing.
-    ChildProcessError
-        If a worker process was killed.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     done = list(write_vectors(folder, Plan(families=("garnet", "tied"), count=4)))
-    ...     print(sorted(path.name for path in Path(folder).iterdir()))
-    ['garnet-00000.npz', 'garnet-00001.npz', 'manifest.json', 'tied-00000.npz', 'tied-00001.npz']
-    """
-    plan, place = Plan() if plan is None else plan, Path(folder)
-    n_workers = positive_integer("workers", workers)
-    provenance = plan.provenance()
-    place.mkdir(parents=True, exist_ok=True)
-    _begin(place, provenance)
-    sums: dict[Recipe, str] = {}
-    missing = []
-    for recipe in plan.recipes:
-        found = _kept(place, recipe, plan.encoding)
-        if found is None:
-            missing.append(recipe)
-        else:
-            sums[recipe] = found
-            yield recipe
-    make = partial(_write_one, place, plan.encoding)
-    with closing(outcomes(make, missing, min(n_workers, max(len(missing), 1)))) as ended:
-        for recipe, outcome in ended:
-            try:
-                sums[recipe] = outcome()
-            except BrokenProcessPool as error:
-                raise ChildProcessError("a worker process died; start again to go on") from error
-            yield recipe
-    _finish(place, plan, provenance, sums)
-
-
-def _begin(place: Path, provenance: Mapping[str, Any]) -> None:
-    """Refuse another plan's folder, and note the plan in a new one."""
-    for draft in place.glob(".*.part"):  # of a process that was killed
-        draft.unlink(missing_ok=True)
-    for name in (MANIFEST, UNFINISHED):
-        path = place / name
-        if not path.exists():
-            continue
-        try:
-            before = dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from error
-        for key, wanted in provenance.items():
-            if before.get(key) != wanted:
-                raise ValueError(
-                    f"{place} has vectors of another call: {key} is {before.get(key)}, not {wanted}"
-                )
-        return
-    if any(place.iterdir()):
-        raise ValueError(f"{place} has files already, and none of them is {MANIFEST}")
-    _place(place / UNFINISHED, _json({"provenance": provenance}))
-
-
-def _kept(place: Path, recipe: Recipe, encoding: str) -> str | None:
-    """Find the checksum of a file that is whole, and of this recipe."""
-    path = place / f"{recipe.name}.{encoding}"
-    if not path.exists():
-        return None
-    try:
-        vector = load_vector(path)
-    except ValueError:
-        return None
-    if (vector.name, vector.origin) != (recipe.name, recipe.origin):
-        return None
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_one(place: Path, encoding: str, recipe: Recipe) -> str:
-    """Make a vector and write its file; return its checksum."""
-    if told_to_stop():
-        raise KeyboardInterrupt
-    raw = ENCODERS[encoding](made(recipe))
-    _place(place / f"{recipe.name}.{encoding}", raw)
-    return hashlib.sha256(raw).hexdigest()
-
-
-def _finish(
-    place: Path, plan: Plan, provenance: Mapping[str, Any], sums: Mapping[Recipe, str]
-) -> None:
-    vectors = []
-    for recipe in plan.recipes:
-        file = f"{recipe.name}.{plan.encoding}"
-        vector = load_vector(place / file, sha256=sums[recipe])
-        n_states, n_actions = vector.available.shape
-        vectors.append(
-            {
-                "name": vector.name,
-                "file": file,
-                "sha256": sums[recipe],
-                "family": vector.family,
-                "flags": list(vector.flags),
-                "n_states": n_states,
-                "n_actions": n_actions,
-                "n_parameters": vector.theta.size,
-            }
-        )
-    if plan.encoding == "json":
-        _place(place / SCHEMA, files(__package__).joinpath(SCHEMA).read_bytes())
-    manifest = {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "licence": LICENCE,
-        "provenance": provenance,
-        "notes": dict(NOTES),
-        "vectors": vectors,
-    }
-    _place(place / MANIFEST, _json(manifest))
-    (place / UNFINISHED).unlink(missing_ok=True)
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _place(path: Path, raw: bytes) -> None:
-    """Write a file, whole or not at all, whatever happens to this process or the machine."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    suffix: str
+    encode: Callable[[Mapping[str, Any]], bytes] = field(repr=False)
 
 
 def _npz(content: Mapping[str, Any]) -> bytes:
@@ -344,7 +128,256 @@ def _hexadecimal(numbers: Any) -> Any:
     return [_hexadecimal(row) for row in numbers]
 
 
-ENCODERS: Mapping[str, Callable[[Mapping[str, Any]], bytes]] = {
-    "npz": _npz,
-    "json": _json_vector,
-}
+#: Numpy's archive of arrays.
+NPZ = Encoding("npz", _npz)
+
+#: Text, with hexadecimal floats; vectors-schema.json comes with it.
+JSON = Encoding("json", _json_vector)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a folder of vectors is made from.
+
+    Attributes
+    ----------
+    families : tuple of str
+        Names in `FAMILIES`, in the order of their turns.
+    count : int
+        Vectors of all families together.
+    max_states : int
+        States at most.
+    seed : int
+        Of the randomness.
+    encoding : Encoding
+        Of the files: `NPZ`, or `JSON` for other languages.
+
+    Raises
+    ------
+    ValueError
+        If there is no such plan: on construction.
+    """
+
+    families: tuple[str, ...] = tuple(FAMILIES)
+    count: int = 100
+    max_states: int = 30
+    seed: int = 0
+    encoding: Encoding = NPZ
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        count, most = (
+            positive_integer(name, getattr(self, name)) for name in ("count", "max_states")
+        )
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}, not a whole number of at least 0")
+        if not self.families:
+            raise ValueError("families is empty")
+        if count > MOST * len(self.families):
+            raise ValueError(f"count is {count}, above {MOST:,} for each family")
+        for name in self.families:
+            if name not in FAMILIES:
+                raise ValueError(f"families has {name!r}, not one of {', '.join(FAMILIES)}")
+            if FAMILIES[name].smallest > most:
+                raise ValueError(
+                    f"max_states is {most}, and {name} needs {FAMILIES[name].smallest}"
+                )
+        if len(set(self.families)) < len(self.families):
+            raise ValueError(f"families has some twice: {', '.join(self.families)}")
+        if not isinstance(self.encoding, Encoding):
+            raise ValueError(f"encoding is {self.encoding!r}, not NPZ or JSON")
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """One for each vector; the families take turns."""
+        n_families = len(self.families)
+        return tuple(
+            Recipe(self.families[i % n_families], i // n_families, self.seed, self.max_states)
+            for i in range(self.count)
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Say all that the files depend on."""
+        import tabular_bilevel as tb
+
+        try:
+            flint = version("python-flint")
+        except PackageNotFoundError as error:
+            raise ValueError(
+                "vectors need python-flint: pip install 'tabular-bilevel[rigor]'"
+            ) from error
+        return {
+            "tabular-bilevel": tb.__version__,
+            "python-flint": flint,
+            "numpy": np.__version__,
+            "families": list(self.families),
+            "count": int(self.count),
+            "max_states": int(self.max_states),
+            "seed": int(self.seed),
+            "encoding": self.encoding.suffix,
+            "accuracy": Level.ENCLOSED.value,
+        }
+
+
+def write_vectors(
+    folder: str | Path, plan: Plan | None = None, *, workers: int = 1
+) -> Iterator[Recipe]:
+    """Write a folder of vectors, or what is missing of it.
+
+    Each file appears whole or not at all, and the manifest last: after an interrupt, a crash or a
+    kill the same call goes on, and ends with the same bytes as if nothing had happened, whatever
+    the number of workers. Another machine may end with others: where a BLAS rounds differently,
+    instances differ in their last digits, and are proven as they are. One process at a time may
+    write to a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to; made if it does not exist.
+    plan : Plan, optional
+        What to write; 100 vectors of all families by default.
+    workers : int
+        Processes; with 1 this one does the work.
+
+    Yields
+    ------
+    Recipe
+        Of each vector, as its file is there.
+
+    Raises
+    ------
+    ValueError
+        If the folder has vectors of another plan, or other files; if python-flint is missing.
+    ChildProcessError
+        If a worker process was killed.
+    OSError
+        If the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = list(write_vectors(folder, Plan(families=("garnet", "tied"), count=4)))
+    ...     print(sorted(path.name for path in Path(folder).iterdir()))
+    ['garnet-00000.npz', 'garnet-00001.npz', 'manifest.json', 'tied-00000.npz', 'tied-00001.npz']
+    """
+    plan, place = Plan() if plan is None else plan, Path(folder)
+    n_workers = positive_integer("workers", workers)
+    provenance = plan.provenance()
+    place.mkdir(parents=True, exist_ok=True)
+    _begin(place, provenance)
+    sums: dict[Recipe, str] = {}
+    missing = []
+    for recipe in plan.recipes:
+        found = _kept(place, recipe, plan.encoding)
+        if found is None:
+            missing.append(recipe)
+        else:
+            sums[recipe] = found
+            yield recipe
+    make = partial(_write_one, place, plan.encoding)
+    with closing(outcomes(make, missing, min(n_workers, max(len(missing), 1)))) as ended:
+        for recipe, outcome in ended:
+            try:
+                sums[recipe] = outcome()
+            except BrokenProcessPool as error:
+                raise ChildProcessError("a worker process died; start again to go on") from error
+            yield recipe
+    _finish(place, plan, provenance, sums)
+
+
+def _begin(place: Path, provenance: Mapping[str, Any]) -> None:
+    """Refuse another plan's folder, and note the plan in a new one."""
+    for draft in place.glob(".*.part"):  # of a process that was killed
+        draft.unlink(missing_ok=True)
+    for name in (MANIFEST, UNFINISHED):
+        path = place / name
+        if not path.exists():
+            continue
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+        for key, wanted in provenance.items():
+            if before.get(key) != wanted:
+                raise ValueError(
+                    f"{place} has vectors of another call: {key} is {before.get(key)}, not {wanted}"
+                )
+        return
+    if any(place.iterdir()):
+        raise ValueError(f"{place} has files already, and none of them is {MANIFEST}")
+    _place(place / UNFINISHED, _json({"provenance": provenance}))
+
+
+def _kept(place: Path, recipe: Recipe, encoding: Encoding) -> str | None:
+    """Find the checksum of a file that is whole, and of this recipe."""
+    path = place / f"{recipe.name}.{encoding.suffix}"
+    if not path.exists():
+        return None
+    try:
+        vector = load_vector(path)
+    except ValueError:
+        return None
+    if (vector.name, vector.origin) != (recipe.name, recipe.origin):
+        return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_one(place: Path, encoding: Encoding, recipe: Recipe) -> str:
+    """Make a vector and write its file; return its checksum."""
+    if told_to_stop():
+        raise KeyboardInterrupt
+    raw = encoding.encode(made(recipe))
+    _place(place / f"{recipe.name}.{encoding.suffix}", raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _finish(
+    place: Path, plan: Plan, provenance: Mapping[str, Any], sums: Mapping[Recipe, str]
+) -> None:
+    vectors = []
+    for recipe in plan.recipes:
+        file = f"{recipe.name}.{plan.encoding.suffix}"
+        vector = load_vector(place / file, sha256=sums[recipe])
+        n_states, n_actions = vector.available.shape
+        vectors.append(
+            {
+                "name": vector.name,
+                "file": file,
+                "sha256": sums[recipe],
+                "family": vector.family,
+                "flags": list(vector.flags),
+                "n_states": n_states,
+                "n_actions": n_actions,
+                "n_parameters": vector.theta.size,
+            }
+        )
+    if plan.encoding == JSON:
+        _place(place / SCHEMA, files(__package__).joinpath(SCHEMA).read_bytes())
+    manifest = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "licence": LICENCE,
+        "provenance": provenance,
+        "notes": dict(NOTES),
+        "vectors": vectors,
+    }
+    _place(place / MANIFEST, _json(manifest))
+    (place / UNFINISHED).unlink(missing_ok=True)
+
+
+def _json(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _place(path: Path, raw: bytes) -> None:
+    """Write a file, whole or not at all, whatever happens to this process or the machine."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with draft.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
