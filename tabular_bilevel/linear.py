@@ -12,6 +12,7 @@ solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 from __future__ import annotations
 
+import warnings
 from typing import Protocol
 
 import numpy as np
@@ -155,25 +156,58 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     policy : ndarray, shape (S, A)
         Probability of each action.
     discount : float
-        In [0, 1).
+        In [0, 1].
 
     Returns
     -------
     LinearSystem
         Factors, or the matrix where an iteration is faster.
+
+    Raises
+    ------
+    ValueError
+        If the discount is 1, and in float64 the policy does not end the episode.
     """
+    if discount == 1.0:
+        return _undiscounted_system(model, policy)
     if model.n_states > DENSE_STATES:
         return discounted_system(policy_transition(model.transition, policy), discount)
     return _Dense(_policy_matrix(model, policy, discount))
 
 
+def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
+    kernel = policy_transition(model.transition, policy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)  # of what is found here
+            system = discounted_system(kernel, 1.0)
+            steps = system.solve(np.ones(model.n_states))
+    except RuntimeError:  # SuperLU's, of a singular matrix
+        steps = np.full(model.n_states, np.inf)
+    _require_steps(steps)
+    return system
+
+
+def _require_steps(steps: FloatArray) -> None:
+    """Raise unless the expected numbers of steps are such; then the system is an M-matrix's."""
+    endless = ~(np.isfinite(steps) & (steps > 0.0))
+    if endless.any():
+        raise ValueError(
+            f"leader_discount is 1, and from state {int(np.argmax(endless))} the follower's policy "
+            "ends the episode too rarely for float64, if it does: the expected number of steps "
+            f"comes out as {steps[endless][0]:.3g}"
+        )
+
+
 def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
     """Invert I - discount * P_policy, shape (S, S); for small models."""
     # at half the cost of solving for the unit vectors
-    factors, pivots = scipy.linalg.lu_factor(
-        _policy_matrix(model, policy, discount).T, overwrite_a=True, check_finite=False
+    factors, pivots, _ = scipy.linalg.lapack.dgetrf(
+        _policy_matrix(model, policy, discount).T, overwrite_a=True
     )
-    inverse, _ = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
+    inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
+    if discount == 1.0:
+        _require_steps(inverse.sum(axis=0) if singular == 0 else np.full(model.n_states, np.inf))
     return np.ascontiguousarray(inverse.T)
 
 

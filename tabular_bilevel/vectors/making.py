@@ -87,7 +87,7 @@ def made(recipe: Recipe) -> dict[str, Any]:
         model,
         **{
             name: np.array([getattr(tangent, name) for tangent in proof.tangents])
-            for name in TABLES
+            for name in (*TABLES, "temperature")
         },
     )
     noise = dict(zip(ANSWERS, _noise(stored, instance.theta, proof, rng), strict=False))
@@ -103,9 +103,7 @@ def made(recipe: Recipe) -> dict[str, Any]:
         "transition_indices": model.transition.indices,
         "transition_indptr": model.transition.indptr,
         **{f"tangent_{name}": getattr(stored, name) for name in TABLES},
-        "tangent_temperature": np.array(
-            [getattr(tangent, "temperature", 0.0) for tangent in proof.tangents]
-        ),
+        "tangent_temperature": stored.temperature,
         **{f"{name}_bounds": _bounds(getattr(proof, name)) for name in ANSWERS},
         **{f"{name}_noise": number for name, number in noise.items()},
     }
@@ -141,7 +139,7 @@ def _noise(
     the answer is a sum of. A power of 2, so that no rounding of this number shows.
     """
     ahead = _term_tables(stored.tables, proof)
-    changes = {name: getattr(stored, name) for name in TABLES}
+    changes = {name: getattr(stored, name) for name in (*TABLES, "temperature")}
     others = [
         enclose(StoredProblem(_rounded(stored.tables, ahead, rng), **changes), theta)
         for _ in range(DRAWS)

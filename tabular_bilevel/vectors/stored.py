@@ -31,6 +31,8 @@ class StoredProblem:
         Of the kernel's entries.
     initial : ndarray, shape (d, S)
         Of the initial distribution.
+    temperature : ndarray, shape (d,)
+        Of the temperature.
     """
 
     tables: Model
@@ -38,6 +40,7 @@ class StoredProblem:
     leader_reward: FloatArray = field(repr=False)
     transition: FloatArray = field(repr=False)
     initial: FloatArray = field(repr=False)
+    temperature: FloatArray = field(repr=False)
 
     @classmethod
     def of(cls, vector: Vector) -> StoredProblem:
@@ -60,10 +63,9 @@ class StoredProblem:
             "leader_reward": (n_states, n_actions),
             "transition": tables.transition.data.shape,
             "initial": (n_states,),
+            "temperature": (),
         }
-        if np.any(vector.tangent_temperature):
-            raise ValueError("tangent_temperature is not 0, and these tables have a fixed one")
-        changes = {name: getattr(vector, f"tangent_{name}") for name in TABLES}
+        changes = {name: getattr(vector, f"tangent_{name}") for name in shapes}
         for name, change in changes.items():
             wanted = (vector.theta.size, *shapes[name])
             if change.shape != wanted or not np.isfinite(change).all():
@@ -86,11 +88,13 @@ class StoredProblem:
             + np.tensordot(self.leader_reward, sensitivities.leader_reward, 2)
             + self.transition @ sensitivities.entries
             + self.initial @ sensitivities.initial
+            + self.temperature * (sensitivities.temperature if self.temperature.any() else 0.0)
         )
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
         """Differentiate the tables along a direction."""
-        return Tangent(*(np.tensordot(direction, getattr(self, name), 1) for name in TABLES))
+        tables = {name: np.tensordot(direction, getattr(self, name), 1) for name in TABLES}
+        return Tangent(**tables, temperature=float(direction @ self.temperature))
 
 
 def reference_gradient(vector: Vector) -> tuple[float, FloatArray]:
