@@ -111,7 +111,8 @@ def hypergradient(
     Raises
     ------
     ValueError
-        If theta is not a finite vector that fits the problem, or the pullback does not return one.
+        If theta is not a finite vector that fits the problem, or the pullback does not return one;
+        if the leader's discount is 1, and float64 does not see the end of play.
     ConvergenceError
         If the follower's solver does not converge.
     CertificationError

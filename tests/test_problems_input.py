@@ -526,7 +526,8 @@ def test_random_families_depend_on_the_seed_alone(family):
         (lambda: tb.problems.two_state(wage="1"), "wage has dtype <U1; real numbers are needed"),
         (
             lambda: tb.problems.two_state(leader_discount=1.0),
-            "leader_discount is 1, and from state 0 the episode never ends",
+            "leader_discount is 1, and from state 0 the episode never ends: no path of "
+            "available actions leads to one whose termination is above 0",
         ),
     ],
 )
