@@ -419,12 +419,36 @@ class _Factored:
         return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience)
 
 
+class _Unknown:
+    """Nothing is known."""
+
+    def __init__(self, model: Model) -> None:
+        self.patience = math.inf
+        self._states = np.full(model.n_states, np.nan)
+        self._pairs = np.full((model.n_states, model.n_actions), np.nan)
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        return self._states
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        return self._states
+
+    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return self._states, self._states, self._pairs
+
+    def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
+        return self._states
+
+
 def _operator(
     model: Model, policy: FloatArray, discount: float, aside: FloatArray | float = 0.0
 ) -> _Operator:
     """Invert; the exact policy is within `aside` of this one."""
     kind = _Explicit if model.n_states <= EXPLICIT_STATES else _Factored
-    return kind(model, policy, discount, aside)
+    try:
+        return kind(model, policy, discount, aside)
+    except ValueError:  # play is to end, and in float64 does not
+        return _Unknown(model)
 
 
 def _patience_of(

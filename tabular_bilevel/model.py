@@ -22,6 +22,7 @@ from tabular_bilevel._arrays import (
     restore_read_only,
 )
 from tabular_bilevel._validation import (
+    all_finite,
     as_array,
     as_discount,
     as_distribution,
@@ -240,6 +241,34 @@ temperature 0.1
         follower = finite_array("follower_reward", follower_reward, shape, where=where)
         leader = finite_array("leader_reward", leader_reward, shape, where=where)
         return self._with(follower_reward=read_only(follower), leader_reward=read_only(leader))
+
+    def with_own_rewards(self, follower_reward: FloatArray, leader_reward: FloatArray) -> Model:
+        """Copy the model with rewards that it may keep, fresh arrays of its shape: no copies.
+
+        Parameters
+        ----------
+        follower_reward, leader_reward : ndarray, shape (S, A)
+            As for `with_rewards`; they become read-only.
+
+        Returns
+        -------
+        Model
+            A new model.
+
+        Raises
+        ------
+        ValueError
+            As `with_rewards`.
+        """
+        if not (
+            self._kernel.everything_available
+            and all_finite(follower_reward)
+            and all_finite(leader_reward)
+        ):
+            return self.with_rewards(follower_reward, leader_reward)
+        return self._with(
+            follower_reward=read_only(follower_reward), leader_reward=read_only(leader_reward)
+        )
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
         """Copy the model with another initial distribution, without a second look at the rest.

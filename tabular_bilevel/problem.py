@@ -206,11 +206,11 @@ class FeatureProblem:
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
         shape = base.follower_reward.shape
-        changes = _times(self._rewards[0], theta).reshape(2, *shape)
-        follower_reward = base.follower_reward + changes[0]
-        leader_reward = base.leader_reward + changes[1]
+        changes = _times(self._rewards[0], theta)
+        changes += self._base_rewards
+        follower_reward, leader_reward = changes.reshape(2, *shape)
         if self._only_rewards:
-            return base.with_rewards(follower_reward, leader_reward)
+            return base.with_own_rewards(follower_reward, leader_reward)
         temperature = self._temperature(theta)
         if self._only_scalars:
             return base.with_rewards(follower_reward, leader_reward).with_temperature(temperature)
@@ -355,6 +355,11 @@ class FeatureProblem:
         return both, sp.csr_array(both.T)
 
     @cached_property
+    def _base_rewards(self) -> FloatArray:
+        """Both rewards at 0, in the order of `_rewards`."""
+        return np.concatenate((self.base.follower_reward, self.base.leader_reward)).ravel()
+
+    @cached_property
     def _reward_sizes(self) -> tuple[sp.csr_array, FloatArray]:
         """Absolute features of both rewards, transposed, and how many each parameter has."""
         transposed = self._rewards[1]
@@ -470,7 +475,7 @@ class Budget:
 
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
-        return self.total * self._softmax(theta)[:-1]
+        return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
 
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
@@ -501,6 +506,11 @@ class Budget:
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
         return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _shares_of(total: float, logits: bytes) -> FloatArray:
+    return read_only(total * _softmax_of(logits)[:-1])
 
 
 @lru_cache(maxsize=1)

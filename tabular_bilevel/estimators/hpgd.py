@@ -104,9 +104,11 @@ class HyperPolicyGradient:
     def estimate(self, experience: Experience, tails: Trajectories | None = None) -> Estimate:
         """Estimate from given experience, with tails from a separate sample if there is one."""
         sample = experience.trajectories
-        _, weights = sampled_visits(sample, sample.model.leader_discount)
-        tails = sample if tails is None else tails
-        counts, _ = sampled_visits(tails, 1.0)
+        counts, weights = sampled_visits(sample, sample.model.leader_discount)
+        if tails is None:
+            tails = sample
+        else:
+            counts, _ = sampled_visits(tails, 1.0)
         share = max(1, tails.complete) / max(1, sample.complete)
         credit = tail_credit(experience.values, weights, counts)
         credit *= share / experience.model.temperature

@@ -15,8 +15,8 @@ from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
 from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES, table_flags
-from tabular_bilevel.vectors.load_vectors import ANSWERS, TABLES
-from tabular_bilevel.vectors.stored import StoredProblem
+from tabular_bilevel.vectors.load_vectors import ANSWERS
+from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 
 __all__ = ["Recipe", "made"]
 
@@ -86,8 +86,7 @@ def made(recipe: Recipe) -> dict[str, Any]:
     stored = StoredProblem(
         model,
         **{
-            name: np.array([getattr(tangent, name) for tangent in proof.tangents])
-            for name in (*TABLES, "temperature")
+            name: np.array([getattr(tangent, name) for tangent in proof.tangents]) for name in MOVED
         },
     )
     noise = dict(zip(ANSWERS, _noise(stored, instance.theta, proof, rng), strict=False))
@@ -102,8 +101,7 @@ def made(recipe: Recipe) -> dict[str, Any]:
         "transition_data": model.transition.data,
         "transition_indices": model.transition.indices,
         "transition_indptr": model.transition.indptr,
-        **{f"tangent_{name}": getattr(stored, name) for name in TABLES},
-        "tangent_temperature": stored.temperature,
+        **{f"tangent_{name}": getattr(stored, name) for name in MOVED},
         **{f"{name}_bounds": _bounds(getattr(proof, name)) for name in ANSWERS},
         **{f"{name}_noise": number for name, number in noise.items()},
     }
@@ -139,7 +137,7 @@ def _noise(
     the answer is a sum of. A power of 2, so that no rounding of this number shows.
     """
     ahead = _term_tables(stored.tables, proof)
-    changes = {name: getattr(stored, name) for name in (*TABLES, "temperature")}
+    changes = {name: getattr(stored, name) for name in MOVED}
     others = [
         enclose(StoredProblem(_rounded(stored.tables, ahead, rng), **changes), theta)
         for _ in range(DRAWS)

@@ -14,7 +14,10 @@ from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.vectors.load_vectors import TABLES, Vector
 
-__all__ = ["StoredProblem", "reference_gradient"]
+__all__ = ["MOVED", "StoredProblem", "reference_gradient"]
+
+#: What has a derivative in each parameter.
+MOVED = (*TABLES, "temperature")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ class StoredProblem:
             + np.tensordot(self.leader_reward, sensitivities.leader_reward, 2)
             + self.transition @ sensitivities.entries
             + self.initial @ sensitivities.initial
-            + self.temperature * (sensitivities.temperature if self.temperature.any() else 0.0)
+            + self.temperature * sensitivities.temperature
         )
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
