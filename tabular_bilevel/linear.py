@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
-from tabular_bilevel._arrays import FloatArray, grouped_sums
+from tabular_bilevel._arrays import ROUNDOFF, FloatArray, grouped_sums
 from tabular_bilevel.model import Model
 
 __all__ = [
@@ -41,6 +41,10 @@ NARROW = 0.1
 
 # Residuals are asked for at this multiple of rounding, relative to the terms they are made of.
 REFINED = 4.0 * np.finfo(np.float64).eps
+
+
+# Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
+MOST_STEPS = 1.0 / ROUNDOFF
 
 
 class LinearSystem(Protocol):
@@ -190,7 +194,7 @@ def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
 
 def _require_steps(steps: FloatArray) -> None:
     """Raise unless the expected numbers of steps are such; then the system is an M-matrix's."""
-    endless = ~(np.isfinite(steps) & (steps > 0.0))
+    endless = ~((steps > 0.0) & (steps < MOST_STEPS))
     if endless.any():
         raise ValueError(
             f"leader_discount is 1, and from state {int(np.argmax(endless))} the follower's policy "

@@ -93,7 +93,7 @@ def undiscounted(rng, base):
     kernel = base.like_transition(base.transition.data * scale.ravel()[base.entry_row])
     try:
         model = base.replace(transition=kernel, termination=ends, leader_discount=1.0)
-        tb.evaluate_leader(model, tb.solve_follower(model))
+        lasting = tb.evaluate_leader(model, tb.solve_follower(model)).occupancy.sum()
     except (ValueError, tb.ConvergenceError):  # play stays away from all ends, or all but always
         return base
-    return model
+    return model if lasting < 1e14 else base

@@ -1,5 +1,6 @@
 """A leader's discount of 1: allowed where play ends, refused elsewhere."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -448,3 +449,13 @@ def test_a_strangers_estimator_is_checked_on_samples():
     problem = tb.FeatureProblem(base, leader_reward=np.eye(12)[:, :2])
     report = tb.check_estimator(halved, problem, THETA, rng=0)
     assert not report.passed
+
+
+def test_bounds_of_a_result_whose_end_is_not_seen_are_infinite():
+    problem = tb.FeatureProblem(quits(0.5, 0.25), leader_reward=np.ones((2, 1)))
+    result = tb.hypergradient(problem, [0.0], accuracy=tb.Estimated())
+    strange = dataclasses.replace(result, model=quits(0.0, 0.5, **RARELY))
+    bounds = tb.error_bounds(problem, [0.0], strange)
+    assert np.isinf(bounds.objective)
+    assert np.isinf(bounds.gradient).all()
+    assert bounds.vacuous.startswith("leader_discount is 1")

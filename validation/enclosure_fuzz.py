@@ -210,10 +210,10 @@ def _ends_too_late(problem: tb.BilevelProblem, theta: np.ndarray) -> bool:
     if model.leader_discount < 1.0:
         return False
     try:
-        evaluation = tb.evaluate_leader(model, tb.solve_follower(model))
+        tb.evaluate_leader(model, tb.solve_follower(model))
     except ValueError:
         return True
-    return bool(evaluation.occupancy.sum() > 1e15)
+    return False
 
 
 def _contains(lower: np.ndarray, upper: np.ndarray, balls: list[arb]) -> bool:
