@@ -189,6 +189,7 @@ class Road:
     value: Balls
     policy: Balls
     leader_value: Balls
+    steps: Balls  # expected numbers, discounted as the leader discounts
     occupancy: Balls
     influence: Balls
     arrivals: Balls
@@ -219,7 +220,7 @@ def travel(tables: Tables, start: Balls) -> Road:
     follower_discount, leader_discount = tables.follower_discount, tables.leader_discount
 
     system = _system(tables, policy, leader_discount)
-    leader_value = _leader_value(tables, policy, system)
+    leader_value, steps = _leader_value(tables, policy, system)
     leader_system_transposed = system.transpose()
     occupancy = _solved(leader_system_transposed, tables.initial)
 
@@ -242,6 +243,7 @@ def travel(tables: Tables, start: Balls) -> Road:
         value=value,
         policy=policy,
         leader_value=leader_value,
+        steps=steps,
         occupancy=occupancy,
         influence=influence,
         arrivals=arrivals,
@@ -334,8 +336,8 @@ def _solved(system: Any, *columns: Balls, algorithm: str = "lu") -> Balls:
     return [x for k in range(len(columns)) for x in solution[k :: len(columns)]]
 
 
-def _leader_value(tables: Tables, policy: Balls, system: Any) -> Balls:
-    """Solve for V_L, and prove that it is what is earned in the end."""
+def _leader_value(tables: Tables, policy: Balls, system: Any) -> tuple[Balls, Balls]:
+    """Solve for V_L and the expected steps, which prove that V_L is what is earned in the end."""
     n_states = tables.n_states
     reward = tables.means(policy, tables.leader_reward)
     solution = _solved(system, reward, [ONE] * n_states)
@@ -347,7 +349,7 @@ def _leader_value(tables: Tables, policy: Balls, system: Any) -> Balls:
         )
     if not all(z > 0 for z in steps):
         raise UndecidedError
-    return solution[:n_states]
+    return solution[:n_states], steps
 
 
 def _influence_source(
@@ -430,7 +432,8 @@ def _ends(ball: Ball) -> tuple[float, float]:
 def proof(tables: Tables, start: Balls) -> dict[str, list[str]]:
     """Make what a certificate rests on, in exact hexadecimals.
 
-    Bounds of V_F, with room for a checker's own rounding, and midpoints of V_L, d_L and n.
+    Bounds of V_F, with room for a checker's own rounding, and midpoints of V_L, the leader's
+    expected steps, d_L and n.
     """
     road = travel(tables, start)
     size = _largest(road.value + _soft_backup(tables, road.value)[0])
@@ -442,6 +445,7 @@ def proof(tables: Tables, start: Balls) -> dict[str, list[str]]:
         "value_lower": lower,
         "value_upper": upper,
         "leader_value": [hexadecimal(x.mid()) for x in road.leader_value],
+        "steps": [hexadecimal(x.mid()) for x in road.steps],
         "occupancy": [hexadecimal(x.mid()) for x in road.occupancy],
         "arrivals": [hexadecimal(x.mid()) for x in road.arrivals],
     }

@@ -24,6 +24,7 @@ __all__ = [
     "as_entries",
     "as_finite",
     "as_generator",
+    "as_leader_discount",
     "as_positive",
     "as_real",
     "as_theta",
@@ -195,6 +196,14 @@ def as_discount(name: str, value: npt.ArrayLike) -> float:
     number = as_real(name, value)
     if not 0.0 <= number < 1.0:
         raise ValueError(f"{name} is {number}, not in [0, 1)")
+    return number
+
+
+def as_leader_discount(value: npt.ArrayLike) -> float:
+    """Convert the leader's discount, in [0, 1]; 1 suits play that ends."""
+    number = as_real("leader_discount", value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"leader_discount is {number}, not in [0, 1]")
     return number
 
 

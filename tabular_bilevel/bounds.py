@@ -25,6 +25,7 @@ last place. The truth is that of the tables as stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -304,7 +305,12 @@ def _evaluation(model: Model, leader: _Leader) -> Evaluation:
 
 
 class _Operator(Protocol):
-    """(I - gamma P_policy)^-1, known approximately; its bounds hold for the exact inverse."""
+    """(I - gamma P_policy)^-1, known approximately; its bounds hold for the exact inverse.
+
+    `patience` bounds its row sums, and those of the exact policy's.
+    """
+
+    patience: float
 
     def solve(self, b: FloatArray) -> FloatArray:
         """Apply it, approximately."""
@@ -333,11 +339,14 @@ class _Operator(Protocol):
 class _Explicit:
     """The inverse as a matrix."""
 
-    def __init__(self, model: Model, policy: FloatArray, discount: float, patience: float) -> None:
+    def __init__(
+        self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
+    ) -> None:
         from tabular_bilevel import _kernels
 
         n_states, n_actions = policy.shape
         inverse = policy_inverse(model, policy, discount)
+        patience = _patience_of(model, policy, discount, aside, inverse.sum)
         mean = np.empty((n_states, n_states))
         self._advantage = np.empty((n_states * n_actions, n_states))
         kernel = model.transition
@@ -361,7 +370,7 @@ class _Explicit:
         exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
         self._off = 2.0 * (exact * off + rounding * size)
         self._spread = np.abs(inverse - inverse.mean(axis=0))
-        self._inverse = inverse
+        self._inverse, self.patience = inverse, patience
 
     def solve(self, b: FloatArray) -> FloatArray:
         return np.asarray(self._inverse @ b)
@@ -382,10 +391,14 @@ class _Explicit:
 class _Factored:
     """A solver, whose answers are made upper bounds."""
 
-    def __init__(self, model: Model, policy: FloatArray, discount: float, patience: float) -> None:
+    def __init__(
+        self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
+    ) -> None:
         self._model, self._policy, self._discount = model, policy, discount
-        self._patience = patience
-        self._system = policy_system(model, policy, discount)
+        self._system = system = policy_system(model, policy, discount)
+        self.patience = _patience_of(
+            model, policy, discount, aside, lambda axis: system.solve(np.ones(model.n_states))
+        )
 
     def solve(self, b: FloatArray) -> FloatArray:
         return self._system.solve(b)
@@ -398,7 +411,7 @@ class _Factored:
         ahead = self._discount * self._model.next_value(x)
         mean = (self._policy * ahead).sum(axis=1)
         lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = _largest(lacking) * self._patience
+        more = _largest(lacking) * self.patience
         x += more
         return x, x, ahead + more + x[:, None]
 
@@ -409,14 +422,63 @@ class _Factored:
         arriving = self._discount * model.arrivals(self._policy * x[:, None])
         terms = np.bincount(model.transition.indices, minlength=model.n_states) + 8.0
         lacking = source + arriving - x + terms * ROUNDOFF * (source + arriving + x)
-        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self._patience)
+        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience)
 
 
-def _operator(model: Model, policy: FloatArray, discount: float) -> _Operator:
+class _Unknown:
+    """Nothing is known."""
+
+    def __init__(self, model: Model) -> None:
+        self.patience = math.inf
+        self._states = np.full(model.n_states, np.nan)
+        self._pairs = np.full((model.n_states, model.n_actions), np.nan)
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        return self._states
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        return self._states
+
+    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return self._states, self._states, self._pairs
+
+    def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
+        return self._states
+
+
+def _operator(
+    model: Model, policy: FloatArray, discount: float, aside: FloatArray | float = 0.0
+) -> _Operator:
+    """Invert; the exact policy is within `aside` of this one."""
     kind = _Explicit if model.n_states <= EXPLICIT_STATES else _Factored
+    try:
+        return kind(model, policy, discount, aside)
+    except ValueError:  # play is to end, and in float64 does not
+        return _Unknown(model)
+
+
+def _patience_of(
+    model: Model,
+    policy: FloatArray,
+    discount: float,
+    aside: FloatArray | float,
+    steps: Callable[..., FloatArray],
+) -> float:
+    """Bound the inverse's row sums: by the contraction, or where there is none, by what is shown.
+
+    If z >= 0 and (I - discount P_m) z >= least > 0 for all policies m in question, these are
+    M-matrices, and max z / least is a bound. As z serve the expected steps, `steps(axis=1)`.
+    """
     # rounding may have left the policy's sum above 1
     most = float(policy.sum(axis=1).max()) * (1.0 + model.n_actions * ROUNDOFF)
-    return kind(model, policy, discount, _patience(_contraction(model, discount) * most))
+    patience = _patience(_contraction(model, discount) * most)
+    if discount < 1.0 or patience < math.inf:
+        return patience
+    z = np.abs(steps(axis=1))
+    ahead = ((policy + aside) * model.next_value(z)).sum(axis=1)
+    left = z - ahead - 2.0 * _row_terms(model) * ROUNDOFF * (z + ahead)
+    least = float(left.min())
+    return float(z.max()) / least * (1.0 + 4.0 * ROUNDOFF) if least > 0.0 else math.inf
 
 
 def _row_terms(model: Model) -> float:
@@ -563,7 +625,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
     operator = (
         follower.operator
         if discount == model.follower_discount
-        else _operator(model, follower.operator_policy, discount)
+        else _operator(model, follower.operator_policy, discount, follower.aside)
     )
     nothing, start = np.zeros(model.n_states), model.initial
     if evaluation is None:
@@ -582,7 +644,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
         policy,
         follower.error,
         follower.aside,
-        contraction * _patience(contraction),
+        contraction * operator.patience,
         residual,
         advantage,
         advantage_error,
@@ -689,7 +751,7 @@ def _measure_error(
     """
     contraction = _contraction(model, discount)
     moved = flow_error + follower.error * measure[:, None]
-    crude = (residual.sum() + contraction * moved.sum()) * _patience(contraction)
+    crude = (residual.sum() + contraction * moved.sum()) * operator.patience
     lost = leak + follower.leak * measure + follower.operator_leak * crude
     # what is lost of the mass counts as a source there, and as moved between the actions of the
     # policy that the operator propagates with
@@ -856,7 +918,9 @@ def _reason(
     """Say why the objective's bound or the gradient's is infinite."""
     if np.isfinite(gradient).all() and np.isfinite(bounds.initial_shift):
         return ""
-    for discount in (model.follower_discount, model.leader_discount):
+    if model.leader_discount == 1.0 and not np.isfinite(bounds.initial_shift):
+        return "leader_discount is 1, and float64 does not show that play ends, or does so too late"
+    for discount in {model.follower_discount, model.leader_discount} - {1.0}:
         if not _contraction(model, discount) < 1.0:
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if horizon is not None:

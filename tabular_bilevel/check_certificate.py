@@ -11,7 +11,9 @@ the states that play can reach:
 - The policy exp((Q_F - V_F) / temperature) follows, and its logarithm.
 - V_L, d_L and the flow n of influence solve linear systems. The residuals r of the file's numbers
   bound their errors, |r| / (1 - discount * row sum): in the largest entry for V_L, in the sum of
-  entries for d_L and n.
+  entries for d_L and n. Where the leader's discount times a row sum is 1 or more, steps z >= 0
+  with (I - discount P) z >= least > 0 show that the leader's inverse is not negative, nor larger
+  than max z / least; `least` then stands for 1 - discount * row sum, z / max z for 1.
 - J, the gradient and its parts follow, and have to lie within the bounds that are claimed, to one
   unit in the last place of the largest (of gradient and parts), or 2^-1074.
 """
@@ -182,8 +184,8 @@ class _Instance:
         largest = max(sum(row, Fraction(0)) for row in rows)
         self.follower_rest = 1 - self.follower_discount * largest
         self.leader_rest = 1 - self.leader_discount * largest
-        if self.follower_rest <= 0 or self.leader_rest <= 0:
-            raise RejectedError("a discount times a row sum is not below 1")
+        if self.follower_rest <= 0:
+            raise RejectedError("the follower's discount times a row sum is not below 1")
 
 
 def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> None:
@@ -208,6 +210,22 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
             for _, t, p in pairs[k][3]:
                 parts[t].append(fixed.scaled(fixed.scaled(weight, p), discount))
         return {s: _sum(parts[s]) for s in states}
+
+    def shown_rest() -> Fraction:
+        """Bound from below 1 over the norm of the leader's inverse."""
+        steps = known("steps")
+        if min(steps[s][0] for s in states) < 0:
+            raise RejectedError("a number of steps is negative")
+        least: int | None = None
+        for s in states:
+            mean = _sum([fixed.times(policy[k], ahead(k, steps, leader)) for k in actions[s]])
+            low, high = _minus(steps[s], mean)
+            if high <= 0:
+                raise RejectedError(f"the steps do not show that play from state {s} ends")
+            least = low if least is None else min(least, low)
+        if least is None or least <= 0:
+            raise _CoarseError("that play ends")
+        return Fraction(least, max(steps[s][1] for s in states))
 
     # V_F and the policy
     low, high = known("value_lower"), known("value_upper")
@@ -241,20 +259,23 @@ def _check(instance: _Instance, claims: dict[str, Any], fixed: _Arithmetic) -> N
             raise _CoarseError(f"the bounds of the follower's value in state {s}")
 
     # V_L and d_L
+    leader_rest = instance.leader_rest
+    if leader_rest <= 0:
+        leader_rest = shown_rest()
     guess = known("leader_value")
     worst = 0
     for s in states:
         q = {k: _sum([fixed.of(pairs[k][2]), ahead(k, guess, leader)]) for k in actions[s]}
         residual = _sum([fixed.times(policy[k], _minus(q[k], guess[s])) for k in q])
         worst = max(worst, _size(residual))
-    error = _error(worst, instance.leader_rest)
+    error = _error(worst, leader_rest)
     leader_value = {s: (guess[s][0] - error, guess[s][1] + error) for s in states}
 
     guess = known("occupancy")
     flow = {k: fixed.times(guess[s], policy[k]) for s in states for k in actions[s]}
     came = arrivals(flow, leader)
     left = sum(_size(_minus(_sum([initial[s], came[s]]), guess[s])) for s in states)
-    error = _error(left, instance.leader_rest)
+    error = _error(left, leader_rest)
     occupancy = {s: (max(guess[s][0] - error, 0), guess[s][1] + error) for s in states}
     flow = {k: fixed.times(occupancy[s], policy[k]) for s in states for k in actions[s]}
 

@@ -122,7 +122,8 @@ def hypergradient(
     ------
     ValueError
         If theta is not a finite vector that fits the problem, or the pullback does not return one;
-        if `accuracy` is none of the three.
+        if `accuracy` is none of the three; if the leader's discount is 1, and float64 does not see
+        the end of play.
     ConvergenceError
         If the follower's solver does not converge.
     CertificationError

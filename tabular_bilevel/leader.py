@@ -81,7 +81,8 @@ def evaluate_leader(model: Model, response: Response, *, horizon: int | None = N
     Raises
     ------
     ValueError
-        If `horizon` is not a positive whole number.
+        If `horizon` is not a positive whole number, or if all steps count, the leader's discount is
+        1, and in float64 the policy does not end the episode.
 
     Examples
     --------

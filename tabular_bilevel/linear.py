@@ -12,6 +12,7 @@ solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 from __future__ import annotations
 
+import warnings
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
-from tabular_bilevel._arrays import FloatArray, grouped_sums
+from tabular_bilevel._arrays import ROUNDOFF, FloatArray, grouped_sums
 from tabular_bilevel.model import Model
 
 __all__ = [
@@ -40,6 +41,10 @@ NARROW = 0.1
 
 # Residuals are asked for at this multiple of rounding, relative to the terms they are made of.
 REFINED = 4.0 * np.finfo(np.float64).eps
+
+
+# Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
+MOST_STEPS = 1.0 / ROUNDOFF
 
 
 class LinearSystem(Protocol):
@@ -155,25 +160,58 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     policy : ndarray, shape (S, A)
         Probability of each action.
     discount : float
-        In [0, 1).
+        In [0, 1].
 
     Returns
     -------
     LinearSystem
         Factors, or the matrix where an iteration is faster.
+
+    Raises
+    ------
+    ValueError
+        If the discount is 1, and in float64 the policy does not end the episode.
     """
+    if discount == 1.0:
+        return _undiscounted_system(model, policy)
     if model.n_states > DENSE_STATES:
         return discounted_system(policy_transition(model.transition, policy), discount)
     return _Dense(_policy_matrix(model, policy, discount))
 
 
+def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
+    kernel = policy_transition(model.transition, policy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)  # of what is found here
+            system = discounted_system(kernel, 1.0)
+            steps = system.solve(np.ones(model.n_states))
+    except RuntimeError:  # SuperLU's, of a singular matrix
+        steps = np.full(model.n_states, np.inf)
+    _require_steps(steps)
+    return system
+
+
+def _require_steps(steps: FloatArray) -> None:
+    """Raise unless the expected numbers of steps are such; then the system is an M-matrix's."""
+    endless = ~((steps > 0.0) & (steps < MOST_STEPS))
+    if endless.any():
+        raise ValueError(
+            f"leader_discount is 1, and from state {int(np.argmax(endless))} the follower's policy "
+            "ends the episode too rarely for float64, if it does: the expected number of steps "
+            f"comes out as {steps[endless][0]:.3g}"
+        )
+
+
 def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
     """Invert I - discount * P_policy, shape (S, S); for small models."""
     # at half the cost of solving for the unit vectors
-    factors, pivots = scipy.linalg.lu_factor(
-        _policy_matrix(model, policy, discount).T, overwrite_a=True, check_finite=False
+    factors, pivots, _ = scipy.linalg.lapack.dgetrf(
+        _policy_matrix(model, policy, discount).T, overwrite_a=True
     )
-    inverse, _ = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
+    inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
+    if discount == 1.0:
+        _require_steps(inverse.sum(axis=0) if singular == 0 else np.full(model.n_states, np.inf))
     return np.ascontiguousarray(inverse.T)
 
 

@@ -58,7 +58,7 @@ class MarkovGame:
     initial : array_like, shape (S,)
         Distribution of the first state.
     follower_discount, leader_discount : float
-        In [0, 1).
+        In [0, 1); the leader's may be 1 as in `Model.from_tables`.
     temperature : float
         Of the follower; positive.
     follower_observes_leader : bool

@@ -27,6 +27,7 @@ from tabular_bilevel._validation import (
     as_discount,
     as_distribution,
     as_entries,
+    as_leader_discount,
     as_positive,
     distribution_tolerance,
     entry,
@@ -63,7 +64,7 @@ class Model:
     available : ndarray of bool, shape (S, A)
         Which actions a state has.
     follower_discount, leader_discount : float
-        Discounts per step, in [0, 1).
+        Discounts per step, in [0, 1); the leader's is 1 only if play ends from every state.
     temperature : float
         Weight of the follower's entropy bonus, in units of its reward.
     """
@@ -107,8 +108,12 @@ class Model:
             What the leader earns when the follower acts.
         initial : array_like, shape (S,)
             Distribution of the first state.
-        follower_discount, leader_discount : float
+        follower_discount : float
             In [0, 1).
+        leader_discount : float
+            In [0, 1], and 1 only if the episode ends with certainty from every state, whatever the
+            follower does: as it takes each available action with some probability, one path to a
+            pair whose `termination` is above 0 is enough.
         temperature : float
             Positive. It may depend on theta, as any table.
         available : array_like of bool, shape (S, A), optional
@@ -173,7 +178,7 @@ temperature 0.1
             termination=read_only(ends),
             available=read_only(mask),
             follower_discount=as_discount("follower_discount", follower_discount),
-            leader_discount=as_discount("leader_discount", leader_discount),
+            leader_discount=as_leader_discount(leader_discount),
             temperature=as_positive("temperature", temperature),
         )
         largest = model.largest_mass
@@ -181,7 +186,9 @@ temperature 0.1
             ("follower_discount", model.follower_discount),
             ("leader_discount", model.leader_discount),
         ):
-            if discount * largest >= 1.0:
+            if name == "leader_discount" and discount == 1.0:
+                _require_ends(model)
+            elif discount * largest >= 1.0:
                 raise ValueError(
                     f"{name} times the largest row sum of transition is {discount * largest}, "
                     "not below 1"
@@ -551,6 +558,26 @@ def _scaled(row: list[float], end: float) -> list[float]:
 def not_forbidden(follower_reward: FloatArray) -> BoolArray:
     """Find the actions that no ``-inf`` forbids; NaN is left to the check of the rewards."""
     return np.asarray((follower_reward > -np.inf) | np.isnan(follower_reward))
+
+
+def _require_ends(model: Model) -> None:
+    """Raise unless some path of available actions leads from every state to an end."""
+    n_states, kernel = model.n_states, model.transition
+    rows = model.available.ravel()[model.entry_row] & (kernel.data > 0.0)
+    ending = np.flatnonzero((model.available & (model.termination > 0.0)).any(axis=1))
+    # backward, from a node that stands for the end
+    source = np.concatenate((kernel.indices[rows], np.full(ending.size, n_states)))
+    target = np.concatenate((model.entry_state[rows], ending))
+    links = sp.csr_array(
+        (np.ones(source.size), (source, target)), shape=(n_states + 1, n_states + 1)
+    )
+    reached = scipy.sparse.csgraph.breadth_first_order(links, n_states, return_predecessors=False)
+    endless = np.setdiff1d(np.arange(n_states), reached)
+    if endless.size:
+        raise ValueError(
+            f"leader_discount is 1, and from state {endless[0]} the episode never ends: no path of "
+            "available actions leads to one whose termination is above 0"
+        )
 
 
 def _availability(available: npt.ArrayLike | None, follower_reward: FloatArray) -> BoolArray:

@@ -162,7 +162,10 @@ def complex_step_gradient(
     theta, rows = _directions(theta, directions)
     steps = None if horizon is None else positive_integer("horizon", horizon)
     model, tangents = tangents_at(problem, theta, rows)
-    start = solve_follower(model).value
+    response = solve_follower(model)
+    start = response.value
+    if steps is None and model.leader_discount == 1.0:
+        policy_system(model, response.policy, 1.0)  # which looks whether play ends
     return np.array([_complex_derivative(model, t, start, steps) for t in tangents])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_real, positive_integer
+from tabular_bilevel.all_trajectories import AllTrajectories
 from tabular_bilevel.model import Model
 from tabular_bilevel.trajectories import Trajectories, draw
 
@@ -50,7 +51,8 @@ class Episodes:
     steps : int, optional
         Steps after which a trajectory is cut: not the `horizon` of `hypergradient`, which changes
         the objective, but one that leaves a bias. By default so many that what is left out is below
-        a part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99.
+        a part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99. At a leader's
+        discount of 1 it is the longest episode, and must be given if there is none.
     """
 
     n_trajectories: int = 1000
@@ -162,6 +164,11 @@ class Survivors:
     def survival(self, model: Model) -> float:
         """Return the probability with which a step is followed by another."""
         largest = max(model.follower_discount, model.leader_discount)
+        if largest == 1.0:
+            raise ValueError(
+                "leader_discount is 1: trajectories that are cut by chance would have weights that "
+                "grow without bound; take Episodes"
+            )
         if self.probability is None:
             return largest if largest > 0.0 else 0.5
         if self.probability < largest:
@@ -175,4 +182,18 @@ class Survivors:
 def negligible_horizon(model: Model) -> int:
     """Count the steps after which both discounted sums lack less than a part in 10^8."""
     discount = max(model.follower_discount, model.leader_discount)
+    if discount == 1.0:
+        return _longest_episode(model)
     return 1 if discount == 0.0 else max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount)))
+
+
+def _longest_episode(model: Model) -> int:
+    """Count the steps after which every episode has ended, whatever the follower does."""
+    anything = model.available / model.available.sum(axis=1, keepdims=True)
+    try:
+        return max(1, AllTrajectories(model, anything).longest)
+    except ValueError as error:
+        raise ValueError(
+            "leader_discount is 1 and play may return to a state, so that episodes have no largest "
+            "length: give the sampler a number of steps"
+        ) from error

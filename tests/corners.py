@@ -69,6 +69,8 @@ def corner_problem(seed):
         temperature=beta,
     )
     moves = rng.choice(["rewards", "all"])
+    if rng.random() < 0.3:
+        base = undiscounted(rng, base)
     return tb.FeatureProblem(
         base,
         follower_reward=rng.normal(size=(n_states * n_actions, 3)),
@@ -77,3 +79,21 @@ def corner_problem(seed):
         initial=rng.normal(size=(n_states, 3)) if moves == "all" else None,
         temperature=rng.normal(size=3) if rng.random() < 0.5 else None,
     )
+
+
+def undiscounted(rng, base):
+    """Make the leader's discount 1, with an end that every state leads to, sooner or later."""
+    ends = base.termination.copy()
+    rows = np.arange(base.n_states)[rng.random(base.n_states) < rng.choice([0.3, 1.0])]
+    may = base.available[rows]  # an action's end, or everyone's
+    may &= (np.arange(base.n_actions) == may.argmax(axis=1)[:, None]) | (rng.random() < 0.5)
+    leak = 10.0 ** -rng.uniform(0, 6, (rows.size, 1))
+    ends[rows] = np.where(may, np.maximum(ends[rows], leak), ends[rows])
+    scale = np.divide(1.0 - ends, base.row_mass, out=np.zeros_like(ends), where=base.row_mass > 0.0)
+    kernel = base.like_transition(base.transition.data * scale.ravel()[base.entry_row])
+    try:
+        model = base.replace(transition=kernel, termination=ends, leader_discount=1.0)
+        lasting = tb.evaluate_leader(model, tb.solve_follower(model)).occupancy.sum()
+    except (ValueError, tb.ConvergenceError):  # play stays away from all ends, or all but always
+        return base
+    return model if lasting < 1e14 else base

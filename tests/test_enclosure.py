@@ -640,7 +640,14 @@ TAMPERED = {
     "temperature": (tamper(("temperature",), more), "is no .* bound"),
     "temperature's sign": (tamper(("temperature",), lambda x: "-" + x), "not positive"),
     "follower's discount": (tamper(("follower_discount",), more), "is no .* bound"),
-    "discount of 1": (tamper(("leader_discount",), lambda _: "0x1p+0"), "not below 1"),
+    "follower's discount of 1": (
+        tamper(("follower_discount",), lambda _: "0x1p+0"),
+        "the follower's discount times a row sum is not below 1",
+    ),
+    "leader's discount of 1": (
+        tamper(("leader_discount",), lambda _: "0x1p+0"),
+        "the steps do not show that play from state 0 ends",
+    ),
     "leader's discount": (tamper(("leader_discount",), more), "not"),
     "initial": (tamper(("initial", 2), more), r"objective\[0\] is not within"),
     "follower's reward": (

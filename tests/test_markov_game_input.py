@@ -319,11 +319,11 @@ REFUSED = {
     ),
     "leader discount negative": (
         {"leader_discount": -0.1},
-        "leader_discount is -0.1, not in [0, 1)",
+        "leader_discount is -0.1, not in [0, 1]",
     ),
     "leader discount nan": (
         {"leader_discount": np.nan},
-        "leader_discount is nan, not in [0, 1)",
+        "leader_discount is nan, not in [0, 1]",
     ),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
     "temperature -1": ({"temperature": -1.0}, "temperature is -1.0, not a positive finite number"),

@@ -665,9 +665,14 @@ SCALARS = {
             (0.9j, "follower_discount has dtype complex128; real numbers are needed"),
         ],
         "leader_discount": [
-            (1.0, "leader_discount is 1.0, not in [0, 1)"),
-            (-0.1, "leader_discount is -0.1, not in [0, 1)"),
-            (np.nan, "leader_discount is nan, not in [0, 1)"),
+            (
+                1.0,
+                "leader_discount is 1, and from state 0 the episode never ends: no path of "
+                "available actions leads to one whose termination is above 0",
+            ),
+            (1.5, "leader_discount is 1.5, not in [0, 1]"),
+            (-0.1, "leader_discount is -0.1, not in [0, 1]"),
+            (np.nan, "leader_discount is nan, not in [0, 1]"),
             ([0.9, 0.8], "leader_discount has shape (2,); one number is needed"),
         ],
         "temperature": [

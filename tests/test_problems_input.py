@@ -152,7 +152,7 @@ BAD_GRIDS = {
     "slip of text": ({"slip": "0.2"}, "slip has dtype <U3; real numbers are needed"),
     "slip a list": ({"slip": [0.2]}, "slip has shape (1,); one number is needed"),
     "discount": ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
-    "leader's discount": ({"leader_discount": -0.5}, "leader_discount is -0.5, not in [0, 1)"),
+    "leader's discount": ({"leader_discount": -0.5}, "leader_discount is -0.5, not in [0, 1]"),
     "temperature": ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
 }
 
@@ -453,7 +453,7 @@ def test_branching_is_at_most_the_number_of_successors(family, settings, availab
         ({"rng": True}, "rng is True, not a numpy Generator or a seed of at least 0"),
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
         ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
-        ({"leader_discount": np.nan}, "leader_discount is nan, not in [0, 1)"),
+        ({"leader_discount": np.nan}, "leader_discount is nan, not in [0, 1]"),
     ],
 )
 def test_bad_settings_of_random_families_are_refused(family, settings, message):
@@ -526,7 +526,8 @@ def test_random_families_depend_on_the_seed_alone(family):
         (lambda: tb.problems.two_state(wage="1"), "wage has dtype <U1; real numbers are needed"),
         (
             lambda: tb.problems.two_state(leader_discount=1.0),
-            "leader_discount is 1.0, not in [0, 1)",
+            "leader_discount is 1, and from state 0 the episode never ends: no path of "
+            "available actions leads to one whose termination is above 0",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.explicit is not None:
         bounds.EXPLICIT_STATES = options.explicit
     began = time.perf_counter()
-    wrong = unsolved = 0
+    wrong = unsolved = undiscounted = heated = 0
     radii, errors, zeros = [], [], []
     for seed in range(options.first, options.first + options.count):
         problem, theta = corner_problem(seed), np.zeros(3)
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         except tb.ConvergenceError:
             unsolved += 1
             continue
+        undiscounted += result.model.leader_discount == 1.0
+        heated += problem.temperature.nnz > 0
         reference = Reference(result.model, result.response.value)
         gradient = reference.gradient(*derivatives(problem, result.model))
         found = result.accuracy.bounds
@@ -72,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             errors.append(float(np.abs(result.gradient - truth).max()) / size)
     share = float(np.mean(np.array(radii) <= RADIUS))
     print(f"{options.count} problems in {time.perf_counter() - began:.0f} s, {unsolved} unsolved")
+    print(f"the leader's discount is 1 in {undiscounted}, the temperature moves in {heated}")
     print(f"broken bounds: {wrong} problems")
     print(
         f"gradients other than 0: {len(radii)}, bound within {RADIUS:g} in {share:.1%}; quantiles "

@@ -23,9 +23,14 @@ import dataclasses
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from flint import arb
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from corners import undiscounted
 
 import tabular_bilevel as tb
 from tabular_bilevel import _balls
@@ -68,6 +73,8 @@ def instance(rng: np.random.Generator) -> tuple[tb.BilevelProblem, np.ndarray]:
         initial=_initial(rng, shape[0]),
         **scalars,
     )
+    if rng.random() < 0.3:
+        base = undiscounted(rng, base)
     width = int(rng.integers(1, 4))
     features = {
         "follower_reward": rng.normal(size=(follower.size, width)),
@@ -135,8 +142,16 @@ def examine(
     problem: tb.BilevelProblem, theta: np.ndarray, rng: np.random.Generator, seen: Counter[str]
 ) -> list[str]:
     """List what is violated; count what could be looked at."""
-    enclosure = tb.enclose(problem, theta)
+    try:
+        enclosure = tb.enclose(problem, theta)
+    except (ValueError, tb.CertificationError):
+        if not _ends_too_late(problem, theta):
+            raise
+        seen["endless, and refused"] += 1
+        return []
     seen[f"{enclosure.precision} bits"] += 1
+    seen["undiscounted"] += enclosure.model.leader_discount == 1.0
+    seen["temperature moves"] += any(t.temperature != 0.0 for t in enclosure.tangents)
     failures = []
     tables = _balls.Tables.of(enclosure.model, enclosure.tangents)
     zeros = [arb(0)] * enclosure.model.n_states
@@ -182,10 +197,23 @@ def examine(
         leader_discount=tables.follower_discount,
     )
     with _balls.precision(max(2 * enclosure.precision, 256)):
-        other = _balls.travel(swapped, zeros).gradient
-        seen["swapped discounts outside"] += not _overlap(other, finer.gradient)
+        if enclosure.model.leader_discount < 1.0:  # the follower's has to be
+            other = _balls.travel(swapped, zeros).gradient
+            seen["swapped discounts outside"] += not _overlap(other, finer.gradient)
         seen["without influence outside"] += not _overlap(finer.direct, finer.gradient)
     return failures
+
+
+def _ends_too_late(problem: tb.BilevelProblem, theta: np.ndarray) -> bool:
+    """Say whether undiscounted play takes some 1e16 steps and more, or has rows above 1."""
+    model = problem.model(theta)
+    if model.leader_discount < 1.0:
+        return False
+    try:
+        tb.evaluate_leader(model, tb.solve_follower(model))
+    except ValueError:
+        return True
+    return False
 
 
 def _contains(lower: np.ndarray, upper: np.ndarray, balls: list[arb]) -> bool:

@@ -396,6 +396,34 @@ MUTANTS = (
         "return theta - scale * gradient, NOTHING",
         ("tests/test_optimisers.py",),
     ),
+    Mutant(
+        "a temperature without a slope",
+        "sensitivities.py",
+        "        temperature=partial(temperature_slope, model, response, influence),\n",
+        "",
+        ("tests/test_temperature.py",),
+    ),
+    Mutant(
+        "bounds that take the temperature's slope for exact",
+        "bounds.py",
+        "temperature=float(_outward(slope_error)),",
+        "temperature=0.0,",
+        (BOUNDS,),
+    ),
+    Mutant(
+        "play that need not end at a leader's discount of 1",
+        "model.py",
+        "                _require_ends(model)\n",
+        "                pass\n",
+        ("tests/test_undiscounted.py",),
+    ),
+    Mutant(
+        "expected steps of any sign",
+        "linear.py",
+        "endless = ~((steps > 0.0) & (steps < MOST_STEPS))",
+        "endless = ~(steps < MOST_STEPS)",
+        ("tests/test_undiscounted.py",),
+    ),
 )
 
 

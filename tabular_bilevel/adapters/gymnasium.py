@@ -69,7 +69,7 @@ def from_gymnasium(
     leader_reward : array_like, shape (S, A)
         What the leader earns when the follower acts; the environment knows no leader.
     follower_discount, leader_discount : float
-        In [0, 1).
+        In [0, 1); the leader's may be 1 as in `Model.from_tables`.
     temperature : float
         Of the follower; positive, in units of the environment's reward.
     initial : array_like, shape (S,), optional

@@ -12,7 +12,8 @@ from tabular_bilevel._arrays import FloatArray
 from tabular_bilevel._validation import as_checked_theta, as_generator, entry
 from tabular_bilevel.accuracy import Level
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
-from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.hypergradient import Hypergradient, hypergradient
+from tabular_bilevel.linear import policy_system
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.routes import complex_step_gradient, difference_gradient, forward_gradient
 
@@ -191,9 +192,8 @@ def check_gradient(
     rounding = 1e3 * np.finfo(np.float64).eps * terms
     scale = max(np.abs(derivatives).max(), rounding / ROUNDING_TOLERANCE, np.finfo(float).tiny)
 
-    discount = max(exact.model.follower_discount, exact.model.leader_discount)
     rounding_tolerance = max(
-        ROUNDING_TOLERANCE, CONDITIONING * float(np.finfo(np.float64).eps) / (1.0 - discount)
+        ROUNDING_TOLERANCE, CONDITIONING * float(np.finfo(np.float64).eps) * _steps(exact)
     )
 
     def compare(route: str, others: FloatArray, allowed: float) -> RouteComparison:
@@ -238,6 +238,15 @@ def check_gradient(
             "step"
         )
     return GradientReport(tuple(comparisons), tuple(skipped), derivatives.size)
+
+
+def _steps(exact: Hypergradient) -> float:
+    """Bound the discounted steps that are expected, by which rounding is amplified."""
+    model = exact.model
+    if model.leader_discount < 1.0:
+        return 1.0 / (1.0 - max(model.follower_discount, model.leader_discount))
+    steps = policy_system(model, exact.response.policy, 1.0).solve(np.ones(model.n_states))
+    return max(float(steps.max()), 1.0 / (1.0 - model.follower_discount))
 
 
 def _directions(gradient: FloatArray, rng: np.random.Generator) -> FloatArray | None:

@@ -124,6 +124,11 @@ class BiLevelActorCritic:
                 "BiLevelActorCritic is defined for Markov games whose follower sees the leader's "
                 f"action, and the problem is {problem}"
             )
+        if problem.leader_discount == 1.0:
+            raise ValueError(
+                "BiLevelActorCritic is defined for a leader's discount below 1, and it is 1: where "
+                "the leader plays its best action alone, play need not end"
+            )
         critic = StackelbergCritic(problem.n_leader_actions, self.step_size, self.sweeps)
         return Interaction(self.sampler, critic, self.follower)
 
