@@ -140,6 +140,14 @@ def _moved(
     return _at(FeatureProblem(base, **chosen), rng, spread=spread)
 
 
+def _temperature(rng: np.random.Generator, k: int, max_states: int) -> Instance:
+    """Move the temperature, alone or with the rewards."""
+    base = _model(rng, (_size(rng, max_states), 3))
+    size = base.follower_reward.size
+    rewards = {name: rng.normal(size=(size, 3)) for name in TABLES[:2]} if k % 2 else {}
+    return _at(FeatureProblem(base, temperature=rng.normal(size=3), **rewards), rng)
+
+
 def _closed_form(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     shapes = (_bandit, _no_choice, _no_lookahead, _two_loops, _chain)
     return shapes[k % len(shapes)](rng, max_states)
@@ -322,6 +330,15 @@ def _termination(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     return _moved(rng, _model(rng, shape, transition=kernel, termination=ends))
 
 
+def _undiscounted(rng: np.random.Generator, k: int, max_states: int) -> Instance:
+    """Every state may end the episode, and the leader counts all steps alike."""
+    shape = _size(rng, max_states), 3
+    ends = rng.uniform(0.05, 0.5, size=shape)
+    kernel = _kernel(rng, *shape) * (1.0 - ends)[:, :, None]
+    base = _model(rng, shape, transition=kernel, termination=ends, leader_discount=1.0)
+    return _moved(rng, base)
+
+
 def _four_rooms(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     """Pay for cells in the published rooms, if there is room for them, or in a fifth of them."""
     beta = float(rng.choice([0.001, 0.003, 0.005]))
@@ -372,6 +389,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family("corners", "discounts, temperatures and rewards at their ends", 2, _corners),
             Family("masks", "unavailable actions", 2, _masks),
             Family("termination", "episodes that end", 2, _termination),
+            Family("undiscounted", "episodes that end, leader's discount 1", 2, _undiscounted),
+            Family("temperature", "the follower's temperature moves", 2, _temperature),
             Family("four-rooms", "the published grid, or a smaller one", 20, _four_rooms),
             Family("discrete-toy", "the published game, observed leader", 6, _discrete_toy),
             Family("game-observed", "the follower sees the leader's action", 4, _game_observed),

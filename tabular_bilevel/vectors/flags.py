@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from tabular_bilevel.enclosure import Enclosure
+from tabular_bilevel.vectors.stored import MOVED
 
 __all__ = ["NOTES", "table_flags"]
 
@@ -17,6 +18,7 @@ NOTES: Mapping[str, str] = MappingProxyType(
         "closed-form": "anything: a formula has the answer, which can be worked out by hand",
         "unequal-discounts": "one player's discount in the place of the other's",
         "zero-discount": "division by a discount",
+        "undiscounted-leader": "division by 1 - discount, and sums that are cut early",
         "near-one-discount": "iterations that stop early: values still change after thousands",
         "temperature-not-one": "the factor 1/temperature of the part through the follower missing, "
         "or there twice",
@@ -24,6 +26,8 @@ NOTES: Mapping[str, str] = MappingProxyType(
         "the largest first",
         "tied-actions": "a hard maximum in the place of the soft one",
         "kernel-parameters": "the kernel's derivative forgotten, in one of the parts or in both",
+        "temperature-parameters": "the temperature's derivative forgotten, in the follower's "
+        "values or in its policy",
         "initial-parameters": "the initial distribution's derivative forgotten",
         "follower-reward-parameters": "the policy taken as fixed: no part through the follower",
         "leader-reward-parameters": "the leader's own reward taken as fixed",
@@ -95,6 +99,8 @@ def _scalar_flags(proof: Enclosure) -> Iterator[str]:
         yield "unequal-discounts"
     if min(discounts) == 0.0:
         yield "zero-discount"
+    if model.leader_discount == 1.0:
+        yield "undiscounted-leader"
     if max(discounts) >= NEAR_ONE:
         yield "near-one-discount"
     if model.temperature != 1.0:
@@ -110,14 +116,13 @@ def _scalar_flags(proof: Enclosure) -> Iterator[str]:
 
 def _parameter_flags(proof: Enclosure) -> Iterator[str]:
     moved = {
-        name
-        for name in ("follower_reward", "leader_reward", "transition", "initial")
-        if any(np.any(getattr(tangent, name)) for tangent in proof.tangents)
+        name for name in MOVED if any(np.any(getattr(tangent, name)) for tangent in proof.tangents)
     }
     yield from (
         flag
         for flag, name in (
             ("kernel-parameters", "transition"),
+            ("temperature-parameters", "temperature"),
             ("initial-parameters", "initial"),
             ("follower-reward-parameters", "follower_reward"),
             ("leader-reward-parameters", "leader_reward"),

@@ -166,6 +166,7 @@ def _rounded(model: Model, ahead: tuple[FloatArray, FloatArray], rng: np.random.
         follower_reward=model.follower_reward
         + ROUNDING * ahead[0] * rng.normal(size=ahead[0].shape),
         leader_reward=model.leader_reward + ROUNDING * ahead[1] * rng.normal(size=ahead[1].shape),
+        temperature=model.temperature * (1.0 + ROUNDING * rng.normal()),
     )
 
 
@@ -186,8 +187,14 @@ def _term_sizes(stored: StoredProblem, proof: Enclosure, ahead: FloatArray) -> t
         + np.tensordot(np.abs(stored.leader_reward), pairs, 2)
         + np.abs(stored.transition) @ entries
         + np.abs(stored.initial) @ sizes[1]
+        + np.abs(stored.temperature) * np.vdot(influence, _log_size(policy))
     )
     return float(np.vdot(pairs, ahead)), float(np.max(terms, initial=0.0))
+
+
+def _log_size(policy: FloatArray) -> FloatArray:
+    """Compute |log pi|, which counts where pi is not 0."""
+    return np.abs(np.log(np.maximum(policy, np.finfo(np.float64).tiny)))
 
 
 def _accumulated(model: Model, policy: FloatArray, source: FloatArray) -> FloatArray:

@@ -18,6 +18,7 @@ from tabular_bilevel.model import Model
 from tabular_bilevel.sensitivities import (
     Sensitivities,
     influence_source,
+    temperature_slope,
 )
 from tabular_bilevel.vectors.load_vectors import Vector
 from tabular_bilevel.vectors.stored import StoredProblem
@@ -118,6 +119,7 @@ class _Road:
                 tables,
                 follower_reward=influence,
                 entries=entries(model.follower_discount * influence, response.value),
+                temperature=temperature_slope(model, response, influence),
             ),
         )
 
@@ -300,6 +302,9 @@ MISTAKES: tuple[Mistake, ...] = (
         "kernel's derivative dropped in the through-follower term",
         ("kernel-parameters",),
         _kernel_frozen_in("indirect"),
+    ),
+    Mistake(
+        "temperature's derivative dropped", ("temperature-parameters",), _frozen("temperature")
     ),
     Mistake(
         "initial distribution's derivative dropped", ("initial-parameters",), _frozen("initial")
