@@ -29,6 +29,6 @@ def test_the_cost_of_bounds_is_measured(tmp_path, capsys):
     main = runpy.run_path(str(script))["main"]
     assert main(["--map", str(tmp_path / "small.map")]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split()[:5] == ["problem", "states", "gradient", "bounds", "ratio"]
+    assert heading.split()[:5] == ["problem", "states", "plain", "bounded", "ratio"]
     assert [line.split()[0] for line in lines] == ["four", "small"]
     assert all(float(line.split()[-1]) < ROUNDING for line in lines)
