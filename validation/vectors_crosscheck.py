@@ -84,6 +84,9 @@ class Tables:
                     row = [(columns[e], data[e]) for e in entries if data[e] != 0]
                     actions.append((r_F[k], r_L[k], row))
             self.states.append(actions)
+        mass = max(sum(p for _, p in row) for actions in self.states for _, _, row in actions)
+        # how fast the future fades, for the size of steps
+        self.rest = max(1 - max(self.gamma_F, self.gamma_L) * mass, mpf("1e-6"))
 
     def backup(self, value):
         """T V and the policy."""
@@ -151,7 +154,7 @@ def directions(vector, rng):
 
 
 def largest_change(vector, weights):
-    tables = ("follower_reward", "leader_reward", "transition", "initial")
+    tables = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
     total = mpf(1)
     for name in tables:
         change = abs(getattr(vector, f"tangent_{name}")).reshape(vector.theta.size, -1)
@@ -173,7 +176,7 @@ def check(vector, rng):
     for weights in directions(vector, rng):
         # what makes a difference to the policy, or to J directly
         sharpest = largest_change(vector, weights) * values / min(exact.beta, mpf(1))
-        step = STEP * (1 - max(exact.gamma_F, exact.gamma_L)) / sharpest
+        step = STEP * exact.rest / sharpest
         ends = [Tables(vector, weights, sign * step).objective(V)[0] for sign in (1, -1)]
         slope = (ends[0] - ends[1]) / (2 * step)
         low, high = (
