@@ -346,7 +346,7 @@ class _Explicit:
 
         n_states, n_actions = policy.shape
         inverse = policy_inverse(model, policy, discount)
-        patience = _patience_of(model, policy, discount, aside, inverse.sum)
+        patience = _patience_of(model, policy, discount, aside, lambda: inverse.sum(axis=1))
         mean = np.empty((n_states, n_states))
         self._advantage = np.empty((n_states * n_actions, n_states))
         kernel = model.transition
@@ -397,7 +397,7 @@ class _Factored:
         self._model, self._policy, self._discount = model, policy, discount
         self._system = system = policy_system(model, policy, discount)
         self.patience = _patience_of(
-            model, policy, discount, aside, lambda axis: system.solve(np.ones(model.n_states))
+            model, policy, discount, aside, lambda: system.solve(np.ones(model.n_states))
         )
 
     def solve(self, b: FloatArray) -> FloatArray:
@@ -462,19 +462,19 @@ def _patience_of(
     policy: FloatArray,
     discount: float,
     aside: FloatArray | float,
-    steps: Callable[..., FloatArray],
+    steps: Callable[[], FloatArray],
 ) -> float:
     """Bound the inverse's row sums: by the contraction, or where there is none, by what is shown.
 
     If z >= 0 and (I - discount P_m) z >= least > 0 for all policies m in question, these are
-    M-matrices, and max z / least is a bound. As z serve the expected steps, `steps(axis=1)`.
+    M-matrices, and max z / least is a bound. As z serve the expected steps.
     """
     # rounding may have left the policy's sum above 1
     most = float(policy.sum(axis=1).max()) * (1.0 + model.n_actions * ROUNDOFF)
     patience = _patience(_contraction(model, discount) * most)
     if discount < 1.0 or patience < math.inf:
         return patience
-    z = np.abs(steps(axis=1))
+    z = np.abs(steps())
     ahead = ((policy + aside) * model.next_value(z)).sum(axis=1)
     left = z - ahead - 2.0 * _row_terms(model) * ROUNDOFF * (z + ahead)
     least = float(left.min())
@@ -664,9 +664,8 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
         model, follower, operator, discount, np.abs(residual) + error, flow, nothing, lasting
     )
     refined = occupancy + step
-    if (
-        evaluation is not None and evaluation.horizon is not None
-    ):  # the equations are those of an infinite one
+    # the equations are those of an infinite horizon
+    if evaluation is not None and evaluation.horizon is not None:
         value_error = spread = occupancy_error = np.full(model.n_states, np.inf)
         objective_error = math.inf
     return _Leader(

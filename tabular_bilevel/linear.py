@@ -42,7 +42,6 @@ NARROW = 0.1
 # Residuals are asked for at this multiple of rounding, relative to the terms they are made of.
 REFINED = 4.0 * np.finfo(np.float64).eps
 
-
 # Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
 MOST_STEPS = 1.0 / ROUNDOFF
 

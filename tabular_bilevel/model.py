@@ -186,7 +186,7 @@ temperature 0.1
             ("follower_discount", model.follower_discount),
             ("leader_discount", model.leader_discount),
         ):
-            if name == "leader_discount" and discount == 1.0:
+            if discount == 1.0:  # the leader's alone may be
                 _require_ends(model)
             elif discount * largest >= 1.0:
                 raise ValueError(

@@ -209,17 +209,17 @@ class FeatureProblem:
         changes = _times(self._rewards[0], theta)
         changes += self._base_rewards
         follower_reward, leader_reward = changes.reshape(2, *shape)
-        if self._only_rewards:
-            return base.with_own_rewards(follower_reward, leader_reward)
-        temperature = self._temperature(theta)
         if self._only_scalars:
-            return base.with_rewards(follower_reward, leader_reward).with_temperature(temperature)
+            model = base.with_own_rewards(follower_reward, leader_reward)
+            if self._only_rewards:
+                return model
+            return model.with_temperature(self._temperature(theta))
         return base.replace(
             follower_reward=follower_reward,
             leader_reward=leader_reward,
             transition=base.like_transition(self._kernel(theta)),
             initial=self._start(theta),
-            temperature=temperature,
+            temperature=self._temperature(theta),
         )
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:

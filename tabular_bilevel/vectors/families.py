@@ -127,12 +127,13 @@ def _moved(
     spread: float = 0.3,
     scales: Mapping[str, float] = MappingProxyType({}),
 ) -> Instance:
-    """Let three parameters move some tables, by random features; all four unless named."""
+    """Let three parameters move what is named, by random features; all four tables by default."""
     sizes = {
         "follower_reward": base.follower_reward.size,
         "leader_reward": base.leader_reward.size,
         "transition": base.transition.nnz,
         "initial": base.n_states,
+        "temperature": 1,
     }
     chosen = {
         name: scales.get(name, 1.0) * rng.normal(size=(sizes[name], 3)) for name in tables or TABLES
@@ -143,9 +144,7 @@ def _moved(
 def _temperature(rng: np.random.Generator, k: int, max_states: int) -> Instance:
     """Move the temperature, alone or with the rewards."""
     base = _model(rng, (_size(rng, max_states), 3))
-    size = base.follower_reward.size
-    rewards = {name: rng.normal(size=(size, 3)) for name in TABLES[:2]} if k % 2 else {}
-    return _at(FeatureProblem(base, temperature=rng.normal(size=3), **rewards), rng)
+    return _moved(rng, base, *(TABLES[:2] if k % 2 else ()), "temperature")
 
 
 def _closed_form(rng: np.random.Generator, k: int, max_states: int) -> Instance:
