@@ -33,7 +33,6 @@ POWER = 0.99
 SEED = 2026
 
 N_REPLICATES = 100
-N_FAULTY_REPLICATES = 30  # faults show at a glance
 
 #: Of all faults, those that show on problems like these.
 PLANTED = (
@@ -307,11 +306,11 @@ def _estimator_checks(case: Case) -> list[Check]:
     estimates: list[FloatArray] = []
     faulty: dict[str, list[FloatArray]] = {name: [] for name in wrong}
     # A fault is told from the right estimator on the same data, by what it makes of them.
-    for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
+    for stream in np.random.default_rng(SEED).spawn(N_REPLICATES):
         experience = estimator.interaction.gather(case.problem, case.theta, rng=stream)
         estimates.append(estimator.estimate(experience).gradient)
         for name, ingredients in wrong.items():
-            if k < N_FAULTY_REPLICATES and ingredients is not None:
+            if ingredients is not None:
                 faulty[name].append(ingredients.estimate(experience.trajectories))
 
     def verdict(estimates: list[FloatArray]) -> EstimatorReport:
@@ -331,7 +330,7 @@ def _estimator_checks(case: Case) -> list[Check]:
             report.critical_value,
             report.passed,
             f"standard errors; bias {report.bias:+.2%}, one of "
-            f"{report.smallest_visible_bias:.2%} would show; false alarms {FALSE_ALARM_RATE:g}",
+            f"{report.smallest_visible_bias:.2%} would not pass; false alarms {FALSE_ALARM_RATE:g}",
             report.level,
             report.smallest_visible_bias,
         )

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import tabular_bilevel as tb
+from tabular_bilevel.checks import mean_test
 from tabular_bilevel.checks.estimator import judge
 from tabular_bilevel.checks.mean_test import caution
 
@@ -165,7 +166,8 @@ def test_a_deterministic_estimator_is_compared_to_rounding():
     report = tb.check_estimator(off, PROBLEM, THETA)
     assert report.verdict is tb.Verdict.INCONCLUSIVE  # or is it rare that it moves?
     assert report.constant
-    assert "is rng used, or what moves them rare" in str(report)
+    assert "is rng used, or what moves them rare" in report.reason
+    assert report.reason in str(report)
 
 
 def test_what_is_nearly_always_zero_is_no_false_alarm():
@@ -193,7 +195,9 @@ def test_the_report_says_how_many_replicates_a_bias_takes():
     count = few.replicates_for(few.smallest_visible_bias / 3.0)
     assert count == pytest.approx(900, abs=1)
     many = judge(EXACT + rng.normal(size=(count, 6)), EXACT, **settings)
-    assert many.smallest_visible_bias == pytest.approx(few.smallest_visible_bias / 3.0, rel=0.2)
+    # of few replicates, less is known of their tails: they ask for rather too many
+    ratio = many.smallest_visible_bias / (few.smallest_visible_bias / 3.0)
+    assert 0.6 < ratio < 1.05
     with pytest.raises(ValueError, match=r"bias is 0\.0, not a positive finite number"):
         few.replicates_for(0.0)
     assert judge(rng.normal(size=(50, 2)), np.zeros(2), **settings).replicates_for(0.1) == 0
@@ -204,9 +208,11 @@ def test_heavy_tails_are_noticed_not_averaged_away():
         noisy(noise=lambda rng: rng.standard_cauchy() * np.ones(6)), PROBLEM, THETA
     )
     assert report.verdict is tb.Verdict.INCONCLUSIVE
-    assert report.n_unresolved == 6
     assert not report.passed
-    assert "6 coordinates unresolved" in str(report)
+    assert report.smallest_visible_bias == np.inf
+    assert "a few extreme replicates decide the mean: take more replicates, or average" in str(
+        report
+    )
 
 
 def test_a_coordinate_that_never_moves_is_left_to_the_others():
@@ -347,7 +353,10 @@ def test_a_check_ends_when_it_is_sure(estimator, verdict):
     estimator = counted(estimator)
     report = tb.check_estimator(estimator, PROBLEM, THETA, n_replicates=5000, rng=0)
     assert report.verdict is verdict
-    assert report.n_replicates == estimator.calls <= 80  # the first look of 40, 79, ..., 5000
+    # looks after 79, 157, ..., 5000; nothing is BIASED before 100, nor without the first call again
+    biased = verdict is tb.Verdict.BIASED
+    assert report.n_replicates == (157 if biased else 79)
+    assert estimator.calls == report.n_replicates + biased
 
 
 def test_a_check_that_is_not_sure_takes_all_replicates():
@@ -504,7 +513,7 @@ def test_float32_does_not_hide_a_bias_however_small_the_noise(spread):
         rounded("float32", spread=spread, scale=1.01), PROBLEM, THETA, **settings
     )
     assert not wrong.passed
-    assert wrong.verdict is (tb.Verdict.BIASED if spread > 2e-5 else tb.Verdict.INCONCLUSIVE)
+    assert wrong.verdict is tb.Verdict.BIASED
 
 
 def test_a_systematic_error_of_the_size_of_float32s_rounding_is_none():
@@ -647,12 +656,22 @@ def test_estimates_that_are_all_the_same_are_right_or_prove_nothing(value):
     assert judge(estimates, np.full(2, value + 1.0), **SETTINGS).verdict is tb.Verdict.INCONCLUSIVE
 
 
-@pytest.mark.parametrize("dimensions", [1, 3, 4, 40])
-def test_thirty_replicates_are_enough_for_any_number_of_coordinates(dimensions):
+@pytest.mark.parametrize("dimensions", [1, 3, 4, 40, 400])
+def test_a_hundred_replicates_are_enough_for_any_number_of_coordinates(dimensions):
     rng, target = np.random.default_rng(0), np.ones(dimensions)
-    noise = 0.1 * rng.normal(size=(30, dimensions))
+    noise = 0.1 * rng.normal(size=(100, dimensions))
     assert judge(target + noise, target, **SETTINGS).passed
     assert judge(2.0 * target + noise, target, **SETTINGS).verdict is tb.Verdict.BIASED
+
+
+def test_fewer_than_a_hundred_replicates_show_no_bias_at_a_small_rate():
+    noise = np.random.default_rng(0).normal(size=(99, 3))
+    few = judge(TARGET + noise + 5.0, TARGET, **SETTINGS)
+    assert few.verdict is tb.Verdict.INCONCLUSIVE
+    assert few.suspicious
+    assert few.reason == "fewer than 100 replicates do not show how skewed they are"
+    larger = judge(TARGET + noise + 5.0, TARGET, false_alarm_rate=0.05, power=0.99)
+    assert larger.verdict is tb.Verdict.BIASED
 
 
 def test_a_power_below_the_false_alarm_rate_needs_no_bias():
@@ -690,11 +709,11 @@ def test_skewness_is_the_same_by_moments_and_by_pairs():
     by_moments = caution(skewed)
     pairs = (skewed @ skewed.T) ** 3
     skewness = pairs.sum() / 200**2 - 3 * 4 * 5 / 200
-    assert by_moments == pytest.approx(np.sqrt(1.0 + 2.0 * skewness / 200))
+    assert by_moments == pytest.approx(np.sqrt(1.0 + skewness / 200))
     wide = np.random.default_rng(1).exponential(size=(50, 8)) - 1.0  # 8**2 > 50: by pairs
     moments = np.einsum("na,nb,nc->abc", wide, wide, wide) / 50
     skewness = (moments**2).sum() - 8 * 9 * 10 / 50
-    assert caution(wide) == pytest.approx(np.sqrt(1.0 + 2.0 * max(skewness, 0.0) / 50))
+    assert caution(wide) == pytest.approx(np.sqrt(1.0 + max(skewness, 0.0) / 50))
 
 
 def test_another_kind_of_global_generator_is_no_trouble():
@@ -704,3 +723,258 @@ def test_another_kind_of_global_generator_is_no_trouble():
         assert tb.check_estimator(noisy(), PROBLEM, THETA, rng=0).passed
     finally:
         np.random.set_bit_generator(before)
+
+
+# ---------------------------------------------------------------- skewed, heavy and rare
+
+
+def skewed(sigma):
+    """Importance weights of a normal policy, less their mean."""
+    return lambda rng: np.exp(sigma * rng.normal(size=(400, 2)) - sigma**2 / 2) - 1.0
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.01])
+def test_importance_weights_keep_the_rate(rate):
+    runs, target = 400, TARGET[:2]
+    found = alarms(skewed(1.5), target, rate=rate, runs=runs)
+    assert stats.binom.sf(found - 1, runs, rate) > CHANCE
+
+
+def test_a_test_that_takes_weights_for_normal_does_not_keep_it(monkeypatch):
+    monkeypatch.setattr(mean_test, "EDGEWORTH", 0.0)
+    monkeypatch.setattr(mean_test, "STEEP", 0.0)
+    monkeypatch.setattr(mean_test, "HEAVIEST_TAIL", np.inf)
+    found = alarms(skewed(1.5), TARGET[:2], rate=0.01, runs=400)
+    assert stats.binom.sf(found - 1, 400, 0.01) < CHANCE
+
+
+def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
+    def weighted(problem, theta, rng):
+        # a mean of few: what is seen is mostly below the expectation
+        return EXACT * np.exp(2.5 * rng.normal() - 2.5**2 / 2)
+
+    reports = [
+        tb.check_estimator(weighted, PROBLEM, THETA, rng=seed, false_alarm_rate=0.05)
+        for seed in range(6)
+    ]
+    assert {report.verdict for report in reports} == {tb.Verdict.INCONCLUSIVE}
+    tails = [report for report in reports if report.suspicious]
+    assert tails
+    assert all("the gap could be a tail of which about" in report.reason for report in tails)
+    assert all("or clip what is rare and large" in str(report) for report in tails)
+    assert all(report.diagnosis is not None for report in tails)
+
+
+@pytest.mark.parametrize(
+    ("draw", "share"),
+    [
+        (lambda rng: rng.normal(size=(400, 3)), 0.95),
+        (lambda rng: rng.normal(size=(400, 2)) @ MIX[:2], 0.95),
+        (lambda rng: rng.standard_t(5, size=(400, 1)), 0.85),
+        (lambda rng: rng.exponential(size=(400, 1)) - 1.0, 0.85),
+    ],
+)
+def test_correct_estimators_with_tame_noise_stay_conclusive(draw, share):
+    rng, runs = np.random.default_rng(0), 100
+    passed = 0
+    for _ in range(runs):
+        noise = draw(rng)
+        target = 2.0 * TARGET[: noise.shape[1]]
+        passed += judge(target + noise, target, **SETTINGS).passed
+    assert stats.binom.cdf(passed, runs, share) > CHANCE
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.normal(size=(400, 2)) @ MIX[:2],  # of rank 2, the target is not in range
+        lambda rng: rng.normal(size=(400, 1)) * [1.0, -1.0, 0.0],
+        lambda rng: rng.standard_t(4, size=(400, 3)),
+        lambda rng: rng.exponential(size=(400, 3)) - 1.0,
+    ],
+)
+def test_a_bias_of_the_size_that_is_claimed_to_be_visible_does_not_pass(draw):
+    rng, runs, passed, claims = np.random.default_rng(0), 100, 0, 0
+    for _ in range(runs):
+        visible = judge(TARGET + draw(rng), TARGET, **SETTINGS).smallest_visible_bias
+        if np.isfinite(visible):
+            claims += 1
+            passed += judge((1.0 + visible) * TARGET + draw(rng), TARGET, **SETTINGS).passed
+    assert claims > 0.5 * runs
+    assert stats.binom.sf(passed - 1, claims, 0.01) > CHANCE
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e20, 1e170, 1e300])
+def test_noise_far_above_the_target_never_passes(scale):
+    target = np.array([3.0, -2.0])
+    report = judge(scale * np.random.default_rng(0).normal(size=(400, 2)), target, **SETTINGS)
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.smallest_visible_bias > 1.0
+    assert report.reason.startswith("the noise would hide a bias of the target's own size")
+
+
+def test_where_the_target_is_zero_the_visible_bias_is_in_units_of_the_gradient():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 3)) * [1.0, 10.0, 0.0]
+    report = judge(noise, np.zeros(3), **SETTINGS)
+    assert report.passed
+    assert np.isinf(report.smallest_visible_bias)
+    # of the noisiest coordinate: some 5 of its standard errors, 10 / 20
+    assert 2.0 < report.smallest_visible_gap < 4.0
+    assert "coordinate would not have passed" in str(report)
+    planted = np.array([0.0, report.smallest_visible_gap, 0.0])
+    fresh = [rng.normal(size=(400, 3)) * [1.0, 10.0, 0.0] for _ in range(50)]
+    assert sum(judge(planted + new, np.zeros(3), **SETTINGS).passed for new in fresh) <= 3
+    heavy = judge(rng.standard_cauchy(size=(400, 3)), np.zeros(3), **SETTINGS)
+    assert heavy.verdict is tb.Verdict.INCONCLUSIVE
+    assert np.isinf(heavy.smallest_visible_gap)
+
+
+def test_visible_bias_and_gap_are_the_same_in_two_units():
+    noise = np.random.default_rng(0).normal(size=(400, 3))
+    report = judge(TARGET + noise, TARGET, **SETTINGS)
+    relative = report.smallest_visible_gap / np.linalg.norm(TARGET)
+    assert relative == pytest.approx(report.smallest_visible_bias, rel=1e-12)
+
+
+# ---------------------------------------------------------------- calls that are not independent
+
+
+def autoregressive(memory):
+    """Keep some of the last call's noise."""
+    last = [np.zeros(6)]
+
+    def estimator(problem, theta, rng):
+        last[0] = memory * last[0] + rng.normal(size=6)
+        return EXACT + last[0]
+
+    return estimator
+
+
+def repeated(calls):
+    """Give the same estimate in so many calls."""
+    kept = {"calls": 0}
+
+    def estimator(problem, theta, rng):
+        if kept["calls"] % calls == 0:
+            kept["estimate"] = EXACT + rng.normal(size=6)
+        kept["calls"] += 1
+        return kept["estimate"]
+
+    return estimator
+
+
+def averaged():
+    """Give the mean of all calls so far."""
+    seen = []
+
+    def estimator(problem, theta, rng):
+        seen.append(EXACT + rng.normal(size=6))
+        return np.mean(seen, axis=0)
+
+    return estimator
+
+
+def warming(problem, theta, rng, *, calls=[0]):  # noqa: B006
+    calls[0] += 1
+    return EXACT * (1.0 - np.exp(-calls[0] / 30.0)) + rng.normal(size=6)
+
+
+def fitted_once():
+    """Share what was fitted in the first call, a critic say."""
+    kept = []
+
+    def estimator(problem, theta, rng):
+        if not kept:
+            kept.append(rng.normal(size=6))
+        return EXACT + kept[0] + 0.1 * rng.normal(size=6)
+
+    return estimator
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: autoregressive(0.5),
+        lambda: autoregressive(0.9),
+        lambda: repeated(2),
+        lambda: repeated(10),
+        averaged,
+    ],
+)
+def test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed(make):
+    reports = [
+        tb.check_estimator(make(), PROBLEM, THETA, target=EXACT, rng=seed) for seed in range(10)
+    ]
+    assert {report.verdict for report in reports} == {tb.Verdict.INCONCLUSIVE}
+    noticed = [report for report in reports if "depend on those before them" in report.reason]
+    assert len(noticed) >= 9
+
+
+def test_an_estimator_that_warms_up_is_not_called_biased():
+    report = tb.check_estimator(warming, PROBLEM, THETA, rng=0)
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+
+
+def test_what_calls_share_is_found_by_making_the_first_call_again():
+    report = tb.check_estimator(fitted_once(), PROBLEM, THETA, rng=0)
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.suspicious
+    assert "the first call made again, with the same rng, gives something else" in report.reason
+
+
+def test_an_estimator_that_cannot_be_called_again_keeps_something():
+    draws = iter(np.random.default_rng(0).normal(size=(100, 6)))
+    report = tb.check_estimator(
+        lambda problem, theta, rng: 2.0 * EXACT + 0.1 * next(draws),
+        PROBLEM,
+        THETA,
+        n_replicates=100,
+        rng=0,
+    )
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert "keep" in report.reason
+
+
+def first(draw):
+    np.random.seed(3)  # noqa: NPY002
+    random.seed(3)
+    return draw(False)
+
+
+@pytest.mark.parametrize("draw", [from_numpy, from_python])
+def test_global_generators_are_set_back_for_the_first_call_and_after_it(draw):
+    start, again = first(draw), draw(False)
+    first(draw)  # puts the generators where they were
+    biased = tb.check_estimator(
+        lambda problem, theta, rng: 2.0 * EXACT + 0.1 * draw(False), PROBLEM, THETA, rng=0
+    )
+    assert biased.verdict is tb.Verdict.BIASED
+    # and they are not left where the first call began or ended
+    then = draw(False)
+    assert (then != start).any()
+    assert (then != again).any()
+
+
+def test_independent_replicates_are_rarely_called_dependent():
+    rng, runs = np.random.default_rng(0), 2000
+    draws = [lambda: rng.normal(size=100), lambda: 1.0 * (rng.random(100) < 0.1)]
+    for draw in draws:
+        found = 0
+        for _ in range(runs):
+            scores = draw()
+            if scores.any():
+                scores = scores - scores.mean()
+                found += mean_test.dependence(scores / scores.std()).found
+        assert stats.binom.sf(found - 1, runs, mean_test.DEPENDENCE_RATE) > CHANCE
+
+
+def test_neighbours_that_are_alike_stretch_the_standard_error():
+    rng = np.random.default_rng(0)
+    scores = np.repeat(rng.normal(size=5000), 2)
+    found = mean_test.dependence((scores - scores.mean()) / scores.std())
+    assert found.found
+    assert found.correlation == pytest.approx(0.5, abs=0.05)
+    assert found.stretch == pytest.approx(np.sqrt(3.0), rel=0.1)
+    other = rng.normal(size=5000)
+    assert mean_test.dependence((other - other.mean()) / other.std()).stretch < 1.05

@@ -385,9 +385,43 @@ MUTANTS = (
     Mutant(
         "an estimator check that never alarms",
         "checks/mean_test.py",
-        "    critical = float(stats.f.isf(false_alarm_rate, *freedom)) * caution(white) ** 2\n",
+        "    critical = float(raised(plain, quantile, tail))\n",
         "    critical = 1e9\n",
         ("tests/test_check_estimator.py",),
+    ),
+    Mutant(
+        "an estimator check that takes all noise for normal",
+        "checks/mean_test.py",
+        "    return critical + edgeworth + STEEP * np.maximum(quantile * tail - EXPANDABLE, 0.0)\n",
+        "    return critical + 0.0 * edgeworth\n",
+        ("tests/test_check_estimator.py::test_importance_weights_keep_the_rate",),
+    ),
+    Mutant(
+        "a visible bias that knows nothing of tails",
+        "checks/mean_test.py",
+        "    if worse > HEAVIEST_TAIL:\n",
+        "    if False:\n",
+        ("tests/test_check_estimator.py::test_heavy_tails_are_noticed_not_averaged_away",),
+    ),
+    Mutant(
+        "calls that are taken for independent",
+        "checks/mean_test.py",
+        "    found = seen > _normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))\n",
+        "    found = False\n",
+        (
+            "tests/test_check_estimator.py"
+            "::test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed",
+        ),
+    ),
+    Mutant(
+        "what calls share, not looked for",
+        "checks/estimator.py",
+        "        if found.verdict is Verdict.BIASED and not call.starts_afresh(rows):\n",
+        "        if False:\n",
+        (
+            "tests/test_check_estimator.py"
+            "::test_what_calls_share_is_found_by_making_the_first_call_again",
+        ),
     ),
     Mutant(
         "ascents that descend",

@@ -416,9 +416,11 @@ def _told(report: EstimatorReport) -> str:
         return report.trouble
     if report.diagnosis is not None and report.diagnosis.best.fits:
         return report.diagnosis.best.name
+    if report.reason:
+        return report.reason
     if np.isinf(report.smallest_visible_bias):
         return f"{report.n_replicates} replicates"
     return (
-        f"bias {report.bias:+.2%}, one of {report.smallest_visible_bias:.2%} would show; "
+        f"bias {report.bias:+.2%}, one of {report.smallest_visible_bias:.2%} would not pass; "
         f"{report.n_replicates} replicates"
     )

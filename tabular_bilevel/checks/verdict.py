@@ -12,8 +12,9 @@ class Verdict(enum.Enum):
 
     - UNBIASED: no test failed, and the smallest visible bias is below the target itself.
     - BIASED: a test failed that a correct estimator fails with the false-alarm rate only.
-    - INCONCLUSIVE: no test failed, but they prove nothing: the noise would have hidden a bias of
-      the target's size, a few extreme replicates decide the mean, or replicates are all the same.
+    - INCONCLUSIVE: nothing is decided, and the report says why and what to do: the noise would have
+      hidden a bias of the target's size, the mean is off but a tail that was not seen could explain
+      it, calls depend on each other, or replicates are all the same and off.
     - BROKEN: it raised, returned what is no gradient of theta's length, or repeats itself.
     """
 
