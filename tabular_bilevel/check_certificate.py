@@ -62,8 +62,12 @@ BITS = (256, 512, 1024, 2048, 4096, 8192)
 # Pairs and entries times bits^2 takes about two minutes: a thousand states have 2048 bits.
 LARGEST_WORK = 2**37
 
-# Of a file, in bytes; Python's lists may take twenty times as much memory.
+# Of a file, in bytes; Python's strings may take twelve times as much memory.
 LARGEST_FILE = 2**25
+
+# Lists that were all empty would take twenty times as much. There are some, but on average a list
+# or object has this number of bytes and more.
+SOME_LISTS, SHORT_LIST = 1000, 8
 
 # Digits of an index.
 LONGEST_INTEGER = 9
@@ -635,14 +639,16 @@ def _read(name: str) -> Any:
     try:
         _require_small(os.stat(name))
         with open(name, "rb", opener=_open_at_once) as file:
-            size = _require_small(os.fstat(file.fileno()))
-            return json.loads(
-                file.read(size).decode("ascii"),
-                object_pairs_hook=_unique,
-                parse_int=_integer,
-                parse_float=_no_number,
-                parse_constant=_no_number,
-            )
+            text = file.read(_require_small(os.fstat(file.fileno()))).decode("ascii")
+        if text.count("[") + text.count("{") > SOME_LISTS + len(text) // SHORT_LIST:
+            raise NoCertificateError("it has brackets and hardly anything else")
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
     except OSError as error:
         raise NoCertificateError(f"it cannot be read: {error.strerror}") from error
     except RecursionError as error:

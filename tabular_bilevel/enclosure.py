@@ -172,7 +172,8 @@ class Enclosure:
                 for name, claim in claims.items()
             },
         }
-        bits = 2 * self.precision + _bits_below_one(claims.values())
+        # twice the precision has room for somewhat small numbers
+        bits = max(2 * self.precision, 3 * self.precision // 2 + _bits_below_one(claims.values()))
         while True:
             with _balls.precision(bits):
                 document["proof"] = _balls.proof(tables, start)
