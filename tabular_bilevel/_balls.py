@@ -67,8 +67,9 @@ PATIENCE = 30
 SMALLEST, LARGEST = arb(5e-324), arb(float(np.finfo(np.float64).max))
 
 # The checker of certificates reads 2^15 bits of a number, here of twice the proof's precision, and
-# no finer ones: what is smaller, such as probabilities of 2^-1e14, is cut off.
-LONGEST_PROOF, SMALLEST_EXPONENT = 2**14, -(2**15)
+# no finer ones: what is smaller, such as probabilities of 2^-1e14, is cut off. It computes with
+# 2^13 bits, and a little room is larger than its last ones.
+LONGEST_PROOF, SMALLEST_EXPONENT, ROOM_BITS = 2**14, -(2**15), 8100
 
 # FLINT's precision belongs to the process. A fork waits until no other thread has changed it: the
 # child would find the lock taken for good.
@@ -437,7 +438,7 @@ def proof(tables: Tables, start: Balls) -> dict[str, list[str]]:
     """
     road = travel(tables, start)
     size = _largest(road.value + _soft_backup(tables, road.value)[0])
-    room = 2 * _largest([v.rad() for v in road.value]) + size * arb(2) ** -ctx.prec
+    room = 2 * _largest([v.rad() for v in road.value]) + size * arb(2) ** -min(ctx.prec, ROOM_BITS)
     with ctx.workprec(2 * ctx.prec):  # rounding must not use the room up
         lower = [hexadecimal((v - room).mid()) for v in road.middle]
         upper = [hexadecimal((v + room).mid()) for v in road.middle]

@@ -33,7 +33,7 @@ import sys
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-__all__ = ["NoCertificateError", "RejectedError", "check_certificate"]
+__all__ = ["NoCertificateError", "RejectedError", "UnprovenError", "check_certificate"]
 
 FORMAT = "tabular-bilevel certificate 2"
 
@@ -59,8 +59,9 @@ LARGEST_BIT = 2**12
 # Bits are doubled from the first number to the last, until the claims are shown or refuted.
 BITS = (256, 512, 1024, 2048, 4096, 8192)
 
-# Pairs and entries times bits^2 takes about two minutes: a thousand states have 2048 bits.
-LARGEST_WORK = 2**37
+# Bits^2 times pairs, of which 64 entries take the time of one: about a minute and a half. A
+# thousand states with four actions have 2048 bits.
+LARGEST_WORK, ENTRIES_OF_A_PAIR = 2**36, 64
 
 # Of a file, in bytes; Python's strings may take twelve times as much memory.
 LARGEST_FILE = 2**25
@@ -78,6 +79,10 @@ Slopes = list[tuple[int, Fraction]]  # places and numbers
 
 class RejectedError(Exception):
     """The certificate does not prove what it claims."""
+
+
+class UnprovenError(RejectedError):
+    """The claims may be true, but the proof is too coarse to show them."""
 
 
 class NoCertificateError(RejectedError):
@@ -160,16 +165,16 @@ def check_certificate(document: dict[str, Any]) -> int:
     Raises
     ------
     RejectedError
-        If the certificate does not prove its claims; the message says where. Its kind
-        `NoCertificateError` says that the document is none: an entry is missing, unknown or not
-        what it should be.
+        If the certificate does not prove its claims; the message says where. An `UnprovenError`
+        says that they may be true, a `NoCertificateError` that the document is no certificate: an
+        entry is missing, unknown or not what it should be.
     """
     instance = _Instance(document)
     widths: dict[str, Fraction] = {}
     doubt = "nothing is shown yet"
     for bits in BITS:
         if instance.size * bits**2 > LARGEST_WORK:
-            doubt += f", and {bits} bits take too long with {instance.size} pairs and entries"
+            doubt += f", and {bits} bits take too long for so many pairs and entries"
             break
         try:
             _Checker(instance, _Arithmetic(bits)).compare()
@@ -180,7 +185,7 @@ def check_certificate(document: dict[str, Any]) -> int:
             widths = error.widths
         else:
             return bits
-    raise RejectedError(doubt)
+    raise UnprovenError(doubt)
 
 
 class _Row(NamedTuple):
@@ -205,7 +210,7 @@ class _Instance:
         self.initial = [Fraction(x) for x in _floats(read["initial"], "initial")]
         self.rows = self._rows(read["pairs"])
         self.n_entries = sum(len(row.successors) for row in self.rows)
-        self.size = len(self.rows) + self.n_entries
+        self.size = len(self.rows) + self.n_entries // ENTRIES_OF_A_PAIR
         self.tangents = [
             self._tangent(tangent, f"tangents[{i}]")
             for i, tangent in enumerate(_items(read["tangents"], "tangents"))

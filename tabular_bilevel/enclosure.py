@@ -154,7 +154,12 @@ class Enclosure:
             If the checker does not accept them: it has so many bits, and fewer for large models.
         """
         from tabular_bilevel import _balls
-        from tabular_bilevel.check_certificate import FORMAT, RejectedError, check_certificate
+        from tabular_bilevel.check_certificate import (
+            FORMAT,
+            RejectedError,
+            UnprovenError,
+            check_certificate,
+        )
 
         names = ("objective", "gradient", "direct", "indirect")
         claims = {name: getattr(self, name) for name in names}
@@ -180,7 +185,7 @@ class Enclosure:
             try:
                 check_certificate(document)
             except RejectedError as error:
-                if 2 * bits > _balls.LONGEST_PROOF:
+                if not isinstance(error, UnprovenError) or 2 * bits > _balls.LONGEST_PROOF:
                     raise CertificationError(
                         f"the checker of certificates does not accept the proof: {error}", best=self
                     ) from error

@@ -53,7 +53,7 @@ class Truths:
                     Fraction(end) + sign * Fraction(math.ulp(end))
                     for sign, end in ((-1, float.fromhex(low)), (1, float.fromhex(high)))
                 )
-                slack = TOLERANCE * abs(x) + NOISE
+                slack = TOLERANCE * abs(x) + (NOISE if x else 0)
                 if not least - slack <= x <= most + slack:
                     return False
         return True

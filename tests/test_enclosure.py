@@ -1,4 +1,4 @@
-"""Enclosures hold what they say, certificates are checked, and wrong numbers are outside."""
+"""Enclosures hold what they say, and wrong numbers are outside."""
 
 import dataclasses
 import math
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ordinary import ORDINARY, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.check_certificate import check_certificate
@@ -58,22 +59,6 @@ class Forward(Fixed):
         return total
 
 
-def tables(**changes):
-    """Two states, two actions."""
-    return tb.Model.from_tables(
-        **{
-            "transition": [[[0.75, 0.25], [0.25, 0.75]], [[0.5, 0.5], [0.125, 0.875]]],
-            "follower_reward": [[0.0, 0.3], [0.1, -0.2]],
-            "leader_reward": [[1.0, 0.0], [0.0, 2.0]],
-            "initial": [0.5, 0.5],
-            "follower_discount": 0.9,
-            "leader_discount": 0.8,
-            "temperature": 0.5,
-            **changes,
-        }
-    )
-
-
 def pays(model, s=0, a=0):
     """A parameter of the follower's reward of one pair."""
     change = tb.Tangent.zero(model)
@@ -84,23 +69,6 @@ def pays(model, s=0, a=0):
 def within(interval, ball):
     """Say whether a ball of much higher precision lies within float64 bounds."""
     return arb(float(interval.lower)) <= ball <= arb(float(interval.upper))
-
-
-ORDINARY = {
-    "bandit": (tb.problems.bandit(leader_discount=0.5), [0.1, 0.3]),
-    "two-state": (tb.problems.two_state(), [0.1, 0.2]),
-    "garnet": (tb.problems.garnet(), np.linspace(-1, 1, 6)),
-    "dense garnet": (tb.problems.garnet(n_states=6, branching=6), np.linspace(-1, 1, 6)),
-    "layered": (tb.problems.layered(), [0.3, 0.2, 0.1, 0.0]),
-    "layered game": (tb.problems.layered_game(depth=3), np.linspace(-1, 1, 18)),
-    "game": (tb.problems.random_game(), np.linspace(-1, 1, 12)),
-    "hidden game": (
-        tb.problems.random_game(follower_observes_leader=False),
-        np.linspace(-1, 1, 12),
-    ),
-    "discrete toy": (tb.problems.discrete_toy(), [0.1, 0.0, 0.3, 0.0, 0.0, 0.2]),
-    "four rooms": (tb.problems.four_rooms(), np.linspace(-1, 1, 105)),
-}
 
 
 @pytest.mark.parametrize(("problem", "theta"), ORDINARY.values(), ids=ORDINARY)
