@@ -24,6 +24,7 @@ one does not prove what it claims, 2 if one is no certificate, or without files.
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import os
@@ -51,10 +52,13 @@ FLOAT64 = re.compile(r"-?0x[01](?:\.[0-9a-f]{1,13})?p([+-][0-9]{1,4})")
 FLOAT64_EXPONENTS = range(-1022, 1024)
 
 # A number of the proof may be longer: -0x1af3p-12. These digits are four times the largest number
-# of BITS; products of a few float64 numbers remain below 2^4096.
+# of BITS; products of two float64 numbers remain below 2^2048.
 LONG = re.compile(r"(-?0x[0-9a-f]{1,8192})p([+-][0-9]{1,5})")
-LONG_EXPONENTS = range(-(2**15), 2**12 + 1)
-LARGEST_BIT = 2**12
+LONG_EXPONENTS = range(-(2**15), 2**11 + 1)
+LARGEST_BIT = 2**11
+
+# float64 numbers are whole numbers of 2^-1074.
+FINEST = 1074
 
 # Bits are doubled from the first number to the last, until the claims are shown or refuted.
 BITS = (256, 512, 1024, 2048, 4096, 8192)
@@ -64,7 +68,7 @@ BITS = (256, 512, 1024, 2048, 4096, 8192)
 LARGEST_WORK, ENTRIES_OF_A_PAIR = 2**36, 64
 
 # Of a file, in bytes; Python's strings may take twelve times as much memory.
-LARGEST_FILE = 2**25
+LARGEST_FILE = 2**24
 
 # Lists that were all empty would take twenty times as much. There are some, but on average a list
 # or object has this number of bytes and more.
@@ -74,7 +78,7 @@ SOME_LISTS, SHORT_LIST = 1000, 8
 LONGEST_INTEGER = 9
 
 Pair = tuple[int, int]  # lower and upper end, in units of 2^-bits
-Slopes = list[tuple[int, Fraction]]  # places and numbers
+Slopes = list[tuple[int, float]]  # places and numbers
 
 
 class RejectedError(Exception):
@@ -103,9 +107,10 @@ class _Arithmetic:
     def __init__(self, bits: int) -> None:
         self.bits, self.one = bits, 1 << bits
 
-    def of(self, number: Fraction) -> Pair:
-        scaled = number.numerator << self.bits
-        return scaled // number.denominator, -(-scaled // number.denominator)
+    def of(self, number: float | Fraction) -> Pair:
+        numerator, denominator = number.as_integer_ratio()
+        scaled = numerator << self.bits
+        return scaled // denominator, -(-scaled // denominator)
 
     def shifted(self, mantissa: int, exponent: int) -> Pair:
         """Enclose mantissa * 2^exponent."""
@@ -118,11 +123,15 @@ class _Arithmetic:
         products = (x[0] * y[0], x[0] * y[1], x[1] * y[0], x[1] * y[1])
         return min(products) >> self.bits, -(-max(products) >> self.bits)
 
-    def scaled(self, x: Pair, factor: Fraction) -> Pair:
-        low, high = sorted((x[0] * factor.numerator, x[1] * factor.numerator))
-        return low // factor.denominator, -(-high // factor.denominator)
+    def scaled(self, x: Pair, factor: float | Fraction) -> Pair:
+        numerator, denominator = factor.as_integer_ratio()
+        low, high = x[0] * numerator, x[1] * numerator
+        if low > high:
+            low, high = high, low
+        return low // denominator, -(-high // denominator)
 
     def exp(self, x: Pair) -> Pair:
+        """Enclose exp of numbers that are at most 1."""
         return self._exp(x[0])[0], self._exp(x[1])[1]
 
     def _exp(self, x: int) -> Pair:
@@ -131,8 +140,6 @@ class _Arithmetic:
             return self.one, self.one
         if x < -self.bits * self.one:
             return 0, 1  # for exp(-bits) < 2^-bits
-        if x > self.one:
-            raise _CoarseError({"a probability": Fraction(x, self.one)})  # for they are at most 1
         halvings = self.bits.bit_length() + 8
         fine = _Arithmetic(self.bits + 2 * halvings)
         y = x << halvings  # in the finer units, x / 2^halvings: at most 2^-8
@@ -189,12 +196,13 @@ def check_certificate(document: dict[str, Any]) -> int:
 
 
 class _Row(NamedTuple):
-    """A pair of a state and an action; entries are numbered through all pairs."""
+    """A pair of a state and an action."""
 
     state: int
-    follower_reward: Fraction
-    leader_reward: Fraction
-    successors: list[tuple[int, int, Fraction]]  # entry, next state, probability
+    follower_reward: float
+    leader_reward: float
+    successors: Slopes  # next states and probabilities
+    first: int  # of its entries, which are numbered through all pairs
 
 
 class _Instance:
@@ -205,9 +213,9 @@ class _Instance:
         if type(read["format"]) is not str or read["format"] != FORMAT:
             raise NoCertificateError(f"the format is {_shown(read['format'])}, not {FORMAT!r}")
         self.follower_discount, self.leader_discount, self.temperature = (
-            Fraction(_float64(read[name], name)) for name in SCALARS
+            _float64(read[name], name) for name in SCALARS
         )
-        self.initial = [Fraction(x) for x in _floats(read["initial"], "initial")]
+        self.initial = _floats(read["initial"], "initial")
         self.rows = self._rows(read["pairs"])
         self.n_entries = sum(len(row.successors) for row in self.rows)
         self.size = len(self.rows) + self.n_entries // ENTRIES_OF_A_PAIR
@@ -236,11 +244,10 @@ class _Instance:
             state = _index(read["state"], f"{name}.state", len(self.initial))
             if state not in (max(last, 0), last + 1):
                 raise NoCertificateError(f"{name} is of state {state}, after one of state {last}")
-            follower, leader = (Fraction(_float64(read[x], f"{name}.{x}")) for x in ROW[1:3])
+            follower, leader = (_float64(read[x], f"{name}.{x}") for x in ROW[1:3])
             successors = _slopes(read["successors"], f"{name}.successors", len(self.initial))
-            numbered = [(entry + i, target, p) for i, (target, p) in enumerate(successors)]
-            rows.append(_Row(state, follower, leader, numbered))
-            entry += len(numbered)
+            rows.append(_Row(state, follower, leader, successors, entry))
+            entry += len(successors)
         if state != len(self.initial) - 1:
             raise NoCertificateError(f"pairs end with state {state}, not {len(self.initial) - 1}")
         return rows
@@ -272,16 +279,16 @@ class _Instance:
 
     def _require_sense(self) -> None:
         """Require what the proof takes for granted."""
-        rows = [[p for _, _, p in row.successors] for row in self.rows]
-        if any(p < 0 for row in [*rows, self.initial] for p in row):
+        rows = [[p for _, p in row.successors] for row in self.rows]
+        if any(min(row, default=0.0) < 0.0 for row in [*rows, self.initial]):
             raise RejectedError("a probability is negative")
         if not any(self.initial):
             raise RejectedError("play starts in no state")
         if not self.temperature > 0 or min(self.follower_discount, self.leader_discount) < 0:
             raise RejectedError("the temperature is not positive or a discount is negative")
-        largest = max(sum(row, Fraction(0)) for row in rows)
-        self.follower_rest = 1 - self.follower_discount * largest
-        self.leader_rest = 1 - self.leader_discount * largest
+        largest = max(map(_exact_sum, rows))
+        self.follower_rest = 1 - Fraction(self.follower_discount) * largest
+        self.leader_rest = 1 - Fraction(self.leader_discount) * largest
         if self.follower_rest <= 0:
             raise RejectedError("the follower's discount times a row sum is not below 1")
 
@@ -289,7 +296,7 @@ class _Instance:
         """List the states that play, or a derivative of its start, can reach along any entry."""
         leads: list[set[int]] = [set() for _ in self.initial]
         for row in self.rows:
-            leads[row.state].update(target for _, target, _ in row.successors)
+            leads[row.state].update(target for target, _ in row.successors)
         starts = {s for s, probability in enumerate(self.initial) if probability}
         for tangent in self.tangents:
             starts.update(s for s, _ in tangent["initial"])
@@ -307,7 +314,7 @@ class _Checker:
     def __init__(self, instance: _Instance, fixed: _Arithmetic) -> None:
         self.instance, self.fixed = instance, fixed
         self.states, self.actions, self.rows = instance.states, instance.actions, instance.rows
-        self.cold = 1 / instance.temperature
+        self.cold = 1 / Fraction(instance.temperature)
         self.initial = {s: fixed.of(instance.initial[s]) for s in self.states}
 
     def compare(self) -> None:
@@ -330,19 +337,19 @@ class _Checker:
         numbers = self.instance.proof[name]
         return {s: self.fixed.shifted(*numbers[s]) for s in self.states}
 
-    def ahead(self, k: int, value: dict[int, Pair], discount: Fraction) -> Pair:
+    def ahead(self, k: int, value: dict[int, Pair], discount: float) -> Pair:
         """Average over the next state."""
-        parts = [self.fixed.scaled(value[t], p) for _, t, p in self.rows[k].successors]
+        parts = [self.fixed.scaled(value[t], p) for t, p in self.rows[k].successors]
         return self.fixed.scaled(_sum(parts), discount)
 
-    def arrivals(self, flow: dict[int, Pair], discount: Fraction) -> dict[int, Pair]:
+    def arrivals(self, flow: dict[int, Pair], discount: float) -> dict[int, Pair]:
         """Push a measure on pairs one step on."""
-        parts: dict[int, list[Pair]] = {s: [] for s in self.states}
+        came = dict.fromkeys(self.states, (0, 0))
         for k, weight in flow.items():
             discounted = self.fixed.scaled(weight, discount)
-            for _, t, p in self.rows[k].successors:
-                parts[t].append(self.fixed.scaled(discounted, p))
-        return {s: _sum(parts[s]) for s in self.states}
+            for t, p in self.rows[k].successors:
+                came[t] = _sum([came[t], self.fixed.scaled(discounted, p)])
+        return came
 
     def gap(self, k: int, value: dict[int, Pair]) -> Pair:
         """Compute Q - V of the follower."""
@@ -350,9 +357,12 @@ class _Checker:
         ahead = self.ahead(k, value, self.instance.follower_discount)
         return _minus(_sum([self.fixed.of(row.follower_reward), ahead]), value[row.state])
 
-    def likely(self, gap: Pair) -> Pair:
-        """Compute exp((Q - V) / temperature)."""
-        return self.fixed.exp(self.fixed.scaled(gap, self.cold))
+    def logit(self, k: int, value: dict[int, Pair]) -> Pair:
+        """Compute (Q - V) / temperature, which is at most 0 for V_F and next to 0 for bounds."""
+        logit = self.fixed.scaled(self.gap(k, value), self.cold)
+        if logit[1] > self.fixed.one:
+            raise _CoarseError({f"the probability of pair {k}": self.width(logit[1])})
+        return logit
 
     def leader_action_value(self, k: int, value: dict[int, Pair]) -> Pair:
         """Compute Q_L."""
@@ -365,11 +375,15 @@ class _Checker:
         for s in self.states:
             single = len(self.actions[s]) == 1
             target = 0 if single else self.fixed.one
-            sums = []
-            for bound in (low, high):
-                gaps = [self.gap(k, bound) for k in self.actions[s]]
-                sums.append(_sum(gaps if single else list(map(self.likely, gaps))))
-            below, above = sums
+            below, above = (
+                _sum(
+                    [
+                        self.gap(k, bound) if single else self.fixed.exp(self.logit(k, bound))
+                        for k in self.actions[s]
+                    ]
+                )
+                for bound in (low, high)
+            )
             if below[1] < target:
                 raise RejectedError(f"value_lower[{s}] is no lower bound")
             if above[0] > target:
@@ -389,7 +403,7 @@ class _Checker:
                 policy[k], log_policy[k] = (self.fixed.one, self.fixed.one), (0, 0)
                 continue
             for k in self.actions[s]:
-                logit = self.fixed.scaled(self.gap(k, value), self.cold)
+                logit = self.logit(k, value)
                 likely = self.fixed.exp(logit)
                 policy[k] = likely[0], min(likely[1], self.fixed.one)
                 log_policy[k] = logit[0], min(logit[1], 0)
@@ -475,38 +489,40 @@ class _Checker:
     ) -> dict[str, list[Pair]]:
         """Enclose the gradient and its parts."""
         fixed, instance = self.fixed, self.instance
-        own: dict[int, Pair] = {}
-        through: dict[int, Pair] = {}
-        for k in influence:
-            leader = fixed.scaled(flow[k], instance.leader_discount)
-            follower = fixed.scaled(influence[k], instance.follower_discount)
-            for entry, target, _ in self.rows[k].successors:
-                own[entry] = fixed.times(leader, leader_value[target])
-                through[entry] = fixed.times(follower, value[target])
         heat = _sum([fixed.times(influence[k], log_policy[k]) for k in influence])
         warm = {0: _minus((0, 0), heat)}
 
-        def pulled(*tables: tuple[Slopes, dict[int, Pair]]) -> Pair:
-            return _sum(
-                [
-                    fixed.scaled(measure[k], slope)
-                    for slopes, measure in tables
-                    for k, slope in slopes
-                    if k in measure  # else play does not get there
-                ]
-            )
+        def pulled(slopes: Slopes, measure: dict[int, Pair]) -> Pair:
+            # what has no measure is not reached
+            return _sum([fixed.scaled(measure[k], x) for k, x in slopes if k in measure])
+
+        def moved(
+            slopes: Slopes, measure: dict[int, Pair], value: dict[int, Pair], discount: float
+        ) -> Pair:
+            parts = []
+            for entry, x in slopes:
+                k = bisect.bisect_right(self.rows, entry, key=lambda row: row.first) - 1
+                if k in measure:
+                    target, _ = self.rows[k].successors[entry - self.rows[k].first]
+                    parts.append(fixed.scaled(fixed.times(measure[k], value[target]), x))
+            return fixed.scaled(_sum(parts), discount)
 
         found: dict[str, list[Pair]] = {part: [] for part in PARTS}
         for tangent in instance.tangents:
-            direct = pulled(
-                (tangent["leader_reward"], flow),
-                (tangent["transition"], own),
-                (tangent["initial"], leader_value),
+            kernel = tangent["transition"]
+            direct = _sum(
+                [
+                    pulled(tangent["leader_reward"], flow),
+                    moved(kernel, flow, leader_value, instance.leader_discount),
+                    pulled(tangent["initial"], leader_value),
+                ]
             )
-            indirect = pulled(
-                (tangent["follower_reward"], influence),
-                (tangent["transition"], through),
-                (tangent["temperature"], warm),
+            indirect = _sum(
+                [
+                    pulled(tangent["follower_reward"], influence),
+                    moved(kernel, influence, value, instance.follower_discount),
+                    pulled(tangent["temperature"], warm),
+                ]
             )
             found["direct"].append(direct)
             found["indirect"].append(indirect)
@@ -534,6 +550,11 @@ def _compare(
                 widths[f"{name}[{i}]"] = Fraction(y - x, fixed.one)
     if widths:
         raise _CoarseError(widths)
+
+
+def _exact_sum(numbers: list[float]) -> Fraction:
+    ratios = (x.as_integer_ratio() for x in numbers)
+    return Fraction(sum(n << FINEST + 1 - d.bit_length() for n, d in ratios), 1 << FINEST)
 
 
 def _unit(end: float) -> Fraction:
@@ -598,7 +619,7 @@ def _slopes(value: Any, name: str, below: int) -> Slopes:
         last, before = _index(place, f"{name}[{i}][0]", below), last
         if last <= before:
             raise NoCertificateError(f"{name}[{i}][0] is {last} after {before}: indices must rise")
-        slopes.append((last, Fraction(_float64(number, f"{name}[{i}][1]"))))
+        slopes.append((last, _float64(number, f"{name}[{i}][1]")))
     return slopes
 
 

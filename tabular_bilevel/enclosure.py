@@ -203,7 +203,7 @@ class Enclosure:
 
         Raises
         ------
-        ValueError
+        ValueError, CertificationError
             As `certificate`.
         """
         Path(path).write_text(json.dumps(self.certificate()), encoding="utf-8")

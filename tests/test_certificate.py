@@ -22,6 +22,7 @@ from tabular_bilevel import check_certificate as checker
 from tabular_bilevel.check_certificate import (
     NoCertificateError,
     RejectedError,
+    UnprovenError,
     check_certificate,
 )
 
@@ -567,7 +568,7 @@ def test_large_files_are_not_read(tmp_path):
         file.truncate(2**40)
     ran = run(path, preexec_fn=limited)
     assert ran.returncode == 2
-    assert b"it has 1099511627776 bytes, more than 33554432" in ran.stdout
+    assert b"it has 1099511627776 bytes, more than 16777216" in ran.stdout
 
 
 def test_work_is_limited(small, monkeypatch):
@@ -617,7 +618,8 @@ def test_mutants_that_are_accepted_are_true(family):
     assert all(truths.hold(document) for document in kept)
     # of all kinds there are many, and of those accepted most have changed
     assert seen[NoCertificateError] > MUTANTS / 10
-    assert seen[RejectedError] > MUTANTS / 4
+    assert seen[RejectedError] > MUTANTS / 5
+    assert seen[UnprovenError] > MUTANTS / 50
     assert sum(json.dumps(document) not in family for document in kept) > MUTANTS / 10
     assert len(truths.known) > 2 * len(family)
 
@@ -651,8 +653,6 @@ def test_the_checkers_exponential_holds_the_exponential():
                 assert low <= exact <= high
             assert high - low <= 4 + abs(x)
     assert fixed.exp((0, 0)) == (fixed.one, fixed.one)
-    with pytest.raises(checker._CoarseError):
-        fixed.exp((2 * fixed.one, 2 * fixed.one))
 
 
 def test_the_checkers_products_are_rounded_outward():
