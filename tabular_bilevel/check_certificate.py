@@ -108,9 +108,9 @@ class _Arithmetic:
         self.bits, self.one = bits, 1 << bits
 
     def of(self, number: float | Fraction) -> Pair:
+        """Enclose a number whose denominator is a power of 2."""
         numerator, denominator = number.as_integer_ratio()
-        scaled = numerator << self.bits
-        return scaled // denominator, -(-scaled // denominator)
+        return self.shifted(numerator, 1 - denominator.bit_length())
 
     def shifted(self, mantissa: int, exponent: int) -> Pair:
         """Enclose mantissa * 2^exponent."""
@@ -123,12 +123,18 @@ class _Arithmetic:
         products = (x[0] * y[0], x[0] * y[1], x[1] * y[0], x[1] * y[1])
         return min(products) >> self.bits, -(-max(products) >> self.bits)
 
-    def scaled(self, x: Pair, factor: float | Fraction) -> Pair:
+    def scaled(self, x: Pair, factor: float) -> Pair:
         numerator, denominator = factor.as_integer_ratio()
         low, high = x[0] * numerator, x[1] * numerator
         if low > high:
             low, high = high, low
-        return low // denominator, -(-high // denominator)
+        shift = denominator.bit_length() - 1
+        return low >> shift, -(-high >> shift)
+
+    def divided(self, x: Pair, divisor: float) -> Pair:
+        """Divide by a positive number."""
+        numerator, denominator = divisor.as_integer_ratio()
+        return x[0] * denominator // numerator, -(-x[1] * denominator // numerator)
 
     def exp(self, x: Pair) -> Pair:
         """Enclose exp of numbers that are at most 1."""
@@ -314,7 +320,6 @@ class _Checker:
     def __init__(self, instance: _Instance, fixed: _Arithmetic) -> None:
         self.instance, self.fixed = instance, fixed
         self.states, self.actions, self.rows = instance.states, instance.actions, instance.rows
-        self.cold = 1 / Fraction(instance.temperature)
         self.initial = {s: fixed.of(instance.initial[s]) for s in self.states}
 
     def compare(self) -> None:
@@ -359,7 +364,7 @@ class _Checker:
 
     def logit(self, k: int, value: dict[int, Pair]) -> Pair:
         """Compute (Q - V) / temperature, which is at most 0 for V_F and next to 0 for bounds."""
-        logit = self.fixed.scaled(self.gap(k, value), self.cold)
+        logit = self.fixed.divided(self.gap(k, value), self.instance.temperature)
         if logit[1] > self.fixed.one:
             raise _CoarseError({f"the probability of pair {k}": self.width(logit[1])})
         return logit
@@ -470,7 +475,8 @@ class _Checker:
             mean = _sum([self.fixed.times(policy[k], better[k]) for k in better])
             for k in better:
                 advantage = _minus(better[k], mean)
-                source[k] = self.fixed.scaled(self.fixed.times(flow[k], advantage), self.cold)
+                weighted = self.fixed.times(flow[k], advantage)
+                source[k] = self.fixed.divided(weighted, self.instance.temperature)
         guess = self.known("arrivals")
         mixed = self.spread(guess, policy)
         total = {k: _sum([source[k], mixed[k]]) for k in source}

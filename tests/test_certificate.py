@@ -658,10 +658,12 @@ def test_the_checkers_exponential_holds_the_exponential():
 def test_the_checkers_products_are_rounded_outward():
     fixed, rng = checker._Arithmetic(16), np.random.default_rng(0)
     for _ in range(200):
-        x, y = (Fraction(rng.normal()) for _ in range(2))
+        x, y = rng.normal(size=2).tolist()
+        product, ratio = Fraction(x) * Fraction(y), Fraction(x) / abs(Fraction(y))
         for interval, exact in (
-            (fixed.times(fixed.of(x), fixed.of(y)), x * y),
-            (fixed.scaled(fixed.of(x), y), x * y),
+            (fixed.times(fixed.of(x), fixed.of(y)), product),
+            (fixed.scaled(fixed.of(x), y), product),
+            (fixed.divided(fixed.of(x), abs(y)), ratio),
         ):
             assert interval[0] <= exact * fixed.one <= interval[1]
-            assert interval[1] - interval[0] <= 8
+            assert interval[1] - interval[0] <= 8 + 2 / abs(y)
