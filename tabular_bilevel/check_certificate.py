@@ -67,11 +67,12 @@ BITS = (256, 512, 1024, 2048, 4096, 8192)
 # thousand states with four actions have 2048 bits.
 LARGEST_WORK, ENTRIES_OF_A_PAIR = 2**36, 64
 
-# Of a file, in bytes; Python's strings may take twelve times as much memory.
+# Of a file, in bytes; what Python makes of it may take twenty times as much memory, and at 256 bits
+# it takes some 20 seconds. A document that was read otherwise may be larger.
 LARGEST_FILE = 2**24
 
-# Lists that were all empty would take twenty times as much. There are some, but on average a list
-# or object has this number of bytes and more.
+# Lists that were all empty would take more. There are some, but on average a list or object has
+# this number of bytes and more.
 SOME_LISTS, SHORT_LIST = 1000, 8
 
 # Digits of an index.

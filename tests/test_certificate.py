@@ -248,6 +248,44 @@ def test_forged_claims_are_refused(small, forge):
     assert not isinstance(caught.value, NoCertificateError)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("leader_value", "objective"), ("occupancy", "direct"), ("arrivals", "indirect")],
+)
+def test_a_proof_and_a_claim_that_lie_together_are_refused(small, name, part, monkeypatch):
+    """The claim is what follows if a wrong number of the proof is believed; others are wide."""
+    document = json.loads(small)
+    document["proof"][name][1] = longer(document["proof"][name][1])
+    wide = spelled(-1e300, 1e300)
+    document["claims"] = {x: [[end] * 2 for end in wide] for x in checker.PARTS}
+    document["claims"]["objective"] = wide
+
+    def believe(found, claims, fixed):
+        ends = [[(x[end] / fixed.one).hex() for x in found[part]] for end in (0, 1)]
+        document["claims"][part] = [x[0] for x in ends] if part == "objective" else ends
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checker, "_widened", lambda guess, residual, rest: guess)
+        patch.setattr(checker, "_compare", believe)
+        check_certificate(document)
+    with pytest.raises(RejectedError):
+        check_certificate(document)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_both_ends_have_to_be_shown(small, sign):
+    """A coarse proof leaves room for more than the truth; a claim that ends in it is not shown."""
+    document = json.loads(small)
+    document["proof"]["arrivals"][1] = longer(document["proof"]["arrivals"][1])
+    check_certificate(json.loads(small))
+    for part in ("indirect", "gradient"):
+        for end, ends in enumerate(document["claims"][part]):
+            away = 1.0 if (end == 0) == (sign < 0) else 1e-9
+            ends[:] = [(float.fromhex(x) + sign * away).hex() for x in ends]
+    with pytest.raises(UnprovenError, match=r"indirect\[0\] is not shown"):
+        check_certificate(document)
+
+
 def test_a_true_claim_may_be_wide(small):
     document = json.loads(small)
     document["claims"]["objective"] = spelled(-1e300, 1e300)
