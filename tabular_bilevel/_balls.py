@@ -66,9 +66,10 @@ PATIENCE = 30
 # float64's smallest and largest numbers: bounds of what is beyond them are no use.
 SMALLEST, LARGEST = arb(5e-324), arb(float(np.finfo(np.float64).max))
 
-
-# Probabilities of 2^-1e14 are spelled as 0.
-SMALLEST_EXPONENT = -50_000
+# The checker of certificates reads 2^15 bits of a number, here of twice the proof's precision, and
+# no finer ones: what is smaller, such as probabilities of 2^-1e14, is cut off. It computes with
+# 2^13 bits, and a little room is larger than its last ones.
+LONGEST_PROOF, SMALLEST_EXPONENT, ROOM_BITS = 2**14, -(2**15), 8100
 
 # FLINT's precision belongs to the process. A fork waits until no other thread has changed it: the
 # child would find the lock taken for good.
@@ -437,7 +438,7 @@ def proof(tables: Tables, start: Balls) -> dict[str, list[str]]:
     """
     road = travel(tables, start)
     size = _largest(road.value + _soft_backup(tables, road.value)[0])
-    room = 2 * _largest([v.rad() for v in road.value]) + size * arb(2) ** -ctx.prec
+    room = 2 * _largest([v.rad() for v in road.value]) + size * arb(2) ** -min(ctx.prec, ROOM_BITS)
     with ctx.workprec(2 * ctx.prec):  # rounding must not use the room up
         lower = [hexadecimal((v - room).mid()) for v in road.middle]
         upper = [hexadecimal((v + room).mid()) for v in road.middle]
@@ -452,8 +453,8 @@ def proof(tables: Tables, start: Balls) -> dict[str, list[str]]:
 
 
 def hexadecimal(number: Ball) -> str:
-    """Spell an exact number, as ``-0x1af3p-12``; 0 if it is far below products of floats."""
+    """Spell an exact number, as ``-0x1af3p-12``; digits far below products of floats are cut."""
     mantissa, exponent = map(int, number.man_exp())
     if exponent < SMALLEST_EXPONENT:
-        mantissa, exponent = 0, 0
+        mantissa, exponent = mantissa >> SMALLEST_EXPONENT - exponent, SMALLEST_EXPONENT
     return f"{mantissa:#x}p{exponent:+d}"

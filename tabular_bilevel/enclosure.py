@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, read_only, restore_read_only
 from tabular_bilevel._validation import (
     as_positive,
     as_theta,
@@ -34,9 +34,6 @@ __all__ = ["Enclosure", "Interval", "enclose"]
 
 # Enough for 1e-12 on 99 % of problems; tied actions at discount 0.9999, temperature 1e-4 take 256.
 FIRST_PRECISION = 128
-
-# float64's smallest number.
-SMALLEST = 5e-324
 
 # Bounds are float64 numbers: one rounding outward is 2.2e-16 of a number.
 SMALLEST_TOLERANCE = 1e-15
@@ -139,9 +136,9 @@ class Enclosure:
     def certificate(self) -> dict[str, Any]:
         """Make what it takes to check the bounds of J and the gradient without this package.
 
-        The proof is made anew at twice the precision (more if numbers are tiny), so that it can be
-        checked with simple means: bounds of V_F, and approximate V_L, d_L and n.
-        `tabular_bilevel.check_certificate` checks them, in another arithmetic. Numbers are
+        The proof is made anew, at twice the precision or more, until
+        `tabular_bilevel.check_certificate` accepts it, whose means are simpler, and whose
+        arithmetic is another: bounds of V_F, and approximate V_L, d_L and n. Numbers are
         hexadecimal, some longer than float64.
 
         Returns
@@ -153,8 +150,16 @@ class Enclosure:
         ------
         ValueError
             If the bounds are infinite.
+        CertificationError
+            If the checker does not accept them: it has so many bits, and fewer for large models.
         """
         from tabular_bilevel import _balls
+        from tabular_bilevel.check_certificate import (
+            FORMAT,
+            RejectedError,
+            UnprovenError,
+            check_certificate,
+        )
 
         names = ("objective", "gradient", "direct", "indirect")
         claims = {name: getattr(self, name) for name in names}
@@ -163,21 +168,30 @@ class Enclosure:
                 raise ValueError(f"{name} has infinite bounds, which certify nothing")
         tables = _balls.Tables.of(self.model, self.tangents)
         start = _balls.exact(np.asarray(self.value.centre))
-        # the checker's errors are those of the largest values: tiny numbers need more digits
-        sizes = [np.abs([x.lower, x.upper]).max() for x in claims.values() if np.size(x.lower)]
-        small = max(min(sizes[:2]), SMALLEST)
-        with _balls.precision(2 * self.precision + max(0, -math.frexp(small)[1])):
-            proof = _balls.proof(tables, start)
-        return {
-            "format": "tabular-bilevel certificate 2",
+        document = {
+            "format": FORMAT,
             **_tables_in_hex(self.model),
             "tangents": [_tangent_in_hex(self.model, tangent) for tangent in self.tangents],
-            "proof": proof,
             "claims": {
                 name: [_hexadecimal(claim.lower), _hexadecimal(claim.upper)]
                 for name, claim in claims.items()
             },
         }
+        # twice the precision has room for somewhat small numbers
+        bits = max(2 * self.precision, 3 * self.precision // 2 + _bits_below_one(claims.values()))
+        while True:
+            with _balls.precision(bits):
+                document["proof"] = _balls.proof(tables, start)
+            try:
+                check_certificate(document)
+            except RejectedError as error:
+                if not isinstance(error, UnprovenError) or 2 * bits > _balls.LONGEST_PROOF:
+                    raise CertificationError(
+                        f"the checker of certificates does not accept the proof: {error}", best=self
+                    ) from error
+                bits *= 2
+            else:
+                return document
 
     def save_certificate(self, path: str | Path) -> None:
         """Write the `certificate` as JSON: ``python -m tabular_bilevel.check_certificate PATH``.
@@ -189,7 +203,7 @@ class Enclosure:
 
         Raises
         ------
-        ValueError
+        ValueError, CertificationError
             As `certificate`.
         """
         Path(path).write_text(json.dumps(self.certificate()), encoding="utf-8")
@@ -361,6 +375,13 @@ def _shortfall(tolerance: float, precision: int, best: Enclosure | None) -> str:
     )
 
 
+def _bits_below_one(claims: Iterable[Interval]) -> int:
+    """Count the bits by which the smallest bound's last place is below that of 1."""
+    ends = [x for claim in claims for x in (*np.ravel(claim.lower), *np.ravel(claim.upper))]
+    smallest = min((math.ulp(x) for x in ends if x != 0.0), default=1.0)
+    return max(math.frexp(math.ulp(1.0))[1] - math.frexp(smallest)[1], 0)
+
+
 def _hexadecimal(numbers: Any) -> Any:
     """Spell floats exactly."""
     if np.ndim(numbers) == 0:
@@ -371,9 +392,9 @@ def _hexadecimal(numbers: Any) -> Any:
 def _tables_in_hex(model: Model) -> dict[str, Any]:
     kernel = model.transition
 
-    def successors(row: int) -> Iterable[tuple[int, str]]:
+    def successors(row: int) -> list[list[Any]]:
         place = slice(kernel.indptr[row], kernel.indptr[row + 1])
-        return zip(kernel.indices[place].tolist(), _hexadecimal(kernel.data[place]), strict=True)
+        return _placed(kernel.indices[place], kernel.data[place])
 
     return {
         "follower_discount": _hexadecimal(model.follower_discount),
@@ -385,7 +406,7 @@ def _tables_in_hex(model: Model) -> dict[str, Any]:
                 "state": int(s),
                 "follower_reward": _hexadecimal(model.follower_reward[s, a]),
                 "leader_reward": _hexadecimal(model.leader_reward[s, a]),
-                "successors": [*successors(int(s) * model.n_actions + int(a))],
+                "successors": successors(int(s) * model.n_actions + int(a)),
             }
             for s, a in np.argwhere(model.available)
         ],
@@ -403,6 +424,9 @@ def _tangent_in_hex(model: Model, tangent: Tangent) -> dict[str, Any]:
         "temperature": np.array([tangent.temperature]),
     }
     return {
-        name: [(int(k), _hexadecimal(table[k])) for k in np.flatnonzero(table)]
-        for name, table in tables.items()
+        name: _placed(np.flatnonzero(table), table[table != 0.0]) for name, table in tables.items()
     }
+
+
+def _placed(places: IntArray, numbers: FloatArray) -> list[list[Any]]:
+    return [[k, x.hex()] for k, x in zip(places.tolist(), numbers.tolist(), strict=True)]

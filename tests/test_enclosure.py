@@ -1,7 +1,6 @@
-"""Enclosures hold what they say, certificates are checked, and wrong numbers are outside."""
+"""Enclosures hold what they say, and wrong numbers are outside."""
 
 import dataclasses
-import json
 import math
 import pickle
 import runpy
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ordinary import ORDINARY, tables
 
 import tabular_bilevel as tb
-from tabular_bilevel import check_certificate as checker
-from tabular_bilevel.check_certificate import RejectedError, check_certificate
+from tabular_bilevel.check_certificate import check_certificate
 
 flint = pytest.importorskip("flint")
 arb = flint.arb
@@ -60,22 +59,6 @@ class Forward(Fixed):
         return total
 
 
-def tables(**changes):
-    """Two states, two actions."""
-    return tb.Model.from_tables(
-        **{
-            "transition": [[[0.75, 0.25], [0.25, 0.75]], [[0.5, 0.5], [0.125, 0.875]]],
-            "follower_reward": [[0.0, 0.3], [0.1, -0.2]],
-            "leader_reward": [[1.0, 0.0], [0.0, 2.0]],
-            "initial": [0.5, 0.5],
-            "follower_discount": 0.9,
-            "leader_discount": 0.8,
-            "temperature": 0.5,
-            **changes,
-        }
-    )
-
-
 def pays(model, s=0, a=0):
     """A parameter of the follower's reward of one pair."""
     change = tb.Tangent.zero(model)
@@ -86,23 +69,6 @@ def pays(model, s=0, a=0):
 def within(interval, ball):
     """Say whether a ball of much higher precision lies within float64 bounds."""
     return arb(float(interval.lower)) <= ball <= arb(float(interval.upper))
-
-
-ORDINARY = {
-    "bandit": (tb.problems.bandit(leader_discount=0.5), [0.1, 0.3]),
-    "two-state": (tb.problems.two_state(), [0.1, 0.2]),
-    "garnet": (tb.problems.garnet(), np.linspace(-1, 1, 6)),
-    "dense garnet": (tb.problems.garnet(n_states=6, branching=6), np.linspace(-1, 1, 6)),
-    "layered": (tb.problems.layered(), [0.3, 0.2, 0.1, 0.0]),
-    "layered game": (tb.problems.layered_game(depth=3), np.linspace(-1, 1, 18)),
-    "game": (tb.problems.random_game(), np.linspace(-1, 1, 12)),
-    "hidden game": (
-        tb.problems.random_game(follower_observes_leader=False),
-        np.linspace(-1, 1, 12),
-    ),
-    "discrete toy": (tb.problems.discrete_toy(), [0.1, 0.0, 0.3, 0.0, 0.0, 0.2]),
-    "four rooms": (tb.problems.four_rooms(), np.linspace(-1, 1, 105)),
-}
 
 
 @pytest.mark.parametrize(("problem", "theta"), ORDINARY.values(), ids=ORDINARY)
@@ -565,148 +531,3 @@ def test_bounds_are_rounded_outward(value):
     assert lower == -np.inf or Fraction(float(lower)) <= exact
     assert upper == np.inf or Fraction(float(upper)) >= exact
     assert upper <= math.nextafter(math.nextafter(lower, math.inf), math.inf)
-
-
-# The certificate and its checker.
-
-
-@pytest.fixture(scope="module")
-def certificate():
-    return json.dumps(tb.enclose(*ORDINARY["garnet"]).certificate())
-
-
-@pytest.mark.parametrize(("problem", "theta"), ORDINARY.values(), ids=ORDINARY)
-def test_certificates_pass_the_independent_checker(problem, theta):
-    assert check_certificate(tb.enclose(problem, theta).certificate()) <= 512
-
-
-def test_the_checker_is_a_file_that_runs_alone(tmp_path, certificate):
-    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
-    tb.enclose(*ORDINARY["two-state"]).save_certificate(good)
-    bad.write_text(certificate[:1000], encoding="utf-8")
-    script = tmp_path / "alone.py"
-    script.write_text(Path(checker.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    command = [sys.executable, "-I", str(script), str(good), str(bad)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1
-    assert f"{good}: proven, with 256 bits" in ran.stdout
-    assert f"{bad}: REJECTED" in ran.stdout
-    assert checker.main([str(good)]) == 0
-
-
-def more(text, factor=1.0001):
-    return (float.fromhex(text) * factor).hex()
-
-
-def tamper(place, change):
-    """Make a function that changes one entry of a document."""
-
-    def apply(document):
-        *path, last = place
-        for key in path:
-            document = document[key]
-        document[last] = change(document[last])
-
-    return apply
-
-
-def longer(number):
-    """Add a millionth to a long hexadecimal."""
-    value = checker._number(number) + Fraction(1, 2**20)
-    return f"{value.numerator:#x}p-{value.denominator.bit_length() - 1}"
-
-
-def shorter(number):
-    value = checker._number(number) - Fraction(1, 2**20)
-    return f"{value.numerator:#x}p-{value.denominator.bit_length() - 1}"
-
-
-TAMPERED = {
-    "objective": (tamper(("claims", "objective", 1), more), r"objective\[0\]"),
-    "objective's bounds": (
-        tamper(("claims", "objective"), lambda x: [more(t) for t in x]),
-        "not within",
-    ),
-    "gradient": (tamper(("claims", "gradient", 0, 3), more), r"gradient\[3\] is not within"),
-    "direct": (tamper(("claims", "direct", 1, 2), lambda x: more(x, 0.999)), r"direct\[2\]|not"),
-    "indirect": (
-        tamper(("claims", "indirect"), lambda ends: [[more(x) for x in end] for end in ends]),
-        r"indirect\[0\] is not within",
-    ),
-    "a claim left out": (
-        tamper(("claims", "gradient", 0), lambda x: x[:-1]),
-        "gradient has 5 and 6",
-    ),
-    "temperature": (tamper(("temperature",), more), "is no .* bound"),
-    "temperature's sign": (tamper(("temperature",), lambda x: "-" + x), "not positive"),
-    "follower's discount": (tamper(("follower_discount",), more), "is no .* bound"),
-    "follower's discount of 1": (
-        tamper(("follower_discount",), lambda _: "0x1p+0"),
-        "the follower's discount times a row sum is not below 1",
-    ),
-    "leader's discount of 1": (
-        tamper(("leader_discount",), lambda _: "0x1p+0"),
-        "the steps do not show that play from state 0 ends",
-    ),
-    "leader's discount": (tamper(("leader_discount",), more), "not"),
-    "initial": (tamper(("initial", 2), more), r"objective\[0\] is not within"),
-    "follower's reward": (
-        tamper(("pairs", 7, "follower_reward"), lambda x: more(x, 1.01)),
-        "is no .* bound",
-    ),
-    "leader's reward": (tamper(("pairs", 7, "leader_reward"), lambda x: more(x, 1.1)), "not"),
-    "probability": (tamper(("pairs", 3, "successors", 0, 1), lambda x: more(x, 0.9)), "not|no"),
-    "probability's sign": (
-        tamper(("pairs", 3, "successors", 0, 1), lambda x: "-" + x),
-        "a probability is negative",
-    ),
-    "successor": (tamper(("pairs", 3, "successors", 0, 0), lambda x: (x + 1) % 20), "not|no"),
-    "derivative": (
-        tamper(("tangents", 0, "transition", 5, 1), lambda x: more(x, 2.0)),
-        "not within",
-    ),
-    "upper bound": (tamper(("proof", "value_upper", 4), shorter), "is no upper bound"),
-    "lower bound": (tamper(("proof", "value_lower", 4), longer), "is no lower bound"),
-    "leader's value": (tamper(("proof", "leader_value", 4), longer), "not shown with 512 bits"),
-    "occupancy": (tamper(("proof", "occupancy", 4), longer), "not shown"),
-    "arrivals": (tamper(("proof", "arrivals", 4), longer), "not shown"),
-    "format": (tamper(("format",), lambda _: "other"), "the format is 'other'"),
-    "a table left out": (lambda document: document.pop("proof"), "the file is damaged"),
-    "a number": (tamper(("temperature",), lambda _: "warm"), "the file is damaged"),
-    "an exponent": (tamper(("temperature",), lambda _: "0x1p+99999999"), "exponent of 0x1p"),
-}
-
-
-@pytest.mark.parametrize(("change", "message"), TAMPERED.values(), ids=TAMPERED)
-def test_a_certificate_that_was_tampered_with_is_rejected(certificate, change, message):
-    document = json.loads(certificate)
-    change(document)
-    with pytest.raises(RejectedError, match=message):
-        check_certificate(document)
-
-
-def test_the_checkers_exponential_holds_the_exponential():
-    rng = np.random.default_rng(0)
-    for bits in (64, 256, 1000):
-        fixed = checker._Arithmetic(bits)
-        for x in [*rng.uniform(-bits, 1, 100), *-(10.0 ** rng.uniform(-30, 0, 100)), -bits - 1.0]:
-            low, high = fixed.exp(fixed.of(Fraction(x)))
-            with flint.ctx.workprec(2 * bits):
-                exact = arb(float(x)).exp() * fixed.one
-                assert low <= exact <= high
-            assert high - low <= 4 + abs(x)
-    assert fixed.exp((0, 0)) == (fixed.one, fixed.one)
-    with pytest.raises(checker._CoarseError):
-        fixed.exp((2 * fixed.one, 2 * fixed.one))
-
-
-def test_the_checkers_products_are_rounded_outward():
-    fixed, rng = checker._Arithmetic(16), np.random.default_rng(0)
-    for _ in range(200):
-        x, y = (Fraction(rng.normal()) for _ in range(2))
-        for interval, exact in (
-            (fixed.times(fixed.of(x), fixed.of(y)), x * y),
-            (fixed.scaled(fixed.of(x), y), x * y),
-        ):
-            assert interval[0] <= exact * fixed.one <= interval[1]
-            assert interval[1] - interval[0] <= 8

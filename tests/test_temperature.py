@@ -334,8 +334,8 @@ def certificate():
     [
         ([[0, "0x1.8p+0"]], "is not within the bounds that are claimed"),
         ([], "is not within the bounds that are claimed"),
-        ([[1, "0x1.8p+0"]], "there is one temperature, number 0"),
-        (None, "the file is damaged"),
+        ([[1, "0x1.8p+0"]], "is 1, not an index below 1"),
+        (None, "temperature is of type NoneType, not an array"),
     ],
 )
 def test_a_certificate_with_another_slope_is_rejected(certificate, slope, message):

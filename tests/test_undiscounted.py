@@ -334,7 +334,7 @@ def certificate():
         (lambda steps: ["-" + x for x in steps], "a number of steps is negative"),
         (lambda steps: ["0x0p+0"] * len(steps), "the steps do not show that play from state 0"),
         (lambda steps: [steps[0], "0x1p+20", *steps[2:]], "the steps do not show that play"),
-        (lambda steps: steps[:-1], "the file is damaged"),
+        (lambda steps: steps[:-1], "proof.steps has 5 entries, not 6"),
     ],
     ids=["negative", "none", "too many", "too short"],
 )
@@ -349,16 +349,9 @@ def test_steps_that_show_no_end_are_rejected(certificate, steps, message):
 def test_rougher_steps_show_an_end_as_well(certificate):
     document = json.loads(certificate)
     document["proof"]["steps"] = [
-        (float.fromhex(x.split("p")[0]) * 2.0 ** int(x.split("p")[1]) * 1.001).hex()
-        for x in document["proof"]["steps"]
+        f"{int(mantissa, 16) * 1001:#x}p{int(exponent) - 10:+d}"
+        for mantissa, exponent in (x.split("p") for x in document["proof"]["steps"])
     ]
-    assert check_certificate(document) <= 512
-
-
-def test_steps_are_not_needed_below_1():
-    pytest.importorskip("flint")
-    document = tb.enclose(tb.problems.two_state(), [0.1, 0.2]).certificate()
-    del document["proof"]["steps"]
     assert check_certificate(document) <= 512
 
 

@@ -74,6 +74,7 @@ FOLLOWER = "tests/test_follower.py"
 KERNELS = "tests/test_kernels.py"
 BOUNDS = "tests/test_bounds.py"
 ENCLOSURE = "tests/test_enclosure.py"
+CERTIFICATE = "tests/test_certificate.py"
 RIGHT = "tests/test_agreement.py::test_a_right_problem_passes"
 PLAIN = "tests/test_agreement.py::test_plain_float64_agrees_with_what_is_refined_and_bounded"
 
@@ -362,18 +363,67 @@ MUTANTS = (
         (f"{ENCLOSURE}::test_without_a_discount_play_that_grows_is_refused",),
     ),
     Mutant(
-        "a certificate's checker that compares no gradient",
+        "a certificate's checker that compares nothing",
         "check_certificate.py",
-        "    _compare(found, {name: claims[name] for name in found}, fixed)\n",
+        "        _compare(found, self.instance.claims, self.fixed)\n",
         "",
-        (f"{ENCLOSURE}::test_a_certificate_that_was_tampered_with_is_rejected",),
+        (f"{CERTIFICATE}::test_forged_claims_are_refused",),
+    ),
+    Mutant(
+        "a certificate's checker with a slack of four last places",
+        "check_certificate.py",
+        "    return Fraction(math.ulp(end))\n",
+        "    return 4 * Fraction(math.ulp(end))\n",
+        (f"{CERTIFICATE}::test_forged_claims_are_refused",),
+    ),
+    Mutant(
+        "a certificate's checker that lets upper bounds be too low",
+        "check_certificate.py",
+        "            if x < low or y > high:\n",
+        "            if x < low:\n",
+        (f"{CERTIFICATE}::test_both_ends_have_to_be_shown",),
     ),
     Mutant(
         "a certificate's checker that believes in the follower's value",
         "check_certificate.py",
-        "        if above[0] > target:\n",
-        "        if False:\n",
-        (f"{ENCLOSURE}::test_a_certificate_that_was_tampered_with_is_rejected",),
+        "            if above[0] > target:\n",
+        "            if False:\n",
+        (f"{CERTIFICATE}::test_a_certificate_that_was_tampered_with_is_rejected",),
+    ),
+    Mutant(
+        "a certificate's checker that believes in the leader's value",
+        "check_certificate.py",
+        "        return _widened(guess, worst, rest)\n",
+        "        return guess\n",
+        (f"{CERTIFICATE}::test_a_proof_and_a_claim_that_lie_together_are_refused",),
+    ),
+    Mutant(
+        "a certificate's checker that believes in the occupancy",
+        "check_certificate.py",
+        "lasting = _widened(guess, left, rest)",
+        "lasting = guess",
+        (f"{CERTIFICATE}::test_a_proof_and_a_claim_that_lie_together_are_refused",),
+    ),
+    Mutant(
+        "a certificate's checker that believes in the influence",
+        "check_certificate.py",
+        "self.spread(_widened(guess, left, self.instance.follower_rest), policy)",
+        "self.spread(guess, policy)",
+        (f"{CERTIFICATE}::test_a_proof_and_a_claim_that_lie_together_are_refused",),
+    ),
+    Mutant(
+        "a certificate's checker with indices of any integers",
+        "check_certificate.py",
+        "if type(value) is not int or not 0 <= value < below:",
+        "if not isinstance(value, int) or not value < below:",
+        (f"{CERTIFICATE}::test_what_is_malformed_is_no_certificate",),
+    ),
+    Mutant(
+        "a certificate's checker that waits for pipes",
+        "check_certificate.py",
+        "    if not stat.S_ISREG(found.st_mode):\n",
+        "    if stat.S_ISDIR(found.st_mode):\n",
+        (f"{CERTIFICATE}::test_places_that_are_no_files_are_refused_in_a_line",),
     ),
     Mutant(
         "a gradient check that passes always",
