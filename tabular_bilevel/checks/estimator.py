@@ -588,9 +588,10 @@ def judge_in_looks(
         if found.verdict is Verdict.UNBIASED and found.smallest_visible_bias <= visible_bias:
             return found
         # an alarm at an early look counts at the early rate only, or looks would add up
-        found = report(early)
         if found.verdict is Verdict.BIASED:
-            return found
+            found = report(early)
+            if found.verdict is Verdict.BIASED:
+                return found
         left -= early
     estimates = drawn(n_replicates)
     return report(left)
