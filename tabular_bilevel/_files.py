@@ -205,7 +205,7 @@ def read_file(path: FilePath, limit: int = LIMIT) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{shown(path)} is no regular file")
         if status.st_size <= limit:
-            raw = file.read(limit + 1) or b""
+            raw = file.read(max(limit, 0) + 1) or b""
             if len(raw) <= limit:
                 return raw
     raise ValueError(

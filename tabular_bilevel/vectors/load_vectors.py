@@ -269,7 +269,7 @@ def _bytes(path: str | Path, limit: int) -> bytes:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
-        raw = (file.read(limit + 1) or b"") if stat.S_ISREG(status.st_mode) else b""
+        raw = (file.read(max(limit, 0) + 1) or b"") if stat.S_ISREG(status.st_mode) else b""
     if len(raw) > limit:
         raise ValueError(
             f"{_shown(path)} has {max(status.st_size, len(raw)):,} bytes, above the limit of "

@@ -400,7 +400,7 @@ def _finish(
             }
         )
     if plan.encoding == JSON:
-        write_file(place / SCHEMA, files(__package__).joinpath(SCHEMA).read_bytes())
+        write_file(place / SCHEMA, _schema())
     manifest = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -411,6 +411,19 @@ def _finish(
     }
     write_file(place / MANIFEST, _json(manifest))
     (place / UNFINISHED).unlink(missing_ok=True)
+
+
+def _schema() -> bytes:
+    return files(__package__).joinpath(SCHEMA).read_bytes()
+
+
+def same_schema(path: Path) -> bool:
+    """Say whether a file is the schema that is written beside JSON vectors."""
+    schema = _schema()
+    try:
+        return read_file(path, len(schema)) == schema
+    except (OSError, ValueError):
+        return False
 
 
 def _json(document: Any) -> bytes:
