@@ -122,7 +122,7 @@ def check_vectors(
     place = Path(folder)
     n_again = None if sample is None else positive_integer("sample", sample)
     generator = np.random.default_rng() if rng is None else as_generator(rng)
-    manifest = _manifest(place, limit)
+    manifest = _manifest(place, limit // COPIES)
     entries = manifest["vectors"]
     again = _sampled([entry["family"] for entry in entries], n_again, generator)
     for k, entry in enumerate(entries):
