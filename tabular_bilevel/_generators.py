@@ -128,8 +128,10 @@ def require_generator_state(state: Any) -> None:
 
 
 def _require_entries(name: str, value: Any, checks: Mapping[str, Any]) -> None:
-    if not isinstance(value, Mapping) or value.keys() != checks.keys():
-        raise ValueError(f"{name} is {_spelled(value)}, without just {', '.join(checks)}")
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {_spelled(value)}, not {', '.join(checks)} by name")
+    if value.keys() != checks.keys():
+        raise ValueError(f"{name} has {_spelled(sorted(map(str, value)))}, not {', '.join(checks)}")
     for key, check in checks.items():
         if isinstance(check, Mapping):
             _require_entries(f"{name}.{key}", value[key], check)
