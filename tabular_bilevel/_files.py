@@ -60,7 +60,7 @@ ZIP_ENTRY, COMPRESSIONS = b"PK\x01\x02", (zipfile.ZIP_STORED, zipfile.ZIP_DEFLAT
 KINDS = "biufcU"
 
 #: What is being written, or was when a process was killed; nothing reads it.
-DRAFTS = ".*.part"
+DRAFTS = f".[0-9]*-{16 * '[0-9a-f]'}.part"
 
 # Characters of what a file says that an error repeats.
 LONGEST = 200

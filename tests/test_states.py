@@ -31,7 +31,8 @@ NASTY = [
 NASTY_ARRAYS = [
     np.array(-9), np.array(2.7), np.array(2**60), np.array(np.nan), np.array("x"), np.zeros(0),
     np.zeros((2, 2)), np.zeros((1, 0, 3)), np.full(2, np.nan), np.full(2, np.inf),
-    np.full(2, 1e308), np.array([1, 2]), np.array([True, False]), np.array([1j, 0]), np.float32([1.0, 2.0]),
+    np.full(2, 1e308), np.array([1, 2]), np.array([True, False]), np.array([1j, 0]),
+    np.float32([1.0, 2.0]),
     np.array(["a", "b"]), -np.ones(2), np.zeros(1), np.ones(3),
 ]  # fmt: skip
 

@@ -631,7 +631,7 @@ def test_what_was_written_is_kept_and_the_rest_made(few, tmp_path, monkeypatch):
     cut_short(tmp_path)
     (tmp_path / "tied-00001.npz").unlink()
     (tmp_path / "tied-00000.npz").write_bytes(b"PK")
-    (tmp_path / ".garnet-00000.npz.1.part").write_bytes(b"half")
+    (tmp_path / ".1-0123456789abcdef.part").write_bytes(b"half")
     names = made_names(monkeypatch)
     order = [recipe.name for recipe in write_vectors(tmp_path, FEW)]
     assert names == ["tied-00000", "tied-00001", "tied-00002", "garnet-00002"]
@@ -803,7 +803,7 @@ def test_a_death_before_any_file_is_there_is_gone_on_from(tmp_path, monkeypatch)
 
         def dying(path, raw, written=written, last=last):
             if len(written) == last:
-                path.with_name(f".{path.name}.1.part").write_bytes(raw[: len(raw) // 2])
+                path.with_name(".1-0123456789abcdef.part").write_bytes(raw[: len(raw) // 2])
                 raise Died
             written.append(path.name)
             place(path, raw)

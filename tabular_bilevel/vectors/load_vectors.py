@@ -203,11 +203,11 @@ def load_vectors(folder: str | Path, *, limit: int = LIMIT) -> tuple[Vector, ...
     try:
         manifest = _json(_bytes(path, limit // JSON_GROWTH))
         version, entries = manifest["schema_version"], []
-        if version == SCHEMA_VERSION:
+        if _is_known(version):
             entries = [(_word("file", e["file"]), e["sha256"]) for e in manifest["vectors"]]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{_shown(path)} is damaged: {_brief(error)}") from error
-    if version != SCHEMA_VERSION:
+    if not _is_known(version):
         raise ValueError(
             f"{_shown(path)}: schema_version is {_brief(repr(version))}, not {SCHEMA_VERSION}"
         )
@@ -421,6 +421,10 @@ def _json(raw: bytes) -> Any:
     return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
 
 
+def _is_known(version: Any) -> bool:
+    return type(version) is int and version == SCHEMA_VERSION
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
@@ -436,7 +440,7 @@ def _no_number(word: str) -> Any:
 
 def _from_json(raw: bytes, limit: int) -> dict[str, Any]:
     document = _json(raw)
-    if document["schema_version"] != SCHEMA_VERSION:
+    if not _is_known(document["schema_version"]):
         raise ValueError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
     _require_keys("the vector", document, (
         *WORDS, *NUMBERS, *VECTORS, *RECTANGLES, *ANSWERS,

@@ -213,10 +213,9 @@ def _require_known(entry: dict[str, Any], vector: Vector, notes: dict[str, str])
         "n_parameters": vector.theta.size,
     }
     for key, held in holds.items():
-        if entry.get(key) != held:
-            raise ValueError(
-                f"its {key} is {held!r}, and the manifest says {brief(repr(entry.get(key)))}"
-            )
+        said = entry.get(key)
+        if type(said) is not type(held) or said != held:
+            raise ValueError(f"its {key} is {held!r}, and the manifest says {brief(repr(said))}")
     for flag in vector.flags:
         if flag not in notes:
             raise ValueError(f"flag {flag!r} has no note")
