@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._files import LIMIT, brief, read_arrays, shown, write_file
+from tabular_bilevel._generators import (
+    generator_at,
+    plain,
+    require_generator_state,
+    require_whole,
+    state_of,
+)
 from tabular_bilevel._progress import tqdm_bar
 from tabular_bilevel._validation import (
     as_generator,
     as_theta,
+    entry,
     finite_array,
+    first,
     positive_integer,
     require_method,
 )
@@ -37,7 +45,8 @@ __all__ = ["AscentState", "Step", "ascend", "resume"]
 # Prefixes of names in a saved state.
 METHOD, OPTIMISER, MORE = "method.", "optimiser.", "more."
 
-SEEDS = "seed_sequence"
+# Steps of the longest ascent: anything more is a mistake.
+MOST_STEPS = 2**53 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +65,11 @@ class AscentState:
         The optimiser's.
     rng : dict
         State of the generator's bit generator, and of the seed sequence that it spawns from.
+
+    Raises
+    ------
+    ValueError
+        If there is no such state; the message names the entry: on construction.
     """
 
     iteration: int
@@ -63,6 +77,17 @@ class AscentState:
     memory: Memory = field(repr=False)
     optimiser_memory: Mapping[str, FloatArray] = field(repr=False)
     rng: Mapping[str, Any] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Check everything: a bad generator's state would be read outside of its memory."""
+        require_whole("iteration", self.iteration, 0, MOST_STEPS)
+        if not isinstance(self.theta, np.ndarray) or self.theta.dtype != np.float64:
+            raise ValueError("theta is no array of float64")
+        as_theta(self.theta)
+        for prefix, memory in ((METHOD, self.memory), (OPTIMISER, self.optimiser_memory)):
+            for name, array in memory.items():
+                _require_numbers(prefix + name, array)
+        require_generator_state(self.rng)
 
     @classmethod
     def start(cls, theta: npt.ArrayLike, *, rng: np.random.Generator | int) -> AscentState:
@@ -85,8 +110,6 @@ class AscentState:
         **more : array_like
             Arrays to keep beside the state, under names of their own.
         """
-        place = Path(path)
-        draft = place.with_name(f"{place.name}.{os.getpid()}.part")  # others may be writing, too
         tables: dict[str, Any] = {
             "iteration": self.iteration,
             "theta": self.theta,
@@ -95,21 +118,22 @@ class AscentState:
             **{OPTIMISER + name: array for name, array in self.optimiser_memory.items()},
             **{MORE + name: np.asarray(array) for name, array in more.items()},
         }
-        try:
-            with draft.open("wb") as file:
-                np.savez(file, allow_pickle=False, **tables)
-            draft.replace(place)
-        finally:
-            draft.unlink(missing_ok=True)
+        archive = io.BytesIO()
+        np.savez(archive, allow_pickle=False, **tables)
+        write_file(path, archive.getvalue())
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> tuple[AscentState, dict[str, FloatArray]]:
+    def load(
+        cls, path: str | PathLike[str], *, limit: int = LIMIT
+    ) -> tuple[AscentState, dict[str, FloatArray]]:
         """Read what `save` wrote.
 
         Parameters
         ----------
         path : str or path
             The file.
+        limit : int
+            Bytes that it, and its arrays together, may have; by default 256 MiB.
 
         Returns
         -------
@@ -121,21 +145,33 @@ class AscentState:
         Raises
         ------
         ValueError
-            If the file holds no state.
+            If the file holds no state, is no regular file, or larger than the limit.
+        OSError
+            If it cannot be read.
         """
+        tables = read_arrays(path, limit)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                tables = {name: archive[name] for name in archive.files}
+            parts = {prefix: part_of(tables, prefix) for prefix in (METHOD, OPTIMISER, MORE)}
+            single = {name for name in tables if not name.startswith(tuple(parts))}
+            if single != {"iteration", "theta", "rng"}:
+                raise ValueError(f"it has {', '.join(sorted(single))}, not iteration, theta, rng")
+            iteration, words = tables["iteration"], tables["rng"]
+            if iteration.shape != () or iteration.dtype.kind not in "iu":
+                raise ValueError("iteration is no whole number")
+            if words.shape != () or words.dtype.kind != "U":
+                raise ValueError("rng is no string")
             state = cls(
-                iteration=int(tables["iteration"]),
+                iteration=int(iteration),
                 theta=read_only(tables["theta"]),
-                memory=part_of(tables, METHOD),
-                optimiser_memory=part_of(tables, OPTIMISER),
-                rng=json.loads(str(tables["rng"])),
+                memory=parts[METHOD],
+                optimiser_memory=parts[OPTIMISER],
+                rng=json.loads(str(words)),
             )
-        except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as e:
-            raise ValueError(f"{path} holds no state of an ascent") from e
-        return state, part_of(tables, MORE)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{shown(path)} holds no state of an ascent: {brief(error)}"
+            ) from error
+        return state, parts[MORE]
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,33 +387,14 @@ def checked(name: str, array: FloatArray, theta: FloatArray, iteration: int) -> 
         raise ValueError(f"iteration {iteration}: {error}") from error
 
 
-def state_of(generator: np.random.Generator) -> dict[str, Any]:
-    """Note a generator's state, and that of its seed sequence, which `spawn` draws from."""
-    bits = generator.bit_generator
-    state = dict(bits.state)
-    if isinstance(bits.seed_seq, np.random.SeedSequence):
-        state[SEEDS] = bits.seed_seq.state
-    return state
-
-
-def generator_at(state: Mapping[str, Any]) -> np.random.Generator:
-    """Make a generator in the given state."""
-    name = state.get("bit_generator")
-    kind = getattr(np.random, str(name), None)
-    if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
-        raise ValueError(f"rng is the state of {name!r}, which numpy.random does not have")
-    bits = dict(state)
-    seeds = bits.pop(SEEDS, None)
-    generator = np.random.Generator(kind(seeds and np.random.SeedSequence(**seeds)))
-    generator.bit_generator.state = bits
-    return generator
-
-
-def plain(value: Any) -> Any:
-    """Turn a bit generator's state into what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {name: plain(part) for name, part in value.items()}
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+def _require_numbers(name: str, value: Any) -> None:
+    """Raise unless the value is an array of finite numbers, which can be saved."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        raise ValueError(f"{shown(name)} is no array of real numbers")
+    bad = ~np.isfinite(value)
+    if bad.any():
+        index = first(bad)
+        raise ValueError(f"{entry(shown(name), index)} is {value[index]}, not a finite number")
 
 
 def part_of(tables: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:

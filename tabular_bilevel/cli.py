@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
+import io
 import json
 import math
 import os
+import secrets
 import signal
 import sys
 import time
@@ -14,11 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
 import tabular_bilevel as tb
+from tabular_bilevel._files import (
+    LIMIT,
+    brief,
+    read_array,
+    require_writable,
+    shown,
+    write_file,
+)
 from tabular_bilevel._processes import handling
 from tabular_bilevel._validation import as_positive, positive_integer
 from tabular_bilevel.training import METHODS, Setting
@@ -47,9 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
             return command(options)
-    except (ValueError, OSError, tb.ConvergenceError) as error:
-        words = ", ".join([str(error), *getattr(error, "__notes__", ())])
-        print(f"tabular-bilevel: {words}", file=sys.stderr)
+    except (
+        ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError,
+    ) as error:  # fmt: skip
+        what = "there is not enough memory" if isinstance(error, MemoryError) else str(error)
+        words = ", ".join([what, *getattr(error, "__notes__", ())])
+        print(f"tabular-bilevel: {shown(words)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("tabular-bilevel: interrupted", file=sys.stderr)
@@ -63,16 +76,30 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _say(line: object, write: Callable[[str], Any] = print) -> None:
-    """Print a line; if whoever read our lines has seen enough, the work goes on in silence."""
+    """Print a line, or some, with escapes shown: names and messages may be a stranger's.
+
+    If whoever read our lines has seen enough, the work goes on in silence.
+    """
     try:
-        write(str(line))
+        write("\n".join(map(shown, str(line).split("\n"))))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that shows escapes in what it repeats: the shell may have put a file's name there."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit."""
+        super().error(shown(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    from tabular_bilevel.vectors import FAMILIES
+    from tabular_bilevel.vectors.verifying import MEMORY, SAMPLE
+
+    parser = _Parser(
         prog="tabular-bilevel", description="Ground truth for bilevel reinforcement learning."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {tb.__version__}")
@@ -123,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--report", type=Path, metavar="DIR", help="write report.txt and report.json there"
     )
+    _add_limit(check, "bytes that FILE.npy may have")
     check.set_defaults(command=_check)
 
     listing = commands.add_parser("problems", help="list the problems there are")
@@ -140,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.npy",
         help="where to write the gradient; by default beside theta, as FILE-gradient.npy",
     )
+    _add_limit(gradient, "bytes that theta's file may have")
     gradient.set_defaults(command=_gradient)
 
     train = commands.add_parser(
@@ -186,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     train.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all)")
+    _add_limit(train, "bytes that a saved ascent may have")
     train.set_defaults(command=_train)
 
     vectors = commands.add_parser(
@@ -200,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         "--families",
         required=True,
         metavar="NAMES",
-        help="'all', or some of the families, with commas: " + ", ".join(_families()),
+        help="'all', or some of the families, with commas: " + ", ".join(FAMILIES),
     )
     vectors.add_argument("--count", type=int, required=True, help="vectors of all families")
     vectors.add_argument(
@@ -230,14 +260,24 @@ def _parser() -> argparse.ArgumentParser:
         default=1e-6,
         help="of its gradient, relative to the largest entry (1e-6); float64's noise is on top",
     )
+    how_many = verify_vectors.add_mutually_exclusive_group()
+    how_many.add_argument(
+        "--sample",
+        type=int,
+        default=SAMPLE,
+        help=f"vectors of each family to prove again, drawn at random ({SAMPLE})",
+    )
+    how_many.add_argument("--all", action="store_true", help="prove all of them again")
+    verify_vectors.add_argument("--seed", type=int, help="of the sample; fresh by default")
+    _add_limit(verify_vectors, "bytes of memory that a vector and its proof may take", MEMORY)
     verify_vectors.set_defaults(command=_verify_vectors)
     return parser
 
 
-def _families() -> Iterable[str]:
-    from tabular_bilevel.vectors import FAMILIES
-
-    return FAMILIES
+def _add_limit(command: argparse.ArgumentParser, what: str, default: int = LIMIT) -> None:
+    command.add_argument(
+        "--limit", type=int, default=default, metavar="BYTES", help=f"{what} ({default:,})"
+    )
 
 
 def _add_problem(command: argparse._ActionsContainer, name: str = "problem") -> None:
@@ -255,7 +295,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     if options.json is not None:
-        _require_writable(options.json)  # better now than after the work
+        require_writable(options.json)  # better now than after the work
     checks: list[Check] = []
     with _progress(stages(verify_cases())) as plan:
         for stage in plan:
@@ -276,16 +316,8 @@ def _verify(options: argparse.Namespace) -> int:
             "passed": not failed,
             "checks": [_plain(check) for check in checks],
         }
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_file(options.json, _json(report))
     return 1 if failed else 0
-
-
-def _require_writable(path: Path) -> None:
-    """Raise OSError if the file cannot be written; do not leave one that was not there."""
-    new = not path.exists()
-    path.touch()
-    if new:
-        path.unlink()
 
 
 def _progress(items: Iterable[Any], total: int | None = None) -> Any:
@@ -359,7 +391,7 @@ def _check(options: argparse.Namespace) -> int:
         if options.theta is None:
             theta = 0.1 * np.random.default_rng(0).normal(size=problem.n_parameters)
         else:
-            theta = _array(options.theta)
+            theta = read_array(options.theta, options.limit)
         if options.enumerate:
             count = tb.count_trajectories(problem.model(theta))
             _say(f"{count:,} trajectories")
@@ -368,11 +400,9 @@ def _check(options: argparse.Namespace) -> int:
             report = tb.check_estimator(estimator, problem, theta, **settings)
     _say(report)
     if options.report is not None:
-        (options.report / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+        write_file(options.report / "report.txt", f"{report}\n".encode())
         words = {"version": tb.__version__, "estimator": options.estimator, **_plain(report)}
-        (options.report / "report.json").write_text(
-            json.dumps(words, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        write_file(options.report / "report.json", _json(words))
     return 0 if report.passed else 1
 
 
@@ -384,16 +414,22 @@ def _loaded(what: str, name: str) -> Any:
     sys.path.insert(0, "")
     try:
         found = importlib.import_module(module)
+        loaded = getattr(found, attribute)
+        return loaded() if isinstance(loaded, type) else loaded
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
+            raise _failed(name, error) from error
         raise ValueError(f"there is no module {module!r} here") from error
+    except (Exception, SystemExit) as error:  # somebody's code may end with anything
+        if isinstance(error, AttributeError) and not hasattr(sys.modules.get(module), attribute):
+            raise ValueError(f"module {module!r} has no {attribute!r}") from error
+        raise _failed(name, error) from error
     finally:
         sys.path.remove("")
-    if not hasattr(found, attribute):
-        raise ValueError(f"module {module!r} has no {attribute!r}")
-    loaded = getattr(found, attribute)
-    return loaded() if isinstance(loaded, type) else loaded
+
+
+def _failed(name: str, error: BaseException) -> ValueError:
+    return ValueError(f"{name} cannot be used: {type(error).__name__}: {brief(error)}")
 
 
 def _plain(found: Any) -> Any:
@@ -415,24 +451,18 @@ def _plain(found: Any) -> Any:
     return found
 
 
-def _array(path: Path) -> Any:
-    """Read an .npy file."""
-    try:
-        array = np.load(path)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("an archive of arrays")
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not an .npy file of numbers") from error
-    return array
+def _json(report: Any) -> bytes:
+    return (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _gradient(options: argparse.Namespace) -> int:
     problem = tb.problems.CATALOGUE[options.problem]()
-    theta = _array(options.theta)
+    theta = read_array(options.theta, options.limit)
     result = tb.hypergradient(problem, theta, horizon=options.horizon)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
-    with out.open("wb") as file:  # numpy would add a suffix to a name without one
-        np.save(file, result.gradient)
+    raw = io.BytesIO()
+    np.save(raw, result.gradient)
+    write_file(out, raw.getvalue())
     _say(f"J = {result.objective:.12g}")
     _say(result.accuracy)
     _say(
@@ -456,7 +486,7 @@ def _train(options: argparse.Namespace) -> int:
     clipped = tb.GradientAscent(options.rate, 1.0)
     every = min(max(1, options.steps // 200), 50) if options.every is None else options.every
     words = vars(options).copy()
-    for name in ("command", "seeds", "seed", "steps", "workers", "out"):
+    for name in ("command", "seeds", "seed", "steps", "workers", "out", "limit"):
         del words[name]
     training = Training(
         problem=problem,
@@ -474,6 +504,7 @@ def _train(options: argparse.Namespace) -> int:
         every=every,
         words={**words, "every": every, "version": tb.__version__},
         folder=options.out,
+        limit=options.limit,
     )
     if simulator is not None and not hasattr(
         METHODS[options.method](training.setting), "interaction"
@@ -529,22 +560,35 @@ def _verify_vectors(options: argparse.Namespace) -> int:
         implementation = _loaded("implementation", options.implementation)
         if not callable(implementation):
             raise ValueError(f"implementation is {implementation!r}, which cannot be called")
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    sample = None if options.all else options.sample
     checks = []
-    with _progress(check_vectors(options.folder)) as running:
+    checking = check_vectors(options.folder, sample=sample, rng=seed, limit=options.limit)
+    with _progress(checking) as running:
         for check in running:
             checks.append(check)
             if check.trouble:
-                _say(f"{check.file}: {check.trouble}", running.write)
+                _say(f"{shown(check.file)}: {shown(check.trouble)}", running.write)
     bad = sum(bool(check.trouble) for check in checks)
+    proven = sum(check.proven_again for check in checks)
     _say(
-        f"{len(checks) - bad} of {len(checks)} files right: checksums, tables, bounds, and "
-        f"tb.hypergradient agrees; {sum(check.proven_again for check in checks)} proven again"
+        f"{len(checks) - bad} of {len(checks)} files right: checksums, tables, bounds, noise, and "
+        f"tb.hypergradient agrees"
     )
+    if sample is None:
+        _say(f"{proven} of {len(checks)} proven again")
+    else:
+        _say(
+            f"{proven} of {len(checks)} proven again: {sample} of each family, seed {seed}; --all "
+            "proves all"
+        )
+    if proven == 0 and importlib.util.find_spec("flint") is None:
+        _say("to prove any, python-flint is needed: pip install 'tabular-bilevel[rigor]'")
     if bad:
         return 1
     if implementation is None:
         return 0
-    vectors = load_vectors(options.folder)
+    vectors = load_vectors(options.folder, limit=options.limit)
     with _progress(vectors, total=len(vectors)) as running:
         report = ImplementationReport(
             tuple(outcome(vector, implementation, tolerance) for vector in running)

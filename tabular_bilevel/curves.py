@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tabular_bilevel._files import LIMIT, write_file
 from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.optimisers import Optimiser
 from tabular_bilevel.problem import BilevelProblem
@@ -47,6 +49,8 @@ class Training:
         is not gone on with.
     folder : Path
         Where everything is written.
+    limit : int
+        Bytes that a saved ascent may have when it is read; by default 256 MiB.
     """
 
     problem: BilevelProblem
@@ -59,6 +63,7 @@ class Training:
     every: int
     words: Mapping[str, Any]
     folder: Path
+    limit: int = LIMIT
 
     def __post_init__(self) -> None:
         """Check the method and the seeds."""
@@ -110,6 +115,7 @@ class Training:
             n_steps=self.n_steps,
             every=self.every,
             path=self.folder / f"seed-{seed}.npz",
+            limit=self.limit,
         )
 
     def write(self, curves: Mapping[int, Curve]) -> dict[str, Any]:
@@ -125,13 +131,14 @@ class Training:
         dict
             What the summary says.
         """
-        with (self.folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["method", "seed", "iteration", "objective"])
-            for seed in sorted(curves):
-                curve = curves[seed]
-                for iteration, objective in zip(curve.iteration, curve.objective, strict=True):
-                    writer.writerow([self.method, seed, int(iteration), repr(float(objective))])
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(["method", "seed", "iteration", "objective"])
+        for seed in sorted(curves):
+            curve = curves[seed]
+            for iteration, objective in zip(curve.iteration, curve.objective, strict=True):
+                writer.writerow([self.method, seed, int(iteration), repr(float(objective))])
+        write_file(self.folder / "curves.csv", table.getvalue().encode())
         finals = {seed: curves[seed].final() for seed in sorted(curves)}
         values = np.array(list(finals.values()))
         error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
@@ -142,8 +149,8 @@ class Training:
             "mean": float(values.mean()),
             "standard_error": error,
         }
-        text = json.dumps(summary, indent=1) + "\n"
-        (self.folder / "summary.json").write_text(text, encoding="utf-8")
+        text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+        write_file(self.folder / "summary.json", text.encode())
         return summary
 
     def draw(self, curves: Mapping[int, Curve]) -> Path:
@@ -171,8 +178,9 @@ class Training:
         FigureCanvasAgg(figure)
         axes = plot_curves({self.method: list(curves.values())}, figure.add_subplot())
         axes.set_title(f"{self.words.get('problem', 'ascent')}, {len(curves)} seeds", fontsize=10)
-        place = self.folder / "curves.png"
-        figure.savefig(place, dpi=160)
+        place, picture = self.folder / "curves.png", io.BytesIO()
+        figure.savefig(picture, dpi=160)
+        write_file(place, picture.getvalue())
         return place
 
 

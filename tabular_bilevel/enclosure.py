@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, IntArray, read_only, restore_read_only
+from tabular_bilevel._files import write_file
 from tabular_bilevel._validation import (
     as_positive,
     as_theta,
@@ -199,14 +200,14 @@ class Enclosure:
         Parameters
         ----------
         path : str or Path
-            The file.
+            The file, written whole or not at all.
 
         Raises
         ------
         ValueError, CertificationError
-            As `certificate`.
+            As `certificate`; also a ValueError if the path is no regular file's.
         """
-        Path(path).write_text(json.dumps(self.certificate()), encoding="utf-8")
+        write_file(path, json.dumps(self.certificate()).encode())
 
     def __str__(self) -> str:
         return (

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_positive, as_real
+from tabular_bilevel._validation import as_positive, as_real, finite_array
 from tabular_bilevel.experience import NOTHING
 
 __all__ = ["Adam", "GradientAscent", "Optimiser"]
@@ -86,13 +86,32 @@ class Adam:
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Move."""
-        zero = np.zeros_like(theta)
-        count = memory.get("count", np.zeros(1)) + 1.0
-        first = self.first_decay * memory.get("first", zero) + (1.0 - self.first_decay) * gradient
-        second = (
-            self.second_decay * memory.get("second", zero) + (1.0 - self.second_decay) * gradient**2
-        )
+        count, first, second = _moments(memory, theta)
+        count = count + 1.0
+        first = self.first_decay * first + (1.0 - self.first_decay) * gradient
+        second = self.second_decay * second + (1.0 - self.second_decay) * gradient**2
         mean = first / (1.0 - self.first_decay**count)
         spread = np.sqrt(second / (1.0 - self.second_decay**count))
         moved = theta + self.rate * mean / (spread + self.epsilon)
         return moved, {"count": count, "first": first, "second": second}
+
+
+def _moments(
+    memory: Mapping[str, FloatArray], theta: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Take `Adam`'s memory apart, or begin one; ValueError if it is none."""
+    if not memory:
+        return np.zeros(1), np.zeros_like(theta), np.zeros_like(theta)
+    if memory.keys() != {"count", "first", "second"}:
+        raise ValueError(f"optimiser memory has {sorted(memory)}, not count, first and second")
+    count, first, second = (
+        finite_array(f"optimiser memory {name!r}", memory[name], shape)
+        for name, shape in (("count", (1,)), ("first", theta.shape), ("second", theta.shape))
+    )
+    if count[0] < 1.0 or count[0] != np.floor(count[0]):
+        raise ValueError(f"optimiser memory 'count' is {count[0]}, not a number of steps")
+    if np.any(second < 0.0):
+        raise ValueError(
+            f"optimiser memory 'second' has {second.min()}, and squares are not below 0"
+        )
+    return count, first, second

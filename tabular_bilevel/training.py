@@ -16,8 +16,9 @@ from types import MappingProxyType
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._files import LIMIT, brief, shown
 from tabular_bilevel._processes import outcomes, told_to_stop
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._validation import finite_array, positive_integer
 from tabular_bilevel.ascent import AscentState, Step, resume
 from tabular_bilevel.critics import ExactCritic, MonteCarloCritic, SarsaCritic
 from tabular_bilevel.estimators import (
@@ -170,6 +171,8 @@ class Run:
         The leader's steps that the recorded objective counts; all by default.
     path : Path, optional
         Where the curve is saved as it grows.
+    limit : int
+        Bytes that this file may have when it is read; by default 256 MiB.
     """
 
     label: str
@@ -182,6 +185,7 @@ class Run:
     every: int = 1
     horizon: int | None = None
     path: Path | None = None
+    limit: int = LIMIT
 
 
 def train(run: Run) -> Curve:
@@ -200,7 +204,7 @@ def train(run: Run) -> Curve:
     Raises
     ------
     ValueError
-        If the file holds another run, or more of it than is asked for.
+        If the file holds another run, more of it than is asked for, or what `train` did not write.
 
     Examples
     --------
@@ -214,14 +218,11 @@ def train(run: Run) -> Curve:
     iterations: list[int] = []
     objectives: list[float] = []
     if run.path is not None and run.path.exists():
-        state, saved = AscentState.load(run.path)
-        label = str(saved.get("label"))
-        if label != run.label:
-            raise ValueError(f"{run.path} was saved by another run: {label}, not {run.label}")
-        if state.iteration > n_steps:
-            raise ValueError(f"{run.path} holds {state.iteration} steps, and n_steps is {n_steps}")
-        iterations = [int(k) for k in saved["iterations"]]
-        objectives = [float(x) for x in saved["objectives"]]
+        state, saved = AscentState.load(run.path, limit=run.limit)
+        try:
+            iterations, objectives = _noted(saved, run, state)
+        except ValueError as error:
+            raise ValueError(f"{shown(run.path)} {error}") from error
         if iterations[-1] == n_steps:
             return finished(state.theta, iterations, objectives)
         # an interrupt may have come between a look at the objective and the step
@@ -262,6 +263,31 @@ def train(run: Run) -> Curve:
         state = last.state
     save(state)
     return finished(state.theta, iterations, objectives)
+
+
+def _noted(
+    saved: Mapping[str, FloatArray], run: Run, state: AscentState
+) -> tuple[list[int], list[float]]:
+    """Read what `train` keeps beside a state; ValueError if this run cannot go on from it."""
+    if saved.keys() != {"label", "iterations", "objectives"}:
+        raise ValueError(f"has {brief(sorted(saved))}, not label, iterations and objectives")
+    label = str(saved["label"])
+    if label != run.label:
+        raise ValueError(f"was saved by another run: {brief(label)}, not {run.label}")
+    if state.iteration > run.n_steps:
+        raise ValueError(f"holds {state.iteration} steps, and n_steps is {run.n_steps}")
+    if state.theta.shape != np.shape(run.theta):
+        raise ValueError(f"holds a theta of shape {state.theta.shape}, not {np.shape(run.theta)}")
+    if saved["iterations"].dtype.kind != "i":
+        raise ValueError("holds iterations that are no whole numbers")
+    iterations, objectives = saved["iterations"].tolist(), saved["objectives"].tolist()
+    looks = list(range(0, state.iteration, run.every))
+    if iterations not in (looks, [*looks, state.iteration]):
+        raise ValueError(
+            f"holds iterations {brief(iterations)}, not each {run.every}th up to {state.iteration}"
+        )
+    finite_array("objectives", saved["objectives"], (len(iterations),))
+    return iterations, objectives
 
 
 def finished(theta: FloatArray, iterations: list[int], objectives: list[float]) -> Curve:

@@ -211,11 +211,8 @@ def test_a_step_that_is_no_theta_is_named_with_its_iteration(moved, message):
 
 
 def test_an_unknown_generator_is_named():
-    step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0))
-    state = step.state
-    lost = AscentState(1, state.theta, state.memory, state.optimiser_memory, {"bit_generator": "X"})
-    with pytest.raises(ValueError, match=r"rng is the state of 'X', which numpy.random does not"):
-        next(tb.resume(REWARDS, lost, tb.ExactGradient(), tb.Adam()))
+    with pytest.raises(ValueError, match=r"rng is the state of 'X', not one of PCG64, PCG64DXSM"):
+        AscentState(1, np.zeros(3), {}, {}, {"bit_generator": "X"})
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])
@@ -226,7 +223,7 @@ def test_a_file_that_is_no_state_is_named(content, tmp_path):
             np.savez(file, theta=np.zeros(3))
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="file holds no state of an ascent"):
+    with pytest.raises(ValueError, match=r"file (holds no state of an ascent|is no npz archive)"):
         AscentState.load(path)
 
 

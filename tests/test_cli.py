@@ -185,7 +185,7 @@ def test_the_gradient_is_where_it_says(tmp_path, capsys):
 def test_an_archive_is_no_theta(tmp_path, capsys):
     np.savez(tmp_path / "theta.npz", theta=np.zeros(2))
     assert main(["gradient", "bandit", "--theta", str(tmp_path / "theta.npz")]) == 2
-    assert "theta.npz is not an .npy file of numbers" in capsys.readouterr().err
+    assert "theta.npz is no .npy file of numbers" in capsys.readouterr().err
 
 
 def test_a_solver_that_gives_up_is_no_failed_check(monkeypatch, tmp_path, capsys):

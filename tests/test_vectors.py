@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import random
@@ -31,7 +32,10 @@ from tabular_bilevel.vectors import (
     check_vectors,
     load_vector,
     load_vectors,
+    making,
+    outcome,
     reference_gradient,
+    verifying,
     write_vectors,
     writing,
 )
@@ -43,6 +47,14 @@ SHIPPED = ROOT / "validation" / "vectors"
 PACKAGE = ROOT / "tabular_bilevel" / "vectors"
 SCHEMA = json.loads((PACKAGE / "vectors-schema.json").read_text(encoding="utf-8"))
 SMALL = Plan(count=22, max_states=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def state_home(tmp_path_factory):
+    """Keep the writer's notes out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def contents(folder):
@@ -369,6 +381,21 @@ def test_the_loader_refuses_a_damaged_manifest(text, tmp_path):
         ({"theta": np.zeros(7)}, r"tangent_temperature has shape \(1,\), not \(7,\)|tangent_"),
         ({"transition_indptr": np.zeros(2, int)}, r"transition_indptr has shape \(2,\), not"),
         ({"transition_indices": np.zeros(2, int)}, r"transition_indices has shape \(2,\), not"),
+        ({"transition_indptr": np.full(1, 7)}, r"transition_indptr has shape \(1,\), not"),
+        ({"transition_indptr": lambda old: old + 1}, "transition_indptr does not rise from 0 to"),
+        ({"transition_indptr": lambda old: old[::-1]}, "transition_indptr does not rise from 0"),
+        (
+            {"transition_indices": lambda old: old + 99},
+            r"transition_indices\[0\] is .*, not one of",
+        ),
+        ({"transition_indices": lambda old: old - 99}, r"transition_indices\[0\] is -.*, not one"),
+        ({"name": "../x"}, "it has the name '../x', not one of letters"),
+        ({"family": "a\x1b[31m"}, r"it has the name 'a\\x1b\[31m', not one of letters"),
+        ({"flags": ("a b",)}, "it has the name 'a b', not one"),
+        ({"flags": ("a", "a")}, "flags has some twice"),
+        ({"origin": "a\nb"}, r"origin is 'a\\nb', not a line of at most 200 characters"),
+        ({"origin": "a" * 201}, "origin is 'aaaa.*, not a line of at most 200 characters"),
+        ({"theta": np.array([np.inf])}, "theta has inf, which is no finite number"),
         ({"available": np.ones((1, 1))}, r"available has shape \(1, 1\), not"),
         ({"objective_bounds": np.zeros(3)}, r"objective_bounds has shape \(3,\), not \(2,\)"),
         ({"gradient_bounds": np.zeros((3, 1))}, r"gradient_bounds has shape \(3, 1\), not \(2, 1"),
@@ -379,6 +406,7 @@ def test_the_loader_refuses_a_damaged_manifest(text, tmp_path):
 )
 def test_tables_that_do_not_fit_are_refused(change, message, tmp_path):
     content = made(Recipe("garnet", 0, 0, 20))
+    change = {k: new(content[k]) if callable(new) else new for k, new in change.items()}
     (tmp_path / "x.npz").write_bytes(NPZ.encode(content | change))
     with pytest.raises(ValueError, match=rf"x.npz: {message}"):
         load_vector(tmp_path / "x.npz")
@@ -391,6 +419,60 @@ def test_a_vector_is_the_problem_it_was_made_of():
     content = made(Recipe("garnet", 0, 0, 20))
     np.testing.assert_allclose(content["gradient_bounds"][0], exact.gradient, rtol=1e-9)
     np.testing.assert_array_equal(content["theta"], instance.theta)
+
+
+def shuffled(vector, rng, *, tangents=True):
+    """Put each row's entries in another order."""
+    order = np.concatenate([
+        rng.permutation(np.arange(i, j))
+        for i, j in itertools.pairwise(vector.transition_indptr.tolist())
+    ])  # fmt: skip
+    changed = replace(
+        vector,
+        transition_data=vector.transition_data[order],
+        transition_indices=vector.transition_indices[order],
+    )
+    if tangents:
+        changed = replace(changed, tangent_transition=vector.tangent_transition[:, order])
+    return changed
+
+
+def encoded(vector):
+    """Make the content of a vector's file."""
+    return {name: value if isinstance(value, str | tuple) else np.asarray(value)
+            for name, value in vars(vector).items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", [NPZ, JSON])
+def test_entries_of_a_row_may_come_in_any_order(encoding, moderate, tmp_path):
+    rng, path, n_moved = np.random.default_rng(0), tmp_path / f"x.{encoding.suffix}", 0
+    for vector in moderate:
+        right, wrong = shuffled(vector, rng), shuffled(vector, rng, tangents=False)
+        for name, changed in (("right", right), ("wrong", wrong)):
+            path.write_bytes(encoding.encode(encoded(changed)))
+            read, problem = load_vector(path), StoredProblem.of(load_vector(path))
+            np.testing.assert_array_equal(read.transition, vector.transition)
+            alike = np.array_equal(problem.transition, StoredProblem.of(vector).transition)
+            assert outcome(read, reference_gradient).passed or name == "wrong"
+            if name == "right":
+                assert alike
+                tangent = read.dense_tangent_transition
+                np.testing.assert_array_equal(tangent, vector.dense_tangent_transition)
+            n_moved += not alike
+    assert n_moved > 10  # the control: some were in another order
+
+
+def test_a_place_that_is_there_twice_is_refused(shipped, tmp_path):
+    vector = next(v for v in shipped if v.family == "garnet")
+    indices = vector.transition_indices.copy()
+    indices[1] = indices[0]
+    doubled = replace(vector, transition_indices=indices)
+    message = rf"transition has column {indices[0]} of row 0 twice"
+    with pytest.raises(ValueError, match=message):
+        StoredProblem.of(doubled)
+    (tmp_path / "x.npz").write_bytes(NPZ.encode(encoded(doubled)))
+    with pytest.raises(ValueError, match=message):
+        load_vector(tmp_path / "x.npz")
 
 
 def test_stored_tables_are_a_problem_that_all_routes_agree_on(shipped):
@@ -501,17 +583,137 @@ def test_a_family_s_vectors_do_not_depend_on_the_others(small, tmp_path):
         assert (tmp_path / f"{name}.npz").read_bytes() == (small / f"{name}.npz").read_bytes()
 
 
-def test_what_is_missing_or_damaged_is_made_again(small, tmp_path):
-    out = tmp_path / "new"
-    list(write_vectors(out, SMALL))
-    (out / "tied-00001.npz").unlink()
-    (out / "masks-00000.npz").write_bytes(b"PK")
-    (out / "garnet-00000.npz").write_bytes((out / "garnet-00001.npz").read_bytes())
-    (out / ".garnet-00000.npz.1.part").write_bytes(b"half")
-    assert [recipe.name for recipe in write_vectors(out, SMALL)][-3:] == [
-        "garnet-00000", "masks-00000", "tied-00001",
-    ]  # fmt: skip
-    assert contents(out) == contents(small)
+FEW = replace(SMALL, families=("tied", "garnet"), count=6)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """What uninterrupted writing comes to."""
+    folder = tmp_path_factory.mktemp("few")
+    list(write_vectors(folder, FEW))
+    return contents(folder)
+
+
+def cut_short(folder, n_written=4):
+    """Write some vectors and stop."""
+    writing_them = write_vectors(folder, FEW)
+    for _ in range(n_written):
+        next(writing_them)
+    writing_them.close()
+
+
+def made_names(monkeypatch):
+    """Note which vectors are made."""
+    names = []
+    monkeypatch.setattr(writing, "made", lambda recipe: names.append(recipe.name) or made(recipe))
+    return names
+
+
+def launder(folder, name, **changes):
+    """Change a vector, and make all checksums in the folder right again."""
+    path = folder / f"{name}.npz"
+    with np.load(path) as file:
+        content = {key: table for key, table in file.items() if key != "digest"}
+    content |= {key: str(content[key]) for key in ("name", "family", "origin")}
+    content["flags"] = tuple(map(str, content["flags"]))
+    content |= {key: change(content[key]) for key, change in changes.items()}
+    raw = NPZ.encode(content)
+    path.write_bytes(raw)
+    if (folder / "manifest.json").exists():
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (entry,) = (e for e in manifest["vectors"] if e["name"] == name)
+        entry["sha256"] = hashlib.sha256(raw).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    return raw
+
+
+def test_what_was_written_is_kept_and_the_rest_made(few, tmp_path, monkeypatch):
+    cut_short(tmp_path)
+    (tmp_path / "tied-00001.npz").unlink()
+    (tmp_path / "tied-00000.npz").write_bytes(b"PK")
+    (tmp_path / ".1-0123456789abcdef.part").write_bytes(b"half")
+    names = made_names(monkeypatch)
+    order = [recipe.name for recipe in write_vectors(tmp_path, FEW)]
+    assert names == ["tied-00000", "tied-00001", "tied-00002", "garnet-00002"]
+    assert order == ["garnet-00000", "garnet-00001", *names]
+    assert contents(tmp_path) == few
+
+
+DOUBLED = {"gradient_bounds": lambda bounds: 2.0 * bounds}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: launder(folder, "garnet-00000", **DOUBLED),
+        lambda folder: launder(folder, "tied-00001", gradient_noise=lambda noise: 2.0 * noise),
+        lambda folder: launder(folder, "tied-00001", flags=lambda flags: flags[1:]),
+        lambda folder: launder(folder, "tied-00001", theta=lambda theta: theta + 1.0),
+        lambda folder: os.replace(folder / "tied-00000.npz", folder / "tied-00001.npz"),
+        lambda folder: (folder / "tied-00000.npz").rename(folder / "garnet-00000.npz"),
+        lambda folder: (folder / "unfinished.json").write_bytes(
+            (folder / "unfinished.json").read_bytes()[:-1] + b" "
+        ) if (folder / "unfinished.json").exists() else None,
+    ],
+)  # fmt: skip
+def test_what_somebody_else_changed_is_made_anew(change, finished, few, tmp_path):
+    cut_short(tmp_path)
+    if finished:
+        list(write_vectors(tmp_path, FEW))
+    change(tmp_path)
+    list(write_vectors(tmp_path, FEW))
+    assert contents(tmp_path) == few
+
+
+def test_a_finished_folder_is_made_anew(few, tmp_path, monkeypatch):
+    """What a finished call noted is gone: the folder may have been anywhere since."""
+    list(write_vectors(tmp_path, FEW))
+    names = made_names(monkeypatch)
+    list(write_vectors(tmp_path, FEW))
+    assert len(names) == FEW.count
+    assert contents(tmp_path) == few
+
+
+@pytest.mark.parametrize("notes", ["none", "a file", "torn"])
+def test_without_notes_all_is_made_anew(notes, few, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    if notes == "a file":
+        home.write_bytes(b"")
+    cut_short(tmp_path / "out")
+    if notes == "none":
+        (noted,) = (home / "tabular-bilevel").iterdir()
+        noted.unlink()
+    elif notes == "torn":
+        (noted,) = (home / "tabular-bilevel").iterdir()
+        noted.write_bytes(noted.read_bytes()[:20])
+    names = made_names(monkeypatch)
+    list(write_vectors(tmp_path / "out", FEW))
+    assert len(names) == FEW.count
+    assert contents(tmp_path / "out") == few
+
+
+def test_a_second_writer_is_told_that_there_is_a_first(few, tmp_path):
+    first = write_vectors(tmp_path, FEW)
+    next(first)
+    with pytest.raises(OSError, match="is being written to by another process"):
+        next(write_vectors(tmp_path, FEW))
+    list(first)
+    assert contents(tmp_path) == few
+
+
+def test_a_draw_that_is_nothing_but_noise_is_drawn_again(monkeypatch):
+    """One in 300: an answer of zeros would pass."""
+    first, answers = made(Recipe("garnet", 0, 0, 20)), [False, True]
+    monkeypatch.setattr(making, "is_telling", lambda gradient, noise: answers.pop(0))
+    second = made(Recipe("garnet", 0, 0, 20))
+    assert answers == []
+    assert second["name"] == first["name"]
+    assert not np.array_equal(second["theta"], first["theta"])
+    monkeypatch.setattr(making, "is_telling", lambda gradient, noise: False)
+    with pytest.raises(tb.CertificationError, match="draws of garnet-00000 are nothing but noise"):
+        made(Recipe("garnet", 0, 0, 5))
 
 
 @pytest.mark.parametrize(
@@ -593,7 +795,7 @@ class Died(BaseException):
 
 
 def test_a_death_before_any_file_is_there_is_gone_on_from(tmp_path, monkeypatch):
-    plan, place = replace(SMALL, families=("tied", "garnet"), count=3), writing._place
+    plan, place = replace(SMALL, families=("tied", "garnet"), count=3), writing.write_file
     whole = tmp_path / "whole"
     list(write_vectors(whole, plan))
     for last in range(5):  # the plan, three vectors, the manifest
@@ -601,16 +803,16 @@ def test_a_death_before_any_file_is_there_is_gone_on_from(tmp_path, monkeypatch)
 
         def dying(path, raw, written=written, last=last):
             if len(written) == last:
-                path.with_name(f".{path.name}.1.part").write_bytes(raw[: len(raw) // 2])
+                path.with_name(".1-0123456789abcdef.part").write_bytes(raw[: len(raw) // 2])
                 raise Died
             written.append(path.name)
             place(path, raw)
 
         out = tmp_path / str(last)
-        monkeypatch.setattr(writing, "_place", dying)
+        monkeypatch.setattr(writing, "write_file", dying)
         with pytest.raises(Died):
             list(write_vectors(out, plan))
-        monkeypatch.setattr(writing, "_place", place)
+        monkeypatch.setattr(writing, "write_file", place)
         assert not (out / "manifest.json").exists()
         list(write_vectors(out, plan))
         assert contents(out) == contents(whole)
@@ -687,7 +889,7 @@ def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
             {"gradient_bounds": gradient[::-1] + 1e-9 * np.eye(2)[:, :1]},
             "gradient_bounds: the lower ones are not below",
         ),
-        ({"gradient_bounds": gradient * np.nan}, "gradient_bounds: the lower ones are not below"),
+        ({"gradient_bounds": gradient * np.nan}, "gradient_bounds has nan, which is no finite"),
         ({"gradient_bounds": gradient[:, :-1]}, "gradient_bounds has shape (2, 0), not (2, 1)"),
         (
             {"gradient_bounds": gradient + np.array([[0.0], [1e-3]])},
@@ -700,9 +902,21 @@ def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
         ({"initial": initial * 2.0}, "initial sums to 2, not 1"),
         ({"temperature": np.float64(0.0)}, "temperature is 0.0, not a positive"),
         ({"theta": right["theta"][:-1]}, "has shape"),
-        ({"tangent_initial": np.nan * right["tangent_initial"]}, "is no finite table"),
-        ({"direct_bounds": gradient * 0.0 + [[-np.inf], [np.inf]]}, "direct_bounds are wider"),
-        ({"gradient_noise": np.float64(np.nan)}, "gradient_noise is nan, not a finite"),
+        ({"tangent_initial": np.nan * right["tangent_initial"]}, "tangent_initial has nan, which"),
+        ({"direct_bounds": gradient * 0.0 + [[-1e99], [1e99]]}, "direct_bounds are wider"),
+        ({"direct_bounds": gradient * 0.0 + [[-np.inf], [np.inf]]}, "direct_bounds has -inf"),
+        ({"gradient_noise": np.float64(np.nan)}, "gradient_noise has nan, which is no finite"),
+        ({"gradient_noise": np.float64(-1.0)}, "gradient_noise is -1, not between 0 and"),
+        ({"gradient_noise": np.float64(1e300)}, "gradient_noise is 1e+300, not between 0 and"),
+        ({"gradient_noise": 1000.0 * right["gradient_noise"]}, "gradient_noise is "),
+        ({"objective_noise": 1000.0 * right["objective_noise"]}, "objective_noise is "),
+        (
+            {
+                "direct_bounds": right["direct_bounds"] + 0.5,
+                "indirect_bounds": right["indirect_bounds"] - 0.5,
+            },
+            "tb.hypergradient disagrees: direct part off by 0.5",
+        ),
         ({"flags": ()}, "its flags is [], and the manifest says ["),
         ({"name": "garnet-00001"}, "its name is 'garnet-00001', and the manifest says 'garnet-0"),
         ({"family": "tied"}, "its family is 'tied', and the manifest says 'garnet'"),
@@ -763,6 +977,144 @@ def test_verify_without_python_flint_proves_nothing_again(small, monkeypatch):
     assert not any(check.trouble or check.proven_again for check in checks)
 
 
+def folder_of(folder, contents):
+    """Write vectors and a manifest that lists them, without making sure of anything."""
+    entries = []
+    for content in contents:
+        raw, name = NPZ.encode(content), str(content["name"])
+        (folder / f"{name}.npz").write_bytes(raw)
+        n_states, n_actions = content["available"].shape
+        entries.append({
+            "name": name, "file": f"{name}.npz", "sha256": hashlib.sha256(raw).hexdigest(),
+            "family": content["family"], "flags": list(content["flags"]), "n_states": n_states,
+            "n_actions": n_actions, "n_parameters": content["theta"].size,
+        })  # fmt: skip
+    manifest = {
+        "format": writing.FORMAT, "schema_version": 1, "licence": "", "provenance": {},
+        "notes": dict(NOTES), "vectors": entries,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def slightly_off(recipe):
+    """Make a vector that is wrong in the ninth digit, which only a proof sees."""
+    content = made(recipe)
+    factor = 1.0 + 1e-9
+    return content | {
+        name: content[name] * factor
+        for name in ("gradient_bounds", "direct_bounds", "indirect_bounds")
+    }
+
+
+@pytest.fixture(scope="module")
+def honest():
+    return [made(Recipe("garnet", k, 0, 6)) for k in range(12)]
+
+
+WRONG = slightly_off(Recipe("garnet", 12, 0, 6))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda right: [*right, WRONG | {"family": "mine"}],
+        lambda right: [*right, WRONG | {"family": "Garnet"}],
+        lambda right: [*[v | {"family": f"a{k}"} for k, v in enumerate(right)], WRONG],
+        lambda right: [WRONG | {"family": f"b{k}", "name": f"b{k}"} for k in range(3)],
+    ],
+)
+def test_a_family_of_its_own_does_not_hide_a_forged_file(forged, honest, tmp_path):
+    folder_of(tmp_path, forged(honest))
+    for seed in range(3):
+        checks = list(check_vectors(tmp_path, sample=1, rng=seed))
+        assert any("do not hold what tb.enclose proves" in check.trouble for check in checks)
+
+
+def test_the_sample_is_random_and_of_the_stated_size(honest, tmp_path):
+    half = [v | {"family": "other"} if k % 2 else v for k, v in enumerate(honest)]
+    folder_of(tmp_path, [*half, WRONG])
+    seen = set()
+    for seed in range(8):
+        checks = list(check_vectors(tmp_path, sample=3, rng=seed))
+        proven = {check.file for check in checks if check.proven_again or check.trouble}
+        again = list(check_vectors(tmp_path, sample=3, rng=seed))
+        assert len(proven) == 6
+        assert checks == again
+        seen |= proven
+    assert len(seen) == 13
+    found = [sum(bool(check.trouble) for check in check_vectors(tmp_path, sample=3, rng=seed))
+             for seed in range(10)]  # fmt: skip
+    assert set(found) == {0, 1}  # a sample misses some: of 7, it has 3
+    for sample in (None, 7, 100):
+        checks = list(check_vectors(tmp_path, sample=sample))
+        assert [check.file for check in checks if check.trouble] == ["garnet-00012.npz"]
+        assert sum(check.proven_again for check in checks) == 12
+    with pytest.raises(ValueError, match="sample is 0, not a positive whole number"):
+        list(check_vectors(tmp_path, sample=0))
+
+
+def test_flags_have_to_be_those_of_the_tables(honest, tmp_path):
+    changed = [v | {"flags": v["flags"][1:]} for v in honest[:1]]
+    changed += [v | {"flags": (*v["flags"], "one-action")} for v in honest[1:2]]
+    changed += [v | {"flags": (*v["flags"], "closed-form")} for v in honest[2:3]]
+    folder_of(tmp_path, changed)
+    troubles = [check.trouble for check in check_vectors(tmp_path)]
+    assert all("its flags are not those of its tables" in trouble for trouble in troubles[:2])
+    assert troubles[2] == ""
+
+
+def test_an_answer_of_zeros_must_not_pass(honest, tmp_path, monkeypatch):
+    monkeypatch.setattr(making, "NOISE_SLACK", 1e30)
+    folder_of(tmp_path, [honest[0] | {"gradient_noise": np.float64(0.1)}])
+    (check,) = check_vectors(tmp_path)
+    assert "gradient_noise is 0.1, which hides a gradient of" in check.trouble
+
+
+def test_what_takes_too_much_to_prove_is_not_begun(honest, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifying, "PAIR", 2**30)
+    folder_of(tmp_path, honest[:1])
+    (check,) = check_vectors(tmp_path)
+    assert re.search(r"states and .* derivatives take .* to prove, above the limit", check.trouble)
+
+
+@pytest.mark.parametrize("name", ["more.npz", "more.NPZ", "more.json", "vectors-schema.json"])
+def test_files_beside_the_manifest_are_named(name, honest, tmp_path):
+    folder_of(tmp_path, honest[:1])
+    (tmp_path / "README.md").write_text("what this is")
+    assert not any(check.trouble for check in check_vectors(tmp_path))
+    (tmp_path / name).write_bytes((tmp_path / "garnet-00000.npz").read_bytes())
+    *_, last = check_vectors(tmp_path)
+    assert last.file == name
+    assert last.trouble in ("it is not in the manifest", "it is not this version's schema")
+
+
+def test_a_link_to_a_vector_is_followed_and_out_of_the_folder_is_not(honest, tmp_path):
+    folder_of(tmp_path, honest[:2])
+    (tmp_path / "elsewhere").mkdir()
+    os.rename(tmp_path / "garnet-00000.npz", tmp_path / "elsewhere" / "a.npz")
+    (tmp_path / "garnet-00000.npz").symlink_to(tmp_path / "elsewhere" / "a.npz")
+    (tmp_path / "garnet-00001.npz").unlink()
+    (tmp_path / "garnet-00001.npz").symlink_to("/dev/zero")
+    checks = list(check_vectors(tmp_path))
+    assert checks[0].proven_again
+    assert "is no regular file" in checks[1].trouble
+
+
+def test_the_command_says_how_many_it_proved(small, capsys):
+    assert main(["vectors", "verify", str(small), "--sample", "1", "--seed", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert "13 of 22 proven again: 1 of each family, seed 7; --all proves all" in printed
+    assert main(["vectors", "verify", str(small), "--all"]) == 0
+    assert "22 of 22 proven again" in capsys.readouterr().out
+    seeds = set()
+    for _ in range(2):
+        assert main(["vectors", "verify", str(small), "--sample", "1"]) == 0
+        seeds |= set(re.findall(r"seed (\d+)", capsys.readouterr().out))
+    assert len(seeds) == 2
+    assert main(["vectors", "verify", str(small), "--sample", "0"]) == 2
+    assert main(["vectors", "verify", str(small), "--limit", "1000"]) == 2
+
+
 STRANGER = """
 from dataclasses import replace
 from tabular_bilevel.vectors import reference_gradient as right
@@ -784,6 +1136,18 @@ def test_somebody_s_code_is_checked_by_the_command(small, tmp_path, capsys, monk
     assert main(["vectors", "verify", str(small), "--with", "stranger:__name__"]) == 2
     assert "implementation is 'stranger', which cannot be called" in capsys.readouterr().err
     assert main(["vectors", "verify", str(small), "--tolerance", "0"]) == 2
+    for how, said in (
+        ("1 / 0", "ZeroDivisionError: division by zero"), ("import none", "No module named 'none'"),
+        ("raise SystemExit(0)", "SystemExit: 0"), ("def f(:", "SyntaxError"),
+        ("class f:\n def __init__(self): raise RuntimeError('x')", "RuntimeError: x"),
+    ):  # fmt: skip
+        (tmp_path / "broken.py").write_text(how)
+        sys.modules.pop("broken", None)
+        importlib.invalidate_caches()
+        assert main(["vectors", "verify", str(small), "--with", "broken:f"]) == 2
+        assert f"broken:f cannot be used: {said}" in capsys.readouterr().err.replace(
+            "ModuleNotFoundError: ", ""
+        )
 
 
 def test_a_folder_called_verify_is_asked_about(tmp_path, monkeypatch, capsys):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import operator
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import BoolArray, IntArray
+from tabular_bilevel._files import read_file, shown
 from tabular_bilevel._validation import as_real
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import FeatureProblem
@@ -19,6 +19,9 @@ __all__ = ["grid_kernel", "grid_world", "parse_map"]
 Cell = tuple[int, int]
 
 FREE, BLOCKED = ".G", "@OT"
+
+# Bytes of a map's file, and digits of its height or width.
+LARGEST_MAP, LONGEST_NUMBER = 2**21, 9
 
 #: Up, right, down, left, as (row, column) steps.
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -34,6 +37,7 @@ def grid_world(
     follower_discount: float = 0.99,
     leader_discount: float = 0.99,
     temperature: float = 0.05,
+    limit: int = LARGEST_MAP,
 ) -> FeatureProblem:
     r"""Build a robot's way through a map, with one incentive a free cell.
 
@@ -55,6 +59,8 @@ def grid_world(
         In [0, 1).
     temperature : float
         Of the follower; positive.
+    limit : int
+        Bytes that a file may have; by default 2 MiB.
 
     Returns
     -------
@@ -72,7 +78,7 @@ def grid_world(
     >>> print(grid_world(text).n_parameters)
     5
     """
-    free = parse_map(path_or_text)
+    free = parse_map(path_or_text, limit=limit)
     kernel, cells = grid_kernel(free, slip=slip)
     n_states = len(cells)
     places = [
@@ -132,13 +138,15 @@ def cell_features(n_states: int) -> sp.csr_array:
     return sp.csr_array(sp.kron(sp.eye_array(n_states), np.ones((len(MOVES), 1))))
 
 
-def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
+def parse_map(path_or_text: str | PathLike[str], *, limit: int = LARGEST_MAP) -> BoolArray:
     """Read a MovingAI map.
 
     Parameters
     ----------
     path_or_text : str or path
         A text if it has line breaks, else a file.
+    limit : int
+        Bytes that the file may have; by default 2 MiB, enough for 1,024 cells squared.
 
     Returns
     -------
@@ -155,9 +163,9 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
     text = str(path_or_text)
     name = "map"
     if "\n" not in text:
-        name = f"map {text}"
+        name = f"map {shown(text)}"
         try:
-            text = Path(path_or_text).read_text(encoding="ascii")
+            text = read_file(path_or_text, limit).decode("ascii")
         except (OSError, ValueError) as error:
             raise ValueError(f"{name} cannot be read: {error}") from error
     lines = text.splitlines()
@@ -170,6 +178,7 @@ def parse_map(path_or_text: str | PathLike[str]) -> BoolArray:
             if (
                 len(parts) != 2
                 or not (parts[1].isascii() and parts[1].isdecimal())
+                or not 1 <= len(parts[1]) <= LONGEST_NUMBER
                 or int(parts[1]) < 1
             ):
                 raise ValueError(f"{name}, line {number + 1}: {word} is no positive integer")

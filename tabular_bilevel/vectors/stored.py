@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._validation import as_entries
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.sensitivities import Sensitivities
@@ -47,11 +48,18 @@ class StoredProblem:
 
     @classmethod
     def of(cls, vector: Vector) -> StoredProblem:
-        """Take a vector's tables; ValueError if they are no model's."""
+        """Take a vector's tables, entries of the kernel in any order; ValueError if no model's."""
         n_states, n_actions = vector.follower_reward.shape
         parts = vector.transition_data, vector.transition_indices, vector.transition_indptr
+        kernel = sp.csr_array(parts, shape=(n_states * n_actions, n_states))
+        _, (rows, columns) = as_entries("transition", kernel)
+        order = np.lexsort((columns, rows))  # the model's, which the derivatives follow
+        twice = (np.diff(rows[order]) == 0) & (np.diff(columns[order]) == 0)
+        if twice.any():
+            k = order[int(np.argmax(twice))]
+            raise ValueError(f"transition has column {columns[k]} of row {rows[k]} twice")
         tables = Model.from_tables(
-            transition=sp.csr_array(parts, shape=(n_states * n_actions, n_states)),
+            transition=kernel,
             follower_reward=vector.follower_reward,
             leader_reward=vector.leader_reward,
             initial=vector.initial,
@@ -73,6 +81,7 @@ class StoredProblem:
             wanted = (vector.theta.size, *shapes[name])
             if change.shape != wanted or not np.isfinite(change).all():
                 raise ValueError(f"tangent_{name} is no finite table of shape {wanted}")
+        changes["transition"] = changes["transition"][:, order]
         return cls(tables, **changes)
 
     @property

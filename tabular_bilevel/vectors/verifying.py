@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,23 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_positive, as_real, real_array
+from tabular_bilevel._files import brief, read_json, shown
+from tabular_bilevel._validation import (
+    as_generator,
+    as_positive,
+    as_real,
+    positive_integer,
+    real_array,
+)
 from tabular_bilevel.enclosure import Interval, enclose
-from tabular_bilevel.errors import ConvergenceError
-from tabular_bilevel.vectors.flags import NOTES
-from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, Vector, load_vector
+from tabular_bilevel.errors import CertificationError, ConvergenceError
+from tabular_bilevel.hypergradient import Hypergradient, hypergradient
+from tabular_bilevel.vectors.flags import NOTES, table_flags
+from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, WORD, Vector, load_vector
+from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise
 from tabular_bilevel.vectors.mistakes import wrong_gradients
-from tabular_bilevel.vectors.stored import StoredProblem, reference_gradient
-from tabular_bilevel.vectors.writing import FORMAT, MANIFEST
+from tabular_bilevel.vectors.stored import MOVED, StoredProblem
+from tabular_bilevel.vectors.writing import FORMAT, MANIFEST, SCHEMA, UNFINISHED, same_schema
 
 __all__ = [
     "ImplementationReport",
@@ -33,12 +41,21 @@ __all__ = [
 # pass, and any of the mistakes shows.
 TOLERANCE = 1e-6
 
-# Noise is an order of magnitude: `tb.hypergradient` was off by less than it on 1,100 vectors.
-NOISE_FACTOR = 16.0
-
 # Bounds are certified to 1e-12, those of the parts relative to what cancels between them; the rest
 # is rounding outward.
 WIDEST = 2e-12
+
+#: Vectors of each family that are proven again unless told otherwise.
+SAMPLE = 10
+
+#: Bytes of memory that checking a vector may take unless told otherwise: 1 GiB.
+MEMORY = 2**30
+
+# Of them, for each pair of states and each derivative, measured and rounded up; copies of tables.
+PAIR, CHANGE, COPIES = 1024, 512, 4
+
+# Flags that say how a vector was drawn, or depend on how its noise was.
+NOT_IN_TABLES = {"closed-form", "tied-actions", "leader-policy", "beyond-float64"}
 
 # Share of the vectors where it shows that a mistake has to explain to be named.
 EXPLAINED = 0.9
@@ -63,17 +80,33 @@ class VectorCheck:
     proven_again: bool = False
 
 
-def check_vectors(folder: str | Path) -> Iterator[VectorCheck]:
-    """Check a folder's files: checksums, tables, bounds.
+def check_vectors(
+    folder: str | Path,
+    *,
+    sample: int | None = SAMPLE,
+    rng: np.random.Generator | int | None = None,
+    limit: int = MEMORY,
+) -> Iterator[VectorCheck]:
+    """Check a folder's files: checksums, tables, bounds, noise.
 
-    Each vector's tables have to be a model's, the bounds of its parts to add up to those of its
-    gradient, and `tb.hypergradient` to be within them but for float64's noise. With python-flint
-    installed, the first vector of each family is enclosed again, and the bounds have to overlap.
+    Each vector's tables have to be a model's, its bounds as narrow as they are proven, those of its
+    parts to add up to those of its gradient, and `tb.hypergradient` to be within them but for
+    float64's noise. The noise has to be less than 64 times what it comes to here, and too small to
+    hide the gradient. With python-flint installed, some vectors of each family, whatever families
+    the files name, are enclosed again: the bounds have to overlap, and the flags to be those that
+    the tables show. Files that could be taken for vectors, and are not in the manifest, are wrong.
 
     Parameters
     ----------
     folder : str or Path
         What ``tabular-bilevel vectors`` wrote.
+    sample : int, optional
+        How many of each family are enclosed again, drawn at random; with None, all.
+    rng : numpy.random.Generator or int, optional
+        Source of randomness, or a seed; fresh by default, so that nobody knows the sample before.
+    limit : int
+        Bytes of memory that a vector may take with its proof, by default 1 GiB: four times its
+        tables, 1,024 for each pair of states, and 512 for each derivative that is not 0.
 
     Yields
     ------
@@ -87,51 +120,86 @@ def check_vectors(folder: str | Path) -> Iterator[VectorCheck]:
         what is not in the folder.
     """
     place = Path(folder)
-    manifest = _manifest(place)
-    seen: set[str] = set()
-    for entry in manifest["vectors"]:
-        again = entry["family"] not in seen
-        seen.add(entry["family"])
+    n_again = None if sample is None else positive_integer("sample", sample)
+    generator = np.random.default_rng() if rng is None else as_generator(rng)
+    manifest = _manifest(place, limit // COPIES)
+    entries = manifest["vectors"]
+    again = _sampled([entry["family"] for entry in entries], n_again, generator)
+    for k, entry in enumerate(entries):
         try:
-            vector = load_vector(place / entry["file"], sha256=entry["sha256"])
+            vector = load_vector(
+                place / entry["file"], sha256=entry["sha256"], limit=limit // COPIES
+            )
             _require_known(entry, vector, manifest["notes"])
-            proven = _check_one(vector, again)
-        except (ValueError, OSError, ConvergenceError) as error:
+            _require_small(vector, limit)
+            problem, bounds = _checked(vector, generator)
+            proven = k in again and _proven_again(problem, vector, bounds)
+        except (ValueError, OSError, ConvergenceError, CertificationError) as error:
             yield VectorCheck(entry["file"], str(error))
         else:
             yield VectorCheck(entry["file"], proven_again=proven)
+    yield from _besides(place, {entry["file"] for entry in entries})
 
 
-def _manifest(place: Path) -> Any:
+def _manifest(place: Path, limit: int) -> Any:
     path = place / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path, limit)
     except FileNotFoundError as error:
-        raise ValueError(f"{place} has no {MANIFEST}: no vectors, or unfinished ones") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(
+            f"{shown(place)} has no {MANIFEST}: no vectors, or unfinished ones"
+        ) from error
     words = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
     for name, wanted in words.items():
         found = manifest.get(name) if isinstance(manifest, dict) else None
-        if found != wanted:
-            raise ValueError(f"{path}: {name} is {found!r}, not {wanted!r}")
+        if type(found) is not type(wanted) or found != wanted:
+            raise ValueError(f"{shown(path)}: {name} is {brief(repr(found))}, not {wanted!r}")
     kinds = {"licence": str, "provenance": dict, "notes": dict, "vectors": list}
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
-            raise ValueError(f"{path} has no {name}")
+            raise ValueError(f"{shown(path)} has no {name}")
     seen: set[str] = set()
     for i, entry in enumerate(manifest["vectors"]):
         for name in ("file", "sha256", "family", "name"):
             if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
-                raise ValueError(f"{path}: vectors[{i}] has no {name}")
-        if Path(entry["file"]).name != entry["file"]:
-            raise ValueError(f"{path}: vectors[{i}] is {entry['file']!r}, not in the folder")
-        if entry["file"] in seen:
-            raise ValueError(f"{path}: vectors has {entry['file']!r} twice")
-        seen.add(entry["file"])
+                raise ValueError(f"{shown(path)}: vectors[{i}] has no {name}")
+        file = entry["file"]
+        if not WORD.fullmatch(file):
+            raise ValueError(
+                f"{shown(path)}: vectors[{i}] is {brief(repr(file))}, not in the folder"
+            )
+        if file in seen:
+            raise ValueError(f"{shown(path)}: vectors has {file!r} twice")
+        seen.add(file)
     if not seen:
-        raise ValueError(f"{path}: vectors is empty")
+        raise ValueError(f"{shown(path)}: vectors is empty")
     return manifest
+
+
+def _sampled(families: list[str], sample: int | None, rng: np.random.Generator) -> set[int]:
+    """Draw so many of each family, whatever names there are."""
+    members: dict[str, list[int]] = {}
+    for k, family in enumerate(families):
+        members.setdefault(family, []).append(k)
+    return {
+        int(k)
+        for of_it in members.values()
+        for k in rng.choice(
+            of_it, len(of_it) if sample is None else min(sample, len(of_it)), replace=False
+        )
+    }
+
+
+def _besides(place: Path, listed: set[str]) -> Iterator[VectorCheck]:
+    """Find what could be taken for a vector, and what says otherwise what vectors are."""
+    for path in sorted(place.iterdir()):
+        if path.name == SCHEMA:
+            if not same_schema(path):
+                yield VectorCheck(path.name, "it is not this version's schema")
+        elif path.suffix.lower() in (".npz", ".json") and path.name not in {
+            *listed, MANIFEST, UNFINISHED,
+        }:  # fmt: skip
+            yield VectorCheck(path.name, "it is not in the manifest")
 
 
 def _require_known(entry: dict[str, Any], vector: Vector, notes: dict[str, str]) -> None:
@@ -145,14 +213,26 @@ def _require_known(entry: dict[str, Any], vector: Vector, notes: dict[str, str])
         "n_parameters": vector.theta.size,
     }
     for key, held in holds.items():
-        if entry.get(key) != held:
-            raise ValueError(f"its {key} is {held!r}, and the manifest says {entry.get(key)!r}")
+        said = entry.get(key)
+        if type(said) is not type(held) or said != held:
+            raise ValueError(f"its {key} is {held!r}, and the manifest says {brief(repr(said))}")
     for flag in vector.flags:
         if flag not in notes:
             raise ValueError(f"flag {flag!r} has no note")
 
 
-def _check_one(vector: Vector, again: bool) -> bool:
+def _require_small(vector: Vector, limit: int) -> None:
+    changes = sum(np.count_nonzero(getattr(vector, f"tangent_{name}")) for name in MOVED)
+    size = PAIR * vector.initial.size**2 + CHANGE * changes
+    if size > limit:
+        raise ValueError(
+            f"its {vector.initial.size:,} states and {changes:,} derivatives take {size:,} bytes "
+            f"to prove, above the limit of {limit:,}"
+        )
+
+
+def _checked(vector: Vector, rng: np.random.Generator) -> tuple[StoredProblem, dict[str, Interval]]:
+    """Check all that needs no proof."""
     problem = StoredProblem.of(vector)
     bounds = {name: Interval(*getattr(vector, f"{name}_bounds")) for name in ANSWERS}
     sizes = {name: _size(interval.centre) for name, interval in bounds.items()}
@@ -162,10 +242,6 @@ def _check_one(vector: Vector, again: bool) -> bool:
             raise ValueError(f"{name}_bounds: the lower ones are not below the upper ones")
         if not _size(interval.radius) <= WIDEST * sizes[name] + 5e-324:
             raise ValueError(f"{name}_bounds are wider than {WIDEST} of it")
-    for name in ANSWERS[:2]:
-        noise = getattr(vector, f"{name}_noise")
-        if not 0.0 <= noise < np.inf:
-            raise ValueError(f"{name}_noise is {noise}, not a finite number of at least 0")
     direct, indirect = bounds["direct"], bounds["indirect"]
     reach = Interval(
         np.nextafter(direct.lower + indirect.lower, -np.inf),
@@ -173,10 +249,34 @@ def _check_one(vector: Vector, again: bool) -> bool:
     )
     if not reach.overlaps(bounds["gradient"]):
         raise ValueError("the bounds of its parts do not add up to those of the gradient")
-    found = outcome(vector, reference_gradient, TOLERANCE, name_mistakes=False)
-    if not found.passed:
-        raise ValueError(f"tb.hypergradient disagrees: {found.trouble}")
-    return again and _proven_again(problem, vector, bounds)
+    result = hypergradient(problem, vector.theta)
+    _require_sound_noise(vector, problem, result, rng)
+    answer = result.objective, result.gradient
+    found = outcome(vector, lambda _: answer, TOLERANCE, name_mistakes=False)
+    trouble = found.trouble
+    for name in ANSWERS[2:]:
+        off = _distance(getattr(result, name), getattr(vector, f"{name}_bounds"))
+        allowed = TOLERANCE * sizes[name] + NOISE_FACTOR * vector.gradient_noise
+        if not trouble and not off <= allowed:
+            trouble = f"{name} part off by {off:.3g}, {allowed:.2g} is allowed"
+    if trouble:
+        raise ValueError(f"tb.hypergradient disagrees: {trouble}")
+    return problem, bounds
+
+
+def _require_sound_noise(
+    vector: Vector, problem: StoredProblem, result: Hypergradient, rng: np.random.Generator
+) -> None:
+    """Refuse a noise that would make wrong answers right."""
+    for name, most in most_noise(problem, result, rng).items():
+        noise = getattr(vector, f"{name}_noise")
+        if not 0.0 <= noise <= most:
+            raise ValueError(f"{name}_noise is {noise:.3g}, not between 0 and {most:.3g}")
+    if not is_telling(vector.gradient, vector.gradient_noise):
+        raise ValueError(
+            f"gradient_noise is {vector.gradient_noise:.3g}, which hides a gradient of "
+            f"{_size(vector.gradient):.3g}"
+        )
 
 
 def _proven_again(problem: StoredProblem, vector: Vector, bounds: dict[str, Interval]) -> bool:
@@ -187,6 +287,10 @@ def _proven_again(problem: StoredProblem, vector: Vector, bounds: dict[str, Inte
     for name, interval in bounds.items():
         if not interval.overlaps(getattr(proof, name)):
             raise ValueError(f"{name}_bounds do not hold what tb.enclose proves")
+    known = NOTES.keys() - NOT_IN_TABLES
+    shows = known & set(table_flags(proof, 0.0))
+    if known & set(vector.flags) != shows:
+        raise ValueError(f"its flags are not those of its tables: {', '.join(sorted(shows))}")
     return True
 
 

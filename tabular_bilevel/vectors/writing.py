@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tabular_bilevel._files import alone_in, brief, read_file, read_json, shown, write_file
 from tabular_bilevel._processes import outcomes, told_to_stop
 from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.accuracy import Level
@@ -196,6 +197,10 @@ class Plan:
             for i in range(self.count)
         )
 
+    def file(self, recipe: Recipe) -> str:
+        """Name a vector's file."""
+        return f"{recipe.name}.{self.encoding.suffix}"
+
     def provenance(self) -> dict[str, Any]:
         """Say all that the files depend on."""
         import tabular_bilevel as tb
@@ -230,6 +235,10 @@ def write_vectors(
     instances differ in their last digits, and are proven as they are. One process at a time may
     write to a folder.
 
+    What is in the folder is trusted only if this user's earlier calls, of which a finished one
+    leaves no trace, wrote it as it is: they note checksums in ``$XDG_STATE_HOME/tabular-bilevel``
+    (``~/.local/state/tabular-bilevel``). Everything else is made anew.
+
     Parameters
     ----------
     folder : str or Path
@@ -251,7 +260,7 @@ def write_vectors(
     ChildProcessError
         If a worker process was killed.
     OSError
-        If the folder cannot be written.
+        If the folder cannot be written, or another process writes to it.
 
     Examples
     --------
@@ -265,70 +274,108 @@ def write_vectors(
     n_workers = positive_integer("workers", workers)
     provenance = plan.provenance()
     place.mkdir(parents=True, exist_ok=True)
-    _begin(place, provenance)
-    sums: dict[Recipe, str] = {}
-    missing = []
-    for recipe in plan.recipes:
-        found = _kept(place, recipe, plan.encoding)
-        if found is None:
-            missing.append(recipe)
-        else:
-            sums[recipe] = found
-            yield recipe
-    make = partial(_write_one, place, plan.encoding)
-    with closing(outcomes(make, missing, min(n_workers, max(len(missing), 1)))) as ended:
-        for recipe, outcome in ended:
-            try:
-                sums[recipe] = outcome()
-            except BrokenProcessPool as error:
-                raise ChildProcessError("a worker process died; start again to go on") from error
-            yield recipe
-    _finish(place, plan, provenance, sums)
+    with alone_in(place):
+        _begin(place, provenance)
+        notes = _Notebook.of(provenance)
+        sums: dict[Recipe, str] = {}
+        for recipe in plan.recipes:
+            found = _kept(place / plan.file(recipe), notes)
+            if found is not None:
+                sums[recipe] = found
+                yield recipe
+        missing = [recipe for recipe in plan.recipes if recipe not in sums]
+        make = partial(_write_one, place, plan)
+        with closing(outcomes(make, missing, min(n_workers, max(len(missing), 1)))) as ended:
+            for recipe, outcome in ended:
+                try:
+                    sums[recipe] = outcome()
+                except BrokenProcessPool as error:
+                    raise ChildProcessError(
+                        "a worker process died; start again to go on"
+                    ) from error
+                notes.add(plan.file(recipe), sums[recipe])
+                yield recipe
+        _finish(place, plan, provenance, sums)
+        notes.drop()
+
+
+@dataclass(frozen=True)
+class _Notebook:
+    """Checksums of what this user wrote, out of reach of whoever else changes the folder.
+
+    What is not in it is made anew: a checksum in the folder itself would prove nothing. Where it
+    cannot be kept, that is everything. A line cut short by a crash is no file's checksum.
+    """
+
+    path: Path
+    lines: frozenset[str]
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> _Notebook:
+        """Open the one of a plan."""
+        home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        plan = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
+        path = Path(home, "tabular-bilevel", f"vectors-{plan}.txt")
+        try:
+            lines = frozenset(read_file(path).decode("ascii").splitlines())
+        except (OSError, ValueError):
+            lines = frozenset()
+        return cls(path, lines)
+
+    def knows(self, file: str, checksum: str) -> bool:
+        """Say whether this file was written."""
+        return f"{file} {checksum}" in self.lines
+
+    def add(self, file: str, checksum: str) -> None:
+        """Note a file that has just been written."""
+        with suppress(OSError):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self.path.open("a", encoding="ascii") as lines:
+                lines.write(f"\n{file} {checksum}")
+
+    def drop(self) -> None:
+        """Forget it all: the folder is finished."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 def _begin(place: Path, provenance: Mapping[str, Any]) -> None:
     """Refuse another plan's folder, and note the plan in a new one."""
-    for draft in place.glob(".*.part"):  # of a process that was killed
-        draft.unlink(missing_ok=True)
     for name in (MANIFEST, UNFINISHED):
         path = place / name
         if not path.exists():
             continue
         try:
-            before = dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from error
+            before = dict(read_json(path)["provenance"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{shown(path)} is damaged: {brief(repr(error))}") from error
         for key, wanted in provenance.items():
             if before.get(key) != wanted:
                 raise ValueError(
-                    f"{place} has vectors of another call: {key} is {before.get(key)}, not {wanted}"
+                    f"{shown(place)} has vectors of another call: {key} is "
+                    f"{brief(before.get(key))}, not {wanted}"
                 )
         return
     if any(place.iterdir()):
-        raise ValueError(f"{place} has files already, and none of them is {MANIFEST}")
-    _place(place / UNFINISHED, _json({"provenance": provenance}))
+        raise ValueError(f"{shown(place)} has files already, and none of them is {MANIFEST}")
+    write_file(place / UNFINISHED, _json({"provenance": provenance}))
 
 
-def _kept(place: Path, recipe: Recipe, encoding: Encoding) -> str | None:
-    """Find the checksum of a file that is whole, and of this recipe."""
-    path = place / f"{recipe.name}.{encoding.suffix}"
-    if not path.exists():
-        return None
+def _kept(path: Path, notes: _Notebook) -> str | None:
+    """Find the checksum of a file that is there as it was written."""
     try:
-        vector = load_vector(path)
-    except ValueError:
+        checksum = hashlib.sha256(read_file(path)).hexdigest()
+    except (OSError, ValueError):
         return None
-    if (vector.name, vector.origin) != (recipe.name, recipe.origin):
-        return None
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return checksum if notes.knows(path.name, checksum) else None
 
 
-def _write_one(place: Path, encoding: Encoding, recipe: Recipe) -> str:
+def _write_one(place: Path, plan: Plan, recipe: Recipe) -> str:
     """Make a vector and write its file; return its checksum."""
     if told_to_stop():
         raise KeyboardInterrupt
-    raw = encoding.encode(made(recipe))
-    _place(place / f"{recipe.name}.{encoding.suffix}", raw)
+    raw = plan.encoding.encode(made(recipe))
+    write_file(place / plan.file(recipe), raw)
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -337,7 +384,7 @@ def _finish(
 ) -> None:
     vectors = []
     for recipe in plan.recipes:
-        file = f"{recipe.name}.{plan.encoding.suffix}"
+        file = plan.file(recipe)
         vector = load_vector(place / file, sha256=sums[recipe])
         n_states, n_actions = vector.available.shape
         vectors.append(
@@ -353,7 +400,7 @@ def _finish(
             }
         )
     if plan.encoding == JSON:
-        _place(place / SCHEMA, files(__package__).joinpath(SCHEMA).read_bytes())
+        write_file(place / SCHEMA, _schema())
     manifest = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -362,22 +409,22 @@ def _finish(
         "notes": dict(NOTES),
         "vectors": vectors,
     }
-    _place(place / MANIFEST, _json(manifest))
+    write_file(place / MANIFEST, _json(manifest))
     (place / UNFINISHED).unlink(missing_ok=True)
+
+
+def _schema() -> bytes:
+    return files(__package__).joinpath(SCHEMA).read_bytes()
+
+
+def same_schema(path: Path) -> bool:
+    """Say whether a file is the schema that is written beside JSON vectors."""
+    schema = _schema()
+    try:
+        return read_file(path, len(schema)) == schema
+    except (OSError, ValueError):
+        return False
 
 
 def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _place(path: Path, raw: bytes) -> None:
-    """Write a file, whole or not at all, whatever happens to this process or the machine."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
