@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Workers share the cores already. BLAS reads this when numpy is imported, which is later.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def maps() -> Path:

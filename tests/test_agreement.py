@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sizes import sizes
 
 import tabular_bilevel as tb
 
-COUNT = 240
+COUNT, QUICK_COUNT = 240, 40
 DISCOUNTS = (0.0, 0.5, 0.9, 0.95, 0.99)
 
 # What is promised of routes that differ by rounding alone: the median problem, and the worst.
@@ -68,9 +69,9 @@ class Disagreements:
 
 
 @functools.cache
-def disagreements():
+def disagreements(count):
     found = []
-    for number in range(COUNT):
+    for number in range(count):
         problem, theta = random_case(number)
         exact = tb.hypergradient(problem, theta).gradient
         size = np.abs(exact).max()
@@ -90,20 +91,23 @@ def disagreements():
     return Disagreements(*np.array(found).T)
 
 
-def test_forward_mode_agrees_with_the_adjoint():
-    found = disagreements().forward
+@sizes("count", [QUICK_COUNT], [COUNT])
+def test_forward_mode_agrees_with_the_adjoint(count):
+    found = disagreements(count).forward
     assert np.median(found) <= MEDIAN
     assert found.max() <= WORST
 
 
-def test_the_complex_step_agrees_with_the_adjoint():
-    found = disagreements().complex_step
+@sizes("count", [QUICK_COUNT], [COUNT])
+def test_the_complex_step_agrees_with_the_adjoint(count):
+    found = disagreements(count).complex_step
     assert np.median(found) <= MEDIAN
     assert found.max() <= WORST
 
 
-def test_differences_agree_with_the_adjoint():
-    found = disagreements().differences
+@sizes("count", [QUICK_COUNT], [COUNT])
+def test_differences_agree_with_the_adjoint(count):
+    found = disagreements(count).differences
     assert np.median(found) <= DIFFERENCE_MEDIAN
     assert found.max() <= DIFFERENCE_WORST
 

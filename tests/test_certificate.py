@@ -16,6 +16,7 @@ from certificate_mutants import mutant
 from certificate_truth import Truths
 from corners import corner_problem
 from ordinary import ORDINARY, tables
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel import check_certificate as checker
@@ -95,9 +96,10 @@ def test_certificates_pass_the_independent_checker(problem, theta):
     assert json.loads(json.dumps(document)) == document
 
 
-def test_certificates_of_corner_cases_pass():
+@sizes("count", [30], [200])
+def test_certificates_of_corner_cases_pass(count):
     seen = Counter()
-    for seed in range(200):
+    for seed in range(count):
         problem = corner_problem(seed)
         document = tb.enclose(problem, np.zeros(3)).certificate()
         seen[check_certificate(document)] += 1
@@ -588,7 +590,7 @@ def limited():
 BULKY = ("[],", '{"":0},', "[[[]]],", '"00",', "[0,0],", '"\\u0100",', "999,", "[0,0]   ,")
 
 
-@pytest.mark.parametrize("piece", BULKY)
+@sizes("piece", BULKY[:2], BULKY[2:])
 def test_memory_is_limited(tmp_path, piece):
     path = tmp_path / "file"
     n = (checker.LARGEST_FILE - 100) // len(piece)
@@ -616,9 +618,6 @@ def test_work_is_limited(small, monkeypatch):
 
 
 # ---------------------------------------------------------------- mutants
-
-MUTANTS = 5000
-
 
 @pytest.fixture(scope="module")
 def family():
@@ -650,15 +649,16 @@ def accepted(family, count):
     return kept, seen
 
 
-def test_mutants_that_are_accepted_are_true(family):
-    kept, seen = accepted(family, MUTANTS)
+@sizes("count", [500], [5000])
+def test_mutants_that_are_accepted_are_true(family, count):
+    kept, seen = accepted(family, count)
     truths = Truths()
     assert all(truths.hold(document) for document in kept)
     # of all kinds there are many, and of those accepted most have changed
-    assert seen[NoCertificateError] > MUTANTS / 10
-    assert seen[RejectedError] > MUTANTS / 5
-    assert seen[UnprovenError] > MUTANTS / 50
-    assert sum(json.dumps(document) not in family for document in kept) > MUTANTS / 10
+    assert seen[NoCertificateError] > count / 10
+    assert seen[RejectedError] > count / 5
+    assert seen[UnprovenError] > count / 50
+    assert sum(json.dumps(document) not in family for document in kept) > count / 10
     assert len(truths.known) > 2 * len(family)
 
 

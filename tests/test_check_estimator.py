@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 from scipy import stats
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import mean_test
@@ -105,8 +106,9 @@ def test_a_sarsa_critic_comes_near_the_exact_gradient():
     assert np.linalg.norm(poor.gradient - exact) > 2 * np.linalg.norm(estimate.gradient - exact)
 
 
-def test_false_alarms_come_at_the_stated_rate():
-    rng, rate, runs = np.random.default_rng(0), 0.05, 2000
+@sizes("runs", [200], [2000])
+def test_false_alarms_come_at_the_stated_rate(runs):
+    rng, rate = np.random.default_rng(0), 0.05
     alarms = sum(
         not judge(
             EXACT + rng.normal(size=(60, EXACT.size)), EXACT, false_alarm_rate=rate, power=0.9
@@ -118,8 +120,9 @@ def test_false_alarms_come_at_the_stated_rate():
     assert stats.binom.cdf(alarms, runs, rate / 2) > CHANCE
 
 
-def test_the_smallest_visible_bias_is_seen_as_often_as_stated():
-    rng, power, runs = np.random.default_rng(1), 0.9, 500
+@sizes("runs", [100], [500])
+def test_the_smallest_visible_bias_is_seen_as_often_as_stated(runs):
+    rng, power = np.random.default_rng(1), 0.9
     settings = {"false_alarm_rate": 1e-3, "power": power}
     seen = 0
     for _ in range(runs):
@@ -170,14 +173,15 @@ def test_a_deterministic_estimator_is_compared_to_rounding():
     assert report.reason in str(report)
 
 
-def test_what_is_nearly_always_zero_is_no_false_alarm():
+@sizes("runs", [8], [40])
+def test_what_is_nearly_always_zero_is_no_false_alarm(runs):
     # unbiased: 100 times the gradient, once in 100 calls
     def rare(problem, theta, rng):
         return EXACT * (100.0 if rng.random() < 0.01 else 0.0)
 
     verdicts = [
         tb.check_estimator(rare, PROBLEM, THETA, target=EXACT, rng=seed).verdict
-        for seed in range(40)
+        for seed in range(runs)
     ]
     assert set(verdicts) == {tb.Verdict.INCONCLUSIVE}
 
@@ -365,12 +369,13 @@ def test_a_check_that_is_not_sure_takes_all_replicates():
     assert report.n_replicates == estimator.calls == 230
 
 
-def test_looks_share_the_false_alarm_rate():
+@sizes("runs", [20], [100])
+def test_looks_share_the_false_alarm_rate(runs):
     # precise, but inconclusive: what moves the first coordinate is rare
     def estimator(problem, theta, rng):
         return [500.0 if rng.random() < 0.002 else 0.0, 1.0 + 0.03 * rng.normal()]
 
-    rate, runs = 0.2, 100
+    rate = 0.2
     failed = sum(
         tb.check_estimator(
             estimator,
@@ -537,18 +542,20 @@ def alarms(draw, target, *, rate, runs, seed=0):
     )
 
 
+@sizes("runs", [200], [1000])
 @pytest.mark.parametrize("count", [30, 100])
-def test_correlated_noise_alarms_at_the_stated_rate(count):
-    rate, runs = 0.05, 1000
+def test_correlated_noise_alarms_at_the_stated_rate(count, runs):
+    rate = 0.05
     found = alarms(lambda rng: rng.normal(size=(count, 3)) @ MIX.T, TARGET, rate=rate, runs=runs)
     assert stats.binom.sf(found - 1, runs, rate) > CHANCE
     # chance makes normal samples look skewed at times, which raises the critical value a little
     assert stats.binom.cdf(found, runs, 0.7 * rate) > CHANCE
 
 
+@sizes("runs", [200], [1000])
 @pytest.mark.parametrize("dimensions", [1, 3])
-def test_skewed_noise_keeps_the_rate_within_a_factor_of_two(dimensions):
-    rate, runs = 0.05, 1000
+def test_skewed_noise_keeps_the_rate_within_a_factor_of_two(dimensions, runs):
+    rate = 0.05
 
     def draw(rng):
         return rng.exponential(size=(100, dimensions)) - 1.0
@@ -571,15 +578,16 @@ def test_a_bias_where_there_is_little_noise_is_seen_though_no_coordinate_shows_i
     assert judge(TARGET[:2] + noise, TARGET[:2], **settings).verdict is not tb.Verdict.BIASED
 
 
+@sizes("runs", [100], [500])
 @pytest.mark.parametrize("total", [0.0, 5.0])
-def test_coordinates_whose_sum_never_varies_are_tested_in_the_directions_that_do(total):
+def test_coordinates_whose_sum_never_varies_are_tested_in_the_directions_that_do(total, runs):
     target = TARGET + (total - TARGET.sum()) / 3.0
 
     def draw(rng):
         noise = rng.normal(size=(100, 3))
         return noise - noise.mean(axis=1, keepdims=True)
 
-    rate, runs = 0.05, 500
+    rate = 0.05
     found = alarms(draw, target, rate=rate, runs=runs)
     assert stats.binom.sf(found - 1, runs, rate) > CHANCE
     assert stats.binom.cdf(found, runs, 0.7 * rate) > CHANCE
@@ -592,8 +600,9 @@ def test_coordinates_whose_sum_never_varies_are_tested_in_the_directions_that_do
     assert doubted.verdict is tb.Verdict.INCONCLUSIVE
 
 
-def test_the_smallest_bias_that_hotelling_sees_is_seen_as_often_as_stated():
-    rng, power, runs = np.random.default_rng(1), 0.9, 500
+@sizes("runs", [100], [500])
+def test_the_smallest_bias_that_hotelling_sees_is_seen_as_often_as_stated(runs):
+    rng, power = np.random.default_rng(1), 0.9
     settings = {"false_alarm_rate": 1e-3, "power": power}
     spread = 0.3 * MIX.T
     seen = 0
@@ -733,19 +742,21 @@ def skewed(sigma):
     return lambda rng: np.exp(sigma * rng.normal(size=(400, 2)) - sigma**2 / 2) - 1.0
 
 
+@sizes("runs", [80], [400])
 @pytest.mark.parametrize("rate", [0.05, 0.01])
-def test_importance_weights_keep_the_rate(rate):
-    runs, target = 400, TARGET[:2]
+def test_importance_weights_keep_the_rate(rate, runs):
+    target = TARGET[:2]
     found = alarms(skewed(1.5), target, rate=rate, runs=runs)
     assert stats.binom.sf(found - 1, runs, rate) > CHANCE
 
 
-def test_a_test_that_takes_weights_for_normal_does_not_keep_it(monkeypatch):
+@sizes("runs", [80], [400])
+def test_a_test_that_takes_weights_for_normal_does_not_keep_it(runs, monkeypatch):
     monkeypatch.setattr(mean_test, "EDGEWORTH", 0.0)
     monkeypatch.setattr(mean_test, "STEEP", 0.0)
     monkeypatch.setattr(mean_test, "HEAVIEST_TAIL", np.inf)
-    found = alarms(skewed(1.5), TARGET[:2], rate=0.01, runs=400)
-    assert stats.binom.sf(found - 1, 400, 0.01) < CHANCE
+    found = alarms(skewed(1.5), TARGET[:2], rate=0.01, runs=runs)
+    assert stats.binom.sf(found - 1, runs, 0.01) < CHANCE
 
 
 def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
@@ -765,6 +776,7 @@ def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
     assert all(report.diagnosis is not None for report in tails)
 
 
+@sizes("runs", [20], [100])
 @pytest.mark.parametrize(
     ("draw", "share"),
     [
@@ -774,9 +786,8 @@ def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
         (lambda rng: rng.exponential(size=(400, 1)) - 1.0, 0.85),
     ],
 )
-def test_correct_estimators_with_tame_noise_stay_conclusive(draw, share):
-    rng, runs = np.random.default_rng(0), 100
-    passed = 0
+def test_correct_estimators_with_tame_noise_stay_conclusive(draw, share, runs):
+    rng, passed = np.random.default_rng(0), 0
     for _ in range(runs):
         noise = draw(rng)
         target = 2.0 * TARGET[: noise.shape[1]]
@@ -784,6 +795,7 @@ def test_correct_estimators_with_tame_noise_stay_conclusive(draw, share):
     assert stats.binom.cdf(passed, runs, share) > CHANCE
 
 
+@sizes("runs", [20], [100])
 @pytest.mark.parametrize(
     "draw",
     [
@@ -793,8 +805,8 @@ def test_correct_estimators_with_tame_noise_stay_conclusive(draw, share):
         lambda rng: rng.exponential(size=(400, 3)) - 1.0,
     ],
 )
-def test_a_bias_of_the_size_that_is_claimed_to_be_visible_does_not_pass(draw):
-    rng, runs, passed, claims = np.random.default_rng(0), 100, 0, 0
+def test_a_bias_of_the_size_that_is_claimed_to_be_visible_does_not_pass(draw, runs):
+    rng, passed, claims = np.random.default_rng(0), 0, 0
     for _ in range(runs):
         visible = judge(TARGET + draw(rng), TARGET, **SETTINGS).smallest_visible_bias
         if np.isfinite(visible):
@@ -892,6 +904,7 @@ def fitted_once():
     return estimator
 
 
+@sizes("runs", [3], [10])
 @pytest.mark.parametrize(
     "make",
     [
@@ -902,13 +915,13 @@ def fitted_once():
         averaged,
     ],
 )
-def test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed(make):
+def test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed(make, runs):
     reports = [
-        tb.check_estimator(make(), PROBLEM, THETA, target=EXACT, rng=seed) for seed in range(10)
+        tb.check_estimator(make(), PROBLEM, THETA, target=EXACT, rng=seed) for seed in range(runs)
     ]
     assert {report.verdict for report in reports} == {tb.Verdict.INCONCLUSIVE}
     noticed = [report for report in reports if "depend on those before them" in report.reason]
-    assert len(noticed) >= 9
+    assert len(noticed) >= 0.9 * runs
 
 
 def test_an_estimator_that_warms_up_is_not_called_biased():
@@ -956,8 +969,9 @@ def test_global_generators_are_set_back_for_the_first_call_and_after_it(draw):
     assert (then != again).any()
 
 
-def test_independent_replicates_are_rarely_called_dependent():
-    rng, runs = np.random.default_rng(0), 2000
+@sizes("runs", [200], [2000])
+def test_independent_replicates_are_rarely_called_dependent(runs):
+    rng = np.random.default_rng(0)
     draws = [lambda: rng.normal(size=100), lambda: 1.0 * (rng.random(100) < 0.1)]
     for draw in draws:
         found = 0

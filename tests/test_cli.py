@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel import verify
@@ -21,7 +22,12 @@ from tabular_bilevel.cli import main
 from tabular_bilevel.training import Setting
 
 
-def test_verify_passes_and_writes_what_it_printed(tmp_path, capsys):
+@sizes(
+    "problems", [{"random MDP"}], [{"four rooms", "discrete toy", "random MDP", "random game"}]
+)
+def test_verify_passes_and_writes_what_it_printed(problems, tmp_path, monkeypatch, capsys):
+    cases = [case for case in verify.verify_cases() if case.name in problems]
+    monkeypatch.setattr(verify, "verify_cases", lambda: cases)
     report = tmp_path / "report.json"
     assert main(["verify", "--json", str(report)]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -32,7 +38,7 @@ def test_verify_passes_and_writes_what_it_printed(tmp_path, capsys):
     assert len(printed) == len(checks) + 1
     assert printed[-1].startswith(f"{len(checks)} of {len(checks)} checks ok")
     by_problem = {check["problem"] for check in checks}
-    assert by_problem == {"four rooms", "discrete toy", "random MDP", "random game"}
+    assert by_problem == problems
     for problem in by_problem:
         names = [check["name"] for check in checks if check["problem"] == problem]
         for route in ("forward mode", "complex step", "differences"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import scipy.sparse.linalg
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel import linear
@@ -77,8 +78,11 @@ def test_an_iteration_that_does_not_get_there_gives_way_to_factors(monkeypatch):
     np.testing.assert_allclose(system.solve_transposed(b), transposed, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("kind", ["_Sparse", "_Krylov"])
-@pytest.mark.parametrize("horizon", [None, 12])
+@sizes(
+    ("kind", "horizon"),
+    [("_Sparse", None), ("_Sparse", 12), ("_Krylov", None)],
+    [("_Krylov", 12)],
+)
 def test_large_models_have_checked_gradients(kind, horizon):
     base = MODELS[kind]
     rng = np.random.default_rng(3)

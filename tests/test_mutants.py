@@ -51,6 +51,7 @@ HARMLESS = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_a_mutant_dies_and_a_comment_does_not(monkeypatch, capsys):
     monkeypatch.setattr(mutants, "COMMENT", HARMLESS)
     assert mutants.main(["--only", DESCENT.name, "--workers", "1"]) == 0
@@ -61,6 +62,7 @@ def test_a_mutant_dies_and_a_comment_does_not(monkeypatch, capsys):
     assert last.startswith("1 mutants, 0 lines wrong")
 
 
+@pytest.mark.slow
 def test_a_survivor_is_an_error(monkeypatch, capsys):
     survivor = dataclasses.replace(HARMLESS, name="a survivor")
     monkeypatch.setattr(mutants, "COMMENT", HARMLESS)

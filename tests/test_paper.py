@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sizes import sizes
 
 FOLDER = Path(__file__).parents[1] / "validation" / "paper"
 
@@ -25,6 +26,7 @@ def protocol(monkeypatch):
     return runpy.run_path(str(FOLDER / "protocol.py"), run_name="protocol_itself")
 
 
+@pytest.mark.slow
 def test_the_table_has_every_method_and_is_the_same_when_made_again(
     reproduce, tmp_path, monkeypatch, capsys
 ):
@@ -60,6 +62,7 @@ def test_an_interrupt_says_how_to_go_on(reproduce, tmp_path, monkeypatch, capsys
     assert "start again with the same options" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_its_cell_left_out(reproduce, tmp_path, monkeypatch, capsys):
     def failing(problem, theta, *, rng, memory):
         raise ValueError("made to fail")
@@ -84,16 +87,19 @@ def test_a_run_that_fails_is_named_and_its_cell_left_out(reproduce, tmp_path, mo
     assert "1 runs failed, the first: made to fail, in the run four-rooms-0.001-100-sobirl" in error
 
 
-def test_a_forecast_makes_some_of_the_runs_that_are_left(reproduce, tmp_path, capsys):
+@sizes("every", [6], [3])
+def test_a_forecast_makes_some_of_the_runs_that_are_left(every, reproduce, tmp_path, capsys):
     def forecast(every):
         words = ["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]
         assert reproduce["main"]([*words, "--forecast", every]) == 0
         return capsys.readouterr().out, len(list((tmp_path / "runs").glob("*.npz")))
 
-    printed, there = forecast("3")
-    assert printed.startswith("6 runs took ")
-    assert "the other 12 would take " in printed
-    assert there == 6
+    printed, there = forecast(str(every))
+    assert there == 18 // every
+    assert printed.startswith(f"{there} runs took ")
+    assert f"the other {18 - there} would take " in printed
+    if every > 3:
+        return
     assert forecast("1")[1] == 18
     assert forecast("1") == ("", 18)  # nothing is left
 

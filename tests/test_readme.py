@@ -39,4 +39,4 @@ def test_every_example_is_run():
 
 def test_the_commands_are_there_for_ci():
     assert "tabular-bilevel verify" in block("command: verify", "sh")
-    assert "pytest" in block("command: tests", "sh")
+    assert "pytest -m 'not slow' -n 2" in block("command: tests", "sh")

@@ -836,6 +836,7 @@ def wait_for_files(process, out, more):
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_the_bytes_are_the_same(tmp_path):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     for more in (0, 7, 30):
