@@ -1,12 +1,15 @@
 """The validation of the checker runs, at a small size, and fails a checker that is no good."""
 
+import dataclasses
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
+from tabular_bilevel.checks import mean_test
 
 PATH = Path(__file__).parents[1] / "validation" / "checker.py"
 
@@ -15,8 +18,10 @@ PATH = Path(__file__).parents[1] / "validation" / "checker.py"
 def checker():
     spec = importlib.util.spec_from_file_location("checker", PATH)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["checker"] = module  # where dataclasses look it up
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules["checker"]
 
 
 @pytest.mark.parametrize(
@@ -24,6 +29,9 @@ def checker():
     [
         (["--part", "alarms", "--runs", "20"], "false alarms in 20 checks at 0.01"),
         (["--part", "power", "--plantings", "15"], "of 5 times"),
+        (["--part", "families", "--checks", "5", "--family", "t5", "--workers", "1"], "conclusive"),
+        (["--part", "planted", "--checks", "5", "--family", "t5", "--workers", "1"], "claims passed"),
+        (["--part", "replicates", "--checks", "40"], "95 % with 400 replicates"),
     ],
 )
 def test_it_runs(checker, arguments, printed, capsys):
@@ -60,3 +68,28 @@ def test_a_checker_that_always_fails_alarms_too_often(checker, monkeypatch):
 
     monkeypatch.setattr(checking, "judge", strict)
     assert checker.main(["--part", "alarms", "--runs", "20", "--seed", "0"]) == 1
+
+
+def test_a_family_whose_mean_is_off_fails(checker, capsys):
+    family = checker.Family("off", lambda rng, n: rng.normal(size=(n, 2)) + 1.0)
+    checker.FAMILIES = (family,)
+    assert checker.main(["--part", "families", "--checks", "10", "--workers", "1"]) == 1
+    assert "OFF" in capsys.readouterr().out
+
+
+def test_a_claim_that_is_too_small_fails(checker, monkeypatch):
+    judge = checking.judge
+
+    def boastful(estimates, target, **settings):
+        report = judge(estimates, target, **settings)
+        small = report.smallest_visible_bias / 4.0
+        return dataclasses.replace(report, smallest_visible_bias=small)
+
+    monkeypatch.setattr(checking, "judge", boastful)
+    few = ["--checks", "20", "--family", "normal, 2", "--workers", "1"]
+    assert checker.main(["--part", "planted", *few]) == 1
+
+
+def test_a_test_that_takes_many_replicates_fails(checker, monkeypatch):
+    monkeypatch.setattr(mean_test, "EDGEWORTH", 100.0)
+    assert checker.main(["--part", "replicates", "--checks", "40"]) == 1

@@ -24,7 +24,7 @@ def run(tmp_path, monkeypatch):
 
     def measure(*problems, methods=None):
         table = tmp_path / "table.json"
-        sizes = ["--trajectories", "60", "--replicates", "30", "--json", str(table)]
+        sizes = ["--trajectories", "60", "--replicates", "100", "--json", str(table)]
         monkeypatch.setattr(sys, "argv", ["estimators.py", *sizes, "--problem", *problems])
         if methods is not None:
             monkeypatch.setitem(main.__globals__, "methods", methods)

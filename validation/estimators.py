@@ -241,7 +241,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problem", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--trajectories", type=int, default=500, metavar="N")
-    parser.add_argument("--replicates", type=int, default=60, metavar="N")
+    parser.add_argument("--replicates", type=int, default=100, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
     rows: list[dict[str, float | str]] = []

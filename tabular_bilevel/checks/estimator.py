@@ -654,7 +654,7 @@ def judge(
         visible = math.inf
     in_doubt = bool((constant & off & (np.abs(noise.gap) > visible)).any()) or test.still_and_off
     astray = bool((constant & off).any() or (still & lost).any() or test.still_and_off)
-    relative = visible / length * (unit / own)
+    relative = visible / length * (unit / own) if aimed else math.inf
     few = count < FEWEST and false_alarm_rate < LARGE_RATE
     reason = _doubt(test, visible, few=few, astray=in_doubt or bool((still & lost).any()))
     if not reason and not test.decisive and aimed and relative > LARGEST_VISIBLE_BIAS:
@@ -670,7 +670,7 @@ def judge(
         critical_value=test.critical_value,
         where=where,
         bias=float(aims.gap[0]) / length * (unit / own) if aimed else 0.0,
-        smallest_visible_bias=relative if aimed else math.inf,
+        smallest_visible_bias=relative,
         smallest_visible_gap=visible * unit,
         power=power,
         false_alarm_rate=false_alarm_rate,

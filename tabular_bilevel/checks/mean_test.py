@@ -4,7 +4,7 @@ Hotelling's test of all coordinates together, or where replicates are few for th
 each. Both take the noise for nearly normal, and on skewed data they alarm too often: a rare large
 value that was not drawn leaves a mean that is off and a spread that is too small to show it. So the
 critical value grows with how much a tail on the unseen side could explain the gap, by the third
-moment there; and where few replicates make that tail, nothing is decided.
+moment there, and doubles where only a few replicates make that tail.
 
 No test of a finite sample keeps its level over all laws of finite variance and has power (Bahadur
 and Savage, "The nonexistence of certain statistical procedures in nonparametric problems", Annals
@@ -49,8 +49,9 @@ EDGEWORTH = 3.0
 # the expansion ends to hold.
 STEEP, EXPANDABLE = 60.0, 0.5
 
-# Beyond this skewness / sqrt(n), about 11 replicates make the tail, and nothing is decided.
-HEAVIEST_TAIL = 0.3
+# Beyond this skewness / sqrt(n), about 11 replicates make the tail and these sums hold no longer:
+# critical values are that many times as large.
+HEAVY_TAIL, GROSSLY = 0.3, 2.0
 
 # The sampling variance of third and fourth moments is estimated too low where tails are heavy, as
 # these estimates lack the same unseen values: what exceeds that of normal data counts so often.
@@ -226,7 +227,8 @@ def raised(critical: float, quantile: float, tail: FloatArray | float) -> FloatA
     """Raise a critical value by what an unseen tail could explain."""
     tail = np.asarray(tail)
     edgeworth = EDGEWORTH * (2.0 * critical**2 + 1.0) / 6.0 * tail
-    return critical + edgeworth + STEEP * np.maximum(quantile * tail - EXPANDABLE, 0.0)
+    found = critical + edgeworth + STEEP * np.maximum(quantile * tail - EXPANDABLE, 0.0)
+    return np.where(tail > HEAVY_TAIL, GROSSLY * found, found)
 
 
 def caution(white: FloatArray) -> float:
@@ -282,12 +284,12 @@ def needed_shift(
     sixth = 6.0 + UNSEEN_SIXTH * max(float((influence**2).mean()) - 6.0, 0.0)
     fourth = 3.0 + UNSEEN_FOURTH * max(kurtosis - 3.0, 0.0)
     worse = tail + spare * math.sqrt(sixth) / count
-    if worse > HEAVIEST_TAIL:
-        return math.inf
-    least = shift(critical(tail))
+    least = shift(critical(tail if worse <= HEAVY_TAIL else worse))
     if least == 0.0:
         return 0.0
-    rise = (critical(worse) - critical(tail)) / spare if spare > 0.0 else 0.0
+    rise = 0.0
+    if spare > 0.0 and worse <= HEAVY_TAIL:
+        rise = (critical(worse) - critical(tail)) / spare
     slope = (fourth - 1.0) / (2.0 * count)
     if spare**2 * slope >= 1.0:
         return math.inf
@@ -426,7 +428,7 @@ def _hotelling(
     return MeanTest(
         statistic=statistic,
         critical_value=critical,
-        decisive=statistic > critical and tail <= HEAVIEST_TAIL,
+        decisive=statistic > critical,
         suspicious=statistic > plain,
         tail_replicates=1.0 / max(tail, 1e-9) ** 2,
         visible=max(visible, default=0.0),
@@ -472,7 +474,7 @@ def _worst_of_many(
     tails = unseen_tail(np.where(tests.gap < 0.0, -1.0, 1.0) * scores)
     critical = raised(plain, quantile, tails)
     distance = np.abs(tests.gap) / error
-    decisive = (distance > critical) & (tails <= HEAVIEST_TAIL)
+    decisive = distance > critical
     # what decides comes first, then what is nearest to it
     worst = int(np.argmax(distance / critical + 1e6 * decisive))
     along, length = _standardised(aimed.centred), (directions**2).sum(axis=1)
