@@ -372,7 +372,7 @@ temperature 0.1
 
     def arrivals(self, flow: FloatArray) -> FloatArray:
         """Push a measure on pairs one step on: sum_{s,a} flow(s,a) P(s'|s,a), shape (S,)."""
-        return np.asarray(self.transition.T @ flow.ravel())
+        return np.asarray(self._kernel.transposed @ flow.ravel())
 
     def like_transition(self, data: FloatArray) -> sp.csr_array:
         """Matrix with the transitions' sparsity and the given entries, shape (S*A, S)."""
@@ -398,6 +398,10 @@ class _Kernel:
     @cached_property
     def everything_available(self) -> bool:
         return bool(self.available.all())
+
+    @cached_property
+    def transposed(self) -> sp.csc_array:  # costs more to make than to multiply with
+        return self.transition.T
 
     @cached_property
     def longest_row(self) -> int:

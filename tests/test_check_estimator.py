@@ -750,7 +750,7 @@ def test_importance_weights_keep_the_rate(rate, runs):
     assert stats.binom.sf(found - 1, runs, rate) > CHANCE
 
 
-@sizes("runs", [80], [400])
+@sizes("runs", [120], [400])
 def test_a_test_that_takes_weights_for_normal_does_not_keep_it(runs, monkeypatch):
     monkeypatch.setattr(mean_test, "EDGEWORTH", 0.0)
     monkeypatch.setattr(mean_test, "STEEP", 0.0)

@@ -396,7 +396,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@sizes("number", [signal.SIGINT], [signal.SIGTERM])
 def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
     """Whether a signal comes to all processes, as from a terminal, or to the first alone."""
     driver = tmp_path / "driver.py"
