@@ -23,7 +23,7 @@ from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
 FALSE_ALARM_RATE = 1e-6
 
 HORIZON = 12
-EPISODES = 2000
+EPISODES = 500
 
 
 def patchy_game(*, observes):
@@ -157,7 +157,7 @@ def walk(env, *, episodes, steps, seed):
 
 @each_game
 def test_steps_and_draws_have_the_frequencies_of_the_tables(game):
-    walked = walk(to_pettingzoo(game), episodes=3000, steps=3, seed=1)
+    walked = walk(to_pettingzoo(game), episodes=1000, steps=3, seed=1)
     assert smallest_chance(walked, exact_law(*joint(game), 3)) > FALSE_ALARM_RATE
 
 
@@ -171,7 +171,7 @@ def test_frequencies_of_other_tables_are_noticed(table):
         mass = 1.0 - model.termination.ravel()
         model.transition = model.transition.multiply(1.0 / np.maximum(mass, 0.5)[:, None])
         model.termination = np.zeros(model.termination.shape)
-    walked = walk(to_pettingzoo(game), episodes=3000, steps=3, seed=1)
+    walked = walk(to_pettingzoo(game), episodes=1000, steps=3, seed=1)
     assert smallest_chance(walked, exact_law(model, chances, 3)) < FALSE_ALARM_RATE
 
 

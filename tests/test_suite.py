@@ -157,12 +157,12 @@ def test_a_method_that_is_not_defined_is_broken_there_with_the_reason():
 
 
 def test_a_strangers_estimator_is_checked_on_one_problem(module, capsys):
-    command = ["check", f"{module}:bchg", "--problem", "garnet", "--seed", "0"]
-    assert main(command) == 0
+    settings = ["--problem", "garnet", "--seed", "0", "--replicates", "100"]
+    assert main(["check", f"{module}:bchg", *settings]) == 0
     printed = capsys.readouterr().out
     assert "no bias seen" in printed
     assert "asked for follower_value, leader_advantage, leader_value" in printed
-    assert main(["check", f"{module}:direct_term", "--problem", "garnet", "--seed", "0"]) == 1
+    assert main(["check", f"{module}:direct_term", *settings]) == 1
     printed = capsys.readouterr().out
     assert "BIASED" in printed
     assert "decentralised: asked for nothing of the follower's" in printed
