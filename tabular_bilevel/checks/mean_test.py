@@ -55,7 +55,7 @@ HEAVY_TAIL, GROSSLY = 0.3, 2.0
 
 # The sampling variance of third and fourth moments is estimated too low where tails are heavy, as
 # these estimates lack the same unseen values: what exceeds that of normal data counts so often.
-UNSEEN_SIXTH, UNSEEN_FOURTH = 8.0, 5.0
+UNSEEN_SIXTH, UNSEEN_FOURTH = 8.0, 3.0
 
 # A target that leaves the directions in which replicates vary is seen that much worse in them.
 OUT_OF_RANGE = 1.15
