@@ -243,7 +243,7 @@ def test_train_writes_curves_a_summary_and_a_plot(tmp_path, capsys):
     assert len(lines) == 1 + 2 * 41  # a look at J each iteration, of so few
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@sizes("workers", ["1"], ["2"])
 def test_a_reader_who_leaves_does_not_end_the_training(workers, tmp_path):
     out = tmp_path / "curves"
     settings = ["--seeds", "3", "--out", str(out), "--workers", workers]
@@ -396,7 +396,8 @@ if __name__ == "__main__":
 """
 
 
-@sizes("number", [signal.SIGINT], [signal.SIGTERM])
+@pytest.mark.slow  # tests of training interrupt it at every step, in one process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
     """Whether a signal comes to all processes, as from a terminal, or to the first alone."""
     driver = tmp_path / "driver.py"

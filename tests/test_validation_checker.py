@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
@@ -24,13 +25,15 @@ def checker():
     del sys.modules["checker"]
 
 
-@pytest.mark.parametrize(
+@sizes(
     ("arguments", "printed"),
+    [
+        (["--part", "families", "--checks", "5", "--family", "t5", "--workers", "1"], "conclusive"),
+        (["--part", "planted", "--checks", "5", "--family", "t5", "--workers", "1"], "claims passed"),
+    ],
     [
         (["--part", "alarms", "--runs", "20"], "false alarms in 20 checks at 0.01"),
         (["--part", "power", "--plantings", "15"], "of 5 times"),
-        (["--part", "families", "--checks", "5", "--family", "t5", "--workers", "1"], "conclusive"),
-        (["--part", "planted", "--checks", "5", "--family", "t5", "--workers", "1"], "claims passed"),
         (["--part", "replicates", "--checks", "40"], "95 % with 400 replicates"),
     ],
 )
@@ -39,6 +42,7 @@ def test_it_runs(checker, arguments, printed, capsys):
     assert printed in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_faults_are_named_on_a_problem_of_the_suite(checker, capsys):
     case = next(case for case in tb.standard_suite() if case.name == "unequal discounts")
     checker.standard_suite = lambda: (case,)
@@ -46,6 +50,7 @@ def test_faults_are_named_on_a_problem_of_the_suite(checker, capsys):
     assert " 0 missed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_checker_that_always_passes_has_no_power(checker, monkeypatch):
     judge = checking.judge
 
@@ -58,6 +63,7 @@ def test_a_checker_that_always_passes_has_no_power(checker, monkeypatch):
     assert checker.main(["--part", "power", "--plantings", "15", "--seed", "0"]) == 1
 
 
+@pytest.mark.slow
 def test_a_checker_that_always_fails_alarms_too_often(checker, monkeypatch):
     judge = checking.judge
 
