@@ -246,9 +246,7 @@ class FeatureProblem:
             centred = self._centre_rows(sensitivities.entries, theta)
             gradient = gradient + self.transition.T @ centred
         if self.initial.nnz:
-            start = self._start(theta)
-            centred = start * (sensitivities.initial - start @ sensitivities.initial)
-            gradient = gradient + self.initial.T @ centred
+            gradient = gradient + self.initial.T @ self._centre_start(sensitivities.initial, theta)
         if self.temperature.nnz:
             slope = self._temperature(theta) * sensitivities.temperature
             gradient = gradient + self.temperature.T @ np.array([slope])
@@ -301,7 +299,7 @@ class FeatureProblem:
             bound = bound + _centred_bound(
                 self.initial,
                 start,
-                bounds.initial + ROUNDOFF * (2.0 * n_states + 8.0) * np.abs(sensitivities.initial),
+                bounds.initial + ROUNDOFF * (3.0 * n_states + 8.0) * np.abs(sensitivities.initial),
                 sensitivities.initial,
                 np.zeros(start.size, dtype=np.int64),
                 np.array([start.sum()]),
@@ -327,12 +325,11 @@ class FeatureProblem:
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         available = self.base.available
-        start, slope = self._start(theta), self.initial @ direction
         return Tangent(
             follower_reward=available * (self.follower_reward @ direction).reshape(available.shape),
             leader_reward=available * (self.leader_reward @ direction).reshape(available.shape),
             transition=self._centre_rows(self.transition @ direction, theta),
-            initial=start * (slope - start @ slope),
+            initial=self._centre_start(self.initial @ direction, theta),
             temperature=float((self.temperature @ direction)[0] * self._temperature(theta)),
         )
 
@@ -365,6 +362,12 @@ class FeatureProblem:
         transposed = self._rewards[1]
         return abs(transposed), np.diff(transposed.indptr).astype(np.float64)
 
+    @cached_property
+    def _start_mass(self) -> float:
+        """Sum of the initial distribution; 1 where no more than rounding is between them."""
+        mass = float(self.base.initial.sum())
+        return 1.0 if abs(mass - 1.0) <= ROUNDOFF * self.base.n_states else mass
+
     def _kernel(self, theta: FloatArray) -> FloatArray:
         base = self.base
         return _tilt(
@@ -392,6 +395,11 @@ class FeatureProblem:
         kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
         mean = ratio(grouped_sums(row, kernel * direction, mass.size), mass)
         return kernel * (direction - mean[row])
+
+    def _centre_start(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
+        """Jacobian of the initial distribution with respect to its logits."""
+        start = self._start(theta)
+        return start * (direction - start @ direction / self._start_mass)
 
 
 def _centred_bound(
