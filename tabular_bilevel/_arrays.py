@@ -11,10 +11,12 @@ import scipy.sparse as sp
 
 __all__ = [
     "ROUNDOFF",
+    "UNDERFLOW",
     "BoolArray",
     "ComplexArray",
     "FloatArray",
     "IntArray",
+    "at_least",
     "binary_scale",
     "centred",
     "grouped_sums",
@@ -33,6 +35,14 @@ BoolArray = npt.NDArray[np.bool_]
 #: Unit roundoff of float64: a sum of n products is off by less than n + 2 of it, relative to the
 #: sum of their sizes.
 ROUNDOFF = 2.0**-53
+
+#: What underflows is lost by 2^-1074: some sums of it, before they are magnified.
+UNDERFLOW = 2.0**-1060
+
+
+def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
+    """Pay for the underflow of a product of bounds, which is 0 only where a factor is."""
+    return np.asarray(bound + UNDERFLOW * (np.asarray(factor) != 0.0))
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -35,6 +35,7 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import (
     ROUNDOFF,
     FloatArray,
+    at_least,
     grouped_sums,
     read_only,
     restore_read_only,
@@ -68,6 +69,9 @@ OUTWARD = 1.0 + 2.0**-20
 # What underflows is lost by 2^-1074, however often it is magnified: every bound that is not 0 for a
 # reason of structure, such as a state with a single action, is made larger by this.
 UNDERFLOW = 2.0**-960
+
+# What a few products of bounds lose that underflow, before they are magnified.
+LOST = 2.0**-1050
 
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
@@ -379,12 +383,12 @@ class _Explicit:
         return np.asarray(b @ self._inverse)
 
     def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        off = self._off * y.max()
+        off = self._off * y.max() + _lost(self.patience, y)
         advantage = (self._advantage @ y).reshape(y.size, -1)
         return self._sizes @ y + off, self._spread @ y + 2.0 * off, advantage + 2.0 * off
 
     def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
-        off = self._off * (source.sum() + 2.0 * flow.sum())
+        off = self._off * (source.sum() + 2.0 * flow.sum()) + _lost(self.patience, source, flow)
         return np.asarray(source @ self._sizes + flow.ravel() @ self._advantage + off)
 
 
@@ -411,18 +415,19 @@ class _Factored:
         ahead = self._discount * self._model.next_value(x)
         mean = (self._policy * ahead).sum(axis=1)
         lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = _largest(lacking) * self.patience
+        more = _largest(lacking) * self.patience + _lost(self.patience, y)
         x += more
         return x, x, ahead + more + x[:, None]
 
     def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
         model = self._model
+        lost = _lost(self.patience, source, flow)
         source = source + self._discount * model.arrivals(flow)
         x = np.abs(self._system.solve_transposed(source))
         arriving = self._discount * model.arrivals(self._policy * x[:, None])
         terms = np.bincount(model.transition.indices, minlength=model.n_states) + 8.0
         lacking = source + arriving - x + terms * ROUNDOFF * (source + arriving + x)
-        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience)
+        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience + lost)
 
 
 class _Unknown:
@@ -494,6 +499,11 @@ def _contraction(model: Model, discount: float) -> float:
 def _patience(contraction: float) -> float:
     """1 / (1 - contraction), or more."""
     return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else math.inf
+
+
+def _lost(patience: float, *bounds: FloatArray) -> float:
+    """Bound what underflows on the way through the inverse, unless all there is to carry is 0."""
+    return LOST * patience if any(bound.any() for bound in bounds) else 0.0
 
 
 class _SoftPolicy:
@@ -587,7 +597,7 @@ def _follower(model: Model, response: Response) -> _Follower:
         value_error=size,
         value_spread=spread,
         action_value=gap + value[:, None],
-        action_value_error=rounding + contraction * size.max(),
+        action_value_error=rounding + contraction * size.max() + LOST,
         residual=float(residual.max()),
         policy=soft.policy,
         error=policy_error,
@@ -654,6 +664,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
     value = stored + correction
     objective = math.fsum((start * value)[start > 0.0])
     objective_error = float(start @ (value_error + 3.0 * ROUNDOFF * np.abs(value)))
+    objective_error += LOST * value_error.any()
 
     flow = np.zeros_like(policy)
     residual, _ = _flow(model, start, flow, policy, discount, occupancy, nothing)
@@ -718,6 +729,7 @@ def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[Floa
     size = size[:, None]
     influence = source + policy * (arrivals + step)[:, None]
     rounding = 3.0 * ROUNDOFF * (np.abs(source) + policy * size)
+    rounding += LOST * (model.available & (error > 0.0))
     return influence, source_error + follower.error * (size + error) + policy * error + rounding
 
 
@@ -727,9 +739,11 @@ def _temperature_slope(
     """Compute - sum mu log pi, and bound its error."""
     size = np.abs(follower.log_policy)
     rounding = ROUNDOFF * (influence.size + 2.0) * size
+    matters = (influence_error > 0.0) & (follower.log_policy_error > 0.0)
     return -float(np.vdot(influence, follower.log_policy)), float(
         np.vdot(influence_error, size + follower.log_policy_error)
         + np.vdot(np.abs(influence), follower.log_policy_error + rounding)
+        + LOST * matters.any()
     )
 
 
@@ -894,15 +908,15 @@ def _tangent_bound(
     bound = rows @ bounds.entries_shift.ravel() + start[0] * bounds.initial_shift
     if tangent.temperature != 0.0:
         off = bounds.temperature + 2.0 * ROUNDOFF * abs(sensitivities.temperature)
-        bound += abs(tangent.temperature) * off
+        bound += at_least(abs(tangent.temperature) * off, off)
     for change, slope, error in (
         (tangent.follower_reward, sensitivities.follower_reward, bounds.follower_reward),
         (tangent.leader_reward, sensitivities.leader_reward, bounds.leader_reward),
         (tangent.transition, sensitivities.entries, bounds.entries),
         (tangent.initial, sensitivities.initial, bounds.initial),
     ):
-        errors = error + ROUNDOFF * (slope.size + 8.0) * np.abs(slope)
-        bound += np.vdot(np.abs(change), errors)
+        errors = error + at_least(ROUNDOFF * (slope.size + 8.0) * np.abs(slope), slope)
+        bound += at_least(np.vdot(np.abs(change), errors), np.any(errors[change != 0.0]))
     return float(bound)
 
 

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from tabular_bilevel._arrays import (
     ROUNDOFF,
+    UNDERFLOW,
     BoolArray,
     FloatArray,
     IntArray,
@@ -244,7 +245,10 @@ temperature 0.05
         policy = self.leader_policy(theta)
         errors, size, terms = self._form.policy_sensitivity_bound(sensitivities, bounds)
         errors = errors + ROUNDOFF * (terms + 2.0 * self.n_leader_actions + 8.0) * size
-        return np.ravel(policy * (errors + (policy * errors).sum(axis=1, keepdims=True)))
+        reach = errors + (policy * errors).sum(axis=1, keepdims=True)
+        # a chance that underflows is not 0, unless nothing depends on it
+        lost = UNDERFLOW * (1.0 + (size + errors).sum(axis=1, keepdims=True)) * (terms > 0.0)
+        return np.ravel(policy * reach + lost)
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the model's tables along a direction of the logits.
@@ -350,7 +354,14 @@ class _Observed:
 
         size = pulled(np.abs(sensitivities.entries), np.abs(sensitivities.initial))
         terms = grouped_sums(self._following, np.ones(self._following.size), game.n_parameters)
-        return pulled(bounds.entries, bounds.initial), size, terms.reshape(size.shape)
+        terms = terms.reshape(size.shape) + (game.initial > 0.0)[:, None]
+        # ... but for rounding
+        leak = ROUNDOFF * (game.n_leader_actions + 3.0)
+        shift = bounds.entries_shift.ravel()[sensitivities.model.entry_row]
+        errors = pulled(
+            bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift
+        )
+        return errors, size, terms
 
     def tangent(self, change: FloatArray) -> Tangent:
         game = self._game
@@ -423,7 +434,8 @@ class _Hidden:
 
         mass = np.asarray(game.transition @ np.ones(game.n_states)).reshape(shape)
         terms = np.diff(game.transition.indptr).reshape(shape)
-        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * (terms + 1.0) * mass
+        roundings = terms + game.n_leader_actions + 3.0
+        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * roundings * mass
         errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.entries)
         errors += np.einsum("sa,sba->sb", bounds.entries_shift, uneven)
         size = pulled(

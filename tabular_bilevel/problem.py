@@ -6,8 +6,9 @@ parts that the package's own problems are put together from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,8 +17,10 @@ import scipy.sparse as sp
 
 from tabular_bilevel._arrays import (
     ROUNDOFF,
+    UNDERFLOW,
     FloatArray,
     IntArray,
+    at_least,
     grouped_sums,
     ratio,
     read_only,
@@ -49,6 +52,15 @@ __all__ = [
     "pulled_back",
     "require_reward_parameters",
 ]
+
+# Roundings of a pulled back number but for those of its sum: two of centring, three of the parts'.
+PULLBACK_ROUNDINGS = 8.0
+
+# Tilted entries whose sum is smaller lose digits to underflow: they are added up by logarithms.
+SMALLEST_TOTAL = 1e-290
+
+# Logits further apart have shares that float64 has not.
+FURTHEST_LOGITS = 800.0
 
 
 class BilevelProblem(Protocol):
@@ -275,38 +287,32 @@ class FeatureProblem:
             The bound, rounding included.
         """
         theta = as_theta(theta, self.n_parameters)
-        size, terms = self._reward_sizes
         slopes = np.concatenate((sensitivities.follower_reward, sensitivities.leader_reward))
         errors = np.concatenate((bounds.follower_reward, bounds.leader_reward))
-        bound: FloatArray = size @ errors.ravel()
-        bound = bound + ROUNDOFF * (terms + 3.0) * (size @ np.abs(slopes.ravel()))
+        bound = np.zeros(self.n_parameters)
+        _add_errors(self._rewards[1], slopes.ravel(), errors.ravel(), bound)
         if self._only_rewards:
             return bound
+        base = self.base
         if self.transition.nnz:
-            kernel, row = self._kernel(theta), self.base.entry_row
-            sums = np.diff(self.base.transition.indptr)[row]
-            bound = bound + _centred_bound(
-                self.transition,
-                kernel,
-                bounds.entries + ROUNDOFF * (2.0 * sums + 8.0) * np.abs(sensitivities.entries),
-                sensitivities.entries,
-                row,
-                self.base.row_mass.ravel(),
-            )
+            sums = np.diff(base.transition.indptr)[base.entry_row]
+            slopes, terms = sensitivities.entries, 2.0 * sums + 8.0
+            off = bounds.entries + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
+            mean = partial(_means, self._kernel(theta), base.entry_row, base.row_mass.ravel())
+            reach = _tilt_errors(base.transition.data, self._kernel(theta), slopes, off, mean)
+            _add_errors(self._transposed["transition"], *reach, bound)
         if self.initial.nnz:
+            slopes, terms = sensitivities.initial, 3.0 * base.n_states + 8.0
+            off = bounds.initial + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
             start = self._start(theta)
-            n_states = float(start.size)
-            bound = bound + _centred_bound(
-                self.initial,
-                start,
-                bounds.initial + ROUNDOFF * (3.0 * n_states + 8.0) * np.abs(sensitivities.initial),
-                sensitivities.initial,
-                np.zeros(start.size, dtype=np.int64),
-                np.array([start.sum()]),
+            reach = _tilt_errors(
+                base.initial, start, slopes, off, lambda x: start @ x / self._start_mass
             )
+            _add_errors(self._transposed["initial"], *reach, bound)
         if self.temperature.nnz:
-            off = bounds.temperature + 3.0 * ROUNDOFF * abs(sensitivities.temperature)
-            bound = bound + abs(self.temperature.T) @ np.array([self._temperature(theta) * off])
+            temperature, slope = self._temperature(theta), np.array([sensitivities.temperature])
+            off = at_least(temperature * bounds.temperature, bounds.temperature + np.abs(slope))
+            _add_errors(self._transposed["temperature"], temperature * slope, off, bound)
         return bound
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
@@ -357,10 +363,10 @@ class FeatureProblem:
         return np.concatenate((self.base.follower_reward, self.base.leader_reward)).ravel()
 
     @cached_property
-    def _reward_sizes(self) -> tuple[sp.csr_array, FloatArray]:
-        """Absolute features of both rewards, transposed, and how many each parameter has."""
-        transposed = self._rewards[1]
-        return abs(transposed), np.diff(transposed.indptr).astype(np.float64)
+    def _transposed(self) -> dict[str, sp.csr_array]:
+        """Features, one row a parameter, of what is not a reward."""
+        names = ("transition", "initial", "temperature")
+        return {name: sp.csr_array(getattr(self, name).T) for name in names}
 
     @cached_property
     def _start_mass(self) -> float:
@@ -392,9 +398,9 @@ class FeatureProblem:
 
     def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
         """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
-        kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
-        mean = ratio(grouped_sums(row, kernel * direction, mass.size), mass)
-        return kernel * (direction - mean[row])
+        kernel = self._kernel(theta)
+        mean = _means(kernel, self.base.entry_row, self.base.row_mass.ravel(), direction)
+        return kernel * (direction - mean)
 
     def _centre_start(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
         """Jacobian of the initial distribution with respect to its logits."""
@@ -402,25 +408,39 @@ class FeatureProblem:
         return start * (direction - start @ direction / self._start_mass)
 
 
-def _centred_bound(
-    features: sp.csr_array,
-    kernel: FloatArray,
-    errors: FloatArray,
-    slopes: FloatArray,
-    row: IntArray,
-    mass: FloatArray,
+def _means(
+    kernel: FloatArray, row: IntArray, mass: FloatArray, weights: FloatArray
 ) -> FloatArray:
-    """Bound the pullback of kernel (slopes - mean) where slopes are off by at most `errors`."""
+    """Average weights over each row of a kernel; the row's mean for each entry."""
+    return ratio(grouped_sums(row, kernel * weights, mass.size), mass)[row]
 
-    def mean(weights: FloatArray) -> FloatArray:
-        return ratio(grouped_sums(row, kernel * weights, mass.size), mass)[row]
 
-    transposed = abs(sp.csr_array(features.T))
-    terms = np.diff(transposed.indptr)
-    centred = kernel * np.abs(slopes - mean(slopes))
-    return np.asarray(
-        transposed @ (kernel * (errors + mean(errors)))
-        + ROUNDOFF * (terms + 3.0) * (transposed @ centred)
+def _tilt_errors(
+    base: FloatArray,
+    probability: FloatArray,
+    slopes: FloatArray,
+    errors: FloatArray,
+    mean: Callable[[FloatArray], Any],
+) -> tuple[FloatArray, FloatArray]:
+    """Compute sizes and errors of probability (slopes - mean) where slopes are off by `errors`.
+
+    A probability that underflows is none that the base has as 0.
+    """
+    size = np.abs(slopes)
+    lost = UNDERFLOW * ((size + mean(size)) + at_least(0.0, errors + mean(errors)))
+    reach = probability * (errors + mean(errors)) + np.where(base > 0.0, lost, 0.0)
+    return probability * np.abs(slopes - mean(slopes)), reach
+
+
+def _add_errors(
+    transposed: sp.csr_array, slopes: FloatArray, errors: FloatArray, bound: FloatArray
+) -> None:
+    """Add the errors of pulled back slopes to a bound; the parts' sum is rounded, too."""
+    from tabular_bilevel import _kernels
+
+    matrix = transposed
+    _kernels.pullback_errors(
+        matrix.indptr, matrix.indices, matrix.data, slopes, errors, PULLBACK_ROUNDINGS, bound
     )
 
 
@@ -500,12 +520,21 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        share = self._softmax(theta)
-        roundings = 4.0 * (share.size + np.ptp(np.asarray(theta))) + 64.0
-        errors = bound + ROUNDOFF * roundings * np.abs(gradient)
-        reach = np.full(share.size, share[:-1] @ errors)
-        reach[:-1] += errors
-        return np.asarray(abs(self.total) * share * reach)
+        share, logits = self._softmax(theta), np.asarray(theta)
+        apart = min(float(logits.max() - logits.min()), FURTHEST_LOGITS)
+        roundings = 4.0 * (share.size + apart) + 64.0
+        size = np.abs(gradient)
+        lost = UNDERFLOW * size.sum()  # shares that underflow are not 0
+
+        def centred(x: FloatArray) -> FloatArray:
+            both = np.full(share.size, at_least(share[:-1] @ x, x.any()) + lost)
+            both[:-1] += x
+            return both
+
+        reach = centred(bound + at_least(ROUNDOFF * roundings * size, size))
+        total = abs(self.total)
+        tiny = UNDERFLOW * (1.0 + total) * (reach + centred(size))
+        return at_least(total * (share * reach) + tiny, (reach > 0.0) * np.sign(total))
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
@@ -646,4 +675,7 @@ def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray)
     np.maximum.at(top, row[base > 0.0], logits[base > 0.0])
     weights = np.where(base > 0.0, base * np.exp(np.minimum(logits - top[row], 0.0)), 0.0)
     total = grouped_sums(row, weights, mass.size)
+    if ((total > 0.0) & (total < SMALLEST_TOTAL)).any():
+        logs = np.log(base, out=np.zeros_like(base), where=base > 0.0)
+        return _tilt(np.where(base > 0.0, 1.0, 0.0), logits + logs, row, mass)
     return np.asarray(weights * ratio(mass, total)[row])
