@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,9 +31,11 @@ from tabular_bilevel._validation import (
 from tabular_bilevel.model import (
     MAX_ENTRIES,
     Model,
+    Origin,
     Tangent,
     as_termination,
     as_transition,
+    made_of,
     not_forbidden,
 )
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
@@ -135,7 +138,9 @@ temperature 0.05
             "n_states": shape[0],
             "n_leader_actions": shape[1],
             "n_actions": shape[2],
-            "transition": as_transition("transition", transition, shape, shape[0], ends, mask),
+            "transition": as_transition(
+                "transition", transition, shape, shape[0], ends, mask, origin=Origin()
+            ),
             "follower_reward": read_only(
                 finite_array("follower_reward", follower, shape, where=mask)
             ),
@@ -156,6 +161,10 @@ temperature 0.05
             self, "_form", _Observed(self) if follower_observes_leader else _Hidden(self)
         )
         self.model(np.zeros(self.n_parameters))  # the scalars' checks are the model's
+
+    @cached_property
+    def _origin(self) -> Origin:
+        return Origin.of(self.transition, self.initial, self.termination)
 
     @property
     def n_parameters(self) -> int:
@@ -197,7 +206,8 @@ temperature 0.05
             If theta has the wrong length or an entry that is not finite.
         """
         tables = self._form.tables(self.leader_policy(theta))
-        return Model.from_tables(
+        return made_of(
+            self._origin,
             **tables,
             follower_discount=self.follower_discount,
             leader_discount=self.leader_discount,
