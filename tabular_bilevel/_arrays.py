@@ -20,6 +20,7 @@ __all__ = [
     "binary_scale",
     "centred",
     "grouped_sums",
+    "quiet",
     "ratio",
     "read_only",
     "read_only_matrix",
@@ -38,6 +39,11 @@ ROUNDOFF = 2.0**-53
 
 #: What underflows is lost by 2^-1074: some sums of it, before they are magnified.
 UNDERFLOW = 2.0**-1060
+
+#: Decorates what callers call: numbers may underflow or overflow on the way, which is looked for in
+#: the results, so that numpy's error state and warnings have no say. Nor have they in a stranger's
+#: methods that are called from there: what is not finite is refused when it comes back.
+quiet = np.errstate(all="ignore")
 
 
 def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
@@ -76,8 +82,7 @@ def ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
 
 def softmax(logits: FloatArray) -> FloatArray:
     """Turn logits into probabilities along the last axis."""
-    with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 

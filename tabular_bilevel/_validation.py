@@ -179,9 +179,7 @@ def as_distribution(
     """Copy a probability distribution over `size` outcomes; see `distribution_tolerance`."""
     array = real_array(name, value, (size,))
     require_probabilities(name, array)
-    if abs(array.sum() - 1.0) > distribution_tolerance(
-        as_array(name, value).dtype, origin
-    ):
+    if abs(array.sum() - 1.0) > distribution_tolerance(as_array(name, value).dtype, origin):
         raise ValueError(f"{name} sums to {array.sum():.12g}, not 1")
     return array
 

@@ -37,6 +37,7 @@ from tabular_bilevel._arrays import (
     FloatArray,
     at_least,
     grouped_sums,
+    quiet,
     read_only,
     restore_read_only,
 )
@@ -53,7 +54,12 @@ from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_inverse, policy_system
 from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
+from tabular_bilevel.problem import (
+    BilevelProblem,
+    ForwardProblem,
+    Reparametrised,
+    pulled_back,
+)
 from tabular_bilevel.routes import tangents_at
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
@@ -129,6 +135,7 @@ class ErrorBounds:
         return text + (f" ({self.vacuous})" if self.vacuous else "")
 
 
+@quiet
 def error_bounds(
     problem: BilevelProblem, theta: npt.ArrayLike, result: Hypergradient
 ) -> ErrorBounds:
@@ -170,29 +177,29 @@ def error_bounds(
     require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
     model, evaluation, found = result.model, result.evaluation, result.sensitivities
-    with np.errstate(all="ignore"):  # what overflows, or is no number, ends as an infinite bound
-        centre = _centre(model, result.response, evaluation)
-        follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-        pulled = np.asarray(problem.pullback(theta, centre.measures))
-        reach = _pullback_bound(problem, theta, centre.measures, pulled, bounds, MAX_PUSHFORWARDS)
-        gradient = _outward(np.abs(result.gradient - pulled) + reach)
-        rounding = np.abs(result.response.action_value - follower.action_value)
-        action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
-        return ErrorBounds(
-            value=_outward(np.abs(follower.correction) + follower.value_error),
-            action_value=_outward(action_value),
-            policy=_outward(np.abs(result.response.policy - follower.policy) + follower.error),
-            objective=float(
-                _outward(abs(result.objective - leader.objective) + leader.objective_error)
-            ),
-            leader_value=_outward(np.abs(leader.correction) + leader.value_error),
-            occupancy=_outward(
-                np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
-            ),
-            sensitivities=_around(found, centre.measures, bounds),
-            gradient=gradient,
-            vacuous=_reason(problem, model, evaluation.horizon, bounds, gradient, MAX_PUSHFORWARDS),
-        )
+    # what overflows, or is no number, ends as an infinite bound
+    centre = _centre(model, result.response, evaluation)
+    follower, leader, bounds = centre.follower, centre.leader, centre.bounds
+    pulled = np.asarray(problem.pullback(theta, centre.measures))
+    reach = _pullback_bound(problem, theta, centre.measures, pulled, bounds, MAX_PUSHFORWARDS)
+    gradient = _outward(np.abs(result.gradient - pulled) + reach)
+    rounding = np.abs(result.response.action_value - follower.action_value)
+    action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
+    return ErrorBounds(
+        value=_outward(np.abs(follower.correction) + follower.value_error),
+        action_value=_outward(action_value),
+        policy=_outward(np.abs(result.response.policy - follower.policy) + follower.error),
+        objective=float(
+            _outward(abs(result.objective - leader.objective) + leader.objective_error)
+        ),
+        leader_value=_outward(np.abs(leader.correction) + leader.value_error),
+        occupancy=_outward(
+            np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
+        ),
+        sensitivities=_around(found, centre.measures, bounds),
+        gradient=gradient,
+        vacuous=_reason(problem, model, evaluation.horizon, bounds, gradient, MAX_PUSHFORWARDS),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +226,7 @@ class Refined:
     bounds: ErrorBounds
 
 
+@quiet
 def refined(
     problem: BilevelProblem,
     theta: FloatArray,
@@ -253,46 +261,45 @@ def refined(
         If float64 does not round to nearest or flushes small numbers to 0.
     """
     require_ieee_arithmetic()
-    with np.errstate(all="ignore"):
-        centre = _centre(model, response, None)
-        follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-        measures = centre.measures
-        tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
-        if not all(map(all_finite, tables)):
-            return None
-        direct, indirect, both = (
-            pulled_back(problem, theta, part) for part in (*centre.parts, measures)
-        )
-        reach = _pullback_bound(problem, theta, measures, both, bounds, max_pushforwards)
-        gradient = _outward(np.abs(direct + indirect - both) + reach)
-        action_value = np.where(model.available, follower.action_value, -np.inf)
-        # of the value as rounded
-        residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
-        return Refined(
-            response=Response(
-                value=read_only(follower.value),
-                action_value=read_only(action_value),
-                policy=read_only(follower.policy),
-                residual=residual,
-                error_bound=residual * _patience(_contraction(model, model.follower_discount)),
-                iterations=response.iterations + 1,
-            ),
-            evaluation=_evaluation(model, leader),
-            measures=measures,
-            direct=read_only(direct),
-            indirect=read_only(indirect),
-            bounds=ErrorBounds(
-                value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
-                action_value=_outward(np.where(model.available, follower.action_value_error, 0.0)),
-                policy=_outward(follower.error),
-                objective=float(_outward(leader.objective_error)),
-                leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
-                occupancy=_outward(leader.occupancy_error),
-                sensitivities=bounds,
-                gradient=gradient,
-                vacuous=_reason(problem, model, None, bounds, gradient, max_pushforwards),
-            ),
-        )
+    centre = _centre(model, response, None)
+    follower, leader, bounds = centre.follower, centre.leader, centre.bounds
+    measures = centre.measures
+    tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
+    if not all(map(all_finite, tables)):
+        return None
+    direct, indirect, both = (
+        pulled_back(problem, theta, part) for part in (*centre.parts, measures)
+    )
+    reach = _pullback_bound(problem, theta, measures, both, bounds, max_pushforwards)
+    gradient = _outward(np.abs(direct + indirect - both) + reach)
+    action_value = np.where(model.available, follower.action_value, -np.inf)
+    # of the value as rounded
+    residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
+    return Refined(
+        response=Response(
+            value=read_only(follower.value),
+            action_value=read_only(action_value),
+            policy=read_only(follower.policy),
+            residual=residual,
+            error_bound=residual * _patience(_contraction(model, model.follower_discount)),
+            iterations=response.iterations + 1,
+        ),
+        evaluation=_evaluation(model, leader),
+        measures=measures,
+        direct=read_only(direct),
+        indirect=read_only(indirect),
+        bounds=ErrorBounds(
+            value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
+            action_value=_outward(np.where(model.available, follower.action_value_error, 0.0)),
+            policy=_outward(follower.error),
+            objective=float(_outward(leader.objective_error)),
+            leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
+            occupancy=_outward(leader.occupancy_error),
+            sensitivities=bounds,
+            gradient=gradient,
+            vacuous=_reason(problem, model, None, bounds, gradient, max_pushforwards),
+        ),
+    )
 
 
 def _evaluation(model: Model, leader: _Leader) -> Evaluation:
@@ -940,11 +947,26 @@ def _reason(
         return "a finite horizon is not covered"
     reachable = _can_push_forward(problem, gradient.size, max_pushforwards)
     if np.isfinite(bounds.follower_reward).all() and not reachable:
-        lacking = f"{type(problem).__name__} has no pullback_bound"
+        lacking = _lacking(problem)
         if max_pushforwards == 0:
             return f"{lacking}; Bounded() would go by pushforwards, if it has them"
         return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
     return "the residuals leave nothing to say"
+
+
+def _lacking(problem: object) -> str:
+    """Say what keeps a problem from bounding its pullback."""
+    for part in _parts(problem):
+        if not hasattr(part, "pullback_bound"):
+            return f"{type(part).__name__} has no pullback_bound"
+    return f"the pullback_bound of {type(problem).__name__} is infinite"
+
+
+def _parts(problem: object) -> tuple[object, ...]:
+    """List what a problem is put together from."""
+    if isinstance(problem, Reparametrised):
+        return *_parts(problem.inner), problem.transform
+    return (problem,)
 
 
 def _gaps(

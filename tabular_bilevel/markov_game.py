@@ -17,6 +17,7 @@ from tabular_bilevel._arrays import (
     FloatArray,
     IntArray,
     grouped_sums,
+    quiet,
     read_only,
     restore_read_only,
     softmax,
@@ -102,6 +103,7 @@ temperature 0.05
 
     __setstate__ = restore_read_only
 
+    @quiet
     def __init__(
         self,
         *,
@@ -171,6 +173,7 @@ temperature 0.05
         """Length of theta, S*B."""
         return self.n_states * self.n_leader_actions
 
+    @quiet
     def leader_policy(self, theta: npt.ArrayLike) -> FloatArray:
         """Compute the leader's policy f(b|s), the softmax of theta row by row.
 
@@ -187,6 +190,7 @@ temperature 0.05
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
         return softmax(logits)
 
+    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the follower's model against the leader's policy.
 
@@ -214,6 +218,7 @@ temperature 0.05
             temperature=self.temperature,
         )
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to the logits.
 
@@ -233,6 +238,7 @@ temperature 0.05
         slope = self._form.policy_sensitivity(sensitivities)
         return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
@@ -260,6 +266,7 @@ temperature 0.05
         lost = UNDERFLOW * (1.0 + (size + errors).sum(axis=1, keepdims=True)) * (terms > 0.0)
         return np.ravel(policy * reach + lost)
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the model's tables along a direction of the logits.
 
@@ -368,9 +375,7 @@ class _Observed:
         # ... but for rounding
         leak = ROUNDOFF * (game.n_leader_actions + 3.0)
         shift = bounds.entries_shift.ravel()[sensitivities.model.entry_row]
-        errors = pulled(
-            bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift
-        )
+        errors = pulled(bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift)
         return errors, size, terms
 
     def tangent(self, change: FloatArray) -> Tangent:

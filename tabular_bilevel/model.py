@@ -17,6 +17,7 @@ from tabular_bilevel._arrays import (
     FloatArray,
     IntArray,
     grouped_sums,
+    quiet,
     read_only,
     read_only_matrix,
     restore_read_only,
@@ -349,10 +350,12 @@ temperature 0.1
         """A numbering of the states, shape (S,), and how far apart its transitions lead at most."""
         return self._kernel.band
 
+    @quiet
     def next_value(self, value: FloatArray) -> FloatArray:
         """Average over the next state: sum_s' P(s'|s,a) value(s'), shape (S, A)."""
         return np.asarray(self.transition @ value).reshape(self.n_states, self.n_actions)
 
+    @quiet
     def arrivals(self, flow: FloatArray) -> FloatArray:
         """Push a measure on pairs one step on: sum_{s,a} flow(s,a) P(s'|s,a), shape (S,)."""
         return np.asarray(self.transition.T @ flow.ravel())
@@ -389,6 +392,7 @@ class Origin:
         return cls(float(off.max()), float(abs(initial.sum() - 1.0)))
 
 
+@quiet
 def made_of(
     origin: Origin,
     /,
@@ -524,6 +528,7 @@ class Tangent:
             np.zeros(model.n_states),
         )
 
+    @quiet
     def leaks(self, model: Model) -> tuple[FloatArray, float]:
         """Add up what must have the sum 0.
 
@@ -545,6 +550,7 @@ class Tangent:
         return np.where(lasting, sums.reshape(lasting.shape), 0.0), float(self.initial.sum())
 
 
+@quiet
 def normalised(
     table: npt.ArrayLike | sp.sparray | sp.spmatrix,
     *,

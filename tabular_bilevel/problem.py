@@ -22,6 +22,7 @@ from tabular_bilevel._arrays import (
     IntArray,
     at_least,
     grouped_sums,
+    quiet,
     ratio,
     read_only,
     read_only_matrix,
@@ -197,6 +198,7 @@ class FeatureProblem:
             features = given[name] if name in given else sp.csr_array((n_rows, width))
             object.__setattr__(self, name, read_only_matrix(features))
 
+    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta.
 
@@ -234,6 +236,7 @@ class FeatureProblem:
             temperature=self._temperature(theta),
         )
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to theta.
 
@@ -264,6 +267,7 @@ class FeatureProblem:
             gradient = gradient + self.temperature.T @ np.array([slope])
         return gradient
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
@@ -315,6 +319,7 @@ class FeatureProblem:
             _add_errors(self._transposed["temperature"], temperature * slope, off, bound)
         return bound
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction.
 
@@ -387,8 +392,7 @@ class FeatureProblem:
         base = self.base.temperature
         if not self.temperature.nnz:
             return base
-        with np.errstate(over="ignore"):
-            temperature = base * float(np.exp(_times(self.temperature, theta)[0]))
+        temperature = base * float(np.exp(_times(self.temperature, theta)[0]))
         return as_positive("temperature at theta", temperature)
 
     def _start(self, theta: FloatArray) -> FloatArray:
@@ -408,9 +412,7 @@ class FeatureProblem:
         return start * (direction - start @ direction / self._start_mass)
 
 
-def _means(
-    kernel: FloatArray, row: IntArray, mass: FloatArray, weights: FloatArray
-) -> FloatArray:
+def _means(kernel: FloatArray, row: IntArray, mass: FloatArray, weights: FloatArray) -> FloatArray:
     """Average weights over each row of a kernel; the row's mean for each entry."""
     return ratio(grouped_sums(row, kernel * weights, mass.size), mass)[row]
 
@@ -501,10 +503,12 @@ class Budget:
         positive_integer("n_parameters", self.n_parameters)
         as_finite("total", self.total)
 
+    @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
         return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
         share = self._softmax(theta)
@@ -512,6 +516,7 @@ class Budget:
         centred[:-1] += gradient
         return np.asarray(self.total * share * centred)
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
     ) -> FloatArray:
@@ -536,6 +541,7 @@ class Budget:
         tiny = UNDERFLOW * (1.0 + total) * (reach + centred(size))
         return at_least(total * (share * reach) + tiny, (reach > 0.0) * np.sign(total))
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
         share = self._softmax(theta)
@@ -576,15 +582,18 @@ class Reparametrised:
         """Length of theta."""
         return self.transform.n_parameters
 
+    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta, shape (d,)."""
         return self.inner.model(self.transform.forward(theta))
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back through both maps, shape (d,)."""
         x = self.transform.forward(theta)
         return self.transform.pullback(theta, self.inner.pullback(x, sensitivities))
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
@@ -598,6 +607,7 @@ class Reparametrised:
         bound = self.inner.pullback_bound(x, sensitivities, bounds)
         return np.asarray(self.transform.pullback_bound(theta, gradient, bound))
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta, shape (d,)."""
         theta = as_theta(theta)

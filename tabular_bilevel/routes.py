@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import ComplexArray, FloatArray, centred
+from tabular_bilevel._arrays import ComplexArray, FloatArray, centred, quiet
 from tabular_bilevel._validation import (
     as_finite,
     as_positive,
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 
+@quiet
 def forward_gradient(
     problem: ForwardProblem,
     theta: npt.ArrayLike,
@@ -114,6 +115,7 @@ def forward_gradient(
     return np.array(derivatives)
 
 
+@quiet
 def complex_step_gradient(
     problem: ForwardProblem,
     theta: npt.ArrayLike,
@@ -185,6 +187,7 @@ class DifferenceGradient:
     error: FloatArray
 
 
+@quiet
 def difference_gradient(
     problem: BilevelProblem,
     theta: npt.ArrayLike,

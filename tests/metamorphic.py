@@ -66,7 +66,9 @@ class Tables:
     def _sparse(self):
         rows, columns = np.nonzero(self.stored.reshape(-1, self.initial.size))
         data = self.kernel[self.stored]
-        return sp.csr_array((data, (rows, columns)), shape=(self.follower_reward.size, len(self.initial)))
+        return sp.csr_array(
+            (data, (rows, columns)), shape=(self.follower_reward.size, len(self.initial))
+        )
 
     @property
     def features(self):
@@ -319,7 +321,9 @@ def another_state(rng, t, theta):
         return np.concatenate((table, np.broadcast_to(row, (1, *table.shape[1:]))))
 
     def wider(table, what):
-        return np.concatenate((table, np.full((*table.shape[:2], 1, *table.shape[3:]), what)), axis=2)
+        return np.concatenate(
+            (table, np.full((*table.shape[:2], 1, *table.shape[3:]), what)), axis=2
+        )
 
     row = distribution(rng, (1, A, S + 1))
     return change(
@@ -505,7 +509,9 @@ def earlier(rng, t, theta):
         return np.concatenate((np.broadcast_to(row, (1, *table.shape[1:])), table))
 
     def before(table):
-        return np.concatenate((np.zeros((*table.shape[:2], 1, *table.shape[3:]), table.dtype), table), axis=2)
+        return np.concatenate(
+            (np.zeros((*table.shape[:2], 1, *table.shape[3:]), table.dtype), table), axis=2
+        )
 
     only = np.arange(A) == 0
     first = np.zeros((A, S + 1))
@@ -600,7 +606,8 @@ def game_relabelled(rng, g, theta):
     index = np.ix_(states, moves, actions)
     logits = np.arange(S * B).reshape(S, B)[np.ix_(states, moves)].ravel()
     tables = {
-        name: getattr(g, name)[index] for name in ("follower_reward", "leader_reward", "termination")
+        name: getattr(g, name)[index]
+        for name in ("follower_reward", "leader_reward", "termination")
     }
     return change(
         g,
@@ -631,7 +638,8 @@ def game_split_state(rng, g, theta):
     twice = np.append(np.arange(S), k)
     share = np.where(twice == k, 0.5, 1.0)
     tables = {
-        name: getattr(g, name)[twice] for name in ("follower_reward", "leader_reward", "termination")
+        name: getattr(g, name)[twice]
+        for name in ("follower_reward", "leader_reward", "termination")
     }
     logits = np.arange(S * B).reshape(S, B)[twice].ravel()
     return change(
@@ -855,8 +863,7 @@ def from_outcomes(rng, t, theta):
         return None
 
     def wrap(t):
-        scalars = {k: v for k, v in t.scalars.items()}
-        base = from_gymnasium(P, leader_reward=t.leader_reward, initial=t.initial, **scalars)
+        base = from_gymnasium(P, leader_reward=t.leader_reward, initial=t.initial, **t.scalars)
         features = dict(t.features)
         kept = (t.stored & t.available[..., None])[t.stored]
         features["transition"] = features["transition"][kept]
@@ -962,9 +969,7 @@ def apart(pair, before, after, *, more=None):
     )  # fmt: skip
     (V, V_room), (W, W_room) = before["value"], after["value"]
     if pair.value_shift is not None:
-        compare(
-            "value", V, V_room, W[states], W_room[states], pair.value_scale, pair.value_shift
-        )
+        compare("value", V, V_room, W[states], W_room[states], pair.value_scale, pair.value_shift)
     if not np.any(pair.off[0]):
         (V, V_room), (W, W_room) = before["leader_value"], after["leader_value"]
         scale = 1.0 if pair.objective_shift is None else pair.scale
@@ -992,7 +997,5 @@ def examine(pair, *, enclose=True):
         back = np.eye(pair.before[1].size) if pair.parameters is None else pair.parameters
         moved = abs(pair.scale) * np.abs(back) @ after.bounded["gradient"][1]
         room = {"gradient": room["gradient"] + moved}
-        found += [
-            ("enclosed", *x) for x in apart(pair, before.enclosed, after.enclosed, more=room)
-        ]
+        found += [("enclosed", *x) for x in apart(pair, before.enclosed, after.enclosed, more=room)]
     return found

@@ -1,4 +1,4 @@
-"""Tables in float32 and float16, whose sums are off by more than float64's: a model of them works."""
+"""Tables in float32 and float16, whose sums are further from 1: a model of them works."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ COPIES = {
     "like_transition": lambda m: m.replace(transition=m.like_transition(m.transition.data)),
     "copy": copy.deepcopy,
     "pickle": lambda m: pickle.loads(pickle.dumps(m)),
-    "moved": lambda m: tb.FeatureProblem(m, **features(m, np.random.default_rng(1))).model([3.0, -2.0]),
+    "moved": lambda m: tb.FeatureProblem(m, **features(m, np.random.default_rng(1))).model(
+        [3.0, -2.0]
+    ),
 }
 
 
