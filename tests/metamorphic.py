@@ -8,7 +8,7 @@ rounded, what that does to the answers is added to them.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -542,7 +542,7 @@ def doubled_action(rng, t, theta):
     """An action twice, each copy worth temperature log 2 less: rounding of that is counted."""
     t, theta = t.rooted(theta)
     t = dataclasses.replace(t, temperature_features=0.0 * t.temperature_features)
-    S, A = t.available.shape
+    A = t.available.shape[1]
     a = int(rng.integers(A))
     twice = np.append(np.arange(A), a)
     less = np.where(twice == a, t.temperature * np.log(2.0), 0.0)
@@ -682,7 +682,7 @@ def game_another_state(rng, g, theta):
 
 
 def game_units(rng, g, theta):
-    """The follower's rewards and the temperature in another unit, the leader's in one of its own."""
+    """The follower's rewards and the temperature in another unit, the leader's in its own."""
     unit, leader = 2.0 ** rng.integers(-60, 60, size=2)
     return change(
         g,
@@ -789,27 +789,27 @@ def _kept(rng, t, theta):
 
 def in_jax(rng, t, theta):
     """The same tables written in JAX, before and after."""
-    pytest_jax = __import__("jax.numpy").numpy
     way = (constants, other_units, other_leader_units)[int(rng.integers(3))]
     pair = way(rng, t, theta)
     while not pair.enclosable:
         pair = way(rng, t, theta)
     (before, _), (after, _) = pair.before, pair.after
-
-    def wrap(t):
-        return jax_problem(pytest_jax, t)
-
     return dataclasses.replace(
-        pair, before=(Wrapped(before, wrap), theta), after=(Wrapped(after, wrap), theta)
+        pair,
+        before=(Wrapped(before, jax_problem), theta),
+        after=(Wrapped(after, jax_problem), theta),
     )
 
 
-def jax_problem(jnp, t):
+def jax_problem(t):
+    """Write an instance's tables in JAX."""
+    import jax.numpy as jnp
+
     from tabular_bilevel.adapters.jax import JaxProblem
 
     base, features = t.base, t.features
     shape = base.follower_reward.shape
-    row, n_rows = base.entry_row, base.follower_reward.size
+    row = base.entry_row
 
     def tilted(base, logits, row, mass):
         top = jnp.full(mass.shape, -jnp.inf).at[row].max(jnp.where(base > 0, logits, -jnp.inf))
@@ -859,7 +859,7 @@ def from_outcomes(rng, t, theta):
     P = {
         s: {a: outcomes(s, a) for a in range(A) if t.available[s, a]} for s in range(S)
     }  # fmt: skip
-    if max(max(row) for row in P.values()) < A - 1:
+    if not t.available.any(axis=0).all():  # P alone does not tell of actions that no state has
         return None
 
     def wrap(t):
@@ -877,21 +877,20 @@ def from_outcomes(rng, t, theta):
 WRAPPED = (rescaled, budgeted, from_outcomes)
 
 
-def draw_pair(rng, *, jax=0.0):
-    """Draw an instance and a change of it."""
-    while True:
-        kind = rng.random()
-        if kind < jax:
-            (t, theta), way = draw_tables(rng), in_jax
-        elif kind < 0.3:
-            (t, theta), way = draw_game(rng), GAME_CHANGES[int(rng.integers(len(GAME_CHANGES)))]
-        elif kind < 0.45:
-            (t, theta), way = draw_tables(rng), WRAPPED[int(rng.integers(len(WRAPPED)))]
-        else:
-            (t, theta), way = draw_tables(rng), TABLE_CHANGES[int(rng.integers(len(TABLE_CHANGES)))]
-        pair = way(rng, t, theta)
-        if pair is not None:
-            return way.__name__, pair
+CHANGES = {
+    **{way.__name__: (draw_tables, way) for way in (*TABLE_CHANGES, *WRAPPED)},
+    **{way.__name__: (draw_game, way) for way in GAME_CHANGES},
+    "in_jax": (draw_tables, in_jax),
+}
+
+
+def draw_pair(rng, name):
+    """Draw an instance that the change of this name applies to, changed."""
+    draw, way = CHANGES[name]
+    pair = None
+    while pair is None:
+        pair = way(rng, *draw(rng))
+    return pair
 
 
 @dataclass(frozen=True, eq=False)
