@@ -219,7 +219,7 @@ def draw_game(rng):
         kernel = kernel * (1.0 - ends)[..., None]
     if rng.random() < 0.5:
         heavier(rng, initial)
-        initial *= 1.0 - 2.0**-34  # room for the rounding of the leader's policy
+        heavier(rng, kernel)
     return Game(
         kernel=kernel,
         stored=kernel > 0.0,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, read_only
+from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._validation import (
     as_checked_theta,
     as_generator,
@@ -211,6 +211,7 @@ class EstimatorReport:
             yield f"the same again: rng={self.seed}"
 
 
+@quiet
 def check_estimator(
     estimator: Callable[..., Any],
     problem: BilevelProblem,
