@@ -413,8 +413,8 @@ MUTANTS = (
     Mutant(
         "play that need not end at a leader's discount of 1",
         "model.py",
-        "                _require_ends(model)\n",
-        "                pass\n",
+        "            _require_ends(model)\n",
+        "            pass\n",
         ("tests/test_undiscounted.py",),
     ),
     Mutant(
