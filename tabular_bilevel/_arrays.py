@@ -42,7 +42,8 @@ UNDERFLOW = 2.0**-1060
 
 #: Decorates what callers call: numbers may underflow or overflow on the way, which is looked for in
 #: the results, so that numpy's error state and warnings have no say. Nor have they in a stranger's
-#: methods that are called from there: what is not finite is refused when it comes back.
+#: problem that is called from there: what is not finite is refused when it comes back. A stranger's
+#: estimator keeps the caller's state.
 quiet = np.errstate(all="ignore")
 
 

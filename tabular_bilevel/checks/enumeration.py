@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, IntArray, quiet, read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._progress import tqdm_bar
 from tabular_bilevel._validation import (
     as_checked_theta,
@@ -150,7 +150,6 @@ class EnumerationReport:
         )
 
 
-@quiet
 def check_by_enumeration(
     estimator: Any,
     problem: BilevelProblem,

@@ -211,7 +211,6 @@ class EstimatorReport:
             yield f"the same again: rng={self.seed}"
 
 
-@quiet
 def check_estimator(
     estimator: Callable[..., Any],
     problem: BilevelProblem,
@@ -476,6 +475,7 @@ def _draw_once(name: str) -> None:
         sys.modules["torch"].rand(1)
 
 
+@quiet
 def judge(
     estimates: FloatArray,
     target: FloatArray,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only
+from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import as_generator
 from tabular_bilevel.accuracy import Level
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
@@ -105,7 +105,6 @@ class SuiteReport:
             yield f"  asked for {', '.join(sorted(asked))}"
 
 
-@quiet
 def check_suite(
     estimator: Callable[..., Any],
     *,
