@@ -81,6 +81,7 @@ def ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
     return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0.0)
 
 
+@quiet
 def softmax(logits: FloatArray) -> FloatArray:
     """Turn logits into probabilities along the last axis."""
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
