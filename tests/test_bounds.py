@@ -410,8 +410,15 @@ def extreme(draw, seed):
     return problem, theta, result
 
 
-@pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("draw", [extreme_problem, extreme_game, extreme_budget])
+# Some, and those where products of bounds did underflow to 0.
+EXTREMES = [
+    *((extreme_problem, seed) for seed in (*range(30), 288, 334, 378, 388)),
+    *((extreme_game, seed) for seed in (*range(10), 53, 129, 287, 335, 360, 428)),
+    *((extreme_budget, seed) for seed in (*range(30), 33, 188, 317, 347)),
+]
+
+
+@pytest.mark.parametrize(("draw", "seed"), EXTREMES)
 def test_what_underflows_is_not_taken_for_0(draw, seed):
     problem, theta, result = extreme(draw, seed)
     reference, gradient = extreme_truth(problem, theta, result)
