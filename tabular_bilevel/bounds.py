@@ -881,7 +881,7 @@ def _pullback_bound(
         if (bound < 0.0).any():
             index = first(bound < 0.0)
             raise ValueError(f"{entry(name, index)} is {bound[index]}, below 0")
-        if all_finite(bound):
+        if all_finite(bound) or not _lacking(problem):
             return bound
     if not _can_push_forward(problem, theta.size, max_pushforwards):
         return np.full(theta.size, np.inf)
@@ -945,21 +945,23 @@ def _reason(
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if horizon is not None:
         return "a finite horizon is not covered"
+    lacking = _lacking(problem)
     reachable = _can_push_forward(problem, gradient.size, max_pushforwards)
-    if np.isfinite(bounds.follower_reward).all() and not reachable:
-        lacking = _lacking(problem)
-        if max_pushforwards == 0:
-            return f"{lacking}; Bounded() would go by pushforwards, if it has them"
-        return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
-    return "the residuals leave nothing to say"
+    if not np.isfinite(bounds.follower_reward).all() or (lacking and reachable):
+        return "the residuals leave nothing to say"
+    if not lacking:
+        return f"the pullback_bound of {type(problem).__name__} is infinite"
+    if max_pushforwards == 0:
+        return f"{lacking}; Bounded() would go by pushforwards, if it has them"
+    return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
 
 
 def _lacking(problem: object) -> str:
-    """Say what keeps a problem from bounding its pullback."""
+    """Say what part of a problem cannot bound its pullback, if one cannot."""
     for part in _parts(problem):
         if not hasattr(part, "pullback_bound"):
             return f"{type(part).__name__} has no pullback_bound"
-    return f"the pullback_bound of {type(problem).__name__} is infinite"
+    return ""
 
 
 def _parts(problem: object) -> tuple[object, ...]:

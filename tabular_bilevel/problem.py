@@ -429,7 +429,7 @@ def _tilt_errors(
     A probability that underflows is none that the base has as 0.
     """
     size = np.abs(slopes)
-    lost = UNDERFLOW * ((size + mean(size)) + at_least(0.0, errors + mean(errors)))
+    lost = at_least(UNDERFLOW * (size + mean(size)), errors + mean(errors))
     reach = probability * (errors + mean(errors)) + np.where(base > 0.0, lost, 0.0)
     return probability * np.abs(slopes - mean(slopes)), reach
 

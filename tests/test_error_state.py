@@ -217,7 +217,7 @@ INNER = tb.problems.two_state()
     [
         (
             tb.Reparametrised(INNER, Vague()),
-            "the pullback_bound of Reparametrised is infinite; Bounded() would go by pushforwards",
+            "the pullback_bound of Reparametrised is infinite",
         ),
         (tb.Reparametrised(INNER, Mute()), "Mute has no pullback_bound; Bounded()"),
         (tb.Reparametrised(Silent(INNER), Mute()), "Silent has no pullback_bound; Bounded()"),
