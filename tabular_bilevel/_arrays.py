@@ -11,13 +11,16 @@ import scipy.sparse as sp
 
 __all__ = [
     "ROUNDOFF",
+    "UNDERFLOW",
     "BoolArray",
     "ComplexArray",
     "FloatArray",
     "IntArray",
+    "at_least",
     "binary_scale",
     "centred",
     "grouped_sums",
+    "quiet",
     "ratio",
     "read_only",
     "read_only_matrix",
@@ -33,6 +36,20 @@ BoolArray = npt.NDArray[np.bool_]
 #: Unit roundoff of float64: a sum of n products is off by less than n + 2 of it, relative to the
 #: sum of their sizes.
 ROUNDOFF = 2.0**-53
+
+#: What underflows is lost by 2^-1074: some sums of it, before they are magnified.
+UNDERFLOW = 2.0**-1060
+
+#: Decorates what callers call: numbers may underflow or overflow on the way, which is looked for in
+#: the results, so that numpy's error state and warnings have no say. Nor have they in a stranger's
+#: problem that is called from there: what is not finite is refused when it comes back. A stranger's
+#: estimator keeps the caller's state.
+quiet = np.errstate(all="ignore")
+
+
+def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
+    """Pay for the underflow of a product of bounds, which is 0 only where a factor is."""
+    return np.asarray(bound + UNDERFLOW * (np.asarray(factor) != 0.0))
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -64,10 +81,10 @@ def ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
     return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0.0)
 
 
+@quiet
 def softmax(logits: FloatArray) -> FloatArray:
     """Turn logits into probabilities along the last axis."""
-    with np.errstate(over="ignore"):  # logits further apart than 1e308 are as good as that
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 

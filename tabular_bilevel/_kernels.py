@@ -24,6 +24,7 @@ __all__ = [
     "monte_carlo",
     "outward",
     "pad",
+    "pullback_errors",
     "sample_trajectories",
     "sarsa",
     "slope_errors",
@@ -532,8 +533,10 @@ def value_gaps(
                 continue
             row = s * n_actions + a
             high, low, size, small = 0.0, 0.0, 0.0, 0.0
+            something = reward[s, a] != 0.0 or value[s] != 0.0 or correction[s] != 0.0
             for k in range(indptr[row], indptr[row + 1]):
                 j = indices[k]
+                something = something or value[j] != 0.0 or correction[j] != 0.0
                 product, slip = two_product(data[k], value[j])
                 high, rest = two_sum(high, product)
                 low += rest + (slip + data[k] * correction[j])
@@ -553,7 +556,7 @@ def value_gaps(
                 ROUNDOFF * abs(gap[s, a])
                 + 4.0 * n * n * ROUNDOFF * ROUNDOFF * size
                 + n * ROUNDOFF * small
-                + (n * UNDERFLOW if size + small > 0.0 else 0.0)
+                + (n * UNDERFLOW if something else 0.0)
             )
 
 
@@ -590,7 +593,8 @@ def flow_residual(
             extra = rest + (slip + policy[s, a] * correction[s])
             weight = abs(flow[s, a]) + abs(product)
             tiny = policy[s, a] * abs(correction[s])
-            if weight == 0.0 and tiny == 0.0:
+            lasting = policy[s, a] != 0.0 and (measure[s] != 0.0 or correction[s] != 0.0)
+            if flow[s, a] == 0.0 and not lasting:
                 continue
             row = s * n_actions + a
             for k in range(indptr[row], indptr[row + 1]):
@@ -612,11 +616,12 @@ def flow_residual(
         n = count[s] + 12.0
         total = discount * size[s] + abs(source[s]) + abs(measure[s])
         tiny = discount * small[s] + abs(correction[s])
+        something = total + tiny > 0.0 or (discount > 0.0 and count[s] > 0.0)
         error[s] = (
             ROUNDOFF * abs(residual[s])
             + 4.0 * n * n * ROUNDOFF * ROUNDOFF * total
             + n * ROUNDOFF * tiny
-            + (n * UNDERFLOW if total + tiny > 0.0 else 0.0)
+            + (n * UNDERFLOW if something else 0.0)
         )
 
 
@@ -721,7 +726,7 @@ def soft_policy(
                 )
         residual[s] = temperature * (top + log_total)
         rounding = (EXP_ROUNDOFFS + 3.0) * log_total + 3.0 * abs(top)
-        residual_error[s] = temperature * (fraction + ROUNDOFF * rounding)
+        residual_error[s] = temperature * (fraction + ROUNDOFF * rounding) + UNDERFLOW
 
 
 @kernel
@@ -755,6 +760,9 @@ def slope_errors(
             mean = mean / mass if mass > 0.0 else 0.0
             off = discount * flow_error[s, a]
             at_most = discount * (abs(flow[s, a]) + flow_error[s, a])
+            if discount > 0.0 and (flow[s, a] != 0.0 or flow_error[s, a] > 0.0):
+                off += UNDERFLOW
+                at_most += UNDERFLOW
             shift[s, a] += off * abs(mean) + at_most * value_error
             for k in range(indptr[row], indptr[row + 1]):
                 ahead = value[indices[k]]
@@ -763,6 +771,37 @@ def slope_errors(
                 errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
                 # the slope's rounding, and that of the value where the flow is off
                 errors[k] += ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
+                errors[k] += UNDERFLOW * abs(ahead)
+
+
+@kernel
+def pullback_errors(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    slopes: FloatArray,
+    errors: FloatArray,
+    roundings: float,
+    bound: FloatArray,
+) -> None:
+    """Add to the bound what a CSR matrix times slopes is off by, if they are off by `errors`.
+
+    Each of a row's n terms is rounded n + `roundings` times. 0 only where all terms are.
+    """
+    for row in range(bound.size):
+        n = indptr[row + 1] - indptr[row]
+        total, size = 0.0, 0.0
+        something = False
+        for k in range(indptr[row], indptr[row + 1]):
+            j = indices[k]
+            feature = abs(data[k])
+            total += feature * errors[j]
+            size += feature * abs(slopes[j])
+            if feature > 0.0 and (errors[j] > 0.0 or slopes[j] != 0.0):
+                something = True
+        bound[row] += total + (n + roundings) * ROUNDOFF * size
+        if something:
+            bound[row] += n * UNDERFLOW
 
 
 @kernel
@@ -813,6 +852,9 @@ def advantages(
     for s in range(n_states):
         mean, mean_error, turned = 0.0, 0.0, 0.0
         for a in range(n_actions):
+            if gap[s, a] != 0.0 or error[s, a] > 0.0:
+                mean_error = UNDERFLOW
+        for a in range(n_actions):
             size = abs(gap[s, a])
             mean += policy[s, a] * gap[s, a]
             mean_error += policy[s, a] * (error[s, a] + (n_actions + 2.0) * ROUNDOFF * size)
@@ -828,7 +870,10 @@ def advantages(
         stray = 0.0
         for a in range(n_actions):
             stray += aside[s, a]
+        something = stray != 0.0 and reach != 0.0 and largest != 0.0
         stray *= reach * largest
+        if something:
+            stray += UNDERFLOW
         residual[s] += stray
         for a in range(n_actions):
             advantage_error[s, a] += stray

@@ -48,10 +48,17 @@ DISTRIBUTION_TOLERANCE = 1e-9
 LARGEST_EXACT_INTEGER = 2**53
 
 
-def distribution_tolerance(dtype: np.dtype[Any]) -> float:
-    """How far a sum of probabilities of this dtype may be from 1; wider below float64."""
+# A table made of another one sums to the same, but for the rounding of many successors.
+ROUNDED_ANEW = 1e-12
+
+
+def distribution_tolerance(dtype: np.dtype[Any], origin: float = 0.0) -> float:
+    """How far a sum of probabilities of this dtype may be from 1; wider below float64.
+
+    Or as far as the sums of the table that they were made of are, its `origin`.
+    """
     coarse = 16.0 * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
-    return max(DISTRIBUTION_TOLERANCE, coarse)
+    return max(DISTRIBUTION_TOLERANCE, coarse, origin + ROUNDED_ANEW if origin else 0.0)
 
 
 def entry(name: str, index: tuple[Any, ...]) -> str:
@@ -166,11 +173,13 @@ def require_probabilities(name: str, array: FloatArray) -> None:
         raise ValueError(f"{entry(name, index)} is {array[index]}, not a probability")
 
 
-def as_distribution(name: str, value: npt.ArrayLike, size: int) -> FloatArray:
-    """Copy a probability distribution over `size` outcomes."""
+def as_distribution(
+    name: str, value: npt.ArrayLike, size: int, *, origin: float = 0.0
+) -> FloatArray:
+    """Copy a probability distribution over `size` outcomes; see `distribution_tolerance`."""
     array = real_array(name, value, (size,))
     require_probabilities(name, array)
-    if abs(array.sum() - 1.0) > distribution_tolerance(as_array(name, value).dtype):
+    if abs(array.sum() - 1.0) > distribution_tolerance(as_array(name, value).dtype, origin):
         raise ValueError(f"{name} sums to {array.sum():.12g}, not 1")
     return array
 

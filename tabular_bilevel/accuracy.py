@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, restore_read_only
+from tabular_bilevel._arrays import FloatArray, quiet, restore_read_only
 from tabular_bilevel._validation import as_positive, positive_integer
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Accuracy:
         """Whether the objective and the gradient may be called exact within their radii."""
         return self.level in (Level.ENCLOSED, Level.BOUNDED)
 
+    @quiet
     def is_within(self, tolerance: float, objective: float, gradient: FloatArray) -> bool:
         """Say whether the radii are within a part of the objective and of the gradient's size."""
         size = float(np.abs(gradient).max(initial=0.0))

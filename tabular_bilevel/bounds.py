@@ -35,7 +35,9 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import (
     ROUNDOFF,
     FloatArray,
+    at_least,
     grouped_sums,
+    quiet,
     read_only,
     restore_read_only,
 )
@@ -52,7 +54,12 @@ from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_inverse, policy_system
 from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
+from tabular_bilevel.problem import (
+    BilevelProblem,
+    ForwardProblem,
+    Reparametrised,
+    pulled_back,
+)
 from tabular_bilevel.routes import tangents_at
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
@@ -68,6 +75,9 @@ OUTWARD = 1.0 + 2.0**-20
 # What underflows is lost by 2^-1074, however often it is magnified: every bound that is not 0 for a
 # reason of structure, such as a state with a single action, is made larger by this.
 UNDERFLOW = 2.0**-960
+
+# What a few products of bounds lose that underflow, before they are magnified.
+LOST = 2.0**-1050
 
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
@@ -125,6 +135,7 @@ class ErrorBounds:
         return text + (f" ({self.vacuous})" if self.vacuous else "")
 
 
+@quiet
 def error_bounds(
     problem: BilevelProblem, theta: npt.ArrayLike, result: Hypergradient
 ) -> ErrorBounds:
@@ -166,29 +177,29 @@ def error_bounds(
     require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
     model, evaluation, found = result.model, result.evaluation, result.sensitivities
-    with np.errstate(all="ignore"):  # what overflows, or is no number, ends as an infinite bound
-        centre = _centre(model, result.response, evaluation)
-        follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-        pulled = np.asarray(problem.pullback(theta, centre.measures))
-        reach = _pullback_bound(problem, theta, centre.measures, pulled, bounds, MAX_PUSHFORWARDS)
-        gradient = _outward(np.abs(result.gradient - pulled) + reach)
-        rounding = np.abs(result.response.action_value - follower.action_value)
-        action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
-        return ErrorBounds(
-            value=_outward(np.abs(follower.correction) + follower.value_error),
-            action_value=_outward(action_value),
-            policy=_outward(np.abs(result.response.policy - follower.policy) + follower.error),
-            objective=float(
-                _outward(abs(result.objective - leader.objective) + leader.objective_error)
-            ),
-            leader_value=_outward(np.abs(leader.correction) + leader.value_error),
-            occupancy=_outward(
-                np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
-            ),
-            sensitivities=_around(found, centre.measures, bounds),
-            gradient=gradient,
-            vacuous=_reason(problem, model, evaluation.horizon, bounds, gradient, MAX_PUSHFORWARDS),
-        )
+    # what overflows, or is no number, ends as an infinite bound
+    centre = _centre(model, result.response, evaluation)
+    follower, leader, bounds = centre.follower, centre.leader, centre.bounds
+    pulled = np.asarray(problem.pullback(theta, centre.measures))
+    reach = _pullback_bound(problem, theta, centre.measures, pulled, bounds, MAX_PUSHFORWARDS)
+    gradient = _outward(np.abs(result.gradient - pulled) + reach)
+    rounding = np.abs(result.response.action_value - follower.action_value)
+    action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
+    return ErrorBounds(
+        value=_outward(np.abs(follower.correction) + follower.value_error),
+        action_value=_outward(action_value),
+        policy=_outward(np.abs(result.response.policy - follower.policy) + follower.error),
+        objective=float(
+            _outward(abs(result.objective - leader.objective) + leader.objective_error)
+        ),
+        leader_value=_outward(np.abs(leader.correction) + leader.value_error),
+        occupancy=_outward(
+            np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
+        ),
+        sensitivities=_around(found, centre.measures, bounds),
+        gradient=gradient,
+        vacuous=_reason(problem, model, evaluation.horizon, bounds, gradient, MAX_PUSHFORWARDS),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +226,7 @@ class Refined:
     bounds: ErrorBounds
 
 
+@quiet
 def refined(
     problem: BilevelProblem,
     theta: FloatArray,
@@ -249,46 +261,45 @@ def refined(
         If float64 does not round to nearest or flushes small numbers to 0.
     """
     require_ieee_arithmetic()
-    with np.errstate(all="ignore"):
-        centre = _centre(model, response, None)
-        follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-        measures = centre.measures
-        tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
-        if not all(map(all_finite, tables)):
-            return None
-        direct, indirect, both = (
-            pulled_back(problem, theta, part) for part in (*centre.parts, measures)
-        )
-        reach = _pullback_bound(problem, theta, measures, both, bounds, max_pushforwards)
-        gradient = _outward(np.abs(direct + indirect - both) + reach)
-        action_value = np.where(model.available, follower.action_value, -np.inf)
-        # of the value as rounded
-        residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
-        return Refined(
-            response=Response(
-                value=read_only(follower.value),
-                action_value=read_only(action_value),
-                policy=read_only(follower.policy),
-                residual=residual,
-                error_bound=residual * _patience(_contraction(model, model.follower_discount)),
-                iterations=response.iterations + 1,
-            ),
-            evaluation=_evaluation(model, leader),
-            measures=measures,
-            direct=read_only(direct),
-            indirect=read_only(indirect),
-            bounds=ErrorBounds(
-                value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
-                action_value=_outward(np.where(model.available, follower.action_value_error, 0.0)),
-                policy=_outward(follower.error),
-                objective=float(_outward(leader.objective_error)),
-                leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
-                occupancy=_outward(leader.occupancy_error),
-                sensitivities=bounds,
-                gradient=gradient,
-                vacuous=_reason(problem, model, None, bounds, gradient, max_pushforwards),
-            ),
-        )
+    centre = _centre(model, response, None)
+    follower, leader, bounds = centre.follower, centre.leader, centre.bounds
+    measures = centre.measures
+    tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
+    if not all(map(all_finite, tables)):
+        return None
+    direct, indirect, both = (
+        pulled_back(problem, theta, part) for part in (*centre.parts, measures)
+    )
+    reach = _pullback_bound(problem, theta, measures, both, bounds, max_pushforwards)
+    gradient = _outward(np.abs(direct + indirect - both) + reach)
+    action_value = np.where(model.available, follower.action_value, -np.inf)
+    # of the value as rounded
+    residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
+    return Refined(
+        response=Response(
+            value=read_only(follower.value),
+            action_value=read_only(action_value),
+            policy=read_only(follower.policy),
+            residual=residual,
+            error_bound=residual * _patience(_contraction(model, model.follower_discount)),
+            iterations=response.iterations + 1,
+        ),
+        evaluation=_evaluation(model, leader),
+        measures=measures,
+        direct=read_only(direct),
+        indirect=read_only(indirect),
+        bounds=ErrorBounds(
+            value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
+            action_value=_outward(np.where(model.available, follower.action_value_error, 0.0)),
+            policy=_outward(follower.error),
+            objective=float(_outward(leader.objective_error)),
+            leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
+            occupancy=_outward(leader.occupancy_error),
+            sensitivities=bounds,
+            gradient=gradient,
+            vacuous=_reason(problem, model, None, bounds, gradient, max_pushforwards),
+        ),
+    )
 
 
 def _evaluation(model: Model, leader: _Leader) -> Evaluation:
@@ -379,12 +390,12 @@ class _Explicit:
         return np.asarray(b @ self._inverse)
 
     def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        off = self._off * y.max()
+        off = self._off * y.max() + _lost(self.patience, y)
         advantage = (self._advantage @ y).reshape(y.size, -1)
         return self._sizes @ y + off, self._spread @ y + 2.0 * off, advantage + 2.0 * off
 
     def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
-        off = self._off * (source.sum() + 2.0 * flow.sum())
+        off = self._off * (source.sum() + 2.0 * flow.sum()) + _lost(self.patience, source, flow)
         return np.asarray(source @ self._sizes + flow.ravel() @ self._advantage + off)
 
 
@@ -411,18 +422,19 @@ class _Factored:
         ahead = self._discount * self._model.next_value(x)
         mean = (self._policy * ahead).sum(axis=1)
         lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = _largest(lacking) * self.patience
+        more = _largest(lacking) * self.patience + _lost(self.patience, y)
         x += more
         return x, x, ahead + more + x[:, None]
 
     def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
         model = self._model
+        lost = _lost(self.patience, source, flow)
         source = source + self._discount * model.arrivals(flow)
         x = np.abs(self._system.solve_transposed(source))
         arriving = self._discount * model.arrivals(self._policy * x[:, None])
         terms = np.bincount(model.transition.indices, minlength=model.n_states) + 8.0
         lacking = source + arriving - x + terms * ROUNDOFF * (source + arriving + x)
-        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience)
+        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience + lost)
 
 
 class _Unknown:
@@ -494,6 +506,11 @@ def _contraction(model: Model, discount: float) -> float:
 def _patience(contraction: float) -> float:
     """1 / (1 - contraction), or more."""
     return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else math.inf
+
+
+def _lost(patience: float, *bounds: FloatArray) -> float:
+    """Bound what underflows on the way through the inverse, unless all there is to carry is 0."""
+    return LOST * patience if any(bound.any() for bound in bounds) else 0.0
 
 
 class _SoftPolicy:
@@ -587,7 +604,7 @@ def _follower(model: Model, response: Response) -> _Follower:
         value_error=size,
         value_spread=spread,
         action_value=gap + value[:, None],
-        action_value_error=rounding + contraction * size.max(),
+        action_value_error=rounding + contraction * size.max() + LOST,
         residual=float(residual.max()),
         policy=soft.policy,
         error=policy_error,
@@ -654,6 +671,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
     value = stored + correction
     objective = math.fsum((start * value)[start > 0.0])
     objective_error = float(start @ (value_error + 3.0 * ROUNDOFF * np.abs(value)))
+    objective_error += LOST * value_error.any()
 
     flow = np.zeros_like(policy)
     residual, _ = _flow(model, start, flow, policy, discount, occupancy, nothing)
@@ -718,6 +736,7 @@ def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[Floa
     size = size[:, None]
     influence = source + policy * (arrivals + step)[:, None]
     rounding = 3.0 * ROUNDOFF * (np.abs(source) + policy * size)
+    rounding += LOST * (model.available & (error > 0.0))
     return influence, source_error + follower.error * (size + error) + policy * error + rounding
 
 
@@ -727,9 +746,11 @@ def _temperature_slope(
     """Compute - sum mu log pi, and bound its error."""
     size = np.abs(follower.log_policy)
     rounding = ROUNDOFF * (influence.size + 2.0) * size
+    matters = (influence_error > 0.0) & (follower.log_policy_error > 0.0)
     return -float(np.vdot(influence, follower.log_policy)), float(
         np.vdot(influence_error, size + follower.log_policy_error)
         + np.vdot(np.abs(influence), follower.log_policy_error + rounding)
+        + LOST * matters.any()
     )
 
 
@@ -860,7 +881,7 @@ def _pullback_bound(
         if (bound < 0.0).any():
             index = first(bound < 0.0)
             raise ValueError(f"{entry(name, index)} is {bound[index]}, below 0")
-        if all_finite(bound):
+        if all_finite(bound) or not _lacking(problem):
             return bound
     if not _can_push_forward(problem, theta.size, max_pushforwards):
         return np.full(theta.size, np.inf)
@@ -894,15 +915,15 @@ def _tangent_bound(
     bound = rows @ bounds.entries_shift.ravel() + start[0] * bounds.initial_shift
     if tangent.temperature != 0.0:
         off = bounds.temperature + 2.0 * ROUNDOFF * abs(sensitivities.temperature)
-        bound += abs(tangent.temperature) * off
+        bound += at_least(abs(tangent.temperature) * off, off)
     for change, slope, error in (
         (tangent.follower_reward, sensitivities.follower_reward, bounds.follower_reward),
         (tangent.leader_reward, sensitivities.leader_reward, bounds.leader_reward),
         (tangent.transition, sensitivities.entries, bounds.entries),
         (tangent.initial, sensitivities.initial, bounds.initial),
     ):
-        errors = error + ROUNDOFF * (slope.size + 8.0) * np.abs(slope)
-        bound += np.vdot(np.abs(change), errors)
+        errors = error + at_least(ROUNDOFF * (slope.size + 8.0) * np.abs(slope), slope)
+        bound += at_least(np.vdot(np.abs(change), errors), np.any(errors[change != 0.0]))
     return float(bound)
 
 
@@ -924,13 +945,30 @@ def _reason(
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if horizon is not None:
         return "a finite horizon is not covered"
+    lacking = _lacking(problem)
     reachable = _can_push_forward(problem, gradient.size, max_pushforwards)
-    if np.isfinite(bounds.follower_reward).all() and not reachable:
-        lacking = f"{type(problem).__name__} has no pullback_bound"
-        if max_pushforwards == 0:
-            return f"{lacking}; Bounded() would go by pushforwards, if it has them"
-        return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
-    return "the residuals leave nothing to say"
+    if not np.isfinite(bounds.follower_reward).all() or (lacking and reachable):
+        return "the residuals leave nothing to say"
+    if not lacking:
+        return f"the pullback_bound of {type(problem).__name__} is infinite"
+    if max_pushforwards == 0:
+        return f"{lacking}; Bounded() would go by pushforwards, if it has them"
+    return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
+
+
+def _lacking(problem: object) -> str:
+    """Say what part of a problem cannot bound its pullback, if one cannot."""
+    for part in _parts(problem):
+        if not hasattr(part, "pullback_bound"):
+            return f"{type(part).__name__} has no pullback_bound"
+    return ""
+
+
+def _parts(problem: object) -> tuple[object, ...]:
+    """List what a problem is put together from."""
+    if isinstance(problem, Reparametrised):
+        return *_parts(problem.inner), problem.transform
+    return (problem,)
 
 
 def _gaps(

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, IntArray, ratio, read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, quiet, ratio, read_only
 from tabular_bilevel._validation import as_finite, as_real, finite_array, positive_integer
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import evaluate_leader
@@ -85,6 +85,7 @@ class Critic(Protocol):
 class ExactCritic:
     """The true Q_L and V_L, from the model."""
 
+    @quiet
     def values(
         self,
         response: Response,
@@ -96,6 +97,7 @@ class ExactCritic:
         """Evaluate the leader exactly; of the trajectories, only the model is used."""
         return exact_values(trajectories.model, response)
 
+    @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
         return exact_values(model, response)
@@ -109,6 +111,7 @@ class MonteCarloCritic:
     0, and states V_L 0: nothing is known of them.
     """
 
+    @quiet
     def values(
         self,
         response: Response,
@@ -133,6 +136,7 @@ class MonteCarloCritic:
         )
         return visited_mean(counts, returns)
 
+    @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Average the exact values of the steps left over the expected visits."""
         policy, discount = response.policy, model.leader_discount
@@ -184,6 +188,7 @@ class SarsaCritic:
         if as_finite("initial_spread", self.initial_spread) < 0.0:
             raise ValueError(f"initial_spread is {self.initial_spread}, below 0")
 
+    @quiet
     def values(
         self,
         response: Response,
@@ -217,6 +222,7 @@ class SarsaCritic:
                 )
         return LeaderValues.under(response.policy, table)
 
+    @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Compute what a table comes to with small steps.
 
@@ -263,6 +269,7 @@ class TemporalDifferenceCritic:
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
 
+    @quiet
     def values(
         self,
         response: Response,
@@ -282,6 +289,7 @@ class TemporalDifferenceCritic:
             previous=previous,
         )
 
+    @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
         return exact_values(model, response)

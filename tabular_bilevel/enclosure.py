@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, IntArray, read_only, restore_read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, quiet, read_only, restore_read_only
 from tabular_bilevel._files import write_file
 from tabular_bilevel._validation import (
     as_positive,
@@ -56,6 +56,7 @@ class Interval:
     __setstate__ = restore_read_only
 
     @property
+    @quiet
     def centre(self) -> Any:
         """A float64 in the middle, or next to it; 0 where nothing is known."""
         finite = np.isfinite(self.lower) & np.isfinite(self.upper)
@@ -63,11 +64,11 @@ class Interval:
         return _unwrapped(np.clip(low / 2.0 + high / 2.0, low, high))
 
     @property
+    @quiet
     def radius(self) -> Any:
         """How far the number may be from `centre`, rounded up; 0 where it is known exactly."""
-        with np.errstate(over="ignore"):  # infinite, then
-            away = np.maximum(self.upper - self.centre, self.centre - self.lower)
-            return _unwrapped(np.where(away > 0.0, np.nextafter(away, np.inf), 0.0))
+        away = np.maximum(self.upper - self.centre, self.centre - self.lower)
+        return _unwrapped(np.where(away > 0.0, np.nextafter(away, np.inf), 0.0))
 
     def contains(self, numbers: npt.ArrayLike) -> bool:
         """Say whether all of the numbers are within their bounds."""
@@ -216,6 +217,7 @@ class Enclosure:
         )
 
 
+@quiet
 def enclose(
     problem: BilevelProblem,
     theta: npt.ArrayLike,
@@ -313,8 +315,7 @@ bits
 def _guess(model: Model) -> FloatArray:
     """Solve for V_F in float64; 0 where that fails."""
     try:
-        with np.errstate(all="ignore"):
-            value = solve_follower(model).value
+        value = solve_follower(model).value
     except ConvergenceError:
         value = np.zeros(model.n_states)
     return value

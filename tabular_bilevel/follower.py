@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._validation import (
     as_positive,
     finite_array,
@@ -86,6 +86,7 @@ class FollowerSolver(Protocol):
         ...
 
 
+@quiet
 def solve_follower(
     model: Model, *, solver: FollowerSolver | None = None, start: npt.ArrayLike | None = None
 ) -> Response:
@@ -157,6 +158,7 @@ class PolicyIteration:
         as_positive("tolerance", self.tolerance)
         positive_integer("max_iterations", self.max_iterations)
 
+    @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -221,6 +223,7 @@ class ValueIteration:
         as_positive("tolerance", self.tolerance)
         positive_integer("max_iterations", self.max_iterations)
 
+    @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -296,6 +299,7 @@ class CompiledPolicyIteration:
         as_positive("tolerance", self.tolerance)
         positive_integer("max_iterations", self.max_iterations)
 
+    @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve as `solve_follower` describes.
 
@@ -382,6 +386,7 @@ class StoppedValueIteration:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
 
+    @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Sweep.
 
@@ -432,8 +437,7 @@ def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray
     ahead = model.follower_discount * model.next_value(value)
     action_value = np.where(model.available, model.follower_reward + ahead, -np.inf)
     best = action_value.max(axis=1)
-    with np.errstate(over="ignore"):  # a gap of 1e308 temperatures is as good as -inf
-        weights = np.exp((action_value - best[:, None]) / model.temperature)
+    weights = np.exp((action_value - best[:, None]) / model.temperature)
     total = weights.sum(axis=1)
     improved = best + model.temperature * np.log(total)
     return action_value, improved, weights / total[:, None]
@@ -442,8 +446,7 @@ def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray
 def log_policy(model: Model, action_value: FloatArray) -> FloatArray:
     """Compute log pi from Q, however small pi, shape (S, A); 0 where an action is unavailable."""
     best = action_value.max(axis=1, keepdims=True)
-    with np.errstate(over="ignore"):
-        logits = (action_value - best) / model.temperature
+    logits = (action_value - best) / model.temperature
     logits = np.maximum(logits, -np.finfo(np.float64).max)  # finite: 0 log 0 is 0
     total = np.exp(logits).sum(axis=1, keepdims=True)
     return np.where(model.available, logits - np.log(total), 0.0)

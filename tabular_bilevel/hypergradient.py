@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._validation import as_theta
 from tabular_bilevel.accuracy import Accuracy, Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.bounds import MAX_PUSHFORWARDS, refined
@@ -66,11 +66,11 @@ class Hypergradient:
 
     __setstate__ = restore_read_only
 
+    @quiet
     def __str__(self) -> str:
-        with np.errstate(over="ignore"):
-            gradient, direct, indirect = map(
-                np.linalg.norm, (self.gradient, self.direct, self.indirect)
-            )
+        gradient, direct, indirect = map(
+            np.linalg.norm, (self.gradient, self.direct, self.indirect)
+        )
         return (
             f"Hypergradient: objective {self.objective:.10g}, {self.gradient.size} parameters, "
             f"gradient norm {gradient:.6g} (direct {direct:.6g}, through the follower "
@@ -78,6 +78,7 @@ class Hypergradient:
         )
 
 
+@quiet
 def hypergradient(
     problem: BilevelProblem,
     theta: npt.ArrayLike,

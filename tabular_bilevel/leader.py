@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._validation import as_theta, positive_integer
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.linear import policy_system
@@ -52,6 +52,7 @@ class Evaluation:
     __setstate__ = restore_read_only
 
     @property
+    @quiet
     def advantage(self) -> FloatArray:
         """A_L = Q_L - V_L, shape (S, A); without meaning where an action is unavailable."""
         return self.action_value - self.value[:, None]
@@ -61,6 +62,7 @@ class Evaluation:
         return f"Evaluation: objective {self.objective:.10g} over {steps}"
 
 
+@quiet
 def evaluate_leader(model: Model, response: Response, *, horizon: int | None = None) -> Evaluation:
     """Evaluate the leader's return J under the follower's policy.
 
@@ -123,6 +125,7 @@ def evaluate_leader(model: Model, response: Response, *, horizon: int | None = N
     )
 
 
+@quiet
 def objective(
     problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
 ) -> float:

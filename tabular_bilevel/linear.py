@@ -12,7 +12,6 @@ solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 from __future__ import annotations
 
-import warnings
 from typing import Protocol
 
 import numpy as np
@@ -62,13 +61,15 @@ class _Dense:
     def __init__(self, matrix: FloatArray) -> None:
         # The transpose is dominant by columns, so that LAPACK's pivoting leaves it as it is: the
         # factors keep their signs, occupancies are not negative, and 0 where no path leads.
-        self._factors = scipy.linalg.lu_factor(matrix.T, overwrite_a=True, check_finite=False)
+        # LAPACK itself: what is singular shows in the solutions, scipy's wrapper would warn of it.
+        factor, self._solve = scipy.linalg.get_lapack_funcs(("getrf", "getrs"), (matrix,))
+        self._lu, self._pivots, _ = factor(matrix.T, overwrite_a=True)
 
     def solve(self, b: FloatArray) -> FloatArray:
-        return np.asarray(scipy.linalg.lu_solve(self._factors, b, trans=1, check_finite=False))
+        return np.asarray(self._solve(self._lu, self._pivots, b, trans=1)[0])
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return np.asarray(scipy.linalg.lu_solve(self._factors, b, check_finite=False))
+        return np.asarray(self._solve(self._lu, self._pivots, b)[0])
 
 
 class _Sparse:
@@ -181,10 +182,8 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
 def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
     kernel = policy_transition(model.transition, policy)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)  # of what is found here
-            system = discounted_system(kernel, 1.0)
-            steps = system.solve(np.ones(model.n_states))
+        system = discounted_system(kernel, 1.0)
+        steps = system.solve(np.ones(model.n_states))
     except RuntimeError:  # SuperLU's, of a singular matrix
         steps = np.full(model.n_states, np.inf)
     _require_steps(steps)

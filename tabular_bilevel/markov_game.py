@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +12,12 @@ import scipy.sparse as sp
 
 from tabular_bilevel._arrays import (
     ROUNDOFF,
+    UNDERFLOW,
     BoolArray,
     FloatArray,
     IntArray,
     grouped_sums,
+    quiet,
     read_only,
     restore_read_only,
     softmax,
@@ -29,9 +32,11 @@ from tabular_bilevel._validation import (
 from tabular_bilevel.model import (
     MAX_ENTRIES,
     Model,
+    Origin,
     Tangent,
     as_termination,
     as_transition,
+    made_of,
     not_forbidden,
 )
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
@@ -98,6 +103,7 @@ temperature 0.05
 
     __setstate__ = restore_read_only
 
+    @quiet
     def __init__(
         self,
         *,
@@ -134,7 +140,9 @@ temperature 0.05
             "n_states": shape[0],
             "n_leader_actions": shape[1],
             "n_actions": shape[2],
-            "transition": as_transition("transition", transition, shape, shape[0], ends, mask),
+            "transition": as_transition(
+                "transition", transition, shape, shape[0], ends, mask, origin=Origin()
+            ),
             "follower_reward": read_only(
                 finite_array("follower_reward", follower, shape, where=mask)
             ),
@@ -156,11 +164,16 @@ temperature 0.05
         )
         self.model(np.zeros(self.n_parameters))  # the scalars' checks are the model's
 
+    @cached_property
+    def _origin(self) -> Origin:
+        return Origin.of(self.transition, self.initial, self.termination)
+
     @property
     def n_parameters(self) -> int:
         """Length of theta, S*B."""
         return self.n_states * self.n_leader_actions
 
+    @quiet
     def leader_policy(self, theta: npt.ArrayLike) -> FloatArray:
         """Compute the leader's policy f(b|s), the softmax of theta row by row.
 
@@ -177,6 +190,7 @@ temperature 0.05
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
         return softmax(logits)
 
+    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the follower's model against the leader's policy.
 
@@ -196,13 +210,15 @@ temperature 0.05
             If theta has the wrong length or an entry that is not finite.
         """
         tables = self._form.tables(self.leader_policy(theta))
-        return Model.from_tables(
+        return made_of(
+            self._origin,
             **tables,
             follower_discount=self.follower_discount,
             leader_discount=self.leader_discount,
             temperature=self.temperature,
         )
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to the logits.
 
@@ -222,6 +238,7 @@ temperature 0.05
         slope = self._form.policy_sensitivity(sensitivities)
         return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
@@ -244,8 +261,12 @@ temperature 0.05
         policy = self.leader_policy(theta)
         errors, size, terms = self._form.policy_sensitivity_bound(sensitivities, bounds)
         errors = errors + ROUNDOFF * (terms + 2.0 * self.n_leader_actions + 8.0) * size
-        return np.ravel(policy * (errors + (policy * errors).sum(axis=1, keepdims=True)))
+        reach = errors + (policy * errors).sum(axis=1, keepdims=True)
+        # a chance that underflows is not 0, unless nothing depends on it
+        lost = UNDERFLOW * (1.0 + (size + errors).sum(axis=1, keepdims=True)) * (terms > 0.0)
+        return np.ravel(policy * reach + lost)
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the model's tables along a direction of the logits.
 
@@ -350,7 +371,12 @@ class _Observed:
 
         size = pulled(np.abs(sensitivities.entries), np.abs(sensitivities.initial))
         terms = grouped_sums(self._following, np.ones(self._following.size), game.n_parameters)
-        return pulled(bounds.entries, bounds.initial), size, terms.reshape(size.shape)
+        terms = terms.reshape(size.shape) + (game.initial > 0.0)[:, None]
+        # ... but for rounding
+        leak = ROUNDOFF * (game.n_leader_actions + 3.0)
+        shift = bounds.entries_shift.ravel()[sensitivities.model.entry_row]
+        errors = pulled(bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift)
+        return errors, size, terms
 
     def tangent(self, change: FloatArray) -> Tangent:
         game = self._game
@@ -423,7 +449,8 @@ class _Hidden:
 
         mass = np.asarray(game.transition @ np.ones(game.n_states)).reshape(shape)
         terms = np.diff(game.transition.indptr).reshape(shape)
-        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * (terms + 1.0) * mass
+        roundings = terms + game.n_leader_actions + 3.0
+        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * roundings * mass
         errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.entries)
         errors += np.einsum("sa,sba->sb", bounds.entries_shift, uneven)
         size = pulled(

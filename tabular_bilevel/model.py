@@ -17,6 +17,7 @@ from tabular_bilevel._arrays import (
     FloatArray,
     IntArray,
     grouped_sums,
+    quiet,
     read_only,
     read_only_matrix,
     restore_read_only,
@@ -160,40 +161,18 @@ class Model:
         Model: 2 states, 2 actions, 7 transitions, follower discount 0.9, leader discount 0.95, \
 temperature 0.1
         """
-        follower = real_array("follower_reward", follower_reward, (None, None))
-        n_states, n_actions = follower.shape
-        mask = _availability(available, follower)
-        follower = finite_array("follower_reward", follower, follower.shape, where=mask)
-        ends = as_termination(termination, mask)
-        matrix = as_transition(
-            "transition", transition, (n_states, n_actions), n_states, ends, mask
+        return made_of(
+            Origin(),
+            transition=transition,
+            follower_reward=follower_reward,
+            leader_reward=leader_reward,
+            initial=initial,
+            follower_discount=follower_discount,
+            leader_discount=leader_discount,
+            temperature=temperature,
+            available=available,
+            termination=termination,
         )
-        model = cls(
-            transition=matrix,
-            follower_reward=read_only(follower),
-            leader_reward=read_only(
-                finite_array("leader_reward", leader_reward, follower.shape, where=mask)
-            ),
-            initial=read_only(as_distribution("initial", initial, n_states)),
-            termination=read_only(ends),
-            available=read_only(mask),
-            follower_discount=as_discount("follower_discount", follower_discount),
-            leader_discount=as_leader_discount(leader_discount),
-            temperature=as_positive("temperature", temperature),
-        )
-        largest = model.largest_mass
-        for name, discount in (
-            ("follower_discount", model.follower_discount),
-            ("leader_discount", model.leader_discount),
-        ):
-            if discount == 1.0:  # the leader's alone may be
-                _require_ends(model)
-            elif discount * largest >= 1.0:
-                raise ValueError(
-                    f"{name} times the largest row sum of transition is {discount * largest}, "
-                    "not below 1"
-                )
-        return model
 
     def replace(self, **tables: Any) -> Model:
         """Copy the model with some tables changed; the result is checked as in `from_tables`.
@@ -216,7 +195,7 @@ temperature 0.1
         TypeError
             If a name is not an argument of `from_tables`.
         """
-        return Model.from_tables(**{**self._fields(), **tables})
+        return made_of(self.origin, **{**self._fields(), **tables})
 
     def with_rewards(self, follower_reward: FloatArray, leader_reward: FloatArray) -> Model:
         """Copy the model with other rewards, without a second look at the kernel.
@@ -288,8 +267,8 @@ temperature 0.1
         ValueError
             If it is not a distribution over the states.
         """
-        start = read_only(as_distribution("initial", initial, self.n_states))
-        return self._with(initial=start)
+        start = as_distribution("initial", initial, self.n_states, origin=self.origin.initial)
+        return self._with(initial=read_only(start))
 
     def with_temperature(self, temperature: npt.ArrayLike) -> Model:
         """Copy the model with another temperature, without a second look at the rest.
@@ -318,6 +297,11 @@ temperature 0.1
         return model
 
     __setstate__ = restore_read_only
+
+    @cached_property
+    def origin(self) -> Origin:
+        """How far its sums are from 1, and those of what is made of it may be."""
+        return Origin.of(self.transition, self.initial, self.termination)
 
     def _fields(self) -> Mapping[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -366,10 +350,12 @@ temperature 0.1
         """A numbering of the states, shape (S,), and how far apart its transitions lead at most."""
         return self._kernel.band
 
+    @quiet
     def next_value(self, value: FloatArray) -> FloatArray:
         """Average over the next state: sum_s' P(s'|s,a) value(s'), shape (S, A)."""
         return np.asarray(self.transition @ value).reshape(self.n_states, self.n_actions)
 
+    @quiet
     def arrivals(self, flow: FloatArray) -> FloatArray:
         """Push a measure on pairs one step on: sum_{s,a} flow(s,a) P(s'|s,a), shape (S,)."""
         return np.asarray(self._kernel.transposed @ flow.ravel())
@@ -385,6 +371,78 @@ temperature 0.1
             f"transitions, follower discount {self.follower_discount:g}, leader discount "
             f"{self.leader_discount:g}, temperature {self.temperature:g}"
         )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How far the sums of tables that others are made of are from those of distributions.
+
+    Coarse tables, of float32, are off by more than a float64 table may be: what is made of them is
+    off by as much, and is no worse.
+    """
+
+    transition: float = 0.0
+    initial: float = 0.0
+
+    @classmethod
+    def of(cls, transition: sp.csr_array, initial: FloatArray, termination: FloatArray) -> Origin:
+        """Measure."""
+        sums = np.asarray(transition @ np.ones(transition.shape[1]))
+        off = np.where(sums > 0.0, np.abs(sums - (1.0 - termination.ravel())), 0.0)
+        return cls(float(off.max()), float(abs(initial.sum() - 1.0)))
+
+
+@quiet
+def made_of(
+    origin: Origin,
+    /,
+    *,
+    transition: npt.ArrayLike | sp.sparray | sp.spmatrix,
+    follower_reward: npt.ArrayLike,
+    leader_reward: npt.ArrayLike,
+    initial: npt.ArrayLike,
+    follower_discount: float,
+    leader_discount: float,
+    temperature: float,
+    available: npt.ArrayLike | None = None,
+    termination: npt.ArrayLike | None = None,
+) -> Model:
+    """Make a model as `Model.from_tables`, of tables that were made of others."""
+    follower = real_array("follower_reward", follower_reward, (None, None))
+    n_states, n_actions = follower.shape
+    mask = _availability(available, follower)
+    follower = finite_array("follower_reward", follower, follower.shape, where=mask)
+    ends = as_termination(termination, mask)
+    matrix = as_transition(
+        "transition", transition, (n_states, n_actions), n_states, ends, mask, origin=origin
+    )
+    start = as_distribution("initial", initial, n_states, origin=origin.initial)
+    model = Model(
+        transition=matrix,
+        follower_reward=read_only(follower),
+        leader_reward=read_only(
+            finite_array("leader_reward", leader_reward, follower.shape, where=mask)
+        ),
+        initial=read_only(start),
+        termination=read_only(ends),
+        available=read_only(mask),
+        follower_discount=as_discount("follower_discount", follower_discount),
+        leader_discount=as_leader_discount(leader_discount),
+        temperature=as_positive("temperature", temperature),
+    )
+    largest = model.largest_mass
+    for name, discount in (
+        ("follower_discount", model.follower_discount),
+        ("leader_discount", model.leader_discount),
+    ):
+        if discount == 1.0:  # the leader's alone may be
+            _require_ends(model)
+        elif discount * largest >= 1.0:
+            raise ValueError(
+                f"{name} times the largest row sum of transition is {discount * largest}, "
+                "not below 1"
+            )
+    return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -474,6 +532,7 @@ class Tangent:
             np.zeros(model.n_states),
         )
 
+    @quiet
     def leaks(self, model: Model) -> tuple[FloatArray, float]:
         """Add up what must have the sum 0.
 
@@ -495,6 +554,7 @@ class Tangent:
         return np.where(lasting, sums.reshape(lasting.shape), 0.0), float(self.initial.sum())
 
 
+@quiet
 def normalised(
     table: npt.ArrayLike | sp.sparray | sp.spmatrix,
     *,
@@ -541,7 +601,7 @@ def normalised(
     if available is not None:
         mask &= _flags(available, leading)
     ends = as_termination(termination, mask)
-    csr = as_transition("table", table, leading, shape[-1], ends, mask)
+    csr = as_transition("table", table, leading, shape[-1], ends, mask, origin=Origin())
     scaled = np.empty(csr.nnz)
     for row, end in enumerate(ends.ravel().tolist()):
         place = slice(csr.indptr[row], csr.indptr[row + 1])
@@ -623,6 +683,8 @@ def as_transition(
     n_states: int,
     termination: FloatArray,
     mask: BoolArray,
+    *,
+    origin: Origin,
 ) -> sp.csr_array:
     """Check a kernel with the given leading axes and copy it to a canonical, read-only CSR array.
 
@@ -652,7 +714,7 @@ def as_transition(
     csr = sp.csr_array((data, (rows, columns)), shape=(n_rows, n_states))
     sums = np.asarray(csr @ np.ones(n_states))
     wanted = 1.0 - termination.ravel()
-    off = used & (np.abs(sums - wanted) > distribution_tolerance(dtype))
+    off = used & (np.abs(sums - wanted) > distribution_tolerance(dtype, origin.transition))
     if off.any():
         k = int(np.argmax(off))
         ends = termination.ravel()[k]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel._validation import as_positive, as_real, finite_array
 from tabular_bilevel.experience import NOTHING
 
@@ -46,6 +46,7 @@ class GradientAscent:
         if not as_real("largest_norm", self.largest_norm) > 0.0:
             raise ValueError(f"largest_norm is {self.largest_norm}, not positive")
 
+    @quiet
     def step(
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
@@ -82,6 +83,7 @@ class Adam:
             if not 0.0 <= as_real(name, getattr(self, name)) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, not in [0, 1)")
 
+    @quiet
     def step(
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:

@@ -6,8 +6,9 @@ parts that the package's own problems are put together from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,9 +17,12 @@ import scipy.sparse as sp
 
 from tabular_bilevel._arrays import (
     ROUNDOFF,
+    UNDERFLOW,
     FloatArray,
     IntArray,
+    at_least,
     grouped_sums,
+    quiet,
     ratio,
     read_only,
     read_only_matrix,
@@ -49,6 +53,15 @@ __all__ = [
     "pulled_back",
     "require_reward_parameters",
 ]
+
+# Roundings of a pulled back number but for those of its sum: two of centring, three of the parts'.
+PULLBACK_ROUNDINGS = 8.0
+
+# Tilted entries whose sum is smaller lose digits to underflow: they are added up by logarithms.
+SMALLEST_TOTAL = 1e-290
+
+# Logits further apart have shares that float64 has not.
+FURTHEST_LOGITS = 800.0
 
 
 class BilevelProblem(Protocol):
@@ -185,6 +198,7 @@ class FeatureProblem:
             features = given[name] if name in given else sp.csr_array((n_rows, width))
             object.__setattr__(self, name, read_only_matrix(features))
 
+    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta.
 
@@ -222,6 +236,7 @@ class FeatureProblem:
             temperature=self._temperature(theta),
         )
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to theta.
 
@@ -246,14 +261,13 @@ class FeatureProblem:
             centred = self._centre_rows(sensitivities.entries, theta)
             gradient = gradient + self.transition.T @ centred
         if self.initial.nnz:
-            start = self._start(theta)
-            centred = start * (sensitivities.initial - start @ sensitivities.initial)
-            gradient = gradient + self.initial.T @ centred
+            gradient = gradient + self.initial.T @ self._centre_start(sensitivities.initial, theta)
         if self.temperature.nnz:
             slope = self._temperature(theta) * sensitivities.temperature
             gradient = gradient + self.temperature.T @ np.array([slope])
         return gradient
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
@@ -277,40 +291,35 @@ class FeatureProblem:
             The bound, rounding included.
         """
         theta = as_theta(theta, self.n_parameters)
-        size, terms = self._reward_sizes
         slopes = np.concatenate((sensitivities.follower_reward, sensitivities.leader_reward))
         errors = np.concatenate((bounds.follower_reward, bounds.leader_reward))
-        bound: FloatArray = size @ errors.ravel()
-        bound = bound + ROUNDOFF * (terms + 3.0) * (size @ np.abs(slopes.ravel()))
+        bound = np.zeros(self.n_parameters)
+        _add_errors(self._rewards[1], slopes.ravel(), errors.ravel(), bound)
         if self._only_rewards:
             return bound
+        base = self.base
         if self.transition.nnz:
-            kernel, row = self._kernel(theta), self.base.entry_row
-            sums = np.diff(self.base.transition.indptr)[row]
-            bound = bound + _centred_bound(
-                self.transition,
-                kernel,
-                bounds.entries + ROUNDOFF * (2.0 * sums + 8.0) * np.abs(sensitivities.entries),
-                sensitivities.entries,
-                row,
-                self.base.row_mass.ravel(),
-            )
+            sums = np.diff(base.transition.indptr)[base.entry_row]
+            slopes, terms = sensitivities.entries, 2.0 * sums + 8.0
+            off = bounds.entries + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
+            mean = partial(_means, self._kernel(theta), base.entry_row, base.row_mass.ravel())
+            reach = _tilt_errors(base.transition.data, self._kernel(theta), slopes, off, mean)
+            _add_errors(self._transposed["transition"], *reach, bound)
         if self.initial.nnz:
+            slopes, terms = sensitivities.initial, 3.0 * base.n_states + 8.0
+            off = bounds.initial + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
             start = self._start(theta)
-            n_states = float(start.size)
-            bound = bound + _centred_bound(
-                self.initial,
-                start,
-                bounds.initial + ROUNDOFF * (2.0 * n_states + 8.0) * np.abs(sensitivities.initial),
-                sensitivities.initial,
-                np.zeros(start.size, dtype=np.int64),
-                np.array([start.sum()]),
+            reach = _tilt_errors(
+                base.initial, start, slopes, off, lambda x: start @ x / self._start_mass
             )
+            _add_errors(self._transposed["initial"], *reach, bound)
         if self.temperature.nnz:
-            off = bounds.temperature + 3.0 * ROUNDOFF * abs(sensitivities.temperature)
-            bound = bound + abs(self.temperature.T) @ np.array([self._temperature(theta) * off])
+            temperature, slope = self._temperature(theta), np.array([sensitivities.temperature])
+            off = at_least(temperature * bounds.temperature, bounds.temperature + np.abs(slope))
+            _add_errors(self._transposed["temperature"], temperature * slope, off, bound)
         return bound
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction.
 
@@ -327,12 +336,11 @@ class FeatureProblem:
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         available = self.base.available
-        start, slope = self._start(theta), self.initial @ direction
         return Tangent(
             follower_reward=available * (self.follower_reward @ direction).reshape(available.shape),
             leader_reward=available * (self.leader_reward @ direction).reshape(available.shape),
             transition=self._centre_rows(self.transition @ direction, theta),
-            initial=start * (slope - start @ slope),
+            initial=self._centre_start(self.initial @ direction, theta),
             temperature=float((self.temperature @ direction)[0] * self._temperature(theta)),
         )
 
@@ -360,10 +368,16 @@ class FeatureProblem:
         return np.concatenate((self.base.follower_reward, self.base.leader_reward)).ravel()
 
     @cached_property
-    def _reward_sizes(self) -> tuple[sp.csr_array, FloatArray]:
-        """Absolute features of both rewards, transposed, and how many each parameter has."""
-        transposed = self._rewards[1]
-        return abs(transposed), np.diff(transposed.indptr).astype(np.float64)
+    def _transposed(self) -> dict[str, sp.csr_array]:
+        """Features, one row a parameter, of what is not a reward."""
+        names = ("transition", "initial", "temperature")
+        return {name: sp.csr_array(getattr(self, name).T) for name in names}
+
+    @cached_property
+    def _start_mass(self) -> float:
+        """Sum of the initial distribution; 1 where no more than rounding is between them."""
+        mass = float(self.base.initial.sum())
+        return 1.0 if abs(mass - 1.0) <= ROUNDOFF * self.base.n_states else mass
 
     def _kernel(self, theta: FloatArray) -> FloatArray:
         base = self.base
@@ -378,8 +392,7 @@ class FeatureProblem:
         base = self.base.temperature
         if not self.temperature.nnz:
             return base
-        with np.errstate(over="ignore"):
-            temperature = base * float(np.exp(_times(self.temperature, theta)[0]))
+        temperature = base * float(np.exp(_times(self.temperature, theta)[0]))
         return as_positive("temperature at theta", temperature)
 
     def _start(self, theta: FloatArray) -> FloatArray:
@@ -389,30 +402,47 @@ class FeatureProblem:
 
     def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
         """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
-        kernel, row, mass = self._kernel(theta), self.base.entry_row, self.base.row_mass.ravel()
-        mean = ratio(grouped_sums(row, kernel * direction, mass.size), mass)
-        return kernel * (direction - mean[row])
+        kernel = self._kernel(theta)
+        mean = _means(kernel, self.base.entry_row, self.base.row_mass.ravel(), direction)
+        return kernel * (direction - mean)
+
+    def _centre_start(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
+        """Jacobian of the initial distribution with respect to its logits."""
+        start = self._start(theta)
+        return start * (direction - start @ direction / self._start_mass)
 
 
-def _centred_bound(
-    features: sp.csr_array,
-    kernel: FloatArray,
-    errors: FloatArray,
+def _means(kernel: FloatArray, row: IntArray, mass: FloatArray, weights: FloatArray) -> FloatArray:
+    """Average weights over each row of a kernel; the row's mean for each entry."""
+    return ratio(grouped_sums(row, kernel * weights, mass.size), mass)[row]
+
+
+def _tilt_errors(
+    base: FloatArray,
+    probability: FloatArray,
     slopes: FloatArray,
-    row: IntArray,
-    mass: FloatArray,
-) -> FloatArray:
-    """Bound the pullback of kernel (slopes - mean) where slopes are off by at most `errors`."""
+    errors: FloatArray,
+    mean: Callable[[FloatArray], Any],
+) -> tuple[FloatArray, FloatArray]:
+    """Compute sizes and errors of probability (slopes - mean) where slopes are off by `errors`.
 
-    def mean(weights: FloatArray) -> FloatArray:
-        return ratio(grouped_sums(row, kernel * weights, mass.size), mass)[row]
+    A probability that underflows is none that the base has as 0.
+    """
+    size = np.abs(slopes)
+    lost = at_least(UNDERFLOW * (size + mean(size)), errors + mean(errors))
+    reach = probability * (errors + mean(errors)) + np.where(base > 0.0, lost, 0.0)
+    return probability * np.abs(slopes - mean(slopes)), reach
 
-    transposed = abs(sp.csr_array(features.T))
-    terms = np.diff(transposed.indptr)
-    centred = kernel * np.abs(slopes - mean(slopes))
-    return np.asarray(
-        transposed @ (kernel * (errors + mean(errors)))
-        + ROUNDOFF * (terms + 3.0) * (transposed @ centred)
+
+def _add_errors(
+    transposed: sp.csr_array, slopes: FloatArray, errors: FloatArray, bound: FloatArray
+) -> None:
+    """Add the errors of pulled back slopes to a bound; the parts' sum is rounded, too."""
+    from tabular_bilevel import _kernels
+
+    matrix = transposed
+    _kernels.pullback_errors(
+        matrix.indptr, matrix.indices, matrix.data, slopes, errors, PULLBACK_ROUNDINGS, bound
     )
 
 
@@ -473,10 +503,12 @@ class Budget:
         positive_integer("n_parameters", self.n_parameters)
         as_finite("total", self.total)
 
+    @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
         return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
         share = self._softmax(theta)
@@ -484,6 +516,7 @@ class Budget:
         centred[:-1] += gradient
         return np.asarray(self.total * share * centred)
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
     ) -> FloatArray:
@@ -492,13 +525,23 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        share = self._softmax(theta)
-        roundings = 4.0 * (share.size + np.ptp(np.asarray(theta))) + 64.0
-        errors = bound + ROUNDOFF * roundings * np.abs(gradient)
-        reach = np.full(share.size, share[:-1] @ errors)
-        reach[:-1] += errors
-        return np.asarray(abs(self.total) * share * reach)
+        share, logits = self._softmax(theta), np.asarray(theta)
+        apart = min(float(logits.max() - logits.min()), FURTHEST_LOGITS)
+        roundings = 4.0 * (share.size + apart) + 64.0
+        size = np.abs(gradient)
+        lost = UNDERFLOW * size.sum()  # shares that underflow are not 0
 
+        def centred(x: FloatArray) -> FloatArray:
+            both = np.full(share.size, at_least(share[:-1] @ x, x.any()) + lost)
+            both[:-1] += x
+            return both
+
+        reach = centred(bound + at_least(ROUNDOFF * roundings * size, size))
+        total = abs(self.total)
+        tiny = UNDERFLOW * (1.0 + total) * (reach + centred(size))
+        return at_least(total * (share * reach) + tiny, (reach > 0.0) * np.sign(total))
+
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares."""
         share = self._softmax(theta)
@@ -539,15 +582,18 @@ class Reparametrised:
         """Length of theta."""
         return self.transform.n_parameters
 
+    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta, shape (d,)."""
         return self.inner.model(self.transform.forward(theta))
 
+    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back through both maps, shape (d,)."""
         x = self.transform.forward(theta)
         return self.transform.pullback(theta, self.inner.pullback(x, sensitivities))
 
+    @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
@@ -561,6 +607,7 @@ class Reparametrised:
         bound = self.inner.pullback_bound(x, sensitivities, bounds)
         return np.asarray(self.transform.pullback_bound(theta, gradient, bound))
 
+    @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta, shape (d,)."""
         theta = as_theta(theta)
@@ -638,4 +685,7 @@ def _tilt(base: FloatArray, logits: FloatArray, row: IntArray, mass: FloatArray)
     np.maximum.at(top, row[base > 0.0], logits[base > 0.0])
     weights = np.where(base > 0.0, base * np.exp(np.minimum(logits - top[row], 0.0)), 0.0)
     total = grouped_sums(row, weights, mass.size)
+    if ((total > 0.0) & (total < SMALLEST_TOTAL)).any():
+        logs = np.log(base, out=np.zeros_like(base), where=base > 0.0)
+        return _tilt(np.where(base > 0.0, 1.0, 0.0), logits + logs, row, mass)
     return np.asarray(weights * ratio(mass, total)[row])

@@ -12,7 +12,14 @@ from functools import cached_property, partial
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, centred, grouped_sums, read_only, restore_read_only
+from tabular_bilevel._arrays import (
+    FloatArray,
+    centred,
+    grouped_sums,
+    quiet,
+    read_only,
+    restore_read_only,
+)
 from tabular_bilevel.follower import Response, log_policy
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_system
@@ -115,6 +122,7 @@ class Sensitivities:
         """The entries as a matrix like ``model.transition``, shape (S*A, S)."""
         return self.model.like_transition(self.entries)
 
+    @quiet
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
         return Sensitivities(
@@ -134,6 +142,7 @@ class Sensitivities:
             return self._temperature
         return self.temperature + other.temperature
 
+    @quiet
     def dot(self, tangent: Tangent) -> float:
         """Differentiate J along a change of the tables."""
         return float(
@@ -144,6 +153,7 @@ class Sensitivities:
             + (self.temperature * tangent.temperature if tangent.temperature else 0.0)
         )
 
+    @quiet
     def __str__(self) -> str:
         mass = np.abs(self.follower_reward).sum()
         return (
@@ -186,6 +196,7 @@ class SensitivityBounds:
     __setstate__ = restore_read_only
 
 
+@quiet
 def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
     """Differentiate J with respect to the tables by the adjoint equations (theory.md section 4).
 
@@ -225,6 +236,7 @@ def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> S
     )
 
 
+@quiet
 def direct_sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
     """Differentiate J with the follower's policy held fixed.
 
@@ -248,6 +260,7 @@ def direct_sensitivities(model: Model, response: Response, evaluation: Evaluatio
     )
 
 
+@quiet
 def indirect_sensitivities(
     model: Model, response: Response, evaluation: Evaluation
 ) -> Sensitivities:
@@ -294,6 +307,7 @@ def influence_measures(model: Model, response: Response, influence: FloatArray) 
     )
 
 
+@quiet
 def temperature_slope(model: Model, response: Response, influence: FloatArray) -> float:
     """Differentiate J with respect to the temperature, given the influence measure, shape (S, A).
 

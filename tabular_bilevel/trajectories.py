@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only, restore_read_only
 from tabular_bilevel._validation import (
-    DISTRIBUTION_TOLERANCE,
+    as_array,
     as_generator,
+    distribution_tolerance,
     entry,
     finite_array,
     first,
@@ -156,8 +157,9 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
         index = first(~model.available & (chances > 0.0))
         raise ValueError(f"{entry('policy', index)} is {chances[index]} for an unavailable action")
     sums = chances.sum(axis=1)
-    if (np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE).any():
-        index = first(np.abs(sums - 1.0) > DISTRIBUTION_TOLERANCE)
+    off = np.abs(sums - 1.0) > distribution_tolerance(as_array("policy", policy).dtype)
+    if off.any():
+        index = first(off)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
     return chances
 

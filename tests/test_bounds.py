@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from corners import corner_problem
+from extremes import extreme_budget, extreme_game, extreme_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel import _jit, _kernels
@@ -347,6 +348,18 @@ def test_bounds_of_games_hold(seen):
     assert bounds.gradient.max() <= 1e-11 * np.abs(result.gradient).max()
 
 
+def budget_gradient(total, theta, slope, bits):
+    """Turn the gradient in the shares into that in the logits, exactly."""
+    with flint.ctx.workprec(bits):
+        weights = [flint.arb(float(x)).exp() for x in theta]
+        share = [w / sum(weights, flint.arb(0)) for w in weights]
+        mean = sum((p * x for p, x in zip(share, slope, strict=False)), flint.arb(0))
+        return [
+            flint.arb(total) * p * (x - mean)
+            for p, x in zip(share, [*slope, flint.arb(0)], strict=True)
+        ]
+
+
 def test_bounds_of_a_budget_hold():
     inner = corner_problem(12)
     problem = tb.Reparametrised(inner, tb.Budget(total=-0.2, n_parameters=4))
@@ -363,15 +376,63 @@ def test_bounds_of_a_budget_hold():
         temperature=inner.temperature,
     )
     slope = reference.gradient(*derivatives(moved, result.model))
-    with flint.ctx.workprec(BITS):
-        weights = [flint.arb(x).exp() for x in theta]
-        share = [w / sum(weights, flint.arb(0)) for w in weights]
-        mean = sum((p * x for p, x in zip(share, slope, strict=False)), flint.arb(0))
-        gradient = [
-            flint.arb(-0.2) * p * (x - mean)
-            for p, x in zip(share, [*slope, flint.arb(0)], strict=True)
-        ]
+    gradient = budget_gradient(-0.2, theta, slope, BITS)
     assert broken(result, bounds, reference, gradient) == []
+
+
+# Numbers of 1e-324 and of 1e300 meet.
+MANY_BITS = 3000
+
+
+def extreme_truth(problem, theta, result):
+    reference = Reference(result.model, result.response.value, bits=MANY_BITS)
+    if isinstance(problem, tb.MarkovGame):
+        return reference, reference.gradient(*slopes_of_a_game(problem, theta, result.model))
+    if isinstance(problem, tb.FeatureProblem):
+        return reference, reference.gradient(*derivatives(problem, result.model))
+    inner, shares = problem.inner, problem.transform.forward(theta)
+    names = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
+    features = {name: getattr(inner, name) for name in names}
+    moved = tb.FeatureProblem(inner.model(shares), **features)
+    slope = reference.gradient(*derivatives(moved, result.model))
+    return reference, budget_gradient(problem.transform.total, theta, slope, MANY_BITS)
+
+
+def extreme(draw, seed):
+    """Draw an instance whose numbers are in float64's range, and solve it."""
+    problem, theta = draw(seed)
+    try:
+        result = tb.hypergradient(problem, theta)
+    except ValueError as error:
+        pytest.skip(f"numbers overflow: {error}")
+    if result.accuracy.bounds is None:
+        pytest.skip("numbers overflow where bounds are computed")
+    return problem, theta, result
+
+
+# Some, and those where products of bounds did underflow to 0.
+EXTREMES = [
+    *((extreme_problem, seed) for seed in (*range(30), 288, 334, 378, 388, 5584)),
+    *((extreme_game, seed) for seed in (*range(10), 53, 129, 287, 335, 360, 428)),
+    *((extreme_budget, seed) for seed in (*range(30), 33, 188, 317, 347)),
+]
+
+
+@pytest.mark.parametrize(("draw", "seed"), EXTREMES)
+def test_what_underflows_is_not_taken_for_0(draw, seed):
+    problem, theta, result = extreme(draw, seed)
+    reference, gradient = extreme_truth(problem, theta, result)
+    assert broken(result, result.accuracy.bounds, reference, gradient) == []
+    plain = tb.hypergradient(problem, theta, accuracy=tb.Estimated())
+    assert broken(plain, error_bounds(problem, theta, plain), reference, gradient) == []
+
+
+def test_a_gradient_below_the_normal_numbers_has_a_radius():
+    base = tb.problems.bandit(leader_reward=[0.0, 1.57543804e-8]).base
+    problem = tb.FeatureProblem(base, leader_reward=[[0.0], [1e-308]])
+    result = tb.hypergradient(problem, [0.0])
+    assert 0.0 < result.gradient[0] < 1e-307
+    assert result.accuracy.gradient[0] > 0.0
 
 
 class Plain:

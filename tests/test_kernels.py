@@ -174,6 +174,17 @@ def product_call(model):
     return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
 
 
+def pullback_errors_call(model):
+    kernel, rng = model.transition, np.random.default_rng(18)
+    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
+    inputs |= {
+        "slopes": frozen(rng.normal(size=model.n_states)),
+        "errors": frozen(rng.random(model.n_states)),
+        "roundings": 8.0,
+    }
+    return inputs, {"bound": np.zeros(kernel.shape[0])}
+
+
 def pad_call(model):
     lists, arrays = sample_of(model)
     inputs = {"steps": flattened(lists), "lengths": arrays["lengths"]}
@@ -377,6 +388,7 @@ CALLS = {
     "visits": visits_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
+    "pullback_errors": pullback_errors_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
     "temporal_differences": differences_call,
@@ -481,6 +493,28 @@ def test_sparse_product_is_its_twin(model):
     run(_kernels.sparse_product, inputs, outputs)
     wanted = twins.sparse_product(model.transition.toarray(), inputs["vector"])
     assert agree(outputs["product"], np.array(wanted))
+
+
+@each_model
+def test_errors_are_pulled_back_as_by_the_twin(model):
+    inputs, outputs = pullback_errors_call(model)
+    run(_kernels.pullback_errors, inputs, outputs)
+    wanted = twins.pullback_errors(
+        model.transition, inputs["slopes"], inputs["errors"], inputs["roundings"]
+    )
+    assert agree(outputs["bound"], wanted)
+
+
+@pytest.mark.parametrize("name", ["slopes", "errors"])
+def test_pulled_back_errors_are_0_only_where_nothing_is(name):
+    model = next(iter(MODELS.values()))
+    inputs, outputs = pullback_errors_call(model)
+    nothing = {"slopes": np.zeros(model.n_states), "errors": np.zeros(model.n_states)}
+    run(_kernels.pullback_errors, inputs | nothing, outputs)
+    assert not outputs["bound"].any()
+    least = {name: np.full(model.n_states, 5e-324)}
+    run(_kernels.pullback_errors, inputs | nothing | least, outputs)
+    assert (outputs["bound"] > 0.0).tolist() == (np.diff(model.transition.indptr) > 0).tolist()
 
 
 @each_model

@@ -12,6 +12,8 @@ import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
 from tabular_bilevel.checks import mean_test
 
+FEW = ["--checks", "5", "--family", "t5", "--workers", "1"]
+
 PATH = Path(__file__).parents[1] / "validation" / "checker.py"
 
 
@@ -28,8 +30,8 @@ def checker():
 @sizes(
     ("arguments", "printed"),
     [
-        (["--part", "families", "--checks", "5", "--family", "t5", "--workers", "1"], "conclusive"),
-        (["--part", "planted", "--checks", "5", "--family", "t5", "--workers", "1"], "claims passed"),
+        (["--part", "families", *FEW], "conclusive"),
+        (["--part", "planted", *FEW], "claims passed"),
     ],
     [
         (["--part", "alarms", "--runs", "20"], "false alarms in 20 checks at 0.01"),

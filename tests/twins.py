@@ -297,6 +297,12 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
     return slopes, errors, shift
 
 
+def pullback_errors(matrix, slopes, errors, roundings):
+    """Bound what matrix @ slopes is off by, if slopes are off by `errors`, row by row."""
+    n = np.diff(matrix.indptr)
+    return abs(matrix) @ errors + (n + roundings) * 2.0**-53 * (abs(matrix) @ abs(slopes))
+
+
 def outward(bounds, factor, least):
     """Widen bounds that are not 0; what is negative or NaN bounds nothing."""
     return [b * factor + least * (b > 0.0) if b >= 0.0 else np.inf for b in bounds]

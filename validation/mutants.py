@@ -194,6 +194,27 @@ MUTANTS = (
         (f"{BOUNDS}::test_bounds_of_a_budget_hold", f"{PACKAGE}/hypergradient.py"),
     ),
     Mutant(
+        "an initial distribution's mass is taken for 1",
+        "problem.py",
+        "start @ direction / self._start_mass",
+        "start @ direction",
+        ("tests/test_metamorphic.py::test_that_finding_as_it_was_found",),
+    ),
+    Mutant(
+        "what underflows in a pullback is 0",
+        "_kernels.py",
+        "            bound[row] += n * UNDERFLOW\n",
+        "            bound[row] += 0.0\n",
+        (f"{KERNELS}::test_pulled_back_errors_are_0_only_where_nothing_is",),
+    ),
+    Mutant(
+        "sums of coarse tables do not count for what is made of them",
+        "model.py",
+        "return made_of(self.origin, **{**self._fields(), **tables})",
+        "return made_of(Origin(), **{**self._fields(), **tables})",
+        ("tests/test_precision.py",),
+    ),
+    Mutant(
         "a leader's logits shift its policy",
         "markov_game.py",
         "policy * (slope - (policy * slope).sum(axis=1, keepdims=True))",
@@ -497,8 +518,8 @@ MUTANTS = (
     Mutant(
         "play that need not end at a leader's discount of 1",
         "model.py",
-        "                _require_ends(model)\n",
-        "                pass\n",
+        "            _require_ends(model)\n",
+        "            pass\n",
         ("tests/test_undiscounted.py",),
     ),
     Mutant(

@@ -22,9 +22,9 @@ except ImportError as error:
     ) from error
 
 from tabular_bilevel._validation import (
-    DISTRIBUTION_TOLERANCE,
     as_finite,
     as_theta,
+    distribution_tolerance,
     positive_integer,
 )
 from tabular_bilevel.adapters._environment import (
@@ -33,7 +33,7 @@ from tabular_bilevel.adapters._environment import (
     draw,
     draw_next_state,
 )
-from tabular_bilevel.model import Model
+from tabular_bilevel.model import Model, Origin, made_of
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["FollowerEnv", "Outcome", "from_gymnasium", "to_gymnasium"]
@@ -118,8 +118,10 @@ def from_gymnasium(
         if start is None:
             raise ValueError("nothing says where episodes start; give initial, a distribution")
         initial = start
-    return Model.from_tables(
-        **_tables(P, n_actions),
+    tables, origin = _tables(P, n_actions)
+    return made_of(
+        origin,
+        **tables,
         leader_reward=leader_reward,
         initial=initial,
         follower_discount=follower_discount,
@@ -276,7 +278,7 @@ def _published(
 
 def _tables(
     published: Mapping[int, Mapping[int, Sequence[Outcome]]], n_actions: int | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Origin]:
     """Check P and make the model's tables of it; a reward of ``-inf`` marks what it lacks."""
     n_states = len(published)
     for s in range(n_states):
@@ -287,26 +289,30 @@ def _tables(
     follower_reward = np.full((n_states, n_actions), -np.inf)
     termination = np.zeros((n_states, n_actions))
     data, rows, columns = [], [], []
+    off = 0.0
     for s in range(n_states):
         for a, outcomes in published[s].items():
             name = f"P[{s}][{a}]"
             if not _is_index(a, n_actions):
                 raise ValueError(f"{name} is not for one of the actions 0, ..., {n_actions - 1}")
-            total = mean = 0.0
+            total = mean = tolerance = 0.0
             for outcome in outcomes:
                 chance, following, reward, terminated = _checked(name, outcome, n_states)
                 total += chance
                 mean += chance * reward
+                coarse = distribution_tolerance(np.asarray(outcome[0]).dtype)
+                tolerance = max(tolerance, coarse)
                 if terminated:
                     termination[s, a] += chance
                 else:
                     data.append(chance)
                     rows.append(s * n_actions + a)
                     columns.append(following)
-            if abs(total - 1.0) > DISTRIBUTION_TOLERANCE:
+            off = max(off, abs(total - 1.0))
+            if not abs(total - 1.0) <= tolerance:
                 raise ValueError(f"the probabilities in {name} sum to {total:.12g}, not 1")
             follower_reward[s, a] = mean
-    return {
+    tables = {
         "transition": sp.coo_array(  # duplicates are added up on the way to CSR
             (np.array(data, dtype=np.float64), (np.array(rows, int), np.array(columns, int))),
             shape=(n_states * n_actions, n_states),
@@ -314,6 +320,7 @@ def _tables(
         "follower_reward": follower_reward,
         "termination": np.minimum(termination, 1.0),  # a sum may be off by a rounding
     }
+    return tables, Origin(transition=off)
 
 
 def _checked(name: str, outcome: Outcome, n_states: int) -> Outcome:

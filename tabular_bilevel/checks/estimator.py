@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, read_only
+from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._validation import (
     as_checked_theta,
     as_generator,
@@ -597,6 +597,7 @@ def judge_in_looks(
     return report(left)
 
 
+@quiet
 def judge(
     estimates: FloatArray,
     target: FloatArray,

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel._validation import as_checked_theta, as_generator, entry
 from tabular_bilevel.accuracy import Level
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
@@ -136,6 +136,7 @@ class GradientReport:
         return "nothing could be compared"
 
 
+@quiet
 def check_gradient(
     problem: BilevelProblem,
     theta: npt.ArrayLike,

@@ -1,4 +1,4 @@
-"""Tests of a mean that keep their level on skewed data.
+"""Tests of a mean that keep their level on skewed data: theory.md, section 7.
 
 Hotelling's test of all coordinates together, or where replicates are few for that Student's of
 each. Both take the noise for nearly normal, and on skewed data they alarm too often: a rare large

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_theta, finite_array, positive_integer
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import NOTHING, Memory
@@ -52,6 +52,7 @@ class AdaptiveModelDesign:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -139,6 +140,7 @@ class AdaptiveModelDesign:
             memory={name: read_only(table) for name, table in zip(zero, tables, strict=True)},
         )
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same from tables of zeros, shape (d,): there is no data."""
         return self(problem, theta, rng=0).gradient

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel._validation import positive_integer, require_method
 from tabular_bilevel.critics import LeaderValues, learn_differences, require_step_size
 from tabular_bilevel.errors import ConvergenceError
@@ -76,6 +76,7 @@ class BiLevelActorCritic:
         if self.step_size is not None:
             require_step_size(self.step_size)
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -94,6 +95,7 @@ class BiLevelActorCritic:
         actor = NaivePolicyGradient(self.interaction_for(problem))
         return actor(problem, theta, rng=rng, memory=memory)
 
+    @quiet
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate from given experience, with the fixed point in the place of its values.
 
@@ -107,6 +109,7 @@ class BiLevelActorCritic:
             experience = replace(experience, values=values)
         return NaivePolicyGradient().estimate(experience)
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         return NaivePolicyGradient(self.interaction_for(problem)).target(problem, theta)
@@ -141,6 +144,7 @@ class StackelbergCritic:
     step_size: float | None
     sweeps: int
 
+    @quiet
     def values(
         self,
         response: Response,
@@ -162,6 +166,7 @@ class StackelbergCritic:
             previous=previous,
         )
 
+    @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Compute Q_L."""
         return self._fixed_point(model, response)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, ratio
+from tabular_bilevel._arrays import FloatArray, quiet, ratio
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.problem import BilevelProblem
@@ -81,6 +81,7 @@ class BoltzmannCovariance:
         """Check the settings."""
         require_interaction(self.interaction)
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -109,6 +110,7 @@ class BoltzmannCovariance:
         """
         return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
 
+    @quiet
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate from given experience.
 
@@ -139,6 +141,7 @@ class BoltzmannCovariance:
         )
         return Estimate.sampled(experience, direct, indirect)
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data.
 

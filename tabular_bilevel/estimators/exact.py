@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_theta, require_method
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
@@ -37,6 +37,7 @@ class ExactGradient:
         """Check the settings."""
         require_method("follower", self.follower, "solve")
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -58,6 +59,7 @@ class ExactGradient:
         )
         return Estimate.modelled(parts, model, response)
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,)."""
         return self(problem, theta, rng=0).gradient

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, ratio
+from tabular_bilevel._arrays import FloatArray, quiet, ratio
 from tabular_bilevel._validation import as_generator, require_method
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate, Parts
@@ -77,6 +77,7 @@ class HyperPolicyGradient:
         if self.oracle is not None:
             require_method("oracle", self.oracle, "sample")
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -101,6 +102,7 @@ class HyperPolicyGradient:
         remembered = {**experience.memory, LEADER_ACTION_VALUE: values.action_value}
         return self.estimate(replace(experience, values=values, memory=remembered), tails)
 
+    @quiet
     def estimate(self, experience: Experience, tails: Trajectories | None = None) -> Estimate:
         """Estimate from given experience, with tails from a separate sample if there is one."""
         sample = experience.trajectories
@@ -121,6 +123,7 @@ class HyperPolicyGradient:
             )
         return Estimate.sampled(experience, direct, indirect)
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         limit = tails = self.interaction.limit(problem, theta)
@@ -149,6 +152,7 @@ class HyperPolicyGradient:
 class Unasked:
     """In the place of a critic whose sample is still to come."""
 
+    @quiet
     def values(
         self,
         response: Response,
@@ -160,6 +164,7 @@ class Unasked:
         """Know nothing."""
         return LeaderValues.under(response.policy, np.zeros_like(response.policy))
 
+    @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Know nothing."""
         return LeaderValues.under(response.policy, np.zeros_like(response.policy))

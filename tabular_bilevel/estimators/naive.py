@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.problem import BilevelProblem
@@ -43,6 +43,7 @@ class NaivePolicyGradient:
         """Check the settings."""
         require_interaction(self.interaction)
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -54,12 +55,14 @@ class NaivePolicyGradient:
         """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
         return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
 
+    @quiet
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate from given experience, as `Interaction.gather` makes it."""
         nothing = np.zeros_like(experience.response.policy)
         direct, _ = sampled_traces(experience, credit=nothing, credit_discount=0.0)
         return Estimate.sampled(experience, direct, Sensitivities.of(direct.model))
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,).
 

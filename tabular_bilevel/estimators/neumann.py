@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_theta, positive_integer, require_method
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
@@ -57,6 +57,7 @@ class TruncatedNeumann:
         positive_integer("terms", self.terms)
         require_method("follower", self.follower, "solve")
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -85,6 +86,7 @@ class TruncatedNeumann:
         )
         return Estimate.modelled(parts, model, response)
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,): there is no data."""
         return self(problem, theta, rng=0).gradient

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_generator, as_positive, as_theta, require_method
 from tabular_bilevel.critics import LeaderValues
 from tabular_bilevel.estimators.estimate import Estimate
@@ -74,6 +74,7 @@ class ValueGapPenalty:
         if self.sampler is not None:
             require_method("sampler", self.sampler, "sample")
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -107,6 +108,7 @@ class ValueGapPenalty:
             n_steps=sum(int(sample.lengths.sum()) for sample in drawn),
         )
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,).
 

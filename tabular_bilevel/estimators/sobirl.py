@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.model import Model
@@ -52,6 +52,7 @@ class SoBiRL:
         """Check the settings."""
         require_interaction(self.interaction)
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -72,6 +73,7 @@ class SoBiRL:
             require_reward_parameters("SoBiRL", problem, experience.theta, experience.model)
         return self.estimate(experience)
 
+    @quiet
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate from given experience, as `Interaction.gather` makes it."""
         discount = self._discount(experience.model, experience.trajectories.survival)
@@ -81,6 +83,7 @@ class SoBiRL:
         )
         return Estimate.sampled(experience, direct, less_mean(tails, experience.response.policy))
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         limit = self.interaction.limit(problem, theta)

@@ -13,7 +13,7 @@ from itertools import combinations, product
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import (
     as_generator,
     as_positive,
@@ -85,6 +85,7 @@ class ZeroOrder:
         if self.sampler is not None:
             require_method("sampler", self.sampler, "sample")
 
+    @quiet
     def __call__(
         self,
         problem: BilevelProblem,
@@ -135,6 +136,7 @@ class ZeroOrder:
             n_steps=n_steps,
         )
 
+    @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the gradient of the smoothed objective, E_z dJ(theta + u z), shape (d,).
 

@@ -1,0 +1,247 @@
+"""Numpy's error state and Python's warnings have no say in what a function returns, or raises."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from corners import corner_problem
+from extremes import extreme_budget, extreme_game, extreme_problem
+
+import tabular_bilevel as tb
+from tabular_bilevel.errors import CertificationError
+
+pytest.importorskip("flint")
+
+
+def tied(discount):
+    """Two actions that are worth the same, at a discount that float64 cannot tell from 1."""
+    return tb.problems.bandit(follower_discount=discount, leader_discount=discount)
+
+
+NEARLY_ONE = 1.0 - 2.0**-53
+THETA = np.array([0.1, -0.2])
+
+INSTANCES = {
+    "two states": (tb.problems.two_state(), THETA),
+    "garnet": (tb.problems.garnet(n_states=4, n_parameters=2, rng=1), THETA),
+    "layers": (tb.problems.layered(depth=2, width=2, rng=0), None),
+    "game": (tb.problems.random_game(n_states=2, rng=1), None),
+    "hidden game": (
+        tb.problems.random_game(n_states=2, follower_observes_leader=False, rng=1), None,
+    ),
+    "leader's rewards of 1e300": (tb.problems.bandit(leader_reward=[0.0, 1e300]), THETA),
+    "rewards of 1e300": (tb.problems.bandit(), np.array([1e300, -1e300])),
+    "rewards of 1e-310": (tb.problems.bandit(leader_reward=[0.0, 1e-310]), THETA),
+    "ties at discount 1 - 2^-53": (tied(NEARLY_ONE), np.zeros(2)),
+    "no ties at discount 1 - 2^-53": (tied(NEARLY_ONE), THETA),
+    "temperature of 1e-300": (tb.problems.bandit(temperature=1e-300), THETA),
+    **{f"extreme {seed}": extreme_problem(seed) for seed in range(6)},
+    **{f"extreme game {seed}": extreme_game(seed) for seed in range(4)},
+    **{f"extreme budget {seed}": extreme_budget(seed) for seed in (0, 4, 33)},
+    **{f"corner {seed}": (corner_problem(seed), np.zeros(3)) for seed in range(6)},
+}  # fmt: skip
+
+
+def solved(problem, theta, **settings):
+    return tb.solve_follower(problem.model(theta), **settings)
+
+
+def measured(problem, theta):
+    model = problem.model(theta)
+    response = tb.solve_follower(model)
+    measures = tb.sensitivities(model, response, tb.evaluate_leader(model, response))
+    return measures.follower_reward, measures.entries, measures.temperature, str(measures)
+
+
+def bounded(problem, theta):
+    plain = tb.hypergradient(problem, theta, accuracy=tb.Estimated())
+    return tb.error_bounds(problem, theta, plain)
+
+
+def sampled(problem, theta):
+    model = problem.model(theta)
+    policy = tb.solve_follower(model).policy
+    return tb.sample_trajectories(model, policy, count=3, horizon=5, rng=0).states
+
+
+def enclosed(problem, theta):
+    found = tb.enclose(problem, theta, max_precision=512)
+    return found, found.gradient.radius, str(found)
+
+
+def climbed(problem, theta):
+    steps = tb.ascend(problem, theta, tb.ExactGradient(), tb.Adam(), rng=0, n_steps=2)
+    return [step.theta for step in steps]
+
+
+FUNCTIONS = {
+    "hypergradient": tb.hypergradient,
+    "bounded": lambda *at: tb.hypergradient(*at, accuracy=tb.Bounded()),
+    "plain": lambda *at: tb.hypergradient(*at, accuracy=tb.Estimated()),
+    "horizon": lambda *at: tb.hypergradient(*at, horizon=3),
+    "printed": lambda *at: str(tb.hypergradient(*at)),
+    "error_bounds": bounded,
+    "objective": tb.objective,
+    "forward_gradient": tb.forward_gradient,
+    "complex_step_gradient": tb.complex_step_gradient,
+    "difference_gradient": tb.difference_gradient,
+    "check_gradient": lambda *at: str(tb.check_gradient(*at)),
+    "enclose": enclosed,
+    "value iteration": lambda *at: solved(*at, solver=tb.ValueIteration(max_iterations=500)),
+    "compiled policy iteration": lambda *at: solved(*at, solver=tb.CompiledPolicyIteration()),
+    "stopped value iteration": lambda *at: solved(*at, solver=tb.StoppedValueIteration(sweeps=3)),
+    "sensitivities": measured,
+    "normalised": lambda problem, theta: tb.normalised(problem.model(theta).initial),
+    "ascend": climbed,
+}
+
+
+# These sample until a discount has made the rest small.
+METHODS = {
+    "sample_trajectories": sampled,
+    "BC-HG": lambda *at: tb.BoltzmannCovariance()(*at, rng=0).gradient,
+    "naive": lambda *at: tb.NaivePolicyGradient()(*at, rng=0).gradient,
+    "HPGD": lambda *at: tb.HyperPolicyGradient()(*at, rng=0).gradient,
+    "Neumann": lambda *at: tb.TruncatedNeumann()(*at, rng=0).gradient,
+    "penalty": lambda *at: tb.ValueGapPenalty()(*at, rng=0).gradient,
+    "AMD": lambda *at: tb.AdaptiveModelDesign()(*at, rng=0).gradient,
+    "zero order": lambda *at: tb.ZeroOrder()(*at, rng=0).gradient,
+    "target of BC-HG": lambda *at: tb.BoltzmannCovariance().target(*at),
+}
+SHORT = ("two states", "layers", "game", "hidden game", "rewards of 1e-310", "tiny")
+INSTANCES["tiny"] = (
+    tb.FeatureProblem(
+        INSTANCES["garnet"][0].base.replace(temperature=1e-3, follower_discount=0.5),
+        follower_reward=1e-300 * np.eye(INSTANCES["garnet"][0].base.follower_reward.size, 2),
+    ),
+    THETA,
+)
+INSTANCES["tiny layers"] = (
+    tb.problems.layered(depth=2, width=2, leader_discount=1e-200, rng=0), None,
+)  # fmt: skip
+
+
+def answer(function, problem, theta):
+    """Call, and make of what comes something that can be compared."""
+    try:
+        return plain(function(problem, theta))
+    except (ValueError, CertificationError, tb.ConvergenceError, ImportError) as error:
+        return type(error).__name__, str(error)
+
+
+def plain(found):
+    if isinstance(found, np.ndarray):
+        return found.tobytes()
+    if isinstance(found, (list, tuple)):
+        return [plain(x) for x in found]
+    if hasattr(found, "__dict__"):
+        return {
+            name: plain(x)
+            for name, x in vars(found).items()
+            if isinstance(x, (np.ndarray, float, str, list, tuple))
+        }
+    return repr(found)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_answers_are_the_same_whatever_numpy_raises(instance, function):
+    compare(FUNCTIONS[function], instance)
+
+
+@pytest.mark.parametrize("function", METHODS)
+@pytest.mark.parametrize("instance", SHORT)
+def test_estimates_are_the_same_whatever_numpy_raises(instance, function):
+    compare(METHODS[function], instance)
+
+
+def compare(function, instance):
+    problem, theta = INSTANCES[instance]
+    theta = np.zeros(problem.n_parameters) if theta is None else theta
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        loud = answer(function, problem, theta)
+        assert np.geterr()["under"] == "raise"  # and it is left as it was
+    with np.errstate(all="ignore"):
+        assert answer(function, problem, theta) == loud
+
+
+@pytest.mark.parametrize("check", [tb.check_estimator, tb.check_by_enumeration])
+def test_checks_of_estimators_are_the_same_whatever_numpy_raises(check):
+    seed = {"rng": 0} if check is tb.check_estimator else {}
+    compare(lambda *at: str(check(tb.NaivePolicyGradient(), *at, **seed)), "tiny layers")
+
+
+def test_the_control_is_seen():
+    """A function that lets an underflow through."""
+    with pytest.raises(FloatingPointError), np.errstate(all="raise"):
+        answer(lambda problem, theta: np.exp(np.float64(-800.0)), None, None)
+
+
+class Vague:
+    """A change of parameters whose bound is infinite."""
+
+    n_parameters = 2
+
+    def forward(self, theta):
+        return np.asarray(theta)
+
+    def pullback(self, theta, gradient):
+        return gradient
+
+    def pullback_bound(self, theta, gradient, bound):
+        return np.full(2, np.inf)
+
+
+class Mute:
+    """A change of parameters without a bound, or a pushforward."""
+
+    n_parameters = 2
+    forward, pullback = Vague.forward, Vague.pullback
+
+
+class Silent:
+    """A problem without either."""
+
+    def __init__(self, problem):
+        self.model, self.pullback = problem.model, problem.pullback
+
+
+INNER = tb.problems.two_state()
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (
+            tb.Reparametrised(INNER, Vague()),
+            "the pullback_bound of Reparametrised is infinite",
+        ),
+        (tb.Reparametrised(INNER, Mute()), "Mute has no pullback_bound; Bounded()"),
+        (tb.Reparametrised(Silent(INNER), Mute()), "Silent has no pullback_bound; Bounded()"),
+        (
+            tb.Reparametrised(tb.Reparametrised(INNER, Mute()), Vague()),
+            "Mute has no pullback_bound; Bounded()",
+        ),
+        (Silent(INNER), "Silent has no pullback_bound; Bounded()"),
+    ],
+)
+def test_what_has_no_bound_is_named(problem, reason):
+    result = tb.hypergradient(problem, THETA)
+    assert result.accuracy.level is tb.Level.ESTIMATE
+    assert reason in result.accuracy.reason
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_an_infinite_bound_has_a_reason(instance):
+    problem, theta = INSTANCES[instance]
+    theta = np.zeros(problem.n_parameters) if theta is None else theta
+    try:
+        accuracy = tb.hypergradient(problem, theta).accuracy
+    except (ValueError, tb.ConvergenceError):
+        return  # which says why
+    known = np.isfinite(accuracy.objective) and np.isfinite(accuracy.gradient).all()
+    assert known == accuracy.proven == (accuracy.reason == "")
+    assert "pullback_bound" not in accuracy.reason
