@@ -619,6 +619,7 @@ def test_work_is_limited(small, monkeypatch):
 
 # ---------------------------------------------------------------- mutants
 
+
 @pytest.fixture(scope="module")
 def family():
     """Small certificates of many kinds, as JSON."""

@@ -22,9 +22,7 @@ from tabular_bilevel.cli import main
 from tabular_bilevel.training import Setting
 
 
-@sizes(
-    "problems", [{"random MDP"}], [{"four rooms", "discrete toy", "random MDP", "random game"}]
-)
+@sizes("problems", [{"random MDP"}], [{"four rooms", "discrete toy", "random MDP", "random game"}])
 def test_verify_passes_and_writes_what_it_printed(problems, tmp_path, monkeypatch, capsys):
     cases = [case for case in verify.verify_cases() if case.name in problems]
     monkeypatch.setattr(verify, "verify_cases", lambda: cases)
