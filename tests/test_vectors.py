@@ -1,5 +1,6 @@
 """Test vectors: their format, how they are written, and what they say of implementations."""
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -79,10 +80,19 @@ def moderate(shipped):
     return [vector for vector in shipped if vector.initial.size <= 30]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def known_wrong_gradients():
+    """Work out what mistakes come to once a vector: most tests here ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        known = functools.cache(lambda vector: list(wrong_gradients(vector)))
+        patch.setattr(verifying, "wrong_gradients", known)
+        yield known
+
+
 @pytest.fixture(scope="module")
-def wrong(moderate):
+def wrong(moderate, known_wrong_gradients):
     """What each mistake comes to, by vector and mistake."""
-    return {v.name: {m.name: g for m, g in wrong_gradients(v)} for v in moderate}
+    return {v.name: {m.name: g for m, g in known_wrong_gradients(v)} for v in moderate}
 
 
 # ---------------------------------------------------------------- the shipped set
