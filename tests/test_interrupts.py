@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from sizes import sizes
 
 # Within a second is what is promised of an idle machine; tests may run on a busy one. None of what
 # is interrupted would end by itself.
@@ -105,9 +106,12 @@ def interrupted(command, started, **settings):
     return process.returncode, output, error
 
 
-@pytest.mark.parametrize(("preparation", "work"), LONG.values(), ids=LONG)
-def test_long_work_is_interrupted(preparation, work):
-    afterwards = ""
+QUICK = ["compiled policy iteration", "sampling", "an enclosure"]
+
+
+@sizes("name", QUICK, [name for name in LONG if name not in QUICK])
+def test_long_work_is_interrupted(name):
+    (preparation, work), afterwards = LONG[name], ""
     if "enclose" in work:
         pytest.importorskip("flint")
         afterwards = PRECISION
