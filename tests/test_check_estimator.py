@@ -793,6 +793,7 @@ def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
     assert all("the gap could be a tail of which about" in report.reason for report in tails)
     assert all("or clip what is rare and large" in str(report) for report in tails)
     assert all(report.diagnosis is not None for report in tails)
+    assert all("if it is biased: " in str(report) for report in tails)
 
 
 @pytest.mark.parametrize(
@@ -858,6 +859,14 @@ def test_where_the_target_is_zero_the_visible_bias_is_in_units_of_the_gradient()
     heavy = judge(rng.standard_cauchy(size=(400, 3)), np.zeros(3), **SETTINGS)
     assert heavy.verdict is tb.Verdict.INCONCLUSIVE
     assert np.isinf(heavy.smallest_visible_gap)
+
+
+def test_dependence_is_looked_for_where_a_bias_is_the_hardest_to_see():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 2))
+    noise[:, 1] = 10.0 * np.repeat(noise[:200, 1], 2)
+    report = judge(noise, np.zeros(2), **SETTINGS)
+    assert report.reason.startswith("replicates depend on those before them")
 
 
 def test_visible_bias_and_gap_are_the_same_in_two_units():

@@ -205,8 +205,8 @@ class EstimatorReport:
             aimed = bool(self.target.any())
             if self.constant and self.bias:
                 yield (
-                    f"all {self.n_replicates} replicates are the same, off by {percent(self.bias, '+')} "
-                    "along the target"
+                    f"all {self.n_replicates} replicates are the same, off by "
+                    f"{percent(self.bias, '+')} along the target"
                 )
             elif math.isinf(self.smallest_visible_bias if aimed else self.smallest_visible_gap):
                 yield f"no bias {'along the target ' if aimed else ''}would have been seen"
@@ -236,7 +236,9 @@ class EstimatorReport:
         if self.target_accuracy is not None:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
         if self.diagnosis is not None:
-            yield from str(self.diagnosis).splitlines()
+            told = str(self.diagnosis)
+            sure = self.verdict is Verdict.BIASED
+            yield from (told if sure else f"if it is biased: {told}").splitlines()
         yield from self.notes
         if self.asked:
             yield "asked for " + ", ".join(self.asked)

@@ -172,8 +172,8 @@ class MeanTest:
     still_and_off : bool
         Whether a combination that never varies is off.
     dependence : Dependence
-        Of replicates, in the direction of the gap or in those asked about, where it is larger; the
-        numbers above count it.
+        Of replicates, in the direction of the gap, or of a bias that is the hardest to see of those
+        asked about, where it is larger; the numbers above count it.
     """
 
     statistic: float = 0.0
@@ -186,16 +186,16 @@ class MeanTest:
     still_and_off: bool = False
     dependence: Dependence = Dependence()
 
-    def stretched(self, toward: FloatArray, aims: list[FloatArray]) -> MeanTest:
-        """Count dependence of the replicates in the directions of the gap and of biases."""
-        gap, *others = (dependence(scores) for scores in (toward, *aims))
+    def stretched(self, toward: FloatArray, aim: FloatArray) -> MeanTest:
+        """Count dependence of the replicates in the direction of the gap, and of a bias."""
+        gap, bias = dependence(toward), dependence(aim)
         critical = self.critical_value * gap.stretch
         return replace(
             self,
             critical_value=critical,
             decisive=self.decisive and self.statistic > critical,
-            visible=self.visible * max((other.stretch for other in others), default=1.0),
-            dependence=max((gap, *others), key=lambda found: (found.found, found.stretch)),
+            visible=self.visible * bias.stretch,
+            dependence=max(gap, bias, key=lambda found: (found.found, found.stretch)),
         )
 
 
@@ -425,6 +425,7 @@ def _hotelling(
             worse = OUT_OF_RANGE if out else 1.0
             shifted = min(shifted * worse / math.sqrt(known) if known > 0.0 else math.inf, noticed)
         visible.append(shifted)
+    hardest = along[int(np.argmax(visible))] if visible else toward
     return MeanTest(
         statistic=statistic,
         critical_value=critical,
@@ -433,7 +434,7 @@ def _hotelling(
         tail_replicates=1.0 / max(tail, 1e-9) ** 2,
         visible=max(visible, default=0.0),
         n_tests=1,
-    ).stretched(toward, along[:1])
+    ).stretched(toward, hardest)
 
 
 def _still(
@@ -488,6 +489,7 @@ def _worst_of_many(
         else math.inf
         for column, own, known in zip(along.T, aimed.error, length, strict=True)
     ]
+    hardest = along[:, int(np.argmax(visible))] if visible else scores[:, worst]
     return MeanTest(
         statistic=float(distance[worst]),
         critical_value=float(critical[worst]),
@@ -496,7 +498,7 @@ def _worst_of_many(
         tail_replicates=1.0 / max(float(tails[worst]), 1e-9) ** 2,
         visible=max(visible, default=0.0),
         n_tests=n_tests,
-    ).stretched(scores[:, worst], list(along.T[:1]))
+    ).stretched(scores[:, worst], hardest)
 
 
 # Upper quantiles; scipy takes half a millisecond for one, and a check needs the same few again.
