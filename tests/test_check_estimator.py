@@ -861,6 +861,26 @@ def test_where_the_target_is_zero_the_visible_bias_is_in_units_of_the_gradient()
     assert np.isinf(heavy.smallest_visible_gap)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.normal(size=(100, 1)) * [1.0, 1e-3, 1e3],
+        lambda rng: rng.normal(size=(100, 1)) + 1e-6 * rng.normal(size=(100, 3)),
+        lambda rng: rng.standard_t(4, size=(100, 2)) @ MIX[:2],
+    ],
+)
+def test_a_gap_of_the_size_that_is_claimed_does_not_pass_where_combinations_never_vary(draw):
+    rng, passed, claims = np.random.default_rng(0), 0, 0
+    for run in range(60):
+        visible = judge(draw(rng), np.zeros(3), **SETTINGS).smallest_visible_gap
+        if np.isfinite(visible):
+            claims += 1
+            planted = visible * np.eye(3)[run % 3]
+            passed += judge(planted + draw(rng), np.zeros(3), **SETTINGS).passed
+    assert claims > 30
+    assert stats.binom.sf(passed - 1, claims, 0.01) > CHANCE
+
+
 def test_dependence_is_looked_for_where_a_bias_is_the_hardest_to_see():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(400, 2))
