@@ -33,6 +33,9 @@ ASTRAY = 10.0
 # a coordinate, do not vary.
 FLAT = 1e-10
 
+# Directions with so many times that variance, or more, vary in other samples, too.
+STEADY = 4.0
+
 # Replicates for each direction from which Hotelling's test is used, which knows how coordinates
 # vary together; with fewer its small-sample law has little power.
 REPLICATES_A_DIRECTION = 10
@@ -342,12 +345,15 @@ def mean_test(
     # as of a single column: replicates spread by more than rounding
     varying = variance > FLAT + rounding / noise.count
     if 0 < REPLICATES_A_DIRECTION * int(varying.sum()) <= noise.count:
-        off, noticed = _still(noise, axes[varying], directions, size)
+        off, _ = _still(noise, axes[varying], directions, size)
+        steady = variance > STEADY * (FLAT + rounding / noise.count)
+        _, noticed = _still(noise, axes[steady], directions, size)
         test = _hotelling(
             scaled,
             axes[varying],
             (variance + rounding)[varying],
             directions / error,
+            steady[varying],
             noticed,
             false_alarm_rate=false_alarm_rate,
             power=power,
@@ -374,6 +380,7 @@ def _hotelling(
     axes: FloatArray,
     variance: FloatArray,
     directions: FloatArray,
+    steady: BoolArray,
     noticed: float,
     *,
     false_alarm_rate: float,
@@ -383,7 +390,7 @@ def _hotelling(
 
     T^2 (n - r) / (r (n - 1)) has Fisher's law with r and n - r degrees of freedom; a bias b shifts
     it by b' C^-1 b, C the covariance of the mean, whose inverse is estimated too large by
-    (n - 1) / (n - r - 2).
+    (n - 1) / (n - r - 2). What is said to be visible is so along steady axes, or noticed elsewhere.
     """
     from scipy import optimize, special
 
@@ -413,6 +420,7 @@ def _hotelling(
             largest *= 2.0
         return math.sqrt(float(optimize.brentq(missed, 0.0, largest, xtol=1e-3)))
 
+    axes = axes * steady[:, None]
     reached = directions @ axes.T / deviation  # the directions, in units of standard errors
     information = (reached**2).sum(axis=1) * max(count - rank - 2, 1) / (count - 1)
     along = [_standardised(white @ row) for row in reached]
