@@ -461,7 +461,7 @@ def _still(
     rounding = ASTRAY * float(np.linalg.norm(np.hypot(noise.floor, math.sqrt(FLAT) * error)))
     allowed, off, moved = STILL_SHARE * size + rounding, float(still(noise.gap)), still(directions)
     least = float(moved.min(initial=math.inf))
-    # errors, which set the rounding, differ from sample to sample: twice as much is sure to cover it
+    # errors, which set the rounding, differ from sample to sample: twice as much covers that
     sure = CLEARLY * (allowed + rounding + off)
     return off > allowed, sure / least if least > IN_RANGE else math.inf
 
