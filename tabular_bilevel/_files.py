@@ -16,6 +16,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOENT
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -116,6 +117,8 @@ def write_file(path: FilePath, raw: bytes) -> None:
 def _draft_beside(path: FilePath) -> Path:
     """Name a new file in the same folder, if the file is one that can be replaced."""
     place = Path(path)
+    if not place.parent.is_dir():  # or the draft would be what is not found
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(place.parent))
     if place.exists() and not place.is_file():
         raise ValueError(f"{shown(path)} is no regular file, which alone can be replaced")
     return place.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.part")
