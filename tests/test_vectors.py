@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -1101,6 +1102,41 @@ def test_an_answer_of_zeros_must_not_pass(honest, tmp_path, monkeypatch):
     folder_of(tmp_path, [honest[0] | {"gradient_noise": np.float64(0.1)}])
     (check,) = check_vectors(tmp_path)
     assert "gradient_noise is 0.1, which hides a gradient of" in check.trouble
+
+
+@pytest.mark.parametrize(
+    ("reward", "trouble"),
+    [(1e308, "terms of the objective are beyond float64"), (1e-310, "objective_noise is")],
+)
+def test_numbers_at_the_ends_of_float64_end_as_trouble_of_their_file(reward, trouble, tmp_path):
+    content = made(Recipe("garnet", 0, 0, 6))
+    table = np.full_like(content["leader_reward"], reward)
+    folder_of(tmp_path, [content | {"leader_reward": table}, WRONG])
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        first, second = check_vectors(tmp_path)
+    assert trouble in first.trouble
+    assert "do not hold what tb.enclose proves" in second.trouble
+
+
+@pytest.mark.parametrize(("size", "more"), [(1.0, ()), (2.0**-980, ("small-rewards",))])
+def test_vectors_work_whatever_numpy_raises(size, more, tmp_path):
+    """An answer of tiny numbers, exactly, since the leader's unit is a power of 2."""
+    content = made(Recipe("garnet", 0, 0, 6))
+    parts = ("objective", "gradient", "direct", "indirect")
+    names = ["leader_reward", "tangent_leader_reward", "objective_noise", "gradient_noise"]
+    names += [f"{part}_bounds" for part in parts]
+    small = {name: size * content[name] for name in names}
+    folder_of(tmp_path, [content | small | {"flags": content["flags"] + more}])
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        made(Recipe("garnet", 0, 0, 6))
+        (check,) = check_vectors(tmp_path)
+        vectors = load_vectors(tmp_path)
+        report = check_implementation(vectors, reference_gradient)
+    assert check.trouble == ""
+    assert check.proven_again
+    assert report.passed
 
 
 def test_what_takes_too_much_to_prove_is_not_begun(honest, tmp_path, monkeypatch):

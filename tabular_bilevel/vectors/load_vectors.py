@@ -564,4 +564,5 @@ def _plain(value: Any) -> Any:
 
 
 def _middle(bounds: Any) -> Any:
-    return np.clip(bounds[0] / 2.0 + bounds[1] / 2.0, *bounds)
+    with np.errstate(all="ignore"):  # halves of the smallest numbers underflow
+        return np.clip(bounds[0] / 2.0 + bounds[1] / 2.0, *bounds)
