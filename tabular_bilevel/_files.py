@@ -48,8 +48,8 @@ FilePath = str | PathLike[str]
 #: Bytes that a file, and what it unpacks to, may have unless told otherwise: 256 MiB.
 LIMIT = 2**28
 
-# JSON takes up to this many times its text in memory: an empty list of 3 characters has 64 bytes.
-JSON_GROWTH = 32
+# JSON takes up to this many times its text in memory: a list in a list has 88 bytes for 2 of it.
+JSON_GROWTH = 48
 
 # Arrays in an archive, and bytes of the header of one.
 MOST_ARRAYS, HEADER = 1000, 10_000
@@ -224,7 +224,7 @@ def read_json(path: FilePath, limit: int = LIMIT) -> Any:
     path : str or path
         The file.
     limit : int
-        Bytes of memory that it may take: 32 times those of the text.
+        Bytes of memory that it may take: 48 times those of the text.
 
     Returns
     -------
