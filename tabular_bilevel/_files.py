@@ -16,6 +16,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOENT
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -47,8 +48,8 @@ FilePath = str | PathLike[str]
 #: Bytes that a file, and what it unpacks to, may have unless told otherwise: 256 MiB.
 LIMIT = 2**28
 
-# JSON takes up to this many times its text in memory: an empty list of 3 characters has 64 bytes.
-JSON_GROWTH = 32
+# JSON takes up to this many times its text in memory: a list in a list has 88 bytes for 2 of it.
+JSON_GROWTH = 48
 
 # Arrays in an archive, and bytes of the header of one.
 MOST_ARRAYS, HEADER = 1000, 10_000
@@ -116,6 +117,8 @@ def write_file(path: FilePath, raw: bytes) -> None:
 def _draft_beside(path: FilePath) -> Path:
     """Name a new file in the same folder, if the file is one that can be replaced."""
     place = Path(path)
+    if not place.parent.is_dir():  # or the draft would be what is not found
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(place.parent))
     if place.exists() and not place.is_file():
         raise ValueError(f"{shown(path)} is no regular file, which alone can be replaced")
     return place.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.part")
@@ -221,7 +224,7 @@ def read_json(path: FilePath, limit: int = LIMIT) -> Any:
     path : str or path
         The file.
     limit : int
-        Bytes of memory that it may take: 32 times those of the text.
+        Bytes of memory that it may take: 48 times those of the text.
 
     Returns
     -------

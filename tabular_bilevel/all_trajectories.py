@@ -11,7 +11,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import scipy.sparse.csgraph
 
-from tabular_bilevel._arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._arrays import FloatArray, IntArray, quiet, read_only
 from tabular_bilevel._validation import positive_integer
 from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.model import Model
@@ -77,6 +77,7 @@ class AllTrajectories:
         As `count_trajectories`.
     """
 
+    @quiet
     def __init__(self, model: Model, policy: FloatArray, *, horizon: int | None = None) -> None:
         self._model = model
         self._outcomes = _Outcomes.of(model, policy)
@@ -102,6 +103,7 @@ class AllTrajectories:
         return int(counts.sum())
 
     @cached_property
+    @quiet
     def probability(self) -> float:
         """Their probabilities' sum: 1, but for the digits that the model's tables were given to."""
         sums = np.ones(self._model.n_states + 1)  # as `ways` in `_backward`
@@ -111,6 +113,7 @@ class AllTrajectories:
             sums[states] = np.add.reduceat(parts, self._outcomes.starts(states))
         return float(self._model.initial @ sums[:-1])
 
+    @quiet
     def take(self, numbers: IntArray) -> tuple[Trajectories, FloatArray]:
         """Make trajectories from their numbers.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._files import LIMIT, brief, read_arrays, shown, write_file
 from tabular_bilevel._generators import (
     generator_at,
@@ -234,11 +234,16 @@ class Step:
         return read_only(pulled_back(self.problem, self.theta, measures))
 
     @property
+    @quiet
     def cosine(self) -> float:
         """Cosine of the angle between the gradient and the exact one; 0 if one of them is 0."""
-        norms = float(np.linalg.norm(self.gradient) * np.linalg.norm(self.exact_gradient))
-        product = float(self.gradient @ self.exact_gradient)
-        return float(np.clip(product / norms, -1.0, 1.0)) if norms > 0.0 else 0.0
+        vectors = self.gradient, self.exact_gradient
+        if not all(vector.any() for vector in vectors):
+            return 0.0
+        # squares of what is tiny or huge would be 0 or infinite
+        mine, exact = (vector / binary_scale(vector) for vector in vectors)
+        norms = np.linalg.norm(mine) * np.linalg.norm(exact)
+        return float(np.clip(mine @ exact / norms, -1.0, 1.0))
 
     @property
     def state(self) -> AscentState:

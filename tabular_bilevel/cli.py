@@ -579,8 +579,8 @@ def _verify_vectors(options: argparse.Namespace) -> int:
         _say(f"{proven} of {len(checks)} proven again")
     else:
         _say(
-            f"{proven} of {len(checks)} proven again: {sample} of each family, seed {seed}; --all "
-            "proves all"
+            f"{proven} of {len(checks)} proven again: up to {sample} of each family, seed {seed}; "
+            "--all proves all"
         )
     if proven == 0 and importlib.util.find_spec("flint") is None:
         _say("to prove any, python-flint is needed: pip install 'tabular-bilevel[rigor]'")

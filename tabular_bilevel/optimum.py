@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import (
     as_finite,
     as_generator,
@@ -65,6 +65,7 @@ class Optimum:
         )
 
 
+@quiet
 def polish(
     problem: BilevelProblem,
     theta: npt.ArrayLike,
@@ -247,8 +248,10 @@ class Perturbed:
         """Estimate and perturb; parameters as of `BoltzmannCovariance`."""
         generator = as_generator(rng)
         estimate = self.method(problem, theta, rng=generator, memory=memory)
-        noise = self.spread * generator.standard_normal(estimate.gradient.size)
-        return replace(estimate, gradient=read_only(estimate.gradient + noise), parts=None)
+        normal = generator.standard_normal(estimate.gradient.size)
+        with np.errstate(all="ignore"):
+            gradient = estimate.gradient + self.spread * normal
+        return replace(estimate, gradient=read_only(gradient), parts=None)
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the method's target, shape (d,)."""

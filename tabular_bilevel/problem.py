@@ -335,12 +335,16 @@ class FeatureProblem:
         """
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
-        available = self.base.available
+        available, base = self.base.available, self.base
+        logits, start = self.transition @ direction, self.initial @ direction
+        one_row = np.zeros(base.n_states, dtype=np.int64)
+        logits = _less_likeliest(logits, self._kernel(theta), base.entry_row)
+        start = _less_likeliest(start, self._start(theta), one_row)
         return Tangent(
             follower_reward=available * (self.follower_reward @ direction).reshape(available.shape),
             leader_reward=available * (self.leader_reward @ direction).reshape(available.shape),
-            transition=self._centre_rows(self.transition @ direction, theta),
-            initial=self._centre_start(self.initial @ direction, theta),
+            transition=self._centre_rows(logits, theta),
+            initial=self._centre_start(start, theta),
             temperature=float((self.temperature @ direction)[0] * self._temperature(theta)),
         )
 
@@ -410,6 +414,14 @@ class FeatureProblem:
         """Jacobian of the initial distribution with respect to its logits."""
         start = self._start(theta)
         return start * (direction - start @ direction / self._start_mass)
+
+
+def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:
+    """Take off from each row its likeliest entry's slope: a constant, which would cost digits."""
+    order = np.lexsort((probability, row))
+    likeliest = np.zeros(row.max(initial=0) + 1, dtype=np.int64)
+    likeliest[row[order]] = order  # the last one stays
+    return np.asarray(slopes - slopes[likeliest[row]])
 
 
 def _means(kernel: FloatArray, row: IntArray, mass: FloatArray, weights: FloatArray) -> FloatArray:

@@ -204,7 +204,8 @@ def train(run: Run) -> Curve:
     Raises
     ------
     ValueError
-        If the file holds another run, more of it than is asked for, or what `train` did not write.
+        If the file holds another run, more of it than is asked for, or no such run's state. Numbers
+        that fit are believed: go on from files of your own.
 
     Examples
     --------

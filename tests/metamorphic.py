@@ -249,7 +249,6 @@ def constants(rng, t, theta):
         theta,
         kernel_features=t.kernel_features + rows,
         initial_features=t.initial_features + c * rng.integers(-1, 2, size=t.n_parameters),
-        enclosable=c < 1e9,  # derivatives that are stored with leaks of 2^-53 c are refused
     )
 
 

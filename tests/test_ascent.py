@@ -12,6 +12,7 @@ import pytest
 import tabular_bilevel as tb
 from tabular_bilevel import ascent
 from tabular_bilevel.ascent import AscentState
+from tabular_bilevel.optimum import Perturbed
 from tabular_bilevel.training import METHODS, Setting
 
 TOY = tb.problems.discrete_toy()
@@ -128,6 +129,18 @@ def test_rounding_makes_no_cosine_above_one():
 def test_the_exact_method_points_along_the_exact_gradient():
     step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0))
     assert step.cosine == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170, 1e300])
+def test_the_cosine_does_not_depend_on_the_unit_of_reward(size):
+    theta = np.array([0.1, 0.3])
+    cosines = []
+    for reward in (1.0, size):
+        bandit = tb.problems.bandit(leader_reward=[reward, 0.0])
+        method = Perturbed(tb.ExactGradient(), 0.1 * reward)
+        cosines.append(next(tb.ascend(bandit, theta, method, tb.Adam(), rng=0)).cosine)
+    assert 0.0 < cosines[0] < 1.0
+    assert cosines[1] == pytest.approx(cosines[0])
 
 
 def test_a_gradient_of_zero_has_cosine_zero():

@@ -1,5 +1,6 @@
 """The estimator's check: its false alarms, its power, and its controls."""
 
+import itertools
 import random
 
 import numpy as np
@@ -15,6 +16,9 @@ from tabular_bilevel.checks.mean_test import caution
 PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)
 EXACT = tb.hypergradient(PROBLEM, THETA).gradient
 NORM = np.linalg.norm(EXACT)
+
+SETTINGS = {"false_alarm_rate": 1e-3, "power": 0.99}
+TARGET = np.array([1.0, -2.0, 0.5])
 
 # Probability that a test here fails by chance; seeds are fixed, so one that passes goes on passing.
 CHANCE = 1e-4
@@ -169,7 +173,7 @@ def test_a_deterministic_estimator_is_compared_to_rounding():
     report = tb.check_estimator(off, PROBLEM, THETA)
     assert report.verdict is tb.Verdict.INCONCLUSIVE  # or is it rare that it moves?
     assert report.constant
-    assert "is rng used, or what moves them rare" in report.reason
+    assert "is rng used, or is what moves it rare" in report.reason
     assert report.reason in str(report)
 
 
@@ -190,6 +194,35 @@ def test_noise_that_would_hide_everything_proves_nothing():
     loud = tb.check_estimator(noisy(noise=lambda rng: 1e3 * rng.normal(size=6)), PROBLEM, THETA)
     assert loud.verdict is tb.Verdict.INCONCLUSIVE
     assert loud.smallest_visible_bias > 1.0
+    assert loud.replicates_for(0.01) > 10**9
+    assert "for one of 1% it takes" not in str(loud)
+
+
+@pytest.mark.parametrize("scale", [1e170, 1e300])
+def test_noise_of_any_scale_is_told_of_in_few_digits(scale):
+    report = judge(scale * np.random.default_rng(0).normal(size=(400, 2)), TARGET[:2], **SETTINGS)
+    assert max(len(line) for line in str(report).splitlines()) < 200
+    assert report.replicates_for(0.01) == 0  # so many that float64 does not hold their number
+
+
+@pytest.mark.parametrize("target", [[0.0], [1.0]])
+def test_that_nothing_would_have_been_seen_is_said(target):
+    noise = np.random.default_rng(0).standard_cauchy(size=(400, 1))
+    told = str(judge(np.array(target) + noise, np.array(target), **SETTINGS))
+    assert f"no bias {'along the target ' * any(target)}would have been seen" in told
+
+
+def test_a_gap_of_no_tail_is_not_put_down_to_one():
+    report = next(
+        report
+        for report in (
+            judge(rng.normal(size=(100, 2)), np.zeros(2), false_alarm_rate=0.5, power=0.99)
+            for rng in np.random.default_rng(0).spawn(1000)
+        )
+        if report.suspicious and report.verdict is tb.Verdict.INCONCLUSIVE
+        if "tail" not in report.reason
+    )
+    assert report.reason.startswith("the gap is hardly larger than chance makes it: take more")
 
 
 def test_the_report_says_how_many_replicates_a_bias_takes():
@@ -360,7 +393,7 @@ def test_a_check_ends_when_it_is_sure(estimator, verdict):
     # looks after 79, 157, ..., 5000; nothing is BIASED before 100, nor without the first call again
     biased = verdict is tb.Verdict.BIASED
     assert report.n_replicates == (157 if biased else 79)
-    assert estimator.calls == report.n_replicates + biased
+    assert estimator.calls == report.n_replicates + 2 * biased
 
 
 def test_a_check_that_is_not_sure_takes_all_replicates():
@@ -529,7 +562,6 @@ def test_a_systematic_error_of_the_size_of_float32s_rounding_is_none():
 
 # ---------------------------------------------------------------- Hotelling's test
 
-TARGET = np.array([1.0, -2.0, 0.5])
 MIX = np.array([[1.0, 0.0, 0.0], [0.99, 0.1, 0.0], [-0.5, 0.3, 0.8]])
 
 
@@ -618,8 +650,6 @@ def test_the_smallest_bias_that_hotelling_sees_is_seen_as_often_as_stated(runs):
 
 # ---------------------------------------------------------------- odd samples
 
-SETTINGS = {"false_alarm_rate": 1e-3, "power": 0.99}
-
 
 @pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-150, 1e-80, 1e80, 1e150, 1e300])
 @pytest.mark.parametrize("dimensions", [1, 3])
@@ -678,7 +708,7 @@ def test_fewer_than_a_hundred_replicates_show_no_bias_at_a_small_rate():
     few = judge(TARGET + noise + 5.0, TARGET, **SETTINGS)
     assert few.verdict is tb.Verdict.INCONCLUSIVE
     assert few.suspicious
-    assert few.reason == "fewer than 100 replicates do not show how skewed they are"
+    assert few.reason.startswith("fewer than 100 replicates do not show how skewed they are: take")
     larger = judge(TARGET + noise + 5.0, TARGET, false_alarm_rate=0.05, power=0.99)
     assert larger.verdict is tb.Verdict.BIASED
 
@@ -774,6 +804,7 @@ def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
     assert all("the gap could be a tail of which about" in report.reason for report in tails)
     assert all("or clip what is rare and large" in str(report) for report in tails)
     assert all(report.diagnosis is not None for report in tails)
+    assert all("if it is biased: " in str(report) for report in tails)
 
 
 @sizes("runs", [20], [100])
@@ -801,6 +832,8 @@ def test_correct_estimators_with_tame_noise_stay_conclusive(draw, share, runs):
     [
         lambda rng: rng.normal(size=(400, 2)) @ MIX[:2],  # of rank 2, the target is not in range
         lambda rng: rng.normal(size=(400, 1)) * [1.0, -1.0, 0.0],
+        # which combinations vary by more than rounding differs from sample to sample
+        lambda rng: rng.normal(size=(400, 1)) + 1e-5 * rng.normal(size=(400, 3)),
         lambda rng: rng.standard_t(4, size=(400, 3)),
         lambda rng: rng.exponential(size=(400, 3)) - 1.0,
     ],
@@ -840,6 +873,35 @@ def test_where_the_target_is_zero_the_visible_bias_is_in_units_of_the_gradient()
     heavy = judge(rng.standard_cauchy(size=(400, 3)), np.zeros(3), **SETTINGS)
     assert heavy.verdict is tb.Verdict.INCONCLUSIVE
     assert np.isinf(heavy.smallest_visible_gap)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.normal(size=(100, 1)) * [1.0, 1e-3, 1e3],
+        lambda rng: rng.normal(size=(100, 1)) + 1e-6 * rng.normal(size=(100, 3)),
+        lambda rng: rng.normal(size=(100, 1)) + 1e-5 * rng.normal(size=(100, 3)),
+        lambda rng: rng.standard_t(4, size=(100, 2)) @ MIX[:2],
+    ],
+)
+def test_a_gap_of_the_size_that_is_claimed_does_not_pass_where_combinations_never_vary(draw):
+    rng, passed, claims = np.random.default_rng(0), 0, 0
+    for run in range(60):
+        visible = judge(draw(rng), np.zeros(3), **SETTINGS).smallest_visible_gap
+        if np.isfinite(visible):
+            claims += 1
+            planted = visible * np.eye(3)[run % 3]
+            passed += judge(planted + draw(rng), np.zeros(3), **SETTINGS).passed
+    assert claims > 30
+    assert stats.binom.sf(passed - 1, claims, 0.01) > CHANCE
+
+
+def test_dependence_is_looked_for_where_a_bias_is_the_hardest_to_see():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 2))
+    noise[:, 1] = 10.0 * np.repeat(noise[:200, 1], 2)
+    report = judge(noise, np.zeros(2), **SETTINGS)
+    assert report.reason.startswith("replicates depend on those before them")
 
 
 def test_visible_bias_and_gap_are_the_same_in_two_units():
@@ -936,10 +998,11 @@ def test_what_calls_share_is_found_by_making_the_first_call_again():
     assert "the first call made again, with the same rng, gives something else" in report.reason
 
 
-def test_an_estimator_that_cannot_be_called_again_keeps_something():
-    draws = iter(np.random.default_rng(0).normal(size=(100, 6)))
+@pytest.mark.parametrize("then", [[], [np.zeros(5)], [None], [np.full(6, np.nan)]])
+def test_an_estimator_that_cannot_be_called_again_keeps_something(then):
+    draws = iter([*np.random.default_rng(0).normal(size=(100, 6)), *then])
     report = tb.check_estimator(
-        lambda problem, theta, rng: 2.0 * EXACT + 0.1 * next(draws),
+        lambda problem, theta, rng: 0.1 * np.asarray(next(draws), dtype=float) + 1.0,
         PROBLEM,
         THETA,
         n_replicates=100,
@@ -947,6 +1010,48 @@ def test_an_estimator_that_cannot_be_called_again_keeps_something():
     )
     assert report.verdict is tb.Verdict.INCONCLUSIVE
     assert "keep" in report.reason
+
+
+def test_what_goes_round_in_a_circle_is_found_though_it_is_back_at_its_start():
+    pool = itertools.cycle(2.0 * EXACT + 0.1 * np.random.default_rng(0).normal(size=(50, 6)))
+    report = tb.check_estimator(
+        lambda problem, theta, rng: next(pool), PROBLEM, THETA, n_replicates=100, rng=0
+    )
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert "keep" in report.reason
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_any_scale_is_checked_whatever_numpys_error_state(scale):
+    own = np.random.default_rng(0)
+    settings = {"rng": 0, "target": scale * EXACT}
+
+    def off(problem, theta, rng):
+        return scale * (2.0 * EXACT + 0.1 * rng.normal(size=6))
+
+    with np.errstate(all="raise"):
+        biased = tb.check_estimator(off, PROBLEM, THETA, **settings)
+        ignoring = tb.check_estimator(
+            lambda problem, theta, rng: off(problem, theta, own), PROBLEM, THETA, **settings
+        )
+        diagnosed = tb.check_estimator(off, PROBLEM, THETA, rng=0)
+    assert biased.verdict is tb.Verdict.BIASED
+    assert ignoring.verdict is tb.Verdict.INCONCLUSIVE
+    assert diagnosed.diagnosis is not None
+
+
+def test_another_global_generator_in_the_first_call_again_is_no_traceback():
+    kind = np.random.get_bit_generator()
+
+    def changes_it(problem, theta, rng):
+        np.random.set_bit_generator(np.random.PCG64(rng))
+        return 2.0 * EXACT + 0.1 * np.random.normal(size=6)  # noqa: NPY002
+
+    try:
+        report = tb.check_estimator(changes_it, PROBLEM, THETA, rng=0)
+    finally:
+        np.random.set_bit_generator(kind)
+    assert report.verdict is not tb.Verdict.UNBIASED
 
 
 def first(draw):

@@ -11,6 +11,7 @@ from extremes import extreme_budget, extreme_game, extreme_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel.errors import CertificationError
+from tabular_bilevel.optimum import Perturbed, polish
 
 pytest.importorskip("flint")
 
@@ -73,7 +74,7 @@ def enclosed(problem, theta):
 
 def climbed(problem, theta):
     steps = tb.ascend(problem, theta, tb.ExactGradient(), tb.Adam(), rng=0, n_steps=2)
-    return [step.theta for step in steps]
+    return [(step.theta, step.cosine) for step in steps]
 
 
 FUNCTIONS = {
@@ -95,6 +96,7 @@ FUNCTIONS = {
     "sensitivities": measured,
     "normalised": lambda problem, theta: tb.normalised(problem.model(theta).initial),
     "ascend": climbed,
+    "polish": lambda *at: polish(*at, max_iterations=2),
 }
 
 
@@ -108,6 +110,7 @@ METHODS = {
     "penalty": lambda *at: tb.ValueGapPenalty()(*at, rng=0).gradient,
     "AMD": lambda *at: tb.AdaptiveModelDesign()(*at, rng=0).gradient,
     "zero order": lambda *at: tb.ZeroOrder()(*at, rng=0).gradient,
+    "perturbed": lambda *at: Perturbed(tb.ExactGradient(), 1e-310)(*at, rng=0).gradient,
     "target of BC-HG": lambda *at: tb.BoltzmannCovariance().target(*at),
 }
 SHORT = ("two states", "layers", "game", "hidden game", "rewards of 1e-310", "tiny")
@@ -172,6 +175,15 @@ def compare(function, instance):
 def test_checks_of_estimators_are_the_same_whatever_numpy_raises(check):
     seed = {"rng": 0} if check is tb.check_estimator else {}
     compare(lambda *at: str(check(tb.NaivePolicyGradient(), *at, **seed)), "tiny layers")
+
+
+def test_trajectories_are_counted_whatever_numpy_raises():
+    problem, theta = extreme_problem(7)  # whose policy times the kernel underflows
+    model = problem.model(theta)
+    with np.errstate(all="raise"):
+        assert tb.count_trajectories(model, horizon=2) == 97
+    with np.errstate(all="ignore"):
+        assert tb.count_trajectories(model, horizon=2) == 97
 
 
 def test_the_control_is_seen():

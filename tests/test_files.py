@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_what_is_no_file_is_not_replaced(place, tmp_path):
 
 def test_a_folder_that_is_missing_is_an_error_before_the_work(tmp_path):
     for write in (require_writable, lambda path: write_file(path, b"x")):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match=r"none'$"):  # and not a draft in it
             write(tmp_path / "none" / "file")
     require_writable(tmp_path / "file")
     assert not list(tmp_path.iterdir())
@@ -223,7 +224,7 @@ def test_a_file_above_the_limit_is_refused(name, tmp_path):
     path.write_bytes(b" " * 1001)
     read = {**READERS, "state": tb.AscentState.load, "vectors": lambda path, limit: load_vectors(
         path.parent, limit=limit)}[name]  # fmt: skip
-    limit = 32 * 1000 if name in ("JSON", "vector", "vectors") else 1000
+    limit = _files.JSON_GROWTH * 1000 if name in ("JSON", "vector", "vectors") else 1000
     with pytest.raises(ValueError, match=r"1,001 bytes.*, above the limit of 1,000"):
         read(path, limit=limit)
     for bad in (-1, -2, -100):
@@ -335,6 +336,21 @@ def test_hostile_json_is_refused(text, message, tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"a\.json is damaged"):
         load_vector(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "piece", ["[],", "[[]],", "[" * 100 + "]" * 100 + ",", '{"":0},', '{"":{"":[]}},', '"\u20ac",']
+)
+def test_json_takes_no_more_memory_than_it_may(piece, tmp_path):
+    limit = 2**24
+    n = limit // _files.JSON_GROWTH // len(piece.encode()) - 1
+    (tmp_path / "file.json").write_text(f"[{n * piece}0]", encoding="utf-8")
+    tracemalloc.start()
+    try:
+        assert len(read_json(tmp_path / "file.json", limit)) == n + 1
+        assert tracemalloc.get_traced_memory()[1] <= limit
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_map_has_a_limit_and_sizes_in_digits(tmp_path):

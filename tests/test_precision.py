@@ -160,6 +160,23 @@ def test_coarse_outcomes_of_an_environment(dtype):
 
 
 @COARSE
+def test_a_coarse_model_comes_back_from_its_environment(dtype):
+    gymnasium = pytest.importorskip("tabular_bilevel.adapters.gymnasium")
+    model = tb.Model.from_tables(**tables(dtype))
+    problem = tb.FeatureProblem(model, follower_reward=np.ones((model.follower_reward.size, 1)))
+    settings = {
+        name: getattr(model, name)
+        for name in ("leader_reward", "follower_discount", "leader_discount", "temperature")
+    }
+    env = gymnasium.to_gymnasium(problem, [0.0])
+    back = gymnasium.from_gymnasium(env, **settings).replace(temperature=0.7)
+    assert (back.transition != model.transition).nnz == 0
+    assert np.array_equal(back.initial, model.initial)
+    with pytest.raises(ValueError, match=r"the probabilities in P\[0\]\[0\] sum to"):
+        gymnasium.from_gymnasium(env.P, initial=model.initial, **settings)
+
+
+@COARSE
 def test_a_coarse_policy_is_one(dtype):
     model = tb.Model.from_tables(**tables(np.float64))
     policy = np.full((5, 3), dtype(1.0) / dtype(3.0))

@@ -129,6 +129,14 @@ def test_the_naive_gradient_fails_and_is_named():
         report.raise_if_failed()
 
 
+def test_what_decides_nothing_is_named_with_its_reason():
+    wrong = tb.controls(n_trajectories=200)["through-follower term sign-flipped"]
+    report = tb.check_suite(wrong, suite=SHORT, n_replicates=60, rng=0)
+    assert {one.verdict for one in report.reports.values()} == {tb.Verdict.INCONCLUSIVE}
+    assert "through-follower term sign-flipped? fewer than 100 replicates" in str(report)
+    assert "explains 2 of 2 biases: through-follower term sign-flipped" in str(report)
+
+
 def test_the_false_alarm_rate_is_shared():
     method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50)))
     report = tb.check_suite(method, suite=SHORT, false_alarm_rate=0.02, rng=0)
@@ -178,7 +186,10 @@ def test_a_strangers_estimator_is_checked_on_the_suite(module, capsys, tmp_path,
     saved = json.loads((tmp_path / "report/report.json").read_text())
     assert saved["passed"]
     assert saved["estimator"] == "my_module:bchg"
-    assert saved["reports"]["plain"]["verdict"] == "UNBIASED"
+    plain = saved["reports"]["plain"]
+    assert plain["verdict"] == "UNBIASED"
+    assert plain["smallest_visible_gap"] > 0.0
+    assert plain["reason"] == ""
 
 
 def test_all_trajectories_are_announced_and_gone_through(module, capsys):

@@ -78,6 +78,12 @@ def test_a_checker_that_always_fails_alarms_too_often(checker, monkeypatch):
     assert checker.main(["--part", "alarms", "--runs", "20", "--seed", "0"]) == 1
 
 
+def test_a_family_that_there_is_not_is_refused(checker, capsys):
+    with pytest.raises(SystemExit):
+        checker.main(["--part", "families", "--family", "t55"])
+    assert "invalid choice: 't55'" in capsys.readouterr().err
+
+
 def test_a_family_whose_mean_is_off_fails(checker, capsys):
     family = checker.Family("off", lambda rng, n: rng.normal(size=(n, 2)) + 1.0)
     checker.FAMILIES = (family,)

@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--part", choices=sorted(PARTS), help="this part only")
     parser.add_argument("--runs", type=int, default=2000, help="checks of right estimators")
     parser.add_argument("--checks", type=int, default=1000, help="checks of a family at a rate")
-    parser.add_argument("--family", help="of noise, this one only")
+    known = [family.name for family in FAMILIES]
+    parser.add_argument("--family", choices=known, metavar="NAME", help="of noise, this one only")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (all cores)")
     parser.add_argument("--plantings", type=int, default=400, help="checks of planted biases")
     parser.add_argument("--cases", type=int, help="problems of the suite to name faults on (all)")

@@ -111,14 +111,14 @@ def from_gymnasium(
     J = -13.7250, dJ/dtheta = 2.9773
     """
     if isinstance(env, Mapping):
-        P, start, n_actions = env, None, None
+        P, start, n_actions, known = env, None, None, Origin()
     else:
-        P, start, n_actions = _published(env)
+        P, start, n_actions, known = _published(env)
     if initial is None:
         if start is None:
             raise ValueError("nothing says where episodes start; give initial, a distribution")
         initial = start
-    tables, origin = _tables(P, n_actions)
+    tables, origin = _tables(P, n_actions, known)
     return made_of(
         origin,
         **tables,
@@ -262,8 +262,8 @@ class FollowerEnv(gymnasium.Env[int, int]):
 
 def _published(
     env: gymnasium.Env[Any, Any],
-) -> tuple[Any, npt.ArrayLike | None, int | None]:
-    """Read P, the first state's law and the number of actions off an environment."""
+) -> tuple[Any, npt.ArrayLike | None, int | None, Origin]:
+    """Read P, the first state's law, the number of actions, and of one of ours its sums."""
     inner = getattr(env, "unwrapped", env)
     name = type(inner).__name__
     P = getattr(inner, "P", None)
@@ -273,11 +273,12 @@ def _published(
         raise ValueError(f"{name} has a fickle passenger, whose changes of mind are not in its P")
     size = getattr(getattr(inner, "action_space", None), "n", None)
     start = getattr(inner, "initial_state_distrib", None)
-    return P, start, None if size is None else int(size)
+    origin = inner.model.origin if isinstance(inner, FollowerEnv) else Origin()
+    return P, start, None if size is None else int(size), origin
 
 
 def _tables(
-    published: Mapping[int, Mapping[int, Sequence[Outcome]]], n_actions: int | None
+    published: Mapping[int, Mapping[int, Sequence[Outcome]]], n_actions: int | None, known: Origin
 ) -> tuple[dict[str, Any], Origin]:
     """Check P and make the model's tables of it; a reward of ``-inf`` marks what it lacks."""
     n_states = len(published)
@@ -300,7 +301,7 @@ def _tables(
                 chance, following, reward, terminated = _checked(name, outcome, n_states)
                 total += chance
                 mean += chance * reward
-                coarse = distribution_tolerance(np.asarray(outcome[0]).dtype)
+                coarse = distribution_tolerance(np.asarray(outcome[0]).dtype, known.transition)
                 tolerance = max(tolerance, coarse)
                 if terminated:
                     termination[s, a] += chance
@@ -320,7 +321,7 @@ def _tables(
         "follower_reward": follower_reward,
         "termination": np.minimum(termination, 1.0),  # a sum may be off by a rounding
     }
-    return tables, Origin(transition=off)
+    return tables, Origin(transition=off, initial=known.initial)
 
 
 def _checked(name: str, outcome: Outcome, n_states: int) -> Outcome:

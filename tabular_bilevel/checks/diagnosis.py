@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, softmax
+from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, softmax
 from tabular_bilevel.checks.controls import FAULTS, Fault, Ingredients, cut_after
 from tabular_bilevel.problem import BilevelProblem
 
@@ -148,6 +148,7 @@ def suspects(
     return found
 
 
+@quiet
 def diagnose(
     estimates: FloatArray,
     targets: dict[Fault, FloatArray],

@@ -60,6 +60,9 @@ EARLY_SHARE = 0.05
 # Fewer replicates than this do not show how skewed they are; at rates below the other that matters.
 FEWEST, LARGE_RATE = 100, 0.05
 
+# Nobody takes so many replicates.
+MANY = 10**9
+
 # What to do about noise that is too large, or too skewed.
 MORE = "take more replicates, or average more trajectories into one"
 MILDER = f"{MORE}, or clip what is rare and large"
@@ -175,11 +178,12 @@ class EstimatorReport:
         Returns
         -------
         int
-            By the square-root law, from this report's noise, which is rather too many; 0 if none
-            could be seen, as where the target is 0.
+            By the square-root law, from this report's noise, which is rather too many; 0 if no
+            number is enough, as where the target is 0, or none that float64 can hold.
         """
         ratio = self.smallest_visible_bias / as_positive("bias", bias)
-        return math.ceil(self.n_replicates * ratio**2) if math.isfinite(ratio) else 0
+        needed = self.n_replicates * ratio * ratio
+        return math.ceil(needed) if math.isfinite(needed) else 0
 
     def raise_if_failed(self) -> None:
         """Raise `CheckFailedError` with the report as its message unless the check passed."""
@@ -198,23 +202,26 @@ class EstimatorReport:
                 f"critical value {self.critical_value:.3g} at false-alarm rate "
                 f"{self.false_alarm_rate:g}"
             )
+            aimed = bool(self.target.any())
             if self.constant and self.bias:
                 yield (
-                    f"all {self.n_replicates} replicates are the same, off by {self.bias:+.2%} "
-                    "along the target"
+                    f"all {self.n_replicates} replicates are the same, off by "
+                    f"{percent(self.bias, '+')} along the target"
                 )
-            elif math.isinf(self.smallest_visible_gap):
-                yield "no bias along the target would have been seen"
-            elif not self.target.any():
+            elif math.isinf(self.smallest_visible_bias if aimed else self.smallest_visible_gap):
+                yield f"no bias {'along the target ' if aimed else ''}would have been seen"
+            elif not aimed:
                 yield (
                     f"the target is 0; a bias of {self.smallest_visible_gap:.2g} in any one "
                     f"coordinate would not have passed, with probability {self.power:g}"
                 )
             else:
+                needed = self.replicates_for(0.01)
                 yield (
-                    f"bias along the target {self.bias:+.2%} of its norm; one of "
-                    f"{self.smallest_visible_bias:.2%} would not have passed, with probability "
-                    f"{self.power:g}; for one of 1% it takes {self.replicates_for(0.01)} replicates"
+                    f"bias along the target {percent(self.bias, '+')} of its norm; one of "
+                    f"{percent(self.smallest_visible_bias)} would not have passed, with "
+                    f"probability {self.power:g}"
+                    + (f"; for one of 1% it takes {needed} replicates" if needed < MANY else "")
                 )
             left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
             tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
@@ -229,7 +236,9 @@ class EstimatorReport:
         if self.target_accuracy is not None:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
         if self.diagnosis is not None:
-            yield from str(self.diagnosis).splitlines()
+            told = str(self.diagnosis)
+            sure = self.verdict is Verdict.BIASED
+            yield from (told if sure else f"if it is biased: {told}").splitlines()
         yield from self.notes
         if self.asked:
             yield "asked for " + ", ".join(self.asked)
@@ -279,6 +288,7 @@ def check_estimator(
         The leader's parameter.
     n_replicates : int
         Calls at most, each with its own generator; at least 30, for the tests to have their level.
+        With fewer than 100 nothing is BIASED, unless the false-alarm rate is 0.05 or more.
     visible_bias : float
         Stop when a bias this small, along the target and relative to its norm, would be seen.
     false_alarm_rate : float
@@ -383,6 +393,11 @@ def check_estimator(
     )
 
 
+def percent(share: float, sign: str = "") -> str:
+    """Write a share in percent; of the largest, which have hundreds of digits, the first."""
+    return format(share, f"{sign}.2%") if abs(share) < 1e4 else f"{100.0 * share:{sign}.1e}%"
+
+
 def target_of(
     problem: BilevelProblem, theta: FloatArray, target: npt.ArrayLike | None
 ) -> tuple[FloatArray, Accuracy | None]:
@@ -435,9 +450,7 @@ class _Caller:
             self._first = copy.deepcopy(stream), before
         try:
             found = self._called(stream)
-            numbers = as_numpy(found)
-            require_real_dtype("estimate", numbers.dtype)
-            estimate = finite_array("estimate", numbers, self._theta.shape)
+            estimate = self._estimate(found)
         except Exception as error:
             raise BrokenEstimatorError(
                 f"replicate {number}: {type(error).__name__}: {error}"
@@ -453,6 +466,11 @@ class _Caller:
             self._dtype, self._unit = name, unit
         return estimate
 
+    def _estimate(self, found: Any) -> FloatArray:
+        numbers = as_numpy(found)
+        require_real_dtype("estimate", numbers.dtype)
+        return finite_array("estimate", numbers, self._theta.shape)
+
     def _called(self, stream: np.random.Generator) -> Any:
         if self._view is not None:
             found = self._estimator.on(self._view, stream)  # type: ignore[attr-defined]
@@ -461,21 +479,23 @@ class _Caller:
         return getattr(found, "gradient", found)
 
     def starts_afresh(self, rows: list[FloatArray]) -> bool:
-        """Make the first call again, all generators as they were, and compare the estimates."""
-        if self._first is None:
-            return True
+        """Make the first call again, all generators as they were, and compare the estimates.
+
+        Twice, as what goes round in a circle may have come back to its start.
+        """
+        assert self._first is not None
         stream, then = self._first
         now = _Globals.now()
-        then.restore()
         try:
-            again = np.asarray(as_numpy(self._called(copy.deepcopy(stream))), dtype=np.float64)
+            again = []
+            for _ in range(2):
+                then.restore()
+                again.append(self._estimate(self._called(copy.deepcopy(stream))))
         except Exception:  # whatever it is, it did not happen the first time
             return False
         finally:
             now.restore()
-        largest = np.abs(rows).max()
-        allowed = SAME_AGAIN * np.std(rows, axis=0) + self.rounding * largest
-        return bool((np.abs(again - rows[0]) <= allowed).all())
+        return _same_again(np.array(again), np.array(rows), self.rounding)
 
     @property
     def rounding(self) -> float:
@@ -503,6 +523,15 @@ class _Caller:
             raise BrokenEstimatorError(
                 f"seeds the global generator of {names} anew in each call: replicates repeat"
             )
+
+
+@quiet
+def _same_again(again: FloatArray, rows: FloatArray, rounding: float) -> bool:
+    """Whether some estimates are those of the first row."""
+    unit = binary_scale(rows, again)
+    again, rows = again / unit, rows / unit
+    allowed = SAME_AGAIN * rows.std(axis=0) + rounding * np.abs(rows).max()
+    return bool((np.abs(again - rows[0]) <= allowed).all())
 
 
 @dataclass(frozen=True)
@@ -657,7 +686,8 @@ def judge(
     astray = bool((constant & off).any() or (still & lost).any() or test.still_and_off)
     relative = visible / length * (unit / own) if aimed else math.inf
     few = count < FEWEST and false_alarm_rate < LARGE_RATE
-    reason = _doubt(test, visible, few=few, astray=in_doubt or bool((still & lost).any()))
+    doubted = in_doubt or bool((still & lost).any())
+    reason = _doubt(test, visible, count=count, few=few, astray=doubted)
     if not reason and not test.decisive and aimed and relative > LARGEST_VISIBLE_BIAS:
         reason = f"the noise would hide a bias of the target's own size: {MORE}"
     if reason:
@@ -695,7 +725,7 @@ def _furthest(noise: Noise, aim: Noise | None = None) -> str:
     return f"in {entry('gradient', (worst,))}" if worst < noise.gap.size else "along the target"
 
 
-def _doubt(test: MeanTest, visible: float, *, few: bool, astray: bool) -> str:
+def _doubt(test: MeanTest, visible: float, *, count: int, few: bool, astray: bool) -> str:
     """Say why nothing is decided, and what to do; nothing if there is no such reason."""
     if test.dependence.found:
         return (
@@ -703,12 +733,16 @@ def _doubt(test: MeanTest, visible: float, *, few: bool, astray: bool) -> str:
             f"{test.dependence.correlation:+.2f}): let no call keep anything for the next"
         )
     if test.decisive:
-        return f"fewer than {FEWEST} replicates do not show how skewed they are" if few else ""
+        return (
+            f"fewer than {FEWEST} replicates do not show how skewed they are: {MORE}" if few else ""
+        )
+    if test.suspicious and test.tail_replicates >= count:
+        return f"the gap is hardly larger than chance makes it: {MORE}"
     if test.suspicious:
-        shown = max(1, round(min(test.tail_replicates, 1e6)))
+        shown = max(1, round(test.tail_replicates))
         return f"the gap could be a tail of which about {shown} replicates were seen: {MILDER}"
     if astray:
-        return "what never varies is off: is rng used, or what moves them rare?"
+        return "what never varies is off: is rng used, or is what moves it rare?"
     if math.isinf(visible):
         return f"a few extreme replicates decide the mean: {MILDER}"
     return ""

@@ -33,6 +33,9 @@ ASTRAY = 10.0
 # a coordinate, do not vary.
 FLAT = 1e-10
 
+# Directions with so many times that variance, or more, vary in other samples, too.
+STEADY = 4.0
+
 # Replicates for each direction from which Hotelling's test is used, which knows how coordinates
 # vary together; with fewer its small-sample law has little power.
 REPLICATES_A_DIRECTION = 10
@@ -172,8 +175,8 @@ class MeanTest:
     still_and_off : bool
         Whether a combination that never varies is off.
     dependence : Dependence
-        Of replicates, in the direction of the gap or in those asked about, where it is larger; the
-        numbers above count it.
+        Of replicates, in the direction of the gap, or of a bias that is the hardest to see of those
+        asked about, where it is larger; the numbers above count it.
     """
 
     statistic: float = 0.0
@@ -186,16 +189,16 @@ class MeanTest:
     still_and_off: bool = False
     dependence: Dependence = Dependence()
 
-    def stretched(self, toward: FloatArray, aims: list[FloatArray]) -> MeanTest:
-        """Count dependence of the replicates in the directions of the gap and of biases."""
-        gap, *others = (dependence(scores) for scores in (toward, *aims))
+    def stretched(self, toward: FloatArray, aim: FloatArray) -> MeanTest:
+        """Count dependence of the replicates in the direction of the gap, and of a bias."""
+        gap, bias = dependence(toward), dependence(aim)
         critical = self.critical_value * gap.stretch
         return replace(
             self,
             critical_value=critical,
             decisive=self.decisive and self.statistic > critical,
-            visible=self.visible * max((other.stretch for other in others), default=1.0),
-            dependence=max((gap, *others), key=lambda found: (found.found, found.stretch)),
+            visible=self.visible * bias.stretch,
+            dependence=max(gap, bias, key=lambda found: (found.found, found.stretch)),
         )
 
 
@@ -342,12 +345,15 @@ def mean_test(
     # as of a single column: replicates spread by more than rounding
     varying = variance > FLAT + rounding / noise.count
     if 0 < REPLICATES_A_DIRECTION * int(varying.sum()) <= noise.count:
-        off, noticed = _still(noise, axes[varying], directions, size)
+        off, _ = _still(noise, axes[varying], directions, size)
+        steady = variance > STEADY * (FLAT + rounding / noise.count)
+        _, noticed = _still(noise, axes[steady], directions, size)
         test = _hotelling(
             scaled,
             axes[varying],
             (variance + rounding)[varying],
             directions / error,
+            steady[varying],
             noticed,
             false_alarm_rate=false_alarm_rate,
             power=power,
@@ -374,6 +380,7 @@ def _hotelling(
     axes: FloatArray,
     variance: FloatArray,
     directions: FloatArray,
+    steady: BoolArray,
     noticed: float,
     *,
     false_alarm_rate: float,
@@ -383,7 +390,7 @@ def _hotelling(
 
     T^2 (n - r) / (r (n - 1)) has Fisher's law with r and n - r degrees of freedom; a bias b shifts
     it by b' C^-1 b, C the covariance of the mean, whose inverse is estimated too large by
-    (n - 1) / (n - r - 2).
+    (n - 1) / (n - r - 2). What is said to be visible is so along steady axes, or noticed elsewhere.
     """
     from scipy import optimize, special
 
@@ -413,6 +420,7 @@ def _hotelling(
             largest *= 2.0
         return math.sqrt(float(optimize.brentq(missed, 0.0, largest, xtol=1e-3)))
 
+    axes = axes * steady[:, None]
     reached = directions @ axes.T / deviation  # the directions, in units of standard errors
     information = (reached**2).sum(axis=1) * max(count - rank - 2, 1) / (count - 1)
     along = [_standardised(white @ row) for row in reached]
@@ -425,6 +433,7 @@ def _hotelling(
             worse = OUT_OF_RANGE if out else 1.0
             shifted = min(shifted * worse / math.sqrt(known) if known > 0.0 else math.inf, noticed)
         visible.append(shifted)
+    hardest = along[int(np.argmax(visible))] if visible else toward
     return MeanTest(
         statistic=statistic,
         critical_value=critical,
@@ -433,7 +442,7 @@ def _hotelling(
         tail_replicates=1.0 / max(tail, 1e-9) ** 2,
         visible=max(visible, default=0.0),
         n_tests=1,
-    ).stretched(toward, along[:1])
+    ).stretched(toward, hardest)
 
 
 def _still(
@@ -452,7 +461,9 @@ def _still(
     rounding = ASTRAY * float(np.linalg.norm(np.hypot(noise.floor, math.sqrt(FLAT) * error)))
     allowed, off, moved = STILL_SHARE * size + rounding, float(still(noise.gap)), still(directions)
     least = float(moved.min(initial=math.inf))
-    return off > allowed, CLEARLY * (allowed + off) / least if least > IN_RANGE else math.inf
+    # errors, which set the rounding, differ from sample to sample: twice as much covers that
+    sure = CLEARLY * (allowed + rounding + off)
+    return off > allowed, sure / least if least > IN_RANGE else math.inf
 
 
 def _worst_of_many(
@@ -488,6 +499,7 @@ def _worst_of_many(
         else math.inf
         for column, own, known in zip(along.T, aimed.error, length, strict=True)
     ]
+    hardest = along[:, int(np.argmax(visible))] if visible else scores[:, worst]
     return MeanTest(
         statistic=float(distance[worst]),
         critical_value=float(critical[worst]),
@@ -496,7 +508,7 @@ def _worst_of_many(
         tail_replicates=1.0 / max(float(tails[worst]), 1e-9) ** 2,
         visible=max(visible, default=0.0),
         n_tests=n_tests,
-    ).stretched(scores[:, worst], list(along.T[:1]))
+    ).stretched(scores[:, worst], hardest)
 
 
 # Upper quantiles; scipy takes half a millisecond for one, and a check needs the same few again.

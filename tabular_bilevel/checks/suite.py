@@ -13,8 +13,7 @@ import numpy as np
 from tabular_bilevel._arrays import FloatArray, read_only
 from tabular_bilevel._validation import as_generator
 from tabular_bilevel.accuracy import Level
-from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
-from tabular_bilevel.checks.verdict import Verdict
+from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator, percent
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, FeatureProblem
@@ -69,7 +68,7 @@ class SuiteReport:
 
     @property
     def mistakes(self) -> dict[str, int]:
-        """Count the problems that each mistake explains, of those with a bias; the most first."""
+        """Count the problems that each mistake explains, of those diagnosed; the most first."""
         fitting = Counter(
             name
             for report in self.reports.values()
@@ -96,10 +95,9 @@ class SuiteReport:
         )
         for name, report in self.reports.items():
             yield f"  {name:<26} {report.verdict.value:<13} {_told(report)}"
-        biased = [r for r in self.reports.values() if r.verdict is Verdict.BIASED]
-        if biased:
-            for mistake, count in list(self.mistakes.items())[:3]:
-                yield f"  explains {count} of {len(biased)} biases: {mistake}"
+        diagnosed = sum(report.diagnosis is not None for report in self.reports.values())
+        for mistake, count in list(self.mistakes.items())[:3]:
+            yield f"  explains {count} of {diagnosed} biases: {mistake}"
         asked = {name for report in self.reports.values() for name in report.asked or ()}
         if asked:
             yield f"  asked for {', '.join(sorted(asked))}"
@@ -414,13 +412,14 @@ def _told(report: EstimatorReport) -> str:
     """Say the main thing in one line."""
     if report.trouble:
         return report.trouble
-    if report.diagnosis is not None and report.diagnosis.best.fits:
-        return report.diagnosis.best.name
+    best = None if report.diagnosis is None else report.diagnosis.best
+    if best is not None and best.fits:
+        return f"{best.name}? {report.reason}" if report.reason else best.name
     if report.reason:
         return report.reason
     if np.isinf(report.smallest_visible_bias):
         return f"{report.n_replicates} replicates"
     return (
-        f"bias {report.bias:+.2%}, one of {report.smallest_visible_bias:.2%} would not pass; "
-        f"{report.n_replicates} replicates"
+        f"bias {percent(report.bias, '+')}, one of {percent(report.smallest_visible_bias)} would "
+        f"not pass; {report.n_replicates} replicates"
     )

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from tabular_bilevel._arrays import quiet
 from tabular_bilevel.enclosure import Enclosure
 from tabular_bilevel.vectors.stored import MOVED
 
@@ -63,6 +64,7 @@ LARGE, SMALL = 1e4, 1e-4
 USELESS = 1e-3
 
 
+@quiet
 def table_flags(proof: Enclosure, noise: float) -> tuple[str, ...]:
     """Find the flags that tables and answer show, in the order of `NOTES`.
 

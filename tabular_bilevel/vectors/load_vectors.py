@@ -59,8 +59,8 @@ HEXADECIMAL = re.compile(r"-?0x[01]\.[0-9a-f]+p[+-][0-9]+")
 #: Bytes that a file, and what it unpacks to, may have unless told otherwise: 256 MiB.
 LIMIT = 2**28
 
-# JSON takes up to this many times its text in memory: an empty list of 3 characters has 64 bytes.
-JSON_GROWTH = 32
+# JSON takes up to this many times its text in memory: a list in a list has 88 bytes for 2 of it.
+JSON_GROWTH = 48
 
 # Arrays in an archive, bytes of an array's header, characters of a line.
 MOST_ARRAYS, HEADER, LONGEST = 1000, 10_000, 200
@@ -229,7 +229,7 @@ def load_vector(path: str | Path, *, sha256: str | None = None, limit: int = LIM
         What its checksum has to be.
     limit : int
         Bytes that the file, and its tables together, may have; by default 256 MiB. JSON, which
-        takes more memory than it has text, may have a 32nd of it.
+        takes more memory than it has text, may have a 48th of it.
 
     Returns
     -------
@@ -564,4 +564,5 @@ def _plain(value: Any) -> Any:
 
 
 def _middle(bounds: Any) -> Any:
-    return np.clip(bounds[0] / 2.0 + bounds[1] / 2.0, *bounds)
+    with np.errstate(all="ignore"):  # halves of the smallest numbers underflow
+        return np.clip(bounds[0] / 2.0 + bounds[1] / 2.0, *bounds)

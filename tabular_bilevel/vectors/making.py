@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel.accuracy import Estimated
 from tabular_bilevel.enclosure import Enclosure, Interval, enclose
 from tabular_bilevel.errors import CertificationError
@@ -35,6 +35,9 @@ NOISE_FACTOR = 16.0
 
 # Two estimates of the noise may differ by this.
 NOISE_SLACK = 64.0
+
+# Its next power of 2 is a number, and so are sums of a few.
+LARGEST_NOISE = 2.0**1000
 
 # Draws of an instance: one in 300 is nothing but noise in float64.
 TRIES = 20
@@ -72,6 +75,7 @@ class Recipe:
         return f"number {self.number}, seed {self.seed}, at most {self.max_states} states"
 
 
+@quiet
 def made(recipe: Recipe) -> dict[str, Any]:
     """Make the content of a vector's file: strings, a tuple of flags, arrays.
 
@@ -155,6 +159,7 @@ def is_telling(gradient: FloatArray, noise: float) -> bool:
     return size == 0.0 or 2.0 * NOISE_FACTOR * noise < size
 
 
+@quiet
 def most_noise(
     stored: StoredProblem, result: Hypergradient, rng: np.random.Generator
 ) -> dict[str, float]:
@@ -181,6 +186,8 @@ def most_noise(
     ------
     ConvergenceError
         If the follower cannot be solved.
+    ValueError
+        If the answer, or a term of it, is beyond float64.
     """
     found = _noise(stored, _Answer.in_float64(result), _computed, MANY_DRAWS, rng)
     return {name: NOISE_SLACK * size for name, size in zip(ANSWERS[:2], found, strict=True)}
@@ -244,7 +251,9 @@ def _noise(
     ]
     for name, least in zip(ANSWERS[:2], _term_sizes(stored, right, ahead[1]), strict=True):
         moved = [np.abs(getattr(other, name) - getattr(right, name)) for other in others]
-        size = max(float(np.max(moved, initial=0.0)), ROUNDING * least)
+        size = float(np.max([ROUNDING * least, *(np.max(gaps, initial=0.0) for gaps in moved)]))
+        if not size < LARGEST_NOISE:  # or NaN
+            raise ValueError(f"terms of the {name} are beyond float64")
         yield 2.0 ** math.ceil(math.log2(size)) if size > 0.0 else 0.0
 
 

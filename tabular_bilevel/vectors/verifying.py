@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel._files import brief, read_json, shown
 from tabular_bilevel._validation import (
     as_generator,
@@ -231,6 +231,7 @@ def _require_small(vector: Vector, limit: int) -> None:
         )
 
 
+@quiet
 def _checked(vector: Vector, rng: np.random.Generator) -> tuple[StoredProblem, dict[str, Interval]]:
     """Check all that needs no proof."""
     problem = StoredProblem.of(vector)
@@ -387,10 +388,10 @@ def _size(numbers: FloatArray) -> float:
     return float(np.max(np.abs(numbers), initial=0.0))
 
 
+@quiet
 def _distance(given: FloatArray, bounds: FloatArray) -> float:
     """Measure how far outside the bounds the worst entry is; NaN for what is no number."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.max(np.maximum(bounds[0] - given, given - bounds[1]), initial=0.0))
+    return float(np.max(np.maximum(bounds[0] - given, given - bounds[1]), initial=0.0))
 
 
 def _alike(given: FloatArray, wrong: FloatArray, allowed: float) -> bool:

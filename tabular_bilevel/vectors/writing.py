@@ -307,13 +307,17 @@ class _Notebook:
     cannot be kept, that is everything. A line cut short by a crash is no file's checksum.
     """
 
-    path: Path
+    path: Path | None
     lines: frozenset[str]
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any]) -> _Notebook:
         """Open the one of a plan."""
-        home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        home = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(home):  # which the standard does not allow
+            home = os.path.expanduser("~/.local/state")
+        if not os.path.isabs(home):  # nobody's, and the working directory may be a stranger's
+            return cls(None, frozenset())
         plan = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
         path = Path(home, "tabular-bilevel", f"vectors-{plan}.txt")
         try:
@@ -328,15 +332,23 @@ class _Notebook:
 
     def add(self, file: str, checksum: str) -> None:
         """Note a file that has just been written."""
+        if self.path is None:
+            return
         with suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self.path.open("a", encoding="ascii") as lines:
+            with open(self.path, "a", encoding="ascii", opener=_open_at_once) as lines:
                 lines.write(f"\n{file} {checksum}")
 
     def drop(self) -> None:
         """Forget it all: the folder is finished."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Open without waiting for whoever reads a pipe."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
 
 
 def _begin(place: Path, provenance: Mapping[str, Any]) -> None:
