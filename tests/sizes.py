@@ -8,3 +8,12 @@ def sizes(names, quick, slow):
     return pytest.mark.parametrize(
         names, [*quick, *(pytest.param(case, marks=pytest.mark.slow) for case in slow)]
     )
+
+
+def pairs(first, second):
+    """Make all pairs of two lists: a third, which has everyone of both, and the others."""
+    quick, slow = [], []
+    for i, one in enumerate(first):
+        for j, other in enumerate(second):
+            (slow if (i + j) % 3 else quick).append((one, other))
+    return quick, slow

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from sizes import pairs, sizes
 from test_enumeration import masked
 
 import tabular_bilevel as tb
@@ -46,8 +47,6 @@ PROBLEMS = {
         2,
     ),
 }
-CASES = [(name, fault) for name in PROBLEMS for fault in FAULTS]
-
 each_problem = pytest.mark.parametrize("name", PROBLEMS)
 
 
@@ -80,7 +79,7 @@ def test_the_right_ingredients_make_the_hypergradient(name):
     close(right_ones(name).expected(), exact, rtol=ROUNDING if horizon is None else NEGLIGIBLE)
 
 
-@pytest.mark.parametrize(("name", "fault"), CASES)
+@sizes(("name", "fault"), *pairs(PROBLEMS, FAULTS))
 def test_the_expectation_over_all_trajectories_is_the_controls_target(name, fault):
     problem, horizon = PROBLEMS[name]
     theta, control = somewhere(problem), tb.controls()[fault]

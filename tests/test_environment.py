@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sizes import sizes
 from stored import Stored, numbers
 
 import tabular_bilevel as tb
@@ -69,7 +70,7 @@ def elsewhere(problems, tmp_path_factory):
     path.write_bytes(pickle.dumps(problems))
 
     def run(*options, **settings):
-        plain = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_NUM_THREADS",)}
+        plain = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
         cache = {"NUMBA_CACHE_DIR": str(folder)} if "NUMBA_CPU_NAME" in settings else {}
         done = subprocess.run(
             [sys.executable, str(SCRIPT), str(path), *options],
@@ -94,9 +95,12 @@ def proven(found):
     return tb.Interval(read(found["lower"]), read(found["upper"]))
 
 
-@pytest.mark.parametrize("settings", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
-def test_bounds_overlap_and_proven_ones_are_the_same(settings, here, elsewhere):
-    there = elsewhere(**settings)
+COLD = ["numba for any processor"]  # everything is compiled again
+
+
+@sizes("environment", [name for name in ENVIRONMENTS if name not in COLD], COLD)
+def test_bounds_overlap_and_proven_ones_are_the_same(environment, here, elsewhere):
+    there = elsewhere(**ENVIRONMENTS[environment])
     for problem, ours in here.items():
         for name, mine in ours.items():
             other = there[problem][name]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
@@ -244,8 +245,7 @@ SAMPLED["zero-order, 3 steps"] = tb.ZeroOrder(
 # ---------------------------------------------------------------- every estimator, every problem
 
 
-@pytest.mark.parametrize("where", PROBLEMS)
-@pytest.mark.parametrize("name", SAMPLED)
+@sizes(("name", "where"), *pairs(SAMPLED, PROBLEMS))
 def test_the_mean_of_the_estimates_is_the_target(name, where):
     estimator, problem = SAMPLED[name], PROBLEMS[where]
     theta, message = theta_of(problem), refusal(SAMPLED[name], where)
