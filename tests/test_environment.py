@@ -118,6 +118,7 @@ def test_a_number_off_by_ten_bounds_does_not_overlap(here):
         assert not computed(wrong).overlaps(proven(found))
 
 
+@pytest.mark.slow
 def test_threads_and_processes_side_by_side_have_the_same_numbers(elsewhere):
     alone, together = elsewhere(), elsewhere("--side-by-side")
     for name, several in together.items():

@@ -33,6 +33,7 @@ def run(tmp_path, monkeypatch):
     return measure
 
 
+@pytest.mark.slow
 def test_the_table_has_every_method_where_it_is_defined(run, capsys):
     status, rows = run("two-state", "rewards")
     heading, *lines, count = capsys.readouterr().out.splitlines()
