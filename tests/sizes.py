@@ -5,9 +5,9 @@ import pytest
 
 def sizes(names, quick, slow):
     """Parametrise a test: what slow cases protect, quick ones of the same kind protect, too."""
-    return pytest.mark.parametrize(
-        names, [*quick, *(pytest.param(case, marks=pytest.mark.slow) for case in slow)]
-    )
+    several = isinstance(names, tuple)
+    marked = [pytest.param(*(case if several else [case]), marks=pytest.mark.slow) for case in slow]
+    return pytest.mark.parametrize(names, [*quick, *marked])
 
 
 def pairs(first, second):
