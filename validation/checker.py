@@ -1,6 +1,6 @@
 """Is the checker right? Its false alarms, its power, and whether it names what is wrong.
 
-Run ``python validation/checker.py`` with the package installed (two hours on two cores), or one
+Run ``python validation/checker.py`` with the package installed (about an hour on two cores), or one
 part: ``--part alarms`` (``families``, ``planted``, ``replicates``, ``power``, ``names``). It ends
 with 1 if a number is off.
 
