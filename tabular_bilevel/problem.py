@@ -258,10 +258,12 @@ class FeatureProblem:
         if self._only_rewards:
             return gradient
         if self.transition.nnz:
-            centred = self._centre_rows(sensitivities.entries, theta)
+            centred = self._centre_rows(sensitivities.entries, self._kernel(theta))
             gradient = gradient + self.transition.T @ centred
         if self.initial.nnz:
-            gradient = gradient + self.initial.T @ self._centre_start(sensitivities.initial, theta)
+            gradient = gradient + self.initial.T @ self._centre_start(
+                sensitivities.initial, self._start(theta)
+            )
         if self.temperature.nnz:
             slope = self._temperature(theta) * sensitivities.temperature
             gradient = gradient + self.temperature.T @ np.array([slope])
@@ -302,8 +304,9 @@ class FeatureProblem:
             sums = np.diff(base.transition.indptr)[base.entry_row]
             slopes, terms = sensitivities.entries, 2.0 * sums + 8.0
             off = bounds.entries + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
-            mean = partial(_means, self._kernel(theta), base.entry_row, base.row_mass.ravel())
-            reach = _tilt_errors(base.transition.data, self._kernel(theta), slopes, off, mean)
+            kernel = self._kernel(theta)
+            mean = partial(_means, kernel, base.entry_row, base.row_mass.ravel())
+            reach = _tilt_errors(base.transition.data, kernel, slopes, off, mean)
             _add_errors(self._transposed["transition"], *reach, bound)
         if self.initial.nnz:
             slopes, terms = sensitivities.initial, 3.0 * base.n_states + 8.0
@@ -336,15 +339,15 @@ class FeatureProblem:
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         available, base = self.base.available, self.base
-        logits, start = self.transition @ direction, self.initial @ direction
+        kernel, start = self._kernel(theta), self._start(theta)
         one_row = np.zeros(base.n_states, dtype=np.int64)
-        logits = _less_likeliest(logits, self._kernel(theta), base.entry_row)
-        start = _less_likeliest(start, self._start(theta), one_row)
+        logits = _less_likeliest(self.transition @ direction, kernel, base.entry_row)
+        slope = _less_likeliest(self.initial @ direction, start, one_row)
         return Tangent(
             follower_reward=available * (self.follower_reward @ direction).reshape(available.shape),
             leader_reward=available * (self.leader_reward @ direction).reshape(available.shape),
-            transition=self._centre_rows(logits, theta),
-            initial=self._centre_start(start, theta),
+            transition=self._centre_rows(logits, kernel),
+            initial=self._centre_start(slope, start),
             temperature=float((self.temperature @ direction)[0] * self._temperature(theta)),
         )
 
@@ -404,20 +407,20 @@ class FeatureProblem:
         one_row = np.zeros(base.size, dtype=np.int64)
         return _tilt(base, _times(self.initial, theta), one_row, np.array([base.sum()]))
 
-    def _centre_rows(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
+    def _centre_rows(self, direction: FloatArray, kernel: FloatArray) -> FloatArray:
         """Jacobian of the kernel with respect to its logits; symmetric, so its own transpose."""
-        kernel = self._kernel(theta)
         mean = _means(kernel, self.base.entry_row, self.base.row_mass.ravel(), direction)
         return kernel * (direction - mean)
 
-    def _centre_start(self, direction: FloatArray, theta: FloatArray) -> FloatArray:
+    def _centre_start(self, direction: FloatArray, start: FloatArray) -> FloatArray:
         """Jacobian of the initial distribution with respect to its logits."""
-        start = self._start(theta)
         return start * (direction - start @ direction / self._start_mass)
 
 
 def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:
     """Take off from each row its likeliest entry's slope: a constant, which would cost digits."""
+    if not slopes.any():  # theta moves other tables
+        return slopes
     order = np.lexsort((probability, row))
     likeliest = np.zeros(row.max(initial=0) + 1, dtype=np.int64)
     likeliest[row[order]] = order  # the last one stays
