@@ -12,7 +12,7 @@ from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
+from tabular_bilevel.checks.view import Batch, LeaderView
 from tabular_bilevel.critics import (
     Critic,
     ExactCritic,
@@ -37,6 +37,7 @@ from tabular_bilevel.estimators import (
     ValueGapPenalty,
     ZeroOrder,
 )
+from tabular_bilevel.estimators.contract import BatchEstimator, SamplingEstimator
 from tabular_bilevel.experience import Experience, Interaction
 from tabular_bilevel.follower import (
     CompiledPolicyIteration,

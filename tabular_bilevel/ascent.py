@@ -26,16 +26,16 @@ from tabular_bilevel._progress import tqdm_bar
 from tabular_bilevel._validation import (
     as_generator,
     as_theta,
-    entry,
     finite_array,
-    first,
     positive_integer,
     require_method,
 )
-from tabular_bilevel.estimators.estimate import Estimate, Estimator
+from tabular_bilevel.estimators.contract import Taken, as_estimator, as_memory, noted
+from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import NOTHING, Memory
-from tabular_bilevel.follower import CompiledPolicyIteration
-from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.follower import CompiledPolicyIteration, Response
+from tabular_bilevel.leader import Evaluation, evaluate_leader
+from tabular_bilevel.model import Model
 from tabular_bilevel.optimisers import Optimiser
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sensitivities import sensitivities
@@ -84,9 +84,9 @@ class AscentState:
         if not isinstance(self.theta, np.ndarray) or self.theta.dtype != np.float64:
             raise ValueError("theta is no array of float64")
         as_theta(self.theta)
-        for prefix, memory in ((METHOD, self.memory), (OPTIMISER, self.optimiser_memory)):
-            for name, array in memory.items():
-                _require_numbers(prefix + name, array)
+        for name, prefix in (("memory", METHOD), ("optimiser_memory", OPTIMISER)):
+            memory = as_memory(getattr(self, name), name=prefix.removesuffix("."))
+            object.__setattr__(self, name, memory)
         require_generator_state(self.rng)
 
     @classmethod
@@ -205,11 +205,17 @@ class Step:
         return self.estimate.gradient
 
     @cached_property
-    def _stations(self) -> Any:
+    def _model(self) -> Model:
+        known = self.estimate.model
+        return self.problem.model(self.theta) if known is None else known
+
+    @cached_property
+    def _stations(self) -> tuple[Response, Evaluation]:
         """The exact response and evaluation, whatever follower the method has."""
-        model, known = self.estimate.model, self.estimate.response
-        response = CompiledPolicyIteration().solve(model, start=known.value)
-        return response, evaluate_leader(model, response)
+        known = self.estimate.response
+        start = None if known is None else known.value
+        response = CompiledPolicyIteration().solve(self._model, start=start)
+        return response, evaluate_leader(self._model, response)
 
     @property
     def objective(self) -> float:
@@ -223,14 +229,12 @@ class Step:
         """Compute J at the step's start, counting this many of the leader's steps."""
         if horizon is None:
             return self.objective
-        response = self._stations[0]
-        return evaluate_leader(self.estimate.model, response, horizon=horizon).objective
+        return evaluate_leader(self._model, self._stations[0], horizon=horizon).objective
 
     @cached_property
     def exact_gradient(self) -> FloatArray:
         """The gradient at the step's start, exact but for rounding: an ESTIMATE, shape (d,)."""
-        model, (response, evaluation) = self.estimate.model, self._stations
-        measures = sensitivities(model, response, evaluation)
+        measures = sensitivities(self._model, *self._stations)
         return read_only(pulled_back(self.problem, self.theta, measures))
 
     @property
@@ -267,7 +271,7 @@ class Step:
 def ascend(
     problem: BilevelProblem,
     theta: npt.ArrayLike,
-    method: Estimator,
+    method: Any,
     optimiser: Optimiser,
     *,
     rng: np.random.Generator | int,
@@ -282,8 +286,9 @@ def ascend(
         The leader's problem.
     theta : array_like, shape (d,)
         Where to start.
-    method : Estimator
-        Where gradients come from.
+    method : Estimator or callable
+        Where gradients come from: whatever `check_estimator` takes, so that what was checked can be
+        climbed with. What it remembers from step to step is saved with a state.
     optimiser : Optimiser
         What is made of them.
     rng : numpy.random.Generator or int
@@ -303,8 +308,11 @@ def ascend(
     Raises
     ------
     ValueError
-        If theta is not a finite vector that fits the problem, the method is not defined for it, or
-        a gradient or the next theta is not finite.
+        If theta is not a finite vector that fits the problem, the method cannot be called or is not
+        defined for it, or a gradient, its memory or the next theta is not finite; a note has the
+        iteration.
+    Exception
+        What the method raises, with such a note. The last step's state is there to go on from.
 
     Examples
     --------
@@ -322,7 +330,7 @@ def ascend(
 def resume(
     problem: BilevelProblem,
     state: AscentState,
-    method: Estimator,
+    method: Any,
     optimiser: Optimiser,
     *,
     n_steps: int | None = None,
@@ -346,10 +354,10 @@ def resume(
     Step
         As `ascend`.
     """
-    require_method("method", method, "__call__")
+    taken = as_estimator(method, name="method")
     require_method("optimiser", optimiser, "step")
     last = None if n_steps is None else positive_integer("n_steps", n_steps)
-    steps = climb(problem, state, method, optimiser, last)
+    steps = climb(problem, state, taken, optimiser, last)
     if not progress:
         return steps
     bar: Iterator[Step] = iter(tqdm_bar(steps, total=last, initial=state.iteration))
@@ -359,7 +367,7 @@ def resume(
 def climb(
     problem: BilevelProblem,
     state: AscentState,
-    method: Estimator,
+    method: Taken,
     optimiser: Optimiser,
     last: int | None,
 ) -> Iterator[Step]:
@@ -368,10 +376,10 @@ def climb(
     theta, memory, optimiser_memory = state.theta, state.memory, state.optimiser_memory
     iteration = state.iteration
     while last is None or iteration < last:
-        estimate = method(problem, theta, rng=generator, memory=memory)
-        checked("gradient", estimate.gradient, theta, iteration)
-        moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
-        moved = read_only(checked("next theta", moved, theta, iteration))
+        with noted("iteration {}".format, iteration):
+            estimate = method.at(problem, theta)(generator, memory)
+            moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
+            moved = read_only(finite_array("next theta", moved, theta.shape))
         yield Step(
             iteration=iteration,
             problem=problem,
@@ -382,24 +390,6 @@ def climb(
         )
         theta, memory = moved, estimate.memory
         iteration += 1
-
-
-def checked(name: str, array: FloatArray, theta: FloatArray, iteration: int) -> FloatArray:
-    """Copy a finite array like theta, or name the iteration that made another."""
-    try:
-        return finite_array(name, array, theta.shape)
-    except ValueError as error:
-        raise ValueError(f"iteration {iteration}: {error}") from error
-
-
-def _require_numbers(name: str, value: Any) -> None:
-    """Raise unless the value is an array of finite numbers, which can be saved."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-        raise ValueError(f"{shown(name)} is no array of real numbers")
-    bad = ~np.isfinite(value)
-    if bad.any():
-        index = first(bad)
-        raise ValueError(f"{entry(shown(name), index)} is {value[index]}, not a finite number")
 
 
 def part_of(tables: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:

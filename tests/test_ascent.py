@@ -204,9 +204,7 @@ def test_a_gradient_or_a_step_that_is_not_finite_is_named_with_its_iteration():
 
     climb = tb.ascend(REWARDS, np.zeros(3), late, tb.Adam(), rng=0)
     assert len(list(itertools.islice(climb, 2))) == 2
-    with pytest.raises(
-        ValueError, match=r"^iteration 2: gradient\[2\] is nan, not a finite number$"
-    ):
+    with pytest.raises(ValueError, match=r"^estimate\[2\] is nan, not a(.|\n)*\nin iteration 2$"):
         next(climb)
 
 
@@ -219,7 +217,7 @@ def test_a_gradient_or_a_step_that_is_not_finite_is_named_with_its_iteration():
 )
 def test_a_step_that_is_no_theta_is_named_with_its_iteration(moved, message):
     wild = SimpleNamespace(step=lambda theta, gradient, memory: (moved, memory))
-    with pytest.raises(ValueError, match=f"^iteration 0: {message}$"):
+    with pytest.raises(ValueError, match=f"^{message}\nin iteration 0$"):
         next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), wild, rng=0))
 
 
@@ -293,11 +291,7 @@ def test_a_bar_needs_tqdm(monkeypatch):
         tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, progress=True)
 
 
-def test_what_is_no_method_or_optimiser_is_refused():
-    with pytest.raises(ValueError, match=r"^method is the class ExactGradient, not an instance"):
-        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient, tb.Adam(), rng=0)
-    with pytest.raises(ValueError, match=r"^method is 'exact', which has no method __call__"):
-        tb.ascend(REWARDS, np.zeros(3), "exact", tb.Adam(), rng=0)
+def test_what_is_no_optimiser_is_refused():
     with pytest.raises(ValueError, match=r"^optimiser is 0.1, which has no method step"):
         tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), 0.1, rng=0)
 

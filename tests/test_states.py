@@ -209,7 +209,7 @@ def test_what_is_wrong_with_an_optimiser_s_memory_is_named(changes, message, tmp
 def test_a_state_that_could_not_be_loaded_is_not_saved():
     state = AscentState.start([0.0], rng=0)
     for changes in ({"iteration": -1}, {"theta": np.array([np.nan])}, {"rng": {}},
-                    {"memory": {"a": [1.0]}}):  # fmt: skip
+                    {"memory": {"a": ["b"]}}):  # fmt: skip
         with pytest.raises(ValueError, match="is"):
             AscentState(**{**vars(state), **changes})
     huge = {**state.rng, "uinteger": 10**5000}

@@ -487,7 +487,7 @@ MUTANTS = (
     Mutant(
         "what calls share, not looked for",
         "checks/estimator.py",
-        "        if found.verdict is Verdict.BIASED and not call.starts_afresh(rows):\n",
+        "        if found.verdict is Verdict.BIASED and not replicates.start_afresh():\n",
         "        if False:\n",
         (
             "tests/test_check_estimator.py"

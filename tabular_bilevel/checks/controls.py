@@ -302,6 +302,10 @@ class Control:
         """Compute what the estimates' mean comes to, shape (d,)."""
         return self.ingredients(problem, theta).expected()
 
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> _OfControl:
+        """Make it ready to be given trajectories."""
+        return _OfControl(self, problem, theta)
+
     def ingredients(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Ingredients:
         """Assemble what it is made of.
 
@@ -314,6 +318,24 @@ class Control:
         if wrong is None:
             raise ValueError(f"{self.fault.name!r} is not defined for this problem")
         return wrong
+
+
+class _OfControl:
+    """A control, to be given trajectories."""
+
+    asked = None
+
+    def __init__(self, control: Control, problem: BilevelProblem, theta: npt.ArrayLike) -> None:
+        self._ingredients = control.ingredients(problem, theta)
+        if self._ingredients.restarts:
+            raise ValueError(
+                f"{control.fault.name!r} needs episodes in a row, which enumeration does not make"
+            )
+        self.model, self.policy = self._ingredients.world, self._ingredients.response.policy
+
+    def estimate(self, sample: Trajectories) -> FloatArray:
+        """Estimate, shape (d,)."""
+        return self._ingredients.estimate(sample)
 
 
 def controls(*, n_trajectories: int = 1000) -> dict[str, Control]:

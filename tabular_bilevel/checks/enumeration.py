@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from textwrap import indent
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,23 +25,12 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.accuracy import Accuracy, Level
 from tabular_bilevel.all_trajectories import AllTrajectories
-from tabular_bilevel.checks.controls import Control
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.estimator import of_target, target_of
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import (
-    Batch,
-    BatchEstimator,
-    LeaderView,
-    as_estimator,
-    as_numpy,
-    precision_of,
-)
-from tabular_bilevel.critics import ExactCritic
+from tabular_bilevel.checks.view import Precision, as_numpy
 from tabular_bilevel.errors import CheckFailedError
-from tabular_bilevel.experience import NOTHING, Experience, Interaction
-from tabular_bilevel.follower import Response, solve_follower
-from tabular_bilevel.model import Model
+from tabular_bilevel.estimators.contract import Enumerable, as_enumerable, noted
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.trajectories import Trajectories
 
@@ -172,8 +161,9 @@ def check_by_enumeration(
     estimator : callable
         A function ``(view, batch)``, or a `BatchEstimator` (whose sampler is not used), which
         returns one gradient a trajectory, shape (n, d), and is given many at once; or d numbers,
-        and is given one at a time. Or an object with an `interaction` and a method
-        ``estimate(experience)``, such as `BoltzmannCovariance` (whose sampler is not used either).
+        and is given one at a time; a parameter ``memory`` is empty, as in a first call. Or a method
+        of this package, a control, or an object with an `interaction` and a method
+        ``estimate(experience)`` (whose samplers are not used either).
     problem : BilevelProblem
         The leader's problem.
     theta : array_like, shape (d,)
@@ -221,7 +211,7 @@ def check_by_enumeration(
     theta = read_only(as_checked_theta(theta))
     as_positive("tolerance", tolerance)
     size, most = positive_integer("batch_size", batch_size), positive_integer("limit", limit)
-    subject = _subject(estimator, problem, theta)
+    subject = as_enumerable(estimator, problem, theta)
     every = AllTrajectories(subject.model, subject.policy, horizon=horizon)
     n_batches = _within(every.count, size, most)
     if abs(every.probability - 1.0) > tolerance:
@@ -241,118 +231,11 @@ def check_by_enumeration(
     report = replace(sums.report(run, tolerance), target_accuracy=target_accuracy)
     if report.passed or target is not None:
         return report
-    fit = max(EXACT_FIT, ROUNDING_UNITS * run.unit)
+    fit = max(EXACT_FIT, ROUNDING_UNITS * run.precision.unit)
     diagnosis = diagnose_exactly(
         report.expectation, problem, theta, exact=goal, horizon=horizon, tolerance=fit
     )
     return replace(report, diagnosis=diagnosis)
-
-
-class _Subject(Protocol):
-    """An estimator, made ready to be given trajectories."""
-
-    model: Model
-    policy: FloatArray
-
-    @property
-    def asked(self) -> tuple[str, ...] | None: ...
-
-    def estimate(self, sample: Trajectories) -> Any: ...
-
-
-class _OfView:
-    """A function of a view and a batch."""
-
-    def __init__(
-        self, estimator: BatchEstimator, problem: BilevelProblem, theta: FloatArray
-    ) -> None:
-        self.model = problem.model(theta)
-        response = solve_follower(self.model)
-        self.policy = response.policy
-        self._function = estimator.function
-        self._view = LeaderView(problem, theta, response=response)
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return self._view.asked
-
-    def estimate(self, sample: Trajectories) -> Any:
-        return self._function(self._view, Batch.of(sample))
-
-
-class _OfExperience:
-    """A method that estimates from experience; its critic sees what it is given, and no more."""
-
-    asked = None
-
-    def __init__(self, estimator: Any, problem: BilevelProblem, theta: FloatArray) -> None:
-        interaction: Interaction = estimator.interaction
-        self._limit = interaction.limit(problem, theta)
-        self._critic, self._estimate = interaction.critic, estimator.estimate
-        self.model: Model = self._limit.model
-        self._response: Response = self._limit.response
-        self.policy = self._response.policy
-
-    def estimate(self, sample: Trajectories) -> Any:
-        limit = self._limit
-        values = limit.values  # those of an exact critic do not depend on the sample
-        if not isinstance(self._critic, ExactCritic):
-            values = self._critic.values(self._response, sample, rng=cast("Any", _NoRandomness()))
-        experience = Experience(
-            problem=limit.problem,
-            theta=limit.theta,
-            model=limit.planned,
-            response=limit.response,
-            trajectories=sample,
-            values=values,
-            memory=NOTHING,
-        )
-        found = self._estimate(experience)
-        return getattr(found, "gradient", found)
-
-
-class _OfControl:
-    """BC-HG with one thing wrong."""
-
-    asked = None
-
-    def __init__(self, control: Control, problem: BilevelProblem, theta: FloatArray) -> None:
-        self._ingredients = control.ingredients(problem, theta)
-        if self._ingredients.restarts:
-            raise ValueError(
-                f"{control.fault.name!r} needs episodes in a row, which enumeration does not make"
-            )
-        self.model, self.policy = self._ingredients.world, self._ingredients.response.policy
-
-    def estimate(self, sample: Trajectories) -> Any:
-        return self._ingredients.estimate(sample)
-
-
-class _NoRandomness:
-    """Stands where a generator would: an expectation over what it draws is not enumerated."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError(
-            f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
-        )
-
-
-def _subject(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> _Subject:
-    if isinstance(estimator, Control):
-        return _OfControl(estimator, problem, theta)
-    if callable(getattr(estimator, "estimate", None)) and hasattr(estimator, "interaction"):
-        if getattr(estimator, "oracle", None) is not None:
-            raise ValueError(
-                f"estimator draws a sample of its own, from its oracle {estimator.oracle}"
-            )
-        return _OfExperience(estimator, problem, theta)
-    taken = as_estimator(estimator)
-    if not isinstance(taken, BatchEstimator):
-        raise ValueError(
-            f"estimator is {estimator!r}, which draws its own data; to be run on all trajectories "
-            "it must take them: a function (view, batch)"
-        )
-    return _OfView(taken, problem, theta)
 
 
 def _within(count: int, size: int, limit: int) -> int:
@@ -375,11 +258,10 @@ class _Run:
     """An estimator on its way through all batches of trajectories."""
 
     def __init__(
-        self, subject: _Subject, every: AllTrajectories, size: int, n_parameters: int
+        self, subject: Enumerable, every: AllTrajectories, size: int, n_parameters: int
     ) -> None:
         self.subject, self.every, self.size = subject, every, size
-        self.dtype = np.dtype(np.float64).name
-        self.unit = float(np.finfo(np.float64).eps)
+        self.precision = Precision()
         self._n_parameters = n_parameters
         self._rows = max(1, CHUNK // (every.longest * n_parameters))
 
@@ -420,7 +302,7 @@ class _Run:
             return False
         alone = self._estimates(_part(sample, slice(1)), numbers[:1])
         gap = np.abs(alone - rows[:1]).max()
-        if gap > SAME * self.unit * np.abs(rows).max():
+        if gap > SAME * self.precision.unit * np.abs(rows).max():
             raise ValueError(
                 f"the gradient of trajectory 0 changes by {gap:.3g} with the others in its batch: "
                 "where trajectories depend on each other, enumerate batches, by batch_size=2"
@@ -429,14 +311,11 @@ class _Run:
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
         """Call it; one row for all trajectories, or one for each."""
-        try:
+        with noted(_source, sample, numbers):
             found = self.subject.estimate(sample)
-        except Exception as error:
-            error.add_note(f"in an estimate from {_described(sample, numbers)}")
-            raise
         rows, d = as_numpy(found), self._n_parameters
         require_real_dtype("estimate", rows.dtype)
-        self._note_dtype(found)
+        self.precision.note(found)
         if rows.shape != (d,) and rows.shape != (numbers.size, d):
             raise ValueError(
                 f"estimate has shape {rows.shape}, neither ({numbers.size}, {d}), a gradient for "
@@ -451,11 +330,6 @@ class _Run:
                 f"{_described(_part(sample, which), numbers[which])}"
             )
         return rows
-
-    def _note_dtype(self, found: Any) -> None:
-        name, unit = precision_of(found)
-        if unit > self.unit:
-            self.dtype, self.unit = name, unit
 
 
 class _Sums:
@@ -486,7 +360,7 @@ class _Sums:
         scale = float(np.abs(target).max()) or typical or 1.0
         gaps = np.abs(expectation - target)
         worst = int(np.argmax(gaps))
-        allowed = tolerance + ROUNDING_UNITS * run.unit * typical / scale
+        allowed = tolerance + ROUNDING_UNITS * run.precision.unit * typical / scale
         difference = float(gaps[worst] / scale)
         covariance = self._squares - np.outer(mean_gap, mean_gap)
         return EnumerationReport(
@@ -494,7 +368,7 @@ class _Sums:
             difference=difference,
             where=entry("gradient", (worst,)),
             tolerance=allowed,
-            dtype=run.dtype,
+            dtype=run.precision.dtype,
             n_trajectories=run.every.count,
             batch_size=run.size,
             total_probability=total,
@@ -525,6 +399,10 @@ def _part(sample: Trajectories, rows: slice) -> Trajectories:
         lengths=sample.lengths[rows],
         complete=sample.lengths[rows].size,
     )
+
+
+def _source(sample: Trajectories, numbers: IntArray) -> str:
+    return f"an estimate from {_described(sample, numbers)}"
 
 
 def _described(sample: Trajectories, numbers: IntArray) -> str:

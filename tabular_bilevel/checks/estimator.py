@@ -9,7 +9,7 @@ import math
 import pickle
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._generators import require_whole
 from tabular_bilevel._validation import (
     as_checked_theta,
     as_generator,
@@ -25,14 +26,14 @@ from tabular_bilevel._validation import (
     entry,
     finite_array,
     positive_integer,
-    require_real_dtype,
 )
 from tabular_bilevel.accuracy import Accuracy, Level
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
 from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import LeaderView, Prepared, as_estimator, as_numpy, precision_of
 from tabular_bilevel.errors import CheckFailedError
+from tabular_bilevel.estimators.contract import AtTheta, as_estimator
+from tabular_bilevel.experience import NOTHING
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
 
@@ -73,9 +74,12 @@ SAME_AGAIN = 1e-3
 
 KEEPS_STATE = (
     "the mean is off, but the first call made again, with the same rng, gives something else: if "
-    "calls share what they keep, they are off together. Let no call keep anything for the next, "
-    "and draw from the given rng alone"
+    "calls share what they keep, they are off together. Let no call keep anything for the next but "
+    "in a memory that it gives back, and draw from the given rng alone"
 )
+
+# Nobody has the time for a longer one.
+LONGEST_BURN_IN = 2**30 - 1
 
 # A target whose bound is larger than this, relative to its largest entry, is not called exact:
 # biases of some percent are looked for.
@@ -130,6 +134,8 @@ class EstimatorReport:
         Of a bias: which wrong target the mean fits.
     seed : int or None
         What to pass as `rng` to see the same again.
+    burn_in : int
+        Calls that each replicate made before the one that counts.
     target_accuracy : Accuracy or None
         What is known of the default target's error; None of one that was given.
     """
@@ -161,11 +167,17 @@ class EstimatorReport:
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     seed: int | None = None
     target_accuracy: Accuracy | None = field(default=None, repr=False)
+    burn_in: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether no bias was seen in a conclusive check."""
         return self.verdict is Verdict.UNBIASED
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the mean is off, and it is not decided whether by chance."""
+        return self.verdict is Verdict.INCONCLUSIVE and (self.astray or self.suspicious)
 
     def replicates_for(self, bias: float) -> int:
         """Count the replicates that it takes to see a bias along the target.
@@ -225,7 +237,8 @@ class EstimatorReport:
                 )
             left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
             tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
-            yield f"{self.n_replicates} replicates, {tests}{left_out}"
+            warm = f", each after {self.burn_in} calls of burn-in" if self.burn_in else ""
+            yield f"{self.n_replicates} replicates{warm}, {tests}{left_out}"
             if self.reason:
                 yield self.reason
             else:
@@ -249,7 +262,7 @@ class EstimatorReport:
 
 
 def check_estimator(
-    estimator: Callable[..., Any],
+    estimator: Any,
     problem: BilevelProblem,
     theta: npt.ArrayLike,
     *,
@@ -258,6 +271,7 @@ def check_estimator(
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
     target: npt.ArrayLike | None = None,
+    burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
 ) -> EstimatorReport:
     """Test whether an estimator's mean is the exact gradient.
@@ -279,9 +293,11 @@ def check_estimator(
     Parameters
     ----------
     estimator : callable
-        Called as ``estimator(problem, theta, rng=generator)``, or a function of ``(view, batch)``
-        or ``(view, rng)``, see `BatchEstimator` and `SamplingEstimator`. It returns an array_like
-        of shape (d,), of NumPy, JAX or PyTorch, or an object whose ``.gradient`` is one.
+        A method of this package, a control, or a function or object called as
+        ``estimator(problem, theta, rng=generator)``, ``(view, batch)`` or ``(view, rng)``, see
+        `BatchEstimator` and `SamplingEstimator`. It returns an array_like of shape (d,), of NumPy,
+        JAX or PyTorch, or an object whose ``.gradient`` is one; with a parameter ``memory``, a pair
+        of that and the memory for the next call.
     problem : BilevelProblem
         The leader's problem.
     theta : array_like, shape (d,)
@@ -298,6 +314,10 @@ def check_estimator(
     target : array_like, shape (d,), optional
         What the estimates should have as their mean; the exact hypergradient by default, over an
         infinite horizon. For another objective pass its gradient.
+    burn_in : int
+        Calls that each replicate makes before the one that counts, each with the memory of the one
+        before. A check takes so many times longer, and one more. By default every call starts
+        without a memory, as the first of an ascent does. See the notes.
     rng : numpy.random.Generator or int, optional
         Source of randomness, or a seed. Fresh by default, so that the false-alarm rate is the rate
         at which a test of a correct estimator fails; the report has the seed.
@@ -311,6 +331,16 @@ def check_estimator(
     ------
     ValueError
         If the estimator cannot be called, a setting is out of range, or theta has no entries.
+
+    Notes
+    -----
+    With a burn-in of N, the mean that is tested is that of call N + 1 of an ascent that stands
+    still at theta, over all that is random in it: the data of that call, and the memory that the N
+    calls before, with data of their own, came to. Each replicate warms up afresh, because the test
+    needs independent ones. If all started from one memory, warmed up once, they would share its
+    error, which is as much chance as any other: a table that is right on average, and off by its
+    noise, would be called BIASED. What N calls leave of a cold start counts as a bias, as it is one
+    in an ascent: double N to see whether it fades.
 
     Examples
     --------
@@ -331,66 +361,67 @@ def check_estimator(
     wanted = as_positive("visible_bias", visible_bias)
     if 0.0 < false_alarm_rate < SMALLEST_RATE:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate}, below {SMALLEST_RATE}")
-    goal, target_accuracy = target_of(problem, theta, target)
+    require_whole("burn_in", burn_in, 0, LONGEST_BURN_IN)
     seed = None if isinstance(rng, np.random.Generator) else rng
     if rng is None:
         rng = seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
-    called = as_estimator(estimator)
-    view = LeaderView(problem, theta) if isinstance(called, Prepared) else None
-    call = _Caller(called, problem, theta, view)
     streams = as_generator(rng).spawn(count)
-
-    rows: list[FloatArray] = []
-
-    def drawn(number: int) -> FloatArray:
-        while len(rows) < number:
-            rows.append(call(streams[len(rows)], len(rows)))
-        return np.array(rows)
-
+    taken = as_estimator(estimator)
+    goal, target_accuracy = target_of(problem, theta, target)
+    replicates = _Replicates(taken.at(problem, theta), streams, int(burn_in))
     try:
         found = judge_in_looks(
-            drawn,
+            replicates.drawn,
             goal,
             n_replicates=count,
             visible_bias=wanted,
             false_alarm_rate=false_alarm_rate,
             power=power,
-            rounding=lambda: call.rounding,
+            rounding=lambda: replicates.rounding,
         )
-        call.require_sound()
-        if found.verdict is Verdict.BIASED and not call.starts_afresh(rows):
+        replicates.require_sound()
+        if found.verdict is Verdict.BIASED and not replicates.start_afresh():
             found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, reason=KEEPS_STATE)
     except BrokenEstimatorError as error:
         found = EstimatorReport(
-            Verdict.BROKEN, n_replicates=len(rows), target=goal, trouble=str(error)
+            Verdict.BROKEN, n_replicates=len(replicates.rows), target=goal, trouble=str(error)
         )
     diagnosis = None
-    doubtful = found.verdict is Verdict.INCONCLUSIVE and (found.astray or found.suspicious)
-    if target is None and (found.verdict is Verdict.BIASED or doubtful):
-        horizon = horizon_of(called, problem, theta)
-        targets = suspects(problem, theta, horizon=horizon)
-
-        def diagnosed() -> Diagnosis | None:
-            return diagnose(
-                np.array(rows), targets, exact=goal, rounding=call.rounding, horizon=horizon
-            )
-
-        diagnosis = diagnosed()
-        # a gross bias shows early, which of two mistakes it is may not
-        with contextlib.suppress(BrokenEstimatorError):
-            while diagnosis is not None and not diagnosis.clear and len(rows) < count:
-                for number in range(len(rows), min(2 * len(rows), count)):
-                    rows.append(call(streams[number], number))
-                diagnosis = diagnosed()
+    if target is None and (found.verdict is Verdict.BIASED or found.doubtful):
+        horizon = horizon_of(taken, problem, theta)
+        diagnosis = _diagnosed(replicates, problem, theta, goal, horizon)
     return dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
         diagnosis=diagnosis,
-        notes=call.notes,
-        asked=None if view is None else view.asked,
+        notes=replicates.notes,
+        asked=replicates.asked,
         seed=seed,
         target_accuracy=target_accuracy,
+        burn_in=int(burn_in),
     )
+
+
+def _diagnosed(
+    replicates: _Replicates,
+    problem: BilevelProblem,
+    theta: FloatArray,
+    exact: FloatArray,
+    horizon: int | None,
+) -> Diagnosis | None:
+    """Diagnose after more and more replicates: a gross bias shows early, which one may not."""
+    targets = suspects(problem, theta, horizon=horizon)
+
+    def found() -> Diagnosis | None:
+        rows = np.array(replicates.rows)
+        return diagnose(rows, targets, exact=exact, rounding=replicates.rounding, horizon=horizon)
+
+    diagnosis = found()
+    with contextlib.suppress(BrokenEstimatorError):
+        while diagnosis is not None and not diagnosis.clear and replicates.left:
+            replicates.drawn(min(2 * len(replicates.rows), replicates.count))
+            diagnosis = found()
+    return diagnosis
 
 
 def percent(share: float, sign: str = "") -> str:
@@ -423,63 +454,72 @@ class BrokenEstimatorError(Exception):
     """An estimator does not return gradients, or not independent ones."""
 
 
-class _Caller:
-    """Calls an estimator, takes what it returns, and watches what it does meanwhile."""
+class _Replicates:
+    """Independent estimates, drawn as they are needed; what the estimator does meanwhile is seen.
+
+    Attributes
+    ----------
+    rows : list of ndarray, shape (d,)
+        Those drawn so far.
+    count : int
+        How many there can be.
+    """
 
     def __init__(
-        self,
-        estimator: Callable[..., Any],
-        problem: BilevelProblem,
-        theta: FloatArray,
-        view: LeaderView | None,
+        self, estimator: AtTheta, streams: Sequence[np.random.Generator], burn_in: int
     ) -> None:
-        self._estimator, self._problem, self._theta = estimator, problem, theta
-        self._view = view
-        self._dtype, self._unit = "float64", 0.0  # the coarsest that estimates came in
+        self.rows: list[FloatArray] = []
+        self.count = len(streams)
+        self._estimator, self._streams, self._burn_in = estimator, streams, burn_in
         self._first: tuple[np.random.Generator, _Globals] | None = None  # of the first call
         self._drew: set[str] = set()  # global generators that were drawn from
         self._last: dict[str, int] = {}  # and where they were left
         self._reseeded: set[str] = set()
+        self._remembers = False
 
-    def __call__(self, stream: np.random.Generator, number: int) -> FloatArray:
-        """Return one estimate, as float64."""
+    @property
+    def left(self) -> bool:
+        """Whether more can be drawn."""
+        return len(self.rows) < self.count
+
+    def drawn(self, number: int) -> FloatArray:
+        """Return so many of them, shape (n, d), the same ones first."""
+        while len(self.rows) < number:
+            self.rows.append(self._draw(self._streams[len(self.rows)]))
+        return np.array(self.rows)
+
+    def _draw(self, stream: np.random.Generator) -> FloatArray:
         for name in self._drew:
             _draw_once(name)  # one that is seeded anew in each call would look untouched
         before = _Globals.now()
         if self._first is None:
             self._first = copy.deepcopy(stream), before
-        try:
-            found = self._called(stream)
-            estimate = self._estimate(found)
-        except Exception as error:
-            raise BrokenEstimatorError(
-                f"replicate {number}: {type(error).__name__}: {error}"
-            ) from error
+        estimate = self._estimate(stream)
         for name, state in _Globals.now().fingerprints.items():
             if state != before.fingerprints.get(name, state):
                 self._drew.add(name)
                 if self._last.get(name) == state:
                     self._reseeded.add(name)
                 self._last[name] = state
-        name, unit = precision_of(found)
-        if unit > max(self._unit, float(np.finfo(np.float64).eps)):
-            self._dtype, self._unit = name, unit
         return estimate
 
-    def _estimate(self, found: Any) -> FloatArray:
-        numbers = as_numpy(found)
-        require_real_dtype("estimate", numbers.dtype)
-        return finite_array("estimate", numbers, self._theta.shape)
+    def _estimate(self, stream: np.random.Generator) -> FloatArray:
+        """Warm up, and make the call that counts."""
+        memory, calls = NOTHING, self._burn_in + 1
+        for call in range(calls):
+            try:
+                found = self._estimator(stream, memory)
+            except Exception as error:
+                which = f", call {call + 1} of {calls}" if self._burn_in else ""
+                raise BrokenEstimatorError(
+                    f"replicate {len(self.rows)}{which}: {type(error).__name__}: {error}"
+                ) from error
+            memory = found.memory
+        self._remembers = self._remembers or bool(memory)
+        return found.gradient
 
-    def _called(self, stream: np.random.Generator) -> Any:
-        if self._view is not None:
-            found = self._estimator.on(self._view, stream)  # type: ignore[attr-defined]
-        else:
-            found = self._estimator(self._problem, self._theta, rng=stream)
-        return getattr(found, "gradient", found)
-
-    def starts_afresh(self, rows: list[FloatArray]) -> bool:
-        """Make the first call again, all generators as they were, and compare the estimates.
+    def start_afresh(self) -> bool:
+        """Draw the first again, all generators as they were, and compare.
 
         Twice, as what goes round in a circle may have come back to its start.
         """
@@ -490,30 +530,43 @@ class _Caller:
             again = []
             for _ in range(2):
                 then.restore()
-                again.append(self._estimate(self._called(copy.deepcopy(stream))))
-        except Exception:  # whatever it is, it did not happen the first time
+                again.append(self._estimate(copy.deepcopy(stream)))
+        except BrokenEstimatorError:  # whatever it is, it did not happen the first time
             return False
         finally:
             now.restore()
-        return _same_again(np.array(again), np.array(rows), self.rounding)
+        return _same_again(np.array(again), np.array(self.rows), self.rounding)
+
+    @property
+    def asked(self) -> tuple[str, ...] | None:
+        """What the estimator asked of its view, if it goes by one."""
+        view = self._estimator.view
+        return None if view is None else view.asked
 
     @property
     def rounding(self) -> float:
         """Relative size of what rounding may do."""
-        return max(ROUNDING, ROUNDINGS_OF_A_SUM * self._unit)
+        unit = self._estimator.precision.unit
+        return ROUNDINGS_OF_A_SUM * unit if self._is_coarse else ROUNDING
+
+    @property
+    def _is_coarse(self) -> bool:
+        return self._estimator.precision.unit > float(np.finfo(np.float64).eps)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was noticed."""
         notes = []
-        if self._unit > 0.0:
+        if self._is_coarse:
             notes.append(
-                f"estimates are {self._dtype}: gaps below {self.rounding:.1g} of the largest "
-                "entry count as rounding"
+                f"estimates are {self._estimator.precision.dtype}: gaps below {self.rounding:.1g} "
+                "of the largest entry count as rounding"
             )
         if self._drew:
             names = " and ".join(sorted(self._drew))
             notes.append(f"draws from the global generator of {names}: seeds do not reproduce it")
+        if self._burn_in and self.rows and not self._remembers:
+            notes.append("the burn-in changes nothing: no call gave a memory back")
         return tuple(notes)
 
     def require_sound(self) -> None:
@@ -656,76 +709,111 @@ def judge(
     for name, rate in (("false_alarm_rate", false_alarm_rate), ("power", power)):
         if not 0.0 < rate < 1.0:
             raise ValueError(f"{name} is {rate}, not in (0, 1)")
-    # fourth powers of anything finite, and of noise that is not rounding, stay finite
-    unit, own = binary_scale(estimates, target), binary_scale(target)
-    estimates, goal, aimed = estimates / unit, target / unit, bool(target.any())
-    length = float(np.linalg.norm(target / own)) if aimed else math.inf
-    count, mean = len(estimates), estimates.mean(axis=0)
-    floor = rounding * max(np.abs(goal).max(), np.abs(mean).max(), np.finfo(float).tiny)
-    noise = Noise(estimates - mean, mean - goal, np.full_like(goal, floor))
-    # of a target of 0 there is no direction: a bias has to be seen in any coordinate
-    directions = (target / own / length)[None] if aimed else np.eye(target.size)
-    aims = noise.along(directions)
-    # Replicates that are all the same, and not right: what moves the mean may just be rare.
-    constant, still = noise.constant, aims.constant
-    off, lost = np.abs(noise.gap) > ASTRAY * floor, np.abs(aims.gap) > ASTRAY * floor
-    test = MeanTest()
-    if not constant.all():
-        test = mean_test(
-            noise.of(~constant),
-            directions[~still][:, ~constant],
-            size=length * (own / unit) if aimed else 0.0,
-            false_alarm_rate=false_alarm_rate,
-            power=power,
-        )
-    # a bias along what never varies would not leave it right
-    visible = max(test.visible, ASTRAY * floor if still.any() else 0.0)
-    if (still & lost).any():
-        visible = math.inf
-    in_doubt = bool((constant & off & (np.abs(noise.gap) > visible)).any()) or test.still_and_off
-    astray = bool((constant & off).any() or (still & lost).any() or test.still_and_off)
-    relative = visible / length * (unit / own) if aimed else math.inf
-    few = count < FEWEST and false_alarm_rate < LARGE_RATE
-    doubted = in_doubt or bool((still & lost).any())
-    reason = _doubt(test, visible, count=count, few=few, astray=doubted)
-    if not reason and not test.decisive and aimed and relative > LARGEST_VISIBLE_BIAS:
-        reason = f"the noise would hide a bias of the target's own size: {MORE}"
-    if reason:
-        verdict = Verdict.INCONCLUSIVE
-    else:
-        verdict = Verdict.BIASED if test.decisive else Verdict.UNBIASED
-    where = _furthest(noise, aims) if aimed else _furthest(noise)
+    sample = _Sample(estimates, target, rounding)
+    test = sample.tested(false_alarm_rate, power)
+    visible = sample.visible(test)
+    few = sample.count < FEWEST and false_alarm_rate < LARGE_RATE
+    reason = _doubt(test, sample, few=few)
+    verdict = Verdict.BIASED if test.decisive else Verdict.UNBIASED
     return EstimatorReport(
-        verdict=verdict,
+        verdict=Verdict.INCONCLUSIVE if reason else verdict,
         statistic=test.statistic,
         critical_value=test.critical_value,
-        where=where,
-        bias=float(aims.gap[0]) / length * (unit / own) if aimed else 0.0,
-        smallest_visible_bias=relative,
-        smallest_visible_gap=visible * unit,
+        where=sample.furthest,
+        bias=sample.relative(float(sample.aims.gap[0])) if sample.aimed else 0.0,
+        smallest_visible_bias=sample.relative(visible),
+        smallest_visible_gap=visible * sample.unit,
         power=power,
         false_alarm_rate=false_alarm_rate,
-        n_replicates=count,
+        n_replicates=sample.count,
         n_tests=test.n_tests,
-        n_unresolved=int((constant & off).sum()),
-        constant=bool(constant.all()),
-        astray=astray,
+        n_unresolved=int(sample.astray.sum()),
+        constant=bool(sample.constant.all()),
+        astray=bool(sample.astray.any() or sample.lost or test.still_and_off),
         suspicious=test.suspicious,
         reason=reason,
-        mean=read_only(unit * mean),
-        standard_error=read_only(unit * noise.error),
+        mean=read_only(sample.unit * sample.mean),
+        standard_error=read_only(sample.unit * sample.noise.error),
         target=read_only(target.copy()),
     )
 
 
-def _furthest(noise: Noise, aim: Noise | None = None) -> str:
-    """Say where the mean is furthest off, of what varies; along the target counts as a place."""
-    distance = noise.distance if aim is None else np.append(noise.distance, aim.distance)
-    worst = int(np.argmax(distance))
-    return f"in {entry('gradient', (worst,))}" if worst < noise.gap.size else "along the target"
+class _Sample:
+    """Replicates beside their target, in a unit in which fourth powers of both stay finite.
+
+    Attributes
+    ----------
+    unit : float
+        It, in units of the gradient.
+    aimed : bool
+        Whether the target is not 0, so that there is a direction along it.
+    mean : ndarray, shape (d,)
+        Of the replicates.
+    noise, aims : Noise
+        Of the coordinates, and along the directions in which a bias has to be seen: the target's,
+        or, where it is 0, any coordinate's.
+    constant : ndarray of bool, shape (d,)
+        Which coordinates never vary. If they are not right, what moves them may just be rare.
+    astray : ndarray of bool, shape (d,)
+        Which of those are off.
+    still : ndarray of bool, shape (m,)
+        Which directions never vary.
+    lost : bool
+        Whether one of those is off.
+    """
+
+    def __init__(self, estimates: FloatArray, target: FloatArray, rounding: float) -> None:
+        self.unit, self._own = binary_scale(estimates, target), binary_scale(target)
+        scaled, goal, self.aimed = estimates / self.unit, target / self.unit, bool(target.any())
+        self._length = float(np.linalg.norm(target / self._own)) if self.aimed else math.inf
+        self.count, self.mean = len(scaled), scaled.mean(axis=0)
+        self._floor = rounding * max(
+            np.abs(goal).max(), np.abs(self.mean).max(), np.finfo(float).tiny
+        )
+        self.noise = Noise(scaled - self.mean, self.mean - goal, np.full_like(goal, self._floor))
+        self._directions = (
+            (target / self._own / self._length)[None] if self.aimed else np.eye(target.size)
+        )
+        self.aims = self.noise.along(self._directions)
+        self.constant, self.still = self.noise.constant, self.aims.constant
+        self.astray = self.constant & (np.abs(self.noise.gap) > ASTRAY * self._floor)
+        self.lost = bool((self.still & (np.abs(self.aims.gap) > ASTRAY * self._floor)).any())
+
+    def tested(self, false_alarm_rate: float, power: float) -> MeanTest:
+        """Test the mean of what varies."""
+        if self.constant.all():
+            return MeanTest()
+        return mean_test(
+            self.noise.of(~self.constant),
+            self._directions[~self.still][:, ~self.constant],
+            size=self._length * (self._own / self.unit) if self.aimed else 0.0,
+            false_alarm_rate=false_alarm_rate,
+            power=power,
+        )
+
+    def visible(self, test: MeanTest) -> float:
+        """Size of a bias that would have been seen in any direction."""
+        if self.lost:
+            return math.inf
+        # a bias along what never varies would not leave it right
+        return max(test.visible, ASTRAY * self._floor if self.still.any() else 0.0)
+
+    def relative(self, size: float) -> float:
+        """Size of a bias relative to the target's norm; infinite of a target of 0."""
+        return size / self._length * (self.unit / self._own) if self.aimed else math.inf
+
+    @property
+    def furthest(self) -> str:
+        """Say where the mean is furthest off, of what varies; along the target is a place, too."""
+        distance = self.noise.distance
+        if self.aimed:
+            distance = np.append(distance, self.aims.distance)
+        worst = int(np.argmax(distance))
+        along = worst >= self.noise.gap.size
+        return "along the target" if along else f"in {entry('gradient', (worst,))}"
 
 
-def _doubt(test: MeanTest, visible: float, *, count: int, few: bool, astray: bool) -> str:
+def _doubt(test: MeanTest, sample: _Sample, *, few: bool) -> str:
     """Say why nothing is decided, and what to do; nothing if there is no such reason."""
     if test.dependence.found:
         return (
@@ -736,13 +824,17 @@ def _doubt(test: MeanTest, visible: float, *, count: int, few: bool, astray: boo
         return (
             f"fewer than {FEWEST} replicates do not show how skewed they are: {MORE}" if few else ""
         )
-    if test.suspicious and test.tail_replicates >= count:
+    if test.suspicious and test.tail_replicates >= sample.count:
         return f"the gap is hardly larger than chance makes it: {MORE}"
     if test.suspicious:
         shown = max(1, round(test.tail_replicates))
         return f"the gap could be a tail of which about {shown} replicates were seen: {MILDER}"
-    if astray:
+    visible = sample.visible(test)
+    hidden = np.abs(sample.noise.gap[sample.astray]) <= visible
+    if sample.lost or test.still_and_off or not hidden.all():
         return "what never varies is off: is rng used, or is what moves it rare?"
     if math.isinf(visible):
         return f"a few extreme replicates decide the mean: {MILDER}"
+    if sample.aimed and sample.relative(visible) > LARGEST_VISIBLE_BIAS:
+        return f"the noise would hide a bias of the target's own size: {MORE}"
     return ""

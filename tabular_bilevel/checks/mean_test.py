@@ -258,7 +258,8 @@ def caution(white: FloatArray) -> float:
 
 def needed_shift(
     scores: FloatArray,
-    critical: Callable[[float], float],
+    plain: float,
+    quantile: float,
     shift: Callable[[float], float],
     spare: float,
 ) -> float:
@@ -268,8 +269,8 @@ def needed_shift(
     ----------
     scores : ndarray, shape (n,)
         Replicates in the direction of the bias, with mean 0 and variance 1.
-    critical : callable
-        Critical value for an `unseen_tail`.
+    plain, quantile : float
+        Critical value for normal data, and the quantile that `raised` takes.
     shift : callable
         Bias that normal data need to exceed a critical value.
     spare : float
@@ -280,6 +281,10 @@ def needed_shift(
     float
         Infinite if few replicates make a tail that would hide any bias.
     """
+
+    def critical(tail: float) -> float:
+        return float(raised(plain, quantile, tail))
+
     count = len(scores)
     tail = float(unseen_tail(np.column_stack([scores, -scores])).max())
     skewness, kurtosis = float((scores**3).mean()), float((scores**4).mean())
@@ -345,20 +350,18 @@ def mean_test(
     # as of a single column: replicates spread by more than rounding
     varying = variance > FLAT + rounding / noise.count
     if 0 < REPLICATES_A_DIRECTION * int(varying.sum()) <= noise.count:
-        off, _ = _still(noise, axes[varying], directions, size)
         steady = variance > STEADY * (FLAT + rounding / noise.count)
-        _, noticed = _still(noise, axes[steady], directions, size)
         test = _hotelling(
             scaled,
             axes[varying],
             (variance + rounding)[varying],
             directions / error,
             steady[varying],
-            noticed,
+            _Still(noise, axes[steady], size).noticed(directions),
             false_alarm_rate=false_alarm_rate,
             power=power,
         )
-        return replace(test, still_and_off=off)
+        return replace(test, still_and_off=_Still(noise, axes[varying], size).is_off)
     return _worst_of_many(noise, directions, false_alarm_rate=false_alarm_rate, power=power)
 
 
@@ -428,7 +431,7 @@ def _hotelling(
     leaves = np.abs(lost).max(axis=1, initial=0.0) > 1e-6 * np.abs(directions).max(axis=1)
     visible = []
     for scores, known, out in zip(along, information, leaves, strict=True):
-        shifted = needed_shift(scores, lambda t: float(raised(plain, quantile, t)), needed, spare)
+        shifted = needed_shift(scores, plain, quantile, needed, spare)
         if math.isfinite(shifted):  # else a few replicates decide, whatever is still
             worse = OUT_OF_RANGE if out else 1.0
             shifted = min(shifted * worse / math.sqrt(known) if known > 0.0 else math.inf, noticed)
@@ -445,25 +448,33 @@ def _hotelling(
     ).stretched(toward, hardest)
 
 
-def _still(
-    noise: Noise, axes: FloatArray, directions: FloatArray, size: float
-) -> tuple[bool, float]:
-    """Look at combinations of columns that never vary, which a bias moves, and chance does not.
+class _Still:
+    """Combinations of columns that never vary, which a bias moves, and chance does not."""
 
-    Returns whether they are off, and how large a bias is sure to be noticed there.
-    """
-    error = noise.error
-    basis, _ = np.linalg.qr((axes * error).T)  # the same plane whatever the sample
+    def __init__(self, noise: Noise, axes: FloatArray, size: float) -> None:
+        error = noise.error
+        self._basis, _ = np.linalg.qr((axes * error).T)  # the same plane whatever the sample
+        self._rounding = ASTRAY * float(
+            np.linalg.norm(np.hypot(noise.floor, math.sqrt(FLAT) * error))
+        )
+        self._allowed = STILL_SHARE * size + self._rounding
+        self._off = float(self._left(noise.gap))
 
-    def still(gaps: FloatArray) -> FloatArray:
-        return np.asarray(np.linalg.norm(gaps - gaps @ basis @ basis.T, axis=-1))
+    def _left(self, gaps: FloatArray) -> FloatArray:
+        """Measure what the directions that vary leave of gaps."""
+        return np.asarray(np.linalg.norm(gaps - gaps @ self._basis @ self._basis.T, axis=-1))
 
-    rounding = ASTRAY * float(np.linalg.norm(np.hypot(noise.floor, math.sqrt(FLAT) * error)))
-    allowed, off, moved = STILL_SHARE * size + rounding, float(still(noise.gap)), still(directions)
-    least = float(moved.min(initial=math.inf))
-    # errors, which set the rounding, differ from sample to sample: twice as much covers that
-    sure = CLEARLY * (allowed + rounding + off)
-    return off > allowed, sure / least if least > IN_RANGE else math.inf
+    @property
+    def is_off(self) -> bool:
+        """Whether they are off."""
+        return self._off > self._allowed
+
+    def noticed(self, directions: FloatArray) -> float:
+        """How large a bias is sure to be noticed there."""
+        least = float(self._left(directions).min(initial=math.inf))
+        # errors, which set the rounding, differ from sample to sample: twice as much covers that
+        sure = CLEARLY * (self._allowed + self._rounding + self._off)
+        return sure / least if least > IN_RANGE else math.inf
 
 
 def _worst_of_many(
@@ -490,11 +501,7 @@ def _worst_of_many(
     worst = int(np.argmax(distance / critical + 1e6 * decisive))
     along, length = _standardised(aimed.centred), (directions**2).sum(axis=1)
     visible = [
-        needed_shift(
-            column, lambda t: float(raised(plain, quantile, t)), lambda c: c + spare, spare
-        )
-        * own
-        / known
+        needed_shift(column, plain, quantile, lambda c: c + spare, spare) * own / known
         if known > 0.0
         else math.inf
         for column, own, known in zip(along.T, aimed.error, length, strict=True)

@@ -1,34 +1,16 @@
-"""What an estimator may see: a batch of trajectories, and the leader's side of the problem.
-
-Estimators that others wrote come in three forms, told apart by the names of their parameters::
-
-    estimator(problem, theta, rng)    sees everything, draws its own data
-    estimator(view, rng)              sees what a leader may, draws data by view.sample
-    estimator(view, batch)            sees what a leader may, and maps data to a gradient
-
-and return d numbers: NumPy, JAX or PyTorch. The last may also return one gradient a trajectory,
-shape (n, d), whose mean is the estimate; that is the form that can be enumerated fast.
-"""
+"""What an estimator may see: a batch of trajectories, and the leader's side of the problem."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
-from tabular_bilevel._validation import (
-    as_finite,
-    as_generator,
-    as_theta,
-    finite_array,
-    require_real_dtype,
-)
+from tabular_bilevel._validation import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel.critics import LeaderValues, exact_values
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.model import Model
@@ -38,16 +20,7 @@ from tabular_bilevel.samplers import Episodes, Sampler
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Trajectories
 
-__all__ = [
-    "Batch",
-    "BatchEstimator",
-    "Jacobian",
-    "LeaderView",
-    "SamplingEstimator",
-    "as_estimator",
-    "as_numpy",
-    "precision_of",
-]
+__all__ = ["Batch", "Jacobian", "LeaderView", "Precision", "as_numpy", "is_bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,142 +294,38 @@ class LeaderView:
         )
 
 
-@runtime_checkable
-class Prepared(Protocol):
-    """An estimator in one of the forms that see a `LeaderView`."""
-
-    def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
-        """Estimate, given what it may see."""
-        ...
-
-
-@dataclass(frozen=True)
-class BatchEstimator:
-    """An estimator made of a function that maps data to a gradient.
-
-    Attributes
-    ----------
-    function : callable
-        Called as ``function(view, batch)``; returns d numbers, or one gradient a trajectory.
-    sampler : Sampler
-        How much data, and where trajectories are cut. Not one that cuts by chance, unless the
-        function divides by ``batch.survival ** t``.
-
-    Examples
-    --------
-    >>> import tabular_bilevel as tb
-    >>> def direct_term(view, batch):
-    ...     weight = view.leader_discount ** np.arange(batch.states.shape[1]) * batch.mask
-    ...     slope = view.jacobian.leader_reward[batch.states, batch.actions]
-    ...     return (weight[..., None] * slope).sum(axis=1)  # a gradient a trajectory
-    >>> problem, theta = tb.problems.four_rooms(), [0.0] * 105
-    >>> tb.BatchEstimator(direct_term, tb.Episodes(20))(problem, theta, rng=0).shape
-    (105,)
-    """
-
-    function: Callable[[LeaderView, Batch], Any]
-    sampler: Sampler = Episodes(100)
-
-    def __call__(
-        self, problem: BilevelProblem, theta: npt.ArrayLike, *, rng: np.random.Generator | int
-    ) -> FloatArray:
-        """Draw a batch and estimate, shape (d,)."""
-        return _gradient_of(self, problem, theta, rng)
-
-    def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
-        """Draw a batch and estimate; of one gradient a trajectory, the mean."""
-        batch = view.draw(self.sampler, rng)
-        found = self.function(view, batch)
-        rows = as_numpy(found)
-        if rows.ndim != 2:
-            return found
-        if len(rows) != len(batch.lengths):
-            raise ValueError(
-                f"estimate has shape {rows.shape}, but there are {len(batch.lengths)} trajectories"
-            )
-        return found.mean(axis=0) if _is_bfloat16(found) else rows.mean(axis=0)
-
-
-@dataclass(frozen=True)
-class SamplingEstimator:
-    """An estimator made of a function that draws its own data by `LeaderView.sample`.
-
-    Attributes
-    ----------
-    function : callable
-        Called as ``function(view, rng)``; returns d numbers.
-    """
-
-    function: Callable[[LeaderView, np.random.Generator], Any]
-
-    def __call__(
-        self, problem: BilevelProblem, theta: npt.ArrayLike, *, rng: np.random.Generator | int
-    ) -> FloatArray:
-        """Estimate, shape (d,)."""
-        return _gradient_of(self, problem, theta, rng)
-
-    def on(self, view: LeaderView, rng: np.random.Generator) -> Any:
-        """Estimate."""
-        return self.function(view, rng)
-
-
-def as_estimator(estimator: Any) -> Callable[..., Any]:
-    """Take an estimator in any of the three forms as one called with (problem, theta, rng=...).
-
-    Parameters
-    ----------
-    estimator : callable
-        An object that is called so already, or a function whose parameters are named
-        ``(problem, theta, rng)``, ``(view, rng)`` or ``(view, batch)``.
-
-    Returns
-    -------
-    callable
-        The estimator.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be called, or its parameters have other names.
-    """
-    if not callable(estimator):
-        raise ValueError(f"estimator is {estimator!r}, which cannot be called")
-    if isinstance(estimator, Prepared):
-        return estimator  # type: ignore[return-value]
-    names = list(inspect.signature(estimator).parameters)
-    if names[:2] == ["view", "batch"]:
-        return BatchEstimator(estimator)
-    if names[:2] == ["view", "rng"]:
-        return SamplingEstimator(estimator)
-    if names[:2] == ["problem", "theta"]:
-        return estimator  # type: ignore[no-any-return]
-    raise ValueError(
-        f"estimator has the parameters ({', '.join(names)}), not (problem, theta, rng), "
-        "(view, rng) or (view, batch)"
-    )
-
-
 def as_numpy(numbers: Any) -> npt.NDArray[Any]:
     """View what NumPy, JAX or PyTorch made as an array, off its device and off its graph."""
-    bfloat16 = _is_bfloat16(numbers)
+    bfloat16 = is_bfloat16(numbers)
     if hasattr(numbers, "detach"):  # a torch tensor
         numbers = numbers.detach().cpu()
         numbers = (numbers.double() if bfloat16 else numbers).numpy()
+    if isinstance(numbers, np.ma.MaskedArray):
+        return numbers  # a plain array would show what is masked
     # numpy has no bfloat16, float64 holds it
     return np.asarray(numbers, dtype=np.float64 if bfloat16 else None)
 
 
-def precision_of(numbers: Any) -> tuple[str, float]:
-    """Name the dtype that numbers came in, and the relative size of its last digit."""
-    if _is_bfloat16(numbers):
-        return "bfloat16", 2.0**-7
-    dtype = as_numpy(numbers).dtype
-    if dtype.kind != "f":
-        dtype = np.dtype(np.float64)
-    return dtype.name, float(np.finfo(dtype).eps)
+class Precision:
+    """The coarsest dtype that numbers came in so far, and the relative size of its last digit."""
+
+    def __init__(self) -> None:
+        self.dtype, self.unit = "float64", float(np.finfo(np.float64).eps)
+
+    def note(self, numbers: Any) -> None:
+        """Look at what NumPy, JAX or PyTorch made; whole numbers are exact."""
+        name, unit = "bfloat16", 2.0**-7
+        if not is_bfloat16(numbers):
+            dtype = as_numpy(numbers).dtype
+            if dtype.kind != "f":
+                return
+            name, unit = dtype.name, float(np.finfo(dtype).eps)
+        if unit > self.unit:
+            self.dtype, self.unit = name, unit
 
 
-def _is_bfloat16(numbers: Any) -> bool:
+def is_bfloat16(numbers: Any) -> bool:
+    """Say whether numbers have that dtype, of whatever library."""
     return "bfloat16" in str(getattr(numbers, "dtype", ""))
 
 
@@ -468,18 +337,6 @@ def entries_of(sample: Trajectories) -> IntArray:
     wanted = row * model.n_states + sample.next_states
     found = np.searchsorted(key, wanted)
     return np.where(sample.next_states >= 0, found, -1)
-
-
-def _gradient_of(
-    estimator: Prepared,
-    problem: BilevelProblem,
-    theta: npt.ArrayLike,
-    rng: np.random.Generator | int,
-) -> FloatArray:
-    view = LeaderView(problem, theta)
-    found = as_numpy(estimator.on(view, as_generator(rng)))
-    require_real_dtype("estimate", found.dtype)
-    return finite_array("estimate", found, view.theta.shape)
 
 
 def _per_probability(table: FloatArray, probability: FloatArray) -> FloatArray:

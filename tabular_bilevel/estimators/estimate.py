@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +62,10 @@ class Estimate:
     ----------
     gradient : ndarray, shape (d,)
         The estimate.
-    model : Model
-        The follower's model at theta.
-    response : Response
-        The follower's response to it.
+    model : Model or None
+        The follower's model at theta; None of an estimate that somebody else's code made.
+    response : Response or None
+        The follower's response to it, likewise.
     memory : mapping of str to ndarray
         To be given to the next call, at a theta nearby.
     n_trajectories, n_steps : int
@@ -75,8 +75,8 @@ class Estimate:
     """
 
     gradient: FloatArray
-    model: Model = field(repr=False)
-    response: Response = field(repr=False)
+    model: Model | None = field(default=None, repr=False)
+    response: Response | None = field(default=None, repr=False)
     memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
     n_trajectories: int = 0
     n_steps: int = 0
@@ -121,6 +121,12 @@ class Estimate:
             memory={FOLLOWER_VALUE: response.value},
             parts=parts,
         )
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """Be the gradient where numpy needs an array."""
+        return np.array(self.gradient, dtype=dtype, copy=copy)
 
     def __str__(self) -> str:
         source = (

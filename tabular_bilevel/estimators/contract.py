@@ -1,0 +1,606 @@
+"""The contract of estimators: whatever form somebody wrote one in, it is made to fit here.
+
+Three forms are told apart by the names of their parameters, of a function or of an object's
+``__call__``; the fourth is an object with two attributes and no ``__call__``::
+
+    estimator(problem, theta, rng)    sees everything, draws its own data
+    estimator(view, rng)              sees what a leader may, draws data by view.sample
+    estimator(view, batch)            sees what a leader may, and maps data to a gradient
+    estimator.estimate(experience)    of what its estimator.interaction gathers
+
+They return d numbers, of NumPy, JAX or PyTorch, or what has them as its ``gradient``, such as an
+`Estimate`. The third may also return one gradient a trajectory, shape (n, d), whose mean is the
+estimate; that is the form that can be enumerated fast.
+
+What goes on from call to call, such as a critic's table, is a memory: names and arrays of finite
+numbers. A form with one parameter more, ``memory``, is given what the call before gave back (at
+first an empty mapping; it may only be read), and returns ``(gradient, memory)``, or an `Estimate`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._arrays import FloatArray, read_only
+from tabular_bilevel._files import brief
+from tabular_bilevel._validation import (
+    as_generator,
+    as_theta,
+    entry,
+    finite_array,
+    first,
+    require_method,
+    require_real_dtype,
+)
+from tabular_bilevel.checks.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
+from tabular_bilevel.critics import ExactCritic
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.experience import NOTHING, Experience, Memory
+from tabular_bilevel.follower import solve_follower
+from tabular_bilevel.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.samplers import Episodes, Sampler
+from tabular_bilevel.trajectories import Trajectories
+
+__all__ = [
+    "AtTheta",
+    "BatchEstimator",
+    "Enumerable",
+    "SamplingEstimator",
+    "Whole",
+    "as_enumerable",
+    "as_estimator",
+    "as_memory",
+    "noted",
+]
+
+FORMS = "(problem, theta, rng), (view, rng) or (view, batch)"
+
+# Names in a memory are written to files: so many at most, of so many characters.
+MOST_NAMES, LONGEST_NAME = 500, 200
+
+
+class Enumerable(Protocol):
+    """An estimator at one theta, made ready to be given trajectories.
+
+    Attributes
+    ----------
+    model : Model
+        What trajectories come from.
+    policy : ndarray, shape (S, A)
+        What the follower does in it.
+    """
+
+    model: Model
+    policy: FloatArray
+
+    @property
+    def asked(self) -> tuple[str, ...] | None:
+        """What it asked of its view; None if it does not go by one."""
+        ...
+
+    def estimate(self, sample: Trajectories) -> Any:
+        """Estimate: d numbers, or one gradient a trajectory."""
+        ...
+
+
+@contextmanager
+def noted(spell: Callable[..., str], *where: object) -> Iterator[None]:
+    """Note on an error where it came from; it is neither changed nor held back."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {spell(*where)}")
+        raise
+
+
+class AtTheta:
+    """An estimator at one theta, to be called often: what all calls share is made once.
+
+    Attributes
+    ----------
+    view : LeaderView or None
+        What it sees, unless it sees everything.
+    precision : Precision
+        Of what it returned so far.
+    """
+
+    def __init__(
+        self,
+        given: Any,
+        theta: FloatArray,
+        call: Callable[[np.random.Generator, Memory], Estimate],
+        *,
+        view: LeaderView | None = None,
+    ) -> None:
+        self.view, self.precision = view, Precision()
+        self._given, self._theta, self._call = given, theta, call
+
+    def __call__(self, rng: np.random.Generator, memory: Memory = NOTHING) -> Estimate:
+        """Make one call, and check what it returns.
+
+        Raises
+        ------
+        ValueError
+            If that is no gradient, or no memory; the message names the entry.
+        Exception
+            What the estimator raises; a note says where.
+        """
+        with noted(self._where):
+            found = self._call(rng, MappingProxyType(memory))
+            self.precision.note(found.gradient)
+            numbers = as_numpy(found.gradient)
+            require_real_dtype("estimate", numbers.dtype)
+            return replace(
+                found,
+                gradient=read_only(finite_array("estimate", numbers, self._theta.shape)),
+                memory=as_memory(found.memory),
+            )
+
+    def _where(self) -> str:
+        name = getattr(self._given, "__qualname__", None) or repr(self._given)
+        theta = np.array2string(self._theta, threshold=8, max_line_width=10_000)
+        return f"a call of {brief(name)} at theta = {theta}"
+
+
+@dataclass(frozen=True)
+class BatchEstimator:
+    """An estimator made of a function that maps data to a gradient.
+
+    Attributes
+    ----------
+    function : callable
+        Called as ``function(view, batch)``; returns d numbers, or one gradient a trajectory. With a
+        parameter ``memory`` it is given that, too, and returns a pair ``(gradient, memory)``.
+    sampler : Sampler
+        How much data, and where trajectories are cut. Not one that cuts by chance, unless the
+        function divides by ``batch.survival ** t``.
+
+    Raises
+    ------
+    ValueError
+        If the function cannot be called so: on construction.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> def direct_term(view, batch):
+    ...     weight = view.leader_discount ** np.arange(batch.states.shape[1]) * batch.mask
+    ...     slope = view.jacobian.leader_reward[batch.states, batch.actions]
+    ...     return (weight[..., None] * slope).sum(axis=1)  # a gradient a trajectory
+    >>> problem, theta = tb.problems.four_rooms(), [0.0] * 105
+    >>> tb.BatchEstimator(direct_term, tb.Episodes(20))(problem, theta, rng=0).gradient.shape
+    (105,)
+    """
+
+    function: Callable[..., Any]
+    sampler: Sampler = Episodes(100)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _Function.taking("function", self.function, "(view, batch)", 2)
+        require_method("sampler", self.sampler, "sample")
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Draw a batch and estimate; parameters as of `BoltzmannCovariance`."""
+        return self.at(problem, theta)(as_generator(rng), memory)
+
+    def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
+        """Make it ready to be called at one theta."""
+        view, function = LeaderView(problem, theta), _Function.of(self.function)
+
+        def call(rng: np.random.Generator, memory: Memory) -> Estimate:
+            batch = view.draw(self.sampler, rng)
+            found = function(view, batch, memory=memory)
+            return replace(
+                found,
+                gradient=_mean(found.gradient, batch.lengths.size),
+                n_trajectories=batch.lengths.size,
+                n_steps=int(batch.lengths.sum()),
+            )
+
+        return AtTheta(self.function, view.theta, call, view=view)
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Enumerable:
+        """Make it ready to be given trajectories, not those of its sampler."""
+        return _OfView(self.function, problem, as_theta(theta))
+
+
+@dataclass(frozen=True)
+class SamplingEstimator:
+    """An estimator made of a function that draws its own data by `LeaderView.sample`.
+
+    Attributes
+    ----------
+    function : callable
+        Called as ``function(view, rng)``; returns d numbers. With a parameter ``memory`` it is
+        given that, too, and returns a pair ``(gradient, memory)``.
+
+    Raises
+    ------
+    ValueError
+        If the function cannot be called so: on construction.
+    """
+
+    function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _Function.taking("function", self.function, "(view, rng)", 2)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Estimate; parameters as of `BoltzmannCovariance`."""
+        return self.at(problem, theta)(as_generator(rng), memory)
+
+    def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
+        """Make it ready to be called at one theta."""
+        view, function = LeaderView(problem, theta), _Function.of(self.function)
+
+        def call(rng: np.random.Generator, memory: Memory) -> Estimate:
+            return function(view, rng, memory=memory)
+
+        return AtTheta(self.function, view.theta, call, view=view)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An estimator that sees everything: a method of this package, or what is called like one.
+
+    Attributes
+    ----------
+    function : _Function
+        Called as ``function(problem, theta, rng=rng)``.
+    """
+
+    function: _Function
+
+    @property
+    def sampler(self) -> Any:
+        """Its sampler, if it has one that can be found."""
+        given = self.function.function
+        own = getattr(given, "sampler", None)
+        return getattr(getattr(given, "interaction", None), "sampler", None) if own is None else own
+
+    def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
+        """Make it ready to be called at one theta."""
+        theta = read_only(as_theta(theta))
+
+        def call(rng: np.random.Generator, memory: Memory) -> Estimate:
+            return self.function(problem, theta, rng=rng, memory=memory)
+
+        return AtTheta(self.function.function, theta, call)
+
+
+Taken = BatchEstimator | SamplingEstimator | Whole
+
+
+def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
+    """Take an estimator in any form; all that call one begin here.
+
+    Parameters
+    ----------
+    estimator : object
+        A method of this package, a control, or what somebody wrote in a form of this module's.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    BatchEstimator, SamplingEstimator or Whole
+        What has a method ``at(problem, theta)``.
+
+    Raises
+    ------
+    ValueError
+        If it is a class, cannot be called, or its parameters have other names.
+    """
+    if isinstance(estimator, type):
+        raise ValueError(f"{name} is the class {estimator.__name__}, not an instance of it")
+    if isinstance(estimator, (BatchEstimator, SamplingEstimator)):
+        return estimator
+    if not callable(estimator):
+        if not _is_for_experience(estimator):
+            raise ValueError(f"{name} is {brief(repr(estimator))}, which cannot be called")
+        return Whole(_Function.of(_OfExperience(estimator)))
+    try:
+        names = tuple(inspect.signature(estimator).parameters)
+    except ValueError as error:  # some that are compiled do not tell
+        raise ValueError(f"{name} is {estimator!r}, whose parameters are not known") from error
+    if names[:2] == ("view", "batch"):
+        _Function.taking(name, estimator, FORMS, 2)
+        return BatchEstimator(estimator)
+    if names[:2] == ("view", "rng"):
+        _Function.taking(name, estimator, FORMS, 2)
+        return SamplingEstimator(estimator)
+    if names[:2] == ("problem", "theta"):
+        return Whole(_Function.taking(name, estimator, FORMS, 2, "rng"))
+    raise _misfit(name, names, FORMS)
+
+
+def as_enumerable(estimator: Any, problem: BilevelProblem, theta: npt.ArrayLike) -> Enumerable:
+    """Take an estimator that can be given trajectories, and make it ready for them.
+
+    Parameters
+    ----------
+    estimator : object
+        What has a method ``enumerable(problem, theta)``, such as the package's methods, a function
+        ``(view, batch)``, or what estimates from experience.
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+
+    Returns
+    -------
+    Enumerable
+        The estimator at theta.
+
+    Raises
+    ------
+    ValueError
+        As `as_estimator`, or if it draws its own data.
+    """
+    taken = as_estimator(estimator)
+    if isinstance(taken, BatchEstimator):
+        return taken.enumerable(problem, theta)
+    if callable(getattr(estimator, "enumerable", None)):
+        found: Enumerable = estimator.enumerable(problem, theta)
+        return found
+    if _is_for_experience(estimator):
+        return _OfExperience(estimator).enumerable(problem, theta)
+    raise ValueError(
+        f"estimator is {estimator!r}, which draws its own data; to be run on all trajectories "
+        "it must take them: a function (view, batch)"
+    )
+
+
+def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any]]:
+    """Copy a memory as read-only arrays, which can be saved.
+
+    Parameters
+    ----------
+    memory : mapping of str to array_like
+        Finite numbers, of NumPy, JAX or PyTorch.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The same numbers, of the same dtypes.
+
+    Raises
+    ------
+    ValueError
+        If it is no such mapping; the message names the entry.
+    """
+    if not isinstance(memory, Mapping):
+        raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
+    if len(memory) > MOST_NAMES:
+        raise ValueError(f"{name} has {len(memory):,} names, more than {MOST_NAMES}")
+    for key in memory:
+        if not (isinstance(key, str) and key.isprintable() and 0 < len(key) <= LONGEST_NAME):
+            raise ValueError(
+                f"{name} has the name {brief(repr(key))}, not a string of 1 to {LONGEST_NAME} "
+                "printable characters"
+            )
+    return {key: _remembered(f"{name}.{key}", value) for key, value in memory.items()}
+
+
+def _remembered(name: str, value: Any) -> npt.NDArray[Any]:
+    array = as_numpy(value)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"{name} is no array of real numbers, but of dtype {array.dtype}")
+    bad = ~np.isfinite(array) | np.ma.getmaskarray(array)
+    if bad.any():
+        index = first(bad)
+        raise ValueError(f"{entry(name, index)} is {array[index]}, not a finite number")
+    return read_only(np.array(array, order="C"))
+
+
+@dataclass(frozen=True)
+class _Function:
+    """Somebody's function, and how it takes a memory.
+
+    Attributes
+    ----------
+    function : callable
+        It, or an object that can be called.
+    remembers : bool
+        Whether a parameter of it is the memory; it then returns a pair.
+    passes_on : bool
+        Whether it takes whatever it is given by name: what gave a memory back may have it again.
+    """
+
+    function: Callable[..., Any]
+    remembers: bool
+    passes_on: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> _Function:
+        try:
+            parameters = inspect.signature(function).parameters
+        except ValueError:  # some that are compiled do not tell
+            return cls(function, remembers=False, passes_on=False)
+        kinds = {parameter.kind for parameter in parameters.values()}
+        return cls(
+            function,
+            remembers="memory" in parameters,
+            passes_on=inspect.Parameter.VAR_KEYWORD in kinds,
+        )
+
+    @classmethod
+    def taking(
+        cls, name: str, function: Any, forms: str, positional: int, *keywords: str
+    ) -> _Function:
+        """Make one of what takes so many arguments, those by name, and perhaps a memory."""
+        if isinstance(function, type) or not callable(function):
+            raise ValueError(f"{name} is {brief(repr(function))}, which cannot be called")
+        found = cls.of(function)
+        if found.remembers:
+            keywords = (*keywords, "memory")
+        try:
+            signature = inspect.signature(function)
+        except ValueError:
+            return found
+        try:
+            signature.bind(*range(positional), **dict.fromkeys(keywords))
+        except TypeError as error:
+            raise _misfit(name, tuple(signature.parameters), forms) from error
+        return found
+
+    def __call__(self, *given: Any, memory: Memory, **named: Any) -> Estimate:
+        """Call it, and take apart what it returns; that is not looked at here."""
+        if self.remembers or (self.passes_on and memory):
+            named["memory"] = memory
+        found = self.function(*given, **named)
+        if isinstance(found, Estimate):
+            return found
+        if hasattr(found, "gradient"):
+            return Estimate(found.gradient, memory=getattr(found, "memory", NOTHING))
+        if not self.remembers:
+            return Estimate(found)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise ValueError(
+                f"estimate is of type {type(found).__name__}, not a pair (gradient, memory), which "
+                "an estimator with a parameter 'memory' returns"
+            )
+        return Estimate(found[0], memory=found[1])
+
+
+def _misfit(name: str, parameters: tuple[str, ...], forms: str) -> ValueError:
+    return ValueError(
+        f"{name} has the parameters ({', '.join(parameters)}), not {forms}; one more, memory, is "
+        "for what goes on from call to call"
+    )
+
+
+def _mean(found: Any, n_trajectories: int) -> Any:
+    """Of one gradient a trajectory, the mean."""
+    rows = as_numpy(found)
+    if rows.ndim != 2:
+        return found
+    if len(rows) != n_trajectories:
+        raise ValueError(
+            f"estimate has shape {rows.shape}, but there are {n_trajectories} trajectories"
+        )
+    return found.mean(axis=0) if is_bfloat16(found) else rows.mean(axis=0)
+
+
+class _OfView:
+    """A function of a view and a batch, to be given trajectories; its memory is empty."""
+
+    def __init__(
+        self, function: Callable[..., Any], problem: BilevelProblem, theta: FloatArray
+    ) -> None:
+        self.model = problem.model(theta)
+        response = solve_follower(self.model)
+        self.policy = response.policy
+        self._function = _Function.of(function)
+        self._view = LeaderView(problem, theta, response=response)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return self._view.asked
+
+    def estimate(self, sample: Trajectories) -> Any:
+        found = self._function(self._view, Batch.of(sample), memory=NOTHING)
+        as_memory(found.memory)
+        return found.gradient
+
+
+# ---------------------------------------------------------------- from experience
+
+
+def _is_for_experience(estimator: Any) -> bool:
+    return callable(getattr(estimator, "estimate", None)) and hasattr(estimator, "interaction")
+
+
+@dataclass(frozen=True)
+class _OfExperience:
+    """What estimates from the experience that its own interaction gathers."""
+
+    given: Any
+
+    @property
+    def interaction(self) -> Any:
+        return self.given.interaction
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: FloatArray,
+        *,
+        rng: np.random.Generator,
+        memory: Memory,
+    ) -> Any:
+        experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
+        found = self.given.estimate(experience)
+        return found if hasattr(found, "gradient") else (found, experience.memory)
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Enumerable:
+        if getattr(self.given, "oracle", None) is not None:
+            raise ValueError(
+                f"estimator draws a sample of its own, from its oracle {self.given.oracle}"
+            )
+        return _GivenTrajectories(self.given, problem, as_theta(theta))
+
+
+class _GivenTrajectories:
+    """The same, given trajectories; its critic sees those, and no more."""
+
+    asked = None
+
+    def __init__(self, given: Any, problem: BilevelProblem, theta: FloatArray) -> None:
+        self._limit = given.interaction.limit(problem, theta)
+        self._critic, self._estimate = given.interaction.critic, given.estimate
+        self.model: Model = self._limit.model
+        self.policy: FloatArray = self._limit.response.policy
+
+    def estimate(self, sample: Trajectories) -> Any:
+        limit = self._limit
+        values = limit.values  # those of an exact critic do not depend on the sample
+        if not isinstance(self._critic, ExactCritic):
+            values = self._critic.values(limit.response, sample, rng=cast("Any", _NoRandomness()))
+        experience = Experience(
+            problem=limit.problem,
+            theta=limit.theta,
+            model=limit.planned,
+            response=limit.response,
+            trajectories=sample,
+            values=values,
+            memory=NOTHING,
+        )
+        found = self._estimate(experience)
+        return getattr(found, "gradient", found)
+
+
+class _NoRandomness:
+    """Stands where a generator would: an expectation over what it draws is not enumerated."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
+        )
