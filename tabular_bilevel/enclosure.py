@@ -142,8 +142,8 @@ def _guess(model: Model) -> FloatArray:
 def _enclosure(road: Any, model: Model, tangents: tuple[Tangent, ...], precision: int) -> Enclosure:
     available = model.available
 
-    def pairs(balls: Any, least: float, most: float) -> Interval:
-        bounds = _interval(balls, least, most)
+    def pairs(numbers: Any, least: float, most: float) -> Interval:
+        bounds = _interval(numbers, least, most)
         tables = np.zeros((2, *available.shape))
         tables[0, available], tables[1, available] = bounds.lower, bounds.upper
         return Interval(read_only(tables[0]), read_only(tables[1]))
@@ -165,10 +165,10 @@ def _enclosure(road: Any, model: Model, tangents: tuple[Tangent, ...], precision
     )
 
 
-def _interval(balls: Any, least: float = -np.inf, most: float = np.inf) -> Interval:
+def _interval(numbers: Any, least: float = -np.inf, most: float = np.inf) -> Interval:
     from tabular_bilevel import _balls
 
-    lower, upper = _balls.outward(balls)
+    lower, upper = _balls.outward(numbers)
     return Interval(
         read_only(np.clip(lower, least, most) + 0.0),  # no -0.0
         read_only(np.clip(upper, least, most) + 0.0),
