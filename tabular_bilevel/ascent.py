@@ -30,6 +30,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_method,
 )
+from tabular_bilevel.adjoint import sensitivities
 from tabular_bilevel.estimators.contract import Taken, as_estimator, as_memory, noted
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import NOTHING, Memory
@@ -38,7 +39,6 @@ from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.model import Model
 from tabular_bilevel.optimisers import Optimiser
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.sensitivities import sensitivities
 
 __all__ = ["AscentState", "Step", "ascend", "resume"]
 

@@ -27,7 +27,7 @@ from tabular_bilevel._validation import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel.accuracy import Accuracy, Level
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
 from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.verdict import Verdict
@@ -36,6 +36,7 @@ from tabular_bilevel.estimators.contract import AtTheta, as_estimator
 from tabular_bilevel.experience import NOTHING
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.result import Accuracy
 
 __all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel._validation import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel.critics import LeaderValues, exact_values
+from tabular_bilevel.derivatives import all_tangents
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.routes import all_tangents
 from tabular_bilevel.samplers import Episodes, Sampler
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Trajectories
