@@ -17,9 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, read_only
-from tabular_bilevel._generators import require_whole
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_checked_theta,
     as_generator,
     as_positive,
@@ -27,16 +25,18 @@ from tabular_bilevel._validation import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel.accuracy import Level
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.generators import require_whole
+from tabular_bilevel.certify.accuracy import Level
+from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
 from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.estimators.contract import AtTheta, as_estimator
-from tabular_bilevel.experience import NOTHING
-from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.result import Accuracy
+from tabular_bilevel.sampling.experience import NOTHING
 
 __all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
 

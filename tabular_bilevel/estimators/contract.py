@@ -29,9 +29,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._files import brief
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_generator,
     as_theta,
     entry,
@@ -40,15 +38,17 @@ from tabular_bilevel._validation import (
     require_method,
     require_real_dtype,
 )
+from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.files import brief
 from tabular_bilevel.checks.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
-from tabular_bilevel.critics import ExactCritic
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import NOTHING, Experience, Memory
-from tabular_bilevel.follower import solve_follower
-from tabular_bilevel.model import Model
+from tabular_bilevel.finite.follower import solve_follower
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.samplers import Episodes, Sampler
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.sampling.critics import ExactCritic
+from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
+from tabular_bilevel.sampling.samplers import Episodes, Sampler
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = [
     "AtTheta",
