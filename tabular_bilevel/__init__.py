@@ -21,7 +21,6 @@ from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import Batch, LeaderView
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -79,6 +78,7 @@ from tabular_bilevel.sampling.critics import (
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler, Steps, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
+from tabular_bilevel.sampling.view import Batch, LeaderView
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,5 @@
 """What an estimator may see: views, batches, Jacobians, and numbers of other libraries."""
 
-import functools
 import re
 
 import numpy as np
@@ -9,8 +8,8 @@ import scipy.sparse as sp
 from test_enumeration import masked
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.view import Jacobian, as_estimator, as_numpy, precision_of
 from tabular_bilevel.mistakes.controls import Ingredients
+from tabular_bilevel.sampling.view import Jacobian, Precision, as_numpy
 
 # Tables are sums and products of a few numbers of the size of 1.
 ROUNDING = 1e-12
@@ -77,100 +76,6 @@ def view_of(problem):
 
 def refused(message):
     return pytest.raises(ValueError, match=re.escape(message))
-
-
-# ---------------------------------------------------------------- forms of estimators
-
-
-def of_problem(problem, theta, rng):
-    return np.zeros(len(theta))
-
-
-def of_view(view, rng):
-    return view.theta
-
-
-def of_batch(view, batch):
-    return view.theta
-
-
-def scaled(view, batch, *, scale):
-    return scale * view.theta
-
-
-class Called:
-    def __call__(self, problem, theta, *, rng):
-        return theta
-
-
-CALLED = Called()
-
-
-@pytest.mark.parametrize(
-    ("estimator", "form"),
-    [
-        (of_problem, of_problem),
-        (of_view, tb.SamplingEstimator(of_view)),
-        (of_batch, tb.BatchEstimator(of_batch)),
-        (tb.BatchEstimator(of_batch, tb.Episodes(3)), tb.BatchEstimator(of_batch, tb.Episodes(3))),
-        (CALLED, CALLED),
-        (tb.BoltzmannCovariance(), tb.BoltzmannCovariance()),
-    ],
-)
-def test_forms_are_told_apart_by_the_names_of_parameters(estimator, form):
-    assert as_estimator(estimator) == form
-
-
-def test_a_function_with_settings_bound_keeps_its_form():
-    bound = functools.partial(scaled, scale=2.0)
-    assert as_estimator(bound) == tb.BatchEstimator(bound)
-    np.testing.assert_array_equal(as_estimator(bound)(MASKED, [1.0, 2.0, 3.0, 4.0], rng=0)[0], 2.0)
-
-
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
-        (3.0, "estimator is 3.0, which cannot be called"),
-        (
-            lambda batch, view: 0,
-            "estimator has the parameters (batch, view), not (problem, theta, rng), (view, rng) or "
-            "(view, batch)",
-        ),
-        (lambda *given: 0, "estimator has the parameters (given), not"),
-        (lambda view: 0, "estimator has the parameters (view), not"),
-    ],
-)
-def test_other_forms_are_refused(estimator, message):
-    with refused(message):
-        as_estimator(estimator)
-
-
-def test_one_gradient_a_trajectory_is_averaged():
-    problem, theta = PROBLEMS["garnet"], np.array([0.1, 0.2, 0.3])
-    rows = np.random.default_rng(0).normal(size=(5, 3))
-    sampler = tb.Episodes(5, 4)
-    for given in (rows, rows.tolist(), rows.astype(np.float32)):
-        found = tb.BatchEstimator(lambda view, batch, given=given: given, sampler)(
-            problem, theta, rng=0
-        )
-        np.testing.assert_allclose(found, rows.mean(axis=0), atol=10 * EPS["float32"])
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (20, 3), (3, 5)])
-def test_rows_that_are_not_one_a_trajectory_are_refused(shape):
-    estimator = tb.BatchEstimator(lambda view, batch: np.ones(shape), tb.Episodes(5, 4))
-    with refused(f"estimate has shape {shape}, but there are 5 trajectories"):
-        estimator(PROBLEMS["garnet"], np.zeros(3), rng=0)
-
-
-def test_an_estimate_that_is_called_for_is_checked():
-    problem, theta = PROBLEMS["garnet"], np.array([0.1, 0.2, 0.3])
-    for estimator in (tb.SamplingEstimator(of_view), tb.BatchEstimator(of_batch)):
-        np.testing.assert_array_equal(estimator(problem, theta, rng=0), theta)
-    with refused("estimate has shape (2,), not (3,)"):
-        tb.SamplingEstimator(lambda view, rng: [1, 2])(problem, theta, rng=0)
-    with refused("estimate has dtype complex128; real numbers are needed"):
-        tb.BatchEstimator(lambda view, batch: 1j * theta)(problem, theta, rng=0)
 
 
 # ---------------------------------------------------------------- batches
@@ -387,6 +292,12 @@ def test_what_was_asked_for_is_listed_once_and_sorted():
 
 
 # ---------------------------------------------------------------- numbers of other libraries
+
+
+def precision_of(numbers):
+    precision = Precision()
+    precision.note(numbers)
+    return precision.dtype, precision.unit
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.estimator import of_target, target_of
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import Precision, as_numpy
 from tabular_bilevel.estimators.contract import Enumerable, as_enumerable, noted
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
+from tabular_bilevel.sampling.view import Precision, as_numpy
 
 __all__ = ["EnumerationReport", "check_by_enumeration"]
 

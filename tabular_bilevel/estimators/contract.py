@@ -40,7 +40,6 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel._base.files import brief
-from tabular_bilevel.checks.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
@@ -49,6 +48,7 @@ from tabular_bilevel.sampling.critics import ExactCritic
 from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
+from tabular_bilevel.sampling.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
 
 __all__ = [
     "AtTheta",
