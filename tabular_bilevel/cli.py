@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -37,6 +38,9 @@ __all__ = ["main"]
 
 VERIFY_VECTORS = ["vectors", "verify"]
 
+# What input that cannot be used leads to: a line is said of it.
+UNUSABLE = (ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -57,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
             return command(options)
-    except (
-        ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError,
-    ) as error:  # fmt: skip
+    except UNUSABLE as error:
         what = "there is not enough memory" if isinstance(error, MemoryError) else str(error)
         words = ", ".join([what, *getattr(error, "__notes__", ())])
         print(f"tabular-bilevel: {shown(words)}", file=sys.stderr)
@@ -146,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         default=1e-3,
         help="how often a right estimator may fail, on all problems together (0.001)",
     )
+    check.add_argument(
+        "--burn-in",
+        type=int,
+        default=0,
+        help="calls that warm an estimator's memory up before each one that counts (0)",
+    )
     check.add_argument("--seed", type=int, help="of the random numbers; fresh by default")
     check.add_argument(
         "--report", type=Path, metavar="DIR", help="write report.txt and report.json there"
@@ -175,7 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         "train", help="climb a leader's objective with a method's gradients, from several starts"
     )
     _add_problem(train)
-    train.add_argument("--method", required=True, help="one of: " + ", ".join(METHODS))
+    climbed = train.add_mutually_exclusive_group(required=True)
+    climbed.add_argument("--method", help="one of: " + ", ".join(METHODS))
+    climbed.add_argument(
+        "--estimator", metavar="MODULE:NAME", help="one of yours, in any form that check takes"
+    )
     train.add_argument("--seeds", type=int, default=10, help="ascents to make (10)")
     train.add_argument(
         "--steps",
@@ -190,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where to write; the table, summary and plot have the seeds of this call alone",
     )
-    train.add_argument("--batch", type=int, default=100, help="steps of data an iteration (100)")
-    train.add_argument("--time-limit", type=int, default=200, help="longest episode (200)")
+    train.add_argument("--batch", type=int, help="a method's steps of data an iteration (100)")
+    train.add_argument("--time-limit", type=int, help="a method's longest episode (200)")
     train.add_argument("--rate", type=float, default=0.1, help="of the ascent (0.1)")
     train.add_argument(
         "--optimiser",
@@ -200,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         help="sgd, with the gradient clipped to norm 1, or adam (sgd)",
     )
     train.add_argument(
-        "--critic-step", type=float, default=0.5, help="step size of a learned critic (0.5)"
+        "--critic-step", type=float, help="step size of a method's learned critic (0.5)"
     )
     train.add_argument(
         "--every",
@@ -376,6 +388,7 @@ def _check(options: argparse.Namespace) -> int:
         "n_replicates": options.replicates,
         "visible_bias": options.visible_bias,
         "false_alarm_rate": options.false_alarm_rate,
+        "burn_in": options.burn_in,
         "rng": options.seed,
     }
     report: tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
@@ -395,7 +408,8 @@ def _check(options: argparse.Namespace) -> int:
         if options.enumerate:
             count = tb.count_trajectories(problem.model(theta))
             _say(f"{count:,} trajectories")
-            report = tb.check_by_enumeration(estimator, problem, theta)
+            with _somebodys(options.estimator):
+                report = tb.check_by_enumeration(estimator, problem, theta)
         else:
             report = tb.check_estimator(estimator, problem, theta, **settings)
     _say(report)
@@ -406,14 +420,25 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
+@contextmanager
+def _here() -> Iterator[None]:
+    """Let modules of the working directory be found, by processes that start meanwhile, too."""
+    place = os.getcwd()
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+
+
 def _loaded(what: str, name: str) -> Any:
     """Import somebody's code by MODULE:NAME, also from the working directory."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ValueError(f"{what} is {name!r}, not MODULE:NAME")
-    sys.path.insert(0, "")
     try:
-        found = importlib.import_module(module)
+        with _here():
+            found = importlib.import_module(module)
         loaded = getattr(found, attribute)
         return loaded() if isinstance(loaded, type) else loaded
     except ModuleNotFoundError as error:
@@ -424,12 +449,25 @@ def _loaded(what: str, name: str) -> Any:
         if isinstance(error, AttributeError) and not hasattr(sys.modules.get(module), attribute):
             raise ValueError(f"module {module!r} has no {attribute!r}") from error
         raise _failed(name, error) from error
-    finally:
-        sys.path.remove("")
+
+
+@contextmanager
+def _somebodys(name: str | None) -> Iterator[None]:
+    """Make unusable input of whatever somebody's code, if this is somebody's, ends with."""
+    try:
+        yield
+    except UNUSABLE:
+        raise
+    except Exception as error:
+        if name is None:
+            raise
+        raise _failed(name, error) from error
 
 
 def _failed(name: str, error: BaseException) -> ValueError:
-    return ValueError(f"{name} cannot be used: {type(error).__name__}: {brief(error)}")
+    where = getattr(error, "__notes__", ())
+    words = ", ".join([f"{type(error).__name__}: {brief(error)}", *where])
+    return ValueError(f"{name} cannot be used: {words}")
 
 
 def _plain(found: Any) -> Any:
@@ -472,32 +510,35 @@ def _gradient(options: argparse.Namespace) -> int:
     return 0
 
 
+# What the package's methods are made with; an estimator of one's own has its own.
+OF_METHODS = {"batch": 100, "time_limit": 200, "critic_step": 0.5, "simulator_slip": None}
+
+
 def _train(options: argparse.Namespace) -> int:
     from tabular_bilevel.ascent.curves import Training
 
     n_seeds = positive_integer("seeds", options.seeds)
     workers = positive_integer("workers", options.workers)
-    batch = positive_integer("batch", options.batch)
-    problem, simulator = tb.problems.CATALOGUE[options.problem](), None
-    if options.simulator_slip is not None:
-        if options.problem != "four-rooms":
-            raise ValueError(f"simulator-slip is for four-rooms, not for {options.problem}")
-        simulator = tb.problems.four_rooms(slip=options.simulator_slip)
-    clipped = tb.GradientAscent(options.rate, 1.0)
-    every = min(max(1, options.steps // 200), 50) if options.every is None else options.every
+    problem = tb.problems.CATALOGUE[options.problem]()
     words = vars(options).copy()
     for name in ("command", "seeds", "seed", "steps", "workers", "out", "limit"):
         del words[name]
+    if options.estimator is None:
+        del words["estimator"]
+        words |= {name: default for name, default in OF_METHODS.items() if words[name] is None}
+        estimator = _method(words)
+    else:
+        estimator = _loaded("estimator", options.estimator)
+        for name in ("method", *OF_METHODS):
+            if words.pop(name) is not None:
+                raise ValueError(f"{name.replace('_', '-')} is for --method, not for --estimator")
+    every = min(max(1, options.steps // 200), 50) if options.every is None else options.every
+    clipped = tb.GradientAscent(options.rate, 1.0)
     training = Training(
         problem=problem,
         n_parameters=problem.n_parameters,
-        method=options.method,
-        setting=Setting(
-            sampler=tb.Steps(batch, options.time_limit),
-            step_size=options.critic_step,
-            oracle=tb.Steps(5_000, options.time_limit),
-            simulator=simulator,
-        ),
+        method=options.method or options.estimator,
+        estimator=estimator,
         optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),
         seeds=range(options.seed, options.seed + n_seeds),
         n_steps=options.steps,
@@ -506,12 +547,12 @@ def _train(options: argparse.Namespace) -> int:
         folder=options.out,
         limit=options.limit,
     )
-    if simulator is not None and not hasattr(
-        METHODS[options.method](training.setting), "interaction"
-    ):
-        raise ValueError(f"simulator-slip has no use: {options.method} samples nothing from it")
     curves = {}
-    with _progress(training.curves(workers), total=n_seeds) as finished:
+    with (
+        _here(),
+        _somebodys(options.estimator),
+        _progress(training.curves(workers), total=n_seeds) as finished,
+    ):
         for seed, curve in finished:
             curves[seed] = curve
             _say(f"seed {seed}: J = {curve.final():.6g} over the last iterations", finished.write)
@@ -524,6 +565,28 @@ def _train(options: argparse.Namespace) -> int:
     except ImportError:
         _say("no plot: it needs matplotlib, which the extra 'plot' installs")
     return 0
+
+
+def _method(words: Mapping[str, Any]) -> Any:
+    """Make one of the package's methods, with these settings."""
+    name, slip, simulator = words["method"], words["simulator_slip"], None
+    if name not in METHODS:
+        raise ValueError(f"method is {name!r}, not one of {', '.join(METHODS)}")
+    if slip is not None:
+        if words["problem"] != "four-rooms":
+            raise ValueError(f"simulator-slip is for four-rooms, not for {words['problem']}")
+        simulator = tb.problems.four_rooms(slip=slip)
+    longest = words["time_limit"]
+    setting = Setting(
+        sampler=tb.Steps(positive_integer("batch", words["batch"]), longest),
+        step_size=words["critic_step"],
+        oracle=tb.Steps(5_000, longest),
+        simulator=simulator,
+    )
+    method = METHODS[name](setting)
+    if simulator is not None and not hasattr(method, "interaction"):
+        raise ValueError(f"simulator-slip has no use: {name} samples nothing from it")
+    return method
 
 
 def _vectors(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,11 @@ from tabular_bilevel._base.arguments import (
     as_generator,
     as_theta,
     positive_integer,
-    require_method,
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.certify.accuracy import Estimated
-from tabular_bilevel.estimators.estimate import Estimate, Estimator
+from tabular_bilevel.estimators.contract import as_estimator
+from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
@@ -222,18 +223,18 @@ class Perturbed:
 
     Attributes
     ----------
-    method : Estimator
-        Where gradients come from.
+    method : Estimator or callable
+        Where gradients come from, in any form that `ascend` takes.
     spread : float
         Standard deviation of the noise in each coordinate.
     """
 
-    method: Estimator
+    method: Any
     spread: float
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_method("method", self.method, "__call__")
+        as_estimator(self.method, name="method")
         if as_finite("spread", self.spread) < 0.0:
             raise ValueError(f"spread is {self.spread}, below 0")
 
@@ -247,7 +248,7 @@ class Perturbed:
     ) -> Estimate:
         """Estimate and perturb; parameters as of `BoltzmannCovariance`."""
         generator = as_generator(rng)
-        estimate = self.method(problem, theta, rng=generator, memory=memory)
+        estimate = as_estimator(self.method).at(problem, theta)(generator, memory)
         normal = generator.standard_normal(estimate.gradient.size)
         with np.errstate(all="ignore"):
             gradient = estimate.gradient + self.spread * normal
@@ -255,4 +256,5 @@ class Perturbed:
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the method's target, shape (d,)."""
-        return self.method.target(problem, theta)
+        target: FloatArray = self.method.target(problem, theta)
+        return target

@@ -16,7 +16,7 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel.ascent.training import Setting
+from tabular_bilevel.ascent.training import METHODS, Setting
 from tabular_bilevel.checks import verify
 from tabular_bilevel.cli import main
 from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
@@ -308,12 +308,11 @@ def test_each_option_of_train_reaches_its_place(planned, tmp_path):
     assert (training.n_steps, training.every) == (600, 9)
     assert training.folder == tmp_path / "new"
     assert training.optimiser == tb.GradientAscent(0.3, 1.0)
-    setting = training.setting
-    assert setting.sampler == tb.Steps(17, 7)
-    assert setting.oracle == tb.Steps(5_000, 7)
-    assert setting.step_size == 0.25
+    interaction = training.estimator.interaction
+    assert interaction.sampler == tb.Steps(17, 7)
+    assert training.estimator.oracle == tb.Steps(5_000, 7)
     slippery = tb.problems.four_rooms(slip=0.2).model(np.zeros(105)).transition
-    found = setting.simulator.model(np.zeros(105)).transition
+    found = interaction.simulator.model(np.zeros(105)).transition
     np.testing.assert_array_equal(found.toarray(), slippery.toarray())
     assert training.words == {
         "problem": "four-rooms", "method": "hpgd-oracle", "batch": 17, "time_limit": 7, "rate": 0.3,
@@ -325,7 +324,9 @@ def test_each_option_of_train_reaches_its_place(planned, tmp_path):
 def test_train_by_default_is_the_published_protocol(planned):
     training, _ = planned("train", "four-rooms", "--method", "bchg")
     assert training.optimiser == tb.GradientAscent(0.1, 1.0)
-    assert training.setting == Setting()
+    assert training.estimator == METHODS["bchg"](Setting())
+    learned, _ = planned("train", "two-state", "--method", "bchg", "--critic-step", "0.25")
+    assert learned.estimator.interaction.critic.step_size == 0.25
     assert list(training.seeds) == list(range(10))
     assert (training.n_steps, training.every) == (10_000, 50)
     adam, _ = planned("train", "two-state", "--method", "bchg", "--optimiser", "adam")

@@ -163,7 +163,16 @@ def test_a_growing_curve_survives_a_full_disk(curve, tmp_path, monkeypatch):
 
 def a_training(folder):
     return Training(
-        PROBLEM, 2, "exact", Setting(), tb.Adam(0.1), range(2), 4, 2, {"problem": "two"}, folder
+        PROBLEM,
+        2,
+        "exact",
+        tb.ExactGradient(),
+        tb.Adam(0.1),
+        range(2),
+        4,
+        2,
+        {"problem": "two"},
+        folder,
     )
 
 

@@ -304,7 +304,7 @@ def a_training(folder):
         problem=PROBLEM,
         n_parameters=2,
         method="bchg",
-        setting=Setting(tb.Steps(20, 10)),
+        estimator=METHODS["bchg"](Setting(tb.Steps(20, 10))),
         optimiser=tb.Adam(0.05),
         seeds=(0, 1, 2),
         n_steps=10,

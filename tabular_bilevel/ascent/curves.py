@@ -15,7 +15,8 @@ import numpy as np
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.files import LIMIT, write_file
 from tabular_bilevel.ascent.optimisers import Optimiser
-from tabular_bilevel.ascent.training import METHODS, Curve, Run, Setting, first_theta, train_all
+from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
+from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class Training:
     n_parameters : int
         Length of theta.
     method : str
-        A name of `training.METHODS`.
-    setting : Setting
-        What the method is given.
+        What the table and the plot call it.
+    estimator : Estimator or callable
+        Where gradients come from, in any form that `ascend` takes.
     optimiser : Optimiser
         What is made of its gradients.
     seeds : sequence of int
@@ -56,7 +57,7 @@ class Training:
     problem: BilevelProblem
     n_parameters: int
     method: str
-    setting: Setting
+    estimator: Any
     optimiser: Optimiser
     seeds: Sequence[int]
     n_steps: int
@@ -66,9 +67,8 @@ class Training:
     limit: int = LIMIT
 
     def __post_init__(self) -> None:
-        """Check the method and the seeds."""
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
+        """Check the estimator and the seeds."""
+        as_estimator(self.estimator)
         if len(self.seeds) == 0:
             raise ValueError("seeds is empty")
         for seed in self.seeds:
@@ -109,7 +109,7 @@ class Training:
             label=json.dumps({**self.words, "seed": seed}, sort_keys=True),
             problem=self.problem,
             theta=first_theta(seed, self.n_parameters),
-            method=METHODS[self.method](self.setting),
+            method=self.estimator,
             optimiser=self.optimiser,
             seed=seed,
             n_steps=self.n_steps,

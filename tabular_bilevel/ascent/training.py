@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -157,8 +158,8 @@ class Run:
         The leader's problem.
     theta : ndarray, shape (d,)
         Where to start.
-    method : Estimator
-        Where gradients come from.
+    method : Estimator or callable
+        Where gradients come from, in any form that `ascend` takes.
     optimiser : Optimiser
         What is made of them.
     seed : int
@@ -178,7 +179,7 @@ class Run:
     label: str
     problem: BilevelProblem
     theta: FloatArray
-    method: Estimator
+    method: Any
     optimiser: Optimiser
     seed: int
     n_steps: int

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
+    as_array,
     as_checked_theta,
     as_positive,
     entry,
@@ -314,7 +315,7 @@ class _Run:
         """Call it; one row for all trajectories, or one for each."""
         with noted(_source, sample, numbers):
             found = self.subject.estimate(sample)
-        rows, d = as_numpy(found), self._n_parameters
+        rows, d = as_array("estimate", as_numpy(found)), self._n_parameters
         require_real_dtype("estimate", rows.dtype)
         self.precision.note(found)
         if rows.shape != (d,) and rows.shape != (numbers.size, d):

@@ -104,13 +104,14 @@ class SuiteReport:
 
 
 def check_suite(
-    estimator: Callable[..., Any],
+    estimator: Any,
     *,
     suite: Sequence[SuiteCase] | None = None,
     n_replicates: int = 400,
     visible_bias: float = 0.05,
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
+    burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
 ) -> SuiteReport:
     """Run `check_estimator` on a suite of problems, at one false-alarm rate for all.
@@ -121,7 +122,7 @@ def check_suite(
         As for `check_estimator`.
     suite : sequence of SuiteCase, optional
         `standard_suite` by default.
-    n_replicates, visible_bias, false_alarm_rate, power, rng
+    n_replicates, visible_bias, false_alarm_rate, power, burn_in, rng
         As for `check_estimator`; the false-alarm rate is for all problems together.
 
     Returns
@@ -154,13 +155,14 @@ def check_suite(
         visible_bias=visible_bias,
         false_alarm_rate=false_alarm_rate,
         power=power,
+        burn_in=burn_in,
         rng=rng,
     )
     return SuiteReport(MappingProxyType(dict(reports)), false_alarm_rate)
 
 
 def suite_reports(
-    estimator: Callable[..., Any],
+    estimator: Any,
     suite: Sequence[SuiteCase],
     *,
     false_alarm_rate: float,

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
+    as_array,
     as_generator,
     as_theta,
     entry,
@@ -410,10 +411,10 @@ def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any
 
 
 def _remembered(name: str, value: Any) -> npt.NDArray[Any]:
-    array = as_numpy(value)
+    array = as_array(name, as_numpy(value))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"{name} is no array of real numbers, but of dtype {array.dtype}")
-    bad = ~np.isfinite(array) | np.ma.getmaskarray(array)
+    bad = ~np.isfinite(array)
     if bad.any():
         index = first(bad)
         raise ValueError(f"{entry(name, index)} is {array[index]}, not a finite number")
