@@ -147,7 +147,7 @@ class AtTheta:
             )
 
     def _where(self) -> str:
-        name = getattr(self._given, "__qualname__", None) or repr(self._given)
+        name = getattr(self._given, "__qualname__", type(self._given).__qualname__)
         theta = np.array2string(self._theta, threshold=8, max_line_width=10_000)
         return f"a call of {brief(name)} at theta = {theta}"
 
