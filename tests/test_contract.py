@@ -1,6 +1,8 @@
 """The contract of estimators: every kind at every entry; memories; what is refused."""
 
+import json
 import re
+import sys
 from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 
@@ -107,7 +109,7 @@ def run(tmp_path, monkeypatch, capsys):
 
     def run(entry, kind):
         np.save(tmp_path / "theta.npy", THETA)
-        monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)  # no plot
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # no plot
         at = ["--problem", "layered", "--theta", str(tmp_path / "theta.npy"), "--seed", "0"]
         name = f"strangers:{kind}"
         arguments = {
@@ -153,6 +155,23 @@ def test_settings_of_the_packages_methods_are_not_for_others(capsys):
     for option in ("--batch", "--time-limit", "--critic-step", "--simulator-slip"):
         assert main([*arguments, option, "1"]) == 2
         assert f"{option[2:]} is for --method, not for --estimator" in capsys.readouterr().err
+
+
+def test_workers_find_an_estimator_of_the_working_directory(tmp_path, monkeypatch, capsys):
+    (tmp_path / "of_my_own.py").write_text("def up(problem, theta, rng):\n    return theta + 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    arguments = ["train", "two_state", "--estimator", "of_my_own:up", "--out", "out"]
+    assert main([*arguments, "--seeds", "2", "--workers", "2", "--steps", "2"]) == 0
+    assert (tmp_path / "out" / "curves.csv").read_text().count("\nof_my_own:up,") == 6
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["estimator"] == "of_my_own:up"
+    assert not summary.keys() & {"method", "batch", "time_limit", "critic_step", "simulator_slip"}
+    assert sys.path == before
+    # what was made with another estimator is not gone on with
+    arguments[3] = "strangers:of_view"
+    assert main([*arguments, "--seeds", "1", "--workers", "1", "--steps", "2"]) == 2
+    assert "was saved by another run" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- errors in others' code

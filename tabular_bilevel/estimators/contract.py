@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
+    all_finite,
     as_array,
     as_generator,
     as_theta,
@@ -411,6 +412,10 @@ def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any
 
 
 def _remembered(name: str, value: Any) -> npt.NDArray[Any]:
+    if type(value) is np.ndarray and value.dtype == np.float64 and all_finite(value):
+        # what nobody can write to need not be copied; ascents come here in each step
+        frozen = value.flags.owndata and not value.flags.writeable
+        return value if frozen and value.flags.c_contiguous else read_only(value.copy())
     array = as_array(name, as_numpy(value))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"{name} is no array of real numbers, but of dtype {array.dtype}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -296,6 +297,8 @@ class LeaderView:
 
 def as_numpy(numbers: Any) -> npt.NDArray[Any]:
     """View what NumPy, JAX or PyTorch made as an array, off its device and off its graph."""
+    if type(numbers) is np.ndarray and numbers.dtype.kind == "f":
+        return numbers
     bfloat16 = is_bfloat16(numbers)
     if hasattr(numbers, "detach"):  # a torch tensor
         numbers = numbers.detach().cpu()
@@ -310,10 +313,12 @@ class Precision:
     """The coarsest dtype that numbers came in so far, and the relative size of its last digit."""
 
     def __init__(self) -> None:
-        self.dtype, self.unit = "float64", float(np.finfo(np.float64).eps)
+        self.dtype, self.unit = "float64", sys.float_info.epsilon
 
     def note(self, numbers: Any) -> None:
         """Look at what NumPy, JAX or PyTorch made; whole numbers are exact."""
+        if type(numbers) is np.ndarray and numbers.dtype == np.float64:
+            return
         name, unit = "bfloat16", 2.0**-7
         if not is_bfloat16(numbers):
             dtype = as_numpy(numbers).dtype
