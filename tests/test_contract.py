@@ -6,14 +6,14 @@ import sys
 from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 
+import kinds
 import numpy as np
 import pytest
-import strangers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
 from sizes import sizes
-from strangers import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train, train_all
@@ -83,7 +83,7 @@ each_entry = pytest.mark.parametrize("entry", ENTRIES)
 @each_entry
 @pytest.mark.parametrize("kind", [*DRAWING, *GIVEN])
 def test_every_kind_is_taken_at_every_entry(kind, entry):
-    estimator = getattr(strangers, kind)
+    estimator = getattr(kinds, kind)
     if entry is enumerated and kind in DRAWING:
         with pytest.raises(ValueError, match="which draws its own data; to be run on all"):
             entry(estimator)
@@ -97,7 +97,7 @@ def test_every_kind_is_taken_at_every_entry(kind, entry):
 @each_entry
 @pytest.mark.parametrize("kind", [*WRONG, "class"])
 def test_what_is_no_estimator_is_refused_at_every_entry(kind, entry):
-    estimator = getattr(strangers, kind, tb.BoltzmannCovariance)
+    estimator = getattr(kinds, kind, tb.BoltzmannCovariance)
     message = WRONG.get(kind, "is the class BoltzmannCovariance, not an instance of it")
     with pytest.raises(ValueError, match=rf"^(estimator|method) {message}"):
         entry(estimator)
@@ -111,7 +111,7 @@ def run(tmp_path, monkeypatch, capsys):
         np.save(tmp_path / "theta.npy", THETA)
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # no plot
         at = ["--problem", "layered", "--theta", str(tmp_path / "theta.npy"), "--seed", "0"]
-        name = f"strangers:{kind}"
+        name = f"kinds:{kind}"
         arguments = {
             "check": ["check", name, *at, "--replicates", "30", "--burn-in", "1"],
             "enumerate": ["check", name, *at, "--enumerate"],
@@ -151,7 +151,7 @@ def test_the_command_line_refuses_what_is_no_estimator(kind, entry, run):
 
 
 def test_settings_of_the_packages_methods_are_not_for_others(capsys):
-    arguments = ["train", "layered", "--estimator", "strangers:of_view", "--out", "nowhere"]
+    arguments = ["train", "layered", "--estimator", "kinds:of_view", "--out", "nowhere"]
     for option in ("--batch", "--time-limit", "--critic-step", "--simulator-slip"):
         assert main([*arguments, option, "1"]) == 2
         assert f"{option[2:]} is for --method, not for --estimator" in capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_workers_find_an_estimator_of_the_working_directory(tmp_path, monkeypatc
     assert not summary.keys() & {"method", "batch", "time_limit", "critic_step", "simulator_slip"}
     assert sys.path == before
     # what was made with another estimator is not gone on with
-    arguments[3] = "strangers:of_view"
+    arguments[3] = "kinds:of_view"
     assert main([*arguments, "--seeds", "1", "--workers", "1", "--steps", "2"]) == 2
     assert "was saved by another run" in capsys.readouterr().err
 
@@ -180,20 +180,20 @@ def test_workers_find_an_estimator_of_the_working_directory(tmp_path, monkeypatc
 @pytest.mark.parametrize("entry", [ascended, resumed, trained, perturbed])
 def test_an_error_is_not_changed_and_says_where_it_came_from(entry):
     with pytest.raises(KeyError, match="no such state") as caught:
-        entry(strangers.raising)
+        entry(kinds.raising)
     notes = caught.value.__notes__
     assert notes[0] == "in a call of raising at theta = [ 0.1 -0.2  0.3  0.1]"
     assert notes[1:] == ([] if entry is perturbed else ["in iteration 0"])
 
 
 def test_an_error_in_a_check_is_a_finding_or_says_where_it_came_from():
-    report = tb.check_estimator(strangers.raising, PROBLEM, THETA, rng=5)
+    report = tb.check_estimator(kinds.raising, PROBLEM, THETA, rng=5)
     assert report.trouble == "replicate 0: KeyError: 'no such state'"
     assert "the same again: rng=5" in str(report)
     late = tb.check_estimator(failing_at(3), PROBLEM, THETA, rng=5, burn_in=4)
     assert late.trouble == "replicate 0, call 4 of 5: KeyError: 3"
     with pytest.raises(KeyError, match="in an estimate from trajectories"):
-        enumerated(strangers.raising_in_a_batch)
+        enumerated(kinds.raising_in_a_batch)
 
 
 def failing_at(call):
@@ -212,7 +212,7 @@ def test_an_error_in_others_code_is_a_line(entry, run):
     status, _, error = run(entry, kind)
     assert status == 2
     assert error.startswith(
-        f"tabular-bilevel: strangers:{kind} cannot be used: KeyError: 'no such state', in a"
+        f"tabular-bilevel: kinds:{kind} cannot be used: KeyError: 'no such state', in a"
     )
     assert error.count("\n") == 1
 
@@ -259,15 +259,15 @@ def test_what_is_no_gradient_is_named(returned, message, entry):
         (lambda: tb.BatchEstimator(3), "function is 3, which cannot be called"),
         (lambda: tb.BatchEstimator(dict), "function is <class 'dict'>, which cannot be called"),
         (
-            lambda: tb.BatchEstimator(strangers.with_one_less),
+            lambda: tb.BatchEstimator(kinds.with_one_less),
             r"function has the parameters \(view\), not \(view, batch\)",
         ),
         (
-            lambda: tb.SamplingEstimator(strangers.with_one_more),
+            lambda: tb.SamplingEstimator(kinds.with_one_more),
             r"function has the parameters \(view, batch, scale\), not \(view, rng\)",
         ),
         (
-            lambda: tb.BatchEstimator(strangers.of_batch, 20),
+            lambda: tb.BatchEstimator(kinds.of_batch, 20),
             "sampler is 20, which has no method sample",
         ),
         (lambda: Perturbed(3, 0.0), "method is 3, which cannot be called"),
@@ -279,7 +279,7 @@ def test_adapters_check_what_they_are_made_of(make, message):
 
 
 def test_a_function_with_other_names_is_taken_by_its_adapter():
-    adapted = tb.BatchEstimator(lambda v, b: strangers.of_batch(v, b))
+    adapted = tb.BatchEstimator(lambda v, b: kinds.of_batch(v, b))
     np.testing.assert_allclose(adapted(PROBLEM, THETA, rng=0), EXACT)
     assert str(adapted(PROBLEM, THETA, rng=0)).endswith("100 trajectories of 400 steps in all")
 
@@ -289,7 +289,7 @@ def test_a_function_with_other_names_is_taken_by_its_adapter():
 
 @pytest.mark.parametrize("kind", REMEMBERING)
 def test_a_memory_goes_in_and_out_and_survives_a_resume(kind, tmp_path):
-    estimator = getattr(strangers, kind)
+    estimator = getattr(kinds, kind)
     steps = list(tb.ascend(PROBLEM, THETA, estimator, CLIMB, rng=0, n_steps=5))
     assert [step.estimate.memory["calls"] for step in steps] == [1, 2, 3, 4, 5]
     steps[2].state.save(tmp_path / "state")
@@ -542,7 +542,7 @@ def test_hidden_state_is_found_beside_a_memory():
 
 
 def test_a_burn_in_without_a_memory_is_told_of():
-    report = tb.check_estimator(strangers.of_view, PROBLEM, THETA, burn_in=3, rng=0)
+    report = tb.check_estimator(kinds.of_view, PROBLEM, THETA, burn_in=3, rng=0)
     assert report.notes == ("the burn-in changes nothing: no call gave a memory back",)
     assert not tb.check_estimator(averaging, PROBLEM, THETA, burn_in=3, rng=0).notes
 
@@ -550,4 +550,4 @@ def test_a_burn_in_without_a_memory_is_told_of():
 @pytest.mark.parametrize("burn_in", [-1, 1.5, "1", True, None])
 def test_a_burn_in_is_a_number_of_calls(burn_in):
     with pytest.raises(ValueError, match=r"burn_in is .*, not a whole number from 0"):
-        tb.check_estimator(strangers.of_view, PROBLEM, THETA, burn_in=burn_in)
+        tb.check_estimator(kinds.of_view, PROBLEM, THETA, burn_in=burn_in)
