@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from textwrap import indent
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from tabular_bilevel._validation import (
 )
 from tabular_bilevel.accuracy import Accuracy, Level
 from tabular_bilevel.all_trajectories import AllTrajectories
-from tabular_bilevel.checks.controls import Control
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.estimator import of_target, target_of
 from tabular_bilevel.checks.verdict import Verdict
@@ -37,10 +36,9 @@ from tabular_bilevel.checks.view import (
     as_numpy,
     precision_of,
 )
-from tabular_bilevel.critics import ExactCritic
 from tabular_bilevel.errors import CheckFailedError
-from tabular_bilevel.experience import NOTHING, Experience, Interaction
-from tabular_bilevel.follower import Response, solve_follower
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.trajectories import Trajectories
@@ -251,8 +249,11 @@ def check_by_enumeration(
 class _Subject(Protocol):
     """An estimator, made ready to be given trajectories."""
 
-    model: Model
-    policy: FloatArray
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def policy(self) -> FloatArray: ...
 
     @property
     def asked(self) -> tuple[str, ...] | None: ...
@@ -280,72 +281,13 @@ class _OfView:
         return self._function(self._view, Batch.of(sample))
 
 
-class _OfExperience:
-    """A method that estimates from experience; its critic sees what it is given, and no more."""
-
-    asked = None
-
-    def __init__(self, estimator: Any, problem: BilevelProblem, theta: FloatArray) -> None:
-        interaction: Interaction = estimator.interaction
-        self._limit = interaction.limit(problem, theta)
-        self._critic, self._estimate = interaction.critic, estimator.estimate
-        self.model: Model = self._limit.model
-        self._response: Response = self._limit.response
-        self.policy = self._response.policy
-
-    def estimate(self, sample: Trajectories) -> Any:
-        limit = self._limit
-        values = limit.values  # those of an exact critic do not depend on the sample
-        if not isinstance(self._critic, ExactCritic):
-            values = self._critic.values(self._response, sample, rng=cast("Any", _NoRandomness()))
-        experience = Experience(
-            problem=limit.problem,
-            theta=limit.theta,
-            model=limit.planned,
-            response=limit.response,
-            trajectories=sample,
-            values=values,
-            memory=NOTHING,
-        )
-        found = self._estimate(experience)
-        return getattr(found, "gradient", found)
-
-
-class _OfControl:
-    """BC-HG with one thing wrong."""
-
-    asked = None
-
-    def __init__(self, control: Control, problem: BilevelProblem, theta: FloatArray) -> None:
-        self._ingredients = control.ingredients(problem, theta)
-        if self._ingredients.restarts:
-            raise ValueError(
-                f"{control.fault.name!r} needs episodes in a row, which enumeration does not make"
-            )
-        self.model, self.policy = self._ingredients.world, self._ingredients.response.policy
-
-    def estimate(self, sample: Trajectories) -> Any:
-        return self._ingredients.estimate(sample)
-
-
-class _NoRandomness:
-    """Stands where a generator would: an expectation over what it draws is not enumerated."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError(
-            f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
-        )
-
-
 def _subject(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> _Subject:
-    if isinstance(estimator, Control):
-        return _OfControl(estimator, problem, theta)
+    if callable(getattr(estimator, "enumerable", None)):
+        subject: _Subject = estimator.enumerable(problem, theta)
+        return subject
     if callable(getattr(estimator, "estimate", None)) and hasattr(estimator, "interaction"):
-        if getattr(estimator, "oracle", None) is not None:
-            raise ValueError(
-                f"estimator draws a sample of its own, from its oracle {estimator.oracle}"
-            )
-        return _OfExperience(estimator, problem, theta)
+        limit, critic = estimator.interaction.limit(problem, theta), estimator.interaction.critic
+        return GivenTrajectories.of(limit, critic, estimator.estimate)
     taken = as_estimator(estimator)
     if not isinstance(taken, BatchEstimator):
         raise ValueError(
