@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, quiet
+from tabular_bilevel.adjoint import temperature_slope
 from tabular_bilevel.experience import Experience
-from tabular_bilevel.sensitivities import Sensitivities, temperature_slope
+from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Law, Trajectories, row_blocks
 
 __all__ = ["TraceRule"]

@@ -23,7 +23,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_real_dtype,
 )
-from tabular_bilevel.accuracy import Accuracy, Level
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.all_trajectories import AllTrajectories
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.estimator import of_target, target_of
@@ -41,6 +41,7 @@ from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.follower import solve_follower
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.result import Accuracy
 from tabular_bilevel.trajectories import Trajectories
 
 __all__ = ["EnumerationReport", "check_by_enumeration"]
