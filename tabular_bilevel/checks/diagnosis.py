@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, softmax
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, softmax
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
 from tabular_bilevel.problem import BilevelProblem

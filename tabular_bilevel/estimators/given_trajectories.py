@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel.critics import Critic, ExactCritic
+from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import Experience
-from tabular_bilevel.model import Model
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.sampling.critics import Critic, ExactCritic
+from tabular_bilevel.sampling.experience import Experience
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["GivenTrajectories"]
 

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet
+from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.samplers import Sampler
-from tabular_bilevel.traces import TraceRule
+from tabular_bilevel.sampling.experience import (
+    NOTHING,
+    Experience,
+    Interaction,
+    Memory,
+    require_interaction,
+)
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["NaivePolicyGradient"]
 

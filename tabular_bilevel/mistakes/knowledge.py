@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only, softmax
-from tabular_bilevel.critics import exact_values
-from tabular_bilevel.errors import ConvergenceError
-from tabular_bilevel.experience import Experience, Interaction
-from tabular_bilevel.follower import PolicyIteration, Response, StoppedValueIteration
-from tabular_bilevel.markov_game import MarkovGame
+from tabular_bilevel._base.arrays import FloatArray, read_only, softmax
+from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel.finite.follower import PolicyIteration, Response, StoppedValueIteration
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.samplers import Episodes, negligible_horizon
+from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.sampling.critics import exact_values
+from tabular_bilevel.sampling.experience import Experience, Interaction
+from tabular_bilevel.sampling.samplers import Episodes, negligible_horizon
 
 __all__ = [
     "averaged_follower",

@@ -9,16 +9,16 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import Experience
-from tabular_bilevel.linear import LinearSystem
+from tabular_bilevel.finite.linear import LinearSystem
 from tabular_bilevel.mistakes import knowledge as known
 from tabular_bilevel.mistakes import road as on
 from tabular_bilevel.mistakes.road import Road
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.traces import TraceRule
+from tabular_bilevel.sampling.experience import Experience
+from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["FAULTS", "MISTAKES", "Mistake", "cut_after"]
 

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, ratio, read_only
-from tabular_bilevel._validation import as_theta
-from tabular_bilevel.adjoint import influence_source, temperature_slope
-from tabular_bilevel.follower import Response, StoppedValueIteration, solve_follower
-from tabular_bilevel.leader import Evaluation, evaluate_leader
-from tabular_bilevel.linear import LinearSystem, policy_system
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arguments import as_theta
+from tabular_bilevel._base.arrays import FloatArray, ratio, read_only
+from tabular_bilevel.finite.adjoint import influence_source, temperature_slope
+from tabular_bilevel.finite.follower import Response, StoppedValueIteration, solve_follower
+from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
+from tabular_bilevel.finite.linear import LinearSystem, policy_system
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = [
     "Road",

@@ -1,0 +1,116 @@
+"""Estimators that are wrong on purpose, each with the number that it is wrong by.
+
+A checker that passes one of them is no checker. Each is BC-HG with one mistake, and the same
+mistake in what infinite data show is what it converges to: so a stranger's biased estimator can be
+compared with all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._base.arguments import as_generator, positive_integer
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.mistakes.knowledge import right_limit
+from tabular_bilevel.mistakes.register import FAULTS, Mistake
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
+
+__all__ = ["Control", "controls"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """BC-HG with one thing wrong.
+
+    Attributes
+    ----------
+    fault : Mistake
+        What.
+    n_trajectories : int
+        Of each estimate.
+    """
+
+    fault: Mistake
+    n_trajectories: int = 1000
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("n_trajectories", self.n_trajectories)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Estimate:
+        """Sample, and estimate wrongly; parameters as of `BoltzmannCovariance`, no memory used."""
+        limit = self.limit(problem, theta)
+        sample = limit.law.sample(self.n_trajectories, rng=as_generator(rng))
+        return self.fault.estimate(limit.seeing(sample))
+
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute what the estimates' mean comes to, shape (d,)."""
+        return self.fault.estimate(self.limit(problem, theta)).gradient
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
+        """Make it ready to be given trajectories at one theta, which are cut if too long.
+
+        Raises
+        ------
+        ValueError
+            If it needs episodes in a row, or the fault is not defined for the problem.
+        """
+        limit = self.limit(problem, theta)
+        if limit.law.restarts:
+            raise ValueError(
+                f"{self.fault.name!r} needs episodes in a row, which enumeration does not make"
+            )
+        return GivenTrajectories(limit, lambda sample: self.fault.estimate(limit.seeing(sample)))
+
+    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        """Compute what it knows with infinite data.
+
+        Raises
+        ------
+        ValueError
+            If the fault is not defined for the problem.
+        """
+        known = self.fault.known(right_limit(problem, theta))
+        if known is None:
+            raise ValueError(f"{self.fault.name!r} is not defined for this problem")
+        return known
+
+
+def controls(*, n_trajectories: int = 1000) -> dict[str, Control]:
+    """Make an estimator of each fault.
+
+    Parameters
+    ----------
+    n_trajectories : int
+        Of each estimate.
+
+    Returns
+    -------
+    dict
+        From the fault's name to the wrong estimator. A fault shows only where it changes anything:
+        the temperature's not at temperature 1, the discounts' not where both are the same; an
+        estimator raises ValueError where its fault is not defined.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.garnet(), [0.1] * 6
+    >>> wrong = tb.controls(n_trajectories=200)["no 1/temperature"]
+    >>> report = tb.check_estimator(wrong, problem, theta, rng=0)
+    >>> report.passed, report.diagnosis.best.name
+    (False, 'no 1/temperature')
+    """
+    return {name: Control(fault, n_trajectories) for name, fault in FAULTS.items()}

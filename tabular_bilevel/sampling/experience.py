@@ -1,0 +1,236 @@
+"""What estimators start from: a follower's response, trajectories, and a critic's values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._base.arguments import as_generator, as_theta, entry, first, require_method
+from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
+from tabular_bilevel.sampling.samplers import Episodes, Sampler
+from tabular_bilevel.sampling.trajectories import Law, Trajectories
+
+__all__ = ["NOTHING", "Experience", "Interaction", "Memory", "require_interaction"]
+
+#: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
+Memory = Mapping[str, FloatArray]
+
+NOTHING: Memory = MappingProxyType({})
+
+FOLLOWER_VALUE, LEADER_ACTION_VALUE = "follower_value", "leader_action_value"
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """What an estimator knows: of a sample, or of the law that samples are drawn from.
+
+    An estimate is made of the one, a target, in the same way, of the other: they differ in how
+    often a step is seen.
+
+    Attributes
+    ----------
+    problem : BilevelProblem
+        The leader's problem; where there is a simulator, the simulator.
+    theta : ndarray, shape (d,)
+        The leader's parameter.
+    planned : Model
+        What the follower planned with.
+    response : Response
+        The follower's response to it.
+    seen : Trajectories or Law
+        Under that response, in a world that they know.
+    values : LeaderValues
+        The critic's.
+    memory : mapping of str to ndarray
+        To go on from.
+    """
+
+    problem: BilevelProblem = field(repr=False)
+    theta: FloatArray = field(repr=False)
+    planned: Model
+    response: Response
+    seen: Trajectories | Law
+    values: LeaderValues
+    memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+
+    @property
+    def world(self) -> Model:
+        """The model that trajectories come from, as the leader knows it."""
+        return self.seen.model
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """The sample.
+
+        Raises
+        ------
+        ValueError
+            If there is a law in its place.
+        """
+        if isinstance(self.seen, Law):
+            raise ValueError("what was seen is a law, not a sample of trajectories")
+        return self.seen
+
+    @property
+    def law(self) -> Law:
+        """The law.
+
+        Raises
+        ------
+        ValueError
+            If there is a sample in its place.
+        """
+        if isinstance(self.seen, Trajectories):
+            raise ValueError("what was seen is a sample of trajectories, not a law")
+        return self.seen
+
+    def seeing(self, trajectories: Trajectories) -> Experience:
+        """Put trajectories in the place of the law, cut where it cuts them."""
+        law = self.law
+        return replace(self, seen=replace(trajectories.cut(law.horizon), model=law.model))
+
+    @property
+    def model(self) -> Model:
+        """Deprecated: what is `planned` now."""
+        warnings.warn("Experience.model is called planned now", DeprecationWarning, stacklevel=2)
+        return self.planned
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How a leader gets its experience; estimators share it, so that methods are compared alike.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        How much data, and where trajectories are cut.
+    critic : Critic
+        Where the leader's values come from.
+    follower : FollowerSolver
+        How the follower answers; it starts from its last answer, if there is one.
+    simulator : BilevelProblem, optional
+        Where trajectories come from, if not from the problem that the follower plans with. The
+        published four rooms have such a mismatch.
+    """
+
+    sampler: Sampler = Episodes()
+    critic: Critic = ExactCritic()
+    follower: FollowerSolver = CompiledPolicyIteration()
+    simulator: BilevelProblem | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name, method in (("sampler", "sample"), ("critic", "values"), ("follower", "solve")):
+            require_method(name, getattr(self, name), method)
+        if self.simulator is not None:
+            require_method("simulator", self.simulator, "model")
+
+    def gather(
+        self,
+        problem: BilevelProblem,
+        theta: npt.ArrayLike,
+        *,
+        rng: np.random.Generator | int,
+        memory: Memory = NOTHING,
+    ) -> Experience:
+        """Let the follower answer, sample trajectories and ask the critic.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+        rng : numpy.random.Generator or int
+            Source of randomness (it advances), or a seed.
+        memory : mapping of str to ndarray
+            Of the experience before, at a theta nearby.
+
+        Returns
+        -------
+        Experience
+            What an estimator's `estimate` takes.
+        """
+        generator, theta = as_generator(rng), read_only(as_theta(theta))
+        planned = problem.model(theta)
+        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
+        trajectories = self.sampler.sample(
+            self._simulated(theta, planned), response.policy, rng=generator
+        )
+        values = self.critic.values(
+            response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
+        )
+        return Experience(
+            problem=problem if self.simulator is None else self.simulator,
+            theta=theta,
+            planned=planned,
+            response=response,
+            seen=trajectories,
+            values=values,
+            memory={FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value},
+        )
+
+    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        """Compute what `gather` comes to with infinite data, without any before.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        Experience
+            Of a law; what an estimator's target is made of.
+        """
+        theta = read_only(as_theta(theta))
+        planned = problem.model(theta)
+        response = self.follower.solve(planned)
+        world = self._simulated(theta, planned)
+        return Experience(
+            problem=problem if self.simulator is None else self.simulator,
+            theta=theta,
+            planned=planned,
+            response=response,
+            seen=law_of(self.sampler, world, response.policy),
+            values=self.critic.limit(world, response, self.sampler),
+        )
+
+    def _simulated(self, theta: FloatArray, planned: Model) -> Model:
+        if self.simulator is None:
+            return planned
+        model = self.simulator.model(theta)
+        found, wanted = model.follower_reward.shape, planned.follower_reward.shape
+        if found != wanted:
+            raise ValueError(f"simulator has tables of shape {found}, the problem {wanted}")
+        if not np.array_equal(model.available, planned.available):
+            index = first(model.available != planned.available)
+            raise ValueError(
+                f"{entry('available', index)} is {model.available[index]} in the simulator, "
+                f"{planned.available[index]} in the problem"
+            )
+        return model
+
+
+def require_interaction(interaction: object) -> None:
+    """Raise unless experience can be gathered with it."""
+    if isinstance(interaction, type) or not callable(getattr(interaction, "gather", None)):
+        raise ValueError(
+            f"interaction is {interaction!r}, not an Interaction, which holds a sampler"
+        )
+
+
+def law_of(sampler: Sampler, model: Model, policy: FloatArray) -> Law:
+    """Return the law of a sampler's trajectories."""
+    return Law(model, policy, sampler.horizon(model), sampler.survival(model))
