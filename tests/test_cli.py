@@ -15,9 +15,9 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel.ascent.training import Setting
 from tabular_bilevel.checks import verify
 from tabular_bilevel.cli import main
+from tabular_bilevel.estimators.register import Setting
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS
 

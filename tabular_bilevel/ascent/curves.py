@@ -15,7 +15,8 @@ import numpy as np
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.files import LIMIT, write_file
 from tabular_bilevel.ascent.optimisers import Optimiser
-from tabular_bilevel.ascent.training import METHODS, Curve, Run, Setting, first_theta, train_all
+from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
+from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.problem import BilevelProblem
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Training:
     n_parameters : int
         Length of theta.
     method : str
-        A name of `training.METHODS`.
+        A name of the register of methods, `estimators.register.METHODS`.
     setting : Setting
         What the method is given.
     optimiser : Optimiser
