@@ -776,13 +776,11 @@ def test_another_methods_target_is_not_met(name, other, where):
 # skewed: it takes more estimates than for a few parameters until their means are normal there.
 REPLICATES = 300
 
+# Of episodes, the mean is computed from all of them: tests/test_trace_rule.py.
 TRACES = {
-    "plain": ({"baseline": False}, tb.Episodes(400, 6)),
-    "own action": ({"baseline": False, "own_action": True}, tb.Episodes(400, 6)),
-    "survivors": ({"baseline": False}, tb.Survivors(400, 0.85)),
-    "own action of survivors": ({"baseline": False, "own_action": True}, tb.Survivors(400, 0.85)),
-    "baseline": ({"baseline": True}, tb.Episodes(400, 6)),
-    "baseline of survivors": ({"baseline": True, "own_action": True}, tb.Survivors(400, 0.85)),
+    "plain": {"baseline": False},
+    "own action": {"baseline": False, "own_action": True},
+    "baseline": {"baseline": True, "own_action": True},
 }
 
 
@@ -809,9 +807,9 @@ def flat(model, measures, centred):
 
 @pytest.mark.parametrize("where", ["garnet", "layered", "game, seen", "patchy"])
 @pytest.mark.parametrize("name", TRACES)
-def test_expected_traces_are_the_mean_of_sampled_ones(name, where):
-    problem, (settings, sampler) = PROBLEMS[where], TRACES[name]
-    theta, got = theta_of(problem), interaction(sampler)
+def test_what_survivors_show_has_the_mean_over_their_law(name, where):
+    problem, settings = PROBLEMS[where], TRACES[name]
+    theta, got = theta_of(problem), interaction(tb.Survivors(400, 0.85))
     limit = got.limit(problem, theta)
     world = limit.world
     rule = TraceRule(
