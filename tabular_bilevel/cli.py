@@ -32,7 +32,7 @@ from tabular_bilevel._base.files import (
     write_file,
 )
 from tabular_bilevel._base.processes import handling
-from tabular_bilevel.ascent.training import METHODS, Setting
+from tabular_bilevel.estimators.register import METHODS, Setting
 
 __all__ = ["main"]
 

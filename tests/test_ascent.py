@@ -12,7 +12,7 @@ import pytest
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import ascent
 from tabular_bilevel.ascent.ascent import AscentState
-from tabular_bilevel.ascent.training import METHODS, Setting
+from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.optimum import Perturbed
 
 TOY = tb.problems.discrete_toy()

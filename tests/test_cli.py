@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,11 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel.ascent.training import METHODS, Setting
 from tabular_bilevel.checks import verify
 from tabular_bilevel.cli import main
-from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
+from tabular_bilevel.estimators.register import METHODS, Setting
+from tabular_bilevel.mistakes.knowledge import right_limit
+from tabular_bilevel.mistakes.register import FAULTS
 
 
 @sizes("problems", [{"random MDP"}], [{"four rooms", "discrete toy", "random MDP", "random game"}])
@@ -83,12 +83,10 @@ def test_no_bar_without_tqdm_but_every_line(capsys, monkeypatch):
 
 def test_a_wrong_estimator_would_fail_verify(monkeypatch):
     case = verify.verify_cases()[2]
-
-    right = Ingredients.of(case.problem, case.theta)
-    no_eligibility = FAULTS["no eligibility"].change(right)
+    right = right_limit(case.problem, case.theta)
 
     def wrong(estimator, experience):
-        return types.SimpleNamespace(gradient=no_eligibility.estimate(experience.trajectories))
+        return FAULTS["no eligibility"].estimate(right.seeing(experience.trajectories))
 
     monkeypatch.setattr(tb.BoltzmannCovariance, "estimate", wrong)
     checks = {check.name: check for check in verify._estimator_checks(case)}
@@ -97,7 +95,7 @@ def test_a_wrong_estimator_would_fail_verify(monkeypatch):
 
 def test_a_fault_that_is_not_seen_would_fail_verify(monkeypatch):
     case = verify.verify_cases()[2]
-    harmless = dataclasses.replace(FAULTS["no eligibility"], change=lambda right: right)
+    harmless = dataclasses.replace(FAULTS["no eligibility"], rule=None)
     monkeypatch.setattr(verify, "FAULTS", {**FAULTS, "no eligibility": harmless})
     checks = {check.name: check for check in verify._estimator_checks(case)}
     assert not checks["must fail: no eligibility"].passed

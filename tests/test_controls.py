@@ -1,7 +1,6 @@
 """Estimators that are wrong on purpose: each has exactly the expectation that it says."""
 
 import re
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,7 +10,8 @@ from test_enumeration import masked
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import suspects
-from tabular_bilevel.mistakes.controls import FAULTS, Ingredients, cut_after
+from tabular_bilevel.mistakes.knowledge import cut, right_limit
+from tabular_bilevel.mistakes.register import FAULTS, RIGHT, cut_after
 
 # Sums of some hundred products.
 ROUNDING = 1e-10
@@ -56,7 +56,7 @@ def somewhere(problem):
 
 def right_ones(name, horizon=None):
     problem, _ = PROBLEMS[name]
-    return Ingredients.of(problem, somewhere(problem), horizon=horizon)
+    return right_limit(problem, somewhere(problem), horizon=horizon)
 
 
 @cache
@@ -76,23 +76,28 @@ def close(found, wanted, *, rtol=ROUNDING):
 def test_the_right_ingredients_make_the_hypergradient(name):
     problem, horizon = PROBLEMS[name]
     exact = tb.hypergradient(problem, somewhere(problem)).gradient
-    close(right_ones(name).expected(), exact, rtol=ROUNDING if horizon is None else NEGLIGIBLE)
+    close(
+        RIGHT.estimate(right_ones(name)).gradient,
+        exact,
+        rtol=ROUNDING if horizon is None else NEGLIGIBLE,
+    )
 
 
 @sizes(("name", "fault"), *pairs(PROBLEMS, FAULTS))
 def test_the_expectation_over_all_trajectories_is_the_controls_target(name, fault):
     problem, horizon = PROBLEMS[name]
     theta, control = somewhere(problem), tb.controls()[fault]
-    wrong = FAULTS[fault].change(Ingredients.of(problem, theta))
+    wrong = FAULTS[fault].known(right_limit(problem, theta))
     if wrong is None:
         return
-    if wrong.restarts:
+    if wrong.law.restarts:
         with pytest.raises(ValueError, match="needs episodes in a row, which enumeration does not"):
             tb.check_by_enumeration(control, problem, theta, horizon=horizon)
         return
-    cut = wrong if horizon is None else replace(wrong, horizon=min(horizon, wrong.horizon))
+    seen = wrong if horizon is None else cut(wrong, min(horizon, wrong.law.horizon))
+    wanted = FAULTS[fault].estimate(seen).gradient
     report = tb.check_by_enumeration(
-        control, problem, theta, target=cut.expected(), tolerance=ROUNDING, horizon=horizon
+        control, problem, theta, target=wanted, tolerance=ROUNDING, horizon=horizon
     )
     assert report.passed, report
 
@@ -141,7 +146,7 @@ def test_estimates_drawn_by_a_control_have_its_target(fault):
 @each_problem
 def test_suspects_are_the_faults_that_change_something(name):
     right, found = right_ones(name), suspected(name)
-    exact = right.expected()
+    exact = RIGHT.estimate(right).gradient
     for fault in FAULTS.values():
         target = fault.target(right)
         if target is None or np.abs(target - exact).max() <= 1e-7 * np.abs(exact).max():
@@ -208,7 +213,7 @@ def test_faults_do_not_show_where_what_they_touch_does_not_matter(settings, harm
 def test_a_fault_that_is_not_defined_says_so(fault, problem):
     control, theta = tb.controls()[fault], np.zeros(problem.n_parameters)
     message = re.escape(f"{fault!r} is not defined for this problem")
-    for ask in (control.target, control.ingredients, lambda *at: control(*at, rng=0)):
+    for ask in (control.target, control.limit, lambda *at: control(*at, rng=0)):
         with pytest.raises(ValueError, match=message):
             ask(problem, theta)
     report = tb.check_estimator(control, problem, theta, rng=0)
@@ -305,8 +310,8 @@ def test_a_cut_of_any_length_is_a_fault():
     cut = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 7)))
     fault = cut_after(7)
     assert fault.name == "cut after 7 steps"
-    close(fault.target(Ingredients.of(PLAIN, HERE)), cut.target(PLAIN, HERE))
-    assert fault.target(Ingredients.of(PLAIN, HERE, horizon=7)) is None
+    close(fault.target(right_limit(PLAIN, HERE)), cut.target(PLAIN, HERE))
+    assert fault.target(right_limit(PLAIN, HERE, horizon=7)) is None
 
 
 @pytest.mark.parametrize("sweeps", [1, 5])
@@ -322,8 +327,8 @@ def test_a_stale_follower_has_the_target_of_the_method_that_meets_it(sweeps):
 def test_a_follower_that_sweeps_long_enough_is_not_stale():
     stale = FAULTS["follower stopped after 20 sweeps"]
     quick = tb.problems.garnet(follower_discount=0.1, leader_discount=0.7, n_parameters=3)
-    right = Ingredients.of(quick, HERE)
-    close(stale.target(right), right.expected())
+    right = right_limit(quick, HERE)
+    close(stale.target(right), RIGHT.estimate(right).gradient)
 
 
 def test_the_simulators_mismatch_is_that_of_the_published_four_rooms():
@@ -332,7 +337,7 @@ def test_the_simulators_mismatch_is_that_of_the_published_four_rooms():
     planner, simulator = tb.problems.four_rooms(), tb.problems.four_rooms(slip=0.33)
     theta = somewhere(planner)
     control = tb.controls()["simulator slips less than the planner"]
-    world, wanted = control.ingredients(planner, theta).world, simulator.model(theta)
+    world, wanted = control.limit(planner, theta).law.source, simulator.model(theta)
     share = abs(world.transition - wanted.transition).max()
     assert share < 2e-4  # the share has three digits
     method = tb.BoltzmannCovariance(tb.Interaction(simulator=simulator))
@@ -345,8 +350,8 @@ def test_the_simulators_mismatch_is_that_of_the_published_four_rooms():
 def test_slipping_keeps_rows_sums_and_what_they_reach():
     problem = PROBLEMS["masked"][0]
     control = tb.controls()["simulator slips more than the planner"]
-    ingredients = control.ingredients(problem, somewhere(problem))
-    model, world = ingredients.model, ingredients.world
+    limit = control.limit(problem, somewhere(problem))
+    model, world = limit.planned, limit.law.source
     np.testing.assert_allclose(world.row_mass, model.row_mass, rtol=1e-14)
     np.testing.assert_array_equal(world.transition.data > 0, model.transition.data > 0)
     np.testing.assert_array_equal(world.transition.indices, model.transition.indices)
@@ -362,18 +367,18 @@ def test_the_averaged_follower_of_a_leader_that_does_not_mix_is_the_right_one():
     problem = game()
     chosen = np.array([1, 0, 1])
     theta = np.where(np.arange(2) == chosen[:, None], 400.0, -400.0).ravel()
-    right = Ingredients.of(problem, theta)
-    wrong = FAULTS["averaged follower"].change(right)
+    right = right_limit(problem, theta)
+    wrong = FAULTS["averaged follower"].known(right)
     np.testing.assert_allclose(wrong.response.value, right.response.value, rtol=1e-9)
     np.testing.assert_allclose(wrong.response.policy, right.response.policy, atol=1e-9)
-    right = Ingredients.of(problem, np.zeros(6))
-    mixed = FAULTS["averaged follower"].change(right)
+    right = right_limit(problem, np.zeros(6))
+    mixed = FAULTS["averaged follower"].known(right)
     assert np.abs(mixed.response.value - right.response.value).max() > 1e-3
 
 
 def test_the_averaged_follower_backs_up_the_soft_maximum_of_averages():
     problem, theta = game(follower_discount=0.5), 0.5 * np.arange(6.0)
-    wrong = FAULTS["averaged follower"].change(Ingredients.of(problem, theta))
+    wrong = FAULTS["averaged follower"].known(right_limit(problem, theta))
     policy, beta = problem.leader_policy(theta), problem.temperature
     kernel = problem.transition.toarray().reshape(3, 2, 2, 3)
     value = np.zeros(3)
@@ -388,7 +393,7 @@ def test_the_averaged_follower_backs_up_the_soft_maximum_of_averages():
 
 
 def test_another_policys_advantage_is_that_of_the_uniform_one():
-    wrong = FAULTS["advantage of another policy"].change(Ingredients.of(PLAIN, HERE))
+    wrong = FAULTS["advantage of another policy"].known(right_limit(PLAIN, HERE))
     model = EXACT.model
     uniform = np.full((5, model.n_actions), 1.0 / model.n_actions)
     kernel = model.transition.toarray().reshape(5, -1, 5)
@@ -398,7 +403,7 @@ def test_another_policys_advantage_is_that_of_the_uniform_one():
     )
     action_value = model.leader_reward + LEADER * kernel @ value
     np.testing.assert_allclose(
-        wrong.credit, (action_value - value[:, None]) / TEMPERATURE, atol=1e-12
+        RIGHT.rule(wrong).credit, (action_value - value[:, None]) / TEMPERATURE, atol=1e-12
     )
 
 
@@ -423,9 +428,11 @@ def test_targets_are_finite_on_problems_of_one_state_without_discounts_or_with_f
     problem,
 ):
     theta = somewhere(problem)
-    right = Ingredients.of(problem, theta)
+    right = right_limit(problem, theta)
     exact = tb.hypergradient(problem, theta).gradient
-    np.testing.assert_allclose(right.expected(), exact, atol=1e-7 + NEGLIGIBLE * abs(exact).max())
+    np.testing.assert_allclose(
+        RIGHT.estimate(right).gradient, exact, atol=1e-7 + NEGLIGIBLE * abs(exact).max()
+    )
     for fault in FAULTS.values():
         target = fault.target(right)
         assert target is None or np.isfinite(target).all(), fault.name

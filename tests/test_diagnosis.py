@@ -9,7 +9,8 @@ from test_enumeration import masked
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects
-from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
+from tabular_bilevel.mistakes.knowledge import right_limit
+from tabular_bilevel.mistakes.register import FAULTS
 
 PROBLEMS = {
     "garnet": tb.problems.garnet(
@@ -55,11 +56,11 @@ def named(diagnosis):
 
 
 def sampled(fault, problem, *, n_trajectories):
-    """Do what a control does, with its ingredients assembled once."""
-    wrong = fault.change(Ingredients.of(problem, somewhere(problem)))
+    """Do what a control does, its follower asked once."""
+    wrong = fault.known(right_limit(problem, somewhere(problem)))
 
     def estimator(problem, theta, rng):
-        return wrong.estimate(wrong.sample(n_trajectories, rng))
+        return fault.estimate(wrong.seeing(wrong.law.sample(n_trajectories, rng=rng)))
 
     return estimator
 

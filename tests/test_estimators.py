@@ -16,12 +16,7 @@ from tabular_bilevel.checks.estimator import judge
 from tabular_bilevel.estimators import bi_level_actor_critic
 from tabular_bilevel.estimators.bi_level_actor_critic import StackelbergCritic
 from tabular_bilevel.estimators.zero_order import cubature
-from tabular_bilevel.sampling.traces import (
-    expected_traces,
-    expected_visits,
-    sampled_traces,
-    sampled_visits,
-)
+from tabular_bilevel.sampling.traces import TraceRule
 
 # Probability that a correct estimator fails here; seeds are fixed, so one that passes goes on
 # passing.
@@ -781,13 +776,11 @@ def test_another_methods_target_is_not_met(name, other, where):
 # skewed: it takes more estimates than for a few parameters until their means are normal there.
 REPLICATES = 300
 
+# Of episodes, the mean is computed from all of them: tests/test_trace_rule.py.
 TRACES = {
-    "plain": ({"baseline": False}, tb.Episodes(400, 6)),
-    "own action": ({"baseline": False, "own_action": True}, tb.Episodes(400, 6)),
-    "survivors": ({"baseline": False}, tb.Survivors(400, 0.85)),
-    "own action of survivors": ({"baseline": False, "own_action": True}, tb.Survivors(400, 0.85)),
-    "baseline": ({"baseline": True}, tb.Episodes(400, 6)),
-    "baseline of survivors": ({"baseline": True, "own_action": True}, tb.Survivors(400, 0.85)),
+    "plain": {"baseline": False},
+    "own action": {"baseline": False, "own_action": True},
+    "baseline": {"baseline": True, "own_action": True},
 }
 
 
@@ -814,26 +807,26 @@ def flat(model, measures, centred):
 
 @pytest.mark.parametrize("where", ["garnet", "layered", "game, seen", "patchy"])
 @pytest.mark.parametrize("name", TRACES)
-def test_expected_traces_are_the_mean_of_sampled_ones(name, where):
-    problem, (settings, sampler) = PROBLEMS[where], TRACES[name]
-    theta, got = theta_of(problem), interaction(sampler)
+def test_what_survivors_show_has_the_mean_over_their_law(name, where):
+    problem, settings = PROBLEMS[where], TRACES[name]
+    theta, got = theta_of(problem), interaction(tb.Survivors(400, 0.85))
     limit = got.limit(problem, theta)
-    weights = {
-        "credit": limit.values.advantage / limit.model.temperature,
-        "credit_discount": limit.model.leader_discount,
-    }
+    world = limit.world
+    rule = TraceRule(
+        credit=limit.values.advantage / world.temperature,
+        credit_discount=world.leader_discount,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+        **settings,
+    )
     centred = settings["baseline"]
     samples = np.array(
         [
-            flat(
-                limit.model,
-                sampled_traces(got.gather(problem, theta, rng=stream), **weights, **settings),
-                centred,
-            )
+            flat(world, rule.measures(got.gather(problem, theta, rng=stream)), centred)
             for stream in np.random.default_rng(3).spawn(REPLICATES)
         ]
     )
-    wanted = flat(limit.model, expected_traces(limit, **weights), centred)
+    wanted = flat(world, rule.measures(limit), centred)
     settled = {"false_alarm_rate": FALSE_ALARM_RATE, "power": 0.99}
     report = judge(samples, wanted, **settled)
     # what hardly ever moves may leave it in doubt
@@ -841,8 +834,8 @@ def test_expected_traces_are_the_mean_of_sampled_ones(name, where):
     assert report.statistic <= report.critical_value
     # those that never move: what no trajectory can do
     assert report.n_unresolved < 0.2 * wanted.size
-    shorter = replace(limit, horizon=3)
-    cut = flat(limit.model, expected_traces(shorter, **weights), centred)
+    shorter = replace(limit, seen=replace(limit.law, horizon=3))
+    cut = flat(world, rule.measures(shorter), centred)
     assert judge(samples, cut, **settled).verdict is tb.Verdict.BIASED
 
 
@@ -851,7 +844,7 @@ def test_expectations_stop_where_all_episodes_have_ended(monkeypatch):
     problem = tb.problems.layered(follower_discount=1.0 - 1e-6, leader_discount=1.0 - 1e-6)
     theta, calls = theta_of(problem), []
     limit = interaction(tb.Episodes()).limit(problem, theta)
-    assert limit.horizon > 10_000_000
+    assert limit.law.horizon > 10_000_000
     real = tb.Model.arrivals
 
     def counted(model, flow):
@@ -862,7 +855,7 @@ def test_expectations_stop_where_all_episodes_have_ended(monkeypatch):
     monkeypatch.setattr(tb.Model, "arrivals", counted)
     target = tb.BoltzmannCovariance(interaction(tb.Episodes())).target(problem, theta)
     assert distance(target, exact_gradient(problem, theta)) <= ROUNDING
-    counts, _ = expected_visits(limit, 1.0)
+    counts, _ = limit.law.visits(1.0)
     assert counts.sum() == pytest.approx(4.0)
 
 
@@ -874,11 +867,11 @@ def test_expected_visits_are_the_mean_of_sampled_ones(sampler):
     samples = []
     for stream in np.random.default_rng(3).spawn(120):
         drawn = got.gather(problem, theta, rng=stream).trajectories
-        samples.append(np.concatenate(sampled_visits(drawn, 0.8), axis=None) / drawn.count)
+        samples.append(np.concatenate(drawn.visits(0.8), axis=None) / drawn.count)
     settled = {"false_alarm_rate": FALSE_ALARM_RATE, "power": 0.99}
-    wanted = np.concatenate(expected_visits(limit, 0.8), axis=None)
+    wanted = np.concatenate(limit.law.visits(0.8), axis=None)
     assert judge(np.array(samples), wanted, **settled).passed
-    wrong = np.concatenate(expected_visits(limit, 0.85), axis=None)
+    wrong = np.concatenate(limit.law.visits(0.85), axis=None)
     assert judge(np.array(samples), wrong, **settled).verdict is tb.Verdict.BIASED
 
 

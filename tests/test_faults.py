@@ -17,8 +17,9 @@ import tabular_bilevel as tb
 from tabular_bilevel._base import files
 from tabular_bilevel.ascent import training
 from tabular_bilevel.ascent.curves import Training
-from tabular_bilevel.ascent.training import METHODS, Run, Setting, train
+from tabular_bilevel.ascent.training import Run, train
 from tabular_bilevel.cli import main
+from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.vectors import Plan, write_vectors
 
 PLAN = Plan(families=("tied", "garnet"), count=3, max_states=5)

@@ -13,7 +13,8 @@ from sizes import sizes
 import tabular_bilevel as tb
 from tabular_bilevel._base.generators import generator_at, require_generator_state, state_of
 from tabular_bilevel.ascent.ascent import AscentState
-from tabular_bilevel.ascent.training import METHODS, Run, Setting, train
+from tabular_bilevel.ascent.training import Run, train
+from tabular_bilevel.estimators.register import METHODS, Setting
 
 PROBLEM = tb.problems.two_state()
 

@@ -15,7 +15,8 @@ import pytest
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import training
 from tabular_bilevel.ascent.curves import Training, plot_curves
-from tabular_bilevel.ascent.training import METHODS, Curve, Run, Setting, train, train_all
+from tabular_bilevel.ascent.training import Curve, Run, train, train_all
+from tabular_bilevel.estimators.register import METHODS, Setting
 
 PROBLEM = tb.problems.two_state()
 

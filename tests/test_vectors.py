@@ -23,6 +23,7 @@ import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel.cli import main
+from tabular_bilevel.mistakes.register import MISTAKES
 from tabular_bilevel.vectors import (
     FAMILIES,
     JSON,
@@ -42,7 +43,7 @@ from tabular_bilevel.vectors import (
     writing,
 )
 from tabular_bilevel.vectors.making import Recipe, made
-from tabular_bilevel.vectors.mistakes import MISTAKES, wrong_gradients
+from tabular_bilevel.vectors.verifying import wrong_gradients
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "validation" / "vectors"
@@ -182,7 +183,10 @@ def test_another_route_agrees_on_a_tenth_of_it(capsys):
 # ---------------------------------------------------------------- mistakes
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+OF_EXACT_ONES = [mistake for mistake in MISTAKES.values() if mistake.road is not None]
+
+
+@pytest.mark.parametrize("mistake", OF_EXACT_ONES, ids=lambda mistake: mistake.name)
 def test_a_mistake_fails_and_is_named(mistake, moderate, wrong):
     report = check_implementation(
         moderate, lambda vector: wrong[vector.name].get(mistake.name, vector.gradient)

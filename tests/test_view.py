@@ -8,7 +8,6 @@ import scipy.sparse as sp
 from test_enumeration import masked
 
 import tabular_bilevel as tb
-from tabular_bilevel.mistakes.controls import Ingredients
 from tabular_bilevel.sampling.view import Jacobian, Precision, as_numpy
 
 # Tables are sums and products of a few numbers of the size of 1.
@@ -231,13 +230,14 @@ def test_probabilities_of_zero_have_no_logarithm_and_no_sample_shows_their_deriv
     np.testing.assert_array_equal(view.jacobian.log_transition[:2, 0], [-1.0, 0.0])
     np.testing.assert_array_equal(view.jacobian.log_initial[:, 0], [-1.0, 0.0])
     assert view.pullback(log_transition=np.ones(8))[0] == -1.0
-    # so BC-HG is biased there, and what a control converges to has the same bias
-    right = Ingredients.of(Door(), shut, horizon=4)
+    # so BC-HG is biased there, and so is its target
+    cut = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(steps=4)))
     report = tb.check_by_enumeration(tb.BoltzmannCovariance(), Door(), shut, horizon=4)
-    np.testing.assert_allclose(right.expected(), report.expectation, atol=ROUNDING)
+    np.testing.assert_allclose(cut.target(Door(), shut), report.expectation, atol=ROUNDING)
     exact = tb.hypergradient(Door(), shut).gradient
-    assert abs(Ingredients.of(Door(), shut).expected() - exact)[0] > 0.1
-    np.testing.assert_allclose(Ingredients.of(Door(), shut).expected()[1], exact[1], rtol=1e-7)
+    target = tb.BoltzmannCovariance().target(Door(), shut)
+    assert abs(target - exact)[0] > 0.1
+    np.testing.assert_allclose(target[1], exact[1], rtol=1e-7)
 
 
 # ---------------------------------------------------------------- what was asked for

@@ -40,7 +40,8 @@ from scipy import signal, special, stats
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
 from tabular_bilevel.checks.suite import SuiteCase, standard_suite
-from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
+from tabular_bilevel.mistakes.knowledge import right_limit
+from tabular_bilevel.mistakes.register import FAULTS
 
 ALARM_RATE, LEVEL = 0.01, 0.999
 
@@ -456,7 +457,7 @@ def names(options: argparse.Namespace, rng: np.random.Generator) -> bool:
             ever[name] += 1
             best = report.diagnosis.best
             alike = (best.name, *best.likeness)
-            if FAULTS[name].mistake in {FAULTS[other].mistake for other in alike}:
+            if kind(name) in map(kind, alike):
                 right += 1
             else:
                 confused.append(f"{case.name}: {name} {explained(name, report.diagnosis)}")
@@ -467,6 +468,11 @@ def names(options: argparse.Namespace, rng: np.random.Generator) -> bool:
     if never:
         print("clear on no problem of the suite: " + ", ".join(never))
     return missed == 0 and right >= NAMED * caught and (not never or options.cases is not None)
+
+
+def kind(name: str) -> str:
+    """Look up what a fault is, without its number."""
+    return FAULTS[name].kind or name
 
 
 def explained(name: str, diagnosis: tb.Diagnosis) -> str:
@@ -483,7 +489,7 @@ def explained(name: str, diagnosis: tb.Diagnosis) -> str:
 def clear_controls(case: SuiteCase, rng: np.random.Generator) -> Iterator[tuple[str, tb.Control]]:
     """List the controls whose bias a check of 400 replicates is sure to see."""
     exact = tb.hypergradient(case.problem, case.theta).gradient
-    right = Ingredients.of(case.problem, case.theta)
+    right = right_limit(case.problem, case.theta)
     made = tb.controls(n_trajectories=200)
     for name, fault in FAULTS.items():
         target = fault.target(right)
@@ -491,7 +497,7 @@ def clear_controls(case: SuiteCase, rng: np.random.Generator) -> Iterator[tuple[
             continue
         control = made[name]
         estimates = np.array(
-            [control(case.problem, case.theta, rng=stream) for stream in rng.spawn(50)]
+            [control(case.problem, case.theta, rng=stream).gradient for stream in rng.spawn(50)]
         )
         # what Student's t would see in a coordinate, of 400 replicates
         error = estimates.std(axis=0, ddof=1) / np.sqrt(400.0)

@@ -6,12 +6,11 @@ What an interrupt or a crash leaves is gone on with; the curve is the same as wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,24 +21,8 @@ from tabular_bilevel._base.files import LIMIT, brief, shown
 from tabular_bilevel._base.processes import outcomes, told_to_stop
 from tabular_bilevel.ascent.ascent import AscentState, Step, resume
 from tabular_bilevel.ascent.optimisers import Optimiser
-from tabular_bilevel.estimators import (
-    AdaptiveModelDesign,
-    BiLevelActorCritic,
-    BoltzmannCovariance,
-    Estimator,
-    ExactGradient,
-    HyperPolicyGradient,
-    NaivePolicyGradient,
-    SoBiRL,
-    TruncatedNeumann,
-    ValueGapPenalty,
-    ZeroOrder,
-)
-from tabular_bilevel.finite.follower import CompiledPolicyIteration
+from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, SarsaCritic
-from tabular_bilevel.sampling.experience import Interaction
-from tabular_bilevel.sampling.samplers import Sampler, Steps
 
 __all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
 
@@ -52,69 +35,6 @@ LISTEN_EVERY = 0.2
 
 # Of the normal that the first theta is drawn from: the papers' start.
 START_SPREAD = 0.01
-
-# An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
-# probabilities still have five digits. Recorded objectives are those of the exact follower.
-FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the papers vary between runs of a method; each method takes of it what it knows.
-
-    Attributes
-    ----------
-    sampler : Sampler
-        Data of an iteration.
-    step_size : float
-        Of learned critics, in (0, 1].
-    oracle : Sampler
-        Of the separate sample of HPGD (oracle).
-    simulator : BilevelProblem, optional
-        Where trajectories come from, if not from the problem itself.
-    """
-
-    sampler: Sampler = Steps(100, 200)
-    step_size: float = 0.5
-    oracle: Sampler = Steps(5_000, 200)
-    simulator: BilevelProblem | None = None
-
-    def learned(self) -> Interaction:
-        """Experience with the papers' critic: SARSA, one sweep, from a normal table."""
-        critic = SarsaCritic(
-            step_size=self.step_size, sweeps=1, initial_spread=1.0, cut_is_end=True
-        )
-        return Interaction(self.sampler, critic, FOLLOWER, self.simulator)
-
-    def averaged(self) -> Interaction:
-        """Experience with averages of returns as the critic."""
-        return Interaction(self.sampler, MonteCarloCritic(), FOLLOWER, self.simulator)
-
-    def told(self) -> Interaction:
-        """Experience with the exact critic."""
-        return Interaction(self.sampler, ExactCritic(), FOLLOWER, self.simulator)
-
-
-#: Methods by the names that the command line knows, in the form of the papers' comparisons.
-METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
-    {
-        "bchg": lambda s: BoltzmannCovariance(s.learned(), average_tails=True),
-        "bchg-game": lambda s: BoltzmannCovariance(s.learned(), own_action=True),
-        "bchg-exact-critic": lambda s: BoltzmannCovariance(s.told()),
-        "hpgd-mc": lambda s: HyperPolicyGradient(s.averaged()),
-        "hpgd-sarsa": lambda s: HyperPolicyGradient(s.learned()),
-        "hpgd-oracle": lambda s: HyperPolicyGradient(s.averaged(), oracle=s.oracle),
-        "sobirl": lambda s: SoBiRL(s.learned()),
-        "sobirl-discounted": lambda s: SoBiRL(s.learned(), discounted=True),
-        "naive": lambda s: NaivePolicyGradient(s.learned()),
-        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=FOLLOWER),
-        "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True),
-        "amd": lambda s: AdaptiveModelDesign(),
-        "penalty": lambda s: ValueGapPenalty(),
-        "neumann": lambda s: TruncatedNeumann(),
-        "exact": lambda s: ExactGradient(),
-    }
-)
 
 
 def first_theta(seed: int, n_parameters: int) -> FloatArray:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, softmax
-from tabular_bilevel.mistakes.controls import FAULTS, Fault, Ingredients, cut_after
+from tabular_bilevel.mistakes.knowledge import cut, right_limit
+from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Diagnosis", "Guess", "diagnose", "diagnose_exactly", "horizon_of", "suspects"]
@@ -38,7 +39,7 @@ class Guess:
     Attributes
     ----------
     name, mistake, instead : str
-        As of `Fault`.
+        As of `Mistake`; the kind, or without one the name.
     likeness : tuple of str
         Other mistakes with the same target here.
     distance : float
@@ -115,7 +116,7 @@ class Diagnosis:
 
 def suspects(
     problem: BilevelProblem, theta: FloatArray, *, horizon: int | None = None
-) -> dict[Fault, FloatArray]:
+) -> dict[Mistake, FloatArray]:
     """Compute the targets of all mistakes that can be seen at theta.
 
     With a horizon, that it is there is one of them; the others are made with it.
@@ -131,16 +132,16 @@ def suspects(
 
     Returns
     -------
-    dict of Fault to ndarray, shape (d,)
+    dict of Mistake to ndarray, shape (d,)
         What an estimator with the mistake converges to.
     """
-    uncut = Ingredients.of(problem, theta)
-    right = uncut if horizon is None else replace(uncut, horizon=min(horizon, uncut.horizon))
-    exact = uncut.expected()
-    at_best, size = right.expected(), _size(exact)
-    found = {}
+    right = uncut = right_limit(problem, theta)
+    if horizon is not None:
+        right = cut(uncut, min(horizon, uncut.law.horizon))
+    exact, at_best = (RIGHT.estimate(known).gradient for known in (uncut, right))
+    size, found = _size(exact), {}
     if not _same(at_best, exact, size):
-        found[cut_after(right.horizon)] = at_best
+        found[cut_after(right.law.horizon)] = at_best
     for fault in FAULTS.values():
         target = fault.target(right)
         if target is not None and not _same(target, at_best, size):
@@ -151,7 +152,7 @@ def suspects(
 @quiet
 def diagnose(
     estimates: FloatArray,
-    targets: dict[Fault, FloatArray],
+    targets: dict[Mistake, FloatArray],
     *,
     exact: FloatArray,
     rounding: float,
@@ -167,7 +168,7 @@ def diagnose(
     ----------
     estimates : ndarray, shape (n, d)
         Independent replicates.
-    targets : dict of Fault to ndarray, shape (d,)
+    targets : dict of Mistake to ndarray, shape (d,)
         As `suspects` computes them.
     exact : ndarray, shape (d,)
         The gradient.
@@ -264,7 +265,7 @@ def diagnose_exactly(
 
 
 def _ranked(
-    targets: dict[Fault, FloatArray],
+    targets: dict[Mistake, FloatArray],
     distance: FloatArray,
     likelihoods: FloatArray,
     allowed: float,
@@ -274,7 +275,7 @@ def _ranked(
     faults = list(targets)
     weights = softmax(likelihoods)
     guesses: list[Guess] = []
-    taken: set[Fault] = set()
+    taken: set[Mistake] = set()
     for k in np.argsort(-likelihoods, kind="stable"):
         fault = faults[k]
         if fault in taken:
@@ -288,7 +289,7 @@ def _ranked(
         guesses.append(
             Guess(
                 name=fault.name,
-                mistake=fault.mistake,
+                mistake=fault.kind or fault.name,
                 instead=fault.instead,
                 likeness=tuple(other.name for other in alike),
                 distance=float(distance[k]),
@@ -313,8 +314,6 @@ def _far_off(rest: FloatArray, floor: float) -> float:
 def horizon_of(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int | None:
     """Look up after how many steps an estimator cuts trajectories, if it has a sampler."""
     sampler = getattr(estimator, "sampler", None)
-    if sampler is None:
-        sampler = getattr(getattr(estimator, "interaction", None), "sampler", None)
     return None if sampler is None else int(sampler.horizon(problem.model(theta)))
 
 

@@ -20,7 +20,8 @@ from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import PolicyIteration, ValueIteration
-from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
+from tabular_bilevel.mistakes.knowledge import right_limit
+from tabular_bilevel.mistakes.register import FAULTS
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import Interaction
 from tabular_bilevel.sampling.samplers import Episodes
@@ -298,10 +299,10 @@ def _gradient_checks(case: Case) -> list[Check]:
 def _estimator_checks(case: Case) -> list[Check]:
     exact = hypergradient(case.problem, case.theta)
     estimator = BoltzmannCovariance(Interaction(Episodes(case.n_trajectories)))
-    right = Ingredients.of(case.problem, case.theta)
+    right = right_limit(case.problem, case.theta)
     same = exact.model.follower_discount == exact.model.leader_discount
     wrong = {
-        name: FAULTS[name].change(right)
+        name: FAULTS[name].known(right)
         for name in PLANTED
         if not (same and name == "follower's discount for the leader's")
     }
@@ -311,9 +312,10 @@ def _estimator_checks(case: Case) -> list[Check]:
     for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
         experience = estimator.interaction.gather(case.problem, case.theta, rng=stream)
         estimates.append(estimator.estimate(experience).gradient)
-        for name, ingredients in wrong.items():
-            if k < N_FAULTY_REPLICATES and ingredients is not None:
-                faulty[name].append(ingredients.estimate(experience.trajectories))
+        for name, known in wrong.items():
+            if k < N_FAULTY_REPLICATES and known is not None:
+                seen = known.seeing(experience.trajectories)
+                faulty[name].append(FAULTS[name].estimate(seen).gradient)
 
     def verdict(estimates: list[FloatArray]) -> EstimatorReport:
         return judge(

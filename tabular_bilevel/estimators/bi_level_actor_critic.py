@@ -15,6 +15,7 @@ from tabular_bilevel._base.arguments import positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
 from tabular_bilevel.finite.linear import discounted_system
@@ -104,8 +105,7 @@ class BiLevelActorCritic:
         """
         critic = self.interaction_for(experience.problem).critic
         if self.step_size is None:
-            model = experience.trajectories.model
-            values = critic.limit(model, experience.response, self.sampler)
+            values = critic.limit(experience.world, experience.response, self.sampler)
             experience = replace(experience, values=values)
         return NaivePolicyGradient().estimate(experience)
 
@@ -113,6 +113,10 @@ class BiLevelActorCritic:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         return NaivePolicyGradient(self.interaction_for(problem)).target(problem, theta)
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
+        """Make it ready to be given trajectories at one theta, in the sampler's place."""
+        return NaivePolicyGradient(self.interaction_for(problem)).enumerable(problem, theta)
 
     def interaction_for(self, problem: BilevelProblem) -> Interaction:
         """Return how experience of a game is got: sampler, follower, and this method's critic.

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
-from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
     NOTHING,
@@ -21,12 +22,8 @@ from tabular_bilevel.sampling.experience import (
     Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.traces import (
-    expected_traces,
-    expected_visits,
-    sampled_traces,
-    sampled_visits,
-)
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["BoltzmannCovariance"]
 
@@ -123,29 +120,31 @@ class BoltzmannCovariance:
         Parameters
         ----------
         experience : Experience
-            As `Interaction.gather` makes it.
+            As `Interaction.gather` or `Interaction.limit` makes it.
 
         Returns
         -------
         Estimate
             The gradient and its parts.
         """
-        sample, temperature = experience.trajectories, experience.model.temperature
-        credit = experience.values.advantage / temperature
-        discount = sample.model.leader_discount
+        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+
+    def rule(self, experience: Experience) -> TraceRule:
+        """Credit each step with the leader's advantage, by how likelier a reward makes it."""
+        seen, world = experience.seen, experience.world
+        credit = experience.values.advantage / experience.planned.temperature
+        discount = world.leader_discount
         if self.average_tails:
-            counts, weights = sampled_visits(sample, discount)
-            credit *= weights
-            credit /= np.maximum(counts, 1.0)
-            discount = sample.survival
-        direct, indirect = sampled_traces(
-            experience,
+            counts, weights = seen.visits(discount)
+            credit, discount = ratio(credit * weights, counts), seen.survival
+        return TraceRule(
             credit=credit,
             credit_discount=discount,
+            trace_discount=world.follower_discount,
+            leader_discount=world.leader_discount,
             baseline=self.baseline,
             own_action=self.own_action,
         )
-        return Estimate.sampled(experience, direct, indirect)
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
@@ -163,13 +162,14 @@ class BoltzmannCovariance:
         ndarray, shape (d,)
             The exact gradient, but for truncation and what the critic comes to.
         """
+        return self.estimate(self.interaction.limit(problem, theta)).gradient
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
+        """Make it ready to be given trajectories at one theta, in the sampler's place."""
         limit = self.interaction.limit(problem, theta)
-        model = limit.model
-        credit = limit.values.advantage / limit.planned.temperature
-        discount = model.leader_discount
-        if self.average_tails:
-            counts, weights = expected_visits(limit, discount)
-            credit *= ratio(weights, counts)
-            discount = limit.survival
-        measures = expected_traces(limit, credit=credit, credit_discount=discount)
-        return Parts(limit.problem, limit.theta, *measures).pulled_back()
+        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Where its data come from."""
+        return self.interaction.sampler

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +43,11 @@ from tabular_bilevel._base.arguments import (
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel._base.files import brief
 from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.critics import ExactCritic
-from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
+from tabular_bilevel.sampling.experience import NOTHING, Memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
@@ -71,18 +71,17 @@ MOST_NAMES, LONGEST_NAME = 500, 200
 
 
 class Enumerable(Protocol):
-    """An estimator at one theta, made ready to be given trajectories.
+    """An estimator at one theta, made ready to be given trajectories."""
 
-    Attributes
-    ----------
-    model : Model
-        What trajectories come from.
-    policy : ndarray, shape (S, A)
-        What the follower does in it.
-    """
+    @property
+    def model(self) -> Model:
+        """What trajectories come from."""
+        ...
 
-    model: Model
-    policy: FloatArray
+    @property
+    def policy(self) -> FloatArray:
+        """What the follower does in it, shape (S, A)."""
+        ...
 
     @property
     def asked(self) -> tuple[str, ...] | None:
@@ -280,10 +279,8 @@ class Whole:
 
     @property
     def sampler(self) -> Any:
-        """Its sampler, if it has one that can be found."""
-        given = self.function.function
-        own = getattr(given, "sampler", None)
-        return getattr(getattr(given, "interaction", None), "sampler", None) if own is None else own
+        """Its sampler, if it has one."""
+        return getattr(self.function.function, "sampler", None)
 
     def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -551,8 +548,8 @@ class _OfExperience:
     given: Any
 
     @property
-    def interaction(self) -> Any:
-        return self.given.interaction
+    def sampler(self) -> Any:
+        return self.given.interaction.sampler
 
     def __call__(
         self,
@@ -562,51 +559,14 @@ class _OfExperience:
         rng: np.random.Generator,
         memory: Memory,
     ) -> Any:
-        experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
+        experience = self.given.interaction.gather(problem, theta, rng=rng, memory=memory)
         found = self.given.estimate(experience)
         return found if hasattr(found, "gradient") else (found, experience.memory)
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Enumerable:
-        if getattr(self.given, "oracle", None) is not None:
-            raise ValueError(
-                f"estimator draws a sample of its own, from its oracle {self.given.oracle}"
-            )
-        return _GivenTrajectories(self.given, problem, as_theta(theta))
-
-
-class _GivenTrajectories:
-    """The same, given trajectories; its critic sees those, and no more."""
-
-    asked = None
-
-    def __init__(self, given: Any, problem: BilevelProblem, theta: FloatArray) -> None:
-        self._limit = given.interaction.limit(problem, theta)
-        self._critic, self._estimate = given.interaction.critic, given.estimate
-        self.model: Model = self._limit.model
-        self.policy: FloatArray = self._limit.response.policy
-
-    def estimate(self, sample: Trajectories) -> Any:
-        limit = self._limit
-        values = limit.values  # those of an exact critic do not depend on the sample
-        if not isinstance(self._critic, ExactCritic):
-            values = self._critic.values(limit.response, sample, rng=cast("Any", _NoRandomness()))
-        experience = Experience(
-            problem=limit.problem,
-            theta=limit.theta,
-            model=limit.planned,
-            response=limit.response,
-            trajectories=sample,
-            values=values,
-            memory=NOTHING,
-        )
-        found = self._estimate(experience)
-        return getattr(found, "gradient", found)
-
-
-class _NoRandomness:
-    """Stands where a generator would: an expectation over what it draws is not enumerated."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError(
-            f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
+        estimate = _Function(self.given.estimate, remembers=False, passes_on=False)
+        return GivenTrajectories.of(
+            self.given.interaction.limit(problem, theta),
+            self.given.interaction.critic,
+            lambda experience: estimate(experience, memory=NOTHING),
         )

@@ -15,6 +15,7 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["Estimate", "Estimator", "Parts"]
 
@@ -83,7 +84,7 @@ class Estimate:
     parts: Parts | None = field(default=None, repr=False)
 
     @classmethod
-    def sampled(
+    def traced(
         cls, experience: Experience, direct: Sensitivities, indirect: Sensitivities
     ) -> Estimate:
         """Make an estimate of the measures that some experience gave.
@@ -91,7 +92,7 @@ class Estimate:
         Parameters
         ----------
         experience : Experience
-            What was seen.
+            What was seen; of a law, the estimate is what others come to.
         direct, indirect : Sensitivities
             What was made of it.
 
@@ -101,13 +102,15 @@ class Estimate:
             With both parts.
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
+        seen = experience.seen
+        counts = (seen.count, int(seen.lengths.sum())) if isinstance(seen, Trajectories) else (0, 0)
         return cls(
             gradient=parts.pulled_back(),
-            model=experience.model,
+            model=experience.planned,
             response=experience.response,
             memory=experience.memory,
-            n_trajectories=experience.trajectories.count,
-            n_steps=int(experience.trajectories.lengths.sum()),
+            n_trajectories=counts[0],
+            n_steps=counts[1],
             parts=parts,
         )
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
-from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
@@ -24,16 +25,12 @@ from tabular_bilevel.sampling.experience import (
     Experience,
     Interaction,
     Memory,
+    law_of,
     require_interaction,
 )
 from tabular_bilevel.sampling.samplers import Sampler
-from tabular_bilevel.sampling.traces import (
-    expected_traces,
-    expected_visits,
-    sampled_traces,
-    sampled_visits,
-)
-from tabular_bilevel.sampling.trajectories import Trajectories
+from tabular_bilevel.sampling.traces import TraceRule
+from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["HyperPolicyGradient"]
 
@@ -94,7 +91,7 @@ class HyperPolicyGradient:
             )
         unasked = replace(self.interaction, critic=Unasked())
         experience = unasked.gather(problem, theta, rng=generator, memory=memory)
-        everywhere = started_uniformly(experience.trajectories.model)
+        everywhere = started_uniformly(experience.world)
         tails = self.oracle.sample(everywhere, experience.response.policy, rng=generator)
         values = self.interaction.critic.values(
             experience.response, tails, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
@@ -103,50 +100,57 @@ class HyperPolicyGradient:
         return self.estimate(replace(experience, values=values, memory=remembered), tails)
 
     @quiet
-    def estimate(self, experience: Experience, tails: Trajectories | None = None) -> Estimate:
+    def estimate(self, experience: Experience, tails: Trajectories | Law | None = None) -> Estimate:
         """Estimate from given experience, with tails from a separate sample if there is one."""
-        sample = experience.trajectories
-        counts, weights = sampled_visits(sample, sample.model.leader_discount)
-        if tails is None:
-            tails = sample
-        else:
-            counts, _ = sampled_visits(tails, 1.0)
-        share = max(1, tails.complete) / max(1, sample.complete)
+        apart = experience if tails is None else replace(experience, seen=tails)
+        rule = self.rule(experience, apart)
+        direct, indirect = rule.measures(experience)
+        if apart is not experience:
+            _, indirect = rule.measures(apart)
+        return Estimate.traced(experience, direct, indirect)
+
+    def rule(self, experience: Experience, tails: Experience) -> TraceRule:
+        """Credit each step with its part in dQ_F - dV_F, an average of the tails."""
+        world = experience.world
+        _, weights = experience.seen.visits(world.leader_discount)
+        counts, _ = tails.seen.visits(1.0)
+        share = max(1, tails.seen.complete) / max(1, experience.seen.complete)
         credit = tail_credit(experience.values, weights, counts)
-        credit *= share / experience.model.temperature
-        direct, indirect = sampled_traces(
-            experience, credit=credit, credit_discount=sample.survival
+        return TraceRule(
+            credit=credit * (share / experience.planned.temperature),
+            credit_discount=tails.seen.survival,
+            trace_discount=world.follower_discount,
+            leader_discount=world.leader_discount,
         )
-        if tails is not sample:
-            _, indirect = sampled_traces(
-                experience, credit=credit, credit_discount=tails.survival, trajectories=tails
-            )
-        return Estimate.sampled(experience, direct, indirect)
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
-        limit = tails = self.interaction.limit(problem, theta)
-        start = limit.model.initial
+        limit = self.interaction.limit(problem, theta)
+        if self.oracle is None:
+            return self.estimate(limit).gradient
+        everywhere = started_uniformly(limit.world)
+        tails = law_of(self.oracle, everywhere, limit.response.policy)
+        values = self.interaction.critic.limit(everywhere, limit.response, self.oracle)
+        return self.estimate(replace(limit, values=values), tails).gradient
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
+        """Make it ready to be given trajectories at one theta, in the sampler's place.
+
+        Raises
+        ------
+        ValueError
+            If it has an oracle.
+        """
         if self.oracle is not None:
-            everywhere = started_uniformly(limit.model)
-            start = everywhere.initial
-            tails = replace(
-                limit,
-                horizon=self.oracle.horizon(everywhere),
-                survival=self.oracle.survival(everywhere),
-                values=self.interaction.critic.limit(everywhere, limit.response, self.oracle),
-            )
-        _, weights = expected_visits(limit, limit.model.leader_discount)
-        counts, _ = expected_visits(tails, 1.0, initial=start)
-        credit = tail_credit(tails.values, weights, counts) / limit.planned.temperature
-        direct, _ = expected_traces(
-            replace(limit, values=tails.values), credit=credit, credit_discount=0.0
-        )
-        _, indirect = expected_traces(
-            tails, credit=credit, credit_discount=tails.survival, initial=start
-        )
-        return Parts(limit.problem, limit.theta, direct, indirect).pulled_back()
+            raise ValueError(f"estimator draws a sample of its own, from its oracle {self.oracle}")
+        limit = self.interaction.limit(problem, theta)
+        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Where its data come from, the oracle's aside."""
+        return self.interaction.sampler
 
 
 class Unasked:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
     NOTHING,
@@ -22,7 +22,8 @@ from tabular_bilevel.sampling.experience import (
     Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.traces import expected_traces, sampled_traces
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["NaivePolicyGradient"]
 
@@ -63,10 +64,8 @@ class NaivePolicyGradient:
 
     @quiet
     def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` makes it."""
-        nothing = np.zeros_like(experience.response.policy)
-        direct, _ = sampled_traces(experience, credit=nothing, credit_discount=0.0)
-        return Estimate.sampled(experience, direct, Sensitivities.of(direct.model))
+        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
+        return Estimate.traced(experience, *direct_rule(experience).measures(experience))
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
@@ -74,9 +73,26 @@ class NaivePolicyGradient:
 
         That is the direct part of the exact gradient, but for truncation and the critic.
         """
+        return self.estimate(self.interaction.limit(problem, theta)).gradient
+
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
+        """Make it ready to be given trajectories at one theta, in the sampler's place."""
         limit = self.interaction.limit(problem, theta)
-        nothing = np.zeros_like(limit.response.policy)
-        direct, _ = expected_traces(limit, credit=nothing, credit_discount=0.0)
-        return Parts(
-            limit.problem, limit.theta, direct, Sensitivities.of(limit.model)
-        ).pulled_back()
+        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Where its data come from."""
+        return self.interaction.sampler
+
+
+def direct_rule(experience: Experience) -> TraceRule:
+    """Credit nothing: what is left is the direct part."""
+    world = experience.world
+    return TraceRule(
+        credit=np.zeros_like(experience.response.policy),
+        credit_discount=0.0,
+        trace_discount=0.0,
+        leader_discount=world.leader_discount,
+        indirect=0.0,
+    )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_generator, as_positive, as_theta, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
 from tabular_bilevel.finite.linear import policy_system
@@ -22,10 +23,9 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.critics import LeaderValues
-from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Limit, Memory
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory, law_of
 from tabular_bilevel.sampling.samplers import Sampler
-from tabular_bilevel.sampling.traces import expected_traces, sampled_traces
-from tabular_bilevel.sampling.trajectories import Trajectories
+from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["ValueGapPenalty"]
 
@@ -93,16 +93,11 @@ class ValueGapPenalty:
         """
         generator, drawn = as_generator(rng), list[Trajectories]()
 
-        def sampled(sampler: Sampler, model: Model, answer: Response) -> Sensitivities:
-            sample = sampler.sample(model, answer.policy, rng=generator)
-            drawn.append(sample)
-            values = LeaderValues(answer.action_value, answer.value)
-            seen = Experience(problem, at, model, answer, sample, values, NOTHING)
-            nothing = np.zeros_like(answer.policy)
-            return sampled_traces(seen, credit=nothing, credit_discount=0.0)[0]
+        def drawing(sampler: Sampler, model: Model, policy: FloatArray) -> Trajectories:
+            drawn.append(sampler.sample(model, policy, rng=generator))
+            return drawn[-1]
 
-        at = read_only(as_theta(theta))
-        estimate = self._estimate(problem, at, memory, sampled)
+        estimate = self._estimate(problem, theta, memory, drawing)
         return replace(
             estimate,
             n_trajectories=sum(sample.count for sample in drawn),
@@ -115,25 +110,17 @@ class ValueGapPenalty:
 
         The gradient of the penalised objective, but for what the sampler cuts.
         """
-        at = read_only(as_theta(theta))
-
-        def expected(sampler: Sampler, model: Model, answer: Response) -> Sensitivities:
-            values = LeaderValues(answer.action_value, answer.value)
-            horizon, survival = sampler.horizon(model), sampler.survival(model)
-            limit = Limit(problem, at, model, model, answer, values, horizon, survival)
-            nothing = np.zeros_like(answer.policy)
-            return expected_traces(limit, credit=nothing, credit_discount=0.0)[0]
-
-        return self._estimate(problem, at, NOTHING, expected).gradient
+        return self._estimate(problem, theta, NOTHING, law_of).gradient
 
     def _estimate(
         self,
         problem: BilevelProblem,
-        theta: FloatArray,
+        theta: npt.ArrayLike,
         memory: Memory,
-        flow_of: Callable[[Sampler, Model, Response], Sensitivities],
+        seeing: Callable[[Sampler, Model, FloatArray], Trajectories | Law],
     ) -> Estimate:
-        """Compare the flows of both policies, got from the sampler or else exact."""
+        """Compare the flows of both policies, as they are seen, or exact without a sampler."""
+        theta = read_only(as_theta(theta))
         model = problem.model(theta)
         if model.follower_discount != model.leader_discount:
             raise ValueError(
@@ -144,12 +131,16 @@ class ValueGapPenalty:
         penalised = model.with_rewards(reward, model.leader_reward)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
         tempted = self.follower.solve(penalised, start=memory.get(PENALISED_VALUE))
-        climbed, best = (
-            exact_flow(model, answer)
-            if self.sampler is None
-            else flow_of(self.sampler, model, answer)
-            for answer in (tempted, response)
-        )
+
+        def flow(answer: Response) -> Sensitivities:
+            if self.sampler is None:
+                return exact_flow(model, answer)
+            values = LeaderValues(answer.action_value, answer.value)
+            seen = seeing(self.sampler, model, answer.policy)
+            experience = Experience(problem, theta, model, answer, seen, values)
+            return direct_rule(experience).measures(experience)[0]
+
+        climbed, best = flow(tempted), flow(response)
         measures = Sensitivities.of(
             model,
             leader_reward=climbed.leader_reward.copy(),

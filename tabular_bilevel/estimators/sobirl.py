@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sampling.experience import (
     NOTHING,
@@ -24,7 +23,8 @@ from tabular_bilevel.sampling.experience import (
     Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.traces import expected_traces, sampled_traces
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["SoBiRL"]
 
@@ -76,49 +76,53 @@ class SoBiRL:
         """
         experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
         if not memory:  # once a run is enough
-            require_reward_parameters("SoBiRL", problem, experience.theta, experience.model)
+            require_reward_parameters("SoBiRL", problem, experience.theta, experience.planned)
         return self.estimate(experience)
 
     @quiet
     def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` makes it."""
-        discount = self._discount(experience.model, experience.trajectories.survival)
-        credit = experience.values.action_value / experience.model.temperature
-        direct, tails = sampled_traces(
-            experience, credit=credit, credit_discount=0.0, trace_discount=discount
-        )
-        return Estimate.sampled(experience, direct, less_mean(tails, experience.response.policy))
+        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
+        return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
-    @quiet
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
-        limit = self.interaction.limit(problem, theta)
-        require_reward_parameters("SoBiRL", problem, limit.theta, limit.model)
-        discount = self._discount(limit.planned, limit.survival)
-        direct, tails = expected_traces(
-            limit,
-            credit=limit.values.action_value / limit.planned.temperature,
-            credit_discount=0.0,
-            trace_discount=discount,
-        )
-        indirect = less_mean(tails, limit.response.policy)
-        return Parts(limit.problem, limit.theta, direct, indirect).pulled_back()
+    def rule(self, experience: Experience) -> TraceRule:
+        """Credit the first step alone, with the leader's action value.
 
-    def _discount(self, model: Model, survival: float) -> float:
-        """Discount of the sum, which trajectories that are cut by chance need to be small."""
-        if self.discounted:
-            return model.follower_discount
-        if survival < 1.0:
+        Raises
+        ------
+        ValueError
+            If there is no discount, and trajectories are cut by chance.
+        """
+        planned, survival = experience.planned, experience.seen.survival
+        if survival < 1.0 and not self.discounted:
             raise ValueError(
                 "SoBiRL without a discount is defined for trajectories that are not cut by chance, "
                 f"and they survive a step with probability {survival}: weights would grow without "
                 "bound"
             )
-        return 1.0
+        return TraceRule(
+            credit=experience.values.action_value / planned.temperature,
+            credit_discount=0.0,
+            trace_discount=planned.follower_discount if self.discounted else 1.0,
+            leader_discount=experience.world.leader_discount,
+            centred=True,
+        )
 
+    @quiet
+    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
+        return self.estimate(self._limit(problem, theta)).gradient
 
-def less_mean(tails: Sensitivities, policy: FloatArray) -> Sensitivities:
-    """Take off, in each state, what the mean of dr_F under the policy has as its weight."""
-    influence = tails.follower_reward
-    centred = influence - policy * influence.sum(axis=1, keepdims=True)
-    return Sensitivities.of(tails.model, follower_reward=centred)
+    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
+        """Make it ready to be given trajectories at one theta, in the sampler's place."""
+        limit = self._limit(problem, theta)
+        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Where its data come from."""
+        return self.interaction.sampler
+
+    def _limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        limit = self.interaction.limit(problem, theta)
+        require_reward_parameters("SoBiRL", problem, limit.theta, limit.planned)
+        return limit

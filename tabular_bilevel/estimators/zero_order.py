@@ -30,7 +30,6 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
 from tabular_bilevel.sampling.samplers import Sampler
-from tabular_bilevel.sampling.traces import sampled_visits
 
 __all__ = ["ZeroOrder"]
 
@@ -110,7 +109,7 @@ class ZeroOrder:
             sample = self.sampler.sample(model, answer.policy, rng=generator)
             n_trajectories += sample.count
             n_steps += int(sample.lengths.sum())
-            _, weights = sampled_visits(sample, model.leader_discount)
+            _, weights = sample.visits(model.leader_discount)
             return float((weights * model.leader_reward).sum()) / sample.count
 
         gradient = np.zeros(theta.size)

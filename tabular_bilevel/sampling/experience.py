@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -16,9 +17,9 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
-from tabular_bilevel.sampling.trajectories import Trajectories
+from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["NOTHING", "Experience", "Interaction", "Limit", "Memory", "require_interaction"]
+__all__ = ["NOTHING", "Experience", "Interaction", "Memory", "require_interaction"]
 
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
 Memory = Mapping[str, FloatArray]
@@ -30,38 +31,10 @@ FOLLOWER_VALUE, LEADER_ACTION_VALUE = "follower_value", "leader_action_value"
 
 @dataclass(frozen=True, eq=False)
 class Experience:
-    """What an estimator has in hand after acting.
+    """What an estimator knows: of a sample, or of the law that samples are drawn from.
 
-    Attributes
-    ----------
-    problem : BilevelProblem
-        The leader's problem; where there is a simulator, the simulator.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-    model : Model
-        What the follower planned with.
-    response : Response
-        The follower's response to it.
-    trajectories : Trajectories
-        Sampled under that response; they know the model they come from.
-    values : LeaderValues
-        The critic's.
-    memory : mapping of str to ndarray
-        To go on from.
-    """
-
-    problem: BilevelProblem = field(repr=False)
-    theta: FloatArray = field(repr=False)
-    model: Model
-    response: Response
-    trajectories: Trajectories
-    values: LeaderValues
-    memory: Memory = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Limit:
-    """What an infinite sample would show; the fields are those of `Experience`.
+    An estimate is made of the one, a target, in the same way, of the other: they differ in how
+    often a step is seen.
 
     Attributes
     ----------
@@ -71,26 +44,65 @@ class Limit:
         The leader's parameter.
     planned : Model
         What the follower planned with.
-    model : Model
-        The model that trajectories come from.
     response : Response
-        The follower's response.
+        The follower's response to it.
+    seen : Trajectories or Law
+        Under that response, in a world that they know.
     values : LeaderValues
-        What the critic comes to.
-    horizon : int
-        Steps after which trajectories are cut.
-    survival : float
-        Probability with which a step is followed by another.
+        The critic's.
+    memory : mapping of str to ndarray
+        To go on from.
     """
 
     problem: BilevelProblem = field(repr=False)
     theta: FloatArray = field(repr=False)
-    planned: Model = field(repr=False)
-    model: Model
+    planned: Model
     response: Response
+    seen: Trajectories | Law
     values: LeaderValues
-    horizon: int
-    survival: float
+    memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+
+    @property
+    def world(self) -> Model:
+        """The model that trajectories come from, as the leader knows it."""
+        return self.seen.model
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """The sample.
+
+        Raises
+        ------
+        ValueError
+            If there is a law in its place.
+        """
+        if isinstance(self.seen, Law):
+            raise ValueError("what was seen is a law, not a sample of trajectories")
+        return self.seen
+
+    @property
+    def law(self) -> Law:
+        """The law.
+
+        Raises
+        ------
+        ValueError
+            If there is a sample in its place.
+        """
+        if isinstance(self.seen, Trajectories):
+            raise ValueError("what was seen is a sample of trajectories, not a law")
+        return self.seen
+
+    def seeing(self, trajectories: Trajectories) -> Experience:
+        """Put trajectories in the place of the law, cut where it cuts them."""
+        law = self.law
+        return replace(self, seen=replace(trajectories.cut(law.horizon), model=law.model))
+
+    @property
+    def model(self) -> Model:
+        """Deprecated: what is `planned` now."""
+        warnings.warn("Experience.model is called planned now", DeprecationWarning, stacklevel=2)
+        return self.planned
 
 
 @dataclass(frozen=True)
@@ -149,26 +161,25 @@ class Interaction:
             What an estimator's `estimate` takes.
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
-        model = problem.model(theta)
-        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
-        world = problem if self.simulator is None else self.simulator
+        planned = problem.model(theta)
+        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
         trajectories = self.sampler.sample(
-            self._simulated(theta, model), response.policy, rng=generator
+            self._simulated(theta, planned), response.policy, rng=generator
         )
         values = self.critic.values(
             response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
         )
         return Experience(
-            problem=world,
+            problem=problem if self.simulator is None else self.simulator,
             theta=theta,
-            model=model,
+            planned=planned,
             response=response,
-            trajectories=trajectories,
+            seen=trajectories,
             values=values,
             memory={FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value},
         )
 
-    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Limit:
+    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
         """Compute what `gather` comes to with infinite data, without any before.
 
         Parameters
@@ -180,23 +191,20 @@ class Interaction:
 
         Returns
         -------
-        Limit
-            What an estimator's target is made of.
+        Experience
+            Of a law; what an estimator's target is made of.
         """
         theta = read_only(as_theta(theta))
         planned = problem.model(theta)
         response = self.follower.solve(planned)
-        world = problem if self.simulator is None else self.simulator
-        model = self._simulated(theta, planned)
-        return Limit(
-            problem=world,
+        world = self._simulated(theta, planned)
+        return Experience(
+            problem=problem if self.simulator is None else self.simulator,
             theta=theta,
             planned=planned,
-            model=model,
             response=response,
-            values=self.critic.limit(model, response, self.sampler),
-            horizon=self.sampler.horizon(model),
-            survival=self.sampler.survival(model),
+            seen=law_of(self.sampler, world, response.policy),
+            values=self.critic.limit(world, response, self.sampler),
         )
 
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:
@@ -221,3 +229,8 @@ def require_interaction(interaction: object) -> None:
         raise ValueError(
             f"interaction is {interaction!r}, not an Interaction, which holds a sampler"
         )
+
+
+def law_of(sampler: Sampler, model: Model, policy: FloatArray) -> Law:
+    """Return the law of a sampler's trajectories."""
+    return Law(model, policy, sampler.horizon(model), sampler.survival(model))

@@ -1,210 +1,220 @@
-"""Sensitivities by traces: of a sample, and of the law that it is drawn from (theory.md section 6).
+"""What a step is credited with, and how the credit travels (theory.md section 6).
 
 Every estimator that goes along trajectories credits each step with something, follows the credit
-down the trajectory, and adds up the four measures that the problem pulls back. They differ in the
-credit.
+down the trajectory, and adds up the four measures that the problem pulls back. They differ in their
+`TraceRule`, which makes the same of a sample and of the law that samples are drawn from.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel.finite.adjoint import influence_measures, temperature_slope
+from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.sampling.experience import Experience, Limit
-from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
+from tabular_bilevel.sampling.experience import Experience
+from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
 
-__all__ = ["expected_traces", "expected_visits", "sampled_traces", "sampled_visits"]
+__all__ = ["TraceRule"]
 
 
-def sampled_traces(
-    experience: Experience,
-    *,
-    credit: FloatArray,
-    credit_discount: float,
-    trace_discount: float | None = None,
-    leader_discount: float | None = None,
-    baseline: bool = True,
-    own_action: bool = False,
-    trajectories: Trajectories | None = None,
-) -> tuple[Sensitivities, Sensitivities]:
-    """Add up sensitivities along trajectories, in one pass whatever the number of parameters.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TraceRule:
+    """How an estimator credits the steps of a trajectory.
 
-    Parameters
+    Attributes
     ----------
-    experience : Experience
-        Trajectories, response and critic.
     credit : ndarray, shape (S, A)
         Step t is credited with credit_discount^t times the entry of its pair, and each step from
         there on counts with it, discounted at `trace_discount`; all divided by the probability
         of having survived to be seen.
     credit_discount : float
-        See there; the survival probability lets all steps count alike as they are seen.
-    trace_discount, leader_discount : float, optional
-        The follower's and the leader's, unless something else is wanted.
+        Of a step's credit, by when it is made. The probability of survival lets all steps that are
+        seen count alike.
+    trace_discount : float
+        Of the steps that follow.
+    leader_discount : float
+        Of the leader's rewards.
+    direct, indirect : float
+        Factors of the two parts of the gradient: with the follower's policy held fixed, and through
+        it.
+    late : bool
+        Whether a step's credit counts from the step after it on.
+    centred : bool
+        Whether a step counts, through the follower, by how much its reward's derivative is above
+        the policy's mean in its state, and by nothing else: for parameters of rewards.
     baseline : bool
         Whether what arriving is worth has its mean taken off, where that changes no expectation.
     own_action : bool
         Whether the action on arrival counts towards what arriving is worth.
-    trajectories : Trajectories, optional
-        Others than the experience's.
-
-    Returns
-    -------
-    direct, indirect : Sensitivities
-        The direct ones per start, the indirect ones per complete trajectory.
     """
-    from tabular_bilevel._base import kernels
 
-    sample = experience.trajectories if trajectories is None else trajectories
-    model, response, values = sample.model, experience.response, experience.values
-    if trace_discount is None:
-        trace_discount = model.follower_discount
-    if leader_discount is None:
-        leader_discount = model.leader_discount
-    kernel, shape = model.transition, credit.shape
-    influence, occupancy = np.zeros((2, *shape))
-    direct_entries, indirect_entries = np.zeros((2, kernel.nnz))
-    direct_initial, indirect_initial = np.zeros((2, model.n_states))
-    for block in row_blocks(*sample.states.shape):
-        kernels.eligibility_traces(
-            sample.states[block],
-            sample.actions[block],
-            sample.next_states[block],
-            sample.lengths[block],
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            model.initial,
-            model.termination,
-            model.follower_reward,
-            model.leader_reward,
-            response.value,
-            response.action_value,
-            values.value,
-            values.action_value,
-            model.follower_discount,
-            leader_discount,
-            trace_discount,
-            credit_discount,
-            sample.survival,
-            credit,
-            baseline,
-            own_action,
-            1.0 / sample.count,
-            1.0 / max(1, sample.complete),
-            influence,
-            occupancy,
-            direct_entries,
-            indirect_entries,
-            direct_initial,
-            indirect_initial,
+    credit: FloatArray = field(repr=False)
+    credit_discount: float
+    trace_discount: float
+    leader_discount: float
+    direct: float = 1.0
+    indirect: float = 1.0
+    late: bool = False
+    centred: bool = False
+    baseline: bool = True
+    own_action: bool = False
+
+    @quiet
+    def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
+        """Add up sensitivities along trajectories, or compute the mean of that over their law.
+
+        Parameters
+        ----------
+        experience : Experience
+            What was seen, a sample or a law; response and critic.
+
+        Returns
+        -------
+        direct, indirect : Sensitivities
+            Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
+            one pass whatever the number of parameters; of a law, their means, step by step.
+        """
+        if isinstance(experience.seen, Law):
+            return self._expected(experience, experience.seen)
+        return self._added_up(experience, experience.seen)
+
+    def _added_up(
+        self, experience: Experience, sample: Trajectories
+    ) -> tuple[Sensitivities, Sensitivities]:
+        from tabular_bilevel._base import kernels
+
+        model, response, values = sample.model, experience.response, experience.values
+        kernel = model.transition
+        influence, occupancy = np.zeros((2, *self.credit.shape))
+        direct_entries, indirect_entries = np.zeros((2, kernel.nnz))
+        direct_initial, indirect_initial = np.zeros((2, model.n_states))
+        passes = [(self.trace_discount, self.direct, self.indirect)]
+        if self.late:  # less what each step's own credit does to it alone
+            passes.append((0.0, 0.0, -self.indirect))
+        for trace_discount, direct_factor, indirect_factor in passes:
+            for block in row_blocks(*sample.states.shape):
+                kernels.eligibility_traces(
+                    sample.states[block],
+                    sample.actions[block],
+                    sample.next_states[block],
+                    sample.lengths[block],
+                    kernel.indptr,
+                    kernel.indices,
+                    kernel.data,
+                    model.initial,
+                    model.termination,
+                    model.follower_reward,
+                    model.leader_reward,
+                    response.value,
+                    response.action_value,
+                    values.value,
+                    values.action_value,
+                    model.follower_discount,
+                    self.leader_discount,
+                    trace_discount,
+                    self.credit_discount,
+                    sample.survival,
+                    self.credit,
+                    self.baseline,
+                    self.own_action,
+                    direct_factor / sample.count,
+                    indirect_factor / max(1, sample.complete),
+                    influence,
+                    occupancy,
+                    direct_entries,
+                    indirect_entries,
+                    direct_initial,
+                    indirect_initial,
+                )
+        direct = Sensitivities.of(
+            model, leader_reward=occupancy, entries=direct_entries, initial=direct_initial
         )
-    direct = Sensitivities.of(
-        model, leader_reward=occupancy, entries=direct_entries, initial=direct_initial
-    )
-    indirect = Sensitivities.of(
-        model,
-        follower_reward=influence,
-        entries=indirect_entries,
-        initial=indirect_initial,
-        temperature=partial(temperature_slope, experience.model, response, influence),
-    )
-    return direct, indirect
+        return direct, self._indirect(experience, influence, indirect_entries, indirect_initial)
 
+    def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
+        model, response, values = law.model, experience.response, experience.values
+        policy, kernel, row = response.policy, model.transition, model.entry_row
+        # summed over steps: the mean eligibility at a pair, the leader's weights, and of the steps
+        # that another follows, the weights that its own action has
+        influence, occupancy, answered, credited, trace = np.zeros((5, *policy.shape))
+        weight = credit_weight = 1.0
+        before = np.zeros_like(policy)
+        for pairs in law.steps():
+            answered += weight * before
+            credited += credit_weight * before
+            own = credit_weight * pairs * self.credit
+            carried = policy * law.arrivals(self.trace_discount * trace)[:, None]
+            trace = carried + own
+            influence += carried if self.late else trace
+            occupancy += weight * pairs
+            weight *= self.leader_discount
+            credit_weight *= self.credit_discount
+            before = pairs
+        # how often a transition is made, per unit of its probability in the model
+        ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
+        sure = model.available & (model.termination == 0.0) & self.baseline
+        started = law.made_in.initial / np.where(model.initial > 0.0, model.initial, 1.0)
 
-def expected_traces(
-    limit: Limit,
-    *,
-    credit: FloatArray,
-    credit_discount: float,
-    trace_discount: float | None = None,
-    initial: FloatArray | None = None,
-) -> tuple[Sensitivities, Sensitivities]:
-    """Compute the mean of `sampled_traces`, step by step over the law of the trajectories.
+        def arriving(
+            discount: float, value: FloatArray, action_value: FloatArray, reward: FloatArray
+        ) -> tuple[FloatArray, FloatArray]:
+            """Value what an entry arrives at, and what a state starts with."""
+            ahead = np.where(sure, action_value - reward, 0.0)
+            first = model.initial @ value if self.baseline else 0.0
+            return discount * value[kernel.indices] - ahead.ravel()[row], value - first
 
-    Parameters
-    ----------
-    limit : Limit
-        What the trajectories are drawn from.
-    credit : ndarray, shape (S, A)
-        As for `sampled_traces`.
-    credit_discount : float
-        As for `sampled_traces`.
-    trace_discount : float, optional
-        As for `sampled_traces`.
-    initial : ndarray, shape (S,), optional
-        Where trajectories start, if not where the model's do.
+        worth, start = arriving(
+            self.leader_discount, values.value, values.action_value, model.leader_reward
+        )
+        entries = occupancy.ravel()[row] * ratio * worth
+        worth, follower_start = arriving(
+            model.follower_discount, response.value, response.action_value, model.follower_reward
+        )
+        indirect_entries = influence.ravel()[row] * ratio * worth
+        indirect_start = np.zeros(model.n_states)
+        if self.own_action:
+            gain = (policy * values.action_value).sum(axis=1) - values.value
+            entries += answered.ravel()[row] * ratio * gain[kernel.indices]
+            start = start + gain
+            if not self.late:
+                gain = (policy * self.credit).sum(axis=1)
+                indirect_start = started * gain * follower_start
+                if model.follower_discount > 0.0:
+                    gain = gain / model.follower_discount
+                    indirect_entries += credited.ravel()[row] * ratio * gain[kernel.indices] * worth
+        direct = Sensitivities.of(
+            model,
+            leader_reward=self.direct * occupancy,
+            entries=self.direct * entries,
+            initial=self.direct * started * start,
+        )
+        return direct, self._indirect(
+            experience,
+            self.indirect * influence,
+            self.indirect * indirect_entries,
+            self.indirect * indirect_start,
+        )
 
-    Returns
-    -------
-    direct, indirect : Sensitivities
-        Means of the sampled ones.
-    """
-    model, policy, values = limit.model, limit.response.policy, limit.values
-    if trace_discount is None:
-        trace_discount = model.follower_discount
-    start = model.initial if initial is None else initial
-    influence, occupancy = np.zeros_like(policy), np.zeros_like(policy)
-    trace = np.zeros_like(policy)  # mean of the eligibility where a step is at (s, a)
-    law, weight, credit_weight = start, 1.0, 1.0
-    for _ in range(limit.horizon):
-        pairs = policy * law[:, None]
-        carried = policy * model.arrivals(trace_discount * trace)[:, None]
-        trace = carried + credit_weight * pairs * credit
-        influence += trace
-        occupancy += weight * pairs
-        law = model.arrivals(pairs)
-        if not law.any():  # all episodes have ended, and what is carried with them
-            break
-        weight *= model.leader_discount
-        credit_weight *= credit_discount
-    source, target = model.entry_row, model.transition.indices
-    direct = Sensitivities.of(
-        model,
-        leader_reward=occupancy,
-        entries=model.leader_discount * occupancy.ravel()[source] * values.value[target],
-        initial=values.value.copy(),
-    )
-    indirect = influence_measures(model, limit.response, influence)
-    planned = partial(temperature_slope, limit.planned, limit.response, influence)
-    return direct, replace(indirect, _temperature=planned)
-
-
-def sampled_visits(trajectories: Trajectories, discount: float) -> tuple[FloatArray, FloatArray]:
-    """Count visits, and add up discount^t over them, both (S, A)."""
-    from tabular_bilevel._base import kernels
-
-    counts, weights = np.zeros((2, *trajectories.model.follower_reward.shape))
-    kernels.visits(
-        trajectories.states,
-        trajectories.actions,
-        trajectories.lengths,
-        discount / trajectories.survival,
-        counts,
-        weights,
-    )
-    return counts, weights
-
-
-def expected_visits(
-    limit: Limit, discount: float, *, initial: FloatArray | None = None
-) -> tuple[FloatArray, FloatArray]:
-    """Compute the means of `sampled_visits` per trajectory."""
-    model, policy = limit.model, limit.response.policy
-    counts, weights = np.zeros((2, *policy.shape))
-    law, reached, weight = (model.initial if initial is None else initial), 1.0, 1.0
-    for _ in range(limit.horizon):
-        pairs = policy * law[:, None]
-        counts += reached * pairs
-        weights += weight * pairs
-        law = model.arrivals(pairs)
-        if not law.any():
-            break
-        reached *= limit.survival
-        weight *= discount
-    return counts, weights
+    def _indirect(
+        self,
+        experience: Experience,
+        influence: FloatArray,
+        entries: FloatArray,
+        initial: FloatArray,
+    ) -> Sensitivities:
+        """Make sensitivities of an influence and what goes with it."""
+        model, response = experience.world, experience.response
+        if self.centred:
+            mean = response.policy * influence.sum(axis=1, keepdims=True)
+            return Sensitivities.of(model, follower_reward=influence - mean)
+        return Sensitivities.of(
+            model,
+            follower_reward=influence,
+            entries=entries,
+            initial=initial,
+            temperature=partial(temperature_slope, experience.planned, response, influence),
+        )

@@ -1,4 +1,4 @@
-"""Trajectories of a model under a policy: what an estimator sees."""
+"""Trajectories of a model under a policy, and their law: what an estimator sees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from tabular_bilevel._base.arrays import (
 )
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
+__all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
+
+# Probability of not having ended, below which all trajectories have.
+ALL_ENDED = 1e-18
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,16 @@ class Trajectories:
         """Leader's reward of each step, shape (count, longest); 0 beyond."""
         return self._earned(self.model.leader_reward)
 
+    def visits(self, discount: float) -> tuple[FloatArray, FloatArray]:
+        """Count visits, and add up discount^t over them, both (S, A)."""
+        from tabular_bilevel._base import kernels
+
+        counts, weights = np.zeros((2, *self.model.follower_reward.shape))
+        kernels.visits(
+            self.states, self.actions, self.lengths, discount / self.survival, counts, weights
+        )
+        return counts, weights
+
     def cut(self, steps: int) -> Trajectories:
         """Forget what comes after so many steps."""
         if steps >= self.states.shape[1]:
@@ -103,6 +116,96 @@ class Trajectories:
         return (
             f"Trajectories: {self.count}, {int(self.lengths.sum())} steps, longest "
             f"{self.states.shape[1]}, {int(self.terminated.sum())} ended by themselves"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """The law of trajectories: what infinitely many of them would show.
+
+    Attributes
+    ----------
+    model : Model
+        Where they are taken to be made.
+    policy : ndarray, shape (S, A)
+        Probability of each action.
+    horizon : int
+        Steps after which a trajectory is cut.
+    survival : float
+        Probability with which a step is followed by another if the episode goes on.
+    source : Model, optional
+        Where they are made in truth, if not in `model`; transitions are stored like the model's.
+    restarts : bool
+        Whether the next episode counts as the continuation of the one before.
+    """
+
+    model: Model = field(repr=False)
+    policy: FloatArray = field(repr=False)
+    horizon: int
+    survival: float = 1.0
+    source: Model | None = field(default=None, repr=False)
+    restarts: bool = False
+
+    @property
+    def complete(self) -> int:
+        """Trajectories that its counts of visits are for: they are means."""
+        return 1
+
+    @property
+    def made_in(self) -> Model:
+        """The model that trajectories are made in."""
+        return self.model if self.source is None else self.source
+
+    def steps(self) -> Iterator[FloatArray]:
+        """Yield the law of a step's pair, shape (S, A), until all are cut or have ended."""
+        law = self.made_in.initial
+        for _ in range(self.horizon):
+            if not law.sum() > ALL_ENDED:
+                return
+            pairs = self.policy * law[:, None]
+            yield pairs
+            law = self.arrivals(pairs)
+
+    def arrivals(self, flow: FloatArray) -> FloatArray:
+        """Move what is at each pair, shape (S, A), on to the next state, shape (S,)."""
+        arriving = self.made_in.arrivals(flow)
+        if self.restarts:
+            again = np.vdot(flow, self.made_in.termination)
+            arriving = arriving + self.made_in.initial * again
+        return arriving
+
+    def visits(self, discount: float) -> tuple[FloatArray, FloatArray]:
+        """Compute the mean of a trajectory's `Trajectories.visits`, both (S, A)."""
+        counts, weights = np.zeros((2, *self.policy.shape))
+        reached = weight = 1.0
+        for pairs in self.steps():
+            counts += reached * pairs
+            weights += weight * pairs
+            reached *= self.survival
+            weight *= discount
+        return counts, weights
+
+    def sample(self, count: int, *, rng: np.random.Generator) -> Trajectories:
+        """Draw trajectories, as if they were made in `model`."""
+        world, policy, columns = self.made_in, self.policy, self.horizon
+        if not self.restarts:
+            drawn = draw(
+                world, policy, rows=count, columns=columns, rng=rng, survival=self.survival
+            )
+            return replace(drawn, model=self.model)
+        rows = np.full((3, count, columns), -1, dtype=np.int32)
+        for k in range(count):
+            episodes = draw(world, policy, rows=columns, columns=columns, rng=rng, n_steps=columns)
+            steps = (episodes.states, episodes.actions, episodes.next_states)
+            rows[:, k] = [column[episodes.mask] for column in steps]
+        states, actions, following = read_only(rows)
+        return Trajectories(
+            states=states,
+            actions=actions,
+            next_states=following,
+            lengths=read_only(np.full(count, columns)),
+            model=self.model,
+            complete=count,
         )
 
 

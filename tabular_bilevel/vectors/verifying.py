@@ -22,10 +22,10 @@ from tabular_bilevel._base.files import brief, read_json, shown
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import CertificationError, Hypergradient, Interval
 from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.mistakes.register import MISTAKES, Mistake
 from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, WORD, Vector, load_vector
 from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise
-from tabular_bilevel.vectors.mistakes import wrong_gradients
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 from tabular_bilevel.vectors.writing import FORMAT, MANIFEST, SCHEMA, UNFINISHED, same_schema
 
@@ -36,6 +36,7 @@ __all__ = [
     "check_implementation",
     "check_vectors",
     "outcome",
+    "wrong_gradients",
 ]
 
 # What a right float64 implementation keeps to, on top of its noise: iterations that stop at 1e-8
@@ -375,6 +376,32 @@ def outcome(
         if gradient is not None and _alike(gradient, wrong, near):
             agreeing.append(mistake.name)
     return Outcome(vector, trouble, tuple(showing), tuple(agreeing))
+
+
+def wrong_gradients(vector: Vector) -> Iterator[tuple[Mistake, FloatArray]]:
+    """Compute what each mistake of exact computations comes to on a vector, in float64.
+
+    Parameters
+    ----------
+    vector : Vector
+        What the loader made.
+
+    Yields
+    ------
+    mistake : Mistake
+        Each that is defined there.
+    gradient : ndarray, shape (d,)
+        What it comes to; NaN where it overflows.
+    """
+    problem = StoredProblem.of(vector)
+    for mistake in MISTAKES.values():
+        try:
+            with np.errstate(all="ignore"):
+                gradient = mistake.gradient(problem, np.zeros(problem.n_parameters))
+        except (ValueError, ConvergenceError, np.linalg.LinAlgError):
+            continue  # its follower's problem is none
+        if gradient is not None:
+            yield mistake, gradient
 
 
 def _answer(returned: Any, n_parameters: int) -> tuple[float | None, FloatArray]:

@@ -1,0 +1,72 @@
+"""Methods that are given trajectories, instead of drawing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.sampling.critics import Critic, ExactCritic
+from tabular_bilevel.sampling.experience import Experience
+from tabular_bilevel.sampling.trajectories import Trajectories
+
+__all__ = ["GivenTrajectories"]
+
+
+@dataclass(frozen=True, eq=False)
+class GivenTrajectories:
+    """A method at one theta.
+
+    Attributes
+    ----------
+    limit : Experience
+        Of the law that the trajectories obey.
+    method : callable
+        Makes an estimate of trajectories.
+    """
+
+    limit: Experience
+    method: Callable[[Trajectories], Estimate] = field(repr=False)
+
+    #: What it asked of a view: it has none.
+    asked = None
+
+    @classmethod
+    def of(
+        cls, limit: Experience, critic: Critic, method: Callable[[Experience], Estimate]
+    ) -> GivenTrajectories:
+        """Make a method ready whose critic sees the trajectories that are given, and no more."""
+
+        def estimate(sample: Trajectories) -> Estimate:
+            values = limit.values  # those of an exact critic do not depend on the sample
+            if not isinstance(critic, ExactCritic):
+                values = critic.values(limit.response, sample, rng=cast("Any", NoRandomness()))
+            return method(replace(limit, seen=sample, values=values))
+
+        return cls(limit, estimate)
+
+    @property
+    def model(self) -> Model:
+        """The model that the trajectories are to come from."""
+        return self.limit.law.made_in
+
+    @property
+    def policy(self) -> FloatArray:
+        """What the follower does in it, shape (S, A)."""
+        return self.limit.response.policy
+
+    def estimate(self, sample: Trajectories) -> FloatArray:
+        """Estimate from them, shape (d,)."""
+        return self.method(sample).gradient
+
+
+class NoRandomness:
+    """Stands where a generator would: an expectation over what it draws is not enumerated."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
+        )

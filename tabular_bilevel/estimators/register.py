@@ -1,0 +1,92 @@
+"""The register of methods: each by its name, and how it is made of settings.
+
+The command line's choices follow from it, and all that goes through all methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tabular_bilevel.estimators.adaptive_model_design import AdaptiveModelDesign
+from tabular_bilevel.estimators.bi_level_actor_critic import BiLevelActorCritic
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
+from tabular_bilevel.estimators.estimate import Estimator
+from tabular_bilevel.estimators.exact import ExactGradient
+from tabular_bilevel.estimators.hpgd import HyperPolicyGradient
+from tabular_bilevel.estimators.naive import NaivePolicyGradient
+from tabular_bilevel.estimators.neumann import TruncatedNeumann
+from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.sobirl import SoBiRL
+from tabular_bilevel.estimators.zero_order import ZeroOrder
+from tabular_bilevel.finite.follower import CompiledPolicyIteration
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, SarsaCritic
+from tabular_bilevel.sampling.experience import Interaction
+from tabular_bilevel.sampling.samplers import Sampler, Steps
+
+__all__ = ["METHODS", "Setting"]
+
+# An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
+# probabilities still have five digits. Recorded objectives are those of the exact follower.
+FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the papers vary between runs of a method; each method takes of it what it knows.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        Data of an iteration.
+    step_size : float
+        Of learned critics, in (0, 1].
+    oracle : Sampler
+        Of the separate sample of HPGD (oracle).
+    simulator : BilevelProblem, optional
+        Where trajectories come from, if not from the problem itself.
+    """
+
+    sampler: Sampler = Steps(100, 200)
+    step_size: float = 0.5
+    oracle: Sampler = Steps(5_000, 200)
+    simulator: BilevelProblem | None = None
+
+    def learned(self) -> Interaction:
+        """Experience with the papers' critic: SARSA, one sweep, from a normal table."""
+        critic = SarsaCritic(
+            step_size=self.step_size, sweeps=1, initial_spread=1.0, cut_is_end=True
+        )
+        return Interaction(self.sampler, critic, FOLLOWER, self.simulator)
+
+    def averaged(self) -> Interaction:
+        """Experience with averages of returns as the critic."""
+        return Interaction(self.sampler, MonteCarloCritic(), FOLLOWER, self.simulator)
+
+    def told(self) -> Interaction:
+        """Experience with the exact critic."""
+        return Interaction(self.sampler, ExactCritic(), FOLLOWER, self.simulator)
+
+
+#: Methods by the names that the command line knows, in the form of the papers' comparisons.
+METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
+    {
+        "bchg": lambda s: BoltzmannCovariance(s.learned(), average_tails=True),
+        "bchg-game": lambda s: BoltzmannCovariance(s.learned(), own_action=True),
+        "bchg-exact-critic": lambda s: BoltzmannCovariance(s.told()),
+        "hpgd-mc": lambda s: HyperPolicyGradient(s.averaged()),
+        "hpgd-sarsa": lambda s: HyperPolicyGradient(s.learned()),
+        "hpgd-oracle": lambda s: HyperPolicyGradient(s.averaged(), oracle=s.oracle),
+        "sobirl": lambda s: SoBiRL(s.learned()),
+        "sobirl-discounted": lambda s: SoBiRL(s.learned(), discounted=True),
+        "naive": lambda s: NaivePolicyGradient(s.learned()),
+        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=FOLLOWER),
+        "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True),
+        "amd": lambda s: AdaptiveModelDesign(),
+        "penalty": lambda s: ValueGapPenalty(),
+        "neumann": lambda s: TruncatedNeumann(),
+        "exact": lambda s: ExactGradient(),
+    }
+)

@@ -1,0 +1,153 @@
+"""What an estimator can get wrong before it makes anything of what it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._base.arrays import FloatArray, read_only, softmax
+from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel.finite.follower import PolicyIteration, Response, StoppedValueIteration
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.sampling.critics import exact_values
+from tabular_bilevel.sampling.experience import Experience, Interaction
+from tabular_bilevel.sampling.samplers import Episodes, negligible_horizon
+
+__all__ = [
+    "averaged_follower",
+    "cut",
+    "last_step_missing",
+    "restarting",
+    "right_limit",
+    "slipping",
+    "stale",
+    "uniform_critic",
+]
+
+
+def right_limit(
+    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
+) -> Experience:
+    """Know all that is right; by default trajectories are not cut where it matters."""
+    interaction = Interaction(Episodes(steps=horizon), follower=PolicyIteration())
+    return interaction.limit(problem, theta)
+
+
+def answered_by(known: Experience, response: Response) -> Experience:
+    """Change the follower, with a critic that knows what it does."""
+    law = replace(known.law, policy=response.policy)
+    values = exact_values(law.made_in, response)
+    return replace(known, response=response, seen=law, values=values)
+
+
+def cut(known: Experience, horizon: int) -> Experience:
+    """Cut trajectories after so many steps."""
+    return replace(known, seen=replace(known.law, horizon=horizon))
+
+
+def last_step_missing(known: Experience) -> Experience | None:
+    """Cut the last step of the longest trajectory."""
+    length = sum(1 for _ in known.law.steps())
+    return cut(known, length - 1) if length > 1 else None
+
+
+def stale(sweeps: int) -> Callable[[Experience], Experience]:
+    """Let the follower stop early."""
+    follower = StoppedValueIteration(sweeps=sweeps, warm_start=False)
+    return lambda known: answered_by(known, follower.solve(known.planned))
+
+
+def uniform_critic(known: Experience) -> Experience:
+    """Evaluate another follower, which chooses at random."""
+    available = known.planned.available
+    chances = available / available.sum(axis=1, keepdims=True)
+    other = replace(known.response, policy=chances)
+    return replace(known, values=exact_values(known.law.made_in, other))
+
+
+def restarting(known: Experience) -> Experience | None:
+    """Let the next episode count as the continuation of the one before, if one can end."""
+    law = known.law
+    ends = any(np.vdot(pairs, law.made_in.termination) > 0.0 for pairs in law.steps())
+    return replace(known, seen=replace(law, restarts=True)) if ends else None
+
+
+def slipping(share: float) -> Callable[[Experience], Experience | None]:
+    """Mix each row with the mean of its state's rows, on what the row can reach.
+
+    On a grid that is a change of the slip.
+    """
+
+    def change(known: Experience) -> Experience | None:
+        model = known.world
+        kernel = model.transition
+        chances = model.available / model.available.sum(axis=1, keepdims=True)
+        n_rows, n_states = kernel.shape
+        mixed = np.zeros((model.n_states, n_states))
+        np.add.at(
+            mixed,
+            (model.entry_state, kernel.indices),
+            chances.ravel()[model.entry_row] * kernel.data,
+        )
+        reached = mixed[model.entry_state, kernel.indices]
+        data = np.where(kernel.data > 0.0, (1.0 - share) * kernel.data + share * reached, 0.0)
+        sums = np.bincount(model.entry_row, data, minlength=n_rows)
+        if data.min(initial=0.0) < 0.0 or np.allclose(data, kernel.data, atol=1e-12):
+            return None
+        scale = model.row_mass.ravel() / np.where(sums > 0.0, sums, 1.0)
+        source = model.replace(transition=model.like_transition(data * scale[model.entry_row]))
+        elsewhere = replace(known, seen=replace(known.law, source=source))
+        return answered_by(elsewhere, known.response)
+
+    return change
+
+
+def averaged_follower(known: Experience) -> Experience | None:
+    """Back up the soft maximum of the leader's average, and act on each leader action apart."""
+    game, model = known.problem, known.planned
+    if not isinstance(game, MarkovGame) or not game.follower_observes_leader:
+        return None
+    if (game.available != game.available[:, :1]).any():
+        return None
+    policy, beta = game.leader_policy(known.theta), game.temperature
+    value = np.zeros(game.n_states)
+    rounds = 2 * negligible_horizon(model)
+    for _ in range(rounds):
+        ahead = np.asarray(game.transition @ value).reshape(game.follower_reward.shape)
+        action_value = np.where(
+            game.available, game.follower_reward + game.follower_discount * ahead, -np.inf
+        )
+        averaged = np.where(
+            game.available[:, 0],
+            np.einsum("sb,sba->sa", policy, np.where(game.available, action_value, 0.0)),
+            -np.inf,
+        )
+        improved = _soft_maximum(averaged, beta)
+        change = float(np.abs(improved - value).max())
+        value = improved
+        if change <= 1e-12 * max(1.0, float(np.abs(value).max())):
+            break
+    else:
+        raise ConvergenceError(
+            f"the averaged follower's values still change by {change:.3g}",
+            residual=change,
+            iterations=rounds,
+        )
+    answers = action_value.reshape(model.follower_reward.shape)
+    response = replace(
+        known.response,
+        value=read_only(_soft_maximum(answers, beta)),
+        action_value=read_only(answers),
+        policy=read_only(softmax(answers / beta)),
+    )
+    return answered_by(known, response)
+
+
+def _soft_maximum(table: FloatArray, temperature: float) -> FloatArray:
+    top = table.max(axis=1)
+    total = np.exp((table - top[:, None]) / temperature).sum(axis=1)
+    return np.asarray(top + temperature * np.log(total))

@@ -1,0 +1,178 @@
+"""One formula: what a rule makes of a law is the mean of what it makes of trajectories."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_enumeration import masked
+
+import tabular_bilevel as tb
+from tabular_bilevel.estimators.register import METHODS, Setting
+from tabular_bilevel.mistakes.knowledge import cut, right_limit, slipping
+from tabular_bilevel.mistakes.register import FAULTS, MISTAKES, _mistakes
+from tabular_bilevel.sampling.all_trajectories import AllTrajectories
+from tabular_bilevel.sampling.critics import LeaderValues
+from tabular_bilevel.sampling.traces import TraceRule
+from tabular_bilevel.vectors import NOTES
+
+SHORT = {"follower_discount": 0.7, "leader_discount": 0.8, "temperature": 0.4}
+
+# Where trajectories end by themselves, and where they are cut after so many steps.
+PROBLEMS = {
+    "layered": (tb.problems.layered(depth=3, width=2, rng=3), None),
+    "masked": (masked(), 2),
+    "garnet": (
+        tb.problems.garnet(n_states=3, n_actions=2, branching=2, n_parameters=3, **SHORT),
+        3,
+    ),
+    "game": (tb.problems.random_game(n_states=2, branching=2, n_actions=2, rng=1, **SHORT), 2),
+}
+
+RULES = {
+    "all": {},
+    "plain": {"baseline": False},
+    "own action": {"own_action": True},
+    "own action, plain": {"own_action": True, "baseline": False},
+    "late": {"late": True},
+    "late, own action": {"late": True, "own_action": True},
+    "centred": {"centred": True},
+    "factors": {"direct": -0.5, "indirect": 3.0, "own_action": True},
+    "factors, late": {"direct": 0.0, "indirect": 3.0, "late": True},
+    "no discount": {"credit_discount": 1.0, "trace_discount": 1.0, "leader_discount": 1.0},
+    "first step": {"credit_discount": 0.0, "trace_discount": 0.3},
+}
+# Sums of some hundred products.
+ROUNDING = 1e-12
+
+WORLDS = {"as known": None, "more slips": slipping(0.25)}
+
+
+def known(name, world):
+    """Know all of a problem but the world, with values that belong together in no way."""
+    problem, horizon = PROBLEMS[name]
+    rng = np.random.default_rng(4)
+    limit = right_limit(problem, 0.3 * rng.normal(size=problem.n_parameters))
+    if WORLDS[world] is not None:
+        limit = WORLDS[world](limit)
+        if limit is None:
+            return None
+    model = limit.world
+    values = LeaderValues(
+        rng.normal(size=model.leader_reward.shape), rng.normal(size=model.n_states)
+    )
+    return replace(limit if horizon is None else cut(limit, horizon), values=values)
+
+
+def rule_of(experience, **settings):
+    credit = np.random.default_rng(5).normal(size=experience.response.policy.shape)
+    usual = {"credit_discount": 0.8, "trace_discount": 0.7, "leader_discount": 0.9}
+    return TraceRule(credit=credit, **(usual | settings))
+
+
+def flat(measures):
+    """String all measures together, that of the temperature as well."""
+    slots = ("follower_reward", "leader_reward", "entries", "initial", "temperature")
+    return np.concatenate([getattr(part, slot) for part in measures for slot in slots], axis=None)
+
+
+def alone(sample, k):
+    """Take one trajectory."""
+    row = slice(k, k + 1)
+    tables = {name: getattr(sample, name)[row] for name in ("states", "actions", "next_states")}
+    return replace(sample, **tables, lengths=sample.lengths[row], complete=1)
+
+
+def mean_over_all(rule, limit):
+    """Average over all trajectories, by their probabilities."""
+    law = limit.law
+    every = AllTrajectories(law.made_in, law.policy, horizon=law.horizon)
+    sample, probabilities = every.take(np.arange(every.count))
+    return sum(
+        p * flat(rule.measures(limit.seeing(alone(sample, k)))) for k, p in enumerate(probabilities)
+    )
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("where", PROBLEMS)
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_makes_of_a_law_the_mean_over_its_trajectories(name, where, world):
+    limit = known(where, world)
+    if limit is None:
+        return
+    rule = rule_of(limit, **RULES[name])
+    wanted = mean_over_all(rule, limit)
+    np.testing.assert_allclose(
+        flat(rule.measures(limit)), wanted, rtol=0, atol=ROUNDING * np.abs(wanted).max()
+    )
+
+
+@pytest.mark.parametrize("slot", ["credit_discount", "trace_discount", "leader_discount"])
+def test_another_rule_makes_something_else(slot):
+    limit = known("garnet", "as known")
+    off = flat(rule_of(limit, **{slot: 0.75}).measures(limit)) - mean_over_all(
+        rule_of(limit), limit
+    )
+    assert np.abs(off).max() > 1e-3
+
+
+def test_an_experience_is_of_a_sample_or_of_a_law():
+    problem = tb.problems.garnet()
+    interaction = tb.Interaction(tb.Episodes(3))
+    seen = interaction.gather(problem, np.zeros(6), rng=0)
+    limit = interaction.limit(problem, np.zeros(6))
+    assert seen.trajectories is seen.seen
+    assert limit.law is limit.seen
+    assert seen.world is seen.planned  # there is no simulator
+    with pytest.raises(ValueError, match=r"^what was seen is a sample of trajectories, not a law$"):
+        _ = seen.law
+    with pytest.raises(ValueError, match=r"^what was seen is a law, not a sample of trajectories$"):
+        _ = limit.trajectories
+    with pytest.warns(DeprecationWarning, match=r"^Experience\.model is called planned now"):
+        assert seen.model is seen.planned
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_say_where_their_data_come_from_if_any_are_drawn(name):
+    setting = Setting(tb.Steps(7))
+    sampler = getattr(METHODS[name](setting), "sampler", None)
+    assert sampler in (setting.sampler, None)
+    assert (sampler is None) == (name in {"zero-order", "amd", "penalty", "neumann", "exact"})
+
+
+def test_a_method_is_given_the_trajectories_that_it_would_draw():
+    problem = tb.problems.layered_game(depth=3, width=2, rng=4)
+    theta = 0.2 * np.arange(problem.n_parameters)
+    methods = (
+        tb.BoltzmannCovariance(own_action=True),
+        tb.HyperPolicyGradient(tb.Interaction(critic=tb.MonteCarloCritic())),
+        tb.BiLevelActorCritic(),
+    )
+    for method in methods:
+        given = method.enumerable(problem, theta)
+        drawn = method.sampler.sample(given.model, given.policy, rng=np.random.default_rng(3))
+        once = method(problem, theta, rng=3)
+        np.testing.assert_allclose(given.estimate(drawn), once.gradient, rtol=1e-12)
+    learning = tb.BiLevelActorCritic(step_size=0.1).enumerable(problem, theta)
+    with pytest.raises(ValueError, match=r"the critic draws random numbers \(rng\.permutation\)"):
+        learning.estimate(drawn)
+    for refused, message in (
+        (tb.SoBiRL(), "SoBiRL is defined for parameters of rewards only"),
+        (
+            tb.HyperPolicyGradient(oracle=tb.Episodes(9)),
+            "a sample of its own, from its oracle",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused.enumerable(problem, theta)
+
+
+def test_the_register_of_mistakes_has_each_once_with_words_and_flags():
+    names = [mistake.name for mistake in _mistakes()]
+    assert names == list(MISTAKES)
+    assert set(FAULTS) < set(MISTAKES)
+    for mistake in MISTAKES.values():
+        in_estimators = mistake.name in FAULTS
+        assert bool(mistake.instead) == in_estimators
+        assert bool(mistake.flags) == (mistake.road is not None)
+        assert in_estimators or mistake.road is not None
+        assert set(mistake.flags) <= set(NOTES)
