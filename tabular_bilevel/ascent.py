@@ -22,7 +22,6 @@ from tabular_bilevel._generators import (
     require_whole,
     state_of,
 )
-from tabular_bilevel._progress import tqdm_bar
 from tabular_bilevel._validation import (
     as_generator,
     as_theta,
@@ -292,7 +291,7 @@ def ascend(
     n_steps : int, optional
         When to stop; without it the ascent goes on for as long as it is asked to.
     progress : bool
-        Whether to show a bar (needs tqdm, which the extra `progress` installs).
+        Whether to show a bar.
 
     Yields
     ------
@@ -352,7 +351,9 @@ def resume(
     steps = climb(problem, state, method, optimiser, last)
     if not progress:
         return steps
-    bar: Iterator[Step] = iter(tqdm_bar(steps, total=last, initial=state.iteration))
+    from tqdm.auto import tqdm
+
+    bar: Iterator[Step] = iter(tqdm(steps, total=last, initial=state.iteration))
     return bar
 
 

@@ -138,7 +138,7 @@ def test_no_message_has_an_escape(tmp_path, capsys, monkeypatch):
     ):  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(manifest | changes))
         assert main(["vectors", "verify", str(folder)]) in (1, 2)
-        assert main(["vectors", str(folder), "--families", "tied", "--count", "1"]) == 2
+        assert main(["vectors", "write", str(folder), "--families", "tied", "--count", "1"]) == 2
         if "format" not in changes and changes:
             with pytest.raises(ValueError, match="dir") as caught:
                 load_vectors(folder)

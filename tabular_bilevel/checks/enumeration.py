@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any, ClassVar, Protocol, cast
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, IntArray, read_only
-from tabular_bilevel._progress import tqdm_bar
 from tabular_bilevel._validation import (
     as_checked_theta,
     as_positive,
@@ -193,8 +191,7 @@ def check_by_enumeration(
         Largest difference, relative to the target's largest entry. The rounding of the estimates'
         dtype is allowed on top.
     progress : bool
-        Whether to show a bar, which says the number in all before anything is run (needs tqdm,
-        which the extra `progress` installs).
+        Whether to show a bar, which says the number in all before anything is run.
 
     Returns
     -------
@@ -232,12 +229,12 @@ def check_by_enumeration(
         )
     goal, target_accuracy = target_of(problem, theta, target)
     run, sums = _Run(subject, every, size, theta.size), _Sums(goal)
-    bar: Any = tqdm_bar(total=n_batches, unit=" estimates") if progress else nullcontext()
-    with bar:
+    from tqdm.auto import tqdm
+
+    with tqdm(total=n_batches, unit=" estimates", disable=not progress) as bar:
         for probabilities, estimates in run.through():
             sums.add(probabilities, estimates)
-            if progress:
-                bar.update(len(estimates))
+            bar.update(len(estimates))
     report = replace(sums.report(run, tolerance), target_accuracy=target_accuracy)
     if report.passed or target is not None:
         return report

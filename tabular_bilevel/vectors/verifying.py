@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,11 @@ from tabular_bilevel.enclosure import Interval, enclose
 from tabular_bilevel.errors import CertificationError, ConvergenceError
 from tabular_bilevel.hypergradient import Hypergradient, hypergradient
 from tabular_bilevel.vectors.flags import NOTES, table_flags
-from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, WORD, Vector, load_vector
+from tabular_bilevel.vectors.load_vectors import ANSWERS, Vector, load_vector
 from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise
 from tabular_bilevel.vectors.mistakes import wrong_gradients
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
-from tabular_bilevel.vectors.writing import FORMAT, MANIFEST, SCHEMA, UNFINISHED, same_schema
+from tabular_bilevel.vectors.writing import MANIFEST, SCHEMA, UNFINISHED, same_schema, shipped
 
 __all__ = [
     "ImplementationReport",
@@ -99,7 +100,7 @@ def check_vectors(
     Parameters
     ----------
     folder : str or Path
-        What ``tabular-bilevel vectors`` wrote.
+        What ``tabular-bilevel vectors write`` wrote.
     sample : int, optional
         How many of each family are enclosed again, drawn at random; with None, all.
     rng : numpy.random.Generator or int, optional
@@ -149,31 +150,33 @@ def _manifest(place: Path, limit: int) -> Any:
         raise ValueError(
             f"{shown(place)} has no {MANIFEST}: no vectors, or unfinished ones"
         ) from error
-    words = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
-    for name, wanted in words.items():
-        found = manifest.get(name) if isinstance(manifest, dict) else None
-        if type(found) is not type(wanted) or found != wanted:
-            raise ValueError(f"{shown(path)}: {name} is {brief(repr(found))}, not {wanted!r}")
-    kinds = {"licence": str, "provenance": dict, "notes": dict, "vectors": list}
-    for name, kind in kinds.items():
-        if not isinstance(manifest.get(name), kind):
-            raise ValueError(f"{shown(path)} has no {name}")
+    _require_conform(path, manifest)
     seen: set[str] = set()
-    for i, entry in enumerate(manifest["vectors"]):
-        for name in ("file", "sha256", "family", "name"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
-                raise ValueError(f"{shown(path)}: vectors[{i}] has no {name}")
-        file = entry["file"]
-        if not WORD.fullmatch(file):
-            raise ValueError(
-                f"{shown(path)}: vectors[{i}] is {brief(repr(file))}, not in the folder"
-            )
+    for file in (entry["file"] for entry in manifest["vectors"]):
         if file in seen:
             raise ValueError(f"{shown(path)}: vectors has {file!r} twice")
         seen.add(file)
-    if not seen:
-        raise ValueError(f"{shown(path)}: vectors is empty")
     return manifest
+
+
+def _require_conform(path: Path, manifest: Any) -> None:
+    """Raise ValueError with the first place where a manifest is not as its schema says."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, n: type(n) is int)
+    schema = json.loads(shipped("manifest-schema.json"))
+    validator = extend(Draft202012Validator, type_checker=strict)(schema)
+    error = next(validator.iter_errors(manifest), None)
+    if error is None:
+        return
+    place, kind, wanted = error.json_path.lstrip("$."), error.validator, repr(error.validator_value)
+    if kind == "required":
+        trouble = error.message
+    else:
+        words = wanted if kind == "const" else f"{kind} {wanted}"
+        trouble = f"is {brief(repr(error.instance))}, not {words}"
+    raise ValueError(f"{shown(path)}: {brief(place or 'it')} {shown(trouble)}")
 
 
 def _sampled(families: list[str], sample: int | None, rng: np.random.Generator) -> set[int]:

@@ -1,0 +1,104 @@
+"""The command line: ``tabular-bilevel`` and ``python -m tabular_bilevel``; a file a command."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import tabular_bilevel as tb
+from tabular_bilevel._files import shown
+from tabular_bilevel._processes import handling
+from tabular_bilevel.cli import (
+    check,
+    gradient,
+    problems,
+    train,
+    vectors_verify,
+    vectors_write,
+    verify,
+)
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "verify": (verify, "check exact and sampled gradients on four problems against each other"),
+    "check": (check, "check an estimator of yours, and say what is wrong with it"),
+    "problems": (problems, "list the problems there are"),
+    "gradient": (gradient, "compute an exact hypergradient"),
+    "train": (train, "climb a leader's objective with a method's gradients, from several starts"),
+}
+
+VECTORS = {
+    "write": (vectors_write, "write test vectors with proven answers"),
+    "verify": (vectors_verify, "check test vectors, or an implementation on them"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; the process's own by default.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input.
+    """
+    parser = _parser()
+    options = parser.parse_args(_renamed(sys.argv[1:] if arguments is None else arguments))
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
+            return command(options)
+    except (
+        ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError,
+    ) as error:  # fmt: skip
+        what = "there is not enough memory" if isinstance(error, MemoryError) else str(error)
+        words = ", ".join([what, *getattr(error, "__notes__", ())])
+        print(f"tabular-bilevel: {shown(words)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tabular-bilevel: interrupted", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that shows escapes in what it repeats: the shell may have put a file's name there."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit."""
+        super().error(shown(message))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tabular-bilevel", description="Ground truth for bilevel reinforcement learning."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {tb.__version__}")
+    commands = _add(parser, COMMANDS)
+    _add(commands.add_parser("vectors", help="test vectors, for other implementations"), VECTORS)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, modules: Mapping[str, tuple[Any, str]]) -> Any:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, purpose) in modules.items():
+        command = commands.add_parser(name, help=purpose)
+        module.add_arguments(command)
+        command.set_defaults(command=module.run)
+    return commands
+
+
+def _renamed(arguments: Sequence[str]) -> Sequence[str]:
+    """Understand ``vectors OUT``, deprecated for ``vectors write OUT``."""
+    first, *rest = arguments or [""]
+    if first != "vectors" or not rest or rest[0] in (*VECTORS, "-h", "--help"):
+        return arguments
+    print("tabular-bilevel: 'vectors OUT' is deprecated: say 'vectors write OUT'", file=sys.stderr)
+    return [first, "write", *rest]

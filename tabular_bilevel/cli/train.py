@@ -1,0 +1,113 @@
+"""``train``: ascents of a leader's objective, from several starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import tabular_bilevel as tb
+from tabular_bilevel._validation import positive_integer
+from tabular_bilevel.cli._common import add_limit, add_problem, progress, say
+from tabular_bilevel.training import METHODS, Setting
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    add_problem(parser)
+    parser.add_argument("--method", required=True, help="one of: " + ", ".join(METHODS))
+    parser.add_argument("--seeds", type=int, default=10, help="ascents to make (10)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=10_000,
+        help="iterations of each (10,000); what was saved with fewer is gone on with",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where to write; the table, summary and plot have the seeds of this call alone",
+    )
+    parser.add_argument("--batch", type=int, default=100, help="steps of data an iteration (100)")
+    parser.add_argument("--time-limit", type=int, default=200, help="longest episode (200)")
+    parser.add_argument("--rate", type=float, default=0.1, help="of the ascent (0.1)")
+    parser.add_argument(
+        "--optimiser",
+        choices=("sgd", "adam"),
+        default="sgd",
+        help="sgd, with the gradient clipped to norm 1, or adam (sgd)",
+    )
+    parser.add_argument(
+        "--critic-step", type=float, default=0.5, help="step size of a learned critic (0.5)"
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        help="iterations between two looks at J (a 200th of all, at most 50)",
+    )
+    parser.add_argument(
+        "--simulator-slip",
+        type=float,
+        metavar="SLIP",
+        help="of the simulator of four-rooms; published is 0.33, by default the planner's 0.44",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all)")
+    add_limit(parser, "bytes that a saved ascent may have")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the ascents, or go on with them, and write curves, summary and plot."""
+    from tabular_bilevel.curves import Training
+
+    n_seeds = positive_integer("seeds", options.seeds)
+    workers = positive_integer("workers", options.workers)
+    batch = positive_integer("batch", options.batch)
+    problem, simulator = tb.problems.CATALOGUE[options.problem](), None
+    if options.simulator_slip is not None:
+        if options.problem != "four-rooms":
+            raise ValueError(f"simulator-slip is for four-rooms, not for {options.problem}")
+        simulator = tb.problems.four_rooms(slip=options.simulator_slip)
+    clipped = tb.GradientAscent(options.rate, 1.0)
+    every = min(max(1, options.steps // 200), 50) if options.every is None else options.every
+    words = vars(options).copy()
+    for name in ("command", "seeds", "seed", "steps", "workers", "out", "limit"):
+        del words[name]
+    training = Training(
+        problem=problem,
+        n_parameters=problem.n_parameters,
+        method=options.method,
+        setting=Setting(
+            sampler=tb.Steps(batch, options.time_limit),
+            step_size=options.critic_step,
+            oracle=tb.Steps(5_000, options.time_limit),
+            simulator=simulator,
+        ),
+        optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),
+        seeds=range(options.seed, options.seed + n_seeds),
+        n_steps=options.steps,
+        every=every,
+        words={**words, "every": every, "version": tb.__version__},
+        folder=options.out,
+        limit=options.limit,
+    )
+    if simulator is not None and not hasattr(
+        METHODS[options.method](training.setting), "interaction"
+    ):
+        raise ValueError(f"simulator-slip has no use: {options.method} samples nothing from it")
+    curves = {}
+    with progress(training.curves(workers), total=n_seeds) as finished:
+        for seed, curve in finished:
+            curves[seed] = curve
+            say(f"seed {seed}: J = {curve.final():.6g} over the last iterations", finished.write)
+    summary = training.write(curves)
+    error = summary["standard_error"]
+    spread = "" if error is None else f", standard error {error:.3g}"
+    say(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
+    try:
+        training.draw(curves)
+    except ImportError:
+        say("no plot: it needs matplotlib, which the extra 'plot' installs")
+    return 0
