@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import tabular_bilevel as tb
-from tabular_bilevel._files import shown
-from tabular_bilevel._processes import handling
+from tabular_bilevel._base.files import shown
+from tabular_bilevel._base.processes import handling
 from tabular_bilevel.cli import (
     check,
     gradient,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel._files import LIMIT, brief, shown
+from tabular_bilevel._base.files import LIMIT, brief, shown
 
 __all__ = ["add_limit", "add_problem", "loaded", "plain", "progress", "say"]
 

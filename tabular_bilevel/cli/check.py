@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel._files import read_array, write_file, write_json
+from tabular_bilevel._base.files import read_array, write_file, write_json
 from tabular_bilevel.cli._common import add_limit, add_problem, loaded, plain, progress, say
 
 

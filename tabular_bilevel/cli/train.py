@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import tabular_bilevel as tb
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel.ascent.training import METHODS, Setting
 from tabular_bilevel.cli._common import add_limit, add_problem, progress, say
-from tabular_bilevel.training import METHODS, Setting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make the ascents, or go on with them, and write curves, summary and plot."""
-    from tabular_bilevel.curves import Training
+    from tabular_bilevel.ascent.curves import Training
 
     n_seeds = positive_integer("seeds", options.seeds)
     workers = positive_integer("workers", options.workers)

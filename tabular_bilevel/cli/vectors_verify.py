@@ -7,8 +7,8 @@ import importlib.util
 import secrets
 from pathlib import Path
 
-from tabular_bilevel._files import shown
-from tabular_bilevel._validation import as_positive
+from tabular_bilevel._base.arguments import as_positive
+from tabular_bilevel._base.files import shown
 from tabular_bilevel.cli._common import add_limit, loaded, progress, say
 from tabular_bilevel.vectors import ImplementationReport, check_vectors, load_vectors, outcome
 from tabular_bilevel.vectors.verifying import MEMORY, SAMPLE

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import tabular_bilevel as tb
-from tabular_bilevel._files import require_writable, write_json
+from tabular_bilevel._base.files import require_writable, write_json
 from tabular_bilevel.cli._common import plain, progress, say
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks and print them; 1 if one failed."""
-    from tabular_bilevel.verify import Check, stages, verify_cases
+    from tabular_bilevel.checks.verify import Check, stages, verify_cases
 
     start = time.perf_counter()
     if options.json is not None:
