@@ -11,7 +11,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 __all__ = ["handling", "outcomes"]
@@ -34,13 +35,12 @@ def outcomes(
     import joblib
 
     work = [joblib.delayed(_attempt)(make, k, item) for k, item in enumerate(items)]
-    # workers inherit it: whoever interrupts all processes has them ended by the first alone
-    ignored = signal.SIG_IGN
-    with _one_thread_each(), handling(signal.SIGINT, ignored), handling(signal.SIGTERM, ignored):
-        results = joblib.Parallel(
-            workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
-        )(work)
+    results: Any = None
     try:
+        with _own_processes():
+            results = joblib.Parallel(
+                workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
+            )(work)
         for k, made, trace in results:
             if isinstance(made, Exception) and made.__traceback__ is None:  # it has travelled
                 made.__cause__ = ChildProcessError(trace)
@@ -48,9 +48,10 @@ def outcomes(
     except BrokenProcessPool as error:
         raise ChildProcessError("a worker process died; start again to go on") from error
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of joblib, that work is given up
-            results.close()
+        if results is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of joblib, that work is given up
+                results.close()
 
 
 def _attempt(
@@ -75,8 +76,9 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _one_thread_each() -> AbstractContextManager[Any]:
-    """Have joblib's own processes compute with one thread, and end with this one.
+@contextmanager
+def _own_processes() -> Iterator[None]:
+    """Have joblib's own processes compute with one thread each, and end with this one.
 
     What the caller configured takes precedence: another backend, or a number of threads.
     """
@@ -84,12 +86,35 @@ def _one_thread_each() -> AbstractContextManager[Any]:
     from joblib.parallel import BACKENDS, get_active_backend
 
     backend, _ = get_active_backend()
-    if not isinstance(backend, BACKENDS["loky"]) or backend.inner_max_num_threads is not None:
-        return nullcontext()
-    config: AbstractContextManager[Any] = parallel_config(
-        "loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
-    )
-    return config
+    if not isinstance(backend, BACKENDS["loky"]):
+        yield
+    elif backend.inner_max_num_threads is not None:
+        with _interrupts_later():
+            yield
+    else:
+        end = {"initializer": _end_with, "initargs": (os.getpid(),)}
+        with parallel_config("loky", inner_max_num_threads=1, **end), _interrupts_later():
+            yield
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep interrupts until the end, and for ever from processes started meanwhile.
+
+    Whoever interrupts all processes, as a terminal does, has the others ended by this one alone.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from joblib.externals.loky.backend import resource_tracker as trackers_of_joblib
+
+    for tracker in (resource_tracker, trackers_of_joblib):
+        tracker.ensure_running()  # starting it later would let interrupts through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(parent: int) -> None:
