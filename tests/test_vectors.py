@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel._base import files
 from tabular_bilevel.cli import main
 from tabular_bilevel.vectors import (
     FAMILIES,
@@ -826,10 +827,12 @@ def test_a_death_before_any_file_is_there_is_gone_on_from(tmp_path, monkeypatch)
             place(path, raw)
 
         out = tmp_path / str(last)
-        monkeypatch.setattr(writing, "write_file", dying)
+        for module in (writing, files):
+            monkeypatch.setattr(module, "write_file", dying)
         with pytest.raises(Died):
             list(write_vectors(out, plan))
-        monkeypatch.setattr(writing, "write_file", place)
+        for module in (writing, files):
+            monkeypatch.setattr(module, "write_file", place)
         assert not (out / "manifest.json").exists()
         list(write_vectors(out, plan))
         assert contents(out) == contents(whole)

@@ -34,6 +34,8 @@ __all__ = [
     "LIMIT",
     "alone_in",
     "brief",
+    "hexadecimal",
+    "placed",
     "read_array",
     "read_arrays",
     "read_file",
@@ -118,6 +120,20 @@ def write_file(path: FilePath, raw: bytes) -> None:
 def write_json(path: FilePath, document: Any) -> None:
     """Write a JSON file as `write_file` does; ValueError if there is NaN or infinity in it."""
     write_file(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def hexadecimal(numbers: Any) -> Any:
+    """Spell floats exactly for JSON, however deeply nested."""
+
+    def spelled(one: Any) -> Any:
+        return [spelled(inner) for inner in one] if isinstance(one, list) else one.hex()
+
+    return spelled(np.asarray(numbers, dtype=np.float64).tolist())
+
+
+def placed(places: npt.NDArray[Any], numbers: npt.NDArray[Any]) -> list[list[Any]]:
+    """Pair each place with its number, spelled exactly."""
+    return [[k, x] for k, x in zip(places.tolist(), hexadecimal(numbers), strict=True)]
 
 
 def _draft_beside(path: FilePath) -> Path:

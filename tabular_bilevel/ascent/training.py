@@ -211,21 +211,12 @@ def train(run: Run) -> Curve:
     array([ 0, 10, 20, 30, 40, 50])
     """
     every, n_steps = positive_integer("every", run.every), positive_integer("n_steps", run.n_steps)
-    iterations: list[int] = []
-    objectives: list[float] = []
-    if run.path is not None and run.path.exists():
-        state, saved = AscentState.load(run.path, limit=run.limit)
-        try:
-            iterations, objectives = _noted(saved, run, state)
-        except ValueError as error:
-            raise ValueError(f"{shown(run.path)} {error}") from error
-        if iterations[-1] == n_steps:
-            return finished(state.theta, iterations, objectives)
-        # an interrupt may have come between a look at the objective and the step
-        seen = sum(k < state.iteration for k in iterations)
-        del iterations[seen:], objectives[seen:]
-    else:
-        state = AscentState.start(run.theta, rng=run.seed)
+    state, iterations, objectives = _begun(run)
+    if iterations[-1:] == [n_steps]:
+        return finished(state.theta, iterations, objectives)
+    # an interrupt may have come between a look at the objective and the step
+    seen = sum(k < state.iteration for k in iterations)
+    del iterations[seen:], objectives[seen:]
     steps = resume(run.problem, state, run.method, run.optimiser)
 
     def save(state: AscentState) -> None:
@@ -254,6 +245,17 @@ def train(run: Run) -> Curve:
         state = last.state
     save(state)
     return finished(state.theta, iterations, objectives)
+
+
+def _begun(run: Run) -> tuple[AscentState, list[int], list[float]]:
+    """Find how far a run is: its state, and what was noted; ValueError if the file is another's."""
+    if run.path is None or not run.path.exists():
+        return AscentState.start(run.theta, rng=run.seed), [], []
+    state, saved = AscentState.load(run.path, limit=run.limit)
+    try:
+        return state, *_noted(saved, run, state)
+    except ValueError as error:
+        raise ValueError(f"{shown(run.path)} {error}") from error
 
 
 def _noted(

@@ -242,6 +242,22 @@ def _checked(vector: Vector, rng: np.random.Generator) -> tuple[StoredProblem, d
     bounds = {name: Interval(*getattr(vector, f"{name}_bounds")) for name in ANSWERS}
     sizes = {name: _size(interval.centre) for name, interval in bounds.items()}
     sizes |= dict.fromkeys(ANSWERS[2:], max(sizes[name] for name in ANSWERS[2:]))
+    _require_narrow(bounds, sizes)
+    result = hypergradient(problem, vector.theta)
+    _require_sound_noise(vector, problem, result, rng)
+    trouble = _trouble(vector, result.objective, result.gradient, TOLERANCE)
+    for name in ANSWERS[2:]:
+        off = _distance(getattr(result, name), getattr(vector, f"{name}_bounds"))
+        allowed = TOLERANCE * sizes[name] + NOISE_FACTOR * vector.gradient_noise
+        if not trouble and not off <= allowed:
+            trouble = f"{name} part off by {off:.3g}, {allowed:.2g} is allowed"
+    if trouble:
+        raise ValueError(f"tb.hypergradient disagrees: {trouble}")
+    return problem, bounds
+
+
+def _require_narrow(bounds: dict[str, Interval], sizes: dict[str, float]) -> None:
+    """Refuse bounds wider than they are proven, or of parts that do not add up to the gradient."""
     for name, interval in bounds.items():
         if not np.all(interval.lower <= interval.upper):
             raise ValueError(f"{name}_bounds: the lower ones are not below the upper ones")
@@ -254,19 +270,6 @@ def _checked(vector: Vector, rng: np.random.Generator) -> tuple[StoredProblem, d
     )
     if not reach.overlaps(bounds["gradient"]):
         raise ValueError("the bounds of its parts do not add up to those of the gradient")
-    result = hypergradient(problem, vector.theta)
-    _require_sound_noise(vector, problem, result, rng)
-    answer = result.objective, result.gradient
-    found = outcome(vector, lambda _: answer, TOLERANCE, name_mistakes=False)
-    trouble = found.trouble
-    for name in ANSWERS[2:]:
-        off = _distance(getattr(result, name), getattr(vector, f"{name}_bounds"))
-        allowed = TOLERANCE * sizes[name] + NOISE_FACTOR * vector.gradient_noise
-        if not trouble and not off <= allowed:
-            trouble = f"{name} part off by {off:.3g}, {allowed:.2g} is allowed"
-    if trouble:
-        raise ValueError(f"tb.hypergradient disagrees: {trouble}")
-    return problem, bounds
 
 
 def _require_sound_noise(
@@ -351,33 +354,44 @@ def outcome(
     Outcome
         The comparison.
     """
-    allowed = tolerance * _size(vector.gradient) + NOISE_FACTOR * vector.gradient_noise
-    objective, gradient, trouble = None, None, ""
+    answer = None
     try:
-        objective, gradient = _answer(implementation(vector), vector.theta.size)
+        answer = _answer(implementation(vector), vector.theta.size)
     except (Exception, SystemExit) as error:  # somebody's code may end with anything
         trouble = f"{type(error).__name__}: {error}".partition("\n")[0][:LONGEST]
-    if gradient is not None:
-        off = _distance(gradient, vector.gradient_bounds)
-        if not off <= allowed:
-            trouble = f"gradient off by {off:.3g}, {allowed:.2g} is allowed"
-        elif objective is not None:
-            given = np.array([objective])
-            off = _distance(given, vector.objective_bounds[:, None])
-            most = tolerance * abs(vector.objective) + NOISE_FACTOR * vector.objective_noise
-            if not off <= most:
-                trouble = f"objective off by {off:.3g}, {most:.2g} is allowed"
+    else:
+        trouble = _trouble(vector, *answer, tolerance)
     if not name_mistakes:
         return Outcome(vector, trouble)
+    allowed = _allowed(vector, vector.gradient, tolerance)
     showing, agreeing = [], []
     for mistake, wrong in wrong_gradients(vector):
         if _distance(wrong, vector.gradient_bounds) <= 2.0 * allowed:
             continue  # no mistake here
         showing.append(mistake.name)
-        near = tolerance * _size(wrong) + NOISE_FACTOR * vector.gradient_noise
-        if gradient is not None and _alike(gradient, wrong, near):
+        if answer is not None and _alike(answer[1], wrong, _allowed(vector, wrong, tolerance)):
             agreeing.append(mistake.name)
     return Outcome(vector, trouble, tuple(showing), tuple(agreeing))
+
+
+def _allowed(vector: Vector, gradient: FloatArray, tolerance: float) -> float:
+    """Find what a gradient may be off by."""
+    return tolerance * _size(gradient) + NOISE_FACTOR * vector.gradient_noise
+
+
+def _trouble(
+    vector: Vector, objective: float | None, gradient: FloatArray, tolerance: float
+) -> str:
+    """Say what is further from its bounds than is allowed, if anything is."""
+    off = _distance(gradient, vector.gradient_bounds)
+    allowed = _allowed(vector, vector.gradient, tolerance)
+    if not off <= allowed:
+        return f"gradient off by {off:.3g}, {allowed:.2g} is allowed"
+    if objective is None:
+        return ""
+    off = _distance(np.array([objective]), vector.objective_bounds[:, None])
+    allowed = tolerance * abs(vector.objective) + NOISE_FACTOR * vector.objective_noise
+    return "" if off <= allowed else f"objective off by {off:.3g}, {allowed:.2g} is allowed"
 
 
 def _answer(returned: Any, n_parameters: int) -> tuple[float | None, FloatArray]:

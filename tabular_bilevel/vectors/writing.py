@@ -22,6 +22,8 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.files import (
     alone_in,
     brief,
+    hexadecimal,
+    placed,
     read_file,
     read_json,
     shown,
@@ -91,11 +93,10 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         tangent: dict[str, Any] = {}
         for name in TABLES:
             change = content[f"tangent_{name}"][i].ravel()
-            places = np.flatnonzero(change).tolist()
-            if places:
-                tangent[name] = [[k, float(change[k]).hex()] for k in places]
+            if change.any():
+                tangent[name] = placed(np.flatnonzero(change), change[change != 0.0])
         if content["tangent_temperature"][i]:
-            tangent["temperature"] = float(content["tangent_temperature"][i]).hex()
+            tangent["temperature"] = hexadecimal(content["tangent_temperature"][i])
         tangents.append(tangent)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -103,7 +104,7 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         "flags": list(content["flags"]),
         "digest": content_digest(dict(content)),
         **{
-            name: _hexadecimal(content[name])
+            name: hexadecimal(content[name])
             for name in (
                 "follower_discount", "leader_discount", "temperature", "theta", "initial",
                 "follower_reward", "leader_reward", "termination",
@@ -111,29 +112,22 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         },
         "available": content["available"].tolist(),
         "transition": {
-            "data": _hexadecimal(content["transition_data"]),
+            "data": hexadecimal(content["transition_data"]),
             "indices": content["transition_indices"].tolist(),
             "indptr": content["transition_indptr"].tolist(),
         },
         "tangents": tangents,
         **{
             name: dict(
-                zip(("lower", "upper"), _hexadecimal(content[f"{name}_bounds"]), strict=True)
+                zip(("lower", "upper"), hexadecimal(content[f"{name}_bounds"]), strict=True)
             )
             for name in ANSWERS
         },
         "noise": {
-            name: _hexadecimal(content[f"{name}_noise"]) for name in ("objective", "gradient")
+            name: hexadecimal(content[f"{name}_noise"]) for name in ("objective", "gradient")
         },
     }  # fmt: skip
     return (json.dumps(document, allow_nan=False) + "\n").encode()
-
-
-def _hexadecimal(numbers: Any) -> Any:
-    """Spell floats exactly, however deeply nested."""
-    if np.ndim(numbers) == 0:
-        return float(numbers).hex()
-    return [_hexadecimal(row) for row in numbers]
 
 
 #: Numpy's archive of arrays.
