@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 __all__ = ["handling", "outcomes"]
@@ -106,9 +105,11 @@ def _interrupts_later() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    from joblib.externals.loky.backend import resource_tracker as trackers_of_joblib
+    from multiprocessing import resource_tracker as python
 
-    for tracker in (resource_tracker, trackers_of_joblib):
+    from joblib.externals.loky.backend import resource_tracker as loky
+
+    for tracker in (python, loky):
         tracker.ensure_running()  # starting it later would let interrupts through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:

@@ -6,34 +6,27 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.files import shown
 from tabular_bilevel._base.processes import handling
-from tabular_bilevel.cli import (
-    check,
-    gradient,
-    problems,
-    train,
-    vectors_verify,
-    vectors_write,
-    verify,
-)
 
 __all__ = ["main"]
 
 COMMANDS = {
-    "verify": (verify, "check exact and sampled gradients on four problems against each other"),
-    "check": (check, "check an estimator of yours, and say what is wrong with it"),
-    "problems": (problems, "list the problems there are"),
-    "gradient": (gradient, "compute an exact hypergradient"),
-    "train": (train, "climb a leader's objective with a method's gradients, from several starts"),
+    "verify": "check exact and sampled gradients on four problems against each other",
+    "check": "check an estimator of yours, and say what is wrong with it",
+    "problems": "list the problems there are",
+    "gradient": "compute an exact hypergradient",
+    "train": "climb a leader's objective with a method's gradients, from several starts",
+    "vectors": "test vectors, for other implementations",
 }
 
 VECTORS = {
-    "write": (vectors_write, "write test vectors with proven answers"),
-    "verify": (vectors_verify, "check test vectors, or an implementation on them"),
+    "write": "write test vectors with proven answers",
+    "verify": "check test vectors, or an implementation on them",
 }
 
 
@@ -50,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input.
     """
-    parser = _parser()
-    options = parser.parse_args(_renamed(sys.argv[1:] if arguments is None else arguments))
+    words = _renamed(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(words).parse_args(words)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
@@ -60,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError,
     ) as error:  # fmt: skip
         what = "there is not enough memory" if isinstance(error, MemoryError) else str(error)
-        words = ", ".join([what, *getattr(error, "__notes__", ())])
-        print(f"tabular-bilevel: {shown(words)}", file=sys.stderr)
+        line = ", ".join([what, *getattr(error, "__notes__", ())])
+        print(f"tabular-bilevel: {shown(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("tabular-bilevel: interrupted", file=sys.stderr)
@@ -76,23 +69,25 @@ class _Parser(argparse.ArgumentParser):
         super().error(shown(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Make a parser of these words: it knows all commands, and what those take that are named."""
     parser = _Parser(
         prog="tabular-bilevel", description="Ground truth for bilevel reinforcement learning."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {tb.__version__}")
     commands = _add(parser, COMMANDS)
-    _add(commands.add_parser("vectors", help="test vectors, for other implementations"), VECTORS)
+    for prefix, group in (("", commands), ("vectors_", _add(commands["vectors"], VECTORS))):
+        for name, command in group.items():
+            if name in words and command is not commands["vectors"]:
+                module = import_module(f"tabular_bilevel.cli.{prefix}{name}")
+                module.add_arguments(command)
+                command.set_defaults(command=module.run)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, modules: Mapping[str, tuple[Any, str]]) -> Any:
+def _add(parser: argparse.ArgumentParser, purposes: Mapping[str, str]) -> dict[str, Any]:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, purpose) in modules.items():
-        command = commands.add_parser(name, help=purpose)
-        module.add_arguments(command)
-        command.set_defaults(command=module.run)
-    return commands
+    return {name: commands.add_parser(name, help=purpose) for name, purpose in purposes.items()}
 
 
 def _renamed(arguments: Sequence[str]) -> Sequence[str]:
