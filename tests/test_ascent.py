@@ -1,6 +1,5 @@
 """Ascents: steps, optimisers' memory, saving and going on."""
 
-import builtins
 import dataclasses
 import itertools
 import multiprocessing
@@ -276,19 +275,6 @@ def test_a_bar_shows_the_progress(capsys):
     )
     assert len(list(steps)) == 3
     assert "3/3" in capsys.readouterr().err
-
-
-def test_a_bar_needs_tqdm(monkeypatch):
-    real_import = builtins.__import__
-
-    def no_tqdm(name, *arguments):
-        if name.startswith("tqdm"):
-            raise ImportError(name)
-        return real_import(name, *arguments)
-
-    monkeypatch.setattr(builtins, "__import__", no_tqdm)
-    with pytest.raises(ValueError, match="progress needs tqdm"):
-        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, progress=True)
 
 
 def test_what_is_no_optimiser_is_refused():

@@ -129,7 +129,10 @@ def test_no_message_has_an_escape(tmp_path, capsys, monkeypatch):
         "format": "tabular-bilevel test vectors", "schema_version": 1, "licence": ESCAPE,
         "provenance": {}, "notes": {}, "vectors": [],
     }  # fmt: skip
-    entry = {"file": "a.npz", "sha256": ESCAPE, "family": ESCAPE, "name": ESCAPE}
+    entry = {
+        "file": "a.npz", "sha256": ESCAPE, "family": ESCAPE, "name": ESCAPE, "flags": [ESCAPE],
+        "n_states": 1, "n_actions": 1, "n_parameters": 1,
+    }  # fmt: skip
     (folder / "a.npz").write_bytes(archive(**{ESCAPE: npy(np.zeros(2))[:-1]}))
     (folder / f"b{ESCAPE}.npz").write_bytes(b"")
     for changes in (
@@ -139,7 +142,7 @@ def test_no_message_has_an_escape(tmp_path, capsys, monkeypatch):
     ):  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(manifest | changes))
         assert main(["vectors", "verify", str(folder)]) in (1, 2)
-        assert main(["vectors", str(folder), "--families", "tied", "--count", "1"]) == 2
+        assert main(["vectors", "write", str(folder), "--families", "tied", "--count", "1"]) == 2
         if "format" not in changes and changes:
             with pytest.raises(ValueError, match="dir") as caught:
                 load_vectors(folder)
@@ -450,7 +453,10 @@ def bombs(tmp_path_factory):
     for name in ("manifest", "entries"):
         (folder / name).mkdir()
     os.link(folder / "lists.json", folder / "manifest" / "manifest.json")
-    entry = {"file": "one.npz", "sha256": "0" * 64, "family": "a", "name": "a"}
+    entry = {
+        "file": "one.npz", "sha256": "0" * 64, "family": "a", "name": "a", "flags": [],
+        "n_states": 1, "n_actions": 1, "n_parameters": 1,
+    }  # fmt: skip
     (folder / "entries" / "manifest.json").write_text(json.dumps({
         "format": "tabular-bilevel test vectors", "schema_version": 1, "licence": "",
         "provenance": {}, "notes": {}, "vectors": [entry],

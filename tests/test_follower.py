@@ -134,9 +134,11 @@ def test_a_tolerance_must_be_a_positive_number(solver, tolerance):
 
 def test_a_convergence_error_survives_a_worker_process():
     error = tb.ConvergenceError("stuck", residual=0.5, iterations=7)
+    error.add_note("where it was")
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert str(twin) == "stuck"
         assert (twin.residual, twin.iterations) == (0.5, 7)
+        assert twin.__notes__ == ["where it was"]
 
 
 def test_copies_and_pickles_are_as_read_only_as_they_were():

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.ascent import training
 from tabular_bilevel.ascent.curves import Training, plot_curves
 from tabular_bilevel.ascent.training import Curve, Run, train, train_all
@@ -173,20 +175,21 @@ def test_two_workers_make_the_curves_of_one():
 
 @dataclasses.dataclass
 class Announced:
-    """A method that leaves a file at its fifth call."""
+    """A method that has its process save at each step, and leaves a file at its fifth call."""
 
     method: object
     path: object
     calls: int = 0
 
     def __call__(self, problem, theta, *, rng, memory):
+        training.SAVE_EVERY = 0.0
         self.calls += 1
         if self.calls == 5:
             self.path.touch()
         return self.method(problem, theta, rng=rng, memory=memory)
 
 
-def test_workers_save_and_stop_when_nobody_waits_for_them(tmp_path):
+def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_with(tmp_path):
     endless = a_run(n_steps=10**9, path=tmp_path / "curve.npz", label="endless")
     under_way = tmp_path / "under-way"
     announced = dataclasses.replace(endless, method=Announced(endless.method, under_way))
@@ -217,11 +220,23 @@ def test_an_error_in_a_worker_is_raised():
         list(train_all([a_run(every=0)], workers=2))
 
 
+class PeculiarError(Exception):
+    """One that pickle cannot make again."""
+
+    def __init__(self, what, number):
+        super().__init__(f"{what} {number}")
+        self.add_note("noted")
+
+
+@dataclasses.dataclass
 class Failing:
     """A method that fails."""
 
+    kind: type = ValueError
+    words: tuple = ("it does not work",)
+
     def __call__(self, problem, theta, *, rng, memory):
-        raise ValueError("it does not work")
+        raise self.kind(*self.words)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -239,6 +254,38 @@ def test_a_run_that_fails_does_not_end_the_others(workers):
     assert caught.value.__notes__[-1] in ("in the run bad", "in the run worse")
     if workers == 1:  # then it is the first
         assert caught.value.__notes__[-1] == "in the run bad"
+
+
+def test_an_error_of_a_worker_says_where_it_was_and_may_be_of_any_kind():
+    failing = Failing(PeculiarError, ("it is", 7))
+    with pytest.raises(RuntimeError, match=r"^PeculiarError: it is 7") as caught:
+        list(train_all([a_run(method=failing), a_run()], workers=2))
+    assert caught.value.__notes__ == ["noted", "in the run two-state"]
+    assert "in __call__" in str(caught.value.__cause__)
+
+
+def test_a_context_of_joblib_says_where_the_work_is_done(monkeypatch):
+    """Threads see this process's memory; its own processes do not."""
+    seen = []
+    monkeypatch.setattr(training, "train", lambda run: seen.append(run.seed) or train(run))
+    runs = [a_run(seed=seed) for seed in range(3)]
+    alone = dict(train_all(runs, workers=1))
+    with joblib.parallel_config("threading"):
+        shared = dict(train_all(runs, workers=2))
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]
+    assert all(same(alone[run], shared[run]) for run in runs)
+
+
+def threads(_):
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+def test_a_worker_computes_with_one_thread_unless_joblib_is_told_otherwise():
+    found = [made for _, made in outcomes(threads, [0, 1], workers=2)]
+    assert found == 2 * [{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}]
+    with joblib.parallel_config("loky", inner_max_num_threads=3):
+        ((_, made),) = outcomes(threads, [0], workers=2)
+    assert made["OMP_NUM_THREADS"] == "3"
 
 
 # Two workers, one of which is idle, and a file that says that the other is busy.
@@ -274,7 +321,7 @@ def alive(process):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_save_and_end_when_their_parent_is_killed(number, tmp_path):
+def test_workers_end_when_their_parent_is_killed(number, tmp_path):
     driver = tmp_path / "driver.py"
     driver.write_text(ENDLESS, encoding="utf-8")
     command = [sys.executable, str(driver), str(Path(__file__).parent), str(tmp_path)]

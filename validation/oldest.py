@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-NEEDED = ("pytest", "pytest-xdist", "hypothesis", "python-flint", "tqdm")
+NEEDED = ("pytest", "pytest-xdist", "hypothesis", "python-flint")
 
 CORE = (
     "accuracy",

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = ["--families", "all", "--count", options.count, "--workers", options.workers]
 
     def started(out: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tabular_bilevel", "vectors", out, *settings]
+        command = [sys.executable, "-m", "tabular_bilevel", "vectors", "write", out, *settings]
         return subprocess.Popen(
             list(map(str, command)), stdout=subprocess.DEVNULL, start_new_session=True
         )

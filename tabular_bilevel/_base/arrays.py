@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import scipy.sparse.csgraph
 
 __all__ = [
     "ROUNDOFF",
@@ -20,6 +21,7 @@ __all__ = [
     "binary_scale",
     "centred",
     "grouped_sums",
+    "narrowing",
     "quiet",
     "ratio",
     "read_only",
@@ -96,6 +98,14 @@ def centred(table: FloatArray, policy: FloatArray) -> FloatArray:
     """
     once = table - (policy * table).sum(axis=1, keepdims=True)
     return np.asarray(once - (policy * once).sum(axis=1, keepdims=True))
+
+
+def narrowing(links: sp.csr_array) -> IntArray:
+    """Place each row so that what it is linked with comes near (reverse Cuthill-McKee order)."""
+    order = scipy.sparse.csgraph.reverse_cuthill_mckee(links)
+    place = np.empty(order.size, dtype=np.int64)
+    place[order] = np.arange(order.size)
+    return place
 
 
 def restore_read_only(self: object, state: dict[str, Any]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 __all__ = ["CheckFailedError", "ConvergenceError"]
 
@@ -24,12 +23,9 @@ class ConvergenceError(RuntimeError):
         self.residual = residual
         self.iterations = iterations
 
-    def __reduce__(self) -> tuple[Callable[[], ConvergenceError], tuple[()]]:
-        """Survive the way back from a worker process."""
-        remake = partial(
-            ConvergenceError, str(self), residual=self.residual, iterations=self.iterations
-        )
-        return remake, ()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way back from a worker process, with notes."""
+        return RuntimeError.__new__, (type(self), *self.args), self.__dict__
 
 
 class CheckFailedError(AssertionError):

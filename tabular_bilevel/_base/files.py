@@ -34,6 +34,8 @@ __all__ = [
     "LIMIT",
     "alone_in",
     "brief",
+    "hexadecimal",
+    "placed",
     "read_array",
     "read_arrays",
     "read_file",
@@ -41,6 +43,7 @@ __all__ = [
     "require_writable",
     "shown",
     "write_file",
+    "write_json",
 ]
 
 FilePath = str | PathLike[str]
@@ -114,6 +117,25 @@ def write_file(path: FilePath, raw: bytes) -> None:
     _sync_folder(draft.parent)
 
 
+def write_json(path: FilePath, document: Any) -> None:
+    """Write a JSON file as `write_file` does; ValueError if there is NaN or infinity in it."""
+    write_file(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def hexadecimal(numbers: Any) -> Any:
+    """Spell floats exactly for JSON, however deeply nested."""
+
+    def spelled(one: Any) -> Any:
+        return [spelled(inner) for inner in one] if isinstance(one, list) else one.hex()
+
+    return spelled(np.asarray(numbers, dtype=np.float64).tolist())
+
+
+def placed(places: npt.NDArray[Any], numbers: npt.NDArray[Any]) -> list[list[Any]]:
+    """Pair each place with its number, spelled exactly."""
+    return [[k, x] for k, x in zip(places.tolist(), hexadecimal(numbers), strict=True)]
+
+
 def _draft_beside(path: FilePath) -> Path:
     """Name a new file in the same folder, if the file is one that can be replaced."""
     place = Path(path)
@@ -170,11 +192,19 @@ def alone_in(folder: FilePath) -> Iterator[None]:
             raise OSError(f"{shown(folder)} is being written to by another process") from error
         except OSError:
             pass
-        for draft in Path(folder).glob(DRAFTS):
-            draft.unlink(missing_ok=True)
-        yield
+        _clear(folder)
+        try:
+            yield
+        finally:
+            _clear(folder)
     finally:
         os.close(descriptor)
+
+
+def _clear(folder: FilePath) -> None:
+    """Remove the drafts of processes that were killed."""
+    for draft in Path(folder).glob(DRAFTS):
+        draft.unlink(missing_ok=True)
 
 
 def read_file(path: FilePath, limit: int = LIMIT) -> bytes:

@@ -1,106 +1,132 @@
-"""Many pieces of work, one process each at a time, that end when they are told to."""
+"""Many pieces of work at once, in processes that joblib starts, and signals meanwhile."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
-from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-__all__ = ["handling", "outcomes", "told_to_stop"]
+__all__ = ["handling", "outcomes"]
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-
-class Worker:
-    """What a worker process knows of its duties.
-
-    Attributes
-    ----------
-    stop : Event
-        Set by the parent when the work is to stop.
-    busy : bool
-        Whether something is being made.
-    leaving : bool
-        Whether the process was told to end, by a signal or by its parent's death.
-    """
-
-    def __init__(self, stop: Event) -> None:
-        self.stop, self.busy, self.leaving = stop, False, False
-
-    def leave(self, *_: object) -> None:
-        """End: at once if idle, else when what was made is saved."""
-        self.leaving = True
-        if not self.busy:
-            os._exit(1)
-
-    def follow(self) -> None:
-        """Wait for the parent's death, which no queue tells of, and end."""
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        self.leave()
-
-
-# In a worker process, its own.
-WORKER: Worker | None = None
+# Seconds between two looks of a worker at whether its parent lives.
+LOOK_EVERY = 0.5
 
 
 def outcomes(
-    make: Callable[[Item], Made], items: Iterable[Item], workers: int
-) -> Generator[tuple[Item, Callable[[], Made]]]:
-    """Give each item with a function that returns what is made of it, or raises what ended it.
+    make: Callable[[Item], Made], items: Sequence[Item], workers: int
+) -> Generator[tuple[Item, Made | Exception]]:
+    """Give each item with what is made of it, or the exception that this ended with, as it comes.
 
-    With several processes they come as they are finished; with 1 this one does the work.
+    joblib has processes of its own do the work, or this one with 1 worker; in a context of
+    ``joblib.parallel_config`` whatever that names. Closing the generator kills those processes.
     """
-    if workers == 1:
-        yield from ((item, partial(make, item)) for item in items)
+    import joblib
+
+    work = [joblib.delayed(_attempt)(make, k, item) for k, item in enumerate(items)]
+    results: Any = None
+    try:
+        with _own_processes():
+            results = joblib.Parallel(
+                workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
+            )(work)
+        for k, made, trace in results:
+            if isinstance(made, Exception) and made.__traceback__ is None:  # it has travelled
+                made.__cause__ = ChildProcessError(trace)
+            yield items[k], made
+    except BrokenProcessPool as error:
+        raise ChildProcessError("a worker process died; start again to go on") from error
+    finally:
+        if results is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of joblib, that work is given up
+                results.close()
+
+
+def _attempt(
+    make: Callable[[Item], Made], k: int, item: Item
+) -> tuple[int, Made | Exception, str | None]:
+    """Make something of an item, or find what it ends with, and where."""
+    try:
+        return k, make(item), None
+    except Exception as error:
+        return k, _portable(error), traceback.format_exc()
+
+
+def _portable(error: Exception) -> Exception:
+    """Find an exception that can be sent: one of somebody's own may not come out as it went in."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            plain.add_note(note)
+        return plain
+    return error
+
+
+@contextmanager
+def _own_processes() -> Iterator[None]:
+    """Have joblib's own processes compute with one thread each, and end with this one.
+
+    What the caller configured takes precedence: another backend, or a number of threads.
+    """
+    from joblib import parallel_config
+    from joblib.parallel import BACKENDS, get_active_backend
+
+    backend, _ = get_active_backend()
+    if not isinstance(backend, BACKENDS["loky"]):
+        yield
+    elif backend.inner_max_num_threads is not None:
+        with _interrupts_later():
+            yield
+    else:
+        end = {"initializer": _end_with, "initargs": (os.getpid(),)}
+        with parallel_config("loky", inner_max_num_threads=1, **end), _interrupts_later():
+            yield
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep interrupts until the end, and for ever from processes started meanwhile.
+
+    Whoever interrupts all processes, as a terminal does, has the others ended by this one alone.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
         return
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, initializer=listen, initargs=(stop,))
+    from multiprocessing import resource_tracker as python
+
+    from joblib.externals.loky.backend import resource_tracker as loky
+
+    for tracker in (python, loky):
+        tracker.ensure_running()  # starting it later would let interrupts through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        # processes start as they get work; an interrupt meanwhile would meet them half made
-        with one_thread_each(), handling(signal.SIGINT, signal.SIG_IGN):
-            pending = {pool.submit(work, make, item): item for item in items}
-        for future in as_completed(pending):
-            yield pending[future], future.result
+        yield
     finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def work(make: Callable[[Item], Made], item: Item) -> Made:
-    """Make something of an item in a worker process."""
-    assert WORKER is not None
-    WORKER.busy = True
-    try:
-        return make(item)
-    finally:
-        WORKER.busy = False
-        if WORKER.leaving:
-            os._exit(1)
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, of whose death no queue tells."""
 
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_EVERY)
+        os._exit(1)
 
-def told_to_stop() -> bool:
-    """Say whether this is a worker process that is to save and stop."""
-    return WORKER is not None and (WORKER.leaving or WORKER.stop.is_set())
-
-
-def listen(stop: Event) -> None:
-    """Leave interrupts to the parent, which tells its workers, and end when it does."""
-    global WORKER
-    WORKER = Worker(stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, WORKER.leave)
-    threading.Thread(target=WORKER.follow, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager
@@ -114,19 +140,3 @@ def handling(number: signal.Signals, handler: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let processes started meanwhile use one thread each for linear algebra."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -29,7 +29,6 @@ from tabular_bilevel._base.generators import (
     require_whole,
     state_of,
 )
-from tabular_bilevel._base.progress import tqdm_bar
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.contract import Taken, as_estimator, as_memory, noted
 from tabular_bilevel.estimators.estimate import Estimate
@@ -297,7 +296,7 @@ def ascend(
     n_steps : int, optional
         When to stop; without it the ascent goes on for as long as it is asked to.
     progress : bool
-        Whether to show a bar (needs tqdm, which the extra `progress` installs).
+        Whether to show a bar.
 
     Yields
     ------
@@ -360,7 +359,9 @@ def resume(
     steps = climb(problem, state, taken, optimiser, last)
     if not progress:
         return steps
-    bar: Iterator[Step] = iter(tqdm_bar(steps, total=last, initial=state.iteration))
+    from tqdm.auto import tqdm
+
+    bar: Iterator[Step] = iter(tqdm(steps, total=last, initial=state.iteration))
     return bar
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
-from tabular_bilevel._base.files import LIMIT, write_file
+from tabular_bilevel._base.files import LIMIT, write_file, write_json
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
 from tabular_bilevel.estimators.contract import as_estimator
@@ -149,8 +149,7 @@ class Training:
             "mean": float(values.mean()),
             "standard_error": error,
         }
-        text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
-        write_file(self.folder / "summary.json", text.encode())
+        write_json(self.folder / "summary.json", summary)
         return summary
 
     def draw(self, curves: Mapping[int, Curve]) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from tabular_bilevel._base.arguments import finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._base.files import LIMIT, brief, shown
-from tabular_bilevel._base.processes import outcomes, told_to_stop
+from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.ascent.ascent import AscentState, Step, resume
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.register import METHODS, Setting
@@ -28,10 +27,6 @@ __all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
 
 # Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
 SAVE_EVERY = 5.0
-
-# Seconds between two questions to the parent: they cost as much as a tenth of a short step.
-LISTEN_EVERY = 0.2
-
 
 # Of the normal that the first theta is drawn from: the papers' start.
 START_SPREAD = 0.01
@@ -137,36 +132,22 @@ def train(run: Run) -> Curve:
     array([ 0, 10, 20, 30, 40, 50])
     """
     every, n_steps = positive_integer("every", run.every), positive_integer("n_steps", run.n_steps)
-    iterations: list[int] = []
-    objectives: list[float] = []
-    if run.path is not None and run.path.exists():
-        state, saved = AscentState.load(run.path, limit=run.limit)
-        try:
-            iterations, objectives = _noted(saved, run, state)
-        except ValueError as error:
-            raise ValueError(f"{shown(run.path)} {error}") from error
-        if iterations[-1] == n_steps:
-            return finished(state.theta, iterations, objectives)
-        # an interrupt may have come between a look at the objective and the step
-        seen = sum(k < state.iteration for k in iterations)
-        del iterations[seen:], objectives[seen:]
-    else:
-        state = AscentState.start(run.theta, rng=run.seed)
+    state, iterations, objectives = _begun(run)
+    if iterations[-1:] == [n_steps]:
+        return finished(state.theta, iterations, objectives)
+    # an interrupt may have come between a look at the objective and the step
+    seen = sum(k < state.iteration for k in iterations)
+    del iterations[seen:], objectives[seen:]
     steps = resume(run.problem, state, run.method, run.optimiser)
 
     def save(state: AscentState) -> None:
         if run.path is not None:
             state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
 
-    saved_at = listened_at = time.monotonic()
+    saved_at = time.monotonic()
     last: Step | None = None
     try:
         for step in steps:
-            now = time.monotonic()
-            if now - listened_at > LISTEN_EVERY:
-                listened_at = now
-                if told_to_stop():
-                    raise KeyboardInterrupt
             if step.iteration % every == 0 or step.iteration == n_steps:
                 # an iteration is noted when its objective is there: an interrupt may come between
                 objectives.append(step.objective_over(run.horizon))
@@ -174,9 +155,9 @@ def train(run: Run) -> Curve:
             if step.iteration == n_steps:
                 break
             last = step
-            if now - saved_at > SAVE_EVERY:
+            if time.monotonic() - saved_at > SAVE_EVERY:
                 save(step.state)
-                saved_at = now
+                saved_at = time.monotonic()
     except (KeyboardInterrupt, SystemExit):
         if last is not None:
             save(last.state)
@@ -185,6 +166,17 @@ def train(run: Run) -> Curve:
         state = last.state
     save(state)
     return finished(state.theta, iterations, objectives)
+
+
+def _begun(run: Run) -> tuple[AscentState, list[int], list[float]]:
+    """Find how far a run is: its state, and what was noted; ValueError if the file is another's."""
+    if run.path is None or not run.path.exists():
+        return AscentState.start(run.theta, rng=run.seed), [], []
+    state, saved = AscentState.load(run.path, limit=run.limit)
+    try:
+        return state, *_noted(saved, run, state)
+    except ValueError as error:
+        raise ValueError(f"{shown(run.path)} {error}") from error
 
 
 def _noted(
@@ -243,16 +235,11 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
     """
     first: Exception | None = None
     with closing(outcomes(train, runs, positive_integer("workers", workers))) as ended:
-        for run, outcome in ended:
-            try:
-                curve = outcome()
-            except BrokenProcessPool as error:
-                raise ChildProcessError("a worker process died; start again to go on") from error
-            except Exception as error:  # the others can go on
-                if first is None:
-                    error.add_note(f"in the run {run.label}")
-                    first = error
-            else:
+        for run, curve in ended:
+            if isinstance(curve, Curve):
                 yield run, curve
+            elif first is None:  # the others can go on
+                curve.add_note(f"in the run {run.label}")
+                first = curve
     if first is not None:
         raise first

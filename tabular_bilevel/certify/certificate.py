@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, IntArray
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.files import hexadecimal, placed
 from tabular_bilevel.certify import balls
 from tabular_bilevel.check_certificate import FORMAT, UnprovenError, check_certificate
 from tabular_bilevel.finite.model import Model, Tangent
@@ -58,7 +59,7 @@ def certificate(
         "format": FORMAT,
         **_tables_in_hex(model),
         "tangents": [_tangent_in_hex(model, tangent) for tangent in tangents],
-        "claims": {name: [_hexadecimal(end) for end in ends] for name, ends in claims.items()},
+        "claims": {name: [hexadecimal(end) for end in ends] for name, ends in claims.items()},
     }
     # twice the precision has room for somewhat small numbers
     bits = max(2 * precision, 3 * precision // 2 + _bits_below_one(claims))
@@ -82,30 +83,23 @@ def _bits_below_one(claims: Mapping[str, tuple[Any, Any]]) -> int:
     return max(math.frexp(math.ulp(1.0))[1] - math.frexp(smallest)[1], 0)
 
 
-def _hexadecimal(numbers: Any) -> Any:
-    """Spell floats exactly."""
-    if np.ndim(numbers) == 0:
-        return float(numbers).hex()
-    return [x.hex() for x in np.asarray(numbers).tolist()]
-
-
 def _tables_in_hex(model: Model) -> dict[str, Any]:
     kernel = model.transition
 
     def successors(row: int) -> list[list[Any]]:
         place = slice(kernel.indptr[row], kernel.indptr[row + 1])
-        return _placed(kernel.indices[place], kernel.data[place])
+        return placed(kernel.indices[place], kernel.data[place])
 
     return {
-        "follower_discount": _hexadecimal(model.follower_discount),
-        "leader_discount": _hexadecimal(model.leader_discount),
-        "temperature": _hexadecimal(model.temperature),
-        "initial": _hexadecimal(model.initial),
+        "follower_discount": hexadecimal(model.follower_discount),
+        "leader_discount": hexadecimal(model.leader_discount),
+        "temperature": hexadecimal(model.temperature),
+        "initial": hexadecimal(model.initial),
         "pairs": [
             {
                 "state": int(s),
-                "follower_reward": _hexadecimal(model.follower_reward[s, a]),
-                "leader_reward": _hexadecimal(model.leader_reward[s, a]),
+                "follower_reward": hexadecimal(model.follower_reward[s, a]),
+                "leader_reward": hexadecimal(model.leader_reward[s, a]),
                 "successors": successors(int(s) * model.n_actions + int(a)),
             }
             for s, a in np.argwhere(model.available)
@@ -124,9 +118,5 @@ def _tangent_in_hex(model: Model, tangent: Tangent) -> dict[str, Any]:
         "temperature": np.array([tangent.temperature]),
     }
     return {
-        name: _placed(np.flatnonzero(table), table[table != 0.0]) for name, table in tables.items()
+        name: placed(np.flatnonzero(table), table[table != 0.0]) for name, table in tables.items()
     }
-
-
-def _placed(places: IntArray, numbers: FloatArray) -> list[list[Any]]:
-    return [[k, x.hex()] for k, x in zip(places.tolist(), numbers.tolist(), strict=True)]

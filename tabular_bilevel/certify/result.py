@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -345,9 +343,9 @@ class CertificationError(RuntimeError):
         super().__init__(message)
         self.best = best
 
-    def __reduce__(self) -> tuple[Callable[[], CertificationError], tuple[()]]:
-        """Survive the way back from a worker process."""
-        return partial(CertificationError, str(self), best=self.best), ()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way back from a worker process, with notes."""
+        return RuntimeError.__new__, (type(self), *self.args), self.__dict__
 
 
 def require_ieee_arithmetic() -> None:

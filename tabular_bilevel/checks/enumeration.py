@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any, ClassVar
@@ -24,7 +23,6 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._base.errors import CheckFailedError
-from tabular_bilevel._base.progress import tqdm_bar
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
@@ -185,8 +183,7 @@ def check_by_enumeration(
         Largest difference, relative to the target's largest entry. The rounding of the estimates'
         dtype is allowed on top.
     progress : bool
-        Whether to show a bar, which says the number in all before anything is run (needs tqdm,
-        which the extra `progress` installs).
+        Whether to show a bar, which says the number in all before anything is run.
 
     Returns
     -------
@@ -224,12 +221,12 @@ def check_by_enumeration(
         )
     goal, target_accuracy = target_of(problem, theta, target)
     run, sums = _Run(subject, every, size, theta.size), _Sums(goal)
-    bar: Any = tqdm_bar(total=n_batches, unit=" estimates") if progress else nullcontext()
-    with bar:
+    from tqdm.auto import tqdm
+
+    with tqdm(total=n_batches, unit=" estimates", disable=not progress) as bar:
         for probabilities, estimates in run.through():
             sums.add(probabilities, estimates)
-            if progress:
-                bar.update(len(estimates))
+            bar.update(len(estimates))
     report = replace(sums.report(run, tolerance), target_accuracy=target_accuracy)
     if report.passed or target is not None:
         return report

@@ -17,10 +17,9 @@ from typing import Protocol
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
-import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
-from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums, narrowing
 from tabular_bilevel.finite.model import Model
 
 __all__ = [
@@ -224,10 +223,7 @@ def _policy_matrix(model: Model, policy: FloatArray, discount: float) -> FloatAr
 
 
 def _is_narrow(kernel: sp.csr_array) -> bool:
-    n_states = int(kernel.shape[0])
-    order = scipy.sparse.csgraph.reverse_cuthill_mckee(kernel)
-    place = np.empty(n_states, dtype=np.int64)
-    place[order] = np.arange(n_states)
+    place = narrowing(kernel)
     row, column = sp.coo_array(kernel).coords
     distance = float(np.abs(place[row] - place[column]).mean())
-    return distance < NARROW * n_states
+    return distance < NARROW * place.size

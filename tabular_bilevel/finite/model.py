@@ -32,6 +32,7 @@ from tabular_bilevel._base.arrays import (
     FloatArray,
     IntArray,
     grouped_sums,
+    narrowing,
     quiet,
     read_only,
     read_only_matrix,
@@ -488,9 +489,7 @@ class _Kernel:
         n_states = self.termination.shape[0]
         source, target = self.entry_state, self.transition.indices
         links = sp.csr_array((np.ones(target.size), (source, target)), shape=(n_states, n_states))
-        order = scipy.sparse.csgraph.reverse_cuthill_mckee(links)
-        place = np.empty(n_states, dtype=np.int64)
-        place[order] = np.arange(n_states)
+        place = narrowing(links)
         width = np.abs(place[source] - place[target]).max(initial=0)
         return read_only(place), int(width)
 

@@ -183,7 +183,7 @@ def load_vectors(folder: str | Path, *, limit: int = LIMIT) -> tuple[Vector, ...
     Parameters
     ----------
     folder : str or Path
-        What ``tabular-bilevel vectors`` wrote.
+        What ``tabular-bilevel vectors write`` wrote.
     limit : int
         Bytes of memory that all of them together may take; by default 256 MiB.
 

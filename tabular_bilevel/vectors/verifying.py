@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,10 @@ from tabular_bilevel.certify.result import CertificationError, Hypergradient, In
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.mistakes.register import MISTAKES, Mistake
 from tabular_bilevel.vectors.flags import NOTES, table_flags
-from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, WORD, Vector, load_vector
+from tabular_bilevel.vectors.load_vectors import ANSWERS, Vector, load_vector
 from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
-from tabular_bilevel.vectors.writing import FORMAT, MANIFEST, SCHEMA, UNFINISHED, same_schema
+from tabular_bilevel.vectors.writing import MANIFEST, SCHEMA, UNFINISHED, same_schema, shipped
 
 __all__ = [
     "ImplementationReport",
@@ -101,7 +102,7 @@ def check_vectors(
     Parameters
     ----------
     folder : str or Path
-        What ``tabular-bilevel vectors`` wrote.
+        What ``tabular-bilevel vectors write`` wrote.
     sample : int, optional
         How many of each family are enclosed again, drawn at random; with None, all.
     rng : numpy.random.Generator or int, optional
@@ -151,31 +152,33 @@ def _manifest(place: Path, limit: int) -> Any:
         raise ValueError(
             f"{shown(place)} has no {MANIFEST}: no vectors, or unfinished ones"
         ) from error
-    words = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
-    for name, wanted in words.items():
-        found = manifest.get(name) if isinstance(manifest, dict) else None
-        if type(found) is not type(wanted) or found != wanted:
-            raise ValueError(f"{shown(path)}: {name} is {brief(repr(found))}, not {wanted!r}")
-    kinds = {"licence": str, "provenance": dict, "notes": dict, "vectors": list}
-    for name, kind in kinds.items():
-        if not isinstance(manifest.get(name), kind):
-            raise ValueError(f"{shown(path)} has no {name}")
+    _require_conform(path, manifest)
     seen: set[str] = set()
-    for i, entry in enumerate(manifest["vectors"]):
-        for name in ("file", "sha256", "family", "name"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
-                raise ValueError(f"{shown(path)}: vectors[{i}] has no {name}")
-        file = entry["file"]
-        if not WORD.fullmatch(file):
-            raise ValueError(
-                f"{shown(path)}: vectors[{i}] is {brief(repr(file))}, not in the folder"
-            )
+    for file in (entry["file"] for entry in manifest["vectors"]):
         if file in seen:
             raise ValueError(f"{shown(path)}: vectors has {file!r} twice")
         seen.add(file)
-    if not seen:
-        raise ValueError(f"{shown(path)}: vectors is empty")
     return manifest
+
+
+def _require_conform(path: Path, manifest: Any) -> None:
+    """Raise ValueError with the first place where a manifest is not as its schema says."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, n: type(n) is int)
+    schema = json.loads(shipped("manifest-schema.json"))
+    validator = extend(Draft202012Validator, type_checker=strict)(schema)
+    error = next(validator.iter_errors(manifest), None)
+    if error is None:
+        return
+    place, kind, wanted = error.json_path.lstrip("$."), error.validator, repr(error.validator_value)
+    if kind == "required":
+        trouble = error.message
+    else:
+        words = wanted if kind == "const" else f"{kind} {wanted}"
+        trouble = f"is {brief(repr(error.instance))}, not {words}"
+    raise ValueError(f"{shown(path)}: {brief(place or 'it')} {shown(trouble)}")
 
 
 def _sampled(families: list[str], sample: int | None, rng: np.random.Generator) -> set[int]:
@@ -240,6 +243,22 @@ def _checked(vector: Vector, rng: np.random.Generator) -> tuple[StoredProblem, d
     bounds = {name: Interval(*getattr(vector, f"{name}_bounds")) for name in ANSWERS}
     sizes = {name: _size(interval.centre) for name, interval in bounds.items()}
     sizes |= dict.fromkeys(ANSWERS[2:], max(sizes[name] for name in ANSWERS[2:]))
+    _require_narrow(bounds, sizes)
+    result = hypergradient(problem, vector.theta)
+    _require_sound_noise(vector, problem, result, rng)
+    trouble = _trouble(vector, result.objective, result.gradient, TOLERANCE)
+    for name in ANSWERS[2:]:
+        off = _distance(getattr(result, name), getattr(vector, f"{name}_bounds"))
+        allowed = TOLERANCE * sizes[name] + NOISE_FACTOR * vector.gradient_noise
+        if not trouble and not off <= allowed:
+            trouble = f"{name} part off by {off:.3g}, {allowed:.2g} is allowed"
+    if trouble:
+        raise ValueError(f"tb.hypergradient disagrees: {trouble}")
+    return problem, bounds
+
+
+def _require_narrow(bounds: dict[str, Interval], sizes: dict[str, float]) -> None:
+    """Refuse bounds wider than they are proven, or of parts that do not add up to the gradient."""
     for name, interval in bounds.items():
         if not np.all(interval.lower <= interval.upper):
             raise ValueError(f"{name}_bounds: the lower ones are not below the upper ones")
@@ -252,19 +271,6 @@ def _checked(vector: Vector, rng: np.random.Generator) -> tuple[StoredProblem, d
     )
     if not reach.overlaps(bounds["gradient"]):
         raise ValueError("the bounds of its parts do not add up to those of the gradient")
-    result = hypergradient(problem, vector.theta)
-    _require_sound_noise(vector, problem, result, rng)
-    answer = result.objective, result.gradient
-    found = outcome(vector, lambda _: answer, TOLERANCE, name_mistakes=False)
-    trouble = found.trouble
-    for name in ANSWERS[2:]:
-        off = _distance(getattr(result, name), getattr(vector, f"{name}_bounds"))
-        allowed = TOLERANCE * sizes[name] + NOISE_FACTOR * vector.gradient_noise
-        if not trouble and not off <= allowed:
-            trouble = f"{name} part off by {off:.3g}, {allowed:.2g} is allowed"
-    if trouble:
-        raise ValueError(f"tb.hypergradient disagrees: {trouble}")
-    return problem, bounds
 
 
 def _require_sound_noise(
@@ -349,33 +355,44 @@ def outcome(
     Outcome
         The comparison.
     """
-    allowed = tolerance * _size(vector.gradient) + NOISE_FACTOR * vector.gradient_noise
-    objective, gradient, trouble = None, None, ""
+    answer = None
     try:
-        objective, gradient = _answer(implementation(vector), vector.theta.size)
+        answer = _answer(implementation(vector), vector.theta.size)
     except (Exception, SystemExit) as error:  # somebody's code may end with anything
         trouble = f"{type(error).__name__}: {error}".partition("\n")[0][:LONGEST]
-    if gradient is not None:
-        off = _distance(gradient, vector.gradient_bounds)
-        if not off <= allowed:
-            trouble = f"gradient off by {off:.3g}, {allowed:.2g} is allowed"
-        elif objective is not None:
-            given = np.array([objective])
-            off = _distance(given, vector.objective_bounds[:, None])
-            most = tolerance * abs(vector.objective) + NOISE_FACTOR * vector.objective_noise
-            if not off <= most:
-                trouble = f"objective off by {off:.3g}, {most:.2g} is allowed"
+    else:
+        trouble = _trouble(vector, *answer, tolerance)
     if not name_mistakes:
         return Outcome(vector, trouble)
+    allowed = _allowed(vector, vector.gradient, tolerance)
     showing, agreeing = [], []
     for mistake, wrong in wrong_gradients(vector):
         if _distance(wrong, vector.gradient_bounds) <= 2.0 * allowed:
             continue  # no mistake here
         showing.append(mistake.name)
-        near = tolerance * _size(wrong) + NOISE_FACTOR * vector.gradient_noise
-        if gradient is not None and _alike(gradient, wrong, near):
+        if answer is not None and _alike(answer[1], wrong, _allowed(vector, wrong, tolerance)):
             agreeing.append(mistake.name)
     return Outcome(vector, trouble, tuple(showing), tuple(agreeing))
+
+
+def _allowed(vector: Vector, gradient: FloatArray, tolerance: float) -> float:
+    """Find what a gradient may be off by."""
+    return tolerance * _size(gradient) + NOISE_FACTOR * vector.gradient_noise
+
+
+def _trouble(
+    vector: Vector, objective: float | None, gradient: FloatArray, tolerance: float
+) -> str:
+    """Say what is further from its bounds than is allowed, if anything is."""
+    off = _distance(gradient, vector.gradient_bounds)
+    allowed = _allowed(vector, vector.gradient, tolerance)
+    if not off <= allowed:
+        return f"gradient off by {off:.3g}, {allowed:.2g} is allowed"
+    if objective is None:
+        return ""
+    off = _distance(np.array([objective]), vector.objective_bounds[:, None])
+    allowed = tolerance * abs(vector.objective) + NOISE_FACTOR * vector.objective_noise
+    return "" if off <= allowed else f"objective off by {off:.3g}, {allowed:.2g} is allowed"
 
 
 def wrong_gradients(vector: Vector) -> Iterator[tuple[Mistake, FloatArray]]:

@@ -8,7 +8,6 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +19,18 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
-from tabular_bilevel._base.files import alone_in, brief, read_file, read_json, shown, write_file
-from tabular_bilevel._base.processes import outcomes, told_to_stop
+from tabular_bilevel._base.files import (
+    alone_in,
+    brief,
+    hexadecimal,
+    placed,
+    read_file,
+    read_json,
+    shown,
+    write_file,
+    write_json,
+)
+from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES
@@ -84,11 +93,10 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         tangent: dict[str, Any] = {}
         for name in TABLES:
             change = content[f"tangent_{name}"][i].ravel()
-            places = np.flatnonzero(change).tolist()
-            if places:
-                tangent[name] = [[k, float(change[k]).hex()] for k in places]
+            if change.any():
+                tangent[name] = placed(np.flatnonzero(change), change[change != 0.0])
         if content["tangent_temperature"][i]:
-            tangent["temperature"] = float(content["tangent_temperature"][i]).hex()
+            tangent["temperature"] = hexadecimal(content["tangent_temperature"][i])
         tangents.append(tangent)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -96,7 +104,7 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         "flags": list(content["flags"]),
         "digest": content_digest(dict(content)),
         **{
-            name: _hexadecimal(content[name])
+            name: hexadecimal(content[name])
             for name in (
                 "follower_discount", "leader_discount", "temperature", "theta", "initial",
                 "follower_reward", "leader_reward", "termination",
@@ -104,29 +112,22 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         },
         "available": content["available"].tolist(),
         "transition": {
-            "data": _hexadecimal(content["transition_data"]),
+            "data": hexadecimal(content["transition_data"]),
             "indices": content["transition_indices"].tolist(),
             "indptr": content["transition_indptr"].tolist(),
         },
         "tangents": tangents,
         **{
             name: dict(
-                zip(("lower", "upper"), _hexadecimal(content[f"{name}_bounds"]), strict=True)
+                zip(("lower", "upper"), hexadecimal(content[f"{name}_bounds"]), strict=True)
             )
             for name in ANSWERS
         },
         "noise": {
-            name: _hexadecimal(content[f"{name}_noise"]) for name in ("objective", "gradient")
+            name: hexadecimal(content[f"{name}_noise"]) for name in ("objective", "gradient")
         },
     }  # fmt: skip
     return (json.dumps(document, allow_nan=False) + "\n").encode()
-
-
-def _hexadecimal(numbers: Any) -> Any:
-    """Spell floats exactly, however deeply nested."""
-    if np.ndim(numbers) == 0:
-        return float(numbers).hex()
-    return [_hexadecimal(row) for row in numbers]
 
 
 #: Numpy's archive of arrays.
@@ -286,14 +287,11 @@ def write_vectors(
         missing = [recipe for recipe in plan.recipes if recipe not in sums]
         make = partial(_write_one, place, plan)
         with closing(outcomes(make, missing, min(n_workers, max(len(missing), 1)))) as ended:
-            for recipe, outcome in ended:
-                try:
-                    sums[recipe] = outcome()
-                except BrokenProcessPool as error:
-                    raise ChildProcessError(
-                        "a worker process died; start again to go on"
-                    ) from error
-                notes.add(plan.file(recipe), sums[recipe])
+            for recipe, checksum in ended:
+                if isinstance(checksum, Exception):
+                    raise checksum
+                sums[recipe] = checksum
+                notes.add(plan.file(recipe), checksum)
                 yield recipe
         _finish(place, plan, provenance, sums)
         notes.drop()
@@ -370,7 +368,7 @@ def _begin(place: Path, provenance: Mapping[str, Any]) -> None:
         return
     if any(place.iterdir()):
         raise ValueError(f"{shown(place)} has files already, and none of them is {MANIFEST}")
-    write_file(place / UNFINISHED, _json({"provenance": provenance}))
+    write_json(place / UNFINISHED, {"provenance": provenance})
 
 
 def _kept(path: Path, notes: _Notebook) -> str | None:
@@ -384,8 +382,6 @@ def _kept(path: Path, notes: _Notebook) -> str | None:
 
 def _write_one(place: Path, plan: Plan, recipe: Recipe) -> str:
     """Make a vector and write its file; return its checksum."""
-    if told_to_stop():
-        raise KeyboardInterrupt
     raw = plan.encoding.encode(made(recipe))
     write_file(place / plan.file(recipe), raw)
     return hashlib.sha256(raw).hexdigest()
@@ -412,7 +408,7 @@ def _finish(
             }
         )
     if plan.encoding == JSON:
-        write_file(place / SCHEMA, _schema())
+        write_file(place / SCHEMA, shipped(SCHEMA))
     manifest = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -421,22 +417,19 @@ def _finish(
         "notes": dict(NOTES),
         "vectors": vectors,
     }
-    write_file(place / MANIFEST, _json(manifest))
+    write_json(place / MANIFEST, manifest)
     (place / UNFINISHED).unlink(missing_ok=True)
 
 
-def _schema() -> bytes:
-    return files(__package__).joinpath(SCHEMA).read_bytes()
+def shipped(name: str) -> bytes:
+    """Read a file that comes with this module."""
+    return files(__package__).joinpath(name).read_bytes()
 
 
 def same_schema(path: Path) -> bool:
     """Say whether a file is the schema that is written beside JSON vectors."""
-    schema = _schema()
+    schema = shipped(SCHEMA)
     try:
         return read_file(path, len(schema)) == schema
     except (OSError, ValueError):
         return False
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()

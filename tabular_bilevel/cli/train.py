@@ -1,0 +1,151 @@
+"""``train``: ascents of a leader's objective, from several starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tabular_bilevel as tb
+from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel.cli._common import (
+    add_limit,
+    add_problem,
+    here,
+    loaded,
+    progress,
+    say,
+    somebodys,
+)
+from tabular_bilevel.estimators.register import METHODS, Setting
+
+# What the package's methods are made with; an estimator of one's own has its own.
+OF_METHODS = {"batch": 100, "time_limit": 200, "critic_step": 0.5, "simulator_slip": None}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    add_problem(parser)
+    climbed = parser.add_mutually_exclusive_group(required=True)
+    climbed.add_argument("--method", help="one of: " + ", ".join(METHODS))
+    climbed.add_argument(
+        "--estimator", metavar="MODULE:NAME", help="one of yours, in any form that check takes"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="ascents to make (10)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=10_000,
+        help="iterations of each (10,000); what was saved with fewer is gone on with",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where to write; the table, summary and plot have the seeds of this call alone",
+    )
+    parser.add_argument("--batch", type=int, help="a method's steps of data an iteration (100)")
+    parser.add_argument("--time-limit", type=int, help="a method's longest episode (200)")
+    parser.add_argument("--rate", type=float, default=0.1, help="of the ascent (0.1)")
+    parser.add_argument(
+        "--optimiser",
+        choices=("sgd", "adam"),
+        default="sgd",
+        help="sgd, with the gradient clipped to norm 1, or adam (sgd)",
+    )
+    parser.add_argument(
+        "--critic-step", type=float, help="step size of a method's learned critic (0.5)"
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        help="iterations between two looks at J (a 200th of all, at most 50)",
+    )
+    parser.add_argument(
+        "--simulator-slip",
+        type=float,
+        metavar="SLIP",
+        help="of the simulator of four-rooms; published is 0.33, by default the planner's 0.44",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all)")
+    add_limit(parser, "bytes that a saved ascent may have")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the ascents, or go on with them, and write curves, summary and plot."""
+    from tabular_bilevel.ascent.curves import Training
+
+    n_seeds = positive_integer("seeds", options.seeds)
+    workers = positive_integer("workers", options.workers)
+    problem = tb.problems.CATALOGUE[options.problem]()
+    words = vars(options).copy()
+    for name in ("command", "seeds", "seed", "steps", "workers", "out", "limit"):
+        del words[name]
+    if options.estimator is None:
+        del words["estimator"]
+        words |= {name: default for name, default in OF_METHODS.items() if words[name] is None}
+        estimator = _method(words)
+    else:
+        estimator = loaded("estimator", options.estimator)
+        for name in ("method", *OF_METHODS):
+            if words.pop(name) is not None:
+                raise ValueError(f"{name.replace('_', '-')} is for --method, not for --estimator")
+    every = min(max(1, options.steps // 200), 50) if options.every is None else options.every
+    clipped = tb.GradientAscent(options.rate, 1.0)
+    training = Training(
+        problem=problem,
+        n_parameters=problem.n_parameters,
+        method=options.method or options.estimator,
+        estimator=estimator,
+        optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),
+        seeds=range(options.seed, options.seed + n_seeds),
+        n_steps=options.steps,
+        every=every,
+        words={**words, "every": every, "version": tb.__version__},
+        folder=options.out,
+        limit=options.limit,
+    )
+    curves = {}
+    with (
+        here(),
+        somebodys(options.estimator),
+        progress(training.curves(workers), total=n_seeds) as finished,
+    ):
+        for seed, curve in finished:
+            curves[seed] = curve
+            say(f"seed {seed}: J = {curve.final():.6g} over the last iterations", finished.write)
+    summary = training.write(curves)
+    error = summary["standard_error"]
+    spread = "" if error is None else f", standard error {error:.3g}"
+    say(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
+    try:
+        training.draw(curves)
+    except ImportError:
+        say("no plot: it needs matplotlib, which the extra 'plot' installs")
+    return 0
+
+
+def _method(words: Mapping[str, Any]) -> Any:
+    """Make one of the package's methods, with these settings."""
+    name, slip, simulator = words["method"], words["simulator_slip"], None
+    if name not in METHODS:
+        raise ValueError(f"method is {name!r}, not one of {', '.join(METHODS)}")
+    if slip is not None:
+        if words["problem"] != "four-rooms":
+            raise ValueError(f"simulator-slip is for four-rooms, not for {words['problem']}")
+        simulator = tb.problems.four_rooms(slip=slip)
+    longest = words["time_limit"]
+    setting = Setting(
+        sampler=tb.Steps(positive_integer("batch", words["batch"]), longest),
+        step_size=words["critic_step"],
+        oracle=tb.Steps(5_000, longest),
+        simulator=simulator,
+    )
+    method = METHODS[name](setting)
+    if simulator is not None and not hasattr(method, "interaction"):
+        raise ValueError(f"simulator-slip has no use: {name} samples nothing from it")
+    return method

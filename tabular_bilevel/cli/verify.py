@@ -1,0 +1,47 @@
+"""``verify``: the package checks itself."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import tabular_bilevel as tb
+from tabular_bilevel._base.files import require_writable, write_json
+from tabular_bilevel.cli._common import plain, progress, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the checks here, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the checks and print them; 1 if one failed."""
+    from tabular_bilevel.checks.verify import Check, stages, verify_cases
+
+    start = time.perf_counter()
+    if options.json is not None:
+        require_writable(options.json)  # better now than after the work
+    checks: list[Check] = []
+    with progress(stages(verify_cases())) as plan:
+        for stage in plan:
+            plan.set_description(stage.name)
+            for check in stage.run():
+                checks.append(check)
+                say(check, plan.write)
+    failed = [check for check in checks if not check.passed]
+    say(
+        f"{len(checks) - len(failed)} of {len(checks)} checks ok, "
+        f"{time.perf_counter() - start:.1f} s"
+    )
+    for check in failed:
+        say(f"failed: {check.problem}, {check.name}")
+    if options.json is not None:
+        report = {
+            "version": tb.__version__,
+            "passed": not failed,
+            "checks": [plain(check) for check in checks],
+        }
+        write_json(options.json, report)
+    return 1 if failed else 0
