@@ -321,6 +321,16 @@ def ascend(
     >>> objectives = [step.objective for step in climb]
     >>> objectives[-1] > objectives[0]
     True
+
+    A function climbs, too, and keeps what it gives back as its memory:
+
+    >>> def averaged(problem, theta, rng, memory):
+    ...     exact = tb.hypergradient(problem, theta).gradient
+    ...     mean = 0.9 * memory.get("mean", exact) + 0.1 * exact
+    ...     return mean, {"mean": mean}
+    >>> *_, last = tb.ascend(problem, [0.0, 0.0], averaged, tb.Adam(0.1), rng=0, n_steps=3)
+    >>> list(last.state.memory)
+    ['mean']
     """
     start = AscentState.start(theta, rng=rng)
     return resume(problem, start, method, optimiser, n_steps=n_steps, progress=progress)
