@@ -63,7 +63,6 @@ class TraceRule:
     baseline: bool = True
     own_action: bool = False
 
-    @quiet
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
         """Add up sensitivities along trajectories, or compute the mean of that over their law.
 
@@ -135,6 +134,7 @@ class TraceRule:
         )
         return direct, self._indirect(experience, influence, indirect_entries, indirect_initial)
 
+    @quiet
     def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
         model, response, values = law.model, experience.response, experience.values
         policy, kernel, row = response.policy, model.transition, model.entry_row
