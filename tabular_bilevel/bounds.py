@@ -827,17 +827,17 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
             shift,
         )
     direct = Sensitivities.of(
-        model, leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()
+        model, leader_reward=pairs, transition=slopes[0], initial=leader.value.copy()
     )
     slope, slope_error = _temperature_slope(follower, influence, influence_error)
     indirect = Sensitivities.of(
-        model, follower_reward=influence, entries=slopes[1], temperature=slope
+        model, follower_reward=influence, transition=slopes[1], temperature=slope
     )
     bounds = SensitivityBounds(
         follower_reward=_outward(influence_error),
         leader_reward=_outward(pairs_error),
-        entries=_outward(errors + UNDERFLOW),
-        entries_shift=_outward(shift),
+        transition=_outward(errors + UNDERFLOW),
+        transition_shift=_outward(shift),
         initial=_outward(leader.value_spread + 2.0 * ROUNDOFF * np.abs(leader.value)),
         initial_shift=float(_outward(leader.value_error.max())),
         temperature=float(_outward(slope_error)),
@@ -858,8 +858,8 @@ def _around(
     return SensitivityBounds(
         follower_reward=wider("follower_reward"),
         leader_reward=wider("leader_reward"),
-        entries=wider("entries"),
-        entries_shift=bounds.entries_shift,
+        transition=wider("transition"),
+        transition_shift=bounds.transition_shift,
         initial=wider("initial"),
         initial_shift=bounds.initial_shift,
         temperature=float(wider("temperature")),
@@ -912,14 +912,14 @@ def _tangent_bound(
 
     rows = moved(tangent.transition, model.entry_row, model.follower_reward.size)
     start = moved(tangent.initial, np.zeros(model.n_states, dtype=np.int64), 1)
-    bound = rows @ bounds.entries_shift.ravel() + start[0] * bounds.initial_shift
+    bound = rows @ bounds.transition_shift.ravel() + start[0] * bounds.initial_shift
     if tangent.temperature != 0.0:
         off = bounds.temperature + 2.0 * ROUNDOFF * abs(sensitivities.temperature)
         bound += at_least(abs(tangent.temperature) * off, off)
     for change, slope, error in (
         (tangent.follower_reward, sensitivities.follower_reward, bounds.follower_reward),
         (tangent.leader_reward, sensitivities.leader_reward, bounds.leader_reward),
-        (tangent.transition, sensitivities.entries, bounds.entries),
+        (tangent.transition, sensitivities.transition, bounds.transition),
         (tangent.initial, sensitivities.initial, bounds.initial),
     ):
         errors = error + at_least(ROUNDOFF * (slope.size + 8.0) * np.abs(slope), slope)

@@ -352,7 +352,7 @@ class _Observed:
         game = self._game
         slope = grouped_sums(
             self._following,
-            self._arrival * sensitivities.entries,
+            self._arrival * sensitivities.transition,
             game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
         return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
@@ -369,13 +369,15 @@ class _Observed:
                 game.n_states, game.n_leader_actions
             )
 
-        size = pulled(np.abs(sensitivities.entries), np.abs(sensitivities.initial))
+        size = pulled(np.abs(sensitivities.transition), np.abs(sensitivities.initial))
         terms = grouped_sums(self._following, np.ones(self._following.size), game.n_parameters)
         terms = terms.reshape(size.shape) + (game.initial > 0.0)[:, None]
         # ... but for rounding
         leak = ROUNDOFF * (game.n_leader_actions + 3.0)
-        shift = bounds.entries_shift.ravel()[sensitivities.model.entry_row]
-        errors = pulled(bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift)
+        shift = bounds.transition_shift.ravel()[sensitivities.model.entry_row]
+        errors = pulled(
+            bounds.transition + leak * shift, bounds.initial + leak * bounds.initial_shift
+        )
         return errors, size, terms
 
     def tangent(self, change: FloatArray) -> Tangent:
@@ -422,7 +424,7 @@ class _Hidden:
         game = self._game
         slope = grouped_sums(
             self._pair,
-            game.transition.data * sensitivities.entries[self._slot],
+            game.transition.data * sensitivities.transition[self._slot],
             game.n_parameters,
         ).reshape(game.n_states, game.n_leader_actions)
         slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
@@ -451,12 +453,12 @@ class _Hidden:
         terms = np.diff(game.transition.indptr).reshape(shape)
         roundings = terms + game.n_leader_actions + 3.0
         uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * roundings * mass
-        errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.entries)
-        errors += np.einsum("sa,sba->sb", bounds.entries_shift, uneven)
+        errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.transition)
+        errors += np.einsum("sa,sba->sb", bounds.transition_shift, uneven)
         size = pulled(
             np.abs(sensitivities.follower_reward),
             np.abs(sensitivities.leader_reward),
-            np.abs(sensitivities.entries),
+            np.abs(sensitivities.transition),
         )
         return errors, size, terms.sum(axis=2) + 2.0 * shape[2]
 

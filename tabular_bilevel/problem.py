@@ -258,7 +258,7 @@ class FeatureProblem:
         if self._only_rewards:
             return gradient
         if self.transition.nnz:
-            centred = self._centre_rows(sensitivities.entries, self._kernel(theta))
+            centred = self._centre_rows(sensitivities.transition, self._kernel(theta))
             gradient = gradient + self.transition.T @ centred
         if self.initial.nnz:
             gradient = gradient + self.initial.T @ self._centre_start(
@@ -302,8 +302,8 @@ class FeatureProblem:
         base = self.base
         if self.transition.nnz:
             sums = np.diff(base.transition.indptr)[base.entry_row]
-            slopes, terms = sensitivities.entries, 2.0 * sums + 8.0
-            off = bounds.entries + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
+            slopes, terms = sensitivities.transition, 2.0 * sums + 8.0
+            off = bounds.transition + at_least(ROUNDOFF * terms * np.abs(slopes), slopes)
             kernel = self._kernel(theta)
             mean = partial(_means, kernel, base.entry_row, base.row_mass.ravel())
             reach = _tilt_errors(base.transition.data, kernel, slopes, off, mean)
@@ -644,7 +644,7 @@ def require_reward_parameters(
     probe = np.random.default_rng(0)
     measures = Sensitivities.of(
         model,
-        entries=probe.standard_normal(model.transition.nnz),
+        transition=probe.standard_normal(model.transition.nnz),
         initial=probe.standard_normal(model.n_states),
         temperature=1.0,
     )

@@ -323,7 +323,7 @@ def _units(model: Model) -> Iterator[Sensitivities]:
     for name, table in (
         ("follower_reward", model.follower_reward),
         ("leader_reward", model.leader_reward),
-        ("entries", model.transition.data),
+        ("transition", model.transition.data),
         ("initial", model.initial),
     ):
         for k in range(table.size):

@@ -104,12 +104,12 @@ def sampled_traces(
             indirect_initial,
         )
     direct = Sensitivities.of(
-        model, leader_reward=occupancy, entries=direct_entries, initial=direct_initial
+        model, leader_reward=occupancy, transition=direct_entries, initial=direct_initial
     )
     indirect = Sensitivities.of(
         model,
         follower_reward=influence,
-        entries=indirect_entries,
+        transition=indirect_entries,
         initial=indirect_initial,
         temperature=partial(temperature_slope, experience.model, response, influence),
     )
@@ -166,7 +166,7 @@ def expected_traces(
     direct = Sensitivities.of(
         model,
         leader_reward=occupancy,
-        entries=model.leader_discount * occupancy.ravel()[source] * values.value[target],
+        transition=model.leader_discount * occupancy.ravel()[source] * values.value[target],
         initial=values.value.copy(),
     )
     indirect = influence_measures(model, limit.response, influence)

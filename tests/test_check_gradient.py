@@ -215,7 +215,7 @@ class OnlyBetweenZeroAndOne:
         )
 
     def pullback(self, theta, sensitivities):
-        change = sensitivities.transition.toarray()[0]
+        change = sensitivities.transition_matrix.toarray()[0]
         return [change[1] - change[0]]
 
 
@@ -268,3 +268,12 @@ def test_discounts_near_one_raise_no_false_alarm(gap):
     discounts = {"follower_discount": 1 - gap, "leader_discount": 1 - gap}
     report = tb.check_gradient(tb.problems.two_state(**discounts), [0.2, -0.3])
     assert report.passed, str(report)
+
+
+def test_entries_are_the_old_name_of_transition():
+    model = tb.problems.two_state().model([0.0, 0.0])
+    slopes = np.arange(float(model.transition.nnz))
+    with pytest.warns(DeprecationWarning, match="are called transition now"):
+        measures = tb.Sensitivities.of(model, entries=slopes)
+    with pytest.warns(DeprecationWarning, match="are called transition now"):
+        assert measures.entries is measures.transition is slopes

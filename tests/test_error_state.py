@@ -53,7 +53,7 @@ def measured(problem, theta):
     model = problem.model(theta)
     response = tb.solve_follower(model)
     measures = tb.sensitivities(model, response, tb.evaluate_leader(model, response))
-    return measures.follower_reward, measures.entries, measures.temperature, str(measures)
+    return measures.follower_reward, measures.transition, measures.temperature, str(measures)
 
 
 def bounded(problem, theta):

@@ -801,7 +801,7 @@ def flat(model, measures, centred):
     """
     parts = []
     for measure in measures:
-        entries, start = measure.entries, measure.initial
+        entries, start = measure.transition, measure.initial
         if centred:
             row, kernel = model.entry_row, model.transition.data
             mean = np.bincount(row, kernel * entries, model.row_mass.size)

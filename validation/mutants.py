@@ -103,14 +103,14 @@ MUTANTS = (
     Mutant(
         "no dP in the direct part",
         "sensitivities.py",
-        "        entries=flow,\n",
+        "        transition=flow,\n",
         "",
         (PLAIN,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "sensitivities.py",
-        "        entries=flow * response.value[model.transition.indices],\n",
+        "        transition=flow * response.value[model.transition.indices],\n",
         "",
         (PLAIN,),
     ),
@@ -260,8 +260,8 @@ MUTANTS = (
     Mutant(
         "bounded: no drho",
         "bounds.py",
-        "leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()",
-        "leader_reward=pairs, entries=slopes[0]",
+        "leader_reward=pairs, transition=slopes[0], initial=leader.value.copy()",
+        "leader_reward=pairs, transition=slopes[0]",
         (RIGHT,),
     ),
     Mutant(

@@ -157,7 +157,7 @@ class Ingredients:
         direct = Sensitivities.of(
             model,
             leader_reward=occupancy,
-            entries=worth(
+            transition=worth(
                 occupancy,
                 self.leader_discount,
                 self.values.value,
@@ -169,7 +169,7 @@ class Ingredients:
         indirect = Sensitivities.of(
             model,
             follower_reward=influence,
-            entries=worth(
+            transition=worth(
                 influence,
                 model.follower_discount,
                 self.response.value,

@@ -240,7 +240,7 @@ class LeaderView:
                 model,
                 follower_reward=follower * model.available,
                 leader_reward=leader * model.available,
-                entries=_per_probability(kernel, model.transition.data),
+                transition=_per_probability(kernel, model.transition.data),
                 initial=_per_probability(initial, model.initial),
                 temperature=as_finite("temperature", temperature),
             ),

@@ -112,13 +112,13 @@ class _Road:
             Sensitivities.of(
                 tables,
                 leader_reward=pairs,
-                entries=entries(model.leader_discount * pairs, evaluation.value),
+                transition=entries(model.leader_discount * pairs, evaluation.value),
                 initial=evaluation.value.copy(),
             ),
             Sensitivities.of(
                 tables,
                 follower_reward=influence,
-                entries=entries(model.follower_discount * influence, response.value),
+                transition=entries(model.follower_discount * influence, response.value),
                 temperature=temperature_slope(model, response, influence),
             ),
         )
@@ -161,7 +161,7 @@ def _kernel_frozen_in(part: str) -> Any:
     def gradient(problem: StoredProblem) -> FloatArray:
         road = _Road.at(problem)
         measure = getattr(road, part)
-        still = replace(measure, entries=np.zeros_like(measure.entries))
+        still = replace(measure, transition=np.zeros_like(measure.transition))
         return replace(road, **{part: still}).gradient()
 
     return gradient
