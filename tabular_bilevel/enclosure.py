@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_positive, as_theta, positive_integer
-from tabular_bilevel.derivatives import all_tangents
+from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import solve_follower
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.result import (
     CertificationError,
@@ -25,6 +25,7 @@ from tabular_bilevel.result import (
     require_ieee_arithmetic,
     unwrapped,
 )
+from tabular_bilevel.tangents import Tangents
 
 __all__ = ["enclose"]
 
@@ -108,7 +109,7 @@ bits
         )
     theta = read_only(as_theta(theta))
     model = problem.model(theta)
-    tangents = tuple(all_tangents(problem, theta, model))
+    tangents = tangents_at(problem, theta, model)
     tables = _balls.Tables.of(model, tangents)
     middle = _balls.exact(_guess(model))
     best: Enclosure | None = None
@@ -139,7 +140,7 @@ def _guess(model: Model) -> FloatArray:
     return value
 
 
-def _enclosure(road: Any, model: Model, tangents: tuple[Tangent, ...], precision: int) -> Enclosure:
+def _enclosure(road: Any, model: Model, tangents: Tangents, precision: int) -> Enclosure:
     available = model.available
 
     def pairs(numbers: Any, least: float, most: float) -> Interval:

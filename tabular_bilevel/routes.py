@@ -19,7 +19,7 @@ from tabular_bilevel._validation import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel.derivatives import tangents_at
+from tabular_bilevel.derivatives import tangents_along
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import log_policy, solve_follower
 from tabular_bilevel.hypergradient import objective
@@ -80,7 +80,7 @@ def forward_gradient(
     True
     """
     theta, rows = _directions(theta, directions)
-    model, tangents = tangents_at(problem, theta, rows)
+    model, tangents = tangents_along(problem, theta, rows)
     response = solve_follower(model)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     policy, value = response.policy, response.value
@@ -156,7 +156,7 @@ def complex_step_gradient(
     """
     theta, rows = _directions(theta, directions)
     steps = None if horizon is None else positive_integer("horizon", horizon)
-    model, tangents = tangents_at(problem, theta, rows)
+    model, tangents = tangents_along(problem, theta, rows)
     response = solve_follower(model)
     start = response.value
     if steps is None and model.leader_discount == 1.0:

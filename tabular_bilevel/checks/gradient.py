@@ -11,10 +11,11 @@ import numpy.typing as npt
 from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel._validation import as_checked_theta, as_generator, entry
 from tabular_bilevel.accuracy import Level
+from tabular_bilevel.derivatives import has_pushforward
 from tabular_bilevel.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.linear import policy_system
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.result import Hypergradient
 from tabular_bilevel.routes import complex_step_gradient, difference_gradient, forward_gradient
 
@@ -214,7 +215,7 @@ def check_gradient(
         )
 
     comparisons, skipped = [], []
-    if isinstance(problem, ForwardProblem):
+    if has_pushforward(problem):
         for route, method in (
             ("forward mode", forward_gradient),
             ("complex step", complex_step_gradient),
