@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,7 +41,7 @@ LARGEST_LEAK = 1e-6
 LARGEST_NONLINEARITY = 1e-3
 
 
-def has_pushforward(problem: object) -> bool:
+def has_pushforward(problem: object) -> TypeGuard[ForwardProblem]:
     """Say whether a problem can be differentiated forward, all of its parts."""
     if isinstance(problem, Reparametrised):
         return has_pushforward(problem.inner) and hasattr(problem.transform, "pushforward")
