@@ -9,8 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import UNDERFLOW, FloatArray
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     all_finite,
     as_finite,
     entry,
@@ -18,10 +17,11 @@ from tabular_bilevel._validation import (
     first,
     real_array,
 )
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel._base.arrays import UNDERFLOW, FloatArray
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem, Reparametrised, pulled_back
-from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
-from tabular_bilevel.tangents import Tangents
 
 __all__ = ["Reach", "has_pushforward", "reach", "tangents_along", "tangents_at"]
 

@@ -15,7 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import (
+from tabular_bilevel._base.arguments import (
+    all_finite,
+    as_entries,
+    as_finite,
+    as_positive,
+    as_theta,
+    entry,
+    finite_array,
+    positive_integer,
+)
+from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     UNDERFLOW,
     BoolArray,
@@ -30,19 +40,9 @@ from tabular_bilevel._arrays import (
     restore_read_only,
     softmax,
 )
-from tabular_bilevel._validation import (
-    all_finite,
-    as_entries,
-    as_finite,
-    as_positive,
-    as_theta,
-    entry,
-    finite_array,
-    positive_integer,
-)
-from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
-from tabular_bilevel.tangents import MOVED, Tangents, product
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.tangents import MOVED, Tangents, product
 
 __all__ = [
     "BilevelProblem",
