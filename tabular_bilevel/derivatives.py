@@ -77,9 +77,9 @@ def tangents_at(
         return Tangents.stacked(model, theta.size, columns, given=_given("pushforward"))
     units = _by_units(problem, theta, model)
     tangents = Tangents.of(model, theta.size, given=_given("pullback"), **units)
+    _require_linear(problem, theta, tangents, _random_measures(model))
     for tangent in tangents:
         _require_no_leaks("pullback(...) of entries of", tangent, model)
-    _require_linear(problem, theta, tangents, _random_measures(model))
     return tangents
 
 

@@ -8,19 +8,13 @@ import pickle
 
 import numpy as np
 import pytest
+from strangers import Plain, Pushing
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import of_target
 from tabular_bilevel.finite.follower import soft_backup
 
 THETA = np.array([0.2, -0.3])
-
-
-class Plain:
-    """A newcomer's problem: two methods, and no word on errors."""
-
-    def __init__(self, problem):
-        self.model, self.pullback = problem.model, problem.pullback
 
 
 def two_state(accuracy=None, **options):
@@ -109,12 +103,6 @@ def test_without_bounds_of_the_pullback_a_result_is_not_called_exact():
     assert "exact" not in str(result)
     with pytest.raises(tb.CertificationError, match="there are no bounds: the pullback_bound"):
         tb.hypergradient(problem, THETA, accuracy=tb.Bounded())
-
-
-class Pushing(Plain):
-    def __init__(self, problem):
-        super().__init__(problem)
-        self.pushforward = problem.pushforward
 
 
 class Wrong(Pushing):

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 from corners import corner_problem
 from extremes import extreme_budget, extreme_game, extreme_problem
+from strangers import Plain, Pushing, Single, returned_by_pullback, returned_by_pushforward
 
 import tabular_bilevel as tb
 from tabular_bilevel import derivatives as differentiating
@@ -436,19 +437,6 @@ def test_a_gradient_below_the_normal_numbers_has_a_radius():
     assert result.accuracy.gradient[0] > 0.0
 
 
-class Plain:
-    """A problem without a bound of its own."""
-
-    def __init__(self, problem):
-        self.model, self.pullback = problem.model, problem.pullback
-
-
-class Pushing(Plain):
-    def __init__(self, problem):
-        super().__init__(problem)
-        self.pushforward = problem.pushforward
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_pushforwards_stand_in_for_a_missing_bound(seed):
     problem = corner_problem(seed)
@@ -460,6 +448,41 @@ def test_pushforwards_stand_in_for_a_missing_bound(seed):
     assert np.all(found.gradient <= 50.0 * own + 1e-290)
     gradient = truth_of(problem, result)[1]
     for stored, ball, bound in zip(result.gradient, gradient, found.gradient, strict=True):
+        assert off(stored, ball) <= bound
+
+
+@pytest.mark.parametrize(
+    ("kind", "returned"),
+    [
+        (Plain, returned_by_pullback),
+        (Single, returned_by_pullback),
+        (Pushing, returned_by_pushforward),
+    ],
+)
+@pytest.mark.parametrize(
+    ("draw", "seed"),
+    [
+        *((corner_problem, seed) for seed in range(12)),
+        *((extreme_problem, seed) for seed in (*range(12), 288, 334)),
+        *((extreme_game, seed) for seed in range(6)),
+        *((extreme_budget, seed) for seed in range(6)),
+    ],
+)
+def test_bounds_hold_given_what_a_strangers_code_returns(draw, seed, kind, returned):
+    drawn = draw(seed)
+    problem, theta = drawn if isinstance(drawn, tuple) else (drawn, AT_ZERO)
+    stranger = kind(problem)
+    try:
+        result = tb.hypergradient(stranger, theta)
+    except ValueError as error:
+        pytest.skip(f"numbers overflow: {error}")
+    if not result.accuracy.proven:
+        pytest.skip(result.accuracy.reason)
+    reference = Reference(result.model, result.response.value, bits=MANY_BITS)
+    gradient = reference.gradient(*returned(stranger, theta, result.model))
+    for stored, ball, bound in zip(
+        result.gradient, gradient, result.accuracy.gradient, strict=True
+    ):
         assert off(stored, ball) <= bound
 
 
