@@ -68,13 +68,17 @@ def tangents_at(
 
     Raises ValueError if a derivative is none, or, where it is `limited`, takes too many calls.
     """
-    forward = has_pushforward(problem)
-    if limited:
-        _require_few(problem, theta.size, model, forward)
-    if forward:
+    if has_pushforward(problem):
+        if limited:
+            _require_few(problem, theta.size, model, forward=True)
         axes = (_axis(k, theta.size) for k in range(theta.size))
         columns = _pushed(problem, theta, model, axes)
-        return Tangents.stacked(model, theta.size, columns, given=_given("pushforward"))
+        try:
+            return Tangents.stacked(model, theta.size, columns, given=_given("pushforward"))
+        except NotImplementedError:  # some code can be differentiated backward only
+            pass
+    if limited:
+        _require_few(problem, theta.size, model, forward=False)
     units = _by_units(problem, theta, model)
     tangents = Tangents.of(model, theta.size, given=_given("pullback"), **units)
     _require_linear(problem, theta, tangents, _random_measures(model))
@@ -129,9 +133,9 @@ def reach(
         tangents = tangents_at(problem, theta, measures.model, limited=True)
         if tangents.given == _given("pullback"):
             _require_linear(problem, theta, tangents, measures)
-    except (ValueError, NotImplementedError) as error:
+    except ValueError as error:
         unknown = np.full(theta.size, np.inf)
-        return Reach(np.zeros(theta.size), unknown, reason=str(error) or type(error).__name__)
+        return Reach(np.zeros(theta.size), unknown, reason=str(error))
     return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
 
 
@@ -168,7 +172,7 @@ def _n_entries(model: Model) -> int:
     return int(2 * model.available.sum() + model.transition.nnz + model.n_states + 1)
 
 
-def _require_few(problem: object, n_parameters: int, model: Model, forward: bool) -> None:
+def _require_few(problem: object, n_parameters: int, model: Model, *, forward: bool) -> None:
     """Raise if it takes many calls, or numbers, to differentiate all tables."""
     name, n_entries = type(problem).__name__, _n_entries(model)
     if n_parameters * n_entries > MAX_NUMBERS:
@@ -183,7 +187,7 @@ def _require_few(problem: object, n_parameters: int, model: Model, forward: bool
         )
     if not forward and n_entries > MAX_CALLS:
         raise ValueError(
-            f"pullback of {name}, which has no pushforward, would be called for each of "
+            f"pullback of {name}, which has no working pushforward, would be called for each of "
             f"{n_entries:,} table entries, more than {MAX_CALLS:,}"
         )
 

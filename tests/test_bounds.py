@@ -492,8 +492,8 @@ def test_bounds_hold_given_what_a_strangers_code_returns(draw, seed, kind, retur
         (
             Plain,
             "MAX_CALLS",
-            "pullback of Plain, which has no pushforward, would be called for each of 97 table "
-            "entries, more than 2",
+            "pullback of Plain, which has no working pushforward, would be called for each of 97 "
+            "table entries, more than 2",
         ),
         (
             Pushing,

@@ -226,7 +226,7 @@ def check_gradient(
         ):
             try:
                 others = method(problem, theta, directions=directions, horizon=horizon)
-            except ConvergenceError as error:
+            except (ConvergenceError, NotImplementedError) as error:
                 skipped.append(f"{route}: {error}")
             else:
                 comparisons.append(compare(route, others, rounding_tolerance))
