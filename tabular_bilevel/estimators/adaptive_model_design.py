@@ -36,7 +36,8 @@ class AdaptiveModelDesign:
     where dr_F has -log pi added for a change of the temperature,
     and the gradient is drho.V_L + rho.dV_L. The tables go on from call to call.
 
-    Assumes: the model is known, and its Jacobian: the problem has a `pushforward`. Memory: S A d
+    Assumes: the model is known, and its Jacobian, which takes a call of `pushforward` for each
+    parameter, or of `pullback` for each table entry where there is none. Memory: S A d
     numbers. Bias: of order max(gamma_F, gamma_L)^sweeps, counting the sweeps at thetas nearby; it
     vanishes as their number grows.
 
@@ -61,13 +62,7 @@ class AdaptiveModelDesign:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Sweep; parameters as of `BoltzmannCovariance`, and no randomness.
-
-        Raises
-        ------
-        TypeError
-            If the problem has no `pushforward`.
-        """
+        """Sweep; parameters as of `BoltzmannCovariance`, and no randomness."""
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
         tangents = tangents_at(problem, theta, model)
