@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import twins
+from zoo import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -19,24 +20,14 @@ ROUNDING = 1e-12
 TOP, BOTTOM = 1.0 - 2.0**-53, 0.0
 
 
-def patchy():
-    """States that lack actions, pairs that may end the episode, stored zero probabilities."""
-    rng = np.random.default_rng(5)
-    base = tb.problems.garnet(n_states=7, n_actions=3, branching=3, rng=rng).base
-    available = rng.random((7, 3)) < 0.6
-    available[:, 1] |= ~available.any(axis=1)
-    termination = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (7, 3)))
-    termination[2] = 1.0
-    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
+def with_zeros():
+    """The last step in a state, and every probability of 0 stored."""
+    base = patchy(n_states=7, branching=3)
+    last = np.arange(7)[:, None] == 2
+    dense = np.where(last.repeat(3, axis=0), 0.0, base.transition.toarray())
     rows, columns = np.indices(dense.shape)
     everything = sp.coo_array((dense.ravel(), (rows.ravel(), columns.ravel())), shape=dense.shape)
-    return base.replace(
-        transition=everything, termination=termination, available=available, temperature=0.5
-    )
-
-
-def at_some_theta(problem):
-    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
+    return base.replace(transition=everything, termination=np.where(last, 1.0, base.termination))
 
 
 MODELS = {
@@ -44,7 +35,7 @@ MODELS = {
     "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
     "game, seen": at_some_theta(tb.problems.random_game(rng=4)),
     "game, hidden": at_some_theta(tb.problems.random_game(follower_observes_leader=False, rng=4)),
-    "patchy": patchy(),
+    "patchy": with_zeros(),
     "two-state": at_some_theta(tb.problems.two_state()),
     "one state": tb.problems.bandit(leader_discount=0.5, follower_discount=0.5).base,
 }
