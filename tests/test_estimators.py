@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-
 from zoo import patchy_problem
+
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
 from tabular_bilevel.estimators import bi_level_actor_critic
