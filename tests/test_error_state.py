@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from references.corners import corner_problem
 from references.extremes import extreme_budget, extreme_game, extreme_problem
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify.result import CertificationError
@@ -148,14 +149,12 @@ def plain(found):
     return repr(found)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("instance", INSTANCES)
+@sizes(("instance", "function"), *pairs(INSTANCES, FUNCTIONS))
 def test_answers_are_the_same_whatever_numpy_raises(instance, function):
     compare(FUNCTIONS[function], instance)
 
 
-@pytest.mark.parametrize("function", METHODS)
-@pytest.mark.parametrize("instance", SHORT)
+@sizes(("instance", "function"), *pairs(SHORT, METHODS))
 def test_estimates_are_the_same_whatever_numpy_raises(instance, function):
     compare(METHODS[function], instance)
 
