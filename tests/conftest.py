@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Slow readable references of the tests' own, and the scripts of validation/, with what both share.
 HERE = Path(__file__).parent
@@ -15,6 +16,11 @@ sys.path += [str(HERE / "reference"), str(HERE.parent / "validation")]
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+
+# Few examples in quick runs, the same each time; many with --hypothesis-profile=thorough.
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=250)
+settings.load_profile("quick")
 
 # Ignored in what a shell runs in the background, and so in processes that tests start to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from zoo import masked, somewhere
 
 import tabular_bilevel as tb
@@ -151,7 +151,6 @@ def test_what_cannot_happen_is_not_listed():
     same_as_listed(model, first_action)
 
 
-@settings(max_examples=50, deadline=None)
 @given(model=strategies.models(max_states=3, max_actions=2))
 def test_trajectories_that_are_cut_are_listed_as_well(model):
     same_as_listed(model, tb.solve_follower(model).policy, horizon=3)

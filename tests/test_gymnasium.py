@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.utils.env_checker import check_env
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from laws import exact_law, smallest_chance
 from zoo import MODELS
 
@@ -372,7 +372,6 @@ def test_gymnasiums_checker_is_content_with_every_problem(name):
     check_env(env, skip_render_check=True)  # there is nothing to render
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(strategies.models())
 def test_gymnasiums_checker_is_content_with_actions_that_are_not_everywhere(model):
     assume(model.available[model.initial > 0.0].all(axis=0).any())
@@ -401,7 +400,6 @@ def test_an_action_drawn_before_the_reset_may_be_missing_after_it():
         check_env(FollowerEnv(apart()), skip_render_check=True)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(strategies.models())
 def test_there_and_back_again_the_tables_are_the_same(model):
     env = to_gymnasium(problem_of(model), [0.0], max_steps=3)

@@ -11,9 +11,8 @@ from hypothesis.errors import NoSuchExample
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 
-quick = settings(max_examples=60, deadline=None, derandomize=True)
-searching = settings(quick, max_examples=500, phases=[Phase.generate])
-shrinking = settings(quick, phases=[Phase.generate, Phase.shrink])
+searching = settings(max_examples=500, phases=[Phase.generate])
+shrinking = settings(max_examples=60, phases=[Phase.generate, Phase.shrink])
 
 
 def occurs(strategy, condition):
@@ -42,7 +41,6 @@ def is_multiple(table, step):
 # --- models ---------------------------------------------------------------------------------------
 
 
-@quick
 @given(
     strategies.models(
         min_states=2,
@@ -67,7 +65,6 @@ def test_models_keep_to_their_ranges(model):
         assert is_multiple(reward, 1 / 8)
 
 
-@quick
 @given(strategies.models())
 def test_models_have_small_whole_weights(model):
     """Every row is whole numbers over their sum, at most 6 outcomes of weight up to 5."""
@@ -76,7 +73,6 @@ def test_models_have_small_whole_weights(model):
         assert any(np.allclose(row * total, np.round(row * total)) for total in range(1, 31))
 
 
-@quick
 @given(strategies.models(allow_unavailable=False, allow_termination=False))
 def test_what_is_not_allowed_does_not_occur(model):
     assert model.available.all()
@@ -143,7 +139,6 @@ def test_models_shrink_to_what_matters():
     assert model.transition.toarray().tolist() == [[1.0]]
 
 
-@quick
 @given(strategies.models(min_discount=0.9, max_discount=0.9, min_temperature=3, max_temperature=3))
 def test_a_range_of_one_number_is_that_number(model):
     assert (model.follower_discount, model.leader_discount, model.temperature) == (0.9, 0.9, 3.0)
@@ -152,7 +147,6 @@ def test_a_range_of_one_number_is_that_number(model):
 # --- problems -------------------------------------------------------------------------------------
 
 
-@quick
 @given(
     strategies.problems(bases=strategies.models(max_states=2), min_parameters=2, max_parameters=4)
 )
@@ -168,7 +162,6 @@ def test_problems_keep_to_their_ranges(problem):
         assert np.isin(features.data, [-2.0, -1.0, 1.0, 2.0]).all()
 
 
-@quick
 @given(strategies.problems(allow_transition=False, allow_initial=False))
 def test_a_table_that_may_not_move_has_no_features(problem):
     assert problem.transition.nnz == problem.initial.nnz == 0
@@ -183,7 +176,6 @@ def test_each_table_moves_in_some_problems_and_not_in_others(table):
 # --- games ----------------------------------------------------------------------------------------
 
 
-@quick
 @given(
     strategies.games(
         min_states=2,
@@ -231,7 +223,6 @@ def test_games_of_every_kind_occur(condition):
     assert occurs(strategies.games(), condition)
 
 
-@quick
 @given(strategies.games(allow_observed=False, allow_unavailable=False, allow_termination=False))
 def test_games_of_a_kind_not_allowed_do_not_occur(game):
     assert not game.follower_observes_leader
@@ -242,7 +233,6 @@ def test_games_of_a_kind_not_allowed_do_not_occur(game):
 # --- parameters and policies ----------------------------------------------------------------------
 
 
-@quick
 @given(strategies.thetas(tb.problems.discrete_toy(), max_size=1.5))
 def test_thetas_are_multiples_of_a_quarter(theta):
     assert theta.shape == (6,)
@@ -251,7 +241,6 @@ def test_thetas_are_multiples_of_a_quarter(theta):
     assert is_multiple(theta, 1 / 4)
 
 
-@quick
 @given(strategies.models().flatmap(lambda m: st.tuples(st.just(m), strategies.policies(m))))
 def test_policies_are_distributions_over_available_actions(drawn):
     model, policy = drawn
