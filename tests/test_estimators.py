@@ -263,15 +263,13 @@ def test_methods_that_know_the_model_compute_what_they_say(name, where):
     np.testing.assert_array_equal(estimator.target(problem, theta), found)
 
 
-@pytest.mark.parametrize(
+@sizes(
     "estimator",
-    [
-        # at a discount of 0.99 and a temperature of 0.05 one estimate is mostly noise
+    [tb.NaivePolicyGradient(interaction(tb.Episodes(50)))],
+    [  # at a discount of 0.99 and a temperature of 0.05 one estimate is mostly noise
         tb.BoltzmannCovariance(interaction(tb.Survivors(2000))),
         tb.HyperPolicyGradient(interaction(tb.Episodes(200))),
-        tb.NaivePolicyGradient(interaction(tb.Episodes(50))),
     ],
-    ids=lambda estimator: type(estimator).__name__,
 )
 def test_the_published_toys_long_discount_is_no_obstacle(estimator):
     problem, theta = tb.problems.discrete_toy(), np.array([0.0, 0.0, 3.0, 0.0, 0.0, 0.0])
@@ -790,8 +788,7 @@ def flat(model, measures, centred):
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize("where", ["garnet", "layered", "game, seen", "patchy"])
-@pytest.mark.parametrize("name", TRACES)
+@sizes(("name", "where"), *pairs(TRACES, ["garnet", "layered", "game, seen", "patchy"]))
 def test_expected_traces_are_the_mean_of_sampled_ones(name, where):
     problem, (settings, sampler) = PROBLEMS[where], TRACES[name]
     theta, got = theta_of(problem), interaction(sampler)
@@ -1049,6 +1046,7 @@ def test_estimates_say_what_they_are_made_of():
 # ---------------------------------------------------------------- a simulator that differs
 
 
+@pytest.mark.slow
 def test_a_simulator_that_differs_moves_the_target_and_the_mean():
     # source: the published four rooms plan with one slip and sample with another
     planned = tb.problems.four_rooms(temperature=0.05)

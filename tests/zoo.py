@@ -87,3 +87,27 @@ MODELS = {
     "patchy": patchy(branching=3),
     "two-state": at_some_theta(tb.problems.two_state()),
 }
+
+FORBIDDEN = tb.Model.from_tables(
+    transition=[[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.7], [0.0, 0.0]]],
+    follower_reward=[[0.0, 0.2], [1.0, -np.inf]],
+    leader_reward=[[0.0, 1.0], [0.5, 0.0]],
+    initial=[1.0, 0.0],
+    follower_discount=0.9,
+    leader_discount=0.8,
+    temperature=0.5,
+)
+
+
+class Counted:
+    """A problem that counts its models."""
+
+    def __init__(self, problem):
+        self.problem, self.models = problem, 0
+
+    def model(self, theta):
+        self.models += 1
+        return self.problem.model(theta)
+
+    def pullback(self, theta, sensitivities):
+        return self.problem.pullback(theta, sensitivities)
