@@ -1,9 +1,14 @@
 """What several test files need."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Slow readable references of the tests' own, and the scripts of validation/, with what both share.
+HERE = Path(__file__).parent
+sys.path += [str(HERE / "reference"), str(HERE.parent / "validation")]
 
 # Workers share the cores already. BLAS reads this when numpy is imported, which is later.
 for library in ("OMP", "OPENBLAS", "MKL"):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from certificate_mutants import mutant
 from certificate_truth import Truths
-from corners import corner_problem
 from ordinary import ORDINARY, tables
+from references.corners import corner_problem
 from sizes import sizes
 
 import tabular_bilevel as tb

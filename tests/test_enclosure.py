@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pickle
-import runpy
 import subprocess
 import sys
 import threading
@@ -11,7 +10,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +22,9 @@ from tabular_bilevel.check_certificate import check_certificate
 flint = pytest.importorskip("flint")
 arb = flint.arb
 
-from tabular_bilevel.certify import balls  # noqa: E402
+import enclosure_fuzz  # noqa: E402
 
-FUZZ = Path(__file__).parents[1] / "validation" / "enclosure_fuzz.py"
+from tabular_bilevel.certify import balls  # noqa: E402
 
 # What float64 loses on ordinary problems is a few hundred roundings.
 ROUNDING = 1e-9
@@ -194,17 +192,12 @@ def test_more_precision_narrows_the_balls():
             assert narrow.rad() < wide.rad() or wide.rad() == 0
 
 
-@pytest.fixture(scope="module")
-def fuzz():
-    return runpy.run_path(str(FUZZ))
-
-
 @sizes("count", [60], [300])
-def test_corner_cases_violate_nothing(fuzz, count):
+def test_corner_cases_violate_nothing(count):
     seen = Counter()
     for k in range(count):
         rng = np.random.default_rng([1, k])
-        assert fuzz["examine"](*fuzz["instance"](rng), rng, seen) == [], k
+        assert enclosure_fuzz.examine(*enclosure_fuzz.instance(rng), rng, seen) == [], k
     # most instances tell right from wrong; at many corners there is no difference
     assert seen["swapped discounts outside"] >= count / 2
     assert seen["without influence outside"] >= count / 4
@@ -212,7 +205,7 @@ def test_corner_cases_violate_nothing(fuzz, count):
 
 
 @pytest.mark.parametrize("name", ["gradient", "objective", "policy", "occupancy"])
-def test_the_fuzz_notices_an_enclosure_that_is_elsewhere(fuzz, name, monkeypatch):
+def test_the_fuzz_notices_an_enclosure_that_is_elsewhere(name, monkeypatch):
     def wrong(problem, theta):
         right = enclose(problem, theta)
         off = getattr(right, name)
@@ -222,11 +215,11 @@ def test_the_fuzz_notices_an_enclosure_that_is_elsewhere(fuzz, name, monkeypatch
     monkeypatch.setattr(tb, "enclose", wrong)
     problem, theta = ORDINARY["garnet"]
     rng = np.random.default_rng(0)
-    assert f"{name} is outside" in fuzz["examine"](problem, np.array(theta), rng, Counter())
+    assert f"{name} is outside" in enclosure_fuzz.examine(problem, np.array(theta), rng, Counter())
 
 
-def test_the_fuzz_notices_a_wrong_derivative(fuzz, monkeypatch):
-    agrees = fuzz["_difference_agrees"]
+def test_the_fuzz_notices_a_wrong_derivative(monkeypatch):
+    agrees = enclosure_fuzz._difference_agrees
     problem, theta = ORDINARY["two-state"]
     enclosure = tb.enclose(problem, theta)
     numbers = balls.Tables.of(enclosure.model, enclosure.tangents)
@@ -238,9 +231,9 @@ def test_the_fuzz_notices_a_wrong_derivative(fuzz, monkeypatch):
 
 
 @pytest.mark.parametrize("count", ["3"])
-def test_the_fuzz_runs_as_a_script(fuzz, count, monkeypatch, capsys):
+def test_the_fuzz_runs_as_a_script(count, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["enclosure_fuzz.py", "--count", count])
-    assert fuzz["main"]() == 0
+    assert enclosure_fuzz.main() == 0
     assert "3 instances, 0 violated" in capsys.readouterr().out
 
 

@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from corners import corner_problem
-from extremes import extreme_budget, extreme_game, extreme_problem
+from references.corners import corner_problem
+from references.extremes import extreme_budget, extreme_game, extreme_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify.result import CertificationError

@@ -28,7 +28,7 @@ import tabular_bilevel as tb
 flint = pytest.importorskip("flint")
 arb = flint.arb
 
-from ball_reference import BITS, Reference, off  # noqa: E402
+from references.ball_reference import BITS, Reference, off  # noqa: E402
 
 from tabular_bilevel.certify import balls  # noqa: E402
 from tabular_bilevel.certify.bounds import error_bounds  # noqa: E402

@@ -1,10 +1,10 @@
 """Compare error bounds with the truth where float64 fails: do they hold, are they of use.
 
 Run ``python validation/bounds_fuzz.py --count 10000`` (about a minute and a half on one core) with
-the package and python-flint installed. Random problems biased to the corners (`tests/corners.py`)
-are solved in float64, with the bounds of the default result and those of a plain one afterwards,
-and compared with ball arithmetic at 400 bits
-(`tests/ball_reference.py`), number by number. It ends with 1 if a bound is broken, or if the
+the package and python-flint installed. Random problems biased to the corners
+(`references/corners.py`) are solved in float64, with the bounds of the default result and those of
+a plain one afterwards, and compared with ball arithmetic at 400 bits
+(`references/ball_reference.py`), number by number. It ends with 1 if a bound is broken, or if the
 gradient's is within 1e-6 of the gradient too rarely. A gradient of exactly 0 has no relative error
 and is counted apart.
 """
@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from ball_reference import Reference, broken, derivatives
-from corners import corner_problem
+from references.ball_reference import Reference, broken, derivatives
+from references.corners import corner_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds

@@ -25,15 +25,11 @@ import math
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flint import arb
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from corners import undiscounted
+from references.corners import undiscounted
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import balls
