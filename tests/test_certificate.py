@@ -14,7 +14,6 @@ import pytest
 from certificate_mutants import mutant
 from certificate_truth import Truths
 from ordinary import ORDINARY, tables
-from references.corners import corner_problem
 from sizes import sizes
 
 import tabular_bilevel as tb
@@ -25,6 +24,7 @@ from tabular_bilevel.check_certificate import (
     UnprovenError,
     check_certificate,
 )
+from tabular_bilevel.problems import zoo
 
 flint = pytest.importorskip("flint")
 arb = flint.arb
@@ -67,7 +67,7 @@ def patchy(seed=0, **changes):
 
 @pytest.fixture(scope="module")
 def certificate():
-    return json.dumps(tb.enclose(*ORDINARY["garnet"]).certificate())
+    return json.dumps(tb.enclose(tb.problems.garnet(), np.linspace(-1, 1, 6)).certificate())
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,7 @@ def test_certificates_pass_the_independent_checker(problem, theta):
 def test_certificates_of_corner_cases_pass(count):
     seen = Counter()
     for seed in range(count):
-        problem = corner_problem(seed)
-        document = tb.enclose(problem, np.zeros(3)).certificate()
+        document = tb.enclose(*zoo.draw("wild", seed).at).certificate()
         seen[check_certificate(document)] += 1
     assert len(seen) >= 3
 
@@ -625,7 +624,7 @@ def family():
     model = tables()
     instances = [
         ORDINARY["two-state"],
-        ORDINARY["bandit"],
+        ORDINARY["one-state bandit"],
         (patchy(), np.zeros(2)),
         (patchy(leader_discount=0.75, seed=1), np.zeros(2)),
         (tb.FeatureProblem(model, leader_reward=np.eye(4)[:, :1]), [0.0]),

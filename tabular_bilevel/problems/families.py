@@ -25,6 +25,8 @@ from tabular_bilevel.problems.random_families import garnet, layered, random_gam
 
 __all__ = ["FAMILIES", "Family", "Instance"]
 
+Made = tuple[ForwardProblem, FloatArray]
+
 _TABLES = ("follower_reward", "leader_reward", "transition", "initial")
 
 _DISCOUNTS = (0.0, 0.3, 0.9, 0.99, 0.999, 0.9999)
@@ -33,7 +35,7 @@ _DISCOUNTS = (0.0, 0.3, 0.9, 0.99, 0.999, 0.9999)
 MILD: Mapping[str, Any] = {"follower_discount": 0.7, "leader_discount": 0.8, "temperature": 0.5}
 
 
-def at(problem: Any, rng: np.random.Generator, *, spread: float = 0.3) -> Made:
+def with_theta(problem: Any, rng: np.random.Generator, *, spread: float = 0.3) -> Made:
     return problem, read_only(spread * rng.normal(size=problem.n_parameters))
 
 
@@ -110,7 +112,7 @@ def moved(
         name: scales.get(name, 1.0) * rng.normal(size=(sizes[name], 3))
         for name in tables or _TABLES
     }
-    return at(FeatureProblem(base, **chosen), rng, spread=spread)
+    return with_theta(FeatureProblem(base, **chosen), rng, spread=spread)
 
 
 def ending(kernel: FloatArray, ends: FloatArray) -> dict[str, Any]:
@@ -150,8 +152,10 @@ class Instance:
     theta: FloatArray = field(repr=False)
     flags: tuple[str, ...] = ()
 
-
-Made = tuple[ForwardProblem, FloatArray]
+    @property
+    def at(self) -> Made:
+        """Problem and parameter, as most functions take them first."""
+        return self.problem, self.theta
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ def _bandit(rng: np.random.Generator, max_states: int) -> Made:
         follower_discount=float(rng.choice(_DISCOUNTS)),
         leader_discount=float(rng.choice(_DISCOUNTS)),
     )
-    return at(problem, rng, spread=0.1)
+    return with_theta(problem, rng, spread=0.1)
 
 
 def _no_choice(rng: np.random.Generator, max_states: int) -> Made:
@@ -241,7 +245,7 @@ def _two_loops(rng: np.random.Generator, max_states: int) -> Made:
     pay[2, 0] = pay[4, 1] = 1.0
     # as good as each other but for a few temperatures
     spread = base.temperature * (1.0 - discount) / discount
-    return at(FeatureProblem(base, follower_reward=pay), rng, spread=spread)
+    return with_theta(FeatureProblem(base, follower_reward=pay), rng, spread=spread)
 
 
 def _chain(rng: np.random.Generator, max_states: int) -> Made:
@@ -268,7 +272,7 @@ def _chain(rng: np.random.Generator, max_states: int) -> Made:
         temperature=float(10.0 ** rng.uniform(-1.0, 0.5)),
     )
     pay = np.tile(np.eye(2), (length, 1))
-    return at(FeatureProblem(base, follower_reward=pay), rng, spread=0.1)
+    return with_theta(FeatureProblem(base, follower_reward=pay), rng, spread=0.1)
 
 
 def _garnet(rng: np.random.Generator, k: int, max_states: int) -> Made:
@@ -280,7 +284,7 @@ def _garnet(rng: np.random.Generator, k: int, max_states: int) -> Made:
         **_scalars(rng),
         rng=rng,
     )
-    return at(problem, rng)
+    return with_theta(problem, rng)
 
 
 def _one_table(rng: np.random.Generator, k: int, max_states: int) -> Made:
@@ -365,7 +369,7 @@ def _termination(rng: np.random.Generator, k: int, max_states: int) -> Made:
         problem = layered(
             depth=min(4, max_states // width), width=width, branching=2, **_scalars(rng), rng=rng
         )
-        return at(problem, rng)
+        return with_theta(problem, rng)
     shape = _size(rng, max_states), 3
     ends = some_ends(rng, shape)
     ends[0, 0] = 0.5
@@ -389,7 +393,7 @@ def _four_rooms(rng: np.random.Generator, k: int, max_states: int) -> Made:
     """Pay for cells in the published rooms, if there is room for them, or in a fifth of them."""
     beta = float(rng.choice([0.001, 0.003, 0.005]))
     if max_states >= _FOUR_ROOMS_STATES and k % 2 == 0:
-        return at(four_rooms(beta, float(rng.choice([1.0, 3.0, 5.0]))), rng)
+        return with_theta(four_rooms(beta, float(rng.choice([1.0, 3.0, 5.0]))), rng)
     problem = grid_world(
         _SMALL_FOUR_ROOMS,
         slip=float(rng.choice([0.0, 0.2, 0.44])),
@@ -397,11 +401,11 @@ def _four_rooms(rng: np.random.Generator, k: int, max_states: int) -> Made:
         leader_discount=float(rng.choice([0.9, 0.95, 0.99])),
         temperature=10.0 * beta,
     )
-    return at(problem, rng, spread=0.02)
+    return with_theta(problem, rng, spread=0.02)
 
 
 def _discrete_toy(rng: np.random.Generator, k: int, max_states: int) -> Made:
-    return at(discrete_toy(float(1 + k % 2)), rng, spread=1.0)
+    return with_theta(discrete_toy(float(1 + k % 2)), rng, spread=1.0)
 
 
 def _game(rng: np.random.Generator, max_states: int, *, seen: bool) -> Made:
@@ -412,7 +416,7 @@ def _game(rng: np.random.Generator, max_states: int, *, seen: bool) -> Made:
         follower_observes_leader=seen,
         rng=rng,
     )
-    return at(game, rng)
+    return with_theta(game, rng)
 
 
 def _quick(rng: np.random.Generator, k: int, max_states: int) -> Made:
@@ -426,12 +430,13 @@ def _quick(rng: np.random.Generator, k: int, max_states: int) -> Made:
     }
     kind, n_states = rng.integers(3), int(rng.integers(2, min(max_states, 7) + 1))
     if kind == 0:
-        return at(garnet(n_states=n_states, n_parameters=int(rng.integers(1, 6)), **settings), rng)
-    if kind == 1:
-        return at(layered(depth=min(3, max_states // 2), width=2, **settings), rng)
-    seen = bool(rng.integers(2))
-    n_states = max(1, n_states // 2)
-    return at(random_game(n_states=n_states, follower_observes_leader=seen, **settings), rng)
+        problem: Any = garnet(n_states=n_states, n_parameters=int(rng.integers(1, 6)), **settings)
+    elif kind == 1:
+        problem = layered(depth=min(3, max_states // 2), width=2, **settings)
+    else:
+        seen = bool(rng.integers(2))
+        problem = random_game(n_states=n_states // 2, follower_observes_leader=seen, **settings)
+    return with_theta(problem, rng)
 
 
 def _wild(rng: np.random.Generator, k: int, max_states: int) -> Made:
@@ -481,7 +486,7 @@ def _wild_game(rng: np.random.Generator, k: int, max_states: int) -> Made:
         temperature=beta,
         follower_observes_leader=bool(rng.random() < 0.5),
     )
-    return at(game, rng, spread=1.0)
+    return with_theta(game, rng, spread=1.0)
 
 
 def _wild_kernel(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:

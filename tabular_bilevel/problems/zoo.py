@@ -33,7 +33,6 @@ from tabular_bilevel.problems.families import (
     Family,
     Instance,
     Made,
-    at,
     dense,
     ending,
     extreme_logits,
@@ -42,6 +41,7 @@ from tabular_bilevel.problems.families import (
     moved,
     some_ends,
     sparse,
+    with_theta,
 )
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_world import grid_world
@@ -147,13 +147,13 @@ def budgeted(instance: Instance, rng: np.random.Generator | int) -> Instance:
 
 def _small_garnet(rng: np.random.Generator, **settings: Any) -> Made:
     usual = {"n_states": 5, "n_actions": 3, "n_parameters": 3, **MILD}
-    return at(garnet(**{**usual, **settings}, rng=rng), rng)
+    return with_theta(garnet(**{**usual, **settings}, rng=rng), rng)
 
 
 def _small_game(rng: np.random.Generator, *, seen: bool) -> Made:
     scalars: Mapping[str, Any] = {**MILD, "temperature": 0.3}
     game = random_game(n_states=3, n_actions=2, **scalars, follower_observes_leader=seen, rng=rng)
-    return at(game, rng)
+    return with_theta(game, rng)
 
 
 def _unreachable(rng: np.random.Generator) -> Made:
@@ -224,12 +224,12 @@ def _slippery(rng: np.random.Generator) -> Made:
         temperature=0.3,
         slip=0.4,
     )
-    return at(problem, rng)
+    return with_theta(problem, rng)
 
 
 def _thousand(rng: np.random.Generator) -> Made:
     scalars: Mapping[str, Any] = {**MILD, "temperature": 5.0}
-    return at(garnet(n_parameters=1000, **scalars, rng=rng), rng, spread=0.01)
+    return with_theta(garnet(n_parameters=1000, **scalars, rng=rng), rng, spread=0.01)
 
 
 # Seed and maker. With these seeds both parts of the gradient matter, if both are there.
@@ -259,10 +259,10 @@ _NAMED: Mapping[str, tuple[int, Callable[[np.random.Generator], tuple[ForwardPro
             rng, mild(rng, **ending(ends=some_ends(rng, (5, 3)), kernel=dense(rng, 5, 3)))
         ),
     ),
-    "layered": (4, lambda rng: at(layered(rng=rng), rng)),
+    "layered": (4, lambda rng: with_theta(layered(rng=rng), rng)),
     "one-state bandit": (
         59,
-        lambda rng: at(
+        lambda rng: with_theta(
             bandit(leader_reward=[0.0, 1.0, 0.3], temperature=0.5, leader_discount=0.5), rng
         ),
     ),
@@ -272,8 +272,8 @@ _NAMED: Mapping[str, tuple[int, Callable[[np.random.Generator], tuple[ForwardPro
     "slippery grid": (10, _slippery),
     "game": (93, lambda rng: _small_game(rng, seen=True)),
     "game, leader unseen": (59, lambda rng: _small_game(rng, seen=False)),
-    "layered game": (0, lambda rng: at(layered_game(depth=3, rng=rng), rng)),
-    "dense garnet": (0, lambda rng: at(garnet(n_states=6, branching=6, rng=rng), rng)),
+    "layered game": (0, lambda rng: with_theta(layered_game(depth=3, rng=rng), rng)),
+    "dense garnet": (0, lambda rng: with_theta(garnet(n_states=6, branching=6, rng=rng), rng)),
     "four rooms": (0, lambda rng: (four_rooms(), np.zeros(105))),
     # f(0|A) = 0.95: every part of the gradient matters there
     "discrete toy": (0, lambda rng: (discrete_toy(), [0.0, 0.0, 3.0, 0.0, 0.0, 0.0])),
