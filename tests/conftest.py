@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,10 @@ sys.path += [str(HERE / "reference"), str(HERE.parent / "validation")]
 # Workers share the cores already. BLAS reads this when numpy is imported, which is later.
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
+# Ignored in what a shell runs in the background, and so in processes that tests start to interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sizes import sizes
+from zoo import patchy_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import mean_test
@@ -66,27 +67,7 @@ def test_bchg_passes_in_a_game_whose_follower_does_not_see_the_leader():
 
 
 def test_bchg_passes_where_some_actions_are_forbidden_and_some_steps_end():
-    rng = np.random.default_rng(7)
-    reward = rng.normal(size=(5, 3))
-    reward[1, 2] = reward[3, 0] = -np.inf
-    termination = rng.uniform(0.0, 0.3, size=(5, 3)) * (rng.random((5, 3)) < 0.5)
-    base = tb.Model.from_tables(
-        transition=rng.dirichlet(np.ones(5), size=(5, 3)) * (1.0 - termination)[..., None],
-        follower_reward=reward,
-        leader_reward=rng.normal(size=(5, 3)),
-        initial=rng.dirichlet(np.ones(5)),
-        follower_discount=0.8,
-        leader_discount=0.9,
-        temperature=0.3,
-        termination=termination,
-    )
-    problem = tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(15, 3)),
-        leader_reward=rng.normal(size=(15, 3)),
-        transition=rng.normal(size=(base.transition.nnz, 3)),
-        initial=rng.normal(size=(5, 3)),
-    )
+    problem = patchy_problem(follower_discount=0.8, leader_discount=0.9, temperature=0.3)
     theta = np.array([0.1, -0.2, 0.3])
     assert tb.check_gradient(problem, theta).passed
     tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-from test_enumeration import masked
+from zoo import masked, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import suspects
@@ -48,10 +48,6 @@ PROBLEMS = {
     ),
 }
 each_problem = pytest.mark.parametrize("name", PROBLEMS)
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
 
 
 def right_ones(name, horizon=None):

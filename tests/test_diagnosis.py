@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from sizes import sizes
-from test_enumeration import masked
+from zoo import masked, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects
@@ -35,10 +35,6 @@ NEARLY_ALIKE = {
     ("game, seen", "discounts swapped"): "follower's discount for the leader's",
     ("game, seen", "influence one step late"): "through-follower term dropped",
 }
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
 
 
 VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from zoo import masked, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -22,29 +23,6 @@ def refused(message):
     return pytest.raises(ValueError, match=re.escape(message))
 
 
-def masked(seed=11):
-    """Make layers of states that lack actions, and of pairs that may end the episode early."""
-    rng = np.random.default_rng(seed)
-    whole = tb.problems.layered(depth=4, n_actions=3, temperature=0.5, rng=rng)
-    shape = whole.base.follower_reward.shape
-    available = rng.random(shape) < 0.7
-    available[:, 1] |= ~available.any(axis=1)
-    available[-1] = True  # where an index of -1 leads
-    early = np.where(rng.random(shape) < 0.5, rng.uniform(0.1, 0.6, shape), 0.0)
-    termination = np.where(whole.base.termination > 0.0, 1.0, early)
-    kernel = whole.base.transition.toarray() * (1.0 - early).reshape(-1, 1)
-    base = whole.base.replace(
-        available=available, termination=termination, transition=kernel.reshape(*shape, -1)
-    )
-    return tb.FeatureProblem(
-        base,
-        follower_reward=whole.follower_reward,
-        leader_reward=whole.leader_reward,
-        transition=rng.normal(size=(base.transition.nnz, 4)),
-        initial=whole.initial,
-    )
-
-
 PROBLEMS = {
     "layered": tb.problems.layered(rng=3),
     "game, seen": tb.problems.layered_game(depth=3, rng=4),
@@ -54,10 +32,6 @@ PROBLEMS = {
 }
 
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
 
 
 def check(estimator, problem, **settings):

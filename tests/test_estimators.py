@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sizes import pairs, sizes
 
+from zoo import patchy_problem
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
 from tabular_bilevel.estimators import bi_level_actor_critic
@@ -47,29 +48,6 @@ SURE = 5.0
 SHORT = {"follower_discount": 0.7, "leader_discount": 0.8, "temperature": 0.5}
 
 
-def patchy():
-    """States that lack actions, and pairs that may end the episode."""
-    rng = np.random.default_rng(7)
-    reward = rng.normal(size=(5, 3))
-    reward[1, 2] = reward[3, 0] = -np.inf
-    termination = rng.uniform(0.0, 0.3, size=(5, 3)) * (rng.random((5, 3)) < 0.5)
-    base = tb.Model.from_tables(
-        transition=rng.dirichlet(np.ones(5), size=(5, 3)) * (1.0 - termination)[..., None],
-        follower_reward=reward,
-        leader_reward=rng.normal(size=(5, 3)),
-        initial=rng.dirichlet(np.ones(5)),
-        termination=termination,
-        **SHORT,
-    )
-    return tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(15, 3)),
-        leader_reward=rng.normal(size=(15, 3)),
-        transition=rng.normal(size=(base.transition.nnz, 3)),
-        initial=rng.normal(size=(5, 3)),
-    )
-
-
 def rewards_only():
     """Equal discounts and parameters of rewards: what SoBiRL and the penalty need."""
     settings = SHORT | {"leader_discount": SHORT["follower_discount"]}
@@ -100,7 +78,7 @@ PROBLEMS = {
         n_states=3, follower_observes_leader=False, rng=3, **SHORT
     ),
     "rewards": rewards_only(),
-    "patchy": patchy(),
+    "patchy": patchy_problem(**SHORT),
 }
 
 

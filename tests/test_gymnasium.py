@@ -16,7 +16,8 @@ import pytest
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given, settings
-from test_trajectories import MODELS, exact_law, patchy, smallest_chance
+from laws import exact_law, smallest_chance
+from zoo import MODELS
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -362,7 +363,9 @@ def test_the_callers_tables_are_checked_as_everywhere(changes, message):
 
 def apart():
     """Possible first states without a common action."""
-    return patchy().replace(available=np.arange(15).reshape(5, 3) % 3 == [[0], [1], [2], [0], [1]])
+    return MODELS["patchy"].replace(
+        available=np.arange(15).reshape(5, 3) % 3 == [[0], [1], [2], [0], [1]]
+    )
 
 
 @pytest.mark.parametrize("name", tb.problems.CATALOGUE)
@@ -443,7 +446,7 @@ def test_steps_and_draws_have_the_frequencies_of_the_tables(model):
     ids=["kernel", "start"],
 )
 def test_frequencies_of_other_tables_are_noticed(change):
-    model = patchy()
+    model = MODELS["patchy"]
     env = FollowerEnv(model.replace(**change(model)))
     walked = walk(env, episodes=5000, steps=3, seed=2, act=lambda info: env.action_space.sample())
     assert smallest_chance(walked, exact_law(model, uniform(model), 3)) < FALSE_ALARM_RATE
@@ -494,7 +497,7 @@ def test_a_seed_repeats_and_the_stream_goes_on():
 
 def test_draws_after_a_seed_do_not_depend_on_the_state():
     available = np.array([[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0], [1, 1, 1]], dtype=bool)
-    env = FollowerEnv(patchy().replace(available=available))
+    env = FollowerEnv(MODELS["patchy"].replace(available=available))
     drawn = set()
     for seed in range(20):
         env.reset(seed=seed)

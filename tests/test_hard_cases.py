@@ -22,6 +22,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from zoo import put
 
 import tabular_bilevel as tb
 
@@ -1094,12 +1095,6 @@ DERIVATIVES = {
 }
 
 # ---------------------------------------------------------------- input
-
-
-def put(array, index, number):
-    copy = np.array(array, dtype=np.float64)
-    copy[index] = number
-    return copy
 
 
 BAD_PROBABILITIES = {

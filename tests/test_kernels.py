@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import twins
+from zoo import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -19,24 +20,14 @@ ROUNDING = 1e-12
 TOP, BOTTOM = 1.0 - 2.0**-53, 0.0
 
 
-def patchy():
-    """States that lack actions, pairs that may end the episode, stored zero probabilities."""
-    rng = np.random.default_rng(5)
-    base = tb.problems.garnet(n_states=7, n_actions=3, branching=3, rng=rng).base
-    available = rng.random((7, 3)) < 0.6
-    available[:, 1] |= ~available.any(axis=1)
-    termination = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (7, 3)))
-    termination[2] = 1.0
-    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
+def with_zeros():
+    """The last step in a state, and every probability of 0 stored."""
+    base = patchy(n_states=7, branching=3)
+    last = np.arange(7)[:, None] == 2
+    dense = np.where(last.repeat(3, axis=0), 0.0, base.transition.toarray())
     rows, columns = np.indices(dense.shape)
     everything = sp.coo_array((dense.ravel(), (rows.ravel(), columns.ravel())), shape=dense.shape)
-    return base.replace(
-        transition=everything, termination=termination, available=available, temperature=0.5
-    )
-
-
-def at_some_theta(problem):
-    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
+    return base.replace(transition=everything, termination=np.where(last, 1.0, base.termination))
 
 
 MODELS = {
@@ -44,19 +35,12 @@ MODELS = {
     "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
     "game, seen": at_some_theta(tb.problems.random_game(rng=4)),
     "game, hidden": at_some_theta(tb.problems.random_game(follower_observes_leader=False, rng=4)),
-    "patchy": patchy(),
+    "patchy": with_zeros(),
     "two-state": at_some_theta(tb.problems.two_state()),
     "one state": tb.problems.bandit(leader_discount=0.5, follower_discount=0.5).base,
 }
 
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-
-
-def frozen(array):
-    """Copy, read-only."""
-    copy = np.array(array)
-    copy.setflags(write=False)
-    return copy
 
 
 def kernel_of(model):
@@ -169,17 +153,17 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
 
 def product_call(model):
     kernel = model.transition
-    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
-    vector = frozen(np.random.default_rng(6).normal(size=model.n_states))
+    inputs = kernel_of(model)
+    vector = np.random.default_rng(6).normal(size=model.n_states)
     return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
 
 
 def pullback_errors_call(model):
     kernel, rng = model.transition, np.random.default_rng(18)
-    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
+    inputs = kernel_of(model)
     inputs |= {
-        "slopes": frozen(rng.normal(size=model.n_states)),
-        "errors": frozen(rng.random(model.n_states)),
+        "slopes": rng.normal(size=model.n_states),
+        "errors": rng.random(model.n_states),
         "roundings": 8.0,
     }
     return inputs, {"bound": np.zeros(kernel.shape[0])}
@@ -360,10 +344,9 @@ def sources_call(model):
 
 
 def run(kernel, inputs, outputs, *, rng=None):
-    """Call the compiled kernel with read-only inputs."""
-    held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+    """Call the compiled kernel."""
     stream = {} if rng is None else {"rng": rng}
-    return kernel(**stream, **held, **outputs)
+    return kernel(**stream, **inputs, **outputs)
 
 
 def agree(array, other):

@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from laws import exact_law, smallest_chance
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from scipy import stats
-from test_trajectories import exact_law, smallest_chance
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from test_enumeration import masked
+from zoo import masked, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.view import Jacobian, as_estimator, as_numpy, precision_of
@@ -65,10 +65,6 @@ PROBLEMS = {
     "budget": tb.problems.four_rooms(),
 }
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(5).normal(size=problem.n_parameters)
 
 
 def view_of(problem):
