@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from certificate_mutants import mutant
 from certificate_truth import Truths
-from ordinary import ORDINARY, tables
 from sizes import sizes
+from zoo import ORDINARY, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel import check_certificate as checker
@@ -24,7 +24,7 @@ from tabular_bilevel.check_certificate import (
     UnprovenError,
     check_certificate,
 )
-from tabular_bilevel.problems import zoo
+from tabular_bilevel.problems.zoo import draw
 
 flint = pytest.importorskip("flint")
 arb = flint.arb
@@ -99,7 +99,7 @@ def test_certificates_pass_the_independent_checker(problem, theta):
 def test_certificates_of_corner_cases_pass(count):
     seen = Counter()
     for seed in range(count):
-        document = tb.enclose(*zoo.draw("wild", seed).at).certificate()
+        document = tb.enclose(*draw("wild", seed).at).certificate()
         seen[check_certificate(document)] += 1
     assert len(seen) >= 3
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from ordinary import ORDINARY, tables
 from sizes import sizes
+from zoo import ORDINARY, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.check_certificate import check_certificate

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from sizes import pairs, sizes
 
-from zoo import patchy_problem
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
 from tabular_bilevel.estimators import bi_level_actor_critic
@@ -78,7 +77,7 @@ PROBLEMS = {
         n_states=3, follower_observes_leader=False, rng=3, **SHORT
     ),
     "rewards": rewards_only(),
-    "patchy": patchy_problem(**SHORT),
+    "patchy": tb.problems.zoo.draw("patchy", 7, max_states=5).problem,
 }
 
 

@@ -46,7 +46,7 @@ def wide(rng):
 
 
 FAMILIES = {
-    "patchy": lambda rng: patchy(rng, n_states=7, likeliest_end=1.0),
+    "patchy": lambda rng: patchy(rng, n_states=7),
     "one state": one_state,
     "narrow": narrow,
     "garnet": random_garnet,

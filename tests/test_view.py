@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from zoo import masked, somewhere
+from zoo import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.view import Jacobian, as_estimator, as_numpy, precision_of
@@ -55,7 +55,7 @@ class Bare:
         self.model, self.pullback = problem.model, problem.pullback
 
 
-MASKED = masked()
+MASKED = tb.problems.zoo.named("masked layers").problem
 PROBLEMS = {
     "masked": MASKED,
     "garnet": tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, rng=2),

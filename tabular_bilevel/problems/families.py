@@ -439,6 +439,18 @@ def _quick(rng: np.random.Generator, k: int, max_states: int) -> Made:
     return with_theta(problem, rng)
 
 
+def _patchy(rng: np.random.Generator, k: int, max_states: int) -> Made:
+    """States lack actions, pairs may end the episode and one must, all zeros are stored."""
+    shape = max_states, 3
+    ends = some_ends(rng, shape)
+    ends[0, 0] = 1.0
+    tables = ending(sparse(rng, *shape), ends)
+    rows, columns = np.indices((3 * max_states, max_states))
+    every = tables["transition"].ravel(), (rows.ravel(), columns.ravel())
+    tables["transition"] = sp.coo_array(every, shape=rows.shape)
+    return moved(rng, mild(rng, shape, available=mask(rng, shape, 0.6), **tables))
+
+
 def _wild(rng: np.random.Generator, k: int, max_states: int) -> Made:
     """Draw a problem biased to where float64 fails, with 3 parameters at 0."""
     shape = int(rng.integers(1, min(max_states, 8) + 1)), int(rng.integers(1, 5))
@@ -674,6 +686,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 lambda rng, k, most: _game(rng, most, seen=False), ("leader-policy",),
             ),
             Family("quick", "MDPs and games that mix quickly", 4, _quick),
+            Family("patchy", "everything lacks something, in as many states as may be", 2, _patchy),
             Family("wild", "float64 fails: temperatures and rewards of any size", 1, _wild),
             Family(
                 "wild-game", "the same of games of both kinds", 1, _wild_game, ("leader-policy",)

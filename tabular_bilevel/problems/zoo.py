@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from tabular_bilevel._base.arguments import as_generator, positive_integer
 from tabular_bilevel._base.arrays import read_only
@@ -40,7 +39,6 @@ from tabular_bilevel.problems.families import (
     mild,
     moved,
     some_ends,
-    sparse,
     with_theta,
 )
 from tabular_bilevel.problems.four_rooms import four_rooms
@@ -169,15 +167,16 @@ def _forbidden(rng: np.random.Generator) -> Made:
     return moved(rng, mild(rng, follower_reward=reward))
 
 
-def _patchy(rng: np.random.Generator) -> Made:
-    """States lack actions, some pairs may end the episode and some must, zeros are stored."""
-    ends = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (7, 3)))
-    ends[2] = 1.0
-    tables = ending(sparse(rng, 7, 3), ends)
-    rows, columns = np.indices((21, 7))
-    every = tables["transition"].ravel(), (rows.ravel(), columns.ravel())
-    tables["transition"] = sp.coo_array(every, shape=(21, 7))
-    return moved(rng, mild(rng, (7, 3), available=mask(rng, (7, 3), 0.6), **tables))
+def _masked_layers(rng: np.random.Generator) -> Made:
+    """Layers of states that lack actions, and of pairs that may end the episode early."""
+    base = layered(n_actions=3, **MILD, rng=rng).base
+    shape = base.n_states, base.n_actions
+    available = mask(rng, shape, 0.7)
+    available[-1] = True  # where an index of -1 leads
+    early = np.where(base.termination > 0.0, 0.0, some_ends(rng, shape))
+    tables = ending(base.transition.toarray().reshape(*shape, -1), early)
+    tables["termination"] += base.termination
+    return moved(rng, base.replace(available=available, **tables))
 
 
 def _ties(rng: np.random.Generator) -> Made:
@@ -246,7 +245,7 @@ _NAMED: Mapping[str, tuple[int, Callable[[np.random.Generator], tuple[ForwardPro
     ),
     "unreachable state": (34, _unreachable),
     "forbidden action": (35, _forbidden),
-    "patchy": (5, _patchy),
+    "masked layers": (11, _masked_layers),
     "kernel parameters only": (25, lambda rng: moved(rng, mild(rng), "transition")),
     "initial distribution only": (57, lambda rng: moved(rng, mild(rng), "initial")),
     "through the policy only": (59, lambda rng: moved(rng, mild(rng), "follower_reward")),
