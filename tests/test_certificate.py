@@ -14,7 +14,7 @@ import pytest
 from certificate_mutants import mutant
 from certificate_truth import Truths
 from sizes import sizes
-from zoo import ORDINARY, tables
+from small import ORDINARY, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel import check_certificate as checker

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-from zoo import somewhere
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import suspects

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import twins
-from zoo import patchy
+from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from sizes import sizes
-from zoo import somewhere
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects

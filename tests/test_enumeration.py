@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from zoo import somewhere
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from zoo import patchy
+from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import gymnasium
@@ -17,7 +14,7 @@ from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given, settings
 from laws import exact_law, smallest_chance
-from zoo import MODELS
+from small import MODELS
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -556,24 +553,3 @@ def test_a_bad_limit_is_refused(max_steps):
         ValueError, match=rf"^max_steps is {max_steps}, not a positive whole number"
     ):
         to_gymnasium(tb.problems.two_state(), np.zeros(2), max_steps=max_steps)
-
-
-# ---------------------------------------------------------------- the library
-
-
-@pytest.mark.parametrize("library", ["gymnasium", "pettingzoo"])
-def test_without_the_library_the_extra_is_named(library, monkeypatch):
-    module = f"tabular_bilevel.adapters.{library}"
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
-    message = re.escape(f"{module} needs {library}: pip install 'tabular-bilevel[{library}]'")
-    with pytest.raises(ImportError, match=f"^{message}$"):
-        importlib.import_module(module)
-
-
-def test_the_package_imports_neither_library():
-    code = (
-        "import sys, tabular_bilevel, tabular_bilevel.adapters;"
-        "assert not {'gymnasium', 'pettingzoo'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import twins
-from zoo import at_some_theta, patchy
+from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -30,6 +30,14 @@ MODELS = {
 }
 
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+
+
+def frozen(**arrays):
+    """Read-only, as models, trajectories and critics hold them."""
+    for value in arrays.values():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+    return arrays
 
 
 def kernel_of(model):
@@ -70,9 +78,7 @@ def sample_of(model, *, count=40, horizon=12, seed=8):
     lists = twins.sample_trajectories(rng, model, policy, count=count, horizon=horizon)
     states, actions, following = np.array(twins.pad(lists, longest=horizon), np.int32)
     lengths = np.array([len(steps) for steps in lists])
-    return lists, {
-        "states": states, "actions": actions, "next_states": following, "lengths": lengths
-    }  # fmt: skip
+    return lists, frozen(states=states, actions=actions, next_states=following, lengths=lengths)
 
 
 TRACES = {
@@ -87,7 +93,7 @@ TRACES = {
 def trace_settings(model, name="with a baseline", seed=6):
     """What the traces weigh: nothing special is assumed of the values."""
     rng, shape = np.random.default_rng(seed), model.follower_reward.shape
-    return TRACES[name] | {
+    values = {
         "follower_value": rng.normal(size=model.n_states),
         "follower_action_value": rng.normal(size=shape),
         "leader_value": rng.normal(size=model.n_states),
@@ -100,6 +106,7 @@ def trace_settings(model, name="with a baseline", seed=6):
         "direct_share": 0.25,
         "indirect_share": 0.5,
     }
+    return TRACES[name] | frozen(**values)
 
 
 def traces_call(model, name="own actions of survivors"):
@@ -639,7 +646,7 @@ def test_eligibility_traces_of_two_steps_by_hand():
         "direct_share": 1.0,
         "indirect_share": 0.5,
     }
-    run(kernels.eligibility_traces, inputs, outputs)
+    run(kernels.eligibility_traces, frozen(**inputs), outputs)
     # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 14 / 2 - (2 - 1) and 20 / 4 - (5 - 3);
     # starting 12, less 12 / 4 + 20 * 3 / 4
     np.testing.assert_array_equal(outputs["influence"], [[1.5], [1.75]])

@@ -39,29 +39,21 @@ def test_faults_are_named_on_a_problem_of_the_suite(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_checker_that_always_passes_has_no_power(monkeypatch):
+@pytest.mark.parametrize(
+    ("verdict", "arguments"),
+    [  # no power, or too many alarms
+        (tb.Verdict.UNBIASED, ["--part", "power", "--plantings", "15"]),
+        (tb.Verdict.BIASED, ["--part", "alarms", "--runs", "20"]),
+    ],
+)
+def test_a_checker_that_always_says_the_same_fails(verdict, arguments, monkeypatch):
     judge = checking.judge
 
-    def lenient(estimates, target, **settings):
-        report = judge(estimates, target, **settings)
-        object.__setattr__(report, "verdict", tb.Verdict.UNBIASED)
-        return report
+    def deaf(estimates, target, **settings):
+        return dataclasses.replace(judge(estimates, target, **settings), verdict=verdict)
 
-    monkeypatch.setattr(checking, "judge", lenient)
-    assert checker.main(["--part", "power", "--plantings", "15", "--seed", "0"]) == 1
-
-
-@pytest.mark.slow
-def test_a_checker_that_always_fails_alarms_too_often(monkeypatch):
-    judge = checking.judge
-
-    def strict(estimates, target, **settings):
-        report = judge(estimates, target, **settings)
-        object.__setattr__(report, "verdict", tb.Verdict.BIASED)
-        return report
-
-    monkeypatch.setattr(checking, "judge", strict)
-    assert checker.main(["--part", "alarms", "--runs", "20", "--seed", "0"]) == 1
+    monkeypatch.setattr(checking, "judge", deaf)
+    assert checker.main([*arguments, "--seed", "0"]) == 1
 
 
 def test_a_family_that_there_is_not_is_refused(capsys):

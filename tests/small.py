@@ -3,7 +3,7 @@
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel.problems import zoo as instances
+from tabular_bilevel.problems import zoo
 
 
 def somewhere(problem, *, seed=1):
@@ -22,9 +22,9 @@ def put(array, index, number):
     return copy
 
 
-def patchy(rng=5, *, n_states=5):
+def patchy(rng=6, *, n_states=5):
     """States that lack actions, and pairs that may end the episode."""
-    return instances.draw("patchy", rng, max_states=n_states).problem.base
+    return zoo.draw("patchy", rng, max_states=n_states).problem.base
 
 
 def tables(**changes):
@@ -44,7 +44,7 @@ def tables(**changes):
 
 
 # Of each class of problem.
-ORDINARY = {name: instances.named(name).at for name in instances.ORDINARY}
+ORDINARY = {name: zoo.named(name).at for name in zoo.ORDINARY}
 
 # What of a garnet, a layered problem, a game, and the like is met at random.
 MODELS = {
