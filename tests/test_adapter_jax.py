@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from zoo import FORBIDDEN, Counted
+from small import FORBIDDEN, Counted
 
 import tabular_bilevel as tb
 

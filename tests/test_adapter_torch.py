@@ -8,7 +8,7 @@ build of PyTorch that fits the machine, of which the CPU's is enough, and then
 
 import numpy as np
 import pytest
-from zoo import FORBIDDEN, Counted
+from small import FORBIDDEN, Counted
 
 import tabular_bilevel as tb
 

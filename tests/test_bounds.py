@@ -8,14 +8,13 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from references.corners import corner_problem
-from references.extremes import extreme_budget, extreme_game, extreme_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import jit, kernels
 from tabular_bilevel.certify import bounds as bounding
 from tabular_bilevel.certify.bounds import error_bounds
 from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.problems import zoo
 
 flint = pytest.importorskip("flint")
 
@@ -49,7 +48,7 @@ def relative_radius(bounds, gradient):
 def test_no_bound_is_broken_on_problems_at_the_corners(block):
     radii = []
     for seed in range(40 * block, 40 * (block + 1)):
-        problem = corner_problem(seed)
+        problem = zoo.draw("wild", seed).problem
         result, bounds = road(problem)
         reference, gradient = truth_of(problem, result)
         assert broken(result, bounds, reference, gradient) == []
@@ -65,7 +64,7 @@ def test_no_bound_is_broken_on_problems_at_the_corners(block):
 def test_no_bound_is_broken_where_rewards_and_temperature_are_next_to_the_ends_of_float64(
     seed, exponent
 ):
-    problem = corner_problem(seed)
+    problem = zoo.draw("wild", seed).problem
     base, scale = problem.base, 2.0**exponent
     scaled = base.replace(
         follower_reward=scale * base.follower_reward,
@@ -82,7 +81,7 @@ def test_no_bound_is_broken_where_rewards_and_temperature_are_next_to_the_ends_o
 def test_no_bound_is_broken_where_no_inverse_is_formed(block, monkeypatch):
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", 0)
     for seed in range(1000 + 40 * block, 1000 + 40 * (block + 1)):
-        problem = corner_problem(seed)
+        problem = zoo.draw("wild", seed).problem
         result, bounds = road(problem)
         truth = truth_of(problem, result)
         assert broken(result, bounds, *truth) == []
@@ -360,7 +359,7 @@ def budget_gradient(total, theta, slope, bits):
 
 
 def test_bounds_of_a_budget_hold():
-    inner = corner_problem(12)
+    inner = zoo.draw("wild", 12).problem
     problem = tb.Reparametrised(inner, tb.Budget(total=-0.2, n_parameters=4))
     theta = np.array([0.1, -0.4, 0.0, 0.7])
     result, bounds = road(problem, theta)
@@ -397,9 +396,26 @@ def extreme_truth(problem, theta, result):
     return reference, budget_gradient(problem.transform.total, theta, slope, MANY_BITS)
 
 
+def stream(number, seed):
+    """The streams that the seeds below were found in."""
+    return np.random.default_rng([number, seed])
+
+
+def extreme_problem(seed):
+    return zoo.draw("extreme", stream(3, seed))
+
+
+def extreme_game(seed):
+    return zoo.draw("extreme-game", stream(4, seed), max_states=9)
+
+
+def extreme_budget(seed):
+    return zoo.budgeted(extreme_problem(seed), stream(5, seed))
+
+
 def extreme(draw, seed):
     """Draw an instance whose numbers are in float64's range, and solve it."""
-    problem, theta = draw(seed)
+    problem, theta = draw(seed).at
     try:
         result = tb.hypergradient(problem, theta)
     except ValueError as error:
@@ -449,7 +465,7 @@ class Pushing(Plain):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_pushforwards_stand_in_for_a_missing_bound(seed):
-    problem = corner_problem(seed)
+    problem = zoo.draw("wild", seed).problem
     result = tb.hypergradient(problem, AT_ZERO)
     own = error_bounds(problem, AT_ZERO, result).gradient
     found = error_bounds(Pushing(problem), AT_ZERO, result)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 from sizes import sizes
-from zoo import patchy_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import mean_test
@@ -68,7 +67,7 @@ def test_bchg_passes_in_a_game_whose_follower_does_not_see_the_leader():
 
 
 def test_bchg_passes_where_some_actions_are_forbidden_and_some_steps_end():
-    problem = patchy_problem(follower_discount=0.8, leader_discount=0.9, temperature=0.3)
+    problem = tb.problems.zoo.draw("patchy", 7).problem
     theta = np.array([0.1, -0.2, 0.3])
     assert tb.check_gradient(problem, theta).passed
     tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import twins
-from zoo import patchy
+from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
@@ -24,7 +24,7 @@ OUTLIVED = 1e-9
 FALSE_ALARM_RATE = 1e-4
 
 
-PATCHY = patchy(follower_discount=0.7, leader_discount=0.8)
+PATCHY = patchy()
 GARNET = tb.problems.garnet(
     n_states=4, n_actions=2, follower_discount=0.7, leader_discount=0.8, temperature=1.0, rng=2
 ).base

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-from zoo import masked, somewhere
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects
@@ -23,7 +23,7 @@ PROBLEMS = {
     ),
     "layered": tb.problems.layered(depth=4, width=2, rng=3),
     "game, seen": tb.problems.layered_game(depth=3, width=2, rng=4),
-    "masked": masked(),
+    "masked": tb.problems.zoo.named("masked layers").problem,
 }
 PLAIN = PROBLEMS["garnet"]
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from ordinary import ORDINARY, tables
 from sizes import sizes
+from small import ORDINARY, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.check_certificate import check_certificate
@@ -160,7 +160,7 @@ def test_one_action_leaves_no_influence_and_no_radius():
     assert (enclosure.influence.upper == 0.0).all()
 
 
-@pytest.mark.parametrize("name", ["garnet", "game", "hidden game"])
+@pytest.mark.parametrize("name", ["random MDP", "random game", "game, leader unseen"])
 def test_without_a_pushforward_the_pullback_gives_the_derivatives(name):
     problem, theta = ORDINARY[name]
 
@@ -174,7 +174,7 @@ def test_without_a_pushforward_the_pullback_gives_the_derivatives(name):
 
 
 def test_more_precision_narrows_the_balls():
-    problem, theta = ORDINARY["garnet"]
+    problem, theta = ORDINARY["random MDP"]
     enclosure = tb.enclose(problem, theta)
     numbers = balls.Tables.of(enclosure.model, enclosure.tangents)
     roads = []
@@ -196,7 +196,7 @@ def test_corner_cases_violate_nothing(count):
     seen = Counter()
     for k in range(count):
         rng = np.random.default_rng([1, k])
-        assert enclosure_fuzz.examine(*enclosure_fuzz.instance(rng), rng, seen) == [], k
+        assert enclosure_fuzz.examine(*enclosure_fuzz.instance(rng, k).at, rng, seen) == [], k
     # most instances tell right from wrong; at many corners there is no difference
     assert seen["swapped discounts outside"] >= count / 2
     assert seen["without influence outside"] >= count / 4
@@ -212,7 +212,7 @@ def test_the_fuzz_notices_an_enclosure_that_is_elsewhere(name, monkeypatch):
 
     enclose = tb.enclose
     monkeypatch.setattr(tb, "enclose", wrong)
-    problem, theta = ORDINARY["garnet"]
+    problem, theta = ORDINARY["random MDP"]
     rng = np.random.default_rng(0)
     assert f"{name} is outside" in enclosure_fuzz.examine(problem, np.array(theta), rng, Counter())
 
@@ -237,7 +237,7 @@ def test_the_fuzz_runs_as_a_script(count, monkeypatch, capsys):
 
 
 def test_wrong_formulas_are_outside():
-    problem, theta = ORDINARY["garnet"]
+    problem, theta = ORDINARY["random MDP"]
     enclosure, plain = tb.enclose(problem, theta), tb.hypergradient(problem, theta)
     assert not enclosure.gradient.overlaps(enclosure.direct)  # no influence on the follower
     assert not enclosure.gradient.contains(plain.gradient + 1e-9)
@@ -404,7 +404,7 @@ def test_without_a_discount_play_that_does_not_end_is_not_certified():
 
 
 def test_too_little_precision_raises_with_the_best_enclosure():
-    problem, theta = ORDINARY["garnet"]
+    problem, theta = ORDINARY["random MDP"]
     with pytest.raises(tb.CertificationError, match="not reached with 60 bits") as caught:
         tb.enclose(problem, theta, max_precision=60)
     best = caught.value.best
@@ -468,8 +468,8 @@ def test_without_python_flint_the_extra_is_named(monkeypatch):
 
 def test_threads_do_not_disturb_each_other():
     before = flint.ctx.prec
-    cases = [(*ORDINARY["two-state"], {}), (*ORDINARY["garnet"], {})]
-    cases += [(*ORDINARY["garnet"], {"tolerance": t}) for t in (1e-3, 1e-15)]
+    cases = [(*ORDINARY["two-state"], {}), (*ORDINARY["random MDP"], {})]
+    cases += [(*ORDINARY["random MDP"], {"tolerance": t}) for t in (1e-3, 1e-15)]
     alone = [tb.enclose(p, theta, **settings) for p, theta, settings in cases]
     together = threading.Barrier(4)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
-from zoo import masked, somewhere
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -27,7 +27,7 @@ PROBLEMS = {
     "layered": tb.problems.layered(rng=3),
     "game, seen": tb.problems.layered_game(depth=3, rng=4),
     "game, hidden": tb.problems.layered_game(depth=4, follower_observes_leader=False, rng=5),
-    "masked": masked(),
+    "masked": tb.problems.zoo.named("masked layers").problem,
     "bandit of one step": tb.problems.layered(depth=1, width=2, n_actions=3, rng=6),
 }
 

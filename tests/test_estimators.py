@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-from zoo import patchy_problem
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
@@ -78,7 +77,7 @@ PROBLEMS = {
         n_states=3, follower_observes_leader=False, rng=3, **SHORT
     ),
     "rewards": rewards_only(),
-    "patchy": patchy_problem(**SHORT),
+    "patchy": tb.problems.zoo.draw("patchy", 7, max_states=5).problem,
 }
 
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from zoo import patchy
+from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -46,7 +46,7 @@ def wide(rng):
 
 
 FAMILIES = {
-    "patchy": lambda rng: patchy(rng, n_states=7, likeliest_end=1.0),
+    "patchy": lambda rng: patchy(rng, n_states=7),
     "one state": one_state,
     "narrow": narrow,
     "garnet": random_garnet,

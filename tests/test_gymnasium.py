@@ -14,7 +14,7 @@ from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given
 from laws import exact_law, smallest_chance
-from zoo import MODELS
+from small import MODELS
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies

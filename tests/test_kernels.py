@@ -6,9 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import twins
-from zoo import at_some_theta, patchy
+from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -20,22 +19,12 @@ ROUNDING = 1e-12
 TOP, BOTTOM = 1.0 - 2.0**-53, 0.0
 
 
-def with_zeros():
-    """The last step in a state, and every probability of 0 stored."""
-    base = patchy(n_states=7, branching=3)
-    last = np.arange(7)[:, None] == 2
-    dense = np.where(last.repeat(3, axis=0), 0.0, base.transition.toarray())
-    rows, columns = np.indices(dense.shape)
-    everything = sp.coo_array((dense.ravel(), (rows.ravel(), columns.ravel())), shape=dense.shape)
-    return base.replace(transition=everything, termination=np.where(last, 1.0, base.termination))
-
-
 MODELS = {
     "garnet": at_some_theta(tb.problems.garnet(n_states=8, n_actions=3, rng=2)),
     "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
     "game, seen": at_some_theta(tb.problems.random_game(rng=4)),
     "game, hidden": at_some_theta(tb.problems.random_game(follower_observes_leader=False, rng=4)),
-    "patchy": with_zeros(),
+    "patchy": patchy(n_states=7),
     "two-state": at_some_theta(tb.problems.two_state()),
     "one state": tb.problems.bandit(leader_discount=0.5, follower_discount=0.5).base,
 }

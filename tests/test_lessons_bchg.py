@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from zoo import somewhere
+from small import somewhere
 
 import tabular_bilevel as tb
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from zoo import put
+from small import put
 
 import tabular_bilevel as tb
 

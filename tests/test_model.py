@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from zoo import put
+from small import put
 
 import tabular_bilevel as tb
 from tabular_bilevel.finite import model as tables_module

@@ -256,6 +256,21 @@ def test_policies_may_be_mixed_or_pure():
     assert occurs(strategies.policies(model), lambda policy: (policy > 0.0).all())
 
 
+# --- instances of the zoo -------------------------------------------------------------------------
+
+
+@given(strategies.instances(families=["tied", "game-observed"], max_states=5))
+def test_instances_are_of_their_families_and_sizes(instance):
+    assert instance.name in ("tied", "game-observed")
+    assert instance.problem.model(instance.theta).n_states <= 5
+
+
+def test_instances_of_every_family_occur():
+    for name in ("masks", "wild"):
+        found = strategies.instances(families=["masks", "wild"])
+        assert occurs(found, lambda instance, name=name: instance.name == name)
+
+
 # --- arguments ------------------------------------------------------------------------------------
 
 
@@ -277,6 +292,9 @@ def test_policies_may_be_mixed_or_pure():
             ),
             "no table may depend",
         ),
+        (lambda: strategies.instances(families=["tie"]), "no family is called 'tie'"),
+        (lambda: strategies.instances(families=[]), "families is empty"),
+        (lambda: strategies.instances(max_states=0), "max_states is 0"),
         (lambda: strategies.thetas(tb.problems.bandit(), max_size=np.inf), "max_size is inf"),
     ],
 )

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 from laws import exact_law, smallest_chance
-from zoo import MODELS, put
+from small import MODELS, put
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.trajectories import row_blocks
