@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random models, problems, games, parameters and policies.
+"""Hypothesis strategies: random models, problems, games, instances, parameters and policies.
 
 Numbers are readable and shrink well: probabilities are small whole numbers over their sum, rewards
 multiples of 1/8, discounts 1 - 2^-k, temperatures powers of two. Needs hypothesis, which
@@ -8,6 +8,7 @@ multiples of 1/8, discounts 1 - 2^-k, temperatures powers of two. Needs hypothes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,9 +27,10 @@ from tabular_bilevel._base.arguments import as_discount, as_positive, as_real, p
 from tabular_bilevel._base.arrays import BoolArray, FloatArray
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems import zoo
 from tabular_bilevel.problems.markov_game import MarkovGame
 
-__all__ = ["games", "models", "policies", "problems", "thetas"]
+__all__ = ["games", "instances", "models", "policies", "problems", "thetas"]
 
 # Weights of outcomes: large enough for lopsided distributions, small enough to be read.
 LARGEST_WEIGHT = 4
@@ -246,6 +248,53 @@ def games(
         st.sampled_from(kinds),
         allow_unavailable,
         allow_termination,
+    )
+
+
+def instances(
+    *, families: Sequence[str] = ("wild", "wild-game", "patchy", "tied"), max_states: int = 8
+) -> SearchStrategy[zoo.Instance]:
+    """Make instances of the zoo, which are harder than `problems` and `games`.
+
+    They are drawn by a seed, so that they do not shrink, but towards the first family.
+
+    Parameters
+    ----------
+    families : sequence of str
+        Names in `zoo.FAMILIES`.
+    max_states : int
+        Of a model, at most.
+
+    Returns
+    -------
+    SearchStrategy of Instance
+        The strategy.
+
+    Raises
+    ------
+    ValueError
+        If there are no families, one is not in the zoo, or none of its instances is so small.
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> import tabular_bilevel as tb
+    >>> @settings(derandomize=True, deadline=None, max_examples=5)
+    ... @given(instances())
+    ... def gradients_have_bounds(instance):
+    ...     assert tb.hypergradient(*instance.at).accuracy.proven
+    >>> gradients_have_bounds()
+    """
+    if not families:
+        raise ValueError("families is empty")
+    for name in families:  # checks now rather than at the first draw
+        zoo.draw(name, 0, max_states=max_states)
+    return st.builds(
+        zoo.draw,
+        st.sampled_from(families),
+        st.integers(0, 2**32 - 1),
+        number=st.integers(0, 29),
+        max_states=st.just(max_states),
     )
 
 

@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from strangers import Plain, Pushing
+from references.strangers import Plain, Pushing
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import of_target

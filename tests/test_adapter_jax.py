@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from strangers import returned_by_pushforward
+from references.strangers import returned_by_pushforward
+from small import FORBIDDEN, Counted
 
 import tabular_bilevel as tb
 
@@ -105,17 +106,6 @@ def test_ascent_and_estimators_take_it():
     assert tb.check_estimator(estimator, problem, THETA, n_replicates=100).passed
     *_, last = tb.ascend(problem, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=3)
     assert last.objective > EXACT.objective
-
-
-FORBIDDEN = tb.Model.from_tables(
-    transition=[[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.7], [0.0, 0.0]]],
-    follower_reward=[[0.0, 0.2], [1.0, -np.inf]],
-    leader_reward=[[0.0, 1.0], [0.5, 0.0]],
-    initial=[1.0, 0.0],
-    follower_discount=0.9,
-    leader_discount=0.8,
-    temperature=0.5,
-)
 
 
 def forbidden_and_zero(theta):
@@ -243,23 +233,9 @@ def test_a_finite_horizon_of_the_objective(name):
     np.testing.assert_allclose(gradient, exact.gradient, rtol=ROUNDING)
 
 
-class Counted:
-    """The garnet, which counts its models."""
-
-    def __init__(self):
-        self.models = 0
-
-    def model(self, theta):
-        self.models += 1
-        return GARNET.model(theta)
-
-    def pullback(self, theta, sensitivities):
-        return GARNET.pullback(theta, sensitivities)
-
-
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_value_and_gradient_cost_one_solve(transform):
-    problem = Counted()
+    problem = Counted(GARNET)
     jax.block_until_ready(transform(both(problem))(jnp.array(THETA)))
     assert problem.models == 1
 

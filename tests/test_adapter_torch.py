@@ -8,7 +8,8 @@ build of PyTorch that fits the machine, of which the CPU's is enough, and then
 
 import numpy as np
 import pytest
-from strangers import returned_by_pushforward
+from references.strangers import returned_by_pushforward
+from small import FORBIDDEN, Counted
 
 import tabular_bilevel as tb
 
@@ -99,17 +100,6 @@ def test_ascent_and_estimators_take_it():
     assert tb.check_estimator(estimator, problem, THETA, n_replicates=100).passed
     *_, last = tb.ascend(problem, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=3)
     assert last.objective > EXACT.objective
-
-
-FORBIDDEN = tb.Model.from_tables(
-    transition=[[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.7], [0.0, 0.0]]],
-    follower_reward=[[0.0, 0.2], [1.0, -np.inf]],
-    leader_reward=[[0.0, 1.0], [0.5, 0.0]],
-    initial=[1.0, 0.0],
-    follower_discount=0.9,
-    leader_discount=0.8,
-    temperature=0.5,
-)
 
 
 def forbidden_and_zero(dtype):
@@ -207,22 +197,8 @@ def test_gradcheck_sees_a_wrong_pullback():
         torch.autograd.gradcheck(lambda theta: objective(Twice(), theta), theta)
 
 
-class Counted:
-    """The garnet, which counts its models."""
-
-    def __init__(self):
-        self.models = 0
-
-    def model(self, theta):
-        self.models += 1
-        return GARNET.model(theta)
-
-    def pullback(self, theta, sensitivities):
-        return GARNET.pullback(theta, sensitivities)
-
-
 def test_value_and_gradient_cost_one_solve():
-    problem, theta = Counted(), torch.tensor(THETA, requires_grad=True)
+    problem, theta = Counted(GARNET), torch.tensor(THETA, requires_grad=True)
     objective(problem, theta).backward()
     assert problem.models == 1
     with torch.no_grad():

@@ -15,7 +15,7 @@ from sizes import sizes
 
 import tabular_bilevel as tb
 
-COUNT, QUICK_COUNT = 240, 40
+COUNT, QUICK_COUNT = 240, 18
 DISCOUNTS = (0.0, 0.5, 0.9, 0.95, 0.99)
 
 # What is promised of routes that differ by rounding alone: the median problem, and the worst.

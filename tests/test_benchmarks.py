@@ -1,10 +1,8 @@
 """The benchmark runs, and its plain implementation gives the package's gradient."""
 
-import runpy
 import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "validation" / "benchmarks" / "road.py"
+from benchmarks import bounds, road
 
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
@@ -15,7 +13,7 @@ ROUNDING = 1e-10
 def test_the_road_is_measured_against_a_plain_implementation(tmp_path, monkeypatch, capsys):
     (tmp_path / "small.map").write_text(MAP, encoding="ascii")
     monkeypatch.setattr(sys, "argv", ["road.py", "--map", str(tmp_path / "small.map")])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert road.main() == 0
     heading, *lines, memory = capsys.readouterr().out.splitlines()
     assert heading.split() == ["problem", "parameters", "ours", "plain", "ratio", "differ"]
     assert [line.split()[0] for line in lines] == ["four", "small"]
@@ -25,9 +23,7 @@ def test_the_road_is_measured_against_a_plain_implementation(tmp_path, monkeypat
 
 def test_the_cost_of_bounds_is_measured(tmp_path, capsys):
     (tmp_path / "small.map").write_text(MAP, encoding="ascii")
-    script = SCRIPT.with_name("bounds.py")
-    main = runpy.run_path(str(script))["main"]
-    assert main(["--map", str(tmp_path / "small.map")]) == 0
+    assert bounds.main(["--map", str(tmp_path / "small.map")]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split()[:5] == ["problem", "states", "plain", "bounded", "ratio"]
     assert [line.split()[0] for line in lines] == ["four", "small"]

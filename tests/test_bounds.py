@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from corners import corner_problem
-from extremes import extreme_budget, extreme_game, extreme_problem
-from strangers import Plain, Pushing, Single, returned_by_pullback, returned_by_pushforward
+from references.strangers import (
+    Plain,
+    Pushing,
+    Single,
+    returned_by_pullback,
+    returned_by_pushforward,
+)
 
 import tabular_bilevel as tb
 from tabular_bilevel import derivatives as differentiating
@@ -20,10 +22,12 @@ from tabular_bilevel._base import jit, kernels
 from tabular_bilevel.certify import bounds as bounding
 from tabular_bilevel.certify.bounds import error_bounds
 from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.problems import zoo
 
 flint = pytest.importorskip("flint")
 
-from ball_reference import BITS, Reference, broken, derivatives, off  # noqa: E402
+import bounds_fuzz  # noqa: E402
+from references.ball_reference import BITS, Reference, broken, derivatives, off  # noqa: E402
 
 # What the issue of certified numbers asks of the fuzz: this share of the gradients that are not 0
 # has a bound of this size, relative to the gradient. Measured: 98 % of 10,000.
@@ -52,7 +56,7 @@ def relative_radius(bounds, gradient):
 def test_no_bound_is_broken_on_problems_at_the_corners(block):
     radii = []
     for seed in range(40 * block, 40 * (block + 1)):
-        problem = corner_problem(seed)
+        problem = zoo.draw("wild", seed).problem
         result, bounds = road(problem)
         reference, gradient = truth_of(problem, result)
         assert broken(result, bounds, reference, gradient) == []
@@ -68,7 +72,7 @@ def test_no_bound_is_broken_on_problems_at_the_corners(block):
 def test_no_bound_is_broken_where_rewards_and_temperature_are_next_to_the_ends_of_float64(
     seed, exponent
 ):
-    problem = corner_problem(seed)
+    problem = zoo.draw("wild", seed).problem
     base, scale = problem.base, 2.0**exponent
     scaled = base.replace(
         follower_reward=scale * base.follower_reward,
@@ -85,7 +89,7 @@ def test_no_bound_is_broken_where_rewards_and_temperature_are_next_to_the_ends_o
 def test_no_bound_is_broken_where_no_inverse_is_formed(block, monkeypatch):
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", 0)
     for seed in range(1000 + 40 * block, 1000 + 40 * (block + 1)):
-        problem = corner_problem(seed)
+        problem = zoo.draw("wild", seed).problem
         result, bounds = road(problem)
         truth = truth_of(problem, result)
         assert broken(result, bounds, *truth) == []
@@ -363,7 +367,7 @@ def budget_gradient(total, theta, slope, bits):
 
 
 def test_bounds_of_a_budget_hold():
-    inner = corner_problem(12)
+    inner = zoo.draw("wild", 12).problem
     problem = tb.Reparametrised(inner, tb.Budget(total=-0.2, n_parameters=4))
     theta = np.array([0.1, -0.4, 0.0, 0.7])
     result, bounds = road(problem, theta)
@@ -400,9 +404,30 @@ def extreme_truth(problem, theta, result):
     return reference, budget_gradient(problem.transform.total, theta, slope, MANY_BITS)
 
 
+def stream(number, seed):
+    """The streams that the seeds below were found in."""
+    return np.random.default_rng([number, seed])
+
+
+def wild_problem(seed):
+    return zoo.draw("wild", seed)
+
+
+def extreme_problem(seed):
+    return zoo.draw("extreme", stream(3, seed))
+
+
+def extreme_game(seed):
+    return zoo.draw("extreme-game", stream(4, seed), max_states=9)
+
+
+def extreme_budget(seed):
+    return zoo.budgeted(extreme_problem(seed), stream(5, seed))
+
+
 def extreme(draw, seed):
     """Draw an instance whose numbers are in float64's range, and solve it."""
-    problem, theta = draw(seed)
+    problem, theta = draw(seed).at
     try:
         result = tb.hypergradient(problem, theta)
     except ValueError as error:
@@ -439,7 +464,7 @@ def test_a_gradient_below_the_normal_numbers_has_a_radius():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_pushforwards_stand_in_for_a_missing_bound(seed):
-    problem = corner_problem(seed)
+    problem = zoo.draw("wild", seed).problem
     result = tb.hypergradient(problem, AT_ZERO)
     own = error_bounds(problem, AT_ZERO, result).gradient
     found = error_bounds(Pushing(problem), AT_ZERO, result)
@@ -462,15 +487,14 @@ def test_pushforwards_stand_in_for_a_missing_bound(seed):
 @pytest.mark.parametrize(
     ("draw", "seed"),
     [
-        *((corner_problem, seed) for seed in range(12)),
+        *((wild_problem, seed) for seed in range(12)),
         *((extreme_problem, seed) for seed in (*range(12), 288, 334)),
         *((extreme_game, seed) for seed in range(6)),
         *((extreme_budget, seed) for seed in range(6)),
     ],
 )
 def test_bounds_hold_given_what_a_strangers_code_returns(draw, seed, kind, returned):
-    drawn = draw(seed)
-    problem, theta = drawn if isinstance(drawn, tuple) else (drawn, AT_ZERO)
+    problem, theta = draw(seed).at
     stranger = kind(problem)
     try:
         result = tb.hypergradient(stranger, theta)
@@ -678,12 +702,8 @@ def test_features_of_unavailable_actions_do_not_count():
     assert bounds.gradient.max() < 1e-10
 
 
-FUZZ = Path(__file__).parents[1] / "validation" / "bounds_fuzz.py"
-
-
 def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(monkeypatch, capsys):
-    main = runpy.run_path(str(FUZZ))["main"]
-    assert main(["--count", "5"]) == 0
+    assert bounds_fuzz.main(["--count", "5"]) == 0
     assert "broken bounds: 0 problems" in capsys.readouterr().out
 
     def without(problem, theta, result):
@@ -691,5 +711,5 @@ def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(monkeypatch, capsys):
         return dataclasses.replace(bounds, value=bounds.value * 0.0)
 
     monkeypatch.setattr(bounding, "error_bounds", without)
-    assert main(["--count", "5"]) == 1
+    assert bounds_fuzz.main(["--count", "5"]) == 1
     assert "value is off by" in capsys.readouterr().out

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from certificate_mutants import mutant
 from certificate_truth import Truths
-from corners import corner_problem
-from ordinary import ORDINARY, tables
 from sizes import sizes
+from small import ORDINARY, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel import check_certificate as checker
@@ -25,6 +24,7 @@ from tabular_bilevel.check_certificate import (
     UnprovenError,
     check_certificate,
 )
+from tabular_bilevel.problems.zoo import draw
 
 flint = pytest.importorskip("flint")
 arb = flint.arb
@@ -32,42 +32,9 @@ arb = flint.arb
 SMALLEST = 5e-324
 
 
-def patchy(seed=0, **changes):
-    """Three states; the last cannot be reached, and a stored entry has probability 0."""
-    kernel = np.array(
-        [
-            [[0.5, 0.25, 0.0], [0.0, 0.75, 0.0]],
-            [[0.125, 0.5, 0.0], [0.375, 0.375, 0.0]],
-            [[0.25, 0.25, 0.25], [0.0, 0.5, 0.25]],
-        ]
-    )
-    rng = np.random.default_rng(seed)
-    base = tb.Model.from_tables(
-        **{
-            "transition": kernel,
-            "termination": 1.0 - kernel.sum(axis=2),
-            "follower_reward": [[0.0, 0.3], [0.1, -0.2], [1.0, 2.0]],
-            "leader_reward": [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]],
-            "initial": [0.5, 0.5, 0.0],
-            "follower_discount": 0.9,
-            "leader_discount": 1.0,
-            "temperature": 0.5,
-            **changes,
-        }
-    )
-    return tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(6, 2)),
-        leader_reward=rng.normal(size=(6, 2)),
-        transition=rng.normal(size=(base.transition.nnz, 2)),
-        initial=rng.normal(size=(3, 2)),
-        temperature=[0.0, 0.7],
-    )
-
-
 @pytest.fixture(scope="module")
 def certificate():
-    return json.dumps(tb.enclose(*ORDINARY["garnet"]).certificate())
+    return json.dumps(tb.enclose(tb.problems.garnet(), np.linspace(-1, 1, 6)).certificate())
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +66,7 @@ def test_certificates_pass_the_independent_checker(problem, theta):
 def test_certificates_of_corner_cases_pass(count):
     seen = Counter()
     for seed in range(count):
-        problem = corner_problem(seed)
-        document = tb.enclose(problem, np.zeros(3)).certificate()
+        document = tb.enclose(*draw("wild", seed).at).certificate()
         seen[check_certificate(document)] += 1
     assert len(seen) >= 3
 
@@ -625,9 +591,10 @@ def family():
     model = tables()
     instances = [
         ORDINARY["two-state"],
-        ORDINARY["bandit"],
-        (patchy(), np.zeros(2)),
-        (patchy(leader_discount=0.75, seed=1), np.zeros(2)),
+        ORDINARY["one-state bandit"],
+        draw("undiscounted", 0, max_states=3).at,
+        draw("temperature", 1, number=1, max_states=3).at,
+        draw("patchy", 1, max_states=3).at,
         (tb.FeatureProblem(model, leader_reward=np.eye(4)[:, :1]), [0.0]),
         (tb.FeatureProblem(model, follower_reward=np.eye(4)[:, :2] * [1.0, 2.0**60]), [0.0, 0.0]),
         (tb.problems.layered(depth=2), [0.3, 0.2, 0.1, 0.0]),

@@ -34,22 +34,23 @@ def noisy(scale=1.0, bias=0.0, noise=None):
     return estimator
 
 
-def test_bchg_passes_and_its_faults_fail():
+def test_bchg_passes():
     estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200)))
     report = tb.check_estimator(estimator, PROBLEM, THETA, rng=0)
     assert report.passed
     assert report.smallest_visible_bias < 0.1
-    faults = tb.controls(n_trajectories=200)
-    for name in (
-        "no 1/temperature",
-        "no eligibility",
-        "follower's discount for the leader's",
-        "direct term dropped",
-        "cut after 10 steps",
-    ):
-        report = tb.check_estimator(faults[name], PROBLEM, THETA, rng=0)
-        assert report.verdict is tb.Verdict.BIASED, name
-        assert report.diagnosis.best.name == name
+
+
+@sizes(
+    "name",
+    ["no eligibility", "cut after 10 steps"],
+    ["no 1/temperature", "follower's discount for the leader's", "direct term dropped"],
+)
+def test_faults_of_bchg_fail_and_are_named(name):
+    fault = tb.controls(n_trajectories=200)[name]
+    report = tb.check_estimator(fault, PROBLEM, THETA, rng=0)
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.diagnosis.best.name == name
 
 
 @pytest.mark.parametrize("make", [tb.problems.layered, tb.problems.random_game])
@@ -66,27 +67,7 @@ def test_bchg_passes_in_a_game_whose_follower_does_not_see_the_leader():
 
 
 def test_bchg_passes_where_some_actions_are_forbidden_and_some_steps_end():
-    rng = np.random.default_rng(7)
-    reward = rng.normal(size=(5, 3))
-    reward[1, 2] = reward[3, 0] = -np.inf
-    termination = rng.uniform(0.0, 0.3, size=(5, 3)) * (rng.random((5, 3)) < 0.5)
-    base = tb.Model.from_tables(
-        transition=rng.dirichlet(np.ones(5), size=(5, 3)) * (1.0 - termination)[..., None],
-        follower_reward=reward,
-        leader_reward=rng.normal(size=(5, 3)),
-        initial=rng.dirichlet(np.ones(5)),
-        follower_discount=0.8,
-        leader_discount=0.9,
-        temperature=0.3,
-        termination=termination,
-    )
-    problem = tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(15, 3)),
-        leader_reward=rng.normal(size=(15, 3)),
-        transition=rng.normal(size=(base.transition.nnz, 3)),
-        initial=rng.normal(size=(5, 3)),
-    )
+    problem = tb.problems.zoo.draw("patchy", 7).problem
     theta = np.array([0.1, -0.2, 0.3])
     assert tb.check_gradient(problem, theta).passed
     tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()
@@ -279,7 +260,8 @@ def test_a_target_of_zero_is_checked_coordinate_by_coordinate():
 def test_same_seed_same_report():
     estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(20)))
     first, second, other = (
-        tb.check_estimator(estimator, PROBLEM, THETA, rng=seed) for seed in (1, 1, 2)
+        tb.check_estimator(estimator, PROBLEM, THETA, rng=seed, n_replicates=30)
+        for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first.mean, second.mean)
     assert (first.mean != other.mean).any()

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from strangers import MISTAKES, Plain, Single, Wrong
+from references.strangers import MISTAKES, Plain, Single, Wrong
 
 import tabular_bilevel as tb
 

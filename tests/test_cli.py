@@ -66,8 +66,14 @@ def test_a_failed_check_is_an_exit_status_of_one(capsys):
     assert "failed: toy, sum" in printed
 
 
-def test_a_wrong_estimator_would_fail_verify(monkeypatch):
-    case = verify.verify_cases()[2]
+@pytest.fixture
+def case(monkeypatch):
+    """The random MDP, with little noise to see through, and one fault."""
+    monkeypatch.setattr(verify, "PLANTED", ("no eligibility",))
+    return dataclasses.replace(verify.verify_cases()[2], n_trajectories=50)
+
+
+def test_a_wrong_estimator_would_fail_verify(case, monkeypatch):
     right = right_limit(case.problem, case.theta)
 
     def wrong(estimator, experience):
@@ -78,8 +84,7 @@ def test_a_wrong_estimator_would_fail_verify(monkeypatch):
     assert not checks["BC-HG mean = exact gradient"].passed
 
 
-def test_a_fault_that_is_not_seen_would_fail_verify(monkeypatch):
-    case = verify.verify_cases()[2]
+def test_a_fault_that_is_not_seen_would_fail_verify(case, monkeypatch):
     harmless = dataclasses.replace(FAULTS["no eligibility"], rule=None)
     monkeypatch.setattr(verify, "FAULTS", {**FAULTS, "no eligibility": harmless})
     checks = {check.name: check for check in verify._estimator_checks(case)}

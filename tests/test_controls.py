@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-from test_enumeration import masked
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import suspects
@@ -34,7 +34,7 @@ PROBLEMS = {
         tb.problems.layered_game(depth=3, width=2, follower_observes_leader=False, rng=5),
         None,
     ),
-    "masked": (masked(), 2),
+    "masked": (tb.problems.zoo.named("masked layers").problem, 2),
     "garnet": (
         tb.problems.garnet(n_states=3, n_actions=2, branching=2, n_parameters=3, **SHORT),
         3,
@@ -48,10 +48,6 @@ PROBLEMS = {
     ),
 }
 each_problem = pytest.mark.parametrize("name", PROBLEMS)
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
 
 
 def right_ones(name, horizon=None):
@@ -420,7 +416,7 @@ def test_another_policys_advantage_is_that_of_the_uniform_one():
         tb.problems.garnet(follower_discount=0.0, leader_discount=0.0),
         tb.problems.layered(depth=1, width=1, n_parameters=1),
         tb.problems.random_game(n_states=1, n_leader_actions=1, n_actions=1),
-        masked(),
+        tb.problems.zoo.named("masked layers").problem,
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import twins
+from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
@@ -21,26 +22,6 @@ OUTLIVED = 1e-9
 
 # Probability that a correct critic fails a test of means; the seeds are fixed.
 FALSE_ALARM_RATE = 1e-4
-
-
-def patchy():
-    """States that lack actions, and pairs that may end the episode."""
-    rng = np.random.default_rng(5)
-    base = tb.problems.garnet(
-        n_states=5,
-        n_actions=3,
-        follower_discount=0.7,
-        leader_discount=0.8,
-        temperature=0.5,
-        rng=rng,
-    ).base
-    available = rng.random((5, 3)) < 0.6
-    available[:, 1] |= ~available.any(axis=1)
-    termination = np.where(rng.random((5, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (5, 3)))
-    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
-    return base.replace(
-        transition=dense.reshape(5, 3, 5), termination=termination, available=available
-    )
 
 
 PATCHY = patchy()

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from sizes import sizes
-from test_enumeration import masked
+from sizes import pairs, sizes
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects
@@ -24,7 +24,7 @@ PROBLEMS = {
     ),
     "layered": tb.problems.layered(depth=4, width=2, rng=3),
     "game, seen": tb.problems.layered_game(depth=3, width=2, rng=4),
-    "masked": masked(),
+    "masked": tb.problems.zoo.named("masked layers").problem,
 }
 PLAIN = PROBLEMS["garnet"]
 
@@ -38,16 +38,12 @@ NEARLY_ALIKE = {
 }
 
 
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
-
-
 VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}
 
 
 def seen_in(*names):
     cases = [(name, fault) for name in names for fault in VISIBLE[name]]
-    quick = cases[::3]
+    quick = cases[::5]
     return sizes(("name", "fault"), quick, [case for case in cases if case not in quick])
 
 
@@ -262,9 +258,12 @@ BEST = tb.hypergradient(MANY, THERE).gradient
 LARGEST = np.abs(BEST).max()
 
 
-@pytest.mark.parametrize("n_replicates", [50, 400])
-@pytest.mark.parametrize(
-    "name", ["no 1/temperature", "direct term dropped", "no eligibility", "cut after 5 steps"]
+@sizes(
+    ("name", "n_replicates"),
+    *pairs(
+        ["no 1/temperature", "direct term dropped", "no eligibility", "cut after 5 steps"],
+        [50, 400],
+    ),
 )
 def test_mistakes_are_named_with_more_parameters_than_replicates(name, n_replicates):
     control = tb.controls(n_trajectories=100)[name]
@@ -333,7 +332,7 @@ def test_scales_do_not_matter(scale):
 def test_a_gross_bias_is_looked_at_until_one_mistake_leads():
     problem = tb.problems.garnet(n_states=3, n_parameters=2, rng=2)
     control = tb.controls(n_trajectories=20)["discounts swapped"]
-    settings = {"rng": 0, "n_replicates": 1600}
+    settings = {"rng": 0, "n_replicates": 400}
     report = tb.check_estimator(control, problem, [0.1, 0.2], **settings)
     assert report.n_replicates <= 100  # the verdict is there at once
     assert report.diagnosis.n_replicates > report.n_replicates

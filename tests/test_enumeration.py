@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -22,42 +23,15 @@ def refused(message):
     return pytest.raises(ValueError, match=re.escape(message))
 
 
-def masked(seed=11):
-    """Make layers of states that lack actions, and of pairs that may end the episode early."""
-    rng = np.random.default_rng(seed)
-    whole = tb.problems.layered(depth=4, n_actions=3, temperature=0.5, rng=rng)
-    shape = whole.base.follower_reward.shape
-    available = rng.random(shape) < 0.7
-    available[:, 1] |= ~available.any(axis=1)
-    available[-1] = True  # where an index of -1 leads
-    early = np.where(rng.random(shape) < 0.5, rng.uniform(0.1, 0.6, shape), 0.0)
-    termination = np.where(whole.base.termination > 0.0, 1.0, early)
-    kernel = whole.base.transition.toarray() * (1.0 - early).reshape(-1, 1)
-    base = whole.base.replace(
-        available=available, termination=termination, transition=kernel.reshape(*shape, -1)
-    )
-    return tb.FeatureProblem(
-        base,
-        follower_reward=whole.follower_reward,
-        leader_reward=whole.leader_reward,
-        transition=rng.normal(size=(base.transition.nnz, 4)),
-        initial=whole.initial,
-    )
-
-
 PROBLEMS = {
     "layered": tb.problems.layered(rng=3),
     "game, seen": tb.problems.layered_game(depth=3, rng=4),
     "game, hidden": tb.problems.layered_game(depth=4, follower_observes_leader=False, rng=5),
-    "masked": masked(),
+    "masked": tb.problems.zoo.named("masked layers").problem,
     "bandit of one step": tb.problems.layered(depth=1, width=2, n_actions=3, rng=6),
 }
 
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(1).normal(size=problem.n_parameters)
 
 
 def check(estimator, problem, **settings):
@@ -177,7 +151,6 @@ def test_what_cannot_happen_is_not_listed():
     same_as_listed(model, first_action)
 
 
-@settings(max_examples=50, deadline=None)
 @given(model=strategies.models(max_states=3, max_actions=2))
 def test_trajectories_that_are_cut_are_listed_as_well(model):
     same_as_listed(model, tb.solve_follower(model).policy, horizon=3)

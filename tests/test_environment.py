@@ -95,10 +95,15 @@ def proven(found):
     return tb.Interval(read(found["lower"]), read(found["upper"]))
 
 
-COLD = ["numba for any processor"]  # everything is compiled again
+# Each in a process of its own, of which one compiles everything again.
+QUICK = [
+    name
+    for name in ("two BLAS threads", "simple numpy", "BLAS for Prescott")
+    if name in ENVIRONMENTS
+]
 
 
-@sizes("environment", [name for name in ENVIRONMENTS if name not in COLD], COLD)
+@sizes("environment", QUICK, [name for name in ENVIRONMENTS if name not in QUICK])
 def test_bounds_overlap_and_proven_ones_are_the_same(environment, here, elsewhere):
     there = elsewhere(**ENVIRONMENTS[environment])
     for problem, ours in here.items():

@@ -6,12 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
-from corners import corner_problem
-from extremes import extreme_budget, extreme_game, extreme_problem
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify.result import CertificationError
 from tabular_bilevel.optimum import Perturbed, polish
+from tabular_bilevel.problems import zoo
 
 pytest.importorskip("flint")
 
@@ -38,10 +38,16 @@ INSTANCES = {
     "ties at discount 1 - 2^-53": (tied(NEARLY_ONE), np.zeros(2)),
     "no ties at discount 1 - 2^-53": (tied(NEARLY_ONE), THETA),
     "temperature of 1e-300": (tb.problems.bandit(temperature=1e-300), THETA),
-    **{f"extreme {seed}": extreme_problem(seed) for seed in range(6)},
-    **{f"extreme game {seed}": extreme_game(seed) for seed in range(4)},
-    **{f"extreme budget {seed}": extreme_budget(seed) for seed in (0, 4, 33)},
-    **{f"corner {seed}": (corner_problem(seed), np.zeros(3)) for seed in range(6)},
+    **{f"extreme {seed}": zoo.draw("extreme", seed).at for seed in range(6)},
+    **{
+        f"extreme game {seed}": zoo.draw("extreme-game", seed, max_states=9).at
+        for seed in range(4)
+    },
+    **{
+        f"extreme budget {seed}": zoo.budgeted(zoo.draw("extreme", seed), seed).at
+        for seed in range(3)
+    },
+    **{f"wild {seed}": zoo.draw("wild", seed).at for seed in range(6)},
 }  # fmt: skip
 
 
@@ -148,14 +154,12 @@ def plain(found):
     return repr(found)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("instance", INSTANCES)
+@sizes(("instance", "function"), *pairs(INSTANCES, FUNCTIONS))
 def test_answers_are_the_same_whatever_numpy_raises(instance, function):
     compare(FUNCTIONS[function], instance)
 
 
-@pytest.mark.parametrize("function", METHODS)
-@pytest.mark.parametrize("instance", SHORT)
+@sizes(("instance", "function"), *pairs(SHORT, METHODS))
 def test_estimates_are_the_same_whatever_numpy_raises(instance, function):
     compare(METHODS[function], instance)
 
@@ -178,7 +182,9 @@ def test_checks_of_estimators_are_the_same_whatever_numpy_raises(check):
 
 
 def test_trajectories_are_counted_whatever_numpy_raises():
-    problem, theta = extreme_problem(7)  # whose policy times the kernel underflows
+    problem, theta = zoo.draw(
+        "extreme", np.random.default_rng([3, 7])
+    ).at  # whose policy times the kernel underflows
     model = problem.model(theta)
     with np.errstate(all="raise"):
         assert tb.count_trajectories(model, horizon=2) == 97

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from references.strangers import Plain
 from sizes import pairs, sizes
-from strangers import Plain
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
@@ -43,29 +43,6 @@ SURE = 5.0
 SHORT = {"follower_discount": 0.7, "leader_discount": 0.8, "temperature": 0.5}
 
 
-def patchy():
-    """States that lack actions, and pairs that may end the episode."""
-    rng = np.random.default_rng(7)
-    reward = rng.normal(size=(5, 3))
-    reward[1, 2] = reward[3, 0] = -np.inf
-    termination = rng.uniform(0.0, 0.3, size=(5, 3)) * (rng.random((5, 3)) < 0.5)
-    base = tb.Model.from_tables(
-        transition=rng.dirichlet(np.ones(5), size=(5, 3)) * (1.0 - termination)[..., None],
-        follower_reward=reward,
-        leader_reward=rng.normal(size=(5, 3)),
-        initial=rng.dirichlet(np.ones(5)),
-        termination=termination,
-        **SHORT,
-    )
-    return tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(15, 3)),
-        leader_reward=rng.normal(size=(15, 3)),
-        transition=rng.normal(size=(base.transition.nnz, 3)),
-        initial=rng.normal(size=(5, 3)),
-    )
-
-
 def rewards_only():
     """Equal discounts and parameters of rewards: what SoBiRL and the penalty need."""
     settings = SHORT | {"leader_discount": SHORT["follower_discount"]}
@@ -96,7 +73,7 @@ PROBLEMS = {
         n_states=3, follower_observes_leader=False, rng=3, **SHORT
     ),
     "rewards": rewards_only(),
-    "patchy": patchy(),
+    "patchy": tb.problems.zoo.draw("patchy", 7, max_states=5).problem,
 }
 
 
@@ -281,15 +258,13 @@ def test_methods_that_know_the_model_compute_what_they_say(name, where):
     np.testing.assert_array_equal(estimator.target(problem, theta), found)
 
 
-@pytest.mark.parametrize(
+@sizes(
     "estimator",
-    [
-        # at a discount of 0.99 and a temperature of 0.05 one estimate is mostly noise
+    [tb.NaivePolicyGradient(interaction(tb.Episodes(50)))],
+    [  # at a discount of 0.99 and a temperature of 0.05 one estimate is mostly noise
         tb.BoltzmannCovariance(interaction(tb.Survivors(2000))),
         tb.HyperPolicyGradient(interaction(tb.Episodes(200))),
-        tb.NaivePolicyGradient(interaction(tb.Episodes(50))),
     ],
-    ids=lambda estimator: type(estimator).__name__,
 )
 def test_the_published_toys_long_discount_is_no_obstacle(estimator):
     problem, theta = tb.problems.discrete_toy(), np.array([0.0, 0.0, 3.0, 0.0, 0.0, 0.0])
@@ -806,8 +781,7 @@ def flat(model, measures, centred):
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize("where", ["garnet", "layered", "game, seen", "patchy"])
-@pytest.mark.parametrize("name", TRACES)
+@sizes(("name", "where"), *pairs(TRACES, ["garnet", "layered", "game, seen", "patchy"]))
 def test_what_survivors_show_has_the_mean_over_their_law(name, where):
     problem, settings = PROBLEMS[where], TRACES[name]
     theta, got = theta_of(problem), interaction(tb.Survivors(400, 0.85))
@@ -1065,6 +1039,7 @@ def test_estimates_say_what_they_are_made_of():
 # ---------------------------------------------------------------- a simulator that differs
 
 
+@pytest.mark.slow
 def test_a_simulator_that_differs_moves_the_target_and_the_mean():
     # source: the published four rooms plan with one slip and sample with another
     planned = tb.problems.four_rooms(temperature=0.05)

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -13,18 +14,6 @@ from tabular_bilevel._base import kernels
 # Both solvers leave a residual of a few roundings; values and policies follow within 1 / (1 -
 # discount) and 1 / temperature of that.
 ROUNDING = 1e-9
-
-
-def patchy(rng):
-    """States that lack actions, and pairs that may end the episode."""
-    base = tb.problems.garnet(n_states=7, n_actions=3, temperature=0.5, rng=rng).base
-    available = rng.random((7, 3)) < 0.6
-    available[:, 1] |= ~available.any(axis=1)
-    termination = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 1.0, (7, 3)))
-    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
-    return base.replace(
-        transition=dense.reshape(7, 3, 7), termination=termination, available=available
-    )
 
 
 def one_state(rng):
@@ -57,7 +46,7 @@ def wide(rng):
 
 
 FAMILIES = {
-    "patchy": patchy,
+    "patchy": lambda rng: patchy(rng, n_states=7),
     "one state": one_state,
     "narrow": narrow,
     "garnet": random_garnet,
@@ -227,7 +216,7 @@ def test_a_stopped_follower_goes_on_if_it_may(make):
 
 
 def test_many_sweeps_are_the_best_response():
-    model = patchy(np.random.default_rng(3))
+    model = FAMILIES["patchy"](3)
     found = tb.StoppedValueIteration(sweeps=400).solve(model)  # 0.9^400 is 5e-19
     agree(found, tb.solve_follower(model), model)
 
@@ -265,14 +254,14 @@ def test_sweeps_are_a_positive_whole_number(sweeps):
 )
 def test_a_start_is_checked(solver, start, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.solve_follower(patchy(np.random.default_rng(0)), solver=solver, start=start)
+        tb.solve_follower(FAMILIES["patchy"](0), solver=solver, start=start)
 
 
 @pytest.mark.parametrize(
     "solver", [None, tb.ValueIteration(), tb.CompiledPolicyIteration()], ids=repr
 )
 def test_a_start_may_be_a_list_and_saves_iterations(solver):
-    model = patchy(np.random.default_rng(0))
+    model = FAMILIES["patchy"](0)
     cold = tb.solve_follower(model, solver=solver)
     warm = tb.solve_follower(model, solver=solver, start=cold.value.tolist())
     assert warm.iterations < cold.iterations
@@ -300,4 +289,4 @@ def test_a_start_may_be_a_list_and_saves_iterations(solver):
 def test_a_start_that_does_not_fit_is_refused(solver, start, message):
     # compiled code would read and write beyond its end
     with pytest.raises(ValueError, match=f"^{message}$"):
-        solver.solve(patchy(np.random.default_rng(0)), start=start)
+        solver.solve(FAMILIES["patchy"](0), start=start)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import gymnasium
@@ -15,8 +12,9 @@ import numpy as np
 import pytest
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.utils.env_checker import check_env
-from hypothesis import assume, given, settings
-from test_trajectories import MODELS, exact_law, patchy, smallest_chance
+from hypothesis import assume, given
+from laws import exact_law, smallest_chance
+from small import MODELS
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -362,7 +360,9 @@ def test_the_callers_tables_are_checked_as_everywhere(changes, message):
 
 def apart():
     """Possible first states without a common action."""
-    return patchy().replace(available=np.arange(15).reshape(5, 3) % 3 == [[0], [1], [2], [0], [1]])
+    return MODELS["patchy"].replace(
+        available=np.arange(15).reshape(5, 3) % 3 == [[0], [1], [2], [0], [1]]
+    )
 
 
 @pytest.mark.parametrize("name", tb.problems.CATALOGUE)
@@ -372,7 +372,6 @@ def test_gymnasiums_checker_is_content_with_every_problem(name):
     check_env(env, skip_render_check=True)  # there is nothing to render
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(strategies.models())
 def test_gymnasiums_checker_is_content_with_actions_that_are_not_everywhere(model):
     assume(model.available[model.initial > 0.0].all(axis=0).any())
@@ -401,7 +400,6 @@ def test_an_action_drawn_before_the_reset_may_be_missing_after_it():
         check_env(FollowerEnv(apart()), skip_render_check=True)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(strategies.models())
 def test_there_and_back_again_the_tables_are_the_same(model):
     env = to_gymnasium(problem_of(model), [0.0], max_steps=3)
@@ -443,7 +441,7 @@ def test_steps_and_draws_have_the_frequencies_of_the_tables(model):
     ids=["kernel", "start"],
 )
 def test_frequencies_of_other_tables_are_noticed(change):
-    model = patchy()
+    model = MODELS["patchy"]
     env = FollowerEnv(model.replace(**change(model)))
     walked = walk(env, episodes=5000, steps=3, seed=2, act=lambda info: env.action_space.sample())
     assert smallest_chance(walked, exact_law(model, uniform(model), 3)) < FALSE_ALARM_RATE
@@ -494,7 +492,7 @@ def test_a_seed_repeats_and_the_stream_goes_on():
 
 def test_draws_after_a_seed_do_not_depend_on_the_state():
     available = np.array([[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0], [1, 1, 1]], dtype=bool)
-    env = FollowerEnv(patchy().replace(available=available))
+    env = FollowerEnv(MODELS["patchy"].replace(available=available))
     drawn = set()
     for seed in range(20):
         env.reset(seed=seed)
@@ -553,24 +551,3 @@ def test_a_bad_limit_is_refused(max_steps):
         ValueError, match=rf"^max_steps is {max_steps}, not a positive whole number"
     ):
         to_gymnasium(tb.problems.two_state(), np.zeros(2), max_steps=max_steps)
-
-
-# ---------------------------------------------------------------- the library
-
-
-@pytest.mark.parametrize("library", ["gymnasium", "pettingzoo"])
-def test_without_the_library_the_extra_is_named(library, monkeypatch):
-    module = f"tabular_bilevel.adapters.{library}"
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
-    message = re.escape(f"{module} needs {library}: pip install 'tabular-bilevel[{library}]'")
-    with pytest.raises(ImportError, match=f"^{message}$"):
-        importlib.import_module(module)
-
-
-def test_the_package_imports_neither_library():
-    code = (
-        "import sys, tabular_bilevel, tabular_bilevel.adapters;"
-        "assert not {'gymnasium', 'pettingzoo'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,13 +22,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from small import put
 
 import tabular_bilevel as tb
 
 flint = pytest.importorskip("flint")
 arb = flint.arb
 
-from ball_reference import BITS, Reference, off  # noqa: E402
+from references.ball_reference import BITS, Reference, off  # noqa: E402
 
 from tabular_bilevel.certify import balls  # noqa: E402
 from tabular_bilevel.certify.bounds import error_bounds  # noqa: E402
@@ -1094,12 +1095,6 @@ DERIVATIVES = {
 }
 
 # ---------------------------------------------------------------- input
-
-
-def put(array, index, number):
-    copy = np.array(array, dtype=np.float64)
-    copy[index] = number
-    return copy
 
 
 BAD_PROBABILITIES = {

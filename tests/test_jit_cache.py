@@ -141,7 +141,7 @@ def write_kernels(folder, module="tabular_bilevel._base.jit", decorator="kernel"
     (folder / f"{name}.py").write_text(text)
 
 
-@sizes("every", [11], [1])
+@sizes("every", [29], [1])
 def test_whatever_is_wrong_with_the_cache_the_results_are_the_same(every, tmp_path):
     write_kernels(tmp_path)
     done = run(tmp_path, DRIVER, str(every))

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import twins
+from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
@@ -19,32 +19,12 @@ ROUNDING = 1e-12
 TOP, BOTTOM = 1.0 - 2.0**-53, 0.0
 
 
-def patchy():
-    """States that lack actions, pairs that may end the episode, stored zero probabilities."""
-    rng = np.random.default_rng(5)
-    base = tb.problems.garnet(n_states=7, n_actions=3, branching=3, rng=rng).base
-    available = rng.random((7, 3)) < 0.6
-    available[:, 1] |= ~available.any(axis=1)
-    termination = np.where(rng.random((7, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (7, 3)))
-    termination[2] = 1.0
-    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
-    rows, columns = np.indices(dense.shape)
-    everything = sp.coo_array((dense.ravel(), (rows.ravel(), columns.ravel())), shape=dense.shape)
-    return base.replace(
-        transition=everything, termination=termination, available=available, temperature=0.5
-    )
-
-
-def at_some_theta(problem):
-    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
-
-
 MODELS = {
     "garnet": at_some_theta(tb.problems.garnet(n_states=8, n_actions=3, rng=2)),
     "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
     "game, seen": at_some_theta(tb.problems.random_game(rng=4)),
     "game, hidden": at_some_theta(tb.problems.random_game(follower_observes_leader=False, rng=4)),
-    "patchy": patchy(),
+    "patchy": patchy(n_states=7),
     "two-state": at_some_theta(tb.problems.two_state()),
     "one state": tb.problems.bandit(leader_discount=0.5, follower_discount=0.5).base,
 }
@@ -52,11 +32,12 @@ MODELS = {
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
-def frozen(array):
-    """Copy, read-only."""
-    copy = np.array(array)
-    copy.setflags(write=False)
-    return copy
+def frozen(**arrays):
+    """Read-only, as models, trajectories and critics hold them."""
+    for value in arrays.values():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+    return arrays
 
 
 def kernel_of(model):
@@ -97,9 +78,7 @@ def sample_of(model, *, count=40, horizon=12, seed=8):
     lists = twins.sample_trajectories(rng, model, policy, count=count, horizon=horizon)
     states, actions, following = np.array(twins.pad(lists, longest=horizon), np.int32)
     lengths = np.array([len(steps) for steps in lists])
-    return lists, {
-        "states": states, "actions": actions, "next_states": following, "lengths": lengths
-    }  # fmt: skip
+    return lists, frozen(states=states, actions=actions, next_states=following, lengths=lengths)
 
 
 TRACES = {
@@ -114,7 +93,7 @@ TRACES = {
 def trace_settings(model, name="with a baseline", seed=6):
     """What the traces weigh: nothing special is assumed of the values."""
     rng, shape = np.random.default_rng(seed), model.follower_reward.shape
-    return TRACES[name] | {
+    values = {
         "follower_value": rng.normal(size=model.n_states),
         "follower_action_value": rng.normal(size=shape),
         "leader_value": rng.normal(size=model.n_states),
@@ -127,6 +106,7 @@ def trace_settings(model, name="with a baseline", seed=6):
         "direct_share": 0.25,
         "indirect_share": 0.5,
     }
+    return TRACES[name] | frozen(**values)
 
 
 def traces_call(model, name="own actions of survivors"):
@@ -169,17 +149,17 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
 
 def product_call(model):
     kernel = model.transition
-    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
-    vector = frozen(np.random.default_rng(6).normal(size=model.n_states))
+    inputs = kernel_of(model)
+    vector = np.random.default_rng(6).normal(size=model.n_states)
     return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
 
 
 def pullback_errors_call(model):
     kernel, rng = model.transition, np.random.default_rng(18)
-    inputs = {name: frozen(getattr(kernel, name)) for name in ("indptr", "indices", "data")}
+    inputs = kernel_of(model)
     inputs |= {
-        "slopes": frozen(rng.normal(size=model.n_states)),
-        "errors": frozen(rng.random(model.n_states)),
+        "slopes": rng.normal(size=model.n_states),
+        "errors": rng.random(model.n_states),
         "roundings": 8.0,
     }
     return inputs, {"bound": np.zeros(kernel.shape[0])}
@@ -360,10 +340,9 @@ def sources_call(model):
 
 
 def run(kernel, inputs, outputs, *, rng=None):
-    """Call the compiled kernel with read-only inputs."""
-    held = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+    """Call the compiled kernel."""
     stream = {} if rng is None else {"rng": rng}
-    return kernel(**stream, **held, **outputs)
+    return kernel(**stream, **inputs, **outputs)
 
 
 def agree(array, other):
@@ -667,7 +646,7 @@ def test_eligibility_traces_of_two_steps_by_hand():
         "direct_share": 1.0,
         "indirect_share": 0.5,
     }
-    run(kernels.eligibility_traces, inputs, outputs)
+    run(kernels.eligibility_traces, frozen(**inputs), outputs)
     # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 14 / 2 - (2 - 1) and 20 / 4 - (5 - 3);
     # starting 12, less 12 / 4 + 20 * 3 / 4
     np.testing.assert_array_equal(outputs["influence"], [[1.5], [1.75]])

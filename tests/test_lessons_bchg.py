@@ -1,14 +1,12 @@
 """Two BC-HG estimators that were written from theory.md alone pass every check."""
 
-import runpy
-from pathlib import Path
+import importlib
 
 import numpy as np
 import pytest
+from small import somewhere
 
 import tabular_bilevel as tb
-
-LESSONS = Path(__file__).parents[1] / "validation" / "lessons"
 
 # Sums of a few hundred float64 numbers.
 ROUNDING = 1e-10
@@ -16,7 +14,7 @@ ROUNDING = 1e-10
 
 def lesson(library):
     pytest.importorskip(library)
-    return runpy.run_path(str(LESSONS / f"bchg_{library}.py"))["bchg"]
+    return importlib.import_module(f"lessons.bchg_{library}").bchg
 
 
 @pytest.fixture(params=["jax", "torch"])
@@ -53,14 +51,10 @@ FINITE = {
 }
 
 
-def theta_of(problem):
-    return 0.3 * np.random.default_rng(0).normal(size=problem.n_parameters)
-
-
 @pytest.mark.parametrize("name", FINITE)
 def test_its_expectation_is_the_hypergradient(bchg, name):
     problem = FINITE[name]
-    tb.check_by_enumeration(bchg, problem, theta_of(problem)).raise_if_failed()
+    tb.check_by_enumeration(bchg, problem, somewhere(problem)).raise_if_failed()
 
 
 def test_without_a_temperature_it_is_found_out(bchg):
@@ -70,7 +64,7 @@ def test_without_a_temperature_it_is_found_out(bchg):
         view.temperature = 1.0
         return bchg(view, batch)
 
-    report = tb.check_by_enumeration(wrong, problem, theta_of(problem))
+    report = tb.check_by_enumeration(wrong, problem, somewhere(problem))
     assert report.diagnosis.best.name == "no 1/temperature"
 
 
@@ -80,14 +74,14 @@ def test_it_passes_on_samples(bchg, name):
     problem = make(n_states=3, follower_discount=0.6, leader_discount=0.7, rng=7)
     estimator = tb.BatchEstimator(bchg, tb.Episodes(100))  # of one length: JAX compiles once
     report = tb.check_estimator(
-        estimator, problem, theta_of(problem), n_replicates=100, visible_bias=0.2, rng=0
+        estimator, problem, somewhere(problem), n_replicates=100, visible_bias=0.2, rng=0
     )
     report.raise_if_failed()
 
 
 def test_traces_and_tails_are_the_same_sum():
     problem = tb.problems.random_game(n_states=3, rng=6)
-    view = tb.LeaderView(problem, theta_of(problem))
+    view = tb.LeaderView(problem, somewhere(problem))
     batch = view.draw(tb.Survivors(50), np.random.default_rng(8))
     traces, tails = (np.asarray(lesson(library)(view, batch)) for library in ("jax", "torch"))
     np.testing.assert_allclose(traces, tails, atol=ROUNDING * np.abs(traces).max())

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from small import put
 
 import tabular_bilevel as tb
 
@@ -39,13 +40,6 @@ def tables(**changes):
 
 def game(**changes):
     return tb.MarkovGame(**tables(**changes))
-
-
-def put(array, index, number):
-    """Copy with an entry (or a row) replaced."""
-    copy = np.array(array, dtype=np.float64)
-    copy[index] = number
-    return copy
 
 
 def flat(kernel=KERNEL):

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from small import put
 
 import tabular_bilevel as tb
 from tabular_bilevel.finite import model as tables_module
@@ -43,13 +44,6 @@ def tables(**changes):
 
 def build(**changes):
     return tb.Model.from_tables(**tables(**changes))
-
-
-def put(array, index, number):
-    """Copy with an entry (or a row) replaced."""
-    copy = np.array(array, dtype=np.float64)
-    copy[index] = number
-    return copy
 
 
 def flat(kernel=KERNEL):

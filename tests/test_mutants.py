@@ -1,25 +1,15 @@
 """Mutants still fit the code, and the script that counts the dead tells them from the living."""
 
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
 
+import mutants
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tabular_bilevel"
 
 
-def loaded():
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "validation" / "mutants.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-mutants = loaded()
 EVERY = (mutants.COMMENT, *mutants.MUTANTS)
 
 

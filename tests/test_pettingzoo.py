@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from laws import exact_law, smallest_chance
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from scipy import stats
-from test_trajectories import exact_law, smallest_chance
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
@@ -64,7 +64,6 @@ def test_pettingzoos_own_tests_pass(game, max_steps):
     parallel_seed_test(lambda: to_pettingzoo(game, max_steps=max_steps), num_cycles=100)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(strategies.games())
 def test_pettingzoos_own_tests_pass_for_games_of_all_kinds(game):
     parallel_api_test(to_pettingzoo(game), num_cycles=20)

@@ -11,17 +11,12 @@ import math
 
 import numpy as np
 import scipy.sparse as sp
-from hypothesis import Phase, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
-
-fast = settings(
-    max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink]
-)
-slow = settings(fast, max_examples=30)
 
 # A law holds up to some tens of float64 roundings, times the conditioning below, relative to the
 # largest number compared (and to 1).
@@ -88,7 +83,6 @@ BOTH = st.one_of(with_theta(PROBLEMS), with_theta(GAMES))
 # --- the follower ---------------------------------------------------------------------------------
 
 
-@fast
 @given(MODELS)
 def test_policy_is_a_distribution_on_available_actions(model):
     policy = tb.solve_follower(model).policy
@@ -111,7 +105,6 @@ def soft_bellman(model, value):
     return np.array(improved)
 
 
-@fast
 @given(MODELS)
 def test_value_solves_the_soft_bellman_equation(model):
     response = tb.solve_follower(model)
@@ -126,7 +119,6 @@ def test_another_temperature_breaks_the_soft_bellman_equation():
     assert np.abs(soft_bellman(model.replace(temperature=0.11), value) - value).max() > 1e-3
 
 
-@fast
 @given(MODELS)
 def test_policy_is_the_soft_maximum_of_action_values(model):
     response = tb.solve_follower(model)
@@ -135,7 +127,6 @@ def test_policy_is_the_soft_maximum_of_action_values(model):
     assert close(np.exp(gaps), response.policy, model)
 
 
-@fast
 @given(MODELS)
 def test_policy_iteration_and_value_iteration_agree_within_their_bounds(model):
     newton = tb.solve_follower(model, solver=tb.PolicyIteration())
@@ -154,7 +145,6 @@ def test_a_loose_solver_says_how_loose_it_is():
     assert 1e-6 < gap <= loose.error_bound
 
 
-@fast
 @given(ENDLESS, st.integers(-16, 16))
 def test_a_constant_more_for_the_follower_changes_its_value_alone(model, eighths):
     shift = eighths / 8.0
@@ -180,7 +170,6 @@ def shaped(model, potential, sign=1.0):
     return model.replace(follower_reward=np.where(model.available, reward, -np.inf))
 
 
-@fast
 @given(MODELS.flatmap(lambda m: st.tuples(st.just(m), tables(m.n_states))))
 def test_potential_shaping_changes_the_followers_value_alone(drawn):
     model, potential = drawn
@@ -208,7 +197,6 @@ def scaled(model, factor):
     )
 
 
-@fast
 @given(MODELS, HORIZONS)
 def test_another_currency_of_the_follower_changes_no_bit(model, horizon):
     """A power of two scales exactly: value times c, influence over c, and all else the same."""
@@ -222,7 +210,6 @@ def test_another_currency_of_the_follower_changes_no_bit(model, horizon):
     assert np.array_equal(after[2].transition.data, before[2].transition.data)
 
 
-@fast
 @given(MODELS, st.sampled_from([1e-8, 1e-3, 0.3, 3.0, 1e3, 1e8]))
 def test_any_other_currency_changes_rounding_alone(model, factor):
     before, after = road(model), road(scaled(model, factor))
@@ -271,7 +258,6 @@ def permutations(model):
     )
 
 
-@fast
 @given(MODELS.flatmap(permutations), HORIZONS)
 def test_new_names_of_states_and_actions_rename_the_results(drawn, horizon):
     model, states, actions = drawn
@@ -319,7 +305,6 @@ def another_state(model):
     return st.tuples(st.just(model), st.integers(-8, 8), successors)
 
 
-@fast
 @given(MODELS.flatmap(another_state), HORIZONS)
 def test_an_unreachable_state_changes_nothing_elsewhere(drawn, horizon):
     model, reward, successors = drawn
@@ -335,7 +320,6 @@ def test_an_unreachable_state_changes_nothing_elsewhere(drawn, horizon):
     assert close(old, stored, model)
 
 
-@fast
 @given(MODELS.flatmap(another_state), HORIZONS)
 def test_an_unreachable_state_has_no_occupancy_and_no_influence(drawn, horizon):
     """Not even by rounding: nothing is added up there but zeros."""
@@ -350,7 +334,6 @@ def test_an_unreachable_state_has_no_occupancy_and_no_influence(drawn, horizon):
     assert not np.concatenate(there).any()
 
 
-@fast
 @given(strategies.models(min_states=4, max_states=12, max_actions=1, min_discount=0.9), HORIZONS)
 def test_occupancy_is_never_negative(model, horizon):
     """As a sum of probabilities; an M-matrix is eliminated without a subtraction of likes."""
@@ -375,7 +358,6 @@ def with_another_action(model, column, follower_reward, junk, available=None):
     return tb.Model.from_tables(**names)
 
 
-@fast
 @given(
     MODELS.flatmap(lambda m: st.tuples(st.just(m), st.integers(0, m.n_actions))),
     st.sampled_from([0.0, 1.0, np.nan, np.inf, -1.0]),
@@ -418,7 +400,6 @@ def test_an_unattractive_action_is_not_a_forbidden_one():
 # --- the leader -----------------------------------------------------------------------------------
 
 
-@fast
 @given(MODELS, HORIZONS)
 def test_the_objective_counts_from_the_start_or_along_the_way(model, horizon):
     response, evaluation, _ = road(model, horizon)
@@ -446,7 +427,6 @@ def leader_step(model, policy, value):
     return following
 
 
-@fast
 @given(MODELS)
 def test_the_leaders_value_solves_its_bellman_equation(model):
     response, evaluation, _ = road(model)
@@ -456,7 +436,6 @@ def test_the_leaders_value_solves_its_bellman_equation(model):
     assert close((response.policy * evaluation.advantage).sum(axis=1), 0.0, model)
 
 
-@fast
 @given(MODELS, st.integers(1, 20))
 def test_one_step_more_is_one_backward_step(model, horizon):
     response = tb.solve_follower(model)
@@ -466,7 +445,6 @@ def test_one_step_more_is_one_backward_step(model, horizon):
     assert close(longer, leader_step(model, response.policy, value), model)
 
 
-@fast
 @given(MODELS)
 def test_one_step_is_the_first_reward(model):
     response, evaluation, _ = road(model, 1)
@@ -475,7 +453,6 @@ def test_one_step_is_the_first_reward(model):
     assert np.array_equal(evaluation.occupancy, model.initial)
 
 
-@fast
 @given(MODELS, st.integers(1, 400))
 def test_a_finite_horizon_tends_to_the_infinite_one(model, horizon):
     """What is left out is what comes after, gamma^T times a value."""
@@ -493,7 +470,6 @@ def test_a_horizon_too_short_is_noticed():
     assert abs(finite.objective - evaluation.objective) > 0.01
 
 
-@slow
 @given(strategies.models(max_discount=0.75))
 def test_sensitivities_of_a_long_horizon_are_those_of_the_infinite_one(model):
     finite, infinite = road(model, 200)[2], road(model)[2]  # 0.75^200 = 1e-25
@@ -503,7 +479,6 @@ def test_sensitivities_of_a_long_horizon_are_those_of_the_infinite_one(model):
     assert close(finite.initial, infinite.initial, model)
 
 
-@fast
 @given(
     MODELS.flatmap(lambda m: st.tuples(st.just(m), tables(m.available.size))),
     st.integers(-4, 4),
@@ -564,7 +539,6 @@ def some_pair(model):
     )
 
 
-@fast
 @given(MILD.flatmap(some_pair), HORIZONS)
 def test_reward_sensitivities_are_differences(drawn, horizon):
     model, pair = drawn
@@ -594,7 +568,6 @@ def some_entry(model):
     return st.tuples(st.just(model), st.sampled_from(entries) if entries.size else st.none())
 
 
-@fast
 @given(MILD.flatmap(some_entry), HORIZONS)
 def test_transition_sensitivities_are_differences(drawn, horizon):
     """A transition grows at the cost of the end."""
@@ -616,7 +589,6 @@ def test_transition_sensitivities_are_differences(drawn, horizon):
     assert agrees(slope(moved), measures.transition[k])
 
 
-@fast
 @given(MILD, HORIZONS, st.integers(0, 3))
 def test_initial_sensitivities_are_differences(model, horizon, state):
     """Of moving mass from everywhere to one state; J is linear in it."""
@@ -645,14 +617,12 @@ def test_a_wrong_entry_of_the_sensitivities_is_seen_by_differences():
     assert not agrees(slope(moved), influence[0, 0] + 1e-6)
 
 
-@fast
 @given(MODELS, HORIZONS)
 def test_starting_is_worth_the_leaders_value(model, horizon):
     _, evaluation, measures = road(model, horizon)
     assert np.array_equal(measures.initial, evaluation.value)
 
 
-@fast
 @given(MODELS, HORIZONS)
 def test_influence_flows_forward(model, horizon):
     """What reaches a state is what its actions carry on: n = gamma_F P^T mu = sum_a mu."""
@@ -668,7 +638,6 @@ def test_influence_does_not_flow_with_the_leaders_discount():
     assert not close(influence.sum(axis=1), arriving, model)
 
 
-@fast
 @given(strategies.models(max_actions=1), HORIZONS)
 def test_a_follower_without_a_choice_has_no_influence(model, horizon):
     response, _, measures = road(model, horizon)
@@ -676,7 +645,6 @@ def test_a_follower_without_a_choice_has_no_influence(model, horizon):
     assert np.array_equal(response.policy, np.ones((model.n_states, 1)))
 
 
-@fast
 @given(ENDLESS, HORIZONS)
 def test_a_leader_that_gets_one_everywhere_counts_the_steps(model, horizon):
     measures = road(model.replace(leader_reward=np.ones_like(model.leader_reward)), horizon)[2]
@@ -686,7 +654,6 @@ def test_a_leader_that_gets_one_everywhere_counts_the_steps(model, horizon):
     assert close(measures.follower_reward, 0.0, model)
 
 
-@fast
 @given(BOTH.flatmap(lambda drawn: st.tuples(st.just(drawn), strategies.thetas(drawn[0]))), HORIZONS)
 def test_measures_along_a_tangent_are_the_forward_derivative(drawn, horizon):
     (problem, theta), direction = drawn
@@ -698,7 +665,6 @@ def test_measures_along_a_tangent_are_the_forward_derivative(drawn, horizon):
     assert close(actual / size, expected[0] / size, model)
 
 
-@fast
 @given(MODELS, HORIZONS)
 def test_measures_add_up_and_vanish_along_no_change(model, horizon):
     measures = road(model, horizon)[2]
@@ -725,7 +691,6 @@ def columns_of(problem, base, chosen):
     return tb.FeatureProblem(base, **{name: getattr(problem, name)[:, chosen] for name in names})
 
 
-@fast
 @given(with_theta(strategies.problems(min_parameters=2)), HORIZONS)
 def test_the_gradient_of_concatenated_features_is_concatenated(drawn, horizon):
     """Some parameters at a time, the others at rest in the base."""
@@ -741,7 +706,6 @@ def test_the_gradient_of_concatenated_features_is_concatenated(drawn, horizon):
     assert gradient_close(np.concatenate(pieces), whole.gradient, whole)
 
 
-@fast
 @given(with_theta(PROBLEMS), HORIZONS)
 def test_a_parameter_twice_has_the_same_derivative_twice(drawn, horizon):
     problem, theta = drawn
@@ -753,7 +717,6 @@ def test_a_parameter_twice_has_the_same_derivative_twice(drawn, horizon):
     assert gradient_close(first, whole.gradient, whole)
 
 
-@fast
 @given(BOTH, HORIZONS)
 def test_the_gradient_is_the_direct_and_the_indirect_part(drawn, horizon):
     problem, theta = drawn
@@ -766,7 +729,6 @@ def test_the_gradient_is_the_direct_and_the_indirect_part(drawn, horizon):
             assert result.objective == tb.objective(problem, theta, horizon=horizon)
 
 
-@fast
 @given(BOTH, HORIZONS)
 def test_independent_routes_give_the_same_gradient(drawn, horizon):
     problem, theta = drawn
@@ -777,7 +739,6 @@ def test_independent_routes_give_the_same_gradient(drawn, horizon):
     assert gradient_close(complex_step, result.gradient, result)
 
 
-@slow
 @given(with_theta(strategies.problems(bases=MILD)), HORIZONS)
 def test_differences_give_the_same_gradient(drawn, horizon):
     problem, theta = drawn
@@ -786,14 +747,12 @@ def test_differences_give_the_same_gradient(drawn, horizon):
     assert np.abs(differences.gradient - exact).max() <= DIFFERENCE * max(1.0, np.abs(exact).max())
 
 
-@slow
 @given(with_theta(PROBLEMS), HORIZONS)
 def test_check_gradient_passes_every_problem(drawn, horizon):
     problem, theta = drawn
     tb.check_gradient(problem, theta, horizon=horizon).raise_if_failed()
 
 
-@slow
 @given(with_theta(GAMES), HORIZONS)
 def test_check_gradient_passes_every_game(drawn, horizon):
     problem, theta = drawn
@@ -817,7 +776,6 @@ class Changed:
         return self.inner.pushforward(theta, direction)
 
 
-@slow
 @given(BOTH, HORIZONS)
 def test_check_gradient_fails_a_gradient_with_another_sign(drawn, horizon):
     problem, theta = drawn
@@ -842,7 +800,6 @@ class NothingToDecide:
         return tb.Tangent.zero(self.base)
 
 
-@slow
 @given(MODELS, HORIZONS)
 def test_no_parameters_have_an_empty_gradient(model, horizon):
     problem = NothingToDecide(model)
@@ -922,7 +879,6 @@ def by_hand(game, theta):
     return model, f
 
 
-@fast
 @given(with_theta(GAMES))
 def test_a_games_model_is_the_one_written_by_hand(drawn):
     game, theta = drawn
@@ -935,7 +891,6 @@ def test_a_games_model_is_the_one_written_by_hand(drawn):
     np.testing.assert_allclose(kernel, expected.transition.toarray(), **exact)
 
 
-@fast
 @given(with_theta(GAMES), HORIZONS)
 def test_a_games_objective_is_that_of_the_model_by_hand(drawn, horizon):
     game, theta = drawn
@@ -984,7 +939,6 @@ def gradient_by_hand(game, theta):
     return (f * (slope - (f * slope).sum(axis=1, keepdims=True))).ravel()
 
 
-@fast
 @given(with_theta(GAMES))
 def test_a_games_gradient_is_the_formula_of_the_theory(drawn):
     game, theta = drawn
@@ -992,7 +946,6 @@ def test_a_games_gradient_is_the_formula_of_the_theory(drawn):
     assert gradient_close(result.gradient, gradient_by_hand(game, theta), result)
 
 
-@fast
 @given(with_theta(GAMES), HORIZONS)
 def test_raising_all_logits_of_a_state_changes_nothing(drawn, horizon):
     game, theta = drawn
@@ -1010,7 +963,6 @@ def test_seeing_the_leader_makes_a_difference():
     assert not gradient_close(result.gradient, gradient_by_hand(hidden, theta), result)
 
 
-@fast
 @given(with_theta(strategies.games(min_leader_actions=1, max_leader_actions=1)), HORIZONS)
 def test_a_leader_without_a_choice_has_no_gradient(drawn, horizon):
     game, theta = drawn
@@ -1074,7 +1026,6 @@ def public_results(problem, theta, horizon):
     ]
 
 
-@slow
 @given(BOTH, HORIZONS)
 def test_no_argument_is_changed_and_repeated_calls_agree_in_every_bit(drawn, horizon):
     problem, theta = drawn
@@ -1108,7 +1059,6 @@ def test_a_changed_argument_would_be_seen():
     assert frozen(problem, theta) != arguments
 
 
-@fast
 @given(MODELS)
 def test_a_model_shares_nothing_with_its_tables(model):
     names = dense(model)
@@ -1127,7 +1077,6 @@ def test_a_model_shares_nothing_with_its_tables(model):
     assert frozen(copy) == results
 
 
-@fast
 @given(MODELS.flatmap(lambda m: st.tuples(st.just(m), strategies.policies(m))), st.integers(0, 99))
 def test_the_same_seed_gives_the_same_trajectories(drawn, seed):
     model, policy = drawn
@@ -1140,7 +1089,6 @@ def test_the_same_seed_gives_the_same_trajectories(drawn, seed):
     assert frozen(samples[0]) == frozen(samples[1]) == frozen(samples[2])
 
 
-@fast
 @given(MODELS.flatmap(lambda m: st.tuples(st.just(m), strategies.policies(m))), st.integers(0, 99))
 def test_trajectories_go_where_the_model_allows(drawn, seed):
     model, policy = drawn
@@ -1186,7 +1134,6 @@ def undefined(thing):
     ]
 
 
-@fast
 @given(
     with_theta(st.one_of(strategies.problems(bases=EXTREME), GAMES)),
     st.sampled_from([1e-8, 1.0, 1e8]),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import partial
 
 import numpy as np
 import pytest
-from scipy import stats
+from laws import exact_law, smallest_chance
+from small import MODELS, put
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.trajectories import row_blocks
@@ -19,31 +21,6 @@ FALSE_ALARM_RATE = 1e-6
 # Sums of a few products of numbers of the size of 1.
 ROUNDING = 1e-12
 
-
-def at_some_theta(problem):
-    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
-
-
-def patchy():
-    """States that lack actions, and pairs that may end the episode."""
-    rng = np.random.default_rng(5)
-    base = tb.problems.garnet(n_states=5, n_actions=3, branching=3, temperature=0.5, rng=rng).base
-    available = rng.random((5, 3)) < 0.6
-    available[:, 1] |= ~available.any(axis=1)
-    termination = np.where(rng.random((5, 3)) < 0.5, 0.0, rng.uniform(0.0, 0.6, (5, 3)))
-    dense = base.transition.toarray() * (1.0 - termination.ravel())[:, None]
-    return base.replace(
-        transition=dense.reshape(5, 3, 5), termination=termination, available=available
-    )
-
-
-MODELS = {
-    "garnet": at_some_theta(tb.problems.garnet(n_states=5, temperature=1.0, rng=2)),
-    "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
-    "game": at_some_theta(tb.problems.random_game(n_states=3, rng=4)),
-    "patchy": patchy(),
-    "two-state": at_some_theta(tb.problems.two_state()),
-}
 
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
@@ -167,30 +144,6 @@ def test_the_policy_is_not_changed_and_need_not_be_an_array_of_floats():
 # ---------------------------------------------------------------- frequencies
 
 
-def exact_law(model, policy, horizon):
-    """P(s_t, a_t, s_{t+1}) for each t; the last column is the end."""
-    kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, -1)
-    steps = np.concatenate([kernel, model.termination[:, :, None]], axis=2)
-    state, law = model.initial, []
-    for _ in range(horizon):
-        law.append(state[:, None, None] * policy[:, :, None] * steps)
-        state = law[-1].sum(axis=(0, 1))[:-1]
-    return np.array(law)
-
-
-def smallest_chance(drawn, law):
-    """Probability of the least likely count, times the number of cells."""
-    counts = np.zeros(law.shape, int)
-    steps = np.broadcast_to(np.arange(drawn.states.shape[1]), drawn.states.shape)
-    columns = (drawn.states, drawn.actions, drawn.next_states)  # -1 is the last column, the end
-    np.add.at(counts, tuple(c[drawn.mask] for c in (steps, *columns)), 1)
-    law = np.minimum(law, 1.0)
-    tail = np.minimum(
-        stats.binom.cdf(counts, drawn.count, law), stats.binom.sf(counts - 1, drawn.count, law)
-    )
-    return float(2.0 * tail.min() * tail.size)
-
-
 @each_model
 def test_frequencies_are_those_of_the_exact_law(model):
     policy = tb.solve_follower(model).policy
@@ -231,23 +184,20 @@ def test_frequencies_of_a_slightly_different_law_are_noticed(change):
 HALVES = np.array([[0.5, 0.5], [1.0, 0.0]])
 
 
-def put(index, number):
-    copy = HALVES.copy()
-    copy[index] = number
-    return copy
+halves = partial(put, HALVES)
 
 
 REFUSED = {
-    "policy too small": ({"policy": put((0, 1), 0.3)}, "policy[0] sums to 0.8, not 1"),
-    "policy too large": ({"policy": put((0, 1), 0.75)}, "policy[0] sums to 1.25, not 1"),
+    "policy too small": ({"policy": halves((0, 1), 0.3)}, "policy[0] sums to 0.8, not 1"),
+    "policy too large": ({"policy": halves((0, 1), 0.75)}, "policy[0] sums to 1.25, not 1"),
     "policy negative": (
-        {"policy": put(0, [1.5, -0.5])},
+        {"policy": halves(0, [1.5, -0.5])},
         "policy[0, 1] is -0.5, not a probability",
     ),
-    "policy nan": ({"policy": put((1, 0), np.nan)}, "policy[1, 0] is nan, not a finite number"),
-    "policy inf": ({"policy": put((1, 0), np.inf)}, "policy[1, 0] is inf, not a finite number"),
+    "policy nan": ({"policy": halves((1, 0), np.nan)}, "policy[1, 0] is nan, not a finite number"),
+    "policy inf": ({"policy": halves((1, 0), np.inf)}, "policy[1, 0] is inf, not a finite number"),
     "policy of an unavailable action": (
-        {"policy": put(1, [0.75, 0.25])},
+        {"policy": halves(1, [0.75, 0.25])},
         "policy[1, 1] is 0.25 for an unavailable action",
     ),
     "policy of another shape": (

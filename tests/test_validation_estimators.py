@@ -1,16 +1,13 @@
 """The table of biases is made, agrees with the exact gradient, and notices a wrong method."""
 
 import json
-import runpy
 import sys
-from pathlib import Path
 
+import estimators as script
 import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-
-SCRIPT = Path(__file__).parents[1] / "validation" / "estimators.py"
 
 # Two float64 ways to the same number.
 ROUNDING = 1e-10
@@ -19,16 +16,15 @@ ROUNDING = 1e-10
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run the script at a tiny size; return its status and its table."""
-    main = runpy.run_path(str(SCRIPT))["main"]
-    monkeypatch.setitem(main.__globals__, "SMOOTHING", 30)
+    monkeypatch.setattr(script, "SMOOTHING", 30)
 
     def measure(*problems, methods=None):
         table = tmp_path / "table.json"
         sizes = ["--trajectories", "60", "--replicates", "100", "--json", str(table)]
         monkeypatch.setattr(sys, "argv", ["estimators.py", *sizes, "--problem", *problems])
         if methods is not None:
-            monkeypatch.setitem(main.__globals__, "methods", methods)
-        return main(), json.loads(table.read_text(encoding="utf-8"))
+            monkeypatch.setattr(script, "methods", methods)
+        return script.main(), json.loads(table.read_text(encoding="utf-8"))
 
     return measure
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from test_enumeration import masked
+from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.view import Jacobian, Precision, as_numpy
@@ -53,7 +53,7 @@ class Bare:
         self.model, self.pullback = problem.model, problem.pullback
 
 
-MASKED = masked()
+MASKED = tb.problems.zoo.named("masked layers").problem
 PROBLEMS = {
     "masked": MASKED,
     "garnet": tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, rng=2),
@@ -63,10 +63,6 @@ PROBLEMS = {
     "budget": tb.problems.four_rooms(),
 }
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-
-
-def somewhere(problem):
-    return 0.3 * np.random.default_rng(5).normal(size=problem.n_parameters)
 
 
 def view_of(problem):

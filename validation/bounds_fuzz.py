@@ -1,13 +1,12 @@
 """Compare error bounds with the truth where float64 fails: do they hold, are they of use.
 
 Run ``python validation/bounds_fuzz.py --count 10000`` (about a minute and a half on one core) with
-the package and python-flint installed. Random problems biased to the corners (`tests/corners.py`)
-are solved in float64, with the bounds of the default result and those of a plain one afterwards,
-and compared with ball arithmetic at 400 bits
-(`tests/ball_reference.py`), number by number. So are the gradients of the same problems as
-strangers write them (`tests/strangers.py`), given the derivatives that these return. It ends with 1
-if a bound is broken, or if the gradient's is within 1e-6 of the gradient too rarely. A gradient of
-exactly 0 has no relative error and is counted apart.
+the package and python-flint installed. Problems of the zoo's wild family are solved in float64,
+with the bounds of the default result and those of a plain one afterwards, and compared with ball
+arithmetic at 400 bits (`references/ball_reference.py`), number by number. So are the gradients of
+the same problems as strangers write them (`references/strangers.py`), given the derivatives that
+these return. It ends with 1 if a bound is broken, or if the gradient's is within 1e-6 of the
+gradient too rarely. A gradient of exactly 0 has no relative error and is counted apart.
 """
 
 from __future__ import annotations
@@ -15,18 +14,20 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from ball_reference import Reference, broken, derivatives, off
-from corners import corner_problem
-from strangers import Plain, Pushing, Single, returned_by_pullback, returned_by_pushforward
+from references.ball_reference import Reference, broken, derivatives, off
+from references.strangers import (
+    Plain,
+    Pushing,
+    Single,
+    returned_by_pullback,
+    returned_by_pushforward,
+)
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds
+from tabular_bilevel.problems import zoo
 
 STRANGERS = {
     Plain: returned_by_pullback,
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     wrong = unsolved = undiscounted = heated = promised = 0
     radii, errors, zeros = [], [], []
     for seed in range(options.first, options.first + options.count):
-        problem, theta = corner_problem(seed), np.zeros(3)
+        problem, theta = zoo.draw("wild", seed).at
         try:
             result = tb.hypergradient(problem, theta)
             plain = tb.hypergradient(problem, theta, accuracy=tb.Estimated())

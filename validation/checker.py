@@ -42,6 +42,7 @@ from tabular_bilevel.checks import estimator as checking
 from tabular_bilevel.checks.suite import SuiteCase, standard_suite
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS
+from tabular_bilevel.problems import zoo
 
 ALARM_RATE, LEVEL = 0.01, 0.999
 
@@ -79,37 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if good else 1
 
 
-def random_problem(rng: np.random.Generator) -> tuple[tb.BilevelProblem, np.ndarray]:
-    """Draw a small problem of any family, and a theta."""
-    settings = {
-        "follower_discount": rng.uniform(0.3, 0.9),
-        "leader_discount": rng.uniform(0.3, 0.9),
-        "temperature": float(np.exp(rng.uniform(np.log(0.1), np.log(2.0)))),
-        "rng": rng.spawn(1)[0],
-    }
-    makers: list[Callable[[], object]] = [
-        lambda: tb.problems.garnet(
-            n_states=int(rng.integers(2, 8)),
-            n_actions=int(rng.integers(2, 4)),
-            n_parameters=int(rng.integers(1, 6)),
-            **settings,
-        ),
-        lambda: tb.problems.layered(depth=3, width=2, **settings),
-        lambda: tb.problems.random_game(
-            n_states=3, n_actions=2, follower_observes_leader=bool(rng.integers(2)), **settings
-        ),
-    ]
-    problem = makers[rng.integers(len(makers))]()
-    return problem, 0.3 * rng.normal(size=problem.n_parameters)
-
-
 def alarms(options: argparse.Namespace, rng: np.random.Generator) -> bool:
     """Count how often right estimators fail."""
     verdicts: Counter[str] = Counter()
     diagnose, checking.diagnose = checking.diagnose, lambda *given, **more: None
     try:
         for _ in range(options.runs):
-            problem, theta = random_problem(rng)
+            problem, theta = zoo.draw("quick", rng).at
             sampler = (tb.Episodes, tb.Survivors)[rng.integers(2)](30)
             method = tb.BoltzmannCovariance(tb.Interaction(sampler))
             report = tb.check_estimator(
@@ -411,7 +388,7 @@ def power(options: argparse.Namespace, rng: np.random.Generator) -> bool:
     """Plant the smallest visible bias, and count how often it is seen."""
     good = True
     for _ in range(3):
-        problem, theta = random_problem(rng)
+        problem, theta = zoo.draw("quick", rng).at
         exact = tb.hypergradient(problem, theta).gradient
         method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(30)))
         settings = {"n_replicates": 100, "false_alarm_rate": 1e-3, "visible_bias": 1e-9}

@@ -1,10 +1,11 @@
 """Enclosures of random instances, most of them in some corner, against what must agree with them.
 
 Run ``python validation/enclosure_fuzz.py --count 1000`` with the package and its extra ``rigor``
-installed (about 30 instances a second; ``--seed N`` starts elsewhere). Up to 8 states and 4
-actions; discounts from 0 to 0.9999, each player its own; temperatures from 1e-6 to 1e6; rewards
-from 1e-8 to 1e8; tied, forbidden and single actions; deterministic, absorbing, periodic and ending
-play; states that nothing leads to; games. Of each instance:
+installed (about 30 instances a second; ``--seed N`` starts elsewhere). Instances of up to 8 states
+are from the zoo, most of them from its wild families: discounts from 0 to 0.9999 or 1, each player
+its own; temperatures from 1e-6 to 1e6; rewards from 1e-8 to 1e8; tied, forbidden and single
+actions; deterministic, absorbing, periodic and ending play; states that nothing leads to; games. Of
+each instance:
 
 - the enclosure is reached, and contains the numbers of twice its precision, solved from V = 0;
 - the derivative in a random direction contains the central difference of J, both models enclosed
@@ -25,120 +26,33 @@ import math
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flint import arb
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from corners import undiscounted
-
 import tabular_bilevel as tb
 from tabular_bilevel.certify import balls
 from tabular_bilevel.check_certificate import RejectedError, check_certificate
+from tabular_bilevel.problems import zoo
 
-DISCOUNTS = (0.0, 0.3, 0.9, 0.99, 0.999, 0.9999)
+# What underflows even as a derivative is no matter for differences.
+MAX_STATES = 8
+OTHERS = [
+    name
+    for name, family in zoo.FAMILIES.items()
+    if family.smallest <= MAX_STATES and name != "extreme"
+]
 
 # For the differences: the step, and what is left of the third order relative to the derivative,
 # whose scale is 1 / (temperature (1 - discount)) < 1e18, where rewards are 1e8. 2^(2 * 60 - 800).
 STEP_BITS, DIFFERENCE_BITS, THIRD_ORDER_BITS = 400, 1600, 500
 
 
-def instance(rng: np.random.Generator) -> tuple[tb.BilevelProblem, np.ndarray]:
-    """Draw a problem and its parameter."""
-    scalars = {
-        "follower_discount": rng.choice(DISCOUNTS),
-        "leader_discount": rng.choice(DISCOUNTS),
-        "temperature": 10.0 ** rng.uniform(-6, 6),
-    }
-    if rng.random() < 0.15:
-        return _game(rng, scalars)
-    shape = rng.integers(1, 9), rng.integers(1, 5)
-    follower = _rewards(rng, shape)
-    follower[
-        (rng.random(shape) < rng.choice([0.0, 0.0, 0.3])) & (np.arange(shape[1]) > 0)
-    ] = -np.inf
-    kernel, ends = _kernel(rng, (*shape, shape[0]))
-    if rng.random() < 0.3:  # ties, up to gaps of the temperature
-        follower = np.where(np.isfinite(follower), follower[:, :1], follower)
-        follower = follower + scalars["temperature"] * rng.choice([0.0, 1.0]) * rng.normal(
-            size=shape
-        )
-        kernel[:, 1:] = kernel[:, :1] if rng.random() < 0.5 else kernel[:, 1:]
-        ends = np.maximum(1.0 - kernel.sum(axis=2), 0.0)
-    base = tb.Model.from_tables(
-        transition=kernel,
-        termination=ends,
-        follower_reward=follower,
-        leader_reward=_rewards(rng, shape) * rng.choice([0.0, 1.0], p=[0.05, 0.95]),
-        initial=_initial(rng, shape[0]),
-        **scalars,
-    )
-    if rng.random() < 0.3:
-        base = undiscounted(rng, base)
-    width = int(rng.integers(1, 4))
-    features = {
-        "follower_reward": rng.normal(size=(follower.size, width)),
-        "leader_reward": rng.normal(size=(follower.size, width)),
-        "transition": rng.normal(size=(base.transition.nnz, width)),
-        "initial": rng.normal(size=(shape[0], width)),
-        "temperature": rng.normal(size=width),
-    }
-    some = {name: f for name, f in features.items() if rng.random() < 0.6} or features
-    return tb.FeatureProblem(base, **some), rng.normal(size=width) * rng.choice([0.0, 1.0])
-
-
-def _game(
-    rng: np.random.Generator, scalars: dict[str, float]
-) -> tuple[tb.BilevelProblem, np.ndarray]:
-    shape = rng.integers(1, 4), rng.integers(1, 4), rng.integers(1, 4)
-    kernel, ends = _kernel(rng, (*shape, shape[0]))
-    game = tb.MarkovGame(
-        transition=kernel,
-        termination=ends,
-        follower_reward=_rewards(rng, shape),
-        leader_reward=_rewards(rng, shape),
-        initial=_initial(rng, shape[0]),
-        follower_observes_leader=bool(rng.random() < 0.5),
-        **scalars,
-    )
-    return game, rng.normal(size=game.n_parameters)
-
-
-def _rewards(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    scale = 10.0 ** rng.choice([-8.0, -3.0, 0.0, 0.0, 3.0, 8.0])
-    rewards = rng.normal(size=shape) * scale
-    if rng.random() < 0.2:
-        rewards = np.round(rewards)
-    if rng.random() < 0.2:  # of all sizes at once
-        rewards = rng.normal(size=shape) * 10.0 ** rng.choice([-8.0, 0.0, 8.0], size=shape)
-    return rewards
-
-
-def _kernel(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    kernel = rng.dirichlet(np.ones(shape[-1]), size=shape[:-1])
-    if rng.random() < 0.5:  # deterministic
-        kernel = np.eye(shape[-1])[rng.integers(shape[-1], size=shape[:-1])]
-    if rng.random() < 0.3:  # states that play does not leave
-        states = np.flatnonzero(rng.random(shape[-1]) < 0.4)
-        kernel[states] = 0.0
-        for s in states:
-            kernel[s, ..., s] = 1.0
-    if rng.random() < 0.3 and shape[-1] > 1:  # a state that nothing leads to
-        kernel[..., 0] = 0.0
-        kernel[..., 1] += 1.0 - kernel.sum(axis=-1)
-    kernel = np.clip(kernel, 0.0, 1.0)
-    if rng.random() < 0.3:
-        kernel = kernel * rng.choice([0.0, 0.5, 1.0, 1.0], size=(*shape[:-1], 1))
-    return kernel, np.clip(1.0 - kernel.sum(axis=-1), 0.0, 1.0)
-
-
-def _initial(rng: np.random.Generator, size: int) -> np.ndarray:
-    if rng.random() < 0.5:
-        return np.eye(size)[rng.integers(size)]
-    return rng.dirichlet(np.ones(size))
+def instance(rng: np.random.Generator, k: int) -> zoo.Instance:
+    """Draw the k-th instance."""
+    name = rng.choice(("wild", "wild", "wild-game", rng.choice(OTHERS)))
+    return zoo.draw(str(name), rng, number=k, max_states=MAX_STATES)
 
 
 def examine(
@@ -295,7 +209,7 @@ def main() -> int:
     started = time.monotonic()
     for k in range(arguments.count):
         rng = np.random.default_rng([arguments.seed, k])
-        problem, theta = instance(rng)
+        problem, theta = instance(rng, k).at
         try:
             failures = examine(problem, theta, rng, seen)
         except tb.CertificationError as error:

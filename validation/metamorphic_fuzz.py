@@ -1,7 +1,7 @@
 """Change random problems in ways that change their answers by known amounts, and compare bounds.
 
 Run ``python validation/metamorphic_fuzz.py --count 5000`` (about six minutes on one core) with the
-package and its extra ``rigor`` installed; `tests/metamorphic.py` has the changes: constants in
+package and its extra ``rigor`` installed; `references/metamorphic.py` has the changes: constants in
 log-features and logits, other numbers for states, actions and parameters, split states, doubled
 actions, scattered sparse tables, masses of 1 +- 2^-30, potential shaping, other units, stored
 zeros, states and actions that nothing leads to, other parameters, an end in place of a discount, a
@@ -19,13 +19,9 @@ import importlib.util
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from metamorphic import CHANGES, draw_pair, examine
+from references.metamorphic import CHANGES, draw_pair, examine
 
 # JAX compiles each problem anew, which takes seconds.
 JAX_SHARE = 0.01

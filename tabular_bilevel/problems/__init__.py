@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from tabular_bilevel.problem import FeatureProblem, Reparametrised
+from tabular_bilevel.problems import zoo
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
@@ -34,6 +35,7 @@ __all__ = [
     "random_game",
     "two_state",
     "two_state_closed_form",
+    "zoo",
 ]
 
 _DEMO_MAP = """type octile

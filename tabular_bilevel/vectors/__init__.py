@@ -1,8 +1,9 @@
 """Ground truth as data: test vectors with proven answers, for implementations in any language."""
 
-from tabular_bilevel.vectors.families import FAMILIES, Family, Instance
+from tabular_bilevel.problems.zoo import Family, Instance
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import Vector, load_vector, load_vectors
+from tabular_bilevel.vectors.making import FAMILIES
 from tabular_bilevel.vectors.stored import StoredProblem, reference_gradient
 from tabular_bilevel.vectors.verifying import (
     ImplementationReport,

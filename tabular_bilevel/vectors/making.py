@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,24 @@ from tabular_bilevel.certify.result import CertificationError, Enclosure, Hyperg
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.vectors.families import FAMILIES
+from tabular_bilevel.problems import zoo
 from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 
-__all__ = ["NOISE_FACTOR", "Recipe", "is_telling", "made", "most_noise"]
+__all__ = ["FAMILIES", "NOISE_FACTOR", "Recipe", "is_telling", "made", "most_noise"]
+
+#: Of the zoo, those that vectors are drawn from, in the order of their turns.
+FAMILIES: Mapping[str, zoo.Family] = MappingProxyType(
+    {
+        name: zoo.FAMILIES[name]
+        for name in (
+            "closed-form", "garnet", "one-table", "tied", "corners", "masks", "termination",
+            "undiscounted", "temperature", "four-rooms", "discrete-toy", "game-observed",
+            "game-simultaneous",
+        )
+    }
+)  # fmt: skip
 
 # Rounding that each table entry is exposed to in float64, relative: a sum of a few products.
 ROUNDING = 2.0**-50

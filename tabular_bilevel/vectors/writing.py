@@ -32,7 +32,6 @@ from tabular_bilevel._base.files import (
 )
 from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.certify.accuracy import Level
-from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import (
     ANSWERS,
@@ -41,7 +40,7 @@ from tabular_bilevel.vectors.load_vectors import (
     content_digest,
     load_vector,
 )
-from tabular_bilevel.vectors.making import Recipe, made
+from tabular_bilevel.vectors.making import FAMILIES, Recipe, made
 
 __all__ = ["FORMAT", "JSON", "MANIFEST", "NPZ", "Encoding", "Plan", "write_vectors"]
 

@@ -1,8 +1,8 @@
 """All compiled code: plain arrays in, outputs filled, no checks.
 
 Everything a kernel needs is an argument or in its file, so that numba's cache, which looks at that
-file alone, is never stale. Each has a slow, readable twin in tests/twins.py. Kernels of a model
-take its transitions as ``indptr, indices, data`` of a CSR matrix with row s * A + a.
+file alone, is never stale. Each has a slow, readable twin in tests/reference/twins.py. Kernels of a
+model take its transitions as ``indptr, indices, data`` of a CSR matrix with row s * A + a.
 """
 
 from tabular_bilevel._base.kernels.doubled import (

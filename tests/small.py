@@ -1,0 +1,80 @@
+"""Small models that several test files need, many from the package's zoo, and where they look."""
+
+import numpy as np
+
+import tabular_bilevel as tb
+from tabular_bilevel.problems import zoo
+
+
+def somewhere(problem, *, seed=1):
+    """Draw a theta near zero."""
+    return 0.3 * np.random.default_rng(seed).normal(size=problem.n_parameters)
+
+
+def at_some_theta(problem):
+    return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
+
+
+def put(array, index, number):
+    """Copy with an entry (or a row) replaced."""
+    copy = np.array(array, dtype=np.float64)
+    copy[index] = number
+    return copy
+
+
+def patchy(rng=6, *, n_states=5):
+    """States that lack actions, and pairs that may end the episode."""
+    return zoo.draw("patchy", rng, max_states=n_states).problem.base
+
+
+def tables(**changes):
+    """Two states, two actions."""
+    return tb.Model.from_tables(
+        **{
+            "transition": [[[0.75, 0.25], [0.25, 0.75]], [[0.5, 0.5], [0.125, 0.875]]],
+            "follower_reward": [[0.0, 0.3], [0.1, -0.2]],
+            "leader_reward": [[1.0, 0.0], [0.0, 2.0]],
+            "initial": [0.5, 0.5],
+            "follower_discount": 0.9,
+            "leader_discount": 0.8,
+            "temperature": 0.5,
+            **changes,
+        }
+    )
+
+
+# Of each class of problem.
+ORDINARY = {name: zoo.named(name).at for name in zoo.ORDINARY}
+
+# What of a garnet, a layered problem, a game, and the like is met at random.
+MODELS = {
+    "garnet": at_some_theta(tb.problems.garnet(n_states=5, temperature=1.0, rng=2)),
+    "layered": at_some_theta(tb.problems.layered(temperature=1.0, rng=3)),
+    "game": at_some_theta(tb.problems.random_game(n_states=3, rng=4)),
+    "patchy": patchy(),
+    "two-state": at_some_theta(tb.problems.two_state()),
+}
+
+FORBIDDEN = tb.Model.from_tables(
+    transition=[[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.7], [0.0, 0.0]]],
+    follower_reward=[[0.0, 0.2], [1.0, -np.inf]],
+    leader_reward=[[0.0, 1.0], [0.5, 0.0]],
+    initial=[1.0, 0.0],
+    follower_discount=0.9,
+    leader_discount=0.8,
+    temperature=0.5,
+)
+
+
+class Counted:
+    """A problem that counts its models."""
+
+    def __init__(self, problem):
+        self.problem, self.models = problem, 0
+
+    def model(self, theta):
+        self.models += 1
+        return self.problem.model(theta)
+
+    def pullback(self, theta, sensitivities):
+        return self.problem.pullback(theta, sensitivities)

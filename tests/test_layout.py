@@ -1,0 +1,52 @@
+"""Who imports whom: a test file is for nobody, and validation/ does without tests/."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+VALIDATION = TESTS.parent / "validation"
+OF_TESTS = {path.stem for path in TESTS.rglob("*.py")}
+TEST_FILES = {name for name in OF_TESTS if name.startswith("test_")}
+
+
+def reached(text, modules):
+    """Find which of the modules a text imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            found.update((node.module or "").split("."))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(part for alias in node.names for part in alias.name.split("."))
+    return found & modules
+
+
+def reaching(folder, modules):
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    return {name: found for name, text in texts.items() if (found := reached(text, modules))}
+
+
+def test_no_test_file_is_imported():
+    assert reaching(TESTS, TEST_FILES) == {}
+
+
+def test_validation_does_not_reach_into_the_tests():
+    assert reaching(VALIDATION, OF_TESTS) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import test_layout",
+        "import numpy, test_layout as helpers",
+        "from test_layout import reached",
+        "from tests import test_layout",
+        "from tests.test_layout import reached",
+        "from .test_layout import reached",
+        "def inside():\n    from test_layout import reached",
+    ],
+)
+def test_each_way_to_import_is_seen(text):
+    assert reached(text, TEST_FILES) == {"test_layout"}
+    assert reached(text.replace("test_layout", "twins"), TEST_FILES) == set()
