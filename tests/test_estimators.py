@@ -73,7 +73,7 @@ PROBLEMS = {
         n_states=3, follower_observes_leader=False, rng=3, **SHORT
     ),
     "rewards": rewards_only(),
-    "patchy": tb.problems.zoo.draw("patchy", 7, max_states=5).problem,
+    "patchy": tb.problems.zoo.named("forbidden and ending").problem,
 }
 
 

@@ -167,6 +167,20 @@ def _forbidden(rng: np.random.Generator) -> Made:
     return moved(rng, mild(rng, follower_reward=reward))
 
 
+def _forbidden_and_ending(rng: np.random.Generator) -> Made:
+    reward = rng.normal(size=(5, 3))
+    reward[1, 2] = reward[3, 0] = -np.inf
+    ends = rng.uniform(0.0, 0.3, size=(5, 3)) * (rng.random((5, 3)) < 0.5)
+    base = Model.from_tables(
+        **ending(dense(rng, 5, 3), ends),
+        follower_reward=reward,
+        leader_reward=rng.normal(size=(5, 3)),
+        initial=rng.dirichlet(np.ones(5)),
+        **MILD,
+    )
+    return moved(rng, base)
+
+
 def _masked_layers(rng: np.random.Generator) -> Made:
     """Layers of states that lack actions, and of pairs that may end the episode early."""
     base = layered(n_actions=3, **MILD, rng=rng).base
@@ -245,6 +259,7 @@ _NAMED: Mapping[str, tuple[int, Callable[[np.random.Generator], tuple[ForwardPro
     ),
     "unreachable state": (34, _unreachable),
     "forbidden action": (35, _forbidden),
+    "forbidden and ending": (7, _forbidden_and_ending),
     "masked layers": (11, _masked_layers),
     "kernel parameters only": (25, lambda rng: moved(rng, mild(rng), "transition")),
     "initial distribution only": (57, lambda rng: moved(rng, mild(rng), "initial")),
