@@ -1,7 +1,8 @@
-"""The road from tables to gradient in ball arithmetic, at the precision that is set (theory.md).
+"""The road from tables to gradient in ball arithmetic (theory.md section 13).
 
-A ball is a midpoint and a radius; what is computed of balls encloses whatever could have been
-computed of their points. The tables are exact. Stations in order, all for pairs (s, a) that exist:
+Precision is what is set when a function is called. A ball is a midpoint and a radius; what is
+computed of balls encloses whatever could have been computed of their points. The tables are exact.
+Stations in order, all for pairs (s, a) that exist:
 
 - V_F: Newton's method on exact midpoints; then one evaluation of T in balls. T is a contraction
   with kappa = discount * largest row sum, so V* is within max |T V - V| / (1 - kappa) of V.

@@ -1,4 +1,4 @@
-"""Proven bounds of what a float64 result is off by, at any size.
+"""Proven bounds of what a float64 result is off by, at any size (theory.md section 12).
 
 The bounds are a posteriori: they trust no solver. From the stored numbers one step of refinement
 makes a *centre*, whose residuals compiled loops compute anew with twice float64's digits, and a

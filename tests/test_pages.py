@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "validation" / "book"
 PAGES = [ROOT / "README.md", *sorted(BOOK.glob("*.md"))]
 
-FENCE = re.compile(r"(?:<!-- ([a-z]+): (.*?) -->\n)?^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r"(?:<!-- ([a-z]+): (.*?) -->\n)?^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 class Block(NamedTuple):

@@ -1,4 +1,4 @@
-"""Estimators that are wrong on purpose, each with the number that it is wrong by.
+"""Estimators that are wrong on purpose, each with its exact target (theory.md section 11).
 
 A checker that passes one of them is no checker. Each is BC-HG with one ingredient changed, and the
 same change to the exact computation is what it converges to: so a stranger's biased estimator can

@@ -1,4 +1,7 @@
-"""What is wrong with a biased estimator: compare its mean with many wrong targets."""
+"""What is wrong with a biased estimator: compare its mean with the targets of many mistakes.
+
+Theory.md section 11 has the likelihood.
+"""
 
 from __future__ import annotations
 

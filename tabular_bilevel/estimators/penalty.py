@@ -1,7 +1,7 @@
 """PBRL: a first-order gradient of the leader's objective with a penalty on the value gap.
 
 Shen, Yang, Chen, "Principled Penalty-based Methods for Bilevel Reinforcement Learning and RLHF",
-ICML 2024, arXiv:2402.06886.
+ICML 2024, arXiv:2402.06886; theory.md section 9.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Zero-order gradients by Gaussian smoothing.
 
 Nesterov, Spokoiny, "Random Gradient-Free Minimization of Convex Functions", Foundations of
-Computational Mathematics 2017; a baseline of HPGD's paper, arXiv:2406.01575; theory.md section 6.
+Computational Mathematics 2017; a baseline of HPGD's paper, arXiv:2406.01575; theory.md section 9.
 """
 
 from __future__ import annotations
