@@ -1,10 +1,11 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
-from tabular_bilevel.accuracy import Accuracy, Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.accuracy import Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.adjoint import sensitivities
 from tabular_bilevel.all_trajectories import count_trajectories
 from tabular_bilevel.ascent import AscentState, Step, ascend, resume
-from tabular_bilevel.bounds import ErrorBounds, error_bounds
+from tabular_bilevel.bounds import error_bounds
 from tabular_bilevel.checks.controls import Control, controls
 from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
@@ -21,8 +22,8 @@ from tabular_bilevel.critics import (
     SarsaCritic,
     TemporalDifferenceCritic,
 )
-from tabular_bilevel.enclosure import Enclosure, Interval, enclose
-from tabular_bilevel.errors import CertificationError, CheckFailedError, ConvergenceError
+from tabular_bilevel.enclosure import enclose
+from tabular_bilevel.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -47,8 +48,8 @@ from tabular_bilevel.follower import (
     ValueIteration,
     solve_follower,
 )
-from tabular_bilevel.hypergradient import Hypergradient, hypergradient
-from tabular_bilevel.leader import Evaluation, evaluate_leader, objective
+from tabular_bilevel.hypergradient import hypergradient, objective
+from tabular_bilevel.leader import Evaluation, evaluate_leader
 from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model, Tangent, normalised
 from tabular_bilevel.optimisers import Adam, GradientAscent, Optimiser
@@ -60,6 +61,14 @@ from tabular_bilevel.problem import (
     Reparametrised,
     Transform,
 )
+from tabular_bilevel.result import (
+    Accuracy,
+    CertificationError,
+    Enclosure,
+    ErrorBounds,
+    Hypergradient,
+    Interval,
+)
 from tabular_bilevel.routes import (
     DifferenceGradient,
     complex_step_gradient,
@@ -67,7 +76,7 @@ from tabular_bilevel.routes import (
     forward_gradient,
 )
 from tabular_bilevel.samplers import Episodes, Sampler, Steps, Survivors
-from tabular_bilevel.sensitivities import Sensitivities, sensitivities
+from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Trajectories, sample_trajectories
 
 __version__ = "0.1.0"

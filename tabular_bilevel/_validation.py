@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import ROUNDOFF, BoolArray, FloatArray, IntArray
-from tabular_bilevel.errors import CertificationError
+from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
@@ -34,7 +32,6 @@ __all__ = [
     "first",
     "positive_integer",
     "real_array",
-    "require_ieee_arithmetic",
     "require_method",
     "require_probabilities",
     "require_real_dtype",
@@ -268,24 +265,3 @@ def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
         raise ValueError(f"rng is {rng!r}, not a numpy Generator or a seed of at least 0")
     return np.random.default_rng(int(rng))
-
-
-def require_ieee_arithmetic() -> None:
-    """Raise unless this thread rounds to nearest and keeps what is below the normal numbers.
-
-    Libraries built with -ffast-math change the latter for the whole process when they are loaded.
-    """
-    small = sys.float_info.min / 2.0
-    if not small > 0.0:
-        raise CertificationError(
-            f"float64 numbers below {sys.float_info.min:.3g} are taken for 0 in this thread (flush "
-            "to zero), so no bound can be trusted",
-            best=None,
-        )
-    unit = 1.0  # a variable: what is constant, Python adds up when it compiles
-    if not unit + ROUNDOFF == unit == unit - ROUNDOFF / 2.0 or not -unit - ROUNDOFF == -unit:
-        raise CertificationError(
-            "float64 arithmetic in this thread does not round to nearest, so no bound can be "
-            "trusted",
-            best=None,
-        )

@@ -32,13 +32,13 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_method,
 )
+from tabular_bilevel.adjoint import sensitivities
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.optimisers import Optimiser
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.sensitivities import sensitivities
 
 __all__ = ["AscentState", "Step", "ascend", "resume"]
 

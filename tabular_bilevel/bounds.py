@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,17 +39,9 @@ from tabular_bilevel._arrays import (
     grouped_sums,
     quiet,
     read_only,
-    restore_read_only,
 )
-from tabular_bilevel._validation import (
-    all_finite,
-    as_theta,
-    entry,
-    first,
-    real_array,
-    require_ieee_arithmetic,
-)
-from tabular_bilevel.accuracy import Level
+from tabular_bilevel._validation import all_finite, as_theta, entry, first, real_array
+from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.follower import Response
 from tabular_bilevel.leader import Evaluation
 from tabular_bilevel.linear import policy_inverse, policy_system
@@ -60,13 +52,10 @@ from tabular_bilevel.problem import (
     Reparametrised,
     pulled_back,
 )
-from tabular_bilevel.routes import tangents_at
+from tabular_bilevel.result import ErrorBounds, Hypergradient, largest, require_ieee_arithmetic
 from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
 
-if TYPE_CHECKING:
-    from tabular_bilevel.hypergradient import Hypergradient
-
-__all__ = ["ErrorBounds", "Refined", "error_bounds", "refined"]
+__all__ = ["Refined", "error_bounds", "refined"]
 
 # Bounds are sums and products of numbers >= 0, so a rounding makes them smaller by 2^-53 of
 # themselves at most, and none has 2^32 of them on its way: this factor pays for all.
@@ -85,54 +74,6 @@ EXPLICIT_STATES = 200
 
 # Where a problem has no bound of its own, it may take so many pushforwards.
 MAX_PUSHFORWARDS = 256
-
-
-@dataclass(frozen=True, eq=False)
-class ErrorBounds:
-    """What the numbers of a `Hypergradient` are off by at most; infinite where that is not known.
-
-    Attributes
-    ----------
-    value : ndarray, shape (S,)
-        Of V_F, against the optimal one.
-    action_value : ndarray, shape (S, A)
-        Of Q_F; 0 where an action is unavailable.
-    policy : ndarray, shape (S, A)
-        Of the follower's policy.
-    objective : float
-        Of J.
-    leader_value : ndarray, shape (S,)
-        Of V_L.
-    occupancy : ndarray, shape (S,)
-        Of d_L.
-    sensitivities : SensitivityBounds
-        Of the derivatives with respect to the tables.
-    gradient : ndarray, shape (d,)
-        Of the gradient.
-    vacuous : str
-        Why the objective's bound or the gradient's is infinite; empty if neither is.
-    """
-
-    level: ClassVar[Level] = Level.BOUNDED
-
-    value: FloatArray
-    action_value: FloatArray
-    policy: FloatArray
-    objective: float
-    leader_value: FloatArray
-    occupancy: FloatArray
-    sensitivities: SensitivityBounds
-    gradient: FloatArray
-    vacuous: str
-
-    __setstate__ = restore_read_only
-
-    def __str__(self) -> str:
-        text = (
-            f"ErrorBounds: value {_largest(self.value):.2g}, policy {_largest(self.policy):.2g}, "
-            f"objective {self.objective:.2g}, gradient {_largest(self.gradient):.2g}"
-        )
-        return text + (f" ({self.vacuous})" if self.vacuous else "")
 
 
 @quiet
@@ -422,7 +363,7 @@ class _Factored:
         ahead = self._discount * self._model.next_value(x)
         mean = (self._policy * ahead).sum(axis=1)
         lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = _largest(lacking) * self.patience + _lost(self.patience, y)
+        more = largest(lacking) * self.patience + _lost(self.patience, y)
         x += more
         return x, x, ahead + more + x[:, None]
 
@@ -1042,9 +983,3 @@ def _outward(bound: npt.ArrayLike) -> FloatArray:
     wider = np.array(bound, dtype=np.float64, order="C")
     _kernels.outward(wider.reshape(-1), OUTWARD, UNDERFLOW)
     return read_only(wider)
-
-
-def _largest(array: FloatArray) -> float:
-    """Largest entry, at least 0; what is no number counts as infinite."""
-    largest = float(np.max(array, initial=0.0))
-    return largest if largest >= 0.0 else math.inf

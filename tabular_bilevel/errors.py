@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tabular_bilevel.enclosure import Enclosure
-    from tabular_bilevel.hypergradient import Hypergradient
-
-__all__ = ["CertificationError", "CheckFailedError", "ConvergenceError"]
+__all__ = ["CheckFailedError", "ConvergenceError"]
 
 
 class ConvergenceError(RuntimeError):
@@ -35,24 +30,6 @@ class ConvergenceError(RuntimeError):
             ConvergenceError, str(self), residual=self.residual, iterations=self.iterations
         )
         return remake, ()
-
-
-class CertificationError(RuntimeError):
-    """The accuracy that was asked for cannot be proven.
-
-    Attributes
-    ----------
-    best : Enclosure, Hypergradient or None
-        What is proven, if anything; a Hypergradient says so in its `accuracy`.
-    """
-
-    def __init__(self, message: str, *, best: Enclosure | Hypergradient | None) -> None:
-        super().__init__(message)
-        self.best = best
-
-    def __reduce__(self) -> tuple[Callable[[], CertificationError], tuple[()]]:
-        """Survive the way back from a worker process."""
-        return partial(CertificationError, str(self), best=self.best), ()
 
 
 class CheckFailedError(AssertionError):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_theta
-from tabular_bilevel.accuracy import Accuracy, Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.accuracy import Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.bounds import MAX_PUSHFORWARDS, refined
 from tabular_bilevel.enclosure import enclose
-from tabular_bilevel.errors import CertificationError
 from tabular_bilevel.follower import (
     FollowerSolver,
     PolicyIteration,
@@ -21,61 +20,12 @@ from tabular_bilevel.follower import (
     response_at,
     solve_follower,
 )
-from tabular_bilevel.leader import Evaluation, evaluate_leader
+from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.sensitivities import (
-    Sensitivities,
-    direct_sensitivities,
-    indirect_sensitivities,
-)
+from tabular_bilevel.result import Accuracy, CertificationError, Hypergradient
 
-__all__ = ["Hypergradient", "hypergradient"]
-
-
-@dataclass(frozen=True, eq=False)
-class Hypergradient:
-    """The leader's objective and its gradient.
-
-    Attributes
-    ----------
-    objective : float
-        J(theta).
-    gradient : ndarray, shape (d,)
-        dJ/dtheta, the sum of the two parts.
-    direct : ndarray, shape (d,)
-        The part with the follower's policy held fixed.
-    indirect : ndarray, shape (d,)
-        The part through the follower's policy.
-    accuracy : Accuracy
-        What is known of the errors of the objective and the gradient. The parts have no bounds of
-        their own, except in the `Enclosure` of an ENCLOSED result.
-    model, response, evaluation, sensitivities
-        The stations on the way; of an ENCLOSED result, too, in float64.
-    """
-
-    objective: float
-    gradient: FloatArray
-    direct: FloatArray
-    indirect: FloatArray
-    accuracy: Accuracy
-    model: Model = field(repr=False)
-    response: Response = field(repr=False)
-    evaluation: Evaluation = field(repr=False)
-    sensitivities: Sensitivities = field(repr=False)
-
-    __setstate__ = restore_read_only
-
-    @quiet
-    def __str__(self) -> str:
-        gradient, direct, indirect = map(
-            np.linalg.norm, (self.gradient, self.direct, self.indirect)
-        )
-        return (
-            f"Hypergradient: objective {self.objective:.10g}, {self.gradient.size} parameters, "
-            f"gradient norm {gradient:.6g} (direct {direct:.6g}, through the follower "
-            f"{indirect:.6g}); {self.accuracy}"
-        )
+__all__ = ["hypergradient", "objective"]
 
 
 @quiet
@@ -277,3 +227,27 @@ def _require(result: Hypergradient, tolerance: float | None) -> None:
         "Enclosed result.",
         best=result,
     )
+
+
+@quiet
+def objective(
+    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
+) -> float:
+    """Compute the leader's objective J(theta) alone.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+
+    Returns
+    -------
+    float
+        J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
+    """
+    model = problem.model(read_only(as_theta(theta)))
+    return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, quiet, read_only, restore_read_only
-from tabular_bilevel._validation import as_theta, positive_integer
-from tabular_bilevel.follower import Response, solve_follower
+from tabular_bilevel._validation import positive_integer
+from tabular_bilevel.follower import Response
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
 
-if TYPE_CHECKING:
-    from tabular_bilevel.problem import BilevelProblem
-
-__all__ = ["Evaluation", "evaluate_leader", "objective"]
+__all__ = ["Evaluation", "evaluate_leader"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,27 +118,3 @@ def evaluate_leader(model: Model, response: Response, *, horizon: int | None = N
         continuation=read_only(continuation),
         horizon=horizon,
     )
-
-
-@quiet
-def objective(
-    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
-) -> float:
-    """Compute the leader's objective J(theta) alone.
-
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only.
-
-    Returns
-    -------
-    float
-        J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
-    """
-    model = problem.model(read_only(as_theta(theta)))
-    return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

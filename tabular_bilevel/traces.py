@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 
 from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel.adjoint import influence_measures, temperature_slope
 from tabular_bilevel.experience import Experience, Limit
-from tabular_bilevel.sensitivities import Sensitivities, influence_measures, temperature_slope
+from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Trajectories, row_blocks
 
 __all__ = ["expected_traces", "expected_visits", "sampled_traces", "sampled_visits"]

@@ -20,8 +20,9 @@ from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.experience import Interaction
 from tabular_bilevel.follower import PolicyIteration, ValueIteration
-from tabular_bilevel.hypergradient import Hypergradient, hypergradient
+from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.result import Hypergradient
 from tabular_bilevel.samplers import Episodes
 
 __all__ = ["Case", "Check", "Stage", "stages", "verify_cases"]

@@ -12,6 +12,7 @@ The exit status is 1 if a mutant survives or a control fails, else 0.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +49,14 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mistake: in `file`, `old`, which stands there once, becomes `new`; `tests` should see it.
+    """A mistake: in the definition of `place`, `old` becomes `new`; `tests` should see it.
 
-    A test is a file, or FILE::NAME.
+    A place is a function, CLASS.METHOD or a constant, in whichever file; the text stands once in
+    one of that name. A test is a file, or FILE::NAME.
     """
 
     name: str
-    file: str
+    place: str
     old: str
     new: str
     tests: tuple[str, ...]
@@ -63,7 +65,7 @@ class Mutant:
 # Controls of a mutant's copy: nothing is wrong here, whatever is compiled anew.
 COMMENT = Mutant(
     "nothing but a comment",
-    "_kernels.py",
+    "soft_value_iteration",
     "        sweeps += 1\n",
     "        sweeps += 1  # of the states\n",
     ("tests/test_known_answers.py", "tests/test_kernels.py::test_soft_value_iteration_is_its_twin"),
@@ -81,70 +83,70 @@ PLAIN = "tests/test_agreement.py::test_plain_float64_agrees_with_what_is_refined
 MUTANTS = (
     Mutant(
         "the leader counts at the follower's discount",
-        "leader.py",
+        "evaluate_leader",
         "policy, discount = response.policy, model.leader_discount",
         "policy, discount = response.policy, model.follower_discount",
         (KNOWN,),
     ),
     Mutant(
         "the influence spreads at the leader's discount",
-        "sensitivities.py",
+        "indirect_sensitivities",
         "policy, discount = response.policy, model.follower_discount",
         "policy, discount = response.policy, model.leader_discount",
         (KNOWN,),
     ),
     Mutant(
         "influence without what led there: mu = w",
-        "sensitivities.py",
+        "indirect_sensitivities",
         "source + policy * arrivals[:, None])",
         "source)",
         (KNOWN,),
     ),
     Mutant(
         "no dP in the direct part",
-        "sensitivities.py",
+        "direct_sensitivities",
         "        entries=flow,\n",
         "",
         (PLAIN,),
     ),
     Mutant(
         "no dP in the part through the follower",
-        "sensitivities.py",
+        "influence_measures",
         "        entries=flow * response.value[model.transition.indices],\n",
         "",
         (PLAIN,),
     ),
     Mutant(
         "no drho",
-        "sensitivities.py",
+        "direct_sensitivities",
         "        initial=evaluation.value.copy(),\n",
         "",
         (PLAIN,),
     ),
     Mutant(
         "P of small models transposed",
-        "linear.py",
+        "_policy_matrix",
         "place = model.entry_state * n_states + model.transition.indices",
         "place = model.transition.indices * n_states + model.entry_state",
         (KNOWN,),
     ),
     Mutant(
         "P of large models not transposed",
-        "linear.py",
+        "_Sparse.solve_transposed",
         'self._factors.solve(b, trans="T")',
         "self._factors.solve(b)",
         ("tests/test_linear.py::test_the_system_fits_the_models_shape_and_is_solved",),
     ),
     Mutant(
         "exponentials without the shift",
-        "follower.py",
+        "soft_backup",
         "    best = action_value.max(axis=1)\n",
         "    best = np.zeros(len(action_value))\n",
         (FOLLOWER,),
     ),
     Mutant(
         "compiled exponentials without the shift",
-        "_kernels.py",
+        "soft_value_iteration",
         "                    action_value[a] = reward[s, a] + discount * ahead\n"
         "                    best = max(best, action_value[a])\n",
         "                    action_value[a] = reward[s, a] + discount * ahead\n"
@@ -153,84 +155,84 @@ MUTANTS = (
     ),
     Mutant(
         "iterations stop early",
-        "follower.py",
+        "RESIDUAL_TOLERANCE",
         "RESIDUAL_TOLERANCE = 1e-13",
         "RESIDUAL_TOLERANCE = 1e-6",
         (FOLLOWER,),
     ),
     Mutant(
         "forbidden actions are played",
-        "follower.py",
+        "soft_backup",
         "np.where(model.available, model.follower_reward + ahead, -np.inf)",
         "model.follower_reward + ahead",
         (f"{FOLLOWER}::test_a_forbidden_action_is_never_played",),
     ),
     Mutant(
         "1 / temperature squared",
-        "sensitivities.py",
+        "influence_source",
         "centred(weighted, policy) / model.temperature)",
         "centred(weighted, policy) / model.temperature**2)",
         (f"{KNOWN}::test_bandit_as_by_hand",),
     ),
     Mutant(
         "action values in place of advantages",
-        "sensitivities.py",
+        "influence_source",
         "policy * centred(weighted, policy)",
         "policy * weighted",
         (f"{KNOWN}::test_bandit_as_by_hand",),
     ),
     Mutant(
         "a step more than the horizon",
-        "leader.py",
+        "evaluate_leader",
         'positive_integer("horizon", horizon)',
         'positive_integer("horizon", horizon) + 1',
         (f"{KNOWN}::test_discrete_toy_over_150_steps",),
     ),
     Mutant(
         "a budget's pullback with a wrong sign",
-        "problem.py",
+        "Budget.pullback",
         "np.full(share.size, -(share[:-1] @ gradient))",
         "np.full(share.size, share[:-1] @ gradient)",
         (f"{BOUNDS}::test_bounds_of_a_budget_hold", f"{PACKAGE}/hypergradient.py"),
     ),
     Mutant(
         "an initial distribution's mass is taken for 1",
-        "problem.py",
+        "FeatureProblem._centre_start",
         "start @ direction / self._start_mass",
         "start @ direction",
         ("tests/test_metamorphic.py::test_that_finding_as_it_was_found",),
     ),
     Mutant(
         "what underflows in a pullback is 0",
-        "_kernels.py",
+        "pullback_errors",
         "            bound[row] += n * UNDERFLOW\n",
         "            bound[row] += 0.0\n",
         (f"{KERNELS}::test_pulled_back_errors_are_0_only_where_nothing_is",),
     ),
     Mutant(
         "sums of coarse tables do not count for what is made of them",
-        "model.py",
+        "Model.replace",
         "return made_of(self.origin, **{**self._fields(), **tables})",
         "return made_of(Origin(), **{**self._fields(), **tables})",
         ("tests/test_precision.py",),
     ),
     Mutant(
         "a leader's logits shift its policy",
-        "markov_game.py",
+        "MarkovGame.pullback",
         "policy * (slope - (policy * slope).sum(axis=1, keepdims=True))",
         "policy * slope",
         (RIGHT,),
     ),
     Mutant(
         "games whose start does not depend on the leader",
-        "markov_game.py",
+        "_Observed.policy_sensitivity",
         "return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)",
         "return slope",
         (RIGHT,),
     ),
     Mutant(
         "hidden leaders do not pay the follower",
-        "markov_game.py",
+        "_Hidden.policy_sensitivity",
         '        slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, '
         "game.follower_reward)\n",
         "",
@@ -238,245 +240,245 @@ MUTANTS = (
     ),
     Mutant(
         "bounded: the leader counts at the follower's discount",
-        "bounds.py",
+        "_leader",
         "    discount, policy = model.leader_discount, follower.policy\n",
         "    discount, policy = model.follower_discount, follower.policy\n",
         (KNOWN,),
     ),
     Mutant(
         "bounded: influence without what led there",
-        "bounds.py",
+        "_influence",
         "influence = source + policy * (arrivals + step)[:, None]",
         "influence = source",
         (KNOWN,),
     ),
     Mutant(
         "bounded: dP through the follower at the leader's discount",
-        "bounds.py",
+        "_centre",
         "(slopes[1], model.follower_discount, influence, influence_error, follower)",
         "(slopes[1], model.leader_discount, influence, influence_error, follower)",
         (PLAIN,),
     ),
     Mutant(
         "bounded: no drho",
-        "bounds.py",
+        "_centre",
         "leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()",
         "leader_reward=pairs, entries=slopes[0]",
         (RIGHT,),
     ),
     Mutant(
         "bounded: 1 / temperature squared",
-        "_kernels.py",
+        "influence_sources",
         "w = occupancy[s] * policy[s, a] * advantage[s, a] / temperature\n",
         "w = occupancy[s] * policy[s, a] * advantage[s, a] / temperature**2\n",
         (KNOWN,),
     ),
     Mutant(
         "what has no bound is called bounded",
-        "hypergradient.py",
+        "_bounded",
         "Level.ESTIMATE if bounds.vacuous else Level.BOUNDED",
         "Level.BOUNDED",
         ("tests/test_accuracy.py",),
     ),
     Mutant(
         "bounds that are too wide are handed out",
-        "hypergradient.py",
+        "_require",
         "    if tolerance is None or accuracy.is_within(",
         "    if True or accuracy.is_within(",
         ("tests/test_accuracy.py",),
     ),
     Mutant(
         "samples go on after the end",
-        "_kernels.py",
+        "sample_trajectories",
         "if not inside and termination[state, action] > 0.0:",
         "if False:",
         (f"{KERNELS}::test_sampled_trajectories_are_the_twins",),
     ),
     Mutant(
         "samples cut a step early",
-        "_kernels.py",
+        "sample_trajectories",
         "        while t < limit and state >= 0:\n",
         "        while t < limit - 1 and state >= 0:\n",
         (f"{KERNELS}::test_sampled_trajectories_are_the_twins",),
     ),
     Mutant(
         "a discount too many in the sampled direct part",
-        "_kernels.py",
+        "eligibility_traces",
         "                direct = weight * leader_worth\n",
         "                direct = weight * leader_discount * leader_worth\n",
         (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
     ),
     Mutant(
         "a baseline where episodes may end",
-        "_kernels.py",
+        "eligibility_traces",
         "if baseline and termination[s, a] == 0.0:",
         "if baseline:",
         (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
     ),
     Mutant(
         "survivors count once",
-        "_kernels.py",
+        "eligibility_traces",
         "eligibility *= trace_discount / survival",
         "eligibility *= trace_discount",
         (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
     ),
     Mutant(
         "critics look beyond the end",
-        "_kernels.py",
+        "temporal_differences",
         "        if following >= 0:\n            target += discount * target_value[following]\n",
         "        target += discount * target_value[following]\n",
         (f"{KERNELS}::test_temporal_differences_are_the_twins",),
     ),
     Mutant(
         "residuals in plain float64",
-        "_kernels.py",
+        "value_gaps",
         "            gap[s, a] = high + low\n",
         "            gap[s, a] = high\n",
         (f"{KERNELS}::test_gaps_are_within_their_error_of_the_exact_ones",),
     ),
     Mutant(
         "bounds of values without 1 / (1 - discount)",
-        "bounds.py",
+        "_patience",
         "return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else",
         "return 1.0 if contraction < 1.0 else",
         (f"{BOUNDS}::test_inverses_are_bounded_whatever_a_solver_says",),
     ),
     Mutant(
         "bounds that take the value for exact",
-        "bounds.py",
+        "_follower",
         "policy_error = soft.error(log_ratio)",
         "policy_error = soft.error(0.0)",
         (BOUNDS,),
     ),
     Mutant(
         "bounds that take the centre for the result",
-        "bounds.py",
+        "error_bounds",
         "gradient = _outward(np.abs(result.gradient - pulled) + reach)",
         "gradient = _outward(reach)",
         (BOUNDS,),
     ),
     Mutant(
         "balls without 1 / (1 - discount)",
-        "_balls.py",
+        "_follower",
         "    radius = smallest / remaining\n",
         "    radius = smallest\n",
         (f"{ENCLOSURE}::test_a_value_far_off_has_a_radius_as_large",),
     ),
     Mutant(
         "balls of half the radius",
-        "_balls.py",
+        "_follower",
         "[arb(v, radius.upper()) for v in best]",
         "[arb(v, radius.upper() / 2) for v in best]",
         (f"{ENCLOSURE}::test_a_value_far_off_has_a_radius_as_large",),
     ),
     Mutant(
         "enclosures rounded to nearest",
-        "_balls.py",
+        "_ends",
         "    if not arb(lower) <= low:\n        lower = math.nextafter(lower, -math.inf)\n",
         "",
         (f"{ENCLOSURE}::test_bounds_are_rounded_outward",),
     ),
     Mutant(
         "enclosures of play that does not end",
-        "_balls.py",
+        "_leader_value",
         "    if any(z <= 0 for z in steps):\n",
         "    if False:\n",
         (f"{ENCLOSURE}::test_without_a_discount_play_that_grows_is_refused",),
     ),
     Mutant(
         "a certificate's checker that compares nothing",
-        "check_certificate.py",
+        "_Checker.compare",
         "        _compare(found, self.instance.claims, self.fixed)\n",
         "",
         (f"{CERTIFICATE}::test_forged_claims_are_refused",),
     ),
     Mutant(
         "a certificate's checker with a slack of four last places",
-        "check_certificate.py",
+        "_unit",
         "    return Fraction(math.ulp(end))\n",
         "    return 4 * Fraction(math.ulp(end))\n",
         (f"{CERTIFICATE}::test_forged_claims_are_refused",),
     ),
     Mutant(
         "a certificate's checker that lets upper bounds be too low",
-        "check_certificate.py",
+        "_compare",
         "            if x < low or y > high:\n",
         "            if x < low:\n",
         (f"{CERTIFICATE}::test_both_ends_have_to_be_shown",),
     ),
     Mutant(
         "a certificate's checker that believes in the follower's value",
-        "check_certificate.py",
+        "_Checker.follower_value",
         "            if above[0] > target:\n",
         "            if False:\n",
         (f"{CERTIFICATE}::test_a_certificate_that_was_tampered_with_is_rejected",),
     ),
     Mutant(
         "a certificate's checker that believes in the leader's value",
-        "check_certificate.py",
+        "_Checker.leader_value",
         "        return _widened(guess, worst, rest)\n",
         "        return guess\n",
         (f"{CERTIFICATE}::test_a_proof_and_a_claim_that_lie_together_are_refused",),
     ),
     Mutant(
         "a certificate's checker that believes in the occupancy",
-        "check_certificate.py",
+        "_Checker.flow",
         "lasting = _widened(guess, left, rest)",
         "lasting = guess",
         (f"{CERTIFICATE}::test_a_proof_and_a_claim_that_lie_together_are_refused",),
     ),
     Mutant(
         "a certificate's checker that believes in the influence",
-        "check_certificate.py",
+        "_Checker.influence",
         "self.spread(_widened(guess, left, self.instance.follower_rest), policy)",
         "self.spread(guess, policy)",
         (f"{CERTIFICATE}::test_a_proof_and_a_claim_that_lie_together_are_refused",),
     ),
     Mutant(
         "a certificate's checker with indices of any integers",
-        "check_certificate.py",
+        "_index",
         "if type(value) is not int or not 0 <= value < below:",
         "if not isinstance(value, int) or not value < below:",
         (f"{CERTIFICATE}::test_what_is_malformed_is_no_certificate",),
     ),
     Mutant(
         "a certificate's checker that waits for pipes",
-        "check_certificate.py",
+        "_require_small",
         "    if not stat.S_ISREG(found.st_mode):\n",
         "    if stat.S_ISDIR(found.st_mode):\n",
         (f"{CERTIFICATE}::test_places_that_are_no_files_are_refused_in_a_line",),
     ),
     Mutant(
         "a gradient check that passes always",
-        "checks/gradient.py",
+        "RouteComparison.passed",
         "        return self.difference <= self.tolerance\n",
         "        return True\n",
         ("tests/test_check_gradient.py",),
     ),
     Mutant(
         "an estimator check that never alarms",
-        "checks/mean_test.py",
+        "_hotelling",
         "    critical = float(raised(plain, quantile, tail))\n",
         "    critical = 1e9\n",
         ("tests/test_check_estimator.py",),
     ),
     Mutant(
         "an estimator check that takes all noise for normal",
-        "checks/mean_test.py",
+        "raised",
         "critical + edgeworth + STEEP * np.maximum(quantile * tail - EXPANDABLE, 0.0)\n",
         "critical + 0.0 * edgeworth\n",
         ("tests/test_check_estimator.py::test_importance_weights_keep_the_rate",),
     ),
     Mutant(
         "a visible bias that knows nothing of tails",
-        "checks/mean_test.py",
+        "needed_shift",
         "    least = shift(critical(tail if worse <= HEAVY_TAIL else worse))\n",
         "    return shift(critical(0.0))\n",
         ("tests/test_check_estimator.py::test_heavy_tails_are_noticed_not_averaged_away",),
     ),
     Mutant(
         "calls that are taken for independent",
-        "checks/mean_test.py",
+        "dependence",
         "    found = seen > _normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))\n",
         "    found = False\n",
         (
@@ -486,7 +488,7 @@ MUTANTS = (
     ),
     Mutant(
         "what calls share, not looked for",
-        "checks/estimator.py",
+        "check_estimator",
         "        if found.verdict is Verdict.BIASED and not call.starts_afresh(rows):\n",
         "        if False:\n",
         (
@@ -496,35 +498,35 @@ MUTANTS = (
     ),
     Mutant(
         "ascents that descend",
-        "optimisers.py",
+        "GradientAscent.step",
         "return theta + scale * gradient, NOTHING",
         "return theta - scale * gradient, NOTHING",
         ("tests/test_optimisers.py",),
     ),
     Mutant(
         "a temperature without a slope",
-        "sensitivities.py",
+        "influence_measures",
         "        temperature=partial(temperature_slope, model, response, influence),\n",
         "",
         ("tests/test_temperature.py",),
     ),
     Mutant(
         "bounds that take the temperature's slope for exact",
-        "bounds.py",
+        "_centre",
         "temperature=float(_outward(slope_error)),",
         "temperature=0.0,",
         (BOUNDS,),
     ),
     Mutant(
         "play that need not end at a leader's discount of 1",
-        "model.py",
+        "made_of",
         "            _require_ends(model)\n",
         "            pass\n",
         ("tests/test_undiscounted.py",),
     ),
     Mutant(
         "expected steps of any sign",
-        "linear.py",
+        "_require_steps",
         "endless = ~((steps > 0.0) & (steps < MOST_STEPS))",
         "endless = ~(steps < MOST_STEPS)",
         ("tests/test_undiscounted.py",),
@@ -532,20 +534,43 @@ MUTANTS = (
 )
 
 
-def mutated(source: str, mutant: Mutant) -> str:
-    """Apply a mutant to its file's text; raise if it is stale."""
-    found = source.count(mutant.old)
+def definitions(body: Sequence[ast.stmt], within: str = "") -> Iterator[tuple[str, ast.stmt]]:
+    """Name what a file defines, one after the other."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield within + node.name, node
+            yield from definitions(node.body, f"{within}{node.name}.")
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield within + node.targets[0].id, node
+
+
+def mutated(mutant: Mutant, package: Path) -> tuple[Path, str]:
+    """Find a mutant's file, and make its text; raise if the mutant is stale."""
+    made, found = [], 0
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if mutant.old not in text:
+            continue
+        lines = text.splitlines(keepends=True)
+        for name, node in definitions(ast.parse(text).body):
+            if name != mutant.place:
+                continue
+            start, end = node.lineno - 1, node.end_lineno
+            own = "".join(lines[start:end])
+            found += own.count(mutant.old)
+            new = own.replace(mutant.old, mutant.new)
+            made.append((path, "".join((*lines[:start], new, *lines[end:]))))
     if found != 1:
         raise ValueError(
-            f"{mutant.name!r} is stale: its text stands {found} times in {mutant.file}"
+            f"{mutant.name!r} is stale: its text stands {found} times in {mutant.place}"
         )
-    return source.replace(mutant.old, mutant.new)
+    return next((path, text) for path, text in made if text != path.read_text(encoding="utf-8"))
 
 
 def apply(mutant: Mutant, copy: Path) -> None:
     """Break a copy, and forget what was compiled of the file."""
-    path = copy / PACKAGE / mutant.file
-    path.write_text(mutated(path.read_text(encoding="utf-8"), mutant), encoding="utf-8")
+    path, text = mutated(mutant, copy / PACKAGE)
+    path.write_text(text, encoding="utf-8")
     for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
         compiled.unlink()
 

@@ -22,7 +22,7 @@ from tabular_bilevel.adapters._tables import (
     tangent_of,
 )
 from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.leader import objective as plain_objective
+from tabular_bilevel.hypergradient import objective as plain_objective
 from tabular_bilevel.model import Model, Tangent
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sensitivities import Sensitivities

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, read_only, softmax
 from tabular_bilevel._validation import as_generator, as_theta, positive_integer
+from tabular_bilevel.adjoint import temperature_slope
 from tabular_bilevel.critics import LeaderValues, exact_values
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Parts
@@ -25,7 +26,7 @@ from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.samplers import negligible_horizon
-from tabular_bilevel.sensitivities import Sensitivities, temperature_slope
+from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.traces import sampled_traces
 from tabular_bilevel.trajectories import Trajectories, draw
 

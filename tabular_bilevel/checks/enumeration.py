@@ -23,7 +23,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_real_dtype,
 )
-from tabular_bilevel.accuracy import Accuracy, Level
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.all_trajectories import AllTrajectories
 from tabular_bilevel.checks.controls import Control
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
@@ -43,6 +43,7 @@ from tabular_bilevel.experience import NOTHING, Experience, Interaction
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.result import Accuracy
 from tabular_bilevel.trajectories import Trajectories
 
 __all__ = ["EnumerationReport", "check_by_enumeration"]

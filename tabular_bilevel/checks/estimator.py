@@ -27,7 +27,7 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_real_dtype,
 )
-from tabular_bilevel.accuracy import Accuracy, Level
+from tabular_bilevel.accuracy import Level
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
 from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.verdict import Verdict
@@ -35,6 +35,7 @@ from tabular_bilevel.checks.view import LeaderView, Prepared, as_estimator, as_n
 from tabular_bilevel.errors import CheckFailedError
 from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.result import Accuracy
 
 __all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
 

@@ -30,10 +30,10 @@ from tabular_bilevel._validation import (
     require_real_dtype,
 )
 from tabular_bilevel.critics import LeaderValues, exact_values
+from tabular_bilevel.derivatives import all_tangents
 from tabular_bilevel.follower import Response, solve_follower
 from tabular_bilevel.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.routes import all_tangents
 from tabular_bilevel.samplers import Episodes, Sampler
 from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.trajectories import Trajectories

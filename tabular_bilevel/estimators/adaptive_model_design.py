@@ -14,11 +14,11 @@ import scipy.sparse as sp
 
 from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_theta, finite_array, positive_integer
+from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.experience import NOTHING, Memory
 from tabular_bilevel.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.routes import tangents_at
 
 __all__ = ["AdaptiveModelDesign"]
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from tabular_bilevel._arrays import FloatArray, quiet, read_only
 from tabular_bilevel._validation import as_theta, require_method
+from tabular_bilevel.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.estimators.estimate import Estimate, Parts
 from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
 from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sensitivities import direct_sensitivities, indirect_sensitivities
 
 __all__ = ["ExactGradient"]
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from tabular_bilevel._arrays import FloatArray, quiet
 from tabular_bilevel.accuracy import Estimated
-from tabular_bilevel.enclosure import Enclosure, Interval, enclose
-from tabular_bilevel.errors import CertificationError
-from tabular_bilevel.hypergradient import Hypergradient, hypergradient
+from tabular_bilevel.enclosure import enclose
+from tabular_bilevel.hypergradient import hypergradient
 from tabular_bilevel.linear import policy_system
 from tabular_bilevel.model import Model
+from tabular_bilevel.result import CertificationError, Enclosure, Hypergradient, Interval
 from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS

@@ -10,16 +10,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._arrays import FloatArray, ratio
+from tabular_bilevel.adjoint import influence_source, temperature_slope
 from tabular_bilevel.errors import ConvergenceError
 from tabular_bilevel.follower import Response, StoppedValueIteration, solve_follower
 from tabular_bilevel.leader import evaluate_leader
 from tabular_bilevel.linear import LinearSystem, policy_system
 from tabular_bilevel.model import Model
-from tabular_bilevel.sensitivities import (
-    Sensitivities,
-    influence_source,
-    temperature_slope,
-)
+from tabular_bilevel.sensitivities import Sensitivities
 from tabular_bilevel.vectors.load_vectors import Vector
 from tabular_bilevel.vectors.stored import StoredProblem
 

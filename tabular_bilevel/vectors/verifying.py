@@ -18,9 +18,10 @@ from tabular_bilevel._validation import (
     positive_integer,
     real_array,
 )
-from tabular_bilevel.enclosure import Interval, enclose
-from tabular_bilevel.errors import CertificationError, ConvergenceError
-from tabular_bilevel.hypergradient import Hypergradient, hypergradient
+from tabular_bilevel.enclosure import enclose
+from tabular_bilevel.errors import ConvergenceError
+from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.result import CertificationError, Hypergradient, Interval
 from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, WORD, Vector, load_vector
 from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise
