@@ -28,7 +28,7 @@ def count_trajectories(
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
     policy : array_like, shape (S, A), optional
         Probability of each action; the follower's response by default.
     horizon : int, optional
@@ -65,7 +65,7 @@ class AllTrajectories:
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
     policy : ndarray, shape (S, A)
         Probability of each action.
     horizon : int, optional
@@ -127,7 +127,7 @@ class AllTrajectories:
         trajectories : Trajectories
             A row a number, padded to the longest of all.
         probabilities : ndarray, shape (n,)
-            Of each.
+            Probability of each.
         """
         tables = np.full((3, numbers.size, self.longest), -1, dtype=np.int32)
         lengths = np.zeros(numbers.size, dtype=np.int64)

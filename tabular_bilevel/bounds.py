@@ -156,7 +156,7 @@ class Refined:
     direct, indirect : ndarray, shape (d,)
         The parts of the gradient.
     bounds : ErrorBounds
-        Of all this.
+        Bounds of all this.
     """
 
     response: Response

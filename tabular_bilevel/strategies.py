@@ -288,7 +288,7 @@ def policies(model: Model) -> SearchStrategy[FloatArray]:
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
 
     Returns
     -------

@@ -64,11 +64,11 @@ class Setting:
     Attributes
     ----------
     sampler : Sampler
-        Data of an iteration.
+        How much data an iteration has.
     step_size : float
-        Of learned critics, in (0, 1].
+        Step size of learned critics, in (0, 1].
     oracle : Sampler
-        Of the separate sample of HPGD (oracle).
+        Sampler of the separate sample of HPGD (oracle).
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem itself.
     """
@@ -128,7 +128,7 @@ class Curve:
     Attributes
     ----------
     iteration : ndarray of int, shape (n,)
-        When it was looked at; the last is the number of steps made.
+        Iterations at which J was computed; the last is the number of steps made.
     objective : ndarray, shape (n,)
         J there.
     theta : ndarray, shape (d,)
@@ -160,9 +160,9 @@ class Run:
     method : Estimator
         Where gradients come from.
     optimiser : Optimiser
-        What is made of them.
+        How theta moves along them.
     seed : int
-        Of its randomness.
+        Seed of its randomness.
     n_steps : int
         Iterations.
     every : int
@@ -194,12 +194,12 @@ def train(run: Run) -> Curve:
     Parameters
     ----------
     run : Run
-        What to do.
+        What is to be done.
 
     Returns
     -------
     Curve
-        Of the whole ascent.
+        The curve of the whole ascent.
 
     Raises
     ------
@@ -302,14 +302,14 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
     Parameters
     ----------
     runs : sequence of Run
-        What to do.
+        What is to be done.
     workers : int
         Processes; with 1 this one does the work.
 
     Yields
     ------
     run : Run
-        As it is finished, in no certain order.
+        Each run when it is finished, in no certain order.
     curve : Curve
         Its curve.
 

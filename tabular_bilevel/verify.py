@@ -1,4 +1,4 @@
-"""The main job: on four problems, every route to the gradient, BC-HG, and faults that must fail."""
+"""The main job: every route to the gradient, BC-HG and planted mistakes, on four problems."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class Case:
     Attributes
     ----------
     name : str
-        Of the problem.
+        Name of the problem.
     problem : BilevelProblem
         The problem.
     theta : ndarray, shape (d,)
         Where its gradient is checked.
     n_trajectories : int
-        Per replicate of the estimator.
+        Trajectories in each replicate of the estimator.
     published : tuple of (label, function, value, last digit)
         Known objectives; the function computes ours.
     """
@@ -196,7 +196,7 @@ def stages(cases: tuple[Case, ...]) -> list[Stage]:
     Returns
     -------
     list of Stage
-        Four a case.
+        Four stages a case.
     """
     return [
         Stage(f"{case.name}: {name}", partial(run, case))

@@ -57,7 +57,8 @@ class Ingredients:
     credit : ndarray, shape (S, A)
         What a decision is credited with, A_L / temperature.
     credit_discount, trace_discount, leader_discount : float
-        Of a decision's credit, by when it is taken; of what follows it; of the leader's rewards.
+        Discounts of a decision's credit by its time, of the credit as it is carried along, and of
+        the leader's rewards.
     horizon : int
         Steps after which a trajectory is cut.
     direct, indirect : float
@@ -282,7 +283,7 @@ class Control:
     fault : Fault
         What.
     n_trajectories : int
-        Of each estimate.
+        Trajectories of each estimate.
     """
 
     fault: Fault
@@ -323,7 +324,7 @@ def controls(*, n_trajectories: int = 1000) -> dict[str, Control]:
     Parameters
     ----------
     n_trajectories : int
-        Of each estimate.
+        Trajectories of each estimate.
 
     Returns
     -------

@@ -71,7 +71,7 @@ class Diagnosis:
     guesses : tuple of Guess
         All that were considered.
     unit : str
-        Of their distances.
+        Unit of the distances.
     n_replicates : int
         Estimates behind it; 0 of an exact expectation.
     """
@@ -121,7 +121,7 @@ def suspects(
 ) -> dict[Fault, FloatArray]:
     """Compute the targets of all mistakes that can be seen at theta.
 
-    With a horizon, that it is there is one of them; the others are made with it.
+    With a horizon the cut is a mistake itself, and the other mistakes are made with it.
 
     Parameters
     ----------

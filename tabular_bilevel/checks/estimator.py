@@ -119,7 +119,7 @@ class EstimatorReport:
     reason : str
         Why a check is INCONCLUSIVE, and what to do.
     mean, standard_error, target : ndarray, shape (d,)
-        Of the estimates; and what they should be.
+        Mean of the estimates, its standard error, and what the mean should be.
     notes : tuple of str
         What else was noticed: a coarse dtype, a global generator.
     asked : tuple of str
@@ -128,7 +128,7 @@ class EstimatorReport:
     trouble : str
         What is wrong with an estimator that is BROKEN.
     diagnosis : Diagnosis or None
-        Of a bias: which wrong target the mean fits.
+        Which mistakes explain a bias.
     seed : int or None
         What to pass as `rng` to see the same again.
     target_accuracy : Accuracy or None
@@ -601,7 +601,7 @@ def judge_in_looks(
     Returns
     -------
     EstimatorReport
-        Of the last look.
+        The report of the last look.
     """
     looks = [n_replicates]
     while looks[0] >= 2 * FIRST_LOOK:

@@ -49,7 +49,7 @@ class BoltzmannCovariance:
     Attributes
     ----------
     interaction : Interaction
-        How experience is got.
+        How trajectories and the leader's values are got.
     baseline : bool
         Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means over the next state, and the
         leader's next action, taken off: the same mean, less variance.
@@ -101,7 +101,7 @@ class BoltzmannCovariance:
         rng : numpy.random.Generator or int
             Source of randomness (it advances), or a seed.
         memory : mapping of str to ndarray
-            Of the estimate before, at a theta nearby.
+            What an earlier estimate left, at a theta nearby.
 
         Returns
         -------

@@ -63,9 +63,9 @@ class HyperPolicyGradient:
     Attributes
     ----------
     interaction : Interaction
-        How experience is got.
+        How trajectories and the leader's values are got.
     oracle : Sampler, optional
-        Of the separate sample; by default all averages are taken from the experience.
+        Sampler of the separate sample; by default all averages are taken from the experience.
     """
 
     interaction: Interaction = Interaction()
@@ -150,7 +150,7 @@ class HyperPolicyGradient:
 
 
 class Unasked:
-    """In the place of a critic whose sample is still to come."""
+    """A critic that knows nothing, used before the sample of the real one is drawn."""
 
     @quiet
     def values(
@@ -161,12 +161,12 @@ class Unasked:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Know nothing."""
+        """Return zeros."""
         return LeaderValues.under(response.policy, np.zeros_like(response.policy))
 
     @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Know nothing."""
+        """Return zeros."""
         return LeaderValues.under(response.policy, np.zeros_like(response.policy))
 
 

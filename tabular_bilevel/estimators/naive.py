@@ -34,7 +34,8 @@ class NaivePolicyGradient:
     Attributes
     ----------
     interaction : Interaction
-        How experience is got; the critic matters to kernel and leader-policy parameters only.
+        How trajectories and the leader's values are got; the critic matters to parameters of the
+        kernel and of a leader's policy only.
     """
 
     interaction: Interaction = Interaction()

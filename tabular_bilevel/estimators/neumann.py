@@ -40,7 +40,7 @@ class TruncatedNeumann:
     Attributes
     ----------
     terms : int
-        Of the series.
+        Number of terms of the series.
     follower : FollowerSolver
         How the follower answers.
     """

@@ -56,10 +56,10 @@ class ValueGapPenalty:
     Attributes
     ----------
     weight : float
-        Of the penalty.
+        Weight of the penalty.
     sampler : Sampler, optional
-        Of trajectories under both policies, to estimate the occupancies; by default they are
-        computed from the model.
+        Sampler of trajectories under both policies, to estimate the occupancies; by default these
+        are computed from the model.
     follower : FollowerSolver
         How both policies are found.
     """

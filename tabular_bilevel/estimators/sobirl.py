@@ -40,7 +40,7 @@ class SoBiRL:
     Attributes
     ----------
     interaction : Interaction
-        How experience is got.
+        How trajectories and the leader's values are got.
     discounted : bool
         Whether the sum has weights gamma_F^t.
     """

@@ -57,15 +57,15 @@ class ZeroOrder:
     Attributes
     ----------
     radius : float
-        u; in the first iteration, if it decays.
+        The radius u; that of the first iteration, if it decays.
     two_sided : bool
-        Which difference.
+        Whether differences are two-sided.
     decaying : bool
         Whether u is `radius` / iteration; the count goes on from memory.
     n_directions : int
         Averaged over in each call.
     sampler : Sampler, optional
-        Of trajectories whose mean return stands for J; by default J is exact.
+        Sampler of trajectories whose mean return stands for J; by default J is exact.
     follower : FollowerSolver
         How the follower answers.
     """

@@ -1,4 +1,4 @@
-"""Families of instances that test vectors are drawn from, each at what some mistake gets wrong."""
+"""Families of instances that test vectors are drawn from; each aims at some mistakes."""
 
 from __future__ import annotations
 
