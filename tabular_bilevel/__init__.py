@@ -1,12 +1,20 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 from tabular_bilevel import problems
-from tabular_bilevel.accuracy import Bounded, Enclosed, Estimated, Level
-from tabular_bilevel.adjoint import sensitivities
-from tabular_bilevel.all_trajectories import count_trajectories
-from tabular_bilevel.ascent import AscentState, Step, ascend, resume
-from tabular_bilevel.bounds import error_bounds
-from tabular_bilevel.checks.controls import Control, controls
+from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
+from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
+from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
+from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.certify.bounds import error_bounds
+from tabular_bilevel.certify.enclosure import enclose
+from tabular_bilevel.certify.result import (
+    Accuracy,
+    CertificationError,
+    Enclosure,
+    ErrorBounds,
+    Hypergradient,
+    Interval,
+)
 from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
@@ -14,16 +22,6 @@ from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
-from tabular_bilevel.critics import (
-    Critic,
-    ExactCritic,
-    LeaderValues,
-    MonteCarloCritic,
-    SarsaCritic,
-    TemporalDifferenceCritic,
-)
-from tabular_bilevel.enclosure import enclose
-from tabular_bilevel.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -38,8 +36,15 @@ from tabular_bilevel.estimators import (
     ValueGapPenalty,
     ZeroOrder,
 )
-from tabular_bilevel.experience import Experience, Interaction
-from tabular_bilevel.follower import (
+from tabular_bilevel.exact.hypergradient import hypergradient, objective
+from tabular_bilevel.exact.routes import (
+    DifferenceGradient,
+    complex_step_gradient,
+    difference_gradient,
+    forward_gradient,
+)
+from tabular_bilevel.finite.adjoint import sensitivities
+from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
     PolicyIteration,
@@ -48,11 +53,10 @@ from tabular_bilevel.follower import (
     ValueIteration,
     solve_follower,
 )
-from tabular_bilevel.hypergradient import hypergradient, objective
-from tabular_bilevel.leader import Evaluation, evaluate_leader
-from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model, Tangent, normalised
-from tabular_bilevel.optimisers import Adam, GradientAscent, Optimiser
+from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
+from tabular_bilevel.finite.model import Model, Tangent, normalised
+from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.problem import (
     BilevelProblem,
     Budget,
@@ -61,23 +65,19 @@ from tabular_bilevel.problem import (
     Reparametrised,
     Transform,
 )
-from tabular_bilevel.result import (
-    Accuracy,
-    CertificationError,
-    Enclosure,
-    ErrorBounds,
-    Hypergradient,
-    Interval,
+from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.sampling.all_trajectories import count_trajectories
+from tabular_bilevel.sampling.critics import (
+    Critic,
+    ExactCritic,
+    LeaderValues,
+    MonteCarloCritic,
+    SarsaCritic,
+    TemporalDifferenceCritic,
 )
-from tabular_bilevel.routes import (
-    DifferenceGradient,
-    complex_step_gradient,
-    difference_gradient,
-    forward_gradient,
-)
-from tabular_bilevel.samplers import Episodes, Sampler, Steps, Survivors
-from tabular_bilevel.sensitivities import Sensitivities
-from tabular_bilevel.trajectories import Trajectories, sample_trajectories
+from tabular_bilevel.sampling.experience import Experience, Interaction
+from tabular_bilevel.sampling.samplers import Episodes, Sampler, Steps, Survivors
+from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,8 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel._files import (
+from tabular_bilevel._base.arguments import as_positive, positive_integer
+from tabular_bilevel._base.files import (
     LIMIT,
     brief,
     read_array,
@@ -29,9 +30,8 @@ from tabular_bilevel._files import (
     shown,
     write_file,
 )
-from tabular_bilevel._processes import handling
-from tabular_bilevel._validation import as_positive, positive_integer
-from tabular_bilevel.training import METHODS, Setting
+from tabular_bilevel._base.processes import handling
+from tabular_bilevel.ascent.training import METHODS, Setting
 
 __all__ = ["main"]
 
@@ -291,7 +291,7 @@ def _add_problem(command: argparse._ActionsContainer, name: str = "problem") -> 
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from tabular_bilevel.verify import Check, stages, verify_cases
+    from tabular_bilevel.checks.verify import Check, stages, verify_cases
 
     start = time.perf_counter()
     if options.json is not None:
@@ -473,7 +473,7 @@ def _gradient(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from tabular_bilevel.curves import Training
+    from tabular_bilevel.ascent.curves import Training
 
     n_seeds = positive_integer("seeds", options.seeds)
     workers = positive_integer("workers", options.workers)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_finite, entry, finite_array, first
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel._base.arguments import as_finite, entry, finite_array, first
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
-from tabular_bilevel.sensitivities import Sensitivities
 
 __all__ = ["all_tangents", "tangents_at"]
 

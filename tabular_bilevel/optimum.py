@@ -13,20 +13,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_finite,
     as_generator,
     as_theta,
     positive_integer,
     require_method,
 )
-from tabular_bilevel.accuracy import Estimated
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate, Estimator
-from tabular_bilevel.experience import NOTHING, Memory
-from tabular_bilevel.follower import CompiledPolicyIteration
-from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.experience import NOTHING, Memory
 
 __all__ = ["Optimum", "Perturbed", "anneal", "best_of", "polish"]
 

@@ -15,7 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import (
+from tabular_bilevel._base.arguments import (
+    all_finite,
+    as_entries,
+    as_finite,
+    as_positive,
+    as_theta,
+    entry,
+    finite_array,
+    positive_integer,
+)
+from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     UNDERFLOW,
     FloatArray,
@@ -29,18 +39,8 @@ from tabular_bilevel._arrays import (
     restore_read_only,
     softmax,
 )
-from tabular_bilevel._validation import (
-    all_finite,
-    as_entries,
-    as_finite,
-    as_positive,
-    as_theta,
-    entry,
-    finite_array,
-    positive_integer,
-)
-from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
 __all__ = [
     "BilevelProblem",
@@ -453,10 +453,10 @@ def _add_errors(
     transposed: sp.csr_array, slopes: FloatArray, errors: FloatArray, bound: FloatArray
 ) -> None:
     """Add the errors of pulled back slopes to a bound; the parts' sum is rounded, too."""
-    from tabular_bilevel import _kernels
+    from tabular_bilevel._base import kernels
 
     matrix = transposed
-    _kernels.pullback_errors(
+    kernels.pullback_errors(
         matrix.indptr, matrix.indices, matrix.data, slopes, errors, PULLBACK_ROUNDINGS, bound
     )
 
@@ -676,10 +676,10 @@ def _features(table: str, matrix: Any, n_rows: int) -> sp.csr_array:
 
 def _product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     """Multiply, at a third of what scipy's operator costs with a small matrix."""
-    from tabular_bilevel import _kernels
+    from tabular_bilevel._base import kernels
 
     product = np.empty(matrix.shape[0])
-    _kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, product)
+    kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, product)
     return product
 
 

@@ -22,11 +22,11 @@ except ImportError as error:
         "tabular_bilevel.strategies needs hypothesis: pip install 'tabular-bilevel[test]'"
     ) from error
 
-from tabular_bilevel._arrays import BoolArray, FloatArray
-from tabular_bilevel._validation import as_discount, as_positive, as_real, positive_integer
-from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arguments import as_discount, as_positive, as_real, positive_integer
+from tabular_bilevel._base.arrays import BoolArray, FloatArray
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["games", "models", "policies", "problems", "thetas"]
 

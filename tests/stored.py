@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel.bounds import error_bounds
+from tabular_bilevel.certify.bounds import error_bounds
 
 
 @dataclass(frozen=True)

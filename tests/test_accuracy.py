@@ -11,7 +11,7 @@ import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import of_target
-from tabular_bilevel.follower import soft_backup
+from tabular_bilevel.finite.follower import soft_backup
 
 THETA = np.array([0.2, -0.3])
 

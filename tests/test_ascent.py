@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel import ascent
-from tabular_bilevel.ascent import AscentState
+from tabular_bilevel.ascent import ascent
+from tabular_bilevel.ascent.ascent import AscentState
+from tabular_bilevel.ascent.training import METHODS, Setting
 from tabular_bilevel.optimum import Perturbed
-from tabular_bilevel.training import METHODS, Setting
 
 TOY = tb.problems.discrete_toy()
 GAME_THETA = np.array([0.1, -0.2, 0.5, 0.0, 0.3, 0.0])

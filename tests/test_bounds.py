@@ -14,10 +14,10 @@ from corners import corner_problem
 from extremes import extreme_budget, extreme_game, extreme_problem
 
 import tabular_bilevel as tb
-from tabular_bilevel import _jit, _kernels
-from tabular_bilevel import bounds as bounding
-from tabular_bilevel.bounds import error_bounds
-from tabular_bilevel.linear import policy_system
+from tabular_bilevel._base import jit, kernels
+from tabular_bilevel.certify import bounds as bounding
+from tabular_bilevel.certify.bounds import error_bounds
+from tabular_bilevel.finite.linear import policy_system
 
 flint = pytest.importorskip("flint")
 
@@ -591,9 +591,9 @@ def test_large_models_are_bounded_without_an_inverse(kind):
 
 
 FUNCTIONS = {
-    "exp": (_jit.kernel(lambda x: math.exp(x)), np.exp),
-    "expm1": (_jit.kernel(lambda x: math.expm1(x)), np.expm1),
-    "log": (_jit.kernel(lambda x: math.log(x)), np.log),
+    "exp": (jit.kernel(lambda x: math.exp(x)), np.exp),
+    "expm1": (jit.kernel(lambda x: math.expm1(x)), np.expm1),
+    "log": (jit.kernel(lambda x: math.log(x)), np.log),
 }
 
 
@@ -607,7 +607,7 @@ def test_exponentials_and_logarithms_are_as_accurate_as_assumed(name):
             [rng.uniform(1.0, 9.0, 3000), 1.0 + rng.exponential(1e-6, 3000), [1.0]]
         ),
     }[name].tolist()
-    limit = _kernels.EXP_ROUNDOFFS * 2.0**-53
+    limit = kernels.doubled.EXP_ROUNDOFFS * 2.0**-53
     with flint.ctx.workprec(120):
         truth = [getattr(flint.arb(given), name)() for given in x]
         for function in FUNCTIONS[name]:

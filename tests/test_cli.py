@@ -16,10 +16,10 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel import verify
-from tabular_bilevel.checks.controls import FAULTS, Ingredients
+from tabular_bilevel.ascent.training import Setting
+from tabular_bilevel.checks import verify
 from tabular_bilevel.cli import main
-from tabular_bilevel.training import Setting
+from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
 
 
 @sizes("problems", [{"random MDP"}], [{"four rooms", "discrete toy", "random MDP", "random game"}])
@@ -292,7 +292,7 @@ def planned(monkeypatch, tmp_path):
             seen.extend((training, workers))
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("tabular_bilevel.curves.Training.curves", curves)
+        monkeypatch.setattr("tabular_bilevel.ascent.curves.Training.curves", curves)
         assert main([*arguments, "--out", str(tmp_path / "new")]) == 130
         return seen
 

@@ -10,8 +10,8 @@ from sizes import pairs, sizes
 from test_enumeration import masked
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.controls import FAULTS, Ingredients, cut_after
 from tabular_bilevel.checks.diagnosis import suspects
+from tabular_bilevel.mistakes.controls import FAULTS, Ingredients, cut_after
 
 # Sums of some hundred products.
 ROUNDING = 1e-10

@@ -8,8 +8,8 @@ from sizes import sizes
 from test_enumeration import masked
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.controls import FAULTS, Ingredients
 from tabular_bilevel.checks.diagnosis import SAME, diagnose, diagnose_exactly, suspects
+from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
 
 PROBLEMS = {
     "garnet": tb.problems.garnet(

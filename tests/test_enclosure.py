@@ -24,7 +24,7 @@ from tabular_bilevel.check_certificate import check_certificate
 flint = pytest.importorskip("flint")
 arb = flint.arb
 
-from tabular_bilevel import _balls  # noqa: E402
+from tabular_bilevel.certify import balls  # noqa: E402
 
 FUZZ = Path(__file__).parents[1] / "validation" / "enclosure_fuzz.py"
 
@@ -118,11 +118,11 @@ def test_one_state_is_its_closed_form():
 @pytest.mark.parametrize("start", [0.0, 1e3, -1e3])
 def test_a_value_far_off_has_a_radius_as_large(start, monkeypatch):
     """With one state the residual over 1 - discount is the error, neither less nor more."""
-    monkeypatch.setattr(_balls, "SETTLED_BITS", 1000)  # content with the start
+    monkeypatch.setattr(balls, "SETTLED_BITS", 1000)  # content with the start
     model = tb.problems.bandit(leader_discount=0.5, follower_discount=0.9).model([0.1, 0.3])
-    numbers, beta = _balls.Tables.of(model, ()), arb(model.temperature)
-    with _balls.precision(200):
-        (value,) = _balls._follower(numbers, [arb(start)])[1]
+    numbers, beta = balls.Tables.of(model, ()), arb(model.temperature)
+    with balls.precision(200):
+        (value,) = balls._follower(numbers, [arb(start)])[1]
         weights = [(r / beta).exp() for r in numbers.follower_reward]
         truth = beta * sum(weights, arb(0)).log() / (1 - numbers.follower_discount)
         assert value.mid() == arb(start)
@@ -179,11 +179,11 @@ def test_without_a_pushforward_the_pullback_gives_the_derivatives(name):
 def test_more_precision_narrows_the_balls():
     problem, theta = ORDINARY["garnet"]
     enclosure = tb.enclose(problem, theta)
-    numbers = _balls.Tables.of(enclosure.model, enclosure.tangents)
+    numbers = balls.Tables.of(enclosure.model, enclosure.tangents)
     roads = []
     for bits in (128, 256, 512):
-        with _balls.precision(bits):
-            road = _balls.travel(numbers, [arb(0)] * 20)
+        with balls.precision(bits):
+            road = balls.travel(numbers, [arb(0)] * 20)
         fields = [getattr(road, field.name) for field in dataclasses.fields(road)]
         roads.append(
             [x for part in fields[1:] for x in (part if isinstance(part, list) else [part])]
@@ -229,9 +229,9 @@ def test_the_fuzz_notices_a_wrong_derivative(fuzz, monkeypatch):
     agrees = fuzz["_difference_agrees"]
     problem, theta = ORDINARY["two-state"]
     enclosure = tb.enclose(problem, theta)
-    numbers = _balls.Tables.of(enclosure.model, enclosure.tangents)
-    with _balls.precision(256):
-        road = _balls.travel(numbers, [arb(0)] * 2)
+    numbers = balls.Tables.of(enclosure.model, enclosure.tangents)
+    with balls.precision(256):
+        road = balls.travel(numbers, [arb(0)] * 2)
         wrong = dataclasses.replace(road, gradient=[g * (1 + arb(1e-60)) for g in road.gradient])
     assert agrees(enclosure, numbers, road, np.ones(2))
     assert not agrees(enclosure, numbers, wrong, np.ones(2))
@@ -468,8 +468,8 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_without_python_flint_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "flint", None)
-    monkeypatch.delitem(sys.modules, "tabular_bilevel._balls")
-    monkeypatch.delattr(tb, "_balls")
+    monkeypatch.delitem(sys.modules, "tabular_bilevel.certify.balls")
+    monkeypatch.delattr(tb.certify, "balls")
     with pytest.raises(ImportError, match=r"pip install 'tabular-bilevel\[rigor\]'"):
         tb.enclose(tb.problems.two_state(), [0.1, 0.2])
 
@@ -504,7 +504,7 @@ def test_threads_do_not_disturb_each_other():
 def test_threads_keep_their_own_precision():
     def work(bits):
         for _ in range(50):
-            with _balls.precision(bits):
+            with balls.precision(bits):
                 if flint.ctx.prec != bits or (arb(1) / 3).rel_accuracy_bits() < bits - 2:
                     return False
         return True
@@ -529,7 +529,7 @@ def test_intervals():
 def test_bounds_are_rounded_outward(value):
     exact = Fraction(value)
     ball = arb(exact.numerator) / arb(exact.denominator)
-    (lower,), (upper,) = _balls.outward([ball])
+    (lower,), (upper,) = balls.outward([ball])
     assert lower == -np.inf or Fraction(float(lower)) <= exact
     assert upper == np.inf or Fraction(float(upper)) >= exact
     assert upper <= math.nextafter(math.nextafter(lower, math.inf), math.inf)

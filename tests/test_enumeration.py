@@ -11,8 +11,8 @@ from hypothesis import given, settings
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
-from tabular_bilevel.all_trajectories import AllTrajectories
 from tabular_bilevel.checks import enumeration
+from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 
 # A few hundred products and sums of numbers of the size of 1, each rounded.
 ROUNDING = 1e-12

@@ -129,12 +129,12 @@ def test_threads_and_processes_side_by_side_have_the_same_numbers(elsewhere):
 FORK = """
 import os, signal, sys, threading, time
 import flint
-from tabular_bilevel import _balls
+from tabular_bilevel.certify import balls
 
 inside = threading.Event()
 
 def prove():
-    with _balls.precision(300):
+    with balls.precision(300):
         inside.set()
         time.sleep(0.2)
 
@@ -144,7 +144,7 @@ child = os.fork()
 if child == 0:
     signal.alarm(20)  # ends it if it waits for ever
     before = flint.ctx.prec
-    with _balls.precision(64):
+    with balls.precision(64):
         os._exit(0 if before == 53 else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -10,8 +10,8 @@ from corners import corner_problem
 from extremes import extreme_budget, extreme_game, extreme_problem
 
 import tabular_bilevel as tb
+from tabular_bilevel.certify.result import CertificationError
 from tabular_bilevel.optimum import Perturbed, polish
-from tabular_bilevel.result import CertificationError
 
 pytest.importorskip("flint")
 

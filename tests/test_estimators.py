@@ -16,7 +16,7 @@ from tabular_bilevel.checks.estimator import judge
 from tabular_bilevel.estimators import bi_level_actor_critic
 from tabular_bilevel.estimators.bi_level_actor_critic import StackelbergCritic
 from tabular_bilevel.estimators.zero_order import cubature
-from tabular_bilevel.traces import (
+from tabular_bilevel.sampling.traces import (
     expected_traces,
     expected_visits,
     sampled_traces,

@@ -14,10 +14,11 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel import _files, training
+from tabular_bilevel._base import files
+from tabular_bilevel.ascent import training
+from tabular_bilevel.ascent.curves import Training
+from tabular_bilevel.ascent.training import METHODS, Run, Setting, train
 from tabular_bilevel.cli import main
-from tabular_bilevel.curves import Training
-from tabular_bilevel.training import METHODS, Run, Setting, train
 from tabular_bilevel.vectors import Plan, write_vectors
 
 PLAN = Plan(families=("tied", "garnet"), count=3, max_states=5)
@@ -75,8 +76,8 @@ def killed():
 
 def failing(patch, n, fail=full):
     disk = Disk(n, fail)
-    patch.setattr(_files, "os", disk)
-    patch.setattr(_files, "open", disk.open_file, raising=False)
+    patch.setattr(files, "os", disk)
+    patch.setattr(files, "open", disk.open_file, raising=False)
     return disk
 
 
@@ -136,7 +137,7 @@ def test_vectors_survive_a_full_disk(vectors, tmp_path):
             if name == "unfinished.json":
                 json.loads(raw)
         assert ("manifest.json" in contents(out)) <= (contents(out).keys() >= vectors.keys())
-        assert not [*out.glob(_files.DRAFTS)]
+        assert not [*out.glob(files.DRAFTS)]
         list(write_vectors(out, PLAN))
         assert contents(out) == vectors
         out.rename(tmp_path / str(n))
@@ -185,7 +186,7 @@ def test_tables_summaries_and_plots_survive_a_full_disk(tmp_path):
         for name in names:
             assert one_of(tmp_path / name, b"old", new[name])
             (tmp_path / name).write_bytes(b"old")
-        assert not [*tmp_path.glob(_files.DRAFTS)]
+        assert not [*tmp_path.glob(files.DRAFTS)]
         n_faults = n
     assert n_faults == 3 * 4
 
@@ -225,7 +226,7 @@ def test_a_plain_write_would_be_seen(tmp_path):
     path, torn = tmp_path / "file", False
 
     def plain():
-        with _files.open(path, "wb") as file:
+        with files.open(path, "wb") as file:
             file.write(b"new and long")
 
     for _ in at_every_operation(plain):
@@ -256,7 +257,7 @@ def test_the_command_says_that_the_disk_is_full(tmp_path, monkeypatch, capsys):
             for file in files:
                 raw = file.read_bytes()
                 assert raw == b"old" or SOUND[file.suffix](raw)
-            assert not [*tmp_path.glob(_files.DRAFTS)]
+            assert not [*tmp_path.glob(files.DRAFTS)]
 
 
 # ---------------------------------------------------------------- kills

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel import _files
-from tabular_bilevel._files import (
+from tabular_bilevel._base import files
+from tabular_bilevel._base.files import (
     alone_in,
     brief,
     read_array,
@@ -80,9 +80,7 @@ def test_a_folder_that_is_missing_is_an_error_before_the_work(tmp_path):
 
 def test_one_is_alone_in_a_folder_and_clears_what_was_left(tmp_path):
     (tmp_path / ".1-0123456789abcdef.part").write_bytes(b"half")
-    code = (
-        "import sys; from tabular_bilevel._files import alone_in\nwith alone_in(sys.argv[1]): pass"
-    )
+    code = "import sys; from tabular_bilevel._base.files import alone_in\nwith alone_in(sys.argv[1]): pass"
     (tmp_path / ".thesis.part").write_bytes(b"somebody else's")
     with alone_in(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [".thesis.part"]
@@ -210,7 +208,7 @@ def test_a_pipe_that_takes_the_file_s_place_is_not_waited_for(tmp_path, monkeypa
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"")
     earlier = os.stat(tmp_path / "file")
-    monkeypatch.setattr(_files.os, "stat", lambda path: earlier)
+    monkeypatch.setattr(files.os, "stat", lambda path: earlier)
     with pytest.raises(ValueError, match="is no regular file"):
         read_file(tmp_path / "pipe")
 
@@ -224,7 +222,7 @@ def test_a_file_above_the_limit_is_refused(name, tmp_path):
     path.write_bytes(b" " * 1001)
     read = {**READERS, "state": tb.AscentState.load, "vectors": lambda path, limit: load_vectors(
         path.parent, limit=limit)}[name]  # fmt: skip
-    limit = _files.JSON_GROWTH * 1000 if name in ("JSON", "vector", "vectors") else 1000
+    limit = files.JSON_GROWTH * 1000 if name in ("JSON", "vector", "vectors") else 1000
     with pytest.raises(ValueError, match=r"1,001 bytes.*, above the limit of 1,000"):
         read(path, limit=limit)
     for bad in (-1, -2, -100):
@@ -343,7 +341,7 @@ def test_hostile_json_is_refused(text, message, tmp_path):
 )
 def test_json_takes_no_more_memory_than_it_may(piece, tmp_path):
     limit = 2**24
-    n = limit // _files.JSON_GROWTH // len(piece.encode()) - 1
+    n = limit // files.JSON_GROWTH // len(piece.encode()) - 1
     (tmp_path / "file.json").write_text(f"[{n * piece}0]", encoding="utf-8")
     tracemalloc.start()
     try:
@@ -375,7 +373,7 @@ import tabular_bilevel as tb
 from tabular_bilevel.cli import main
 from tabular_bilevel.problems.grid_world import parse_map
 from tabular_bilevel.vectors import check_vectors, load_vector, load_vectors
-from tabular_bilevel._files import read_array, read_arrays, read_json
+from tabular_bilevel._base.files import read_array, read_arrays, read_json
 
 tb.hypergradient(tb.problems.bandit(), [0.0, 0.0])  # threads and compilers are there
 main(["vectors", "verify", sys.argv[3]])

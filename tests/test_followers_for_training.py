@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel import _kernels
+from tabular_bilevel._base import kernels
 
 # Both solvers leave a residual of a few roundings; values and policies follow within 1 / (1 -
 # discount) and 1 / temperature of that.
@@ -118,7 +118,7 @@ def test_a_wide_band_is_left_to_lapack(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(_kernels, "soft_policy_iteration", refuse)
+    monkeypatch.setattr(kernels, "soft_policy_iteration", refuse)
     model = wide(np.random.default_rng(0))
     _, width = model.band
     assert model.n_states * width**2 > 1_000_000

@@ -30,8 +30,8 @@ arb = flint.arb
 
 from ball_reference import BITS, Reference, off  # noqa: E402
 
-from tabular_bilevel import _balls  # noqa: E402
-from tabular_bilevel.bounds import error_bounds  # noqa: E402
+from tabular_bilevel.certify import balls  # noqa: E402
+from tabular_bilevel.certify.bounds import error_bounds  # noqa: E402
 
 # The rows, each with the kinds of cases that it needs.
 ROWS = {
@@ -1540,7 +1540,7 @@ def interrupted():
     before = flint.ctx.prec
     problem = moved(build())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_balls, "travel", stop)
+        patch.setattr(balls, "travel", stop)
         try:
             tb.enclose(problem, problem.theta)
         finally:

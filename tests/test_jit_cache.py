@@ -136,7 +136,7 @@ def run(folder, code, *arguments, **environment):
     )  # fmt: skip
 
 
-def write_kernels(folder, module="tabular_bilevel._jit", decorator="kernel", name="kernels"):
+def write_kernels(folder, module="tabular_bilevel._base.jit", decorator="kernel", name="kernels"):
     text = KERNELS.format(module=module, decorator=decorator, constant="0.0")
     (folder / f"{name}.py").write_text(text)
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import twins
 
 import tabular_bilevel as tb
-from tabular_bilevel import _kernels
+from tabular_bilevel._base import kernels
 
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
 ROUNDING = 1e-12
@@ -396,14 +396,14 @@ CALLS = {
 
 
 def test_every_kernel_has_a_twin_and_a_call_here():
-    assert set(CALLS) == set(_kernels.__all__)
-    assert all(callable(getattr(twins, name)) for name in _kernels.__all__)
+    assert set(CALLS) == set(kernels.__all__)
+    assert all(callable(getattr(twins, name)) for name in kernels.__all__)
 
 
 @each_model
 def test_soft_value_iteration_is_its_twin(model):
     inputs, outputs = iteration_call(model)
-    sweeps, change = run(_kernels.soft_value_iteration, inputs, outputs)
+    sweeps, change = run(kernels.soft_value_iteration, inputs, outputs)
     value, twin_sweeps, twin_change = twins.soft_value_iteration(
         model, tolerance=1e-9, max_sweeps=10_000
     )
@@ -417,7 +417,7 @@ def test_soft_value_iteration_is_its_twin(model):
 @pytest.mark.parametrize("max_sweeps", [0, 1, 5])
 def test_soft_value_iteration_stops_where_told(model, max_sweeps):
     inputs, outputs = iteration_call(model, tolerance=0.0, max_sweeps=max_sweeps)
-    sweeps, change = run(_kernels.soft_value_iteration, inputs, outputs)
+    sweeps, change = run(kernels.soft_value_iteration, inputs, outputs)
     value, twin_sweeps, twin_change = twins.soft_value_iteration(
         model, tolerance=0.0, max_sweeps=max_sweeps
     )
@@ -429,7 +429,7 @@ def test_soft_value_iteration_stops_where_told(model, max_sweeps):
 def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
     model = MODELS["garnet"].replace(temperature=1e-300)
     inputs, outputs = iteration_call(model)
-    run(_kernels.soft_value_iteration, inputs, outputs)
+    run(kernels.soft_value_iteration, inputs, outputs)
     value, reward = outputs["value"], model.follower_reward
     hard = (reward + model.follower_discount * model.next_value(value)).max(axis=1)
     assert np.abs(hard - value).max() <= 1e-9  # the iteration's own tolerance
@@ -440,7 +440,7 @@ def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
 def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     inputs, outputs = newton_call(model, tolerance=1e-11, max_iterations=max_iterations)
     start = outputs["value"].copy()
-    iterations, residual = run(_kernels.soft_policy_iteration, inputs, outputs)
+    iterations, residual = run(kernels.soft_policy_iteration, inputs, outputs)
     value, action_value, policy, twin_iterations, twin_residual = twins.soft_policy_iteration(
         model, start, tolerance=1e-11, max_iterations=max_iterations
     )
@@ -460,7 +460,7 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
 def test_sampled_trajectories_are_the_twins(model, budget, survival):
     inputs, outputs = sampling_call(model, budget=budget, survival=survival)
     rng, twin_rng = np.random.default_rng(8), np.random.default_rng(8)
-    filled, total, longest = run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
+    filled, total, longest = run(kernels.sample_trajectories, inputs, outputs, rng=rng)
     settings = {"count": 40, "horizon": 12, "budget": budget, "survival": survival}
     lists = twins.sample_trajectories(twin_rng, model, inputs["policy"], **settings)
     assert filled == len(lists)
@@ -479,7 +479,7 @@ def test_no_trajectory_is_begun_that_might_not_find_room(room):
     whole, cut = (sampling_call(MODELS["garnet"], room=size) for size in (480, room))
     for inputs, outputs in (whole, cut):
         rng = np.random.default_rng(8)
-        outputs["made"] = run(_kernels.sample_trajectories, inputs, outputs, rng=rng)
+        outputs["made"] = run(kernels.sample_trajectories, inputs, outputs, rng=rng)
     filled, total, _ = cut[1]["made"]
     lengths = whole[1]["lengths"]
     assert total == lengths[:filled].sum()
@@ -490,7 +490,7 @@ def test_no_trajectory_is_begun_that_might_not_find_room(room):
 @each_model
 def test_sparse_product_is_its_twin(model):
     inputs, outputs = product_call(model)
-    run(_kernels.sparse_product, inputs, outputs)
+    run(kernels.sparse_product, inputs, outputs)
     wanted = twins.sparse_product(model.transition.toarray(), inputs["vector"])
     assert agree(outputs["product"], np.array(wanted))
 
@@ -498,7 +498,7 @@ def test_sparse_product_is_its_twin(model):
 @each_model
 def test_errors_are_pulled_back_as_by_the_twin(model):
     inputs, outputs = pullback_errors_call(model)
-    run(_kernels.pullback_errors, inputs, outputs)
+    run(kernels.pullback_errors, inputs, outputs)
     wanted = twins.pullback_errors(
         model.transition, inputs["slopes"], inputs["errors"], inputs["roundings"]
     )
@@ -510,17 +510,17 @@ def test_pulled_back_errors_are_0_only_where_nothing_is(name):
     model = next(iter(MODELS.values()))
     inputs, outputs = pullback_errors_call(model)
     nothing = {"slopes": np.zeros(model.n_states), "errors": np.zeros(model.n_states)}
-    run(_kernels.pullback_errors, inputs | nothing, outputs)
+    run(kernels.pullback_errors, inputs | nothing, outputs)
     assert not outputs["bound"].any()
     least = {name: np.full(model.n_states, 5e-324)}
-    run(_kernels.pullback_errors, inputs | nothing | least, outputs)
+    run(kernels.pullback_errors, inputs | nothing | least, outputs)
     assert (outputs["bound"] > 0.0).tolist() == (np.diff(model.transition.indptr) > 0).tolist()
 
 
 @each_model
 def test_trajectories_are_padded_as_by_the_twin(model):
     inputs, outputs = pad_call(model)
-    run(_kernels.pad, inputs, outputs)
+    run(kernels.pad, inputs, outputs)
     wanted = twins.pad(sample_of(model)[0], longest=12)
     np.testing.assert_array_equal(outputs["table"], wanted)
 
@@ -551,7 +551,7 @@ SHORT = 1.0 - 1e-10
 def test_impossible_outcomes_are_never_drawn(number, termination, step):
     law = np.array([0.0, 0.5, 0.5 * SHORT, 0.0])
     outputs = {name: np.zeros(1, int) for name in ("states", "actions", "next_states")}
-    _kernels.sample_trajectories.py_func(
+    kernels.sample_trajectories.py_func(
         Stuck(number),
         indptr=4 * np.arange(17),
         indices=np.tile(np.arange(4), 16),
@@ -572,7 +572,7 @@ def test_impossible_outcomes_are_never_drawn(number, termination, step):
 @pytest.mark.parametrize("name", TRACES)
 def test_eligibility_traces_are_the_discounted_sums(model, name):
     inputs, outputs = traces_call(model, name)
-    run(_kernels.eligibility_traces, inputs, outputs)
+    run(kernels.eligibility_traces, inputs, outputs)
     settings = trace_settings(model, name)
     sums = twins.eligibility_traces(sample_of(model)[0], model, **settings)
     influence, occupancy, direct, indirect, start, own_start = sums
@@ -589,7 +589,7 @@ def test_eligibility_traces_are_the_discounted_sums(model, name):
 @each_model
 def test_visits_are_counted_as_by_the_twin(model):
     inputs, outputs = visits_call(model)
-    run(_kernels.visits, inputs, outputs)
+    run(kernels.visits, inputs, outputs)
     counts, weights = twins.visits(sample_of(model)[0], discount=0.7)
     assert agree(outputs["counts"], filled(counts, model.follower_reward.shape))
     assert agree(outputs["weights"], filled(weights, model.follower_reward.shape))
@@ -598,7 +598,7 @@ def test_visits_are_counted_as_by_the_twin(model):
 @each_model
 def test_returns_are_summed_as_by_the_twin(model):
     inputs, outputs = monte_carlo_call(model)
-    run(_kernels.monte_carlo, inputs, outputs)
+    run(kernels.monte_carlo, inputs, outputs)
     lists = sample_of(model)[0]
     counts, returns = twins.monte_carlo(lists, reward=model.leader_reward, discount=0.7)
     assert agree(outputs["counts"], filled(counts, model.follower_reward.shape))
@@ -608,7 +608,7 @@ def test_returns_are_summed_as_by_the_twin(model):
 @each_model
 def test_temporal_differences_are_the_twins(model):
     inputs, outputs = differences_call(model)
-    run(_kernels.temporal_differences, inputs, outputs)
+    run(kernels.temporal_differences, inputs, outputs)
     lists = sample_of(model)[0]
     table = dict.fromkeys(np.ndindex(model.leader_reward.shape), 0.25)
     twins.temporal_differences(
@@ -667,7 +667,7 @@ def test_eligibility_traces_of_two_steps_by_hand():
         "direct_share": 1.0,
         "indirect_share": 0.5,
     }
-    run(_kernels.eligibility_traces, inputs, outputs)
+    run(kernels.eligibility_traces, inputs, outputs)
     # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 14 / 2 - (2 - 1) and 20 / 4 - (5 - 3);
     # starting 12, less 12 / 4 + 20 * 3 / 4
     np.testing.assert_array_equal(outputs["influence"], [[1.5], [1.75]])
@@ -682,7 +682,7 @@ def test_eligibility_traces_of_two_steps_by_hand():
 @pytest.mark.parametrize("cut_is_end", [False, True])
 def test_sarsa_is_its_twin(model, cut_is_end):
     inputs, outputs = sarsa_call(model, cut_is_end=cut_is_end)
-    run(_kernels.sarsa, inputs, outputs)
+    run(kernels.sarsa, inputs, outputs)
     lists = sample_of(model)[0]
     pairs = np.ndindex(model.leader_reward.shape)
     table = dict.fromkeys(pairs, 0.25)
@@ -707,7 +707,7 @@ DOUBLED = 1e3 * 2.0**-90
 @pytest.mark.parametrize("scale", [0.0, 1e-9, 1.0])
 def test_gaps_are_within_their_error_of_the_exact_ones(model, scale):
     inputs, outputs = gaps_call(model, scale=scale)
-    run(_kernels.value_gaps, inputs, outputs)
+    run(kernels.value_gaps, inputs, outputs)
     given = {key: inputs[key] for key in ("reward", "discount", "value", "correction")}
     exact = twins.value_gaps(model, *given.values())
     for pair, gap in exact.items():
@@ -724,7 +724,7 @@ def test_gaps_are_within_their_error_of_the_exact_ones(model, scale):
 @pytest.mark.parametrize("scale", [0.0, 1e-9, 1.0])
 def test_flow_residuals_are_within_their_error_of_the_exact_ones(model, scale):
     inputs, outputs = flow_call(model, scale=scale)
-    run(_kernels.flow_residual, inputs, outputs)
+    run(kernels.flow_residual, inputs, outputs)
     names = ("source", "flow", "policy", "discount", "measure", "correction")
     exact = twins.flow_residual(model, *(inputs[name] for name in names))
     for s, residual in enumerate(exact):
@@ -737,13 +737,13 @@ def test_plain_float64_residuals_would_break_their_error(call):
     model = MODELS["garnet"]
     inputs, outputs = call(model, scale=0.0)
     if call is gaps_call:
-        run(_kernels.value_gaps, inputs, outputs)
+        run(kernels.value_gaps, inputs, outputs)
         names = ("reward", "discount", "value", "correction")
         exact = twins.value_gaps(model, *(inputs[name] for name in names))
         value = inputs["value"]
         plain = inputs["reward"] + inputs["discount"] * model.next_value(value) - value[:, None]
     else:
-        run(_kernels.flow_residual, inputs, outputs)
+        run(kernels.flow_residual, inputs, outputs)
         names = ("source", "flow", "policy", "discount", "measure", "correction")
         exact = dict(enumerate(twins.flow_residual(model, *(inputs[name] for name in names))))
         leaving = inputs["flow"] + inputs["policy"] * inputs["measure"][:, None]
@@ -756,7 +756,7 @@ def test_plain_float64_residuals_would_break_their_error(call):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e9])
 def test_soft_policies_are_the_twins(model, scale):
     inputs, outputs = policy_call(model, scale=scale)
-    run(_kernels.soft_policy, inputs, outputs)
+    run(kernels.soft_policy, inputs, outputs)
     policy, residual, log_policy = twins.soft_policy(
         inputs["gap"], model.available, model.temperature
     )
@@ -777,7 +777,7 @@ def test_soft_policies_are_the_twins(model, scale):
 @each_model
 def test_errors_of_slopes_are_the_twins(model):
     inputs, outputs = slopes_call(model)
-    run(_kernels.slope_errors, inputs, outputs)
+    run(kernels.slope_errors, inputs, outputs)
     names = ("discount", "flow", "flow_error", "value", "value_error", "spread")
     slopes, errors, shift = twins.slope_errors(model, *(inputs[name] for name in names))
     for k, (row, following) in enumerate(
@@ -794,7 +794,7 @@ def test_errors_of_slopes_are_the_twins(model):
 @pytest.mark.parametrize("name", ["advantages", "influence_sources"])
 def test_errors_on_the_way_to_the_influence_are_the_twins(model, name):
     inputs, outputs = CALLS[name](model)
-    run(getattr(_kernels, name), inputs, outputs)
+    run(getattr(kernels, name), inputs, outputs)
     for array, twin in zip(outputs.values(), getattr(twins, name)(**inputs), strict=True):
         assert agree(array, twin)
 
@@ -804,7 +804,7 @@ def test_errors_are_balanced_as_by_the_twin(model):
     inputs, outputs = balance_call(model)
     twin = twins.balance(outputs["error"], inputs["leak"])
     assert model.n_actions == 1 or np.any(twin < outputs["error"])
-    run(_kernels.balance, inputs, outputs)
+    run(kernels.balance, inputs, outputs)
     assert agree(outputs["error"], twin)
 
 
@@ -813,14 +813,14 @@ def test_bounds_are_widened_as_by_the_twin():
     outputs["bounds"][:5] = 0.0, -1e-3, np.nan, np.inf, 5e-324
     twin = twins.outward(outputs["bounds"], inputs["factor"], inputs["least"])
     assert twin[:5] == [0.0, np.inf, np.inf, np.inf, 1e-3]
-    run(_kernels.outward, inputs, outputs)
+    run(kernels.outward, inputs, outputs)
     np.testing.assert_array_equal(outputs["bounds"], twin)
 
 
 @each_model
 def test_the_reach_of_actions_is_the_twins(model):
     inputs, outputs = reach_call(model)
-    run(_kernels.action_reach, inputs, outputs)
+    run(kernels.action_reach, inputs, outputs)
     mean, advantage = twins.action_reach(
         model, inputs["policy"], inputs["discount"], inputs["reach"]
     )
@@ -832,7 +832,7 @@ def test_the_reach_of_actions_is_the_twins(model):
 @each_model
 @pytest.mark.parametrize("name", CALLS)
 def test_kernels_change_their_outputs_only(model, name):
-    kernel = getattr(_kernels, name)
+    kernel = getattr(kernels, name)
     inputs, outputs = CALLS[name](model)
     compiled = {k: v.copy() for k, v in outputs.items()}
     given = {k: writable(v) for k, v in inputs.items()}

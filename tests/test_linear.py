@@ -7,7 +7,7 @@ import scipy.sparse.linalg
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel import linear
+from tabular_bilevel.finite import linear
 
 # Backward-stable solves of systems with condition number 2 / (1 - discount).
 ROUNDING = 1e-11

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import tabular_bilevel as tb
-from tabular_bilevel import model as tables_module
+from tabular_bilevel.finite import model as tables_module
 
 STATES, ACTIONS = 4, 2
 

@@ -11,9 +11,9 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel._generators import generator_at, require_generator_state, state_of
-from tabular_bilevel.ascent import AscentState
-from tabular_bilevel.training import METHODS, Run, Setting, train
+from tabular_bilevel._base.generators import generator_at, require_generator_state, state_of
+from tabular_bilevel.ascent.ascent import AscentState
+from tabular_bilevel.ascent.training import METHODS, Run, Setting, train
 
 PROBLEM = tb.problems.two_state()
 

@@ -228,7 +228,7 @@ def test_an_ascent_of_rewards_takes_no_logarithms(monkeypatch):
     def refuse(*_):
         raise AssertionError("log pi was computed")
 
-    monkeypatch.setattr(sys.modules["tabular_bilevel.sensitivities"], "log_policy", refuse)
+    monkeypatch.setattr(sys.modules["tabular_bilevel.finite.sensitivities"], "log_policy", refuse)
     problem = tb.problems.four_rooms()
     for method in (tb.BoltzmannCovariance(tb.Interaction(tb.Steps(100))), tb.ExactGradient()):
         method(problem, np.zeros(105), rng=0)

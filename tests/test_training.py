@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel import training
-from tabular_bilevel.curves import Training, plot_curves
-from tabular_bilevel.training import METHODS, Curve, Run, Setting, train, train_all
+from tabular_bilevel.ascent import training
+from tabular_bilevel.ascent.curves import Training, plot_curves
+from tabular_bilevel.ascent.training import METHODS, Curve, Run, Setting, train, train_all
 
 PROBLEM = tb.problems.two_state()
 
@@ -247,7 +247,7 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from test_training import Announced, a_run
-from tabular_bilevel.training import train_all
+from tabular_bilevel.ascent.training import train_all
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])

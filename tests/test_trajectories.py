@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import tabular_bilevel as tb
-from tabular_bilevel.trajectories import row_blocks
+from tabular_bilevel.sampling.trajectories import row_blocks
 
 # A correct sampler fails the test of frequencies with at most this probability over all its cells:
 # exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel import bounds as bounding
+from tabular_bilevel.certify import bounds as bounding
 from tabular_bilevel.check_certificate import RejectedError, check_certificate
 
 THETA = np.array([0.2, -0.4])

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 from test_enumeration import masked
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.controls import Ingredients
 from tabular_bilevel.checks.view import Jacobian, as_estimator, as_numpy, precision_of
+from tabular_bilevel.mistakes.controls import Ingredients
 
 # Tables are sums and products of a few numbers of the size of 1.
 ROUNDING = 1e-12

@@ -24,7 +24,7 @@ from ball_reference import Reference, broken, derivatives
 from corners import corner_problem
 
 import tabular_bilevel as tb
-from tabular_bilevel import bounds
+from tabular_bilevel.certify import bounds
 
 # What the issue of certified numbers asks for.
 WANTED, RADIUS = 0.88, 1e-6

@@ -39,8 +39,8 @@ from scipy import signal, special, stats
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
-from tabular_bilevel.checks.controls import FAULTS, Ingredients
 from tabular_bilevel.checks.suite import SuiteCase, standard_suite
+from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
 
 ALARM_RATE, LEVEL = 0.01, 0.999
 

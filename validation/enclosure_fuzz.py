@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from corners import undiscounted
 
 import tabular_bilevel as tb
-from tabular_bilevel import _balls
+from tabular_bilevel.certify import balls
 from tabular_bilevel.check_certificate import RejectedError, check_certificate
 
 DISCOUNTS = (0.0, 0.3, 0.9, 0.99, 0.999, 0.9999)
@@ -156,10 +156,10 @@ def examine(
     seen["undiscounted"] += enclosure.model.leader_discount == 1.0
     seen["temperature moves"] += any(t.temperature != 0.0 for t in enclosure.tangents)
     failures = []
-    tables = _balls.Tables.of(enclosure.model, enclosure.tangents)
+    tables = balls.Tables.of(enclosure.model, enclosure.tangents)
     zeros = [arb(0)] * enclosure.model.n_states
-    with _balls.precision(max(2 * enclosure.precision, 256)):
-        finer = _balls.travel(tables, zeros)
+    with balls.precision(max(2 * enclosure.precision, 256)):
+        finer = balls.travel(tables, zeros)
         available = enclosure.model.available
         for name in ("value", "leader_value", "occupancy", "direct", "indirect", "gradient"):
             interval = getattr(enclosure, name)
@@ -195,9 +195,9 @@ def examine(
         follower_discount=tables.leader_discount,
         leader_discount=tables.follower_discount,
     )
-    with _balls.precision(max(2 * enclosure.precision, 256)):
+    with balls.precision(max(2 * enclosure.precision, 256)):
         if enclosure.model.leader_discount < 1.0:  # the follower's has to be
-            other = _balls.travel(swapped, zeros).gradient
+            other = balls.travel(swapped, zeros).gradient
             seen["swapped discounts outside"] += not _overlap(other, finer.gradient)
         seen["without influence outside"] += not _overlap(finer.direct, finer.gradient)
     return failures
@@ -241,13 +241,13 @@ def _overlap(x: list[arb], y: list[arb]) -> bool:
 
 
 def _difference_agrees(
-    enclosure: tb.Enclosure, tables: _balls.Tables, road: _balls.Road, direction: np.ndarray
+    enclosure: tb.Enclosure, tables: balls.Tables, road: balls.Road, direction: np.ndarray
 ) -> bool:
     """Compare the derivative of J along a direction with a difference of enclosed J."""
-    with _balls.precision(DIFFERENCE_BITS):
+    with balls.precision(DIFFERENCE_BITS):
         step = arb(2) ** -STEP_BITS
         ends = [
-            _balls.travel(_moved(tables, enclosure, direction, sign * step), road.middle).objective
+            balls.travel(_moved(tables, enclosure, direction, sign * step), road.middle).objective
             for sign in (1, -1)
         ]
         difference = (ends[0] - ends[1]) / (2 * step)
@@ -259,8 +259,8 @@ def _difference_agrees(
 
 
 def _moved(
-    tables: _balls.Tables, enclosure: tb.Enclosure, direction: np.ndarray, step: arb
-) -> _balls.Tables:
+    tables: balls.Tables, enclosure: tb.Enclosure, direction: np.ndarray, step: arb
+) -> balls.Tables:
     """Move the tables along a direction of theta, exactly."""
     n_pairs = len(tables.kernel)
     n_entries = sum(map(len, tables.kernel))

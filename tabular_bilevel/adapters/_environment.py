@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from gymnasium.spaces import Discrete, MultiDiscrete
 
-from tabular_bilevel._arrays import FloatArray
+from tabular_bilevel._base.arrays import FloatArray
 
 __all__ = [
     "AvailableActions",

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel.adjoint import sensitivities
-from tabular_bilevel.follower import solve_follower
-from tabular_bilevel.leader import evaluate_leader
-from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.finite.adjoint import sensitivities
+from tabular_bilevel.finite.follower import solve_follower
+from tabular_bilevel.finite.leader import evaluate_leader
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities
 
 __all__ = [
     "cotangents",

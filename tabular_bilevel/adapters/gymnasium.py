@@ -21,7 +21,7 @@ except ImportError as error:
         "pip install 'tabular-bilevel[gymnasium]'"
     ) from error
 
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_finite,
     as_theta,
     distribution_tolerance,
@@ -33,7 +33,7 @@ from tabular_bilevel.adapters._environment import (
     draw,
     draw_next_state,
 )
-from tabular_bilevel.model import Model, Origin, made_of
+from tabular_bilevel.finite.model import Model, Origin, made_of
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["FollowerEnv", "Outcome", "from_gymnasium", "to_gymnasium"]

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_theta, positive_integer
-from tabular_bilevel.accuracy import Estimated
+from tabular_bilevel._base.arguments import as_theta, positive_integer
+from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.adapters._tables import (
     cotangents,
     float64_tables,
@@ -21,11 +20,12 @@ from tabular_bilevel.adapters._tables import (
     objective_and_slopes,
     tangent_of,
 )
-from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.hypergradient import objective as plain_objective
-from tabular_bilevel.model import Model, Tangent
+from tabular_bilevel.certify.accuracy import Estimated
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.exact.hypergradient import objective as plain_objective
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sensitivities import Sensitivities
 
 try:
     import jax

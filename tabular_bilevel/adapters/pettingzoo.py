@@ -21,7 +21,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Discrete, Space
 from gymnasium.utils import seeding
 
-from tabular_bilevel._validation import positive_integer
+from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     AvailableAnswers,
@@ -29,7 +29,7 @@ from tabular_bilevel.adapters._environment import (
     draw,
     draw_next_state,
 )
-from tabular_bilevel.markov_game import MarkovGame
+from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["GameEnv", "to_pettingzoo"]
 

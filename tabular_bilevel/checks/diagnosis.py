@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, softmax
-from tabular_bilevel.checks.controls import FAULTS, Fault, Ingredients, cut_after
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, softmax
+from tabular_bilevel.mistakes.controls import FAULTS, Fault, Ingredients, cut_after
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Diagnosis", "Guess", "diagnose", "diagnose_exactly", "horizon_of", "suspects"]

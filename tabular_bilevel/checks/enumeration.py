@@ -13,9 +13,7 @@ from typing import Any, ClassVar, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, IntArray, read_only
-from tabular_bilevel._progress import tqdm_bar
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_checked_theta,
     as_positive,
     entry,
@@ -23,9 +21,11 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_real_dtype,
 )
-from tabular_bilevel.accuracy import Level
-from tabular_bilevel.all_trajectories import AllTrajectories
-from tabular_bilevel.checks.controls import Control
+from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.progress import tqdm_bar
+from tabular_bilevel.certify.accuracy import Level
+from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.estimator import of_target, target_of
 from tabular_bilevel.checks.verdict import Verdict
@@ -37,14 +37,14 @@ from tabular_bilevel.checks.view import (
     as_numpy,
     precision_of,
 )
-from tabular_bilevel.critics import ExactCritic
-from tabular_bilevel.errors import CheckFailedError
-from tabular_bilevel.experience import NOTHING, Experience, Interaction
-from tabular_bilevel.follower import Response, solve_follower
-from tabular_bilevel.model import Model
+from tabular_bilevel.finite.follower import Response, solve_follower
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.mistakes.controls import Control
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.result import Accuracy
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.sampling.all_trajectories import AllTrajectories
+from tabular_bilevel.sampling.critics import ExactCritic
+from tabular_bilevel.sampling.experience import NOTHING, Experience, Interaction
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["EnumerationReport", "check_by_enumeration"]
 

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, binary_scale, quiet, read_only
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_checked_theta,
     as_generator,
     as_positive,
@@ -27,15 +26,16 @@ from tabular_bilevel._validation import (
     positive_integer,
     require_real_dtype,
 )
-from tabular_bilevel.accuracy import Level
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel.certify.accuracy import Level
+from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
 from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.checks.view import LeaderView, Prepared, as_estimator, as_numpy, precision_of
-from tabular_bilevel.errors import CheckFailedError
-from tabular_bilevel.hypergradient import hypergradient
+from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.result import Accuracy
 
 __all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
 

@@ -8,15 +8,19 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet
-from tabular_bilevel._validation import as_checked_theta, as_generator, entry
-from tabular_bilevel.accuracy import Level
-from tabular_bilevel.errors import CheckFailedError, ConvergenceError
-from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.linear import policy_system
+from tabular_bilevel._base.arguments import as_checked_theta, as_generator, entry
+from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
+from tabular_bilevel.certify.accuracy import Level
+from tabular_bilevel.certify.result import Hypergradient
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.exact.routes import (
+    complex_step_gradient,
+    difference_gradient,
+    forward_gradient,
+)
+from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
-from tabular_bilevel.result import Hypergradient
-from tabular_bilevel.routes import complex_step_gradient, difference_gradient, forward_gradient
 
 __all__ = ["GradientReport", "RouteComparison", "check_gradient"]
 

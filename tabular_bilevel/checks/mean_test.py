@@ -21,8 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from tabular_bilevel._arrays import BoolArray, FloatArray, ratio
-from tabular_bilevel.trajectories import row_blocks
+from tabular_bilevel._base.arrays import BoolArray, FloatArray, ratio
+from tabular_bilevel.sampling.trajectories import row_blocks
 
 __all__ = ["ASTRAY", "Dependence", "MeanTest", "Noise", "dependence", "mean_test"]
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel._validation import as_generator
-from tabular_bilevel.accuracy import Level
+from tabular_bilevel._base.arguments import as_generator
+from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator, percent
-from tabular_bilevel.errors import CheckFailedError
-from tabular_bilevel.model import Model
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem, FeatureProblem
 from tabular_bilevel.problems import bandit, garnet, grid_world, layered, random_game
 

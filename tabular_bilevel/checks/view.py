@@ -21,22 +21,22 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import BoolArray, FloatArray, IntArray, read_only
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_finite,
     as_generator,
     as_theta,
     finite_array,
     require_real_dtype,
 )
-from tabular_bilevel.critics import LeaderValues, exact_values
+from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel.derivatives import all_tangents
-from tabular_bilevel.follower import Response, solve_follower
-from tabular_bilevel.model import Model
+from tabular_bilevel.finite.follower import Response, solve_follower
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.samplers import Episodes, Sampler
-from tabular_bilevel.sensitivities import Sensitivities
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.sampling.critics import LeaderValues, exact_values
+from tabular_bilevel.sampling.samplers import Episodes, Sampler
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = [
     "Batch",

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only
-from tabular_bilevel._validation import as_theta, finite_array, positive_integer
+from tabular_bilevel._base.arguments import as_theta, finite_array, positive_integer
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import NOTHING, Memory
-from tabular_bilevel.follower import Response, log_policy, soft_backup
+from tabular_bilevel.finite.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.experience import NOTHING, Memory
 
 __all__ = ["AdaptiveModelDesign"]
 

@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet
-from tabular_bilevel._validation import positive_integer, require_method
-from tabular_bilevel.critics import LeaderValues, learn_differences, require_step_size
-from tabular_bilevel.errors import ConvergenceError
+from tabular_bilevel._base.arguments import positive_integer, require_method
+from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory
-from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
-from tabular_bilevel.linear import discounted_system
-from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.finite.linear import discounted_system
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.samplers import Episodes, Sampler
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.sampling.critics import LeaderValues, learn_differences, require_step_size
+from tabular_bilevel.sampling.experience import NOTHING, Experience, Interaction, Memory
+from tabular_bilevel.sampling.samplers import Episodes, Sampler
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["BiLevelActorCritic"]
 

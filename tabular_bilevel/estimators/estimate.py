@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
-from tabular_bilevel.follower import Response
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel.finite.follower import Response
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 
 __all__ = ["Estimate", "Estimator", "Parts"]
 

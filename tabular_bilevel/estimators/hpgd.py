@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet, ratio
-from tabular_bilevel._validation import as_generator, require_method
-from tabular_bilevel.critics import LeaderValues
+from tabular_bilevel._base.arguments import as_generator, require_method
+from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import (
+from tabular_bilevel.finite.follower import Response
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.critics import LeaderValues
+from tabular_bilevel.sampling.experience import (
     LEADER_ACTION_VALUE,
     NOTHING,
     Experience,
@@ -23,17 +26,14 @@ from tabular_bilevel.experience import (
     Memory,
     require_interaction,
 )
-from tabular_bilevel.follower import Response
-from tabular_bilevel.model import Model
-from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.samplers import Sampler
-from tabular_bilevel.traces import (
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import (
     expected_traces,
     expected_visits,
     sampled_traces,
     sampled_visits,
 )
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["HyperPolicyGradient"]
 

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet
+from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import NOTHING, Experience, Interaction, Memory, require_interaction
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sensitivities import Sensitivities
-from tabular_bilevel.traces import expected_traces, sampled_traces
+from tabular_bilevel.sampling.experience import (
+    NOTHING,
+    Experience,
+    Interaction,
+    Memory,
+    require_interaction,
+)
+from tabular_bilevel.sampling.traces import expected_traces, sampled_traces
 
 __all__ = ["NaivePolicyGradient"]
 

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only
-from tabular_bilevel._validation import as_theta, positive_integer, require_method
-from tabular_bilevel.adjoint import direct_sensitivities, influence_measures, influence_source
+from tabular_bilevel._base.arguments import as_theta, positive_integer, require_method
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate, Parts
-from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
-from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
-from tabular_bilevel.leader import evaluate_leader
+from tabular_bilevel.finite.adjoint import (
+    direct_sensitivities,
+    influence_measures,
+    influence_source,
+)
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
+from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
 
 __all__ = ["TruncatedNeumann"]
 

@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only
-from tabular_bilevel._validation import as_generator, as_positive, as_theta, require_method
-from tabular_bilevel.adjoint import temperature_slope
-from tabular_bilevel.critics import LeaderValues
+from tabular_bilevel._base.arguments import as_generator, as_positive, as_theta, require_method
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Experience, Limit, Memory
-from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver, Response
-from tabular_bilevel.linear import policy_system
-from tabular_bilevel.model import Model
+from tabular_bilevel.finite.adjoint import temperature_slope
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.samplers import Sampler
-from tabular_bilevel.sensitivities import Sensitivities
-from tabular_bilevel.traces import expected_traces, sampled_traces
-from tabular_bilevel.trajectories import Trajectories
+from tabular_bilevel.sampling.critics import LeaderValues
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Limit, Memory
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import expected_traces, sampled_traces
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["ValueGapPenalty"]
 

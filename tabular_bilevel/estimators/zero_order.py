@@ -13,24 +13,24 @@ from itertools import combinations, product
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray, quiet, read_only
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_generator,
     as_positive,
     as_theta,
     positive_integer,
     require_method,
 )
-from tabular_bilevel.accuracy import Estimated
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.experience import FOLLOWER_VALUE, NOTHING, Memory
-from tabular_bilevel.follower import CompiledPolicyIteration, FollowerSolver
-from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.leader import evaluate_leader
-from tabular_bilevel.model import Model
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
+from tabular_bilevel.finite.leader import evaluate_leader
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.samplers import Sampler
-from tabular_bilevel.traces import sampled_visits
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.traces import sampled_visits
 
 __all__ = ["ZeroOrder"]
 

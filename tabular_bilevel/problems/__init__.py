@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from tabular_bilevel.markov_game import MarkovGame
 from tabular_bilevel.problem import FeatureProblem, Reparametrised
 from tabular_bilevel.problems.closed_form import (
     bandit,
@@ -14,6 +13,7 @@ from tabular_bilevel.problems.closed_form import (
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_world import grid_world
+from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
     garnet,
     layered,

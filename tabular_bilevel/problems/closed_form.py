@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_finite, as_theta, finite_array
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arguments import as_finite, as_theta, finite_array
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import FeatureProblem
 
 __all__ = ["bandit", "bandit_closed_form", "two_state", "two_state_closed_form"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tabular_bilevel._validation import as_finite
-from tabular_bilevel.markov_game import MarkovGame
+from tabular_bilevel._base.arguments import as_finite
+from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["discrete_toy"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tabular_bilevel._validation import as_finite
+from tabular_bilevel._base.arguments import as_finite
 from tabular_bilevel.problem import Budget, FeatureProblem, Reparametrised
 from tabular_bilevel.problems.grid_world import cell_features, grid_kernel, grid_model
 

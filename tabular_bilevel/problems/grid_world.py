@@ -8,10 +8,10 @@ from os import PathLike
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import BoolArray, IntArray
-from tabular_bilevel._files import read_file, shown
-from tabular_bilevel._validation import as_real
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arguments import as_real
+from tabular_bilevel._base.arrays import BoolArray, IntArray
+from tabular_bilevel._base.files import read_file, shown
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import FeatureProblem
 
 __all__ = ["grid_kernel", "grid_world", "parse_map"]

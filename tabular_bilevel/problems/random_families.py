@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, IntArray
-from tabular_bilevel._validation import as_generator, positive_integer
-from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arguments import as_generator, positive_integer
+from tabular_bilevel._base.arrays import FloatArray, IntArray
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["garnet", "layered", "layered_game", "random_game"]
 

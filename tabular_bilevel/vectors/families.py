@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, read_only
-from tabular_bilevel.markov_game import MarkovGame
-from tabular_bilevel.model import Model
+from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem, FeatureProblem
 from tabular_bilevel.problems import (
     bandit,
@@ -23,6 +22,7 @@ from tabular_bilevel.problems import (
     layered,
     random_game,
 )
+from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.vectors.load_vectors import TABLES
 
 __all__ = ["FAMILIES", "Family", "Instance"]

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tabular_bilevel._arrays import quiet
-from tabular_bilevel.result import Enclosure
+from tabular_bilevel._base.arrays import quiet
+from tabular_bilevel.certify.result import Enclosure
 from tabular_bilevel.vectors.stored import MOVED
 
 __all__ = ["NOTES", "table_flags"]

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, quiet
-from tabular_bilevel.accuracy import Estimated
-from tabular_bilevel.enclosure import enclose
-from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.linear import policy_system
-from tabular_bilevel.model import Model
-from tabular_bilevel.result import CertificationError, Enclosure, Hypergradient, Interval
+from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel.certify.accuracy import Estimated
+from tabular_bilevel.certify.enclosure import enclose
+from tabular_bilevel.certify.result import CertificationError, Enclosure, Hypergradient, Interval
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS

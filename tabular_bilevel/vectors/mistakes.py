@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray, ratio
-from tabular_bilevel.adjoint import influence_source, temperature_slope
-from tabular_bilevel.errors import ConvergenceError
-from tabular_bilevel.follower import Response, StoppedValueIteration, solve_follower
-from tabular_bilevel.leader import evaluate_leader
-from tabular_bilevel.linear import LinearSystem, policy_system
-from tabular_bilevel.model import Model
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel._base.arrays import FloatArray, ratio
+from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel.finite.adjoint import influence_source, temperature_slope
+from tabular_bilevel.finite.follower import Response, StoppedValueIteration, solve_follower
+from tabular_bilevel.finite.leader import evaluate_leader
+from tabular_bilevel.finite.linear import LinearSystem, policy_system
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.vectors.load_vectors import Vector
 from tabular_bilevel.vectors.stored import StoredProblem
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._arrays import FloatArray
-from tabular_bilevel._validation import as_entries
-from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.model import Model, Tangent
-from tabular_bilevel.sensitivities import Sensitivities
+from tabular_bilevel._base.arguments import as_entries
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.vectors.load_vectors import TABLES, Vector
 
 __all__ = ["MOVED", "StoredProblem", "reference_gradient"]

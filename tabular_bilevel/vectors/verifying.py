@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._arrays import FloatArray, quiet
-from tabular_bilevel._files import brief, read_json, shown
-from tabular_bilevel._validation import (
+from tabular_bilevel._base.arguments import (
     as_generator,
     as_positive,
     as_real,
     positive_integer,
     real_array,
 )
-from tabular_bilevel.enclosure import enclose
-from tabular_bilevel.errors import ConvergenceError
-from tabular_bilevel.hypergradient import hypergradient
-from tabular_bilevel.result import CertificationError, Hypergradient, Interval
+from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel._base.files import brief, read_json, shown
+from tabular_bilevel.certify.enclosure import enclose
+from tabular_bilevel.certify.result import CertificationError, Hypergradient, Interval
+from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS, SCHEMA_VERSION, WORD, Vector, load_vector
 from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._files import alone_in, brief, read_file, read_json, shown, write_file
-from tabular_bilevel._processes import outcomes, told_to_stop
-from tabular_bilevel._validation import positive_integer
-from tabular_bilevel.accuracy import Level
+from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.files import alone_in, brief, read_file, read_json, shown, write_file
+from tabular_bilevel._base.processes import outcomes, told_to_stop
+from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.vectors.families import FAMILIES
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import (

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel.training import METHODS, Setting
+from tabular_bilevel.ascent.training import METHODS, Setting
 
 N_STEPS, TIME_LIMIT, RATE, CRITIC_STEP = 100, 200, 0.1, 0.5
 

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import tabular_bilevel as tb
-from tabular_bilevel.training import METHODS, Run, Setting, first_theta
+from tabular_bilevel.ascent.training import METHODS, Run, Setting, first_theta
 
 RATES = (0.5, 0.1, 0.05, 0.01)
 CRITIC_STEPS = tuple(round(0.1 * k, 1) for k in range(1, 11))

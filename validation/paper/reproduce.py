@@ -30,8 +30,8 @@ import numpy as np
 from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell, Scale
 
 import tabular_bilevel as tb
+from tabular_bilevel.ascent.training import Curve, Run, train_all
 from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
-from tabular_bilevel.training import Curve, Run, train_all
 
 # Schedules of temperatures above the one that is meant, as multiples of it.
 COOLING = ((10.0, 3.0), (3.0,), (20.0, 5.0, 2.0))

@@ -1,0 +1,267 @@
+"""Checks at the boundary; every message names the entry and the number."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
+
+__all__ = [
+    "DISTRIBUTION_TOLERANCE",
+    "all_finite",
+    "as_array",
+    "as_checked_theta",
+    "as_discount",
+    "as_distribution",
+    "as_entries",
+    "as_finite",
+    "as_generator",
+    "as_leader_discount",
+    "as_positive",
+    "as_real",
+    "as_theta",
+    "distribution_tolerance",
+    "entry",
+    "finite_array",
+    "first",
+    "positive_integer",
+    "real_array",
+    "require_method",
+    "require_probabilities",
+    "require_real_dtype",
+]
+
+# Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
+# a missing successor does not.
+DISTRIBUTION_TOLERANCE = 1e-9
+
+# Beyond it float64 skips whole numbers.
+LARGEST_EXACT_INTEGER = 2**53
+
+
+# A table made of another one sums to the same, but for the rounding of many successors.
+ROUNDED_ANEW = 1e-12
+
+
+def distribution_tolerance(dtype: np.dtype[Any], origin: float = 0.0) -> float:
+    """How far a sum of probabilities of this dtype may be from 1; wider below float64.
+
+    Or as far as the sums of the table that they were made of are, its `origin`.
+    """
+    coarse = 16.0 * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+    return max(DISTRIBUTION_TOLERANCE, coarse, origin + ROUNDED_ANEW if origin else 0.0)
+
+
+def entry(name: str, index: tuple[Any, ...]) -> str:
+    """Spell an entry of an array: ``entry("transition", (3, 1))`` is ``transition[3, 1]``."""
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]" if index else name
+
+
+def first(mask: npt.ArrayLike) -> tuple[Any, ...]:
+    """Index of the first true entry."""
+    flat = np.asarray(mask)
+    return tuple(np.unravel_index(int(np.argmax(flat)), flat.shape))
+
+
+def require_real_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    """Raise unless the dtype is one of real numbers, none wider than float64."""
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{name} has dtype {dtype}; real numbers are needed")
+    if dtype.itemsize > 8:
+        raise ValueError(f"{name} has dtype {dtype}, which float64 cannot hold")
+
+
+def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """View as an array of any dtype; masked entries are refused, which numpy would unmask."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        raise ValueError(f"{entry(name, first(np.ma.getmaskarray(value)))} is masked")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array of numbers") from error
+
+
+def as_numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """View as an array of real numbers."""
+    array = as_array(name, value)
+    require_real_dtype(name, array.dtype)
+    return array
+
+
+def to_float64(name: str, array: npt.NDArray[Any]) -> FloatArray:
+    """Copy to C-contiguous float64, exactly."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        inexact = (array > LARGEST_EXACT_INTEGER) | (array < -LARGEST_EXACT_INTEGER)
+        if inexact.any():
+            index = first(inexact)
+            raise ValueError(
+                f"{entry(name, index)} is {array[index]}, beyond the whole numbers that float64 "
+                "holds"
+            )
+    return np.array(array, dtype=np.float64, order="C")
+
+
+def real_array(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
+    """Copy to a C-contiguous float64 array of the given shape; ``None`` is any positive length."""
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.shape == shape:
+        return value.copy()
+    array = as_numbers(name, value)
+    fits = array.ndim == len(shape) and all(
+        n > 0 if want is None else n == want for n, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("1+" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} has shape {array.shape}, not ({wanted}{',' * (len(shape) == 1)})")
+    return to_float64(name, array)
+
+
+def as_entries(name: str, matrix: Any) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
+    """Read the stored entries of a sparse matrix as data and (rows, columns); it is not changed.
+
+    Entries come as stored, duplicates and zeros included. What scipy does not look at before it
+    writes to memory is checked first.
+    """
+    require_real_dtype(name, matrix.dtype)
+    starts = getattr(matrix, "indptr", None)
+    if starts is not None and (
+        starts[0] != 0 or starts[-1] != len(matrix.indices) or (np.diff(starts) < 0).any()
+    ):
+        raise ValueError(f"{name} has an indptr that does not rise from 0 to its entries' number")
+    try:
+        entries = sp.coo_array(matrix)
+    except ValueError as error:
+        raise ValueError(f"{name} is no sound sparse matrix: {error}") from error
+    return to_float64(f"{name} (stored entries)", entries.data), entries.coords
+
+
+def finite_array(
+    name: str,
+    value: npt.ArrayLike,
+    shape: tuple[int | None, ...],
+    *,
+    where: BoolArray | None = None,
+) -> FloatArray:
+    """Copy as `real_array`; entries must be finite, or are set to 0 outside `where`."""
+    array = real_array(name, value, shape)
+    if where is not None:
+        array[~where] = 0.0
+    if not all_finite(array):
+        index = first(~np.isfinite(array))
+        raise ValueError(f"{entry(name, index)} is {array[index]}, not a finite number")
+    return array
+
+
+def all_finite(array: FloatArray) -> bool:
+    """Say whether every entry is; a finite sum of squares shows it at a fourth of the cost."""
+    return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
+
+
+def require_probabilities(name: str, array: FloatArray) -> None:
+    """Raise unless every entry is a finite number of at least 0."""
+    bad = ~(np.isfinite(array) & (array >= 0.0))
+    if bad.any():
+        index = first(bad)
+        raise ValueError(f"{entry(name, index)} is {array[index]}, not a probability")
+
+
+def as_distribution(
+    name: str, value: npt.ArrayLike, size: int, *, origin: float = 0.0
+) -> FloatArray:
+    """Copy a probability distribution over `size` outcomes; see `distribution_tolerance`."""
+    array = real_array(name, value, (size,))
+    require_probabilities(name, array)
+    if abs(array.sum() - 1.0) > distribution_tolerance(as_array(name, value).dtype, origin):
+        raise ValueError(f"{name} sums to {array.sum():.12g}, not 1")
+    return array
+
+
+def as_real(name: str, value: npt.ArrayLike) -> float:
+    """Convert a real scalar."""
+    array = as_numbers(name, value)
+    if array.ndim != 0:
+        raise ValueError(f"{name} has shape {array.shape}; one number is needed")
+    return float(to_float64(name, array))
+
+
+def as_finite(name: str, value: npt.ArrayLike) -> float:
+    """Convert a finite scalar."""
+    number = as_real(name, value)
+    if not np.isfinite(number):
+        raise ValueError(f"{name} is {number}, not a finite number")
+    return number
+
+
+def as_discount(name: str, value: npt.ArrayLike) -> float:
+    """Convert a discount, in [0, 1)."""
+    number = as_real(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name} is {number}, not in [0, 1)")
+    return number
+
+
+def as_leader_discount(value: npt.ArrayLike) -> float:
+    """Convert the leader's discount, in [0, 1]; 1 suits play that ends."""
+    number = as_real("leader_discount", value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"leader_discount is {number}, not in [0, 1]")
+    return number
+
+
+def as_positive(name: str, value: npt.ArrayLike) -> float:
+    """Convert a positive finite scalar."""
+    number = as_real(name, value)
+    if not (np.isfinite(number) and number > 0.0):
+        raise ValueError(f"{name} is {number}, not a positive finite number")
+    return number
+
+
+def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
+    """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
+    array = theta if type(theta) is np.ndarray else as_numbers(name, theta)
+    if array.ndim != 1 or (size is not None and array.size != size):
+        wanted = "any length" if size is None else f"length {size}"
+        raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")
+    return finite_array(name, array, array.shape)
+
+
+def as_checked_theta(theta: npt.ArrayLike) -> FloatArray:
+    """Copy as `as_theta`, for a check; of nothing there is nothing to check."""
+    vector = as_theta(theta)
+    if vector.size == 0:
+        raise ValueError("theta has no entries, so there is no gradient to check")
+    return vector
+
+
+def positive_integer(name: str, value: object) -> int:
+    """Convert a whole number of at least 1."""
+    try:
+        number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
+        shown = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"{name} is {shown}, not a positive whole number")
+    return number
+
+
+def require_method(name: str, value: object, method: str) -> None:
+    """Raise unless the value is an object, not a class, with the method."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} is the class {value.__name__}, not an instance of it")
+    if not callable(getattr(value, method, None)):
+        raise ValueError(f"{name} is {value!r}, which has no method {method}")
+
+
+def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
+    """Take a generator as it is, or start one from a seed."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
+        raise ValueError(f"rng is {rng!r}, not a numpy Generator or a seed of at least 0")
+    return np.random.default_rng(int(rng))

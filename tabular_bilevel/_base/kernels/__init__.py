@@ -1,0 +1,56 @@
+"""All compiled code: plain arrays in, outputs filled, no checks.
+
+Everything a kernel needs is an argument or in its file, so that numba's cache, which looks at that
+file alone, is never stale. Each has a slow, readable twin in tests/twins.py. Kernels of a model
+take its transitions as ``indptr, indices, data`` of a CSR matrix with row s * A + a.
+"""
+
+from tabular_bilevel._base.kernels.doubled import (
+    action_reach,
+    advantages,
+    balance,
+    flow_residual,
+    influence_sources,
+    outward,
+    pullback_errors,
+    slope_errors,
+    soft_policy,
+    value_gaps,
+)
+from tabular_bilevel._base.kernels.sample import (
+    eligibility_traces,
+    monte_carlo,
+    pad,
+    sample_trajectories,
+    sarsa,
+    temporal_differences,
+    visits,
+)
+from tabular_bilevel._base.kernels.solve import (
+    soft_policy_iteration,
+    soft_value_iteration,
+    sparse_product,
+)
+
+__all__ = [
+    "action_reach",
+    "advantages",
+    "balance",
+    "eligibility_traces",
+    "flow_residual",
+    "influence_sources",
+    "monte_carlo",
+    "outward",
+    "pad",
+    "pullback_errors",
+    "sample_trajectories",
+    "sarsa",
+    "slope_errors",
+    "soft_policy",
+    "soft_policy_iteration",
+    "soft_value_iteration",
+    "sparse_product",
+    "temporal_differences",
+    "value_gaps",
+    "visits",
+]

@@ -1,0 +1,305 @@
+"""Kernels that sample trajectories, and go along them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tabular_bilevel._base.arrays import FloatArray, IntArray
+from tabular_bilevel._base.jit import kernel
+
+__all__ = [
+    "eligibility_traces",
+    "monte_carlo",
+    "pad",
+    "sample_trajectories",
+    "sarsa",
+    "temporal_differences",
+    "visits",
+]
+
+
+@kernel
+def sample_trajectories(
+    rng: np.random.Generator,
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    termination: FloatArray,
+    initial: FloatArray,
+    policy: FloatArray,
+    horizon: int,
+    budget: int,
+    survival: float,
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    lengths: IntArray,
+) -> tuple[int, int, int]:
+    """Fill in the steps of one trajectory after another; -1 is the state after the end.
+
+    A trajectory is cut after `horizon` steps, and where there have been `budget` in all; after each
+    step it goes on with probability `survival`. None is begun that might not find room. Returns the
+    number of trajectories, of steps in all, and of steps in the longest.
+
+    Draws by inversion, one uniform number for the start, two for each step, and one to survive it
+    if that is uncertain. Where rounding leaves a gap at the top of a distribution, the last
+    possible outcome is taken.
+    """
+    n_states, n_actions = policy.shape
+    count = total = longest = 0
+    while count < lengths.size and total < budget:
+        limit = min(horizon, budget - total)
+        if total + limit > states.size:
+            break
+        u = rng.random()
+        state = -1
+        for s in range(n_states):
+            if initial[s] > 0.0:
+                state = s
+                if u < initial[s]:
+                    break
+                u -= initial[s]
+        t = 0
+        while t < limit and state >= 0:
+            if t > 0 and survival < 1.0 and rng.random() >= survival:
+                break
+            u = rng.random()
+            action = -1
+            for a in range(n_actions):
+                if policy[state, a] > 0.0:
+                    action = a
+                    if u < policy[state, a]:
+                        break
+                    u -= policy[state, a]
+            row = state * n_actions + action
+            u = rng.random()
+            following = -1
+            inside = False
+            for k in range(indptr[row], indptr[row + 1]):
+                if data[k] > 0.0:
+                    following = indices[k]
+                    if u < data[k]:
+                        inside = True
+                        break
+                    u -= data[k]
+            if not inside and termination[state, action] > 0.0:
+                following = -1
+            states[total + t] = state
+            actions[total + t] = action
+            next_states[total + t] = following
+            state = following
+            t += 1
+        lengths[count] = t
+        count += 1
+        total += t
+        longest = max(longest, t)
+    return count, total, longest
+
+
+@kernel
+def pad(steps: IntArray, lengths: IntArray, table: IntArray) -> None:
+    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length.
+
+    The first axis of `steps` and `table` has what is kept of each step.
+    """
+    start = 0
+    for i in range(lengths.size):
+        for k in range(steps.shape[0]):
+            for t in range(lengths[i]):
+                table[k, i, t] = steps[k, start + t]
+            table[k, i, lengths[i] :] = -1
+        start += lengths[i]
+
+
+@kernel
+def eligibility_traces(
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    lengths: IntArray,
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    initial: FloatArray,
+    termination: FloatArray,
+    follower_reward: FloatArray,
+    leader_reward: FloatArray,
+    follower_value: FloatArray,
+    follower_action_value: FloatArray,
+    leader_value: FloatArray,
+    leader_action_value: FloatArray,
+    follower_discount: float,
+    leader_discount: float,
+    trace_discount: float,
+    credit_discount: float,
+    survival: float,
+    credit: FloatArray,
+    baseline: bool,
+    own_action: bool,
+    direct_share: float,
+    indirect_share: float,
+    influence: FloatArray,
+    occupancy: FloatArray,
+    direct_transition: FloatArray,
+    indirect_transition: FloatArray,
+    direct_initial: FloatArray,
+    indirect_initial: FloatArray,
+) -> None:
+    """Add up the sampled sensitivities of all trajectories in one pass (theory.md section 6).
+
+    Step t has the credit credit_discount^t * credit[s, a], which follows the trajectory at
+    `trace_discount`; a step that was reached with probability survival^t counts that much more.
+    With `baseline` what arriving is worth has taken off what the action values say of it, unless
+    the step may end the episode: elsewhere rows sum to one at every theta, so that has mean zero.
+    With `own_action` the action taken on arrival counts, too: its credit, and in the direct part
+    its advantage. Derivatives with respect to a probability are weights of its logarithm's, so they
+    are divided by the probability. The `_share`s multiply all that is added.
+    """
+    n_actions = credit.shape[1]
+    follower_first, leader_first = 0.0, 0.0
+    if baseline:
+        for s in range(initial.size):
+            follower_first += initial[s] * follower_value[s]
+            leader_first += initial[s] * leader_value[s]
+    for i in range(states.shape[0]):
+        first, action = states[i, 0], actions[i, 0]
+        worth = leader_value[first] - leader_first
+        if own_action:
+            worth += leader_action_value[first, action] - leader_value[first]
+            indirect = credit[first, action] * (follower_value[first] - follower_first)
+            indirect_initial[first] += indirect_share * indirect / initial[first]
+        direct_initial[first] += direct_share * worth / initial[first]
+        eligibility = 0.0
+        weight = 1.0
+        credit_weight = 1.0
+        for t in range(lengths[i]):
+            s, a, following = states[i, t], actions[i, t], next_states[i, t]
+            eligibility += credit_weight * credit[s, a]
+            influence[s, a] += indirect_share * eligibility
+            occupancy[s, a] += direct_share * weight
+            if following >= 0:
+                row = s * n_actions + a
+                low, high = indptr[row], indptr[row + 1]
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    if indices[middle] <= following:
+                        low = middle
+                    else:
+                        high = middle
+                worth = follower_discount * follower_value[following]
+                leader_worth = leader_discount * leader_value[following]
+                if baseline and termination[s, a] == 0.0:
+                    worth -= follower_action_value[s, a] - follower_reward[s, a]
+                    leader_worth -= leader_action_value[s, a] - leader_reward[s, a]
+                direct = weight * leader_worth
+                indirect = eligibility * worth
+                if own_action and t + 1 < lengths[i]:
+                    action = actions[i, t + 1]
+                    advantage = leader_action_value[following, action] - leader_value[following]
+                    direct += leader_discount / survival * weight * advantage
+                    if follower_discount > 0.0:
+                        own = credit_discount / survival * credit_weight * credit[following, action]
+                        indirect += own * worth / follower_discount
+                direct_transition[low] += direct_share * direct / data[low]
+                indirect_transition[low] += indirect_share * indirect / data[low]
+            eligibility *= trace_discount / survival
+            weight *= leader_discount / survival
+            credit_weight *= credit_discount / survival
+
+
+@kernel
+def visits(
+    states: IntArray,
+    actions: IntArray,
+    lengths: IntArray,
+    discount: float,
+    counts: FloatArray,
+    weights: FloatArray,
+) -> None:
+    """Count the visits of each pair, and add up discount^t over them."""
+    for i in range(states.shape[0]):
+        weight = 1.0
+        for t in range(lengths[i]):
+            counts[states[i, t], actions[i, t]] += 1.0
+            weights[states[i, t], actions[i, t]] += weight
+            weight *= discount
+
+
+@kernel
+def monte_carlo(
+    states: IntArray,
+    actions: IntArray,
+    lengths: IntArray,
+    reward: FloatArray,
+    discount: float,
+    counts: FloatArray,
+    returns: FloatArray,
+) -> None:
+    """Count the visits of each pair, and add up the discounted rewards from each visit on."""
+    for i in range(states.shape[0]):
+        tail = 0.0
+        for t in range(lengths[i] - 1, -1, -1):
+            s, a = states[i, t], actions[i, t]
+            tail = reward[s, a] + discount * tail
+            counts[s, a] += 1.0
+            returns[s, a] += tail
+
+
+@kernel
+def sarsa(
+    order: IntArray,
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    lengths: IntArray,
+    reward: FloatArray,
+    discount: float,
+    step_size: float,
+    cut_is_end: bool,
+    action_value: FloatArray,
+) -> None:
+    """Update the table once for each step named in `order` (row * columns + column).
+
+    A step that ends the episode has its reward as target. A trajectory's last step that does not,
+    has no next action: it is passed over, or with `cut_is_end` treated as an end.
+    """
+    horizon = states.shape[1]
+    for flat in order:
+        i = flat // horizon
+        t = flat % horizon
+        s, a, following = states[i, t], actions[i, t], next_states[i, t]
+        target = reward[s, a]
+        if following >= 0:
+            if t + 1 < lengths[i]:
+                target += discount * action_value[following, actions[i, t + 1]]
+            elif not cut_is_end:
+                continue
+        action_value[s, a] += step_size * (target - action_value[s, a])
+
+
+@kernel
+def temporal_differences(
+    order: IntArray,
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    reward: FloatArray,
+    discount: float,
+    step_size: float,
+    target_value: FloatArray,
+    action_value: FloatArray,
+) -> None:
+    """Update the table once for each step named in `order` (row * columns + column).
+
+    The target of a step is its reward and, unless it ends the episode, the discounted
+    `target_value` (S,) of where it leads.
+    """
+    horizon = states.shape[1]
+    for flat in order:
+        i = flat // horizon
+        t = flat % horizon
+        s, a, following = states[i, t], actions[i, t], next_states[i, t]
+        target = reward[s, a]
+        if following >= 0:
+            target += discount * target_value[following]
+        action_value[s, a] += step_size * (target - action_value[s, a])

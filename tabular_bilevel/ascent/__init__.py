@@ -1,0 +1,1 @@
+"""Climbing: ascents, optimisers, training runs and their curves."""

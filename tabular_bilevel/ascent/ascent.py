@@ -1,0 +1,411 @@
+"""Ascent: climb a leader's objective with any method's gradients, step by step."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._base.arguments import (
+    as_generator,
+    as_theta,
+    entry,
+    finite_array,
+    first,
+    positive_integer,
+    require_method,
+)
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.files import LIMIT, brief, read_arrays, shown, write_file
+from tabular_bilevel._base.generators import (
+    generator_at,
+    plain,
+    require_generator_state,
+    require_whole,
+    state_of,
+)
+from tabular_bilevel._base.progress import tqdm_bar
+from tabular_bilevel.ascent.optimisers import Optimiser
+from tabular_bilevel.estimators.estimate import Estimate, Estimator
+from tabular_bilevel.finite.adjoint import sensitivities
+from tabular_bilevel.finite.follower import CompiledPolicyIteration
+from tabular_bilevel.finite.leader import evaluate_leader
+from tabular_bilevel.problem import BilevelProblem, pulled_back
+from tabular_bilevel.sampling.experience import NOTHING, Memory
+
+__all__ = ["AscentState", "Step", "ascend", "resume"]
+
+# Prefixes of names in a saved state.
+METHOD, OPTIMISER, MORE = "method.", "optimiser.", "more."
+
+# Steps of the longest ascent: anything more is a mistake.
+MOST_STEPS = 2**53 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class AscentState:
+    """Where an ascent stands: all that it takes to go on as if it had never stopped.
+
+    Attributes
+    ----------
+    iteration : int
+        Steps made.
+    theta : ndarray, shape (d,)
+        The parameter that the next step starts from.
+    memory : mapping of str to ndarray
+        The method's memory.
+    optimiser_memory : mapping of str to ndarray
+        The optimiser's memory.
+    rng : dict
+        State of the generator's bit generator, and of the seed sequence that it spawns from.
+
+    Raises
+    ------
+    ValueError
+        On construction, if an entry is bad; the message names it.
+    """
+
+    iteration: int
+    theta: FloatArray
+    memory: Memory = field(repr=False)
+    optimiser_memory: Mapping[str, FloatArray] = field(repr=False)
+    rng: Mapping[str, Any] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Check everything: a bad generator's state would be read outside of its memory."""
+        require_whole("iteration", self.iteration, 0, MOST_STEPS)
+        if not isinstance(self.theta, np.ndarray) or self.theta.dtype != np.float64:
+            raise ValueError("theta is no array of float64")
+        as_theta(self.theta)
+        for prefix, memory in ((METHOD, self.memory), (OPTIMISER, self.optimiser_memory)):
+            for name, array in memory.items():
+                _require_numbers(prefix + name, array)
+        require_generator_state(self.rng)
+
+    @classmethod
+    def start(cls, theta: npt.ArrayLike, *, rng: np.random.Generator | int) -> AscentState:
+        """Stand at the start of an ascent from theta, as `ascend` does."""
+        return cls(
+            iteration=0,
+            theta=read_only(as_theta(theta)),
+            memory=NOTHING,
+            optimiser_memory=NOTHING,
+            rng=state_of(as_generator(rng)),
+        )
+
+    def save(self, path: str | PathLike[str], **more: npt.ArrayLike) -> None:
+        """Write to a file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            An npz archive of plain arrays, whatever its name ends in.
+        **more : array_like
+            Arrays to keep beside the state, under names of their own.
+        """
+        tables: dict[str, Any] = {
+            "iteration": self.iteration,
+            "theta": self.theta,
+            "rng": json.dumps(plain(self.rng)),
+            **{METHOD + name: array for name, array in self.memory.items()},
+            **{OPTIMISER + name: array for name, array in self.optimiser_memory.items()},
+            **{MORE + name: np.asarray(array) for name, array in more.items()},
+        }
+        archive = io.BytesIO()
+        np.savez(archive, allow_pickle=False, **tables)
+        write_file(path, archive.getvalue())
+
+    @classmethod
+    def load(
+        cls, path: str | PathLike[str], *, limit: int = LIMIT
+    ) -> tuple[AscentState, dict[str, FloatArray]]:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        limit : int
+            Bytes that it, and its arrays together, may have; by default 256 MiB.
+
+        Returns
+        -------
+        state : AscentState
+            The state.
+        more : dict of str to ndarray
+            What was kept beside it.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no state, is no regular file, or larger than the limit.
+        OSError
+            If it cannot be read.
+        """
+        tables = read_arrays(path, limit)
+        try:
+            parts = {prefix: part_of(tables, prefix) for prefix in (METHOD, OPTIMISER, MORE)}
+            single = {name for name in tables if not name.startswith(tuple(parts))}
+            if single != {"iteration", "theta", "rng"}:
+                raise ValueError(f"it has {', '.join(sorted(single))}, not iteration, theta, rng")
+            iteration, words = tables["iteration"], tables["rng"]
+            if iteration.shape != () or iteration.dtype.kind not in "iu":
+                raise ValueError("iteration is no whole number")
+            if words.shape != () or words.dtype.kind != "U":
+                raise ValueError("rng is no string")
+            state = cls(
+                iteration=int(iteration),
+                theta=read_only(tables["theta"]),
+                memory=parts[METHOD],
+                optimiser_memory=parts[OPTIMISER],
+                rng=json.loads(str(words)),
+            )
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{shown(path)} holds no state of an ascent: {brief(error)}"
+            ) from error
+        return state, parts[MORE]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of an ascent; what is expensive is computed when asked for.
+
+    Attributes
+    ----------
+    iteration : int
+        From 0.
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        Where the step starts.
+    estimate : Estimate
+        The method's estimate there.
+    next_theta : ndarray, shape (d,)
+        Where the step ends.
+    """
+
+    iteration: int
+    problem: BilevelProblem = field(repr=False)
+    theta: FloatArray = field(repr=False)
+    estimate: Estimate = field(repr=False)
+    next_theta: FloatArray = field(repr=False)
+    _after: tuple[Mapping[str, FloatArray], Mapping[str, Any]] = field(repr=False)
+
+    @property
+    def gradient(self) -> FloatArray:
+        """The method's gradient, shape (d,)."""
+        return self.estimate.gradient
+
+    @cached_property
+    def _stations(self) -> Any:
+        """The exact response and evaluation, whatever follower the method has."""
+        model, known = self.estimate.model, self.estimate.response
+        response = CompiledPolicyIteration().solve(model, start=known.value)
+        return response, evaluate_leader(model, response)
+
+    @property
+    def objective(self) -> float:
+        """J at the step's start with an optimal follower, whatever follower the method has.
+
+        An ESTIMATE, in float64, as is `exact_gradient`: an ascent has no time for bounds.
+        """
+        return float(self._stations[1].objective)
+
+    def objective_over(self, horizon: int | None) -> float:
+        """Compute J at the step's start, counting this many of the leader's steps."""
+        if horizon is None:
+            return self.objective
+        response = self._stations[0]
+        return evaluate_leader(self.estimate.model, response, horizon=horizon).objective
+
+    @cached_property
+    def exact_gradient(self) -> FloatArray:
+        """The gradient at the step's start, exact but for rounding: an ESTIMATE, shape (d,)."""
+        model, (response, evaluation) = self.estimate.model, self._stations
+        measures = sensitivities(model, response, evaluation)
+        return read_only(pulled_back(self.problem, self.theta, measures))
+
+    @property
+    @quiet
+    def cosine(self) -> float:
+        """Cosine of the angle between the gradient and the exact one; 0 if one of them is 0."""
+        vectors = self.gradient, self.exact_gradient
+        if not all(vector.any() for vector in vectors):
+            return 0.0
+        # squares of what is tiny or huge would be 0 or infinite
+        mine, exact = (vector / binary_scale(vector) for vector in vectors)
+        norms = np.linalg.norm(mine) * np.linalg.norm(exact)
+        return float(np.clip(mine @ exact / norms, -1.0, 1.0))
+
+    @property
+    def state(self) -> AscentState:
+        """Where the ascent stands after this step, to be saved."""
+        memory, rng = self._after
+        return AscentState(
+            iteration=self.iteration + 1,
+            theta=self.next_theta,
+            memory=self.estimate.memory,
+            optimiser_memory=memory,
+            rng=rng,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"Step {self.iteration}: objective {self.objective:.6g}, gradient norm "
+            f"{np.linalg.norm(self.gradient):.3g}"
+        )
+
+
+def ascend(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    method: Estimator,
+    optimiser: Optimiser,
+    *,
+    rng: np.random.Generator | int,
+    n_steps: int | None = None,
+    progress: bool = False,
+) -> Iterator[Step]:
+    """Climb J from theta, one step at a time.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        Where to start.
+    method : Estimator
+        Where gradients come from.
+    optimiser : Optimiser
+        How theta moves along them.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed. A generator is copied: what else draws from it does not
+        change the ascent, and the ascent does not advance it.
+    n_steps : int, optional
+        When to stop; without it the ascent goes on for as long as it is asked to.
+    progress : bool
+        Whether to show a bar (needs tqdm, which the extra `progress` installs).
+
+    Yields
+    ------
+    Step
+        Gradient, and on request the exact objective and gradient; `Step.state` can be saved, and
+        `resume` goes on from it.
+
+    Raises
+    ------
+    ValueError
+        If theta is not a finite vector that fits the problem, the method is not defined for it, or
+        a gradient or the next theta is not finite.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> climb = tb.ascend(problem, [0.0, 0.0], tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=50)
+    >>> objectives = [step.objective for step in climb]
+    >>> objectives[-1] > objectives[0]
+    True
+    """
+    start = AscentState.start(theta, rng=rng)
+    return resume(problem, start, method, optimiser, n_steps=n_steps, progress=progress)
+
+
+def resume(
+    problem: BilevelProblem,
+    state: AscentState,
+    method: Estimator,
+    optimiser: Optimiser,
+    *,
+    n_steps: int | None = None,
+    progress: bool = False,
+) -> Iterator[Step]:
+    """Go on with an ascent; with the same arguments as before it makes the same steps.
+
+    Parameters
+    ----------
+    problem, method, optimiser
+        As for `ascend`.
+    state : AscentState
+        The state after the last step made.
+    n_steps : int, optional
+        When to stop, counted from the ascent's start.
+    progress : bool
+        Whether to show a bar.
+
+    Yields
+    ------
+    Step
+        The same records as `ascend`.
+    """
+    require_method("method", method, "__call__")
+    require_method("optimiser", optimiser, "step")
+    last = None if n_steps is None else positive_integer("n_steps", n_steps)
+    steps = climb(problem, state, method, optimiser, last)
+    if not progress:
+        return steps
+    bar: Iterator[Step] = iter(tqdm_bar(steps, total=last, initial=state.iteration))
+    return bar
+
+
+def climb(
+    problem: BilevelProblem,
+    state: AscentState,
+    method: Estimator,
+    optimiser: Optimiser,
+    last: int | None,
+) -> Iterator[Step]:
+    """Make the steps of `resume`."""
+    generator = generator_at(state.rng)
+    theta, memory, optimiser_memory = state.theta, state.memory, state.optimiser_memory
+    iteration = state.iteration
+    while last is None or iteration < last:
+        estimate = method(problem, theta, rng=generator, memory=memory)
+        checked("gradient", estimate.gradient, theta, iteration)
+        moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
+        moved = read_only(checked("next theta", moved, theta, iteration))
+        yield Step(
+            iteration=iteration,
+            problem=problem,
+            theta=theta,
+            estimate=estimate,
+            next_theta=moved,
+            _after=(optimiser_memory, state_of(generator)),
+        )
+        theta, memory = moved, estimate.memory
+        iteration += 1
+
+
+def checked(name: str, array: FloatArray, theta: FloatArray, iteration: int) -> FloatArray:
+    """Copy a finite array like theta, or name the iteration that made another."""
+    try:
+        return finite_array(name, array, theta.shape)
+    except ValueError as error:
+        raise ValueError(f"iteration {iteration}: {error}") from error
+
+
+def _require_numbers(name: str, value: Any) -> None:
+    """Raise unless the value is an array of finite numbers, which can be saved."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        raise ValueError(f"{shown(name)} is no array of real numbers")
+    bad = ~np.isfinite(value)
+    if bad.any():
+        index = first(bad)
+        raise ValueError(f"{entry(shown(name), index)} is {value[index]}, not a finite number")
+
+
+def part_of(tables: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+    """Pick the arrays whose names start with a prefix."""
+    return {
+        name.removeprefix(prefix): read_only(array)
+        for name, array in tables.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,337 @@
+"""Training: whole curves of ascents, saved as they grow, many at a time.
+
+What an interrupt or a crash leaves is gone on with; the curve is the same as without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from tabular_bilevel._base.arguments import finite_array, positive_integer
+from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._base.files import LIMIT, brief, shown
+from tabular_bilevel._base.processes import outcomes, told_to_stop
+from tabular_bilevel.ascent.ascent import AscentState, Step, resume
+from tabular_bilevel.ascent.optimisers import Optimiser
+from tabular_bilevel.estimators import (
+    AdaptiveModelDesign,
+    BiLevelActorCritic,
+    BoltzmannCovariance,
+    Estimator,
+    ExactGradient,
+    HyperPolicyGradient,
+    NaivePolicyGradient,
+    SoBiRL,
+    TruncatedNeumann,
+    ValueGapPenalty,
+    ZeroOrder,
+)
+from tabular_bilevel.finite.follower import CompiledPolicyIteration
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, SarsaCritic
+from tabular_bilevel.sampling.experience import Interaction
+from tabular_bilevel.sampling.samplers import Sampler, Steps
+
+__all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
+
+# Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
+SAVE_EVERY = 5.0
+
+# Seconds between two questions to the parent: they cost as much as a tenth of a short step.
+LISTEN_EVERY = 0.2
+
+
+# Of the normal that the first theta is drawn from: the papers' start.
+START_SPREAD = 0.01
+
+# An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
+# probabilities still have five digits. Recorded objectives are those of the exact follower.
+FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the papers vary between runs of a method; each method takes of it what it knows.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        How much data an iteration has.
+    step_size : float
+        Step size of learned critics, in (0, 1].
+    oracle : Sampler
+        Sampler of the separate sample of HPGD (oracle).
+    simulator : BilevelProblem, optional
+        Where trajectories come from, if not from the problem itself.
+    """
+
+    sampler: Sampler = Steps(100, 200)
+    step_size: float = 0.5
+    oracle: Sampler = Steps(5_000, 200)
+    simulator: BilevelProblem | None = None
+
+    def learned(self) -> Interaction:
+        """Experience with the papers' critic: SARSA, one sweep, from a normal table."""
+        critic = SarsaCritic(
+            step_size=self.step_size, sweeps=1, initial_spread=1.0, cut_is_end=True
+        )
+        return Interaction(self.sampler, critic, FOLLOWER, self.simulator)
+
+    def averaged(self) -> Interaction:
+        """Experience with averages of returns as the critic."""
+        return Interaction(self.sampler, MonteCarloCritic(), FOLLOWER, self.simulator)
+
+    def told(self) -> Interaction:
+        """Experience with the exact critic."""
+        return Interaction(self.sampler, ExactCritic(), FOLLOWER, self.simulator)
+
+
+#: Methods by the names that the command line knows, in the form of the papers' comparisons.
+METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
+    {
+        "bchg": lambda s: BoltzmannCovariance(s.learned(), average_tails=True),
+        "bchg-game": lambda s: BoltzmannCovariance(s.learned(), own_action=True),
+        "bchg-exact-critic": lambda s: BoltzmannCovariance(s.told()),
+        "hpgd-mc": lambda s: HyperPolicyGradient(s.averaged()),
+        "hpgd-sarsa": lambda s: HyperPolicyGradient(s.learned()),
+        "hpgd-oracle": lambda s: HyperPolicyGradient(s.averaged(), oracle=s.oracle),
+        "sobirl": lambda s: SoBiRL(s.learned()),
+        "sobirl-discounted": lambda s: SoBiRL(s.learned(), discounted=True),
+        "naive": lambda s: NaivePolicyGradient(s.learned()),
+        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=FOLLOWER),
+        "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True),
+        "amd": lambda s: AdaptiveModelDesign(),
+        "penalty": lambda s: ValueGapPenalty(),
+        "neumann": lambda s: TruncatedNeumann(),
+        "exact": lambda s: ExactGradient(),
+    }
+)
+
+
+def first_theta(seed: int, n_parameters: int) -> FloatArray:
+    """Draw where a seed's ascent starts in the papers, near 0, shape (d,)."""
+    return np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, n_parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The exact objective along an ascent.
+
+    Attributes
+    ----------
+    iteration : ndarray of int, shape (n,)
+        Iterations at which J was computed; the last is the number of steps made.
+    objective : ndarray, shape (n,)
+        J there.
+    theta : ndarray, shape (d,)
+        Where the ascent ended.
+    """
+
+    iteration: IntArray
+    objective: FloatArray
+    theta: FloatArray = field(repr=False)
+
+    def final(self, share: float = 0.05) -> float:
+        """Average the objective over the last iterations, by default a twentieth of them."""
+        late = self.iteration >= (1.0 - share) * self.iteration[-1]
+        return float(self.objective[late].mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One ascent to be made.
+
+    Attributes
+    ----------
+    label : str
+        All its settings in words: a file that was saved under another label is not gone on with.
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        Where to start.
+    method : Estimator
+        Where gradients come from.
+    optimiser : Optimiser
+        How theta moves along them.
+    seed : int
+        Seed of its randomness.
+    n_steps : int
+        Iterations.
+    every : int
+        Iterations between two looks at the objective.
+    horizon : int, optional
+        The leader's steps that the recorded objective counts; all by default.
+    path : Path, optional
+        Where the curve is saved as it grows.
+    limit : int
+        Bytes that this file may have when it is read; by default 256 MiB.
+    """
+
+    label: str
+    problem: BilevelProblem
+    theta: FloatArray
+    method: Estimator
+    optimiser: Optimiser
+    seed: int
+    n_steps: int
+    every: int = 1
+    horizon: int | None = None
+    path: Path | None = None
+    limit: int = LIMIT
+
+
+def train(run: Run) -> Curve:
+    """Make an ascent, or the rest of it.
+
+    Parameters
+    ----------
+    run : Run
+        What is to be done.
+
+    Returns
+    -------
+    Curve
+        The curve of the whole ascent.
+
+    Raises
+    ------
+    ValueError
+        If the file holds another run, more of it than is asked for, or no such run's state. Numbers
+        that fit are believed: go on from files of your own.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> run = Run("two-state", problem, np.zeros(2), tb.ExactGradient(), tb.Adam(0.1), 0, 50, 10)
+    >>> train(run).iteration
+    array([ 0, 10, 20, 30, 40, 50])
+    """
+    every, n_steps = positive_integer("every", run.every), positive_integer("n_steps", run.n_steps)
+    iterations: list[int] = []
+    objectives: list[float] = []
+    if run.path is not None and run.path.exists():
+        state, saved = AscentState.load(run.path, limit=run.limit)
+        try:
+            iterations, objectives = _noted(saved, run, state)
+        except ValueError as error:
+            raise ValueError(f"{shown(run.path)} {error}") from error
+        if iterations[-1] == n_steps:
+            return finished(state.theta, iterations, objectives)
+        # an interrupt may have come between a look at the objective and the step
+        seen = sum(k < state.iteration for k in iterations)
+        del iterations[seen:], objectives[seen:]
+    else:
+        state = AscentState.start(run.theta, rng=run.seed)
+    steps = resume(run.problem, state, run.method, run.optimiser)
+
+    def save(state: AscentState) -> None:
+        if run.path is not None:
+            state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
+
+    saved_at = listened_at = time.monotonic()
+    last: Step | None = None
+    try:
+        for step in steps:
+            now = time.monotonic()
+            if now - listened_at > LISTEN_EVERY:
+                listened_at = now
+                if told_to_stop():
+                    raise KeyboardInterrupt
+            if step.iteration % every == 0 or step.iteration == n_steps:
+                # an iteration is noted when its objective is there: an interrupt may come between
+                objectives.append(step.objective_over(run.horizon))
+                iterations.append(step.iteration)
+            if step.iteration == n_steps:
+                break
+            last = step
+            if now - saved_at > SAVE_EVERY:
+                save(step.state)
+                saved_at = now
+    except (KeyboardInterrupt, SystemExit):
+        if last is not None:
+            save(last.state)
+        raise
+    if last is not None:
+        state = last.state
+    save(state)
+    return finished(state.theta, iterations, objectives)
+
+
+def _noted(
+    saved: Mapping[str, FloatArray], run: Run, state: AscentState
+) -> tuple[list[int], list[float]]:
+    """Read what `train` keeps beside a state; ValueError if this run cannot go on from it."""
+    if saved.keys() != {"label", "iterations", "objectives"}:
+        raise ValueError(f"has {brief(sorted(saved))}, not label, iterations and objectives")
+    label = str(saved["label"])
+    if label != run.label:
+        raise ValueError(f"was saved by another run: {brief(label)}, not {run.label}")
+    if state.iteration > run.n_steps:
+        raise ValueError(f"holds {state.iteration} steps, and n_steps is {run.n_steps}")
+    if state.theta.shape != np.shape(run.theta):
+        raise ValueError(f"holds a theta of shape {state.theta.shape}, not {np.shape(run.theta)}")
+    if saved["iterations"].dtype.kind != "i":
+        raise ValueError("holds iterations that are no whole numbers")
+    iterations, objectives = saved["iterations"].tolist(), saved["objectives"].tolist()
+    looks = list(range(0, state.iteration, run.every))
+    if iterations not in (looks, [*looks, state.iteration]):
+        raise ValueError(
+            f"holds iterations {brief(iterations)}, not each {run.every}th up to {state.iteration}"
+        )
+    finite_array("objectives", saved["objectives"], (len(iterations),))
+    return iterations, objectives
+
+
+def finished(theta: FloatArray, iterations: list[int], objectives: list[float]) -> Curve:
+    """Freeze a curve."""
+    return Curve(read_only(np.array(iterations)), read_only(np.array(objectives)), theta)
+
+
+def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve]]:
+    """Make many ascents, one process each at a time; results do not depend on how many.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        What is to be done.
+    workers : int
+        Processes; with 1 this one does the work.
+
+    Yields
+    ------
+    run : Run
+        Each run when it is finished, in no certain order.
+    curve : Curve
+        Its curve.
+
+    Raises
+    ------
+    ChildProcessError
+        If a process was killed.
+    Exception
+        When all others are done, the first that a run ended with; a note has the run's label.
+    """
+    first: Exception | None = None
+    with closing(outcomes(train, runs, positive_integer("workers", workers))) as ended:
+        for run, outcome in ended:
+            try:
+                curve = outcome()
+            except BrokenProcessPool as error:
+                raise ChildProcessError("a worker process died; start again to go on") from error
+            except Exception as error:  # the others can go on
+                if first is None:
+                    error.add_note(f"in the run {run.label}")
+                    first = error
+            else:
+                yield run, curve
+    if first is not None:
+        raise first

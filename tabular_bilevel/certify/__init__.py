@@ -1,0 +1,1 @@
+"""How far numbers can be trusted: bounds, enclosures, certificates."""

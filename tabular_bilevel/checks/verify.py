@@ -1,0 +1,354 @@
+"""The main job: every route to the gradient, BC-HG and planted mistakes, on four problems."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from tabular_bilevel import problems
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.certify.accuracy import Enclosed, Level
+from tabular_bilevel.certify.result import Hypergradient
+from tabular_bilevel.checks.estimator import EstimatorReport, judge
+from tabular_bilevel.checks.gradient import check_gradient
+from tabular_bilevel.checks.verdict import Verdict
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
+from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.finite.follower import PolicyIteration, ValueIteration
+from tabular_bilevel.mistakes.controls import FAULTS, Ingredients
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.experience import Interaction
+from tabular_bilevel.sampling.samplers import Episodes
+
+__all__ = ["Case", "Check", "Stage", "stages", "verify_cases"]
+
+# Probability that a correct estimator fails on a problem. The seed is fixed, so a machine that
+# passes once passes again; a changed seed fails one run in 2,500 (four problems).
+FALSE_ALARM_RATE = 1e-4
+POWER = 0.99
+SEED = 2026
+
+N_REPLICATES = 200
+N_FAULTY_REPLICATES = 100  # faults show at a glance, but not before
+
+#: Of all faults, those that show on problems like these.
+PLANTED = (
+    "no 1/temperature",
+    "no eligibility",
+    "follower's discount for the leader's",
+    "direct term dropped",
+    "cut after 10 steps",
+)
+
+# A published number is within half a unit of its last digit.
+LAST_DIGIT = 0.5
+
+# What float64 proves of the numbers here, relative to them; measured: 1e-12 at most.
+PROVEN = 1e-9
+
+# Of a Bellman backup, in units of the value: a sum over a few successors and a logarithm.
+ROUNDING = 32.0 * float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verification.
+
+    Attributes
+    ----------
+    problem, name : str
+        What was checked.
+    value : float
+        The number found.
+    bound : float
+        What it is compared with.
+    passed : bool
+        Whether it is as it should be; of a planted fault, whether it was caught.
+    detail : str
+        What the number is.
+    level : Level
+        What is known of the error of the package's own number behind it.
+    radius : float
+        That error at most; infinite of an ESTIMATE. Of a STATISTICAL verdict, the smallest bias
+        that would have been seen, relative to the gradient.
+    """
+
+    problem: str
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    detail: str
+    level: Level
+    radius: float
+
+    def __str__(self) -> str:
+        sign = "<=" if self.value <= self.bound else "> "
+        verdict = "ok  " if self.passed else "FAIL"
+        return (
+            f"{verdict} {self.problem:<13} {self.name:<48} {self.value:>9.3g} {sign} "
+            f"{self.bound:<8.3g} {self.level.name:<11} +- {self.radius:<8.2g} {self.detail}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A problem of the verification.
+
+    Attributes
+    ----------
+    name : str
+        Name of the problem.
+    problem : BilevelProblem
+        The problem.
+    theta : ndarray, shape (d,)
+        Where its gradient is checked.
+    n_trajectories : int
+        Trajectories in each replicate of the estimator.
+    published : tuple of (label, function, value, last digit)
+        Known objectives; the function computes ours.
+    """
+
+    name: str
+    problem: BilevelProblem
+    theta: FloatArray
+    n_trajectories: int
+    published: tuple[tuple[str, Callable[[], Hypergradient], float, float], ...] = ()
+
+
+def verify_cases() -> tuple[Case, ...]:
+    """Make the four problems, with the numbers known of them from independent programs."""
+    rooms, toy = problems.four_rooms(), problems.discrete_toy()
+    rng = np.random.default_rng(2026)
+
+    def rooms_at_zero(temperature: float, penalty: float) -> Hypergradient:
+        problem = problems.four_rooms(temperature=temperature, penalty=penalty)
+        return hypergradient(problem, np.zeros(105), accuracy=_best())
+
+    def toy_for_150_steps(logit: float) -> Hypergradient:
+        return hypergradient(toy, [0.0, 0.0, logit, 0.0, 0.0, 0.0], horizon=150)
+
+    return (
+        Case(
+            "four rooms",
+            rooms,
+            np.zeros(105),
+            500,
+            published=tuple(
+                (
+                    f"J(0), temperature {temperature:g}, penalty {penalty:g}",
+                    partial(rooms_at_zero, temperature, penalty),
+                    known,
+                    1e-8,
+                )
+                for temperature, penalty, known in (
+                    (0.001, 1.0, -0.14746077),
+                    (0.001, 5.0, -0.74064441),
+                    (0.005, 5.0, -0.66741326),
+                )
+            ),
+        ),
+        Case(
+            "discrete toy",
+            toy,
+            # f(0|A) = 0.95: every part of the gradient matters there
+            np.array([0.0, 0.0, 3.0, 0.0, 0.0, 0.0]),
+            700,
+            published=(
+                ("150-step return at f(0|A) = 0.5", partial(toy_for_150_steps, 0.0), 0.481, 1e-3),
+                ("150-step return at f(0|A) = 1", partial(toy_for_150_steps, 800.0), 26.217, 1e-3),
+            ),
+        ),
+        Case("random MDP", problems.garnet(rng=1), 0.1 * rng.normal(size=6), 500),
+        Case("random game", problems.random_game(rng=1), 0.1 * rng.normal(size=12), 500),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of the verification that gives its checks together.
+
+    Attributes
+    ----------
+    name : str
+        What it is about.
+    run : callable
+        Does the work and returns the checks.
+    """
+
+    name: str
+    run: Callable[[], list[Check]]
+
+
+def stages(cases: tuple[Case, ...]) -> list[Stage]:
+    """Plan the verification of the cases, in order.
+
+    Parameters
+    ----------
+    cases : tuple of Case
+        The problems, as `verify_cases` makes them.
+
+    Returns
+    -------
+    list of Stage
+        Four stages a case.
+    """
+    return [
+        Stage(f"{case.name}: {name}", partial(run, case))
+        for case in cases
+        for name, run in (
+            ("follower", _follower_checks),
+            ("proof", _proof_checks),
+            ("gradient", _gradient_checks),
+            ("estimator", _estimator_checks),
+        )
+    ]
+
+
+def _best() -> Enclosed | None:
+    """Ask for an enclosure where python-flint is installed, else for the default."""
+    return None if importlib.util.find_spec("flint") is None else Enclosed()
+
+
+def _follower_checks(case: Case) -> list[Check]:
+    checks = []
+    for label, compute, known, digit in case.published:
+        ours = compute()
+        gap, allowed = abs(ours.objective - known), LAST_DIGIT * digit
+        detail = f"ours {ours.objective:.9g}, known {known:.9g}"
+        level, radius = ours.accuracy.level, ours.accuracy.objective
+        checks.append(Check(case.name, label, gap, allowed, gap <= allowed, detail, level, radius))
+    model = case.problem.model(case.theta)
+    fast, plain = PolicyIteration().solve(model), ValueIteration().solve(model)
+    gap = float(np.abs(fast.value - plain.value).max())
+    rounding = ROUNDING * float(np.abs(fast.value).max()) / (1.0 - model.follower_discount)
+    bound = fast.error_bound + plain.error_bound + rounding
+    detail = f"{fast.iterations} steps, {plain.iterations} sweeps"
+    agree = "policy iteration = value iteration"
+    bounds = hypergradient(case.problem, case.theta).accuracy.bounds
+    radius = math.inf if bounds is None else float(bounds.value.max())
+    level = Level.BOUNDED if math.isfinite(radius) else Level.ESTIMATE
+    return [*checks, Check(case.name, agree, gap, bound, gap <= bound, detail, level, radius)]
+
+
+def _proof_checks(case: Case) -> list[Check]:
+    """Show what is proven of J and the gradient, by float64 and by ball arithmetic."""
+    result = hypergradient(case.problem, case.theta)
+    proof = hypergradient(case.problem, case.theta, accuracy=_best())
+    checks = []
+    for name in ("objective", "gradient"):
+        numbers = np.atleast_1d(getattr(result, name))
+        radii = np.atleast_1d(getattr(result.accuracy, name))
+        share = float(radii.max() / np.abs(numbers).max())
+        best = np.atleast_1d(getattr(proof.accuracy, name))
+        level, radius = proof.accuracy.level, float(best.max())
+        shown = f"{name} {np.abs(numbers).max():.9g}" + (" at most" if numbers.size > 1 else "")
+        checks.append(
+            Check(
+                case.name,
+                f"{name}: float64's bound, relative",
+                share,
+                PROVEN,
+                result.accuracy.proven and share <= PROVEN,
+                shown,
+                result.accuracy.level,
+                float(radii.max()),
+            )
+        )
+        if level is Level.ENCLOSED:
+            away = np.abs(numbers - np.atleast_1d(getattr(proof, name)))
+            ratio = float((away / (radii + best)).max())
+            checks.append(
+                Check(
+                    case.name,
+                    f"{name}: distance to the enclosure, in bounds",
+                    ratio,
+                    1.0,
+                    ratio <= 1.0,
+                    shown,
+                    level,
+                    radius,
+                )
+            )
+    return checks
+
+
+def _gradient_checks(case: Case) -> list[Check]:
+    accuracy = hypergradient(case.problem, case.theta).accuracy
+    return [
+        Check(
+            case.name,
+            f"adjoint gradient = {comparison.route}",
+            comparison.difference,
+            comparison.tolerance,
+            comparison.passed,
+            f"relative, {case.theta.size} parameters",
+            accuracy.level,
+            float(accuracy.gradient.max()),
+        )
+        for comparison in check_gradient(case.problem, case.theta).comparisons
+    ]
+
+
+def _estimator_checks(case: Case) -> list[Check]:
+    exact = hypergradient(case.problem, case.theta)
+    estimator = BoltzmannCovariance(Interaction(Episodes(case.n_trajectories)))
+    right = Ingredients.of(case.problem, case.theta)
+    same = exact.model.follower_discount == exact.model.leader_discount
+    wrong = {
+        name: FAULTS[name].change(right)
+        for name in PLANTED
+        if not (same and name == "follower's discount for the leader's")
+    }
+    estimates: list[FloatArray] = []
+    faulty: dict[str, list[FloatArray]] = {name: [] for name in wrong}
+    # A fault is told from the right estimator on the same data, by what it makes of them.
+    for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
+        experience = estimator.interaction.gather(case.problem, case.theta, rng=stream)
+        estimates.append(estimator.estimate(experience).gradient)
+        for name, ingredients in wrong.items():
+            if k < N_FAULTY_REPLICATES and ingredients is not None:
+                faulty[name].append(ingredients.estimate(experience.trajectories))
+
+    def verdict(estimates: list[FloatArray]) -> EstimatorReport:
+        return judge(
+            np.array(estimates),
+            exact.gradient,
+            false_alarm_rate=FALSE_ALARM_RATE,
+            power=POWER,
+        )
+
+    report = verdict(estimates)
+    checks = [
+        Check(
+            case.name,
+            "BC-HG mean = exact gradient",
+            report.statistic,
+            report.critical_value,
+            report.passed,
+            f"standard errors; bias {report.bias:+.2%}, one of "
+            f"{report.smallest_visible_bias:.2%} would not pass; false alarms {FALSE_ALARM_RATE:g}",
+            report.level,
+            report.smallest_visible_bias,
+        )
+    ]
+    for name, found in faulty.items():
+        report = verdict(found)
+        checks.append(
+            Check(
+                case.name,
+                f"must fail: {name}",
+                report.statistic,
+                report.critical_value,
+                report.verdict is Verdict.BIASED,
+                f"standard errors; bias {report.bias:+.2%}",
+                report.level,
+                report.smallest_visible_bias,
+            )
+        )
+    return checks

@@ -1,0 +1,1 @@
+"""From theta to the gradient, by every route."""

@@ -1,0 +1,253 @@
+"""From theta to the gradient of J: the whole road in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._base.arguments import as_theta
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
+from tabular_bilevel.certify.bounds import MAX_PUSHFORWARDS, refined
+from tabular_bilevel.certify.enclosure import enclose
+from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
+from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
+from tabular_bilevel.finite.follower import (
+    FollowerSolver,
+    PolicyIteration,
+    Response,
+    response_at,
+    solve_follower,
+)
+from tabular_bilevel.finite.leader import evaluate_leader
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.problem import BilevelProblem, pulled_back
+
+__all__ = ["hypergradient", "objective"]
+
+
+@quiet
+def hypergradient(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    accuracy: Enclosed | Bounded | Estimated | None = None,
+    horizon: int | None = None,
+    solver: FollowerSolver | None = None,
+    start: npt.ArrayLike | None = None,
+) -> Hypergradient:
+    """Compute the leader's objective and its exact gradient (theory.md section 4).
+
+    Implicit differentiation by the adjoint equations: one solve of the follower and two linear
+    systems, whatever the number of parameters. By default the numbers come with proven bounds where
+    there are any, and ``result.accuracy`` says so, or why not; the cost is about half as much
+    again.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    accuracy : Enclosed, Bounded or Estimated, optional
+        What the result must be, or this raises; by default BOUNDED if the problem has a
+        `pullback_bound`, else an ESTIMATE. Where it has none, `Bounded` goes by pushforwards.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only; there are no bounds then.
+    solver : FollowerSolver, optional
+        How to solve the follower; see `solve_follower`. Bounds are of the distance to the numbers
+        of the *optimal* follower, and its answer is refined by a Newton step; for those of the
+        answer as it is, say of `StoppedValueIteration`, ask for `Estimated`. Not needed for an
+        enclosure.
+    start : array_like, shape (S,), optional
+        A value of the follower to start from, say that of a theta nearby.
+
+    Returns
+    -------
+    Hypergradient
+        Objective, gradient, and its direct and indirect parts.
+
+    Raises
+    ------
+    ValueError
+        If theta is not a finite vector that fits the problem, or the pullback does not return one;
+        if `accuracy` is none of the three; if the leader's discount is 1, and float64 does not see
+        the end of play.
+    ConvergenceError
+        If the follower's solver does not converge.
+    CertificationError
+        If the accuracy that was asked for is not reached; it has what was.
+    ImportError
+        If an enclosure is asked for without python-flint.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> result = tb.hypergradient(tb.problems.two_state(), [0.0, 0.0])
+    >>> result.accuracy.level
+    <Level.BOUNDED: 'bounded'>
+    >>> result.accuracy.objective < 1e-13
+    True
+    """
+    if not (accuracy is None or isinstance(accuracy, (Enclosed, Bounded, Estimated))):
+        raise ValueError(
+            f"accuracy is {accuracy!r}, not an instance of Enclosed, Bounded or Estimated, such as "
+            "Enclosed(1e-12)"
+        )
+    theta = read_only(as_theta(theta))
+    model = problem.model(theta)
+    if isinstance(accuracy, Enclosed):
+        return _enclosed(problem, theta, model, accuracy, horizon)
+    bounded = horizon is None and not isinstance(accuracy, Estimated)
+    if bounded and solver is None:
+        solver = PolicyIteration(to_rounding=False)  # a step of refinement follows
+    response = solve_follower(model, solver=solver, start=start)
+    result: Hypergradient | None = None
+    reason = "it was asked for"
+    if horizon is not None:
+        reason = "a finite horizon is not covered"
+    elif bounded:
+        # which cost more than all else, unless they are asked for
+        pushforwards = MAX_PUSHFORWARDS if isinstance(accuracy, Bounded) else 0
+        reason = "numbers overflow where bounds are computed"
+        try:
+            result = _bounded(problem, theta, model, response, pushforwards)
+        except CertificationError as error:  # of the machine's arithmetic
+            if isinstance(accuracy, Bounded):
+                raise
+            reason = str(error)
+    if result is None:
+        result = _estimated(problem, theta, model, response, horizon, reason)
+    if isinstance(accuracy, Bounded):
+        _require(result, accuracy.tolerance)
+    return result
+
+
+def _estimated(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    response: Response,
+    horizon: int | None,
+    reason: str,
+) -> Hypergradient:
+    evaluation = evaluate_leader(model, response, horizon=horizon)
+    direct = direct_sensitivities(model, response, evaluation)
+    indirect = indirect_sensitivities(model, response, evaluation)
+    direct_gradient = pulled_back(problem, theta, direct)
+    indirect_gradient = pulled_back(problem, theta, indirect)
+    unknown = read_only(np.full(theta.size, np.inf))
+    return Hypergradient(
+        objective=evaluation.objective,
+        gradient=read_only(direct_gradient + indirect_gradient),
+        direct=read_only(direct_gradient),
+        indirect=read_only(indirect_gradient),
+        accuracy=Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
+        model=model,
+        response=response,
+        evaluation=evaluation,
+        sensitivities=direct + indirect,
+    )
+
+
+def _bounded(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    response: Response,
+    max_pushforwards: int,
+) -> Hypergradient | None:
+    """Refine and bound; what has no bound is an ESTIMATE."""
+    found = refined(problem, theta, model, response, max_pushforwards=max_pushforwards)
+    if found is None:
+        return None
+    bounds = found.bounds
+    return Hypergradient(
+        objective=found.evaluation.objective,
+        gradient=read_only(found.direct + found.indirect),
+        direct=found.direct,
+        indirect=found.indirect,
+        accuracy=Accuracy(
+            Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
+            bounds.objective,
+            bounds.gradient,
+            bounds.vacuous,
+            bounds=bounds,
+        ),
+        model=model,
+        response=found.response,
+        evaluation=found.evaluation,
+        sensitivities=found.measures,
+    )
+
+
+def _enclosed(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    model: Model,
+    accuracy: Enclosed,
+    horizon: int | None,
+) -> Hypergradient:
+    """Enclose, and give the stations in float64 at the proven value."""
+    if horizon is not None:
+        raise CertificationError("a finite horizon cannot be enclosed", best=None)
+    proof = enclose(
+        problem, theta, tolerance=accuracy.tolerance, max_precision=accuracy.max_precision
+    )
+    response = response_at(model, np.array(proof.value.centre), 0)
+    rough = _estimated(problem, theta, model, response, None, "")
+    return dataclasses.replace(
+        rough,
+        objective=proof.objective.centre,
+        gradient=read_only(proof.gradient.centre),
+        direct=read_only(proof.direct.centre),
+        indirect=read_only(proof.indirect.centre),
+        accuracy=Accuracy(
+            Level.ENCLOSED,
+            proof.objective.radius,
+            read_only(proof.gradient.radius),
+            enclosure=proof,
+        ),
+    )
+
+
+def _require(result: Hypergradient, tolerance: float | None) -> None:
+    """Raise unless the result is bounded, and within the tolerance."""
+    accuracy = result.accuracy
+    if not accuracy.proven:
+        raise CertificationError(f"there are no bounds: {accuracy.reason}", best=result)
+    if tolerance is None or accuracy.is_within(tolerance, result.objective, result.gradient):
+        return
+    widest = float(accuracy.gradient.max(initial=0.0))
+    raise CertificationError(
+        f"the relative tolerance {tolerance:.3g} was not reached in float64: the objective is "
+        f"known within {accuracy.objective:.2g}, the gradient within {widest:.2g}. Ask for an "
+        "Enclosed result.",
+        best=result,
+    )
+
+
+@quiet
+def objective(
+    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
+) -> float:
+    """Compute the leader's objective J(theta) alone.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+
+    Returns
+    -------
+    float
+        J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
+    """
+    model = problem.model(read_only(as_theta(theta)))
+    return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

@@ -1,0 +1,144 @@
+"""The derivative of J in the tables, by the adjoint equations (theory.md section 4)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from tabular_bilevel._base.arrays import FloatArray, centred, grouped_sums, quiet
+from tabular_bilevel.finite.follower import Response, log_policy
+from tabular_bilevel.finite.leader import Evaluation
+from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
+
+__all__ = [
+    "direct_sensitivities",
+    "indirect_sensitivities",
+    "influence_measures",
+    "influence_source",
+    "sensitivities",
+    "temperature_slope",
+]
+
+
+@quiet
+def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
+    """Differentiate J with respect to the tables by the adjoint equations (theory.md section 4).
+
+    One linear solve, whatever the number of parameters. With w(s,a) = d_L(s) pi(a|s) A_L(s,a) /
+    temperature and gamma_F, gamma_L the discounts::
+
+        n = gamma_F P^T mu,   mu = w + pi n,   (I - gamma_F P_pi^T) n = gamma_F P^T w
+        dJ/dr_F = mu                       dJ/dr_L = d_L pi                     dJ/drho = V_L
+        dJ/dP(s'|s,a) = gamma_L d_L(s) pi(a|s) V_L(s') + gamma_F mu(s,a) V_F(s')
+        dJ/d(temperature) = - sum_{s,a} mu(s,a) log pi(a|s)
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    response : Response
+        The follower's response to it.
+    evaluation : Evaluation
+        The leader's evaluation of that response; its horizon is respected.
+
+    Returns
+    -------
+    Sensitivities
+        The sum of `direct_sensitivities` and `indirect_sensitivities`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.four_rooms().model([0.0] * 105)
+    >>> response = tb.solve_follower(model)
+    >>> measures = tb.sensitivities(model, response, tb.evaluate_leader(model, response))
+    >>> measures.follower_reward.shape
+    (104, 4)
+    """
+    return direct_sensitivities(model, response, evaluation) + indirect_sensitivities(
+        model, response, evaluation
+    )
+
+
+@quiet
+def direct_sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
+    """Differentiate J with the follower's policy held fixed.
+
+    Parameters
+    ----------
+    model, response, evaluation
+        As for `sensitivities`.
+
+    Returns
+    -------
+    Sensitivities
+        The direct part; its influence on the follower is 0.
+    """
+    policy = response.policy
+    flow = model.leader_discount * policy.ravel()[model.entry_row] * evaluation.continuation
+    return Sensitivities.of(
+        model,
+        leader_reward=evaluation.occupancy[:, None] * policy,
+        entries=flow,
+        initial=evaluation.value.copy(),
+    )
+
+
+@quiet
+def indirect_sensitivities(
+    model: Model, response: Response, evaluation: Evaluation
+) -> Sensitivities:
+    """Differentiate J through the follower's policy alone.
+
+    Parameters
+    ----------
+    model, response, evaluation
+        As for `sensitivities`.
+
+    Returns
+    -------
+    Sensitivities
+        The part through the follower; 0 in the leader's reward and the initial distribution.
+    """
+    policy, discount = response.policy, model.follower_discount
+    source = influence_source(model, response, evaluation)
+    system = policy_system(model, policy, discount)
+    arrivals = system.solve_transposed(discount * model.arrivals(source))
+    return influence_measures(model, response, source + policy * arrivals[:, None])
+
+
+def influence_source(model: Model, response: Response, evaluation: Evaluation) -> FloatArray:
+    """Compute w = d_L pi A_L / temperature, the influence without what led there, shape (S, A)."""
+    policy = response.policy
+    # d_L Q_L, and with its mean under the policy taken off, d_L A_L
+    ahead = grouped_sums(
+        model.entry_row,
+        model.transition.data * evaluation.continuation,
+        policy.size,
+    ).reshape(policy.shape)
+    weighted = evaluation.occupancy[:, None] * model.leader_reward + model.leader_discount * ahead
+    return np.asarray(policy * centred(weighted, policy) / model.temperature)
+
+
+def influence_measures(model: Model, response: Response, influence: FloatArray) -> Sensitivities:
+    """Differentiate J through the follower's policy, given the influence measure, shape (S, A)."""
+    flow = model.follower_discount * influence.ravel()[model.entry_row]
+    return Sensitivities.of(
+        model,
+        follower_reward=influence,
+        entries=flow * response.value[model.transition.indices],
+        temperature=partial(temperature_slope, model, response, influence),
+    )
+
+
+@quiet
+def temperature_slope(model: Model, response: Response, influence: FloatArray) -> float:
+    """Differentiate J with respect to the temperature, given the influence measure, shape (S, A).
+
+    With log pi = (Q_F - V_F) / temperature and dV_F / d(temperature) having the entropy as its
+    source, a change of the temperature acts like one of r_F by -log pi times as much.
+    """
+    return -float(np.vdot(influence, log_policy(model, response.action_value)))

@@ -1,0 +1,120 @@
+"""The leader's return under the follower's response (theory.md section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel.finite.follower import Response
+from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.model import Model
+
+__all__ = ["Evaluation", "evaluate_leader"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The leader's objective, and what its hypergradient needs.
+
+    Attributes
+    ----------
+    objective : float
+        J, the leader's expected discounted return from the initial distribution.
+    value : ndarray, shape (S,)
+        V_L; over a finite horizon, with all steps left.
+    action_value : ndarray, shape (S, A)
+        Q_L; over a finite horizon, with all steps left. 0 where an action is unavailable.
+    occupancy : ndarray, shape (S,)
+        d_L(s) = sum_t discount^t P(s_t = s), not normalised.
+    continuation : ndarray, shape (nnz,)
+        For each stored transition (s, a, s'): sum_t discount^t P(s_t = s) V_L(s') with the steps
+        left after t; over an infinite horizon this is d_L(s) V_L(s'). With it, what follows is the
+        same for both horizons.
+    horizon : int or None
+        Number of steps that count; all if None.
+    """
+
+    objective: float
+    value: FloatArray
+    action_value: FloatArray
+    occupancy: FloatArray
+    continuation: FloatArray
+    horizon: int | None
+
+    __setstate__ = restore_read_only
+
+    @property
+    @quiet
+    def advantage(self) -> FloatArray:
+        """A_L = Q_L - V_L, shape (S, A); without meaning where an action is unavailable."""
+        return self.action_value - self.value[:, None]
+
+    def __str__(self) -> str:
+        steps = "all steps" if self.horizon is None else f"{self.horizon} steps"
+        return f"Evaluation: objective {self.objective:.10g} over {steps}"
+
+
+@quiet
+def evaluate_leader(model: Model, response: Response, *, horizon: int | None = None) -> Evaluation:
+    """Evaluate the leader's return J under the follower's policy.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    response : Response
+        The follower's response to it.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only; the follower's horizon stays infinite.
+
+    Returns
+    -------
+    Evaluation
+        Objective, values and occupancy.
+
+    Raises
+    ------
+    ValueError
+        If `horizon` is not a positive whole number, or if all steps count, the leader's discount is
+        1, and in float64 the policy does not end the episode.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.four_rooms(penalty=1.0).model([0.0] * 105)
+    >>> round(tb.evaluate_leader(model, tb.solve_follower(model)).objective, 8)
+    -0.14746077
+    """
+    policy, discount = response.policy, model.leader_discount
+    source = model.entry_state
+    target = model.transition.indices
+    if horizon is None:
+        system = policy_system(model, policy, discount)
+        value = system.solve((policy * model.leader_reward).sum(axis=1))
+        occupancy = system.solve_transposed(model.initial)
+        action_value = model.leader_reward + discount * model.next_value(value)
+        continuation = occupancy[source] * value[target]
+    else:
+        steps = positive_integer("horizon", horizon)
+        laws = np.empty((steps, model.n_states))  # discount^t P(s_t = s)
+        laws[0] = model.initial
+        for t in range(1, steps):
+            laws[t] = discount * model.arrivals(policy * laws[t - 1][:, None])
+        value = np.zeros(model.n_states)
+        continuation = np.zeros(model.transition.nnz)
+        for t in range(steps - 1, -1, -1):
+            continuation += laws[t][source] * value[target]
+            action_value = model.leader_reward + discount * model.next_value(value)
+            value = (policy * action_value).sum(axis=1)
+        occupancy = laws.sum(axis=0)
+    return Evaluation(
+        objective=float(model.initial @ value),
+        value=read_only(value),
+        action_value=read_only(action_value),
+        occupancy=read_only(occupancy),
+        continuation=read_only(continuation),
+        horizon=horizon,
+    )

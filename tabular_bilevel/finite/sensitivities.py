@@ -1,0 +1,177 @@
+"""The derivative of J with respect to the model's tables: measures (theory.md section 4).
+
+Both the exact gradient and every sampled one are these measures, pulled back by the problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel.finite.model import Model, Tangent
+
+__all__ = ["Sensitivities", "SensitivityBounds"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivities:
+    """Derivatives of the leader's objective with respect to each table entry.
+
+    Attributes
+    ----------
+    model : Model
+        Whose tables they belong to.
+    follower_reward : ndarray, shape (S, A)
+        dJ/dr_F = mu, the influence measure.
+    leader_reward : ndarray, shape (S, A)
+        dJ/dr_L, the leader-discounted occupancy of pairs.
+    entries : ndarray, shape (nnz,)
+        dJ/dP(s'|s,a), in the order of ``model.transition.data``.
+    initial : ndarray, shape (S,)
+        dJ/drho = V_L.
+    temperature : float
+        dJ/d(temperature).
+    """
+
+    model: Model = field(repr=False)
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    entries: FloatArray
+    initial: FloatArray
+    _temperature: float | Callable[[], float] = field(default=0.0, repr=False)
+
+    __setstate__ = restore_read_only
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        *,
+        follower_reward: FloatArray | None = None,
+        leader_reward: FloatArray | None = None,
+        entries: FloatArray | None = None,
+        initial: FloatArray | None = None,
+        temperature: float | Callable[[], float] = 0.0,
+    ) -> Sensitivities:
+        """Make sensitivities of arrays that this object may own: they become read-only.
+
+        Parameters
+        ----------
+        model : Model
+            Whose tables they belong to.
+        follower_reward, leader_reward : ndarray, shape (S, A), optional
+            0 if left out.
+        entries : ndarray, shape (nnz,), optional
+            In the order of ``model.transition.data``; 0 if left out.
+        initial : ndarray, shape (S,), optional
+            0 if left out.
+        temperature : float or callable
+            The number, or a function without arguments that computes it, called if and when a
+            pullback asks for it: few problems do.
+
+        Returns
+        -------
+        Sensitivities
+            Of those arrays.
+        """
+
+        def owned(array: FloatArray | None, table: FloatArray) -> FloatArray:
+            return read_only(np.zeros(table.shape) if array is None else array)
+
+        return cls(
+            model=model,
+            follower_reward=owned(follower_reward, model.follower_reward),
+            leader_reward=owned(leader_reward, model.leader_reward),
+            entries=owned(entries, model.transition.data),
+            initial=owned(initial, model.initial),
+            _temperature=temperature,
+        )
+
+    @cached_property
+    def temperature(self) -> float:
+        """dJ/d(temperature)."""
+        slope = self._temperature
+        return slope() if callable(slope) else slope
+
+    @cached_property
+    def transition(self) -> sp.csr_array:
+        """The entries as a matrix like ``model.transition``, shape (S*A, S)."""
+        return self.model.like_transition(self.entries)
+
+    @quiet
+    def __add__(self, other: Sensitivities) -> Sensitivities:
+        """Add two measures on the same model."""
+        return Sensitivities(
+            model=self.model,
+            follower_reward=read_only(self.follower_reward + other.follower_reward),
+            leader_reward=read_only(self.leader_reward + other.leader_reward),
+            entries=read_only(self.entries + other.entries),
+            initial=read_only(self.initial + other.initial),
+            _temperature=self._temperature_with(other),
+        )
+
+    def _temperature_with(self, other: Sensitivities) -> float | Callable[[], float]:
+        """Add up, or leave to later what can be left."""
+        if self._temperature == 0.0:
+            return other._temperature
+        if other._temperature == 0.0:
+            return self._temperature
+        return self.temperature + other.temperature
+
+    @quiet
+    def dot(self, tangent: Tangent) -> float:
+        """Differentiate J along a change of the tables."""
+        return float(
+            np.vdot(self.follower_reward, tangent.follower_reward)
+            + np.vdot(self.leader_reward, tangent.leader_reward)
+            + np.vdot(self.entries, tangent.transition)
+            + np.vdot(self.initial, tangent.initial)
+            + (self.temperature * tangent.temperature if tangent.temperature else 0.0)
+        )
+
+    @quiet
+    def __str__(self) -> str:
+        mass = np.abs(self.follower_reward).sum()
+        return (
+            f"Sensitivities: {self.initial.size} states, influence of mass {mass:.4g}, "
+            f"occupancy of mass {self.leader_reward.sum():.4g}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SensitivityBounds:
+    """Bounds of what sensitivities may be off by, entry by entry; infinite where nothing is known.
+
+    A row of the kernel keeps its mass when theta moves, and so does the initial distribution: what
+    they have in common drops out of a gradient, and has a bound of its own.
+
+    Attributes
+    ----------
+    follower_reward, leader_reward : ndarray, shape (S, A)
+        Errors of the influence measure, and of the occupancy of pairs.
+    entries : ndarray, shape (nnz,)
+        Error of dJ/dP, but for a number that all entries of a row share.
+    entries_shift : ndarray, shape (S, A)
+        Largest size of that number.
+    initial : ndarray, shape (S,)
+        Error of dJ/drho, but for a number that all states share.
+    initial_shift : float
+        Largest size of that number.
+    temperature : float
+        Error of dJ/d(temperature).
+    """
+
+    follower_reward: FloatArray
+    leader_reward: FloatArray
+    entries: FloatArray
+    entries_shift: FloatArray
+    initial: FloatArray
+    initial_shift: float
+    temperature: float
+
+    __setstate__ = restore_read_only

@@ -1,0 +1,1 @@
+"""What can be wrong, each with what it comes to."""

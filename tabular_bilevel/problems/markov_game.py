@@ -1,0 +1,479 @@
+"""Two-player Markov games: the leader's parameter is its own policy (theory.md section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tabular_bilevel._base.arguments import (
+    as_distribution,
+    as_theta,
+    finite_array,
+    first,
+    real_array,
+)
+from tabular_bilevel._base.arrays import (
+    ROUNDOFF,
+    UNDERFLOW,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    grouped_sums,
+    quiet,
+    read_only,
+    restore_read_only,
+    softmax,
+)
+from tabular_bilevel.finite.model import (
+    MAX_ENTRIES,
+    Model,
+    Origin,
+    Tangent,
+    as_termination,
+    as_transition,
+    made_of,
+    not_forbidden,
+)
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+
+__all__ = ["MarkovGame"]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class MarkovGame:
+    """A two-player Markov game whose leader plays f(b|s), a softmax of theta.
+
+    The follower best-responds to f. If it observes the leader's action before its own, its model
+    has the states z = s * B + b; if not, the states are the game's and everything is averaged over
+    f. Either way the game is a `BilevelProblem` with theta the (S*B,) logits, row by row.
+
+    Parameters
+    ----------
+    transition : array_like, shape (S, B, A, S), or scipy.sparse, shape (S*B*A, S)
+        Law of the next state; rows sum to ``1 - termination``.
+    follower_reward : array_like, shape (S, B, A)
+        ``-inf`` forbids the follower's action.
+    leader_reward : array_like, shape (S, B, A)
+        What the leader earns.
+    initial : array_like, shape (S,)
+        Distribution of the first state.
+    follower_discount, leader_discount : float
+        In [0, 1); the leader's may be 1 as in `Model.from_tables`.
+    temperature : float
+        Temperature of the follower; positive.
+    follower_observes_leader : bool
+        Whether the follower sees b before it acts.
+    termination : array_like, shape (S, B, A), optional
+        Probability that the game ends after the step; 0 by default.
+
+    Raises
+    ------
+    ValueError
+        As `Model.from_tables`; also if the follower does not observe the leader and an action is
+        forbidden after some of the leader's actions only.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> game = tb.problems.discrete_toy(reward=1.0)
+    >>> print(game.model([0.0] * 6))
+    Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
+temperature 0.05
+    """
+
+    n_states: int
+    n_leader_actions: int
+    n_actions: int
+    follower_discount: float
+    leader_discount: float
+    temperature: float
+    follower_observes_leader: bool
+    transition: sp.csr_array = field(repr=False)
+    follower_reward: FloatArray = field(repr=False)
+    leader_reward: FloatArray = field(repr=False)
+    initial: FloatArray = field(repr=False)
+    termination: FloatArray = field(repr=False)
+    available: BoolArray = field(repr=False)
+    _form: _Form = field(repr=False)
+
+    __setstate__ = restore_read_only
+
+    @quiet
+    def __init__(
+        self,
+        *,
+        transition: npt.ArrayLike | sp.sparray | sp.spmatrix,
+        follower_reward: npt.ArrayLike,
+        leader_reward: npt.ArrayLike,
+        initial: npt.ArrayLike,
+        follower_discount: float,
+        leader_discount: float,
+        temperature: float,
+        follower_observes_leader: bool = True,
+        termination: npt.ArrayLike | None = None,
+    ) -> None:
+        if not isinstance(follower_observes_leader, (bool, np.bool_)):
+            raise ValueError(
+                f"follower_observes_leader is {follower_observes_leader!r}, not True or False"
+            )
+        follower = real_array("follower_reward", follower_reward, (None, None, None))
+        shape = follower.shape
+        mask = not_forbidden(follower)
+        if not mask.any(axis=2).all():
+            s, b = first(~mask.any(axis=2))
+            raise ValueError(
+                f"state {s} after the leader's action {b} has no available follower action"
+            )
+        if not follower_observes_leader and (mask != mask[:, :1]).any():
+            s, b, a = first(mask != mask[:, :1])
+            raise ValueError(
+                f"action {a} of state {s} is available after one of the leader's actions 0 and {b} "
+                "only, which a follower that does not observe the leader cannot know"
+            )
+        ends = as_termination(termination, mask)
+        fields = {
+            "n_states": shape[0],
+            "n_leader_actions": shape[1],
+            "n_actions": shape[2],
+            "transition": as_transition(
+                "transition", transition, shape, shape[0], ends, mask, origin=Origin()
+            ),
+            "follower_reward": read_only(
+                finite_array("follower_reward", follower, shape, where=mask)
+            ),
+            "leader_reward": read_only(
+                finite_array("leader_reward", leader_reward, shape, where=mask)
+            ),
+            "initial": read_only(as_distribution("initial", initial, shape[0])),
+            "termination": read_only(ends),
+            "available": read_only(mask),
+            "follower_discount": follower_discount,
+            "leader_discount": leader_discount,
+            "temperature": temperature,
+            "follower_observes_leader": follower_observes_leader,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(
+            self, "_form", _Observed(self) if follower_observes_leader else _Hidden(self)
+        )
+        self.model(np.zeros(self.n_parameters))  # the scalars' checks are the model's
+
+    @cached_property
+    def _origin(self) -> Origin:
+        return Origin.of(self.transition, self.initial, self.termination)
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of theta, S*B."""
+        return self.n_states * self.n_leader_actions
+
+    @quiet
+    def leader_policy(self, theta: npt.ArrayLike) -> FloatArray:
+        """Compute the leader's policy f(b|s), the softmax of theta row by row.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+
+        Returns
+        -------
+        ndarray, shape (S, B)
+            Probability of each leader action.
+        """
+        logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
+        return softmax(logits)
+
+    @quiet
+    def model(self, theta: npt.ArrayLike) -> Model:
+        """Build the follower's model against the leader's policy.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+
+        Returns
+        -------
+        Model
+            On the states (s, b) if the follower observes the leader, else on the game's.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
+        tables = self._form.tables(self.leader_policy(theta))
+        return made_of(
+            self._origin,
+            **tables,
+            follower_discount=self.follower_discount,
+            leader_discount=self.leader_discount,
+            temperature=self.temperature,
+        )
+
+    @quiet
+    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+        """Pull sensitivities back to the logits.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+        sensitivities : Sensitivities
+            Of the model at theta.
+
+        Returns
+        -------
+        ndarray, shape (S*B,)
+            The derivative with respect to theta.
+        """
+        policy = self.leader_policy(theta)
+        slope = self._form.policy_sensitivity(sensitivities)
+        return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
+
+    @quiet
+    def pullback_bound(
+        self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> FloatArray:
+        """Bound by how much the pullback of sensitivities is off.
+
+        Parameters
+        ----------
+        theta : array_like, shape (S*B,)
+            Logits.
+        sensitivities : Sensitivities
+            Of the model at theta.
+        bounds : SensitivityBounds
+            How far they may be off.
+
+        Returns
+        -------
+        ndarray, shape (S*B,)
+            The bound, rounding included; the leader's policy is taken as computed.
+        """
+        policy = self.leader_policy(theta)
+        errors, size, terms = self._form.policy_sensitivity_bound(sensitivities, bounds)
+        errors = errors + ROUNDOFF * (terms + 2.0 * self.n_leader_actions + 8.0) * size
+        reach = errors + (policy * errors).sum(axis=1, keepdims=True)
+        # a chance that underflows is not 0, unless nothing depends on it
+        lost = UNDERFLOW * (1.0 + (size + errors).sum(axis=1, keepdims=True)) * (terms > 0.0)
+        return np.ravel(policy * reach + lost)
+
+    @quiet
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+        """Differentiate the model's tables along a direction of the logits.
+
+        Parameters
+        ----------
+        theta, direction : array_like, shape (S*B,)
+            Where, and which way.
+
+        Returns
+        -------
+        Tangent
+            Change of the tables.
+        """
+        policy = self.leader_policy(theta)
+        along = as_theta(direction, self.n_parameters, name="direction").reshape(policy.shape)
+        change = policy * (along - (policy * along).sum(axis=1, keepdims=True))
+        return self._form.tangent(change)
+
+    def __str__(self) -> str:
+        sight = "observes" if self.follower_observes_leader else "does not observe"
+        return (
+            f"MarkovGame: {self.n_states} states, {self.n_leader_actions} leader actions, "
+            f"{self.n_actions} follower actions; the follower {sight} the leader"
+        )
+
+
+class _Form(Protocol):
+    """How the follower's model comes from the game and the leader's policy."""
+
+    def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
+        """Make the model's tables."""
+        ...
+
+    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
+        """Differentiate J with respect to f(b|s), shape (S, B)."""
+        ...
+
+    def policy_sensitivity_bound(
+        self, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Bound its errors, its terms' sizes, and their numbers, each of shape (S, B)."""
+        ...
+
+    def tangent(self, change: FloatArray) -> Tangent:
+        """Differentiate the tables along a change of f, shape (S, B)."""
+        ...
+
+
+class _Observed:
+    """The game on the states (s, b): every transition splits over the leader's next action."""
+
+    def __init__(self, game: MarkovGame) -> None:
+        self._game = game
+        n_leader = game.n_leader_actions
+        kernel = game.transition
+        if max(kernel.nnz * n_leader, game.n_parameters) > MAX_ENTRIES:
+            raise ValueError(
+                f"transition has {kernel.nnz} entries, each of which splits over {n_leader} leader "
+                f"actions; that is more than {MAX_ENTRIES}"
+            )
+        following = kernel.indices[:, None] * n_leader + np.arange(n_leader, dtype=np.int32)
+        self._following: IntArray = following.ravel()
+        self._indptr = kernel.indptr * np.int32(n_leader)
+        self._arrival = np.repeat(kernel.data, n_leader)  # P(s'|s,b,a) for each of its entries
+
+    def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
+        game = self._game
+        n_pairs, n_actions = game.n_states * game.n_leader_actions, game.n_actions
+        data = self._arrival * leader_policy.ravel()[self._following]
+        return {
+            "transition": sp.csr_array(
+                (data, self._following, self._indptr), shape=(n_pairs * n_actions, n_pairs)
+            ),
+            "follower_reward": game.follower_reward.reshape(n_pairs, n_actions),
+            "leader_reward": game.leader_reward.reshape(n_pairs, n_actions),
+            "initial": (game.initial[:, None] * leader_policy).ravel(),
+            "termination": game.termination.reshape(n_pairs, n_actions),
+            "available": game.available.reshape(n_pairs, n_actions),
+        }
+
+    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
+        """Differentiate J with respect to f(b|s): a leader's action is drawn on each arrival."""
+        game = self._game
+        slope = grouped_sums(
+            self._following,
+            self._arrival * sensitivities.entries,
+            game.n_parameters,
+        ).reshape(game.n_states, game.n_leader_actions)
+        return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
+
+    def policy_sensitivity_bound(
+        self, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Leave out what an arrival's actions share: the changes of f(.|s) add up to 0."""
+        game = self._game
+
+        def pulled(entries: FloatArray, initial: FloatArray) -> FloatArray:
+            slope = grouped_sums(self._following, self._arrival * entries, game.n_parameters)
+            return (slope + np.repeat(game.initial, game.n_leader_actions) * initial).reshape(
+                game.n_states, game.n_leader_actions
+            )
+
+        size = pulled(np.abs(sensitivities.entries), np.abs(sensitivities.initial))
+        terms = grouped_sums(self._following, np.ones(self._following.size), game.n_parameters)
+        terms = terms.reshape(size.shape) + (game.initial > 0.0)[:, None]
+        # ... but for rounding
+        leak = ROUNDOFF * (game.n_leader_actions + 3.0)
+        shift = bounds.entries_shift.ravel()[sensitivities.model.entry_row]
+        errors = pulled(bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift)
+        return errors, size, terms
+
+    def tangent(self, change: FloatArray) -> Tangent:
+        game = self._game
+        nothing = np.zeros((change.size, game.n_actions))
+        return Tangent(
+            follower_reward=nothing,
+            leader_reward=nothing,
+            transition=self._arrival * change.ravel()[self._following],
+            initial=(game.initial[:, None] * change).ravel(),
+        )
+
+
+class _Hidden:
+    """The game on its own states, averaged over the leader's action."""
+
+    def __init__(self, game: MarkovGame) -> None:
+        self._game = game
+        n_states, n_actions = game.n_states, game.n_actions
+        rows = np.repeat(np.arange(game.transition.shape[0]), np.diff(game.transition.indptr))
+        state, leader_action, action = np.unravel_index(rows, game.follower_reward.shape)
+        # one stored entry of the model for each (s, a, s') that some leader action allows
+        key = (state * n_actions + action) * n_states + game.transition.indices
+        pattern, self._slot = np.unique(key, return_inverse=True)
+        self._row, self._column = np.divmod(pattern, n_states)
+        self._pair = state * game.n_leader_actions + leader_action
+
+    def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
+        game = self._game
+        return {
+            "transition": sp.csr_array(
+                (self._mixed_kernel(leader_policy), (self._row, self._column)),
+                shape=(game.n_states * game.n_actions, game.n_states),
+            ),
+            "follower_reward": _mixed(leader_policy, game.follower_reward),
+            "leader_reward": _mixed(leader_policy, game.leader_reward),
+            "initial": game.initial,
+            "termination": np.minimum(_mixed(leader_policy, game.termination), 1.0),
+            "available": game.available[:, 0],
+        }
+
+    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
+        """Differentiate J with respect to f(b|s): it weighs this state's rewards and laws."""
+        game = self._game
+        slope = grouped_sums(
+            self._pair,
+            game.transition.data * sensitivities.entries[self._slot],
+            game.n_parameters,
+        ).reshape(game.n_states, game.n_leader_actions)
+        slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
+        slope += np.einsum("sa,sba->sb", sensitivities.leader_reward, game.leader_reward)
+        return slope
+
+    def policy_sensitivity_bound(
+        self, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Leave out what rows share, unless the leader's action changes their mass."""
+        game = self._game
+        shape = game.follower_reward.shape
+        kernel = game.transition.data
+
+        def pulled(
+            follower_reward: FloatArray, leader_reward: FloatArray, entries: FloatArray
+        ) -> FloatArray:
+            slope = grouped_sums(self._pair, kernel * entries[self._slot], game.n_parameters)
+            slope = slope.reshape(shape[:2])
+            slope = slope + np.einsum("sa,sba->sb", follower_reward, np.abs(game.follower_reward))
+            return np.asarray(
+                slope + np.einsum("sa,sba->sb", leader_reward, np.abs(game.leader_reward))
+            )
+
+        mass = np.asarray(game.transition @ np.ones(game.n_states)).reshape(shape)
+        terms = np.diff(game.transition.indptr).reshape(shape)
+        roundings = terms + game.n_leader_actions + 3.0
+        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * roundings * mass
+        errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.entries)
+        errors += np.einsum("sa,sba->sb", bounds.entries_shift, uneven)
+        size = pulled(
+            np.abs(sensitivities.follower_reward),
+            np.abs(sensitivities.leader_reward),
+            np.abs(sensitivities.entries),
+        )
+        return errors, size, terms.sum(axis=2) + 2.0 * shape[2]
+
+    def tangent(self, change: FloatArray) -> Tangent:
+        game = self._game
+        return Tangent(
+            follower_reward=_mixed(change, game.follower_reward),
+            leader_reward=_mixed(change, game.leader_reward),
+            transition=self._mixed_kernel(change),
+            initial=np.zeros(game.n_states),
+        )
+
+    def _mixed_kernel(self, weights: FloatArray) -> FloatArray:
+        data = weights.ravel()[self._pair] * self._game.transition.data
+        return grouped_sums(self._slot, data, self._row.size)
+
+
+def _mixed(weights: FloatArray, table: FloatArray) -> FloatArray:
+    """Average a game's table over the leader's actions: (S, B), (S, B, A) to (S, A)."""
+    return np.asarray(np.einsum("sb,sba->sa", weights, table))

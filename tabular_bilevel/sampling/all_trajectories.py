@@ -1,0 +1,251 @@
+"""All trajectories of a model under a policy: counted, and each made from its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import scipy.sparse.csgraph
+
+from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, read_only
+from tabular_bilevel.finite.follower import solve_follower
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.sampling.trajectories import Trajectories, as_policy
+
+__all__ = ["AllTrajectories", "count_trajectories"]
+
+
+def count_trajectories(
+    model: Model, *, policy: npt.ArrayLike | None = None, horizon: int | None = None
+) -> int:
+    """Count the trajectories of positive probability, without listing them.
+
+    Parameters
+    ----------
+    model : Model
+        The model to act in.
+    policy : array_like, shape (S, A), optional
+        Probability of each action; the follower's response by default.
+    horizon : int, optional
+        Cut trajectories after this many steps.
+
+    Returns
+    -------
+    int
+        Exact, however large.
+
+    Raises
+    ------
+    ValueError
+        If a state can be visited twice and there is no horizon, so that there is no longest
+        trajectory; the message names the state.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> count_trajectories(tb.problems.layered(depth=20).model([0.0] * 4))
+    1649267441664
+    """
+    chances = solve_follower(model).policy if policy is None else as_policy(model, policy)
+    return AllTrajectories(model, chances, horizon=horizon).count
+
+
+class AllTrajectories:
+    """The trajectories of a model under a policy, numbered in the order of their steps.
+
+    At each step, the outcomes that can be taken there (a state, an action, and a next state or the
+    end) are listed with the number of trajectories that go through each. A trajectory's number is
+    its place in the first list; what is left of it is its place in the next.
+
+    Parameters
+    ----------
+    model : Model
+        The model to act in.
+    policy : ndarray, shape (S, A)
+        Probability of each action.
+    horizon : int, optional
+        Cut trajectories after this many steps.
+
+    Raises
+    ------
+    ValueError
+        As `count_trajectories`.
+    """
+
+    @quiet
+    def __init__(self, model: Model, policy: FloatArray, *, horizon: int | None = None) -> None:
+        self._model = model
+        self._outcomes = _Outcomes.of(model, policy)
+        limit = None if horizon is None else positive_integer("horizon", horizon)
+        self._states: list[IntArray] = []  # that can be visited at each step
+        states: IntArray = np.flatnonzero(model.initial > 0.0)
+        if limit is None:
+            _require_no_return(self._outcomes, states, model.n_states)
+        while states.size and len(self._states) != limit:
+            self._states.append(states)
+            following = self._outcomes.following[self._outcomes.leaving(states)]
+            states = np.unique(following[following >= 0])
+
+    @property
+    def longest(self) -> int:
+        """Number of steps of the longest."""
+        return len(self._states)
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are."""
+        *_, (_, counts) = self._backward()
+        return int(counts.sum())
+
+    @cached_property
+    @quiet
+    def probability(self) -> float:
+        """Their probabilities' sum: 1, but for the digits that the model's tables were given to."""
+        sums = np.ones(self._model.n_states + 1)  # as `ways` in `_backward`
+        for states in reversed(self._states):
+            outcomes = self._outcomes.leaving(states)
+            parts = self._outcomes.probability[outcomes] * sums[self._outcomes.following[outcomes]]
+            sums[states] = np.add.reduceat(parts, self._outcomes.starts(states))
+        return float(self._model.initial @ sums[:-1])
+
+    @quiet
+    def take(self, numbers: IntArray) -> tuple[Trajectories, FloatArray]:
+        """Make trajectories from their numbers.
+
+        Parameters
+        ----------
+        numbers : ndarray of int, shape (n,)
+            From 0 to count - 1.
+
+        Returns
+        -------
+        trajectories : Trajectories
+            A row a number, padded to the longest of all.
+        probabilities : ndarray, shape (n,)
+            Probability of each.
+        """
+        tables = np.full((3, numbers.size, self.longest), -1, dtype=np.int32)
+        lengths = np.zeros(numbers.size, dtype=np.int64)
+        probabilities = np.ones(numbers.size)
+        rows, places = np.arange(numbers.size), numbers
+        for t, step in enumerate(self._steps):
+            if rows.size == 0:
+                break
+            taken = np.searchsorted(step.before, places, side="right") - 1
+            outcome = step.outcomes[taken]
+            following = self._outcomes.following[outcome]
+            tables[0, rows, t] = self._outcomes.state[outcome]
+            tables[1, rows, t] = self._outcomes.action[outcome]
+            tables[2, rows, t] = following
+            probabilities[rows] *= self._outcomes.probability[outcome]
+            lengths[rows] += 1
+            places = places - step.before[taken] + step.entry[taken]
+            rows, places = rows[following >= 0], places[following >= 0]
+        probabilities *= self._model.initial[tables[0, :, 0]]
+        states, actions, next_states = read_only(tables)
+        sample = Trajectories(
+            states=states,
+            actions=actions,
+            next_states=next_states,
+            lengths=read_only(lengths),
+            model=self._model,
+            complete=numbers.size,
+        )
+        return sample, read_only(probabilities)
+
+    @cached_property
+    def _steps(self) -> list[_Step]:
+        steps: list[_Step] = []
+        entry = np.zeros(self._model.n_states + 1, dtype=np.int64)  # of each state, a step later
+        for states, (outcomes, counts) in zip(
+            reversed(self._states), self._backward(), strict=True
+        ):
+            before = np.cumsum(counts.astype(np.int64)) - counts.astype(np.int64)
+            steps.append(_Step(outcomes, before, entry[self._outcomes.following[outcomes]]))
+            entry[states] = before[self._outcomes.starts(states)]
+        return steps[::-1]
+
+    def _backward(self) -> Iterator[tuple[IntArray, npt.NDArray[np.object_]]]:
+        """List the outcomes of a step and the trajectories through each, the last step first."""
+        # of each state, how many trajectories go on from it; the last entry is for the end (-1)
+        ways = np.ones(self._model.n_states + 1, dtype=object)
+        for states in reversed(self._states):
+            outcomes = self._outcomes.leaving(states)
+            counts = ways[self._outcomes.following[outcomes]]
+            yield outcomes, counts
+            ways[states] = np.add.reduceat(counts, self._outcomes.starts(states))
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What can happen at a step, and where its trajectories stand in this list and the next."""
+
+    outcomes: IntArray
+    before: IntArray  # trajectories through the outcomes further up
+    entry: IntArray  # place, in the next step's list, of the first that goes on from here
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcomes:
+    """What a step can be, sorted by state, action and next state (-1, the end, comes first)."""
+
+    state: IntArray
+    action: IntArray
+    following: IntArray
+    probability: FloatArray
+    first: IntArray  # of each state
+
+    @classmethod
+    def of(cls, model: Model, policy: FloatArray) -> _Outcomes:
+        chances, kernel = policy.ravel(), model.transition
+        goes = np.flatnonzero((chances[model.entry_row] > 0.0) & (kernel.data > 0.0))
+        ends = np.flatnonzero((chances > 0.0) & (model.termination.ravel() > 0.0))
+        pair = np.concatenate([ends, model.entry_row[goes]])
+        following = np.concatenate([np.full(ends.size, -1), kernel.indices[goes]])
+        chance = np.concatenate([model.termination.ravel()[ends], kernel.data[goes]])
+        order = np.lexsort((following, pair))
+        state, action = np.divmod(pair[order], model.n_actions)
+        return cls(
+            state=state,
+            action=action,
+            following=following[order],
+            probability=chances[pair[order]] * chance[order],
+            first=np.searchsorted(state, np.arange(model.n_states + 1)),
+        )
+
+    def leaving(self, states: IntArray) -> IntArray:
+        """List the outcomes of some states, state by state."""
+        sizes = self.first[states + 1] - self.first[states]
+        shift = np.repeat(self.first[states] - self.starts(states), sizes)
+        return np.arange(sizes.sum()) + shift
+
+    def starts(self, states: IntArray) -> IntArray:
+        """Find where each state's outcomes begin in that list."""
+        sizes = self.first[states + 1] - self.first[states]
+        return np.asarray(np.cumsum(sizes) - sizes)
+
+
+def _require_no_return(outcomes: _Outcomes, initial: IntArray, n_states: int) -> None:
+    """Raise if a state can be visited twice."""
+    goes = outcomes.following >= 0
+    # a further state leads to all where trajectories start
+    source = np.concatenate([np.full(initial.size, n_states), outcomes.state[goes]])
+    target = np.concatenate([initial, outcomes.following[goes]])
+    links = sp.csr_array((np.ones(source.size), (source, target)), shape=(n_states + 1,) * 2)
+    reached = np.sort(
+        scipy.sparse.csgraph.breadth_first_order(links, n_states, return_predecessors=False)
+    )
+    inside = links[reached][:, reached]
+    _, group = scipy.sparse.csgraph.connected_components(inside, connection="strong")
+    again = (np.bincount(group)[group] > 1) | (inside.diagonal() > 0.0)
+    if again.any():
+        raise ValueError(
+            f"state {reached[np.argmax(again)]} can be visited twice, so no trajectory is the "
+            "longest: cut them by a horizon, or take a problem in layers, such as "
+            "tb.problems.layered and layered_game"
+        )

@@ -1,0 +1,359 @@
+"""Critics: where an estimator's leader values come from (theory.md section 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from tabular_bilevel._base.arguments import as_finite, as_real, finite_array, positive_integer
+from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, ratio, read_only
+from tabular_bilevel.finite.follower import Response
+from tabular_bilevel.finite.leader import evaluate_leader
+from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
+
+__all__ = [
+    "Critic",
+    "ExactCritic",
+    "LeaderValues",
+    "MonteCarloCritic",
+    "SarsaCritic",
+    "TemporalDifferenceCritic",
+    "visited_mean",
+]
+
+# A step in random order takes as long as so many in a row: 0.2 us.
+SCATTERED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class LeaderValues:
+    """What a critic knows of the leader's return.
+
+    Attributes
+    ----------
+    action_value : ndarray, shape (S, A)
+        Q_L.
+    value : ndarray, shape (S,)
+        V_L.
+    """
+
+    action_value: FloatArray
+    value: FloatArray
+
+    @classmethod
+    def under(cls, policy: FloatArray, action_value: FloatArray) -> LeaderValues:
+        """Average action values under a policy, shapes (S, A)."""
+        return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
+
+    @cached_property
+    def advantage(self) -> FloatArray:
+        """A_L = Q_L - V_L, shape (S, A)."""
+        return read_only(self.action_value - self.value[:, None])
+
+
+class Critic(Protocol):
+    """Anything that gives the leader's values."""
+
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Compute or estimate Q_L and V_L under the follower's policy.
+
+        The trajectories know the model they come from. A critic that learns goes on from its
+        `previous` action values, shape (S, A), if there are any.
+        """
+        ...
+
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Compute what the values come to with infinitely many of a sampler's trajectories."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExactCritic:
+    """The true Q_L and V_L, from the model."""
+
+    @quiet
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Evaluate the leader exactly; of the trajectories, only the model is used."""
+        return exact_values(trajectories.model, response)
+
+    @quiet
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Evaluate the leader exactly."""
+        return exact_values(model, response)
+
+
+@dataclass(frozen=True)
+class MonteCarloCritic:
+    """Q_L and V_L as averages of discounted returns, over all visits to a pair or a state.
+
+    What is cut from a trajectory is missing in its returns. Pairs that were not visited have Q_L
+    0, and states V_L 0: nothing is known of them.
+    """
+
+    @quiet
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Average the returns."""
+        from tabular_bilevel._base import kernels
+
+        model = trajectories.model
+        counts, returns = np.zeros((2, *model.leader_reward.shape))
+        kernels.monte_carlo(
+            trajectories.states,
+            trajectories.actions,
+            trajectories.lengths,
+            model.leader_reward,
+            model.leader_discount / trajectories.survival,
+            counts,
+            returns,
+        )
+        return visited_mean(counts, returns)
+
+    @quiet
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Average the exact values of the steps left over the expected visits."""
+        policy, discount = response.policy, model.leader_discount
+        horizon, survival = sampler.horizon(model), sampler.survival(model)
+        left = np.empty((horizon, *policy.shape))
+        value = np.zeros(model.n_states)
+        for t in range(horizon - 1, -1, -1):
+            left[t] = model.leader_reward + discount * model.next_value(value)
+            value = (policy * left[t]).sum(axis=1)
+        counts, returns = np.zeros((2, *policy.shape))
+        law = model.initial
+        for t in range(horizon):
+            pairs = policy * law[:, None]
+            counts += pairs
+            returns += pairs * left[t]
+            law = survival * model.arrivals(pairs)
+        return visited_mean(counts, returns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SarsaCritic:
+    """Q_L by SARSA on the estimator's own trajectories; the table survives outer iterations.
+
+    Each sweep updates once for every step, in random order; an episode's last step has no
+    bootstrap. Its limit is that of small steps: the true Q_L, unless a cut is an end.
+
+    Attributes
+    ----------
+    step_size : float
+        In (0, 1].
+    sweeps : int
+        Passes over the data.
+    initial_spread : float
+        Standard deviation of the first table's normal entries; 0 for a table of zeros.
+    cut_is_end : bool
+        Whether the last step of a trajectory that was cut is treated as an episode's end, as the
+        published code does, which makes values too small, or passed over.
+    """
+
+    step_size: float = 0.1
+    sweeps: int = 10
+    initial_spread: float = 0.0
+    cut_is_end: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("sweeps", self.sweeps)
+        require_step_size(self.step_size)
+        if as_finite("initial_spread", self.initial_spread) < 0.0:
+            raise ValueError(f"initial_spread is {self.initial_spread}, below 0")
+
+    @quiet
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Learn Q_L from the trajectories."""
+        from tabular_bilevel._base import kernels
+
+        model = trajectories.model
+        table = first_table(model, previous)
+        if previous is None and self.initial_spread > 0.0:
+            table += self.initial_spread * rng.standard_normal(table.shape)
+        steps = flat_steps(trajectories)
+        for _ in range(self.sweeps):
+            order = rng.permutation(steps)
+            for block in row_blocks(order.size, SCATTERED):
+                kernels.sarsa(
+                    order[block],
+                    trajectories.states,
+                    trajectories.actions,
+                    trajectories.next_states,
+                    trajectories.lengths,
+                    model.leader_reward,
+                    model.leader_discount,
+                    self.step_size,
+                    self.cut_is_end,
+                    table,
+                )
+        return LeaderValues.under(response.policy, table)
+
+    @quiet
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Compute what a table comes to with small steps.
+
+        That is the truth, or with `cut_is_end` the solution of Q = r_L + gamma_L f P V, V = E_pi Q,
+        where f(s, a) is the share of the visits to a pair that a cut does not follow.
+        """
+        if not self.cut_is_end:
+            return exact_values(model, response)
+        policy, discount = response.policy, model.leader_discount
+        law, survival = model.initial, sampler.survival(model)
+        followed = np.zeros(model.n_states)
+        for _ in range(sampler.horizon(model) - 1):
+            if not law.any():
+                break
+            followed += law
+            law = survival * model.arrivals(policy * law[:, None])
+        kept = survival * ratio(followed, followed + law)[:, None]  # alike for all actions
+        reward = (policy * model.leader_reward).sum(axis=1)
+        value = policy_system(model, kept * policy, discount).solve(reward)
+        ahead = model.next_value(value)
+        return LeaderValues.under(policy, model.leader_reward + discount * kept * ahead)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalDifferenceCritic:
+    """Q_L by temporal differences with a target table; the table survives outer iterations.
+
+    A step's target is r_L + gamma_L sum_a' pi(a'|s') Q'(s', a'), where Q' is the table as it was
+    when the sweep began. Its limit is that of small steps: the true Q_L.
+
+    Attributes
+    ----------
+    step_size : float
+        In (0, 1].
+    sweeps : int
+        Passes over the data; the target is renewed before each.
+    """
+
+    step_size: float = 0.1
+    sweeps: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("sweeps", self.sweeps)
+        require_step_size(self.step_size)
+
+    @quiet
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Learn Q_L from the trajectories."""
+        return learn_differences(
+            response,
+            trajectories,
+            lambda table: (response.policy * table).sum(axis=1),
+            step_size=self.step_size,
+            sweeps=self.sweeps,
+            rng=rng,
+            previous=previous,
+        )
+
+    @quiet
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Evaluate the leader exactly."""
+        return exact_values(model, response)
+
+
+def exact_values(model: Model, response: Response) -> LeaderValues:
+    """Evaluate the leader by its Bellman equation."""
+    evaluation = evaluate_leader(model, response)
+    return LeaderValues(evaluation.action_value, evaluation.value)
+
+
+def visited_mean(counts: FloatArray, sums: FloatArray) -> LeaderValues:
+    """Divide sums over visits, shape (S, A), by their numbers: for each pair, and each state."""
+    per_state = ratio(sums.sum(axis=1), counts.sum(axis=1))
+    return LeaderValues(read_only(ratio(sums, counts)), read_only(per_state))
+
+
+def learn_differences(
+    response: Response,
+    trajectories: Trajectories,
+    target_value: Callable[[FloatArray], FloatArray],
+    *,
+    step_size: float,
+    sweeps: int,
+    rng: np.random.Generator,
+    previous: FloatArray | None,
+) -> LeaderValues:
+    """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
+    from tabular_bilevel._base import kernels
+
+    model = trajectories.model
+    table = first_table(model, previous)
+    steps = flat_steps(trajectories)
+    for _ in range(sweeps):
+        order, target = rng.permutation(steps), target_value(table)
+        for block in row_blocks(order.size, SCATTERED):
+            kernels.temporal_differences(
+                order[block],
+                trajectories.states,
+                trajectories.actions,
+                trajectories.next_states,
+                model.leader_reward,
+                model.leader_discount,
+                step_size,
+                target,
+                table,
+            )
+    return LeaderValues.under(response.policy, table)
+
+
+def require_step_size(step_size: float) -> None:
+    """Raise unless a step size is in (0, 1]."""
+    if not 0.0 < as_real("step_size", step_size) <= 1.0:
+        raise ValueError(f"step_size is {step_size}, not in (0, 1]")
+
+
+def first_table(model: Model, previous: FloatArray | None) -> FloatArray:
+    """Copy the previous table, or start one of zeros, shape (S, A)."""
+    shape = model.leader_reward.shape
+    return np.zeros(shape) if previous is None else finite_array("previous", previous, shape)
+
+
+def flat_steps(trajectories: Trajectories) -> IntArray:
+    """List the steps as row * columns + column, without the padding."""
+    if trajectories.count == 1:
+        return np.arange(trajectories.states.size)
+    return np.flatnonzero(trajectories.states.ravel() >= 0)

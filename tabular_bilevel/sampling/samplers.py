@@ -1,0 +1,199 @@
+"""Samplers: how much data an estimator gets, and where its trajectories are cut."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tabular_bilevel._base.arguments import as_real, positive_integer
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.sampling.all_trajectories import AllTrajectories
+from tabular_bilevel.sampling.trajectories import Trajectories, draw
+
+__all__ = ["Episodes", "Sampler", "Steps", "Survivors", "negligible_horizon"]
+
+# What a truncated trajectory leaves out, relative to the whole; below every sampling error.
+NEGLIGIBLE = 1e-8
+
+# Probability with which a trajectory outlives its rows; weights are at most 1, so this bounds what
+# is left out.
+OUTLIVED = 1e-12
+
+
+class Sampler(Protocol):
+    """Anything that draws trajectories of a model under a policy."""
+
+    def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
+        """Draw the trajectories."""
+        ...
+
+    def horizon(self, model: Model) -> int:
+        """Count the steps after which a trajectory is cut."""
+        ...
+
+    def survival(self, model: Model) -> float:
+        """Return the probability with which a step is followed by another."""
+        ...
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A fixed number of trajectories, all held at once: about 13 bytes a step.
+
+    Attributes
+    ----------
+    n_trajectories : int
+        Each from a fresh start.
+    steps : int, optional
+        Steps after which a trajectory is cut: not the `horizon` of `hypergradient`, which changes
+        the objective, but one that leaves a bias. By default so many that what is left out is below
+        a part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99. At a leader's
+        discount of 1 it is the longest episode, and must be given if there is none.
+    """
+
+    n_trajectories: int = 1000
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("n_trajectories", self.n_trajectories)
+        if self.steps is not None:
+            positive_integer("steps", self.steps)
+
+    def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
+        """Draw the trajectories."""
+        return draw(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
+
+    def horizon(self, model: Model) -> int:
+        """Count the steps after which a trajectory is cut."""
+        return negligible_horizon(model) if self.steps is None else self.steps
+
+    def survival(self, model: Model) -> float:
+        """Return 1: nothing is cut by chance."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A fixed number of steps in one environment that starts anew when an episode ends.
+
+    The published protocol. The last trajectory is cut where the steps run out; estimators average
+    over starts, and over trajectories that are complete.
+
+    Attributes
+    ----------
+    n_steps : int
+        Number of steps in all.
+    time_limit : int, optional
+        Steps after which an episode is given up; by default as in `Episodes`.
+    """
+
+    n_steps: int
+    time_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("n_steps", self.n_steps)
+        if self.time_limit is not None:
+            positive_integer("time_limit", self.time_limit)
+
+    def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
+        """Draw the trajectories."""
+        return draw(
+            model,
+            policy,
+            rows=self.n_steps,
+            columns=self.horizon(model),
+            rng=rng,
+            n_steps=self.n_steps,
+        )
+
+    def horizon(self, model: Model) -> int:
+        """Count the steps after which an episode is given up."""
+        return negligible_horizon(model) if self.time_limit is None else self.time_limit
+
+    def survival(self, model: Model) -> float:
+        """Return 1: nothing is cut by chance."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """Trajectories that are cut by chance, which leaves no bias (theory.md section 6).
+
+    After each step a trajectory goes on with a probability of at least both discounts, and what
+    later steps contribute is divided by the probability of having come there: weights stay at
+    most 1. Fewer steps and less memory than `Episodes`, more noise a trajectory.
+
+    Attributes
+    ----------
+    n_trajectories : int
+        Each from a fresh start.
+    probability : float, optional
+        Probability of going on after a step; the larger discount by default.
+    """
+
+    n_trajectories: int = 1000
+    probability: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("n_trajectories", self.n_trajectories)
+        if self.probability is not None and not 0.0 < as_real("probability", self.probability) < 1:
+            raise ValueError(f"probability is {self.probability}, not in (0, 1)")
+
+    def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
+        """Draw the trajectories."""
+        return draw(
+            model,
+            policy,
+            rows=self.n_trajectories,
+            columns=self.horizon(model),
+            rng=rng,
+            survival=self.survival(model),
+        )
+
+    def horizon(self, model: Model) -> int:
+        """Count the steps that no trajectory outlives."""
+        return max(1, math.ceil(math.log(OUTLIVED) / math.log(self.survival(model))))
+
+    def survival(self, model: Model) -> float:
+        """Return the probability with which a step is followed by another."""
+        largest = max(model.follower_discount, model.leader_discount)
+        if largest == 1.0:
+            raise ValueError(
+                "leader_discount is 1: trajectories that are cut by chance would have weights that "
+                "grow without bound; take Episodes"
+            )
+        if self.probability is None:
+            return largest if largest > 0.0 else 0.5
+        if self.probability < largest:
+            raise ValueError(
+                f"probability is {self.probability}, below the discount {largest}: weights would "
+                "grow without bound"
+            )
+        return self.probability
+
+
+def negligible_horizon(model: Model) -> int:
+    """Count the steps after which both discounted sums lack less than a part in 10^8."""
+    discount = max(model.follower_discount, model.leader_discount)
+    if discount == 1.0:
+        return _longest_episode(model)
+    return 1 if discount == 0.0 else max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount)))
+
+
+def _longest_episode(model: Model) -> int:
+    """Count the steps after which every episode has ended, whatever the follower does."""
+    anything = model.available / model.available.sum(axis=1, keepdims=True)
+    try:
+        return max(1, AllTrajectories(model, anything).longest)
+    except ValueError as error:
+        raise ValueError(
+            "leader_discount is 1 and play may return to a state, so that episodes have no largest "
+            "length: give the sampler a number of steps"
+        ) from error

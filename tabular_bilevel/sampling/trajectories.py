@@ -1,0 +1,270 @@
+"""Trajectories of a model under a policy: what an estimator sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tabular_bilevel._base.arguments import (
+    as_array,
+    as_generator,
+    distribution_tolerance,
+    entry,
+    finite_array,
+    first,
+    positive_integer,
+    require_probabilities,
+)
+from tabular_bilevel._base.arrays import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    read_only,
+    restore_read_only,
+)
+from tabular_bilevel.finite.model import Model
+
+__all__ = ["Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Sampled trajectories, one a row, padded to the longest.
+
+    Attributes
+    ----------
+    states, actions : ndarray of int, shape (count, longest)
+        s_t and a_t; -1 beyond a trajectory's length.
+    next_states : ndarray of int, shape (count, longest)
+        s_{t+1}; -1 where the episode ended with this step, and beyond.
+    lengths : ndarray of int, shape (count,)
+        Number of steps of each.
+    model : Model
+        The model that they come from.
+    complete : int
+        How many were not cut short by a limit on the number of steps in all.
+    survival : float
+        Probability with which a step was followed by another if the episode went on; what is
+        summed over steps t is to be divided by survival^t.
+    """
+
+    states: IntArray
+    actions: IntArray
+    next_states: IntArray
+    lengths: IntArray
+    model: Model = field(repr=False)
+    complete: int
+    survival: float = 1.0
+
+    __setstate__ = restore_read_only
+
+    @property
+    def count(self) -> int:
+        """Number of trajectories."""
+        return int(self.lengths.size)
+
+    @property
+    def mask(self) -> BoolArray:
+        """Which entries are steps, shape (count, longest)."""
+        return np.arange(self.states.shape[1]) < self.lengths[:, None]
+
+    @property
+    def terminated(self) -> BoolArray:
+        """Which trajectories ended by themselves, not at the horizon, shape (count,)."""
+        return np.asarray(self.next_states[np.arange(self.count), self.lengths - 1] < 0)
+
+    @cached_property
+    def follower_reward(self) -> FloatArray:
+        """Follower's reward of each step, shape (count, longest); 0 beyond."""
+        return self._earned(self.model.follower_reward)
+
+    @cached_property
+    def leader_reward(self) -> FloatArray:
+        """Leader's reward of each step, shape (count, longest); 0 beyond."""
+        return self._earned(self.model.leader_reward)
+
+    def cut(self, steps: int) -> Trajectories:
+        """Keep the first steps of each trajectory."""
+        if steps >= self.states.shape[1]:
+            return self
+        columns = (self.states, self.actions, self.next_states)
+        states, actions, following = (column[:, :steps] for column in columns)
+        lengths = read_only(np.minimum(self.lengths, steps))
+        return replace(self, states=states, actions=actions, next_states=following, lengths=lengths)
+
+    def _earned(self, reward: FloatArray) -> FloatArray:
+        return np.asarray(read_only(np.where(self.mask, reward[self.states, self.actions], 0.0)))
+
+    def __str__(self) -> str:
+        return (
+            f"Trajectories: {self.count}, {int(self.lengths.sum())} steps, longest "
+            f"{self.states.shape[1]}, {int(self.terminated.sum())} ended by themselves"
+        )
+
+
+def sample_trajectories(
+    model: Model,
+    policy: npt.ArrayLike,
+    *,
+    count: int,
+    horizon: int,
+    rng: np.random.Generator | int,
+) -> Trajectories:
+    """Simulate a policy.
+
+    Parameters
+    ----------
+    model : Model
+        The model to act in.
+    policy : array_like, shape (S, A)
+        Probability of each action; 0 where an action is unavailable.
+    count : int
+        Number of trajectories, each from a fresh start.
+    horizon : int
+        A trajectory is cut after this many steps if it has not ended.
+    rng : numpy.random.Generator or int
+        Source of randomness (it advances), or a seed.
+
+    Returns
+    -------
+    Trajectories
+        The sample.
+
+    Raises
+    ------
+    ValueError
+        If the policy is not a distribution over available actions in each state, or a number is not
+        positive.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.four_rooms().model([0.0] * 105)
+    >>> policy = tb.solve_follower(model).policy
+    >>> sample = tb.sample_trajectories(model, policy, count=5, horizon=200, rng=0)
+    >>> bool(sample.terminated.all())
+    True
+    """
+    rows = positive_integer("count", count)
+    columns = positive_integer("horizon", horizon)
+    chances = as_policy(model, policy)
+    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
+
+
+def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
+    """Copy a policy: in each state a distribution over available actions, shape (S, A)."""
+    chances = finite_array("policy", policy, model.follower_reward.shape)
+    require_probabilities("policy", chances)
+    if (chances[~model.available] > 0.0).any():
+        index = first(~model.available & (chances > 0.0))
+        raise ValueError(f"{entry('policy', index)} is {chances[index]} for an unavailable action")
+    sums = chances.sum(axis=1)
+    off = np.abs(sums - 1.0) > distribution_tolerance(as_array("policy", policy).dtype)
+    if off.any():
+        index = first(off)
+        raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
+    return chances
+
+
+def draw(
+    model: Model,
+    policy: FloatArray,
+    *,
+    rows: int,
+    columns: int,
+    rng: np.random.Generator,
+    n_steps: int | None = None,
+    survival: float = 1.0,
+) -> Trajectories:
+    """Simulate a policy that is known to be one.
+
+    Parameters
+    ----------
+    model : Model
+        The model to act in.
+    policy : ndarray, shape (S, A)
+        Probability of each action.
+    rows, columns : int
+        Largest number of trajectories, and of steps of each.
+    rng : numpy.random.Generator
+        Source of randomness; it advances.
+    n_steps : int, optional
+        Stop after this many steps in all.
+    survival : float
+        Go on after each step with this probability.
+
+    Returns
+    -------
+    Trajectories
+        The sample.
+    """
+    from tabular_bilevel._base import kernels
+
+    kernel = model.transition
+    left = rows * columns if n_steps is None else n_steps
+    parts: list[IntArray] = []
+    counts: list[IntArray] = []
+    longest = 0
+    while rows > 0 and left > 0:
+        # Compiled code cannot be interrupted: it returns about every 0.1 s. Pages that are not
+        # written to cost nothing.
+        size = min(left, max(columns, 2_500_000))
+        try:
+            flat = np.empty((3, size), dtype=np.int32)
+        except MemoryError as error:
+            raise ValueError(
+                f"a trajectory may take {columns} steps, more than memory holds, at discounts of "
+                f"{model.follower_discount} and {model.leader_discount}: give the sampler a number "
+                "of steps"
+            ) from error
+        lengths: IntArray = np.empty(min(rows, size), dtype=np.int64)
+        filled, made, most = kernels.sample_trajectories(
+            rng,
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.termination,
+            model.initial,
+            policy,
+            columns,
+            left,
+            survival,
+            flat[0],
+            flat[1],
+            flat[2],
+            lengths,
+        )
+        parts.append(flat[:, :made])
+        counts.append(lengths[:filled])
+        left -= made
+        rows -= filled
+        longest = max(longest, most)
+    # one part, the rule, is not copied
+    lengths = counts[0] if len(counts) == 1 else np.concatenate(counts)
+    steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    del parts  # as large as the sample
+    steps = np.empty((3, lengths.size, longest), dtype=np.int32)
+    kernels.pad(steps_made, lengths, steps)
+    states, actions, following = read_only(steps)
+    last = lengths[-1]
+    cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns
+    return Trajectories(
+        states=states,
+        actions=actions,
+        next_states=following,
+        lengths=read_only(lengths),
+        model=model,
+        complete=lengths.size - int(cut),
+        survival=survival,
+    )
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Split rows so that compiled code returns, and can be interrupted, about every 0.1 s."""
+    size = max(1, 5_000_000 // columns)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
