@@ -246,15 +246,15 @@ def test_the_command_says_that_the_disk_is_full(tmp_path, monkeypatch, capsys):
         ("check", "stranger:wrong", "--problem", "two-state", "--replicates", "30", "--seed", "0",
          "--report", "."): [tmp_path / "report.txt", tmp_path / "report.json"],
     }  # fmt: skip
-    for command, files in commands.items():
-        for n in range(1, 4 * len(files) + 1):
-            for file in files:
+    for command, outputs in commands.items():
+        for n in range(1, 4 * len(outputs) + 1):
+            for file in outputs:
                 file.write_bytes(b"old")
             with monkeypatch.context() as patch:
                 failing(patch, n)
                 assert main([*command]) == 2
             assert "No space left on device" in capsys.readouterr().err
-            for file in files:
+            for file in outputs:
                 raw = file.read_bytes()
                 assert raw == b"old" or SOUND[file.suffix](raw)
             assert not [*tmp_path.glob(files.DRAFTS)]

@@ -80,7 +80,10 @@ def test_a_folder_that_is_missing_is_an_error_before_the_work(tmp_path):
 
 def test_one_is_alone_in_a_folder_and_clears_what_was_left(tmp_path):
     (tmp_path / ".1-0123456789abcdef.part").write_bytes(b"half")
-    code = "import sys; from tabular_bilevel._base.files import alone_in\nwith alone_in(sys.argv[1]): pass"
+    code = (
+        "import sys; from tabular_bilevel._base.files import alone_in\n"
+        "with alone_in(sys.argv[1]): pass"
+    )
     (tmp_path / ".thesis.part").write_bytes(b"somebody else's")
     with alone_in(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [".thesis.part"]

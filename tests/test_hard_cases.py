@@ -260,10 +260,10 @@ def compare(problem, result, proof, *, bounded=True, bits=BITS):
         ),
         (proof.occupancy, reference.occupancy, result.evaluation.occupancy, bounds.occupancy),
     )
-    for interval, balls, stored, bound in rows:
+    for interval, numbers, stored, bound in rows:
         if np.ndim(bound) == 2:
             bound = of_pairs(bound)
-        for k, ball in enumerate(balls):
+        for k, ball in enumerate(numbers):
             assert holds(interval, ball, k)
             assert off(np.ravel(stored)[k], ball) <= np.ravel(bound)[k]
             assert not bounded or np.isfinite(np.ravel(bound)[k])
@@ -1365,8 +1365,8 @@ def triples_beyond_32_bits_keep_their_places(proof):
 def with_room_for_eight(act):
     """As if 32 bits numbered eight entries only."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("model", "markov_game"):
-            patch.setattr(f"tabular_bilevel.{module}.MAX_ENTRIES", 8)
+        patch.setattr("tabular_bilevel.finite.model.MAX_ENTRIES", 8)
+        patch.setattr("tabular_bilevel.problems.markov_game.MAX_ENTRIES", 8)
         act()
 
 

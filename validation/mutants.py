@@ -193,7 +193,7 @@ MUTANTS = (
         "Budget.pullback",
         "np.full(share.size, -(share[:-1] @ gradient))",
         "np.full(share.size, share[:-1] @ gradient)",
-        (f"{BOUNDS}::test_bounds_of_a_budget_hold", f"{PACKAGE}/hypergradient.py"),
+        (f"{BOUNDS}::test_bounds_of_a_budget_hold", RIGHT),
     ),
     Mutant(
         "an initial distribution's mass is taken for 1",
