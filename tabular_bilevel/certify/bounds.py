@@ -87,8 +87,8 @@ def error_bounds(
 ) -> ErrorBounds:
     """Bound what the numbers of a finished result are off by.
 
-    It costs a factorisation for each of the two discounts, some solves and some products. The
-    solver that made the result is not trusted: a wrong one makes the bounds large, not wrong.
+    The solver that made the result is not trusted: a wrong one makes the bounds large, not wrong.
+    The cost is a factorisation for each of the two discounts, some solves and some products.
 
     Parameters
     ----------

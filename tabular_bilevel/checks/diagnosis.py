@@ -45,8 +45,8 @@ class Guess:
     likeness : tuple of str
         Other mistakes with the same target here.
     distance : float
-        Of its target from the estimates' mean, in standard errors over all directions together; by
-        enumeration, relative to the target.
+        Distance of its target from the estimates' mean, in standard errors over all directions
+        together; by enumeration, relative to the target.
     weight : float
         Its likelihood, as a share of that of all mistakes considered.
     fits : bool
@@ -69,11 +69,11 @@ class Diagnosis:
     Attributes
     ----------
     guesses : tuple of Guess
-        All that were considered.
+        All mistakes that were considered.
     unit : str
         Unit of the distances.
     n_replicates : int
-        Estimates behind it; 0 of an exact expectation.
+        Number of estimates behind it; 0 for an exact expectation.
     """
 
     guesses: tuple[Guess, ...]
@@ -163,8 +163,8 @@ def diagnose(
     """Compare the mean of estimates with the targets of all mistakes.
 
     The likelihood of a target is that of the mean under Hotelling's law, (1 + T^2 / (n - 1))^(-n/2)
-    up to a constant. With too few replicates for all coordinates, it is that in the directions that
-    the targets span, and none fits if the mean is elsewhere.
+    up to a constant. With too few replicates for all coordinates, only the directions that the
+    targets span are compared, and no mistake fits if the mean lies outside of them.
 
     Parameters
     ----------

@@ -34,9 +34,9 @@ POWER = 0.99
 SEED = 2026
 
 N_REPLICATES = 200
-N_FAULTY_REPLICATES = 100  # faults show at a glance, but not before
+N_FAULTY_REPLICATES = 100  # mistakes show at a glance, but not before
 
-#: Of all faults, those that show on problems like these.
+#: Those of all mistakes that show on problems like these.
 PLANTED = (
     "no 1/temperature",
     "no eligibility",
@@ -68,7 +68,7 @@ class Check:
     bound : float
         What it is compared with.
     passed : bool
-        Whether it is as it should be; of a planted fault, whether it was caught.
+        Whether it is as it should be; for a planted mistake, whether it was found.
     detail : str
         What the number is.
     level : Level
@@ -307,7 +307,7 @@ def _estimator_checks(case: Case) -> list[Check]:
     }
     estimates: list[FloatArray] = []
     faulty: dict[str, list[FloatArray]] = {name: [] for name in wrong}
-    # A fault is told from the right estimator on the same data, by what it makes of them.
+    # A mistake is compared with the right estimator on the same data.
     for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
         experience = estimator.interaction.gather(case.problem, case.theta, rng=stream)
         estimates.append(estimator.estimate(experience).gradient)

@@ -48,7 +48,7 @@ class BoltzmannCovariance:
     variance.
 
     Assumes: the follower plays its soft-optimal policy, and its value V_F is known (it enters
-    kernel parameters only). Bias: none with an exact critic, but for what truncation leaves out,
+    kernel parameters only). Bias: none with an exact critic, but for what cut trajectories leave out,
     of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged tails, one
     of order 1 / n_trajectories.
 
@@ -161,7 +161,7 @@ class BoltzmannCovariance:
         Returns
         -------
         ndarray, shape (d,)
-            The exact gradient, but for truncation and what the critic comes to.
+            The exact gradient, but for cut trajectories and the critic's limit.
         """
         limit = self.interaction.limit(problem, theta)
         model = limit.model

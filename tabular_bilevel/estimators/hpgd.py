@@ -42,7 +42,7 @@ __all__ = ["HyperPolicyGradient"]
 class HyperPolicyGradient:
     """The HPGD estimator, for parameters of all tables, a leader's policy and the temperature.
 
-    The direct term is BC-HG's. Through the follower goes, for each on-policy trajectory::
+    The direct part is that of BC-HG. Through the follower goes, for each on-policy trajectory::
 
         (1 / temperature) sum_t gamma_L^t (dQ_F - dV_F)(s_t, a_t) A_L(s_t, a_t)
 
@@ -56,8 +56,8 @@ class HyperPolicyGradient:
 
     Assumes: the follower plays its soft-optimal policy; pairs are visited repeatedly. Bias: of
     order 1 / visits, since averages and credits share their data, and where a state was left by
-    one action only its tails cancel: with few visits the estimate tends to the direct term alone.
-    With infinite data, what truncation takes from the tails of late visits, a part of order
+    one action only its tails cancel: with few visits the estimate tends to the direct part alone.
+    With infinite data, what cutting takes from the tails of late visits, a share of order
     1 / ((1 - gamma) steps) of them where episodes do not end by themselves.
 
     Attributes

@@ -1,4 +1,4 @@
-"""The naive policy gradient ("naive PGD"): the direct term alone.
+"""The naive policy gradient ("naive PGD"): the direct part alone.
 
 The usual baseline of the papers on bilevel RL, e.g. Kudo et al., ICAPS 2026, arXiv:2603.14867;
 theory.md section 6.
@@ -73,7 +73,7 @@ class NaivePolicyGradient:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,).
 
-        That is the direct part of the exact gradient, but for truncation and the critic.
+        That is the direct part of the exact gradient, but for cut trajectories and the critic.
         """
         limit = self.interaction.limit(problem, theta)
         nothing = np.zeros_like(limit.response.policy)

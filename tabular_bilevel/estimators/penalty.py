@@ -51,7 +51,7 @@ class ValueGapPenalty:
 
     Assumes: one discount for both players. Bias: of order 1 / weight, which vanishes as the
     weight grows, though only down to rounding, best at 1e7 to 1e8, while the variance of a sampled
-    estimate grows with its square; and what truncation leaves out, times the weight.
+    estimate grows with its square; and what cut trajectories leave out, times the weight.
 
     Attributes
     ----------

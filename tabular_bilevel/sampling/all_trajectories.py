@@ -105,7 +105,7 @@ class AllTrajectories:
     @cached_property
     @quiet
     def probability(self) -> float:
-        """Their probabilities' sum: 1, but for the digits that the model's tables were given to."""
+        """Sum of their probabilities: 1, up to the digits of the model's tables."""
         sums = np.ones(self._model.n_states + 1)  # as `ways` in `_backward`
         for states in reversed(self._states):
             outcomes = self._outcomes.leaving(states)

@@ -16,7 +16,7 @@ from tabular_bilevel.sampling.trajectories import Trajectories, draw
 
 __all__ = ["Episodes", "Sampler", "Steps", "Survivors", "negligible_horizon"]
 
-# What a truncated trajectory leaves out, relative to the whole; below every sampling error.
+# What a cut trajectory leaves out, relative to the whole; below every sampling error.
 NEGLIGIBLE = 1e-8
 
 # Probability with which a trajectory outlives its rows; weights are at most 1, so this bounds what
