@@ -46,6 +46,7 @@ def blocks(text):
 def run_page(text):
     """Run the blocks of a page in the working folder; raise AssertionError where one is wrong."""
     namespace, printed = {}, None
+    assert text.count("```") == 2 * len(blocks(text)), "a block is not seen"
     for block in blocks(text):
         if block.kind == "file":
             Path(block.name).write_text(block.text, encoding="utf-8")
@@ -97,6 +98,7 @@ def test_what_a_page_displays_runs_and_prints_what_it_says(page, tmp_path, monke
         ("```sh\nrm -r x\n```\n", "who would run this"),
         ("```sh\ntabular-bilevel problems # ends with 1\n```\n", "problems"),
         ("```perl\n1\n```\n", "perl"),
+        ("- a list\n\n  ```python\n  1 / 0\n  ```\n", "not seen"),
     ],
 )
 def test_a_page_that_is_wrong_is_found(wrong, complaint):

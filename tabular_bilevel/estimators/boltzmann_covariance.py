@@ -48,9 +48,9 @@ class BoltzmannCovariance:
     variance.
 
     Assumes: the follower plays its soft-optimal policy, and its value V_F is known (it enters
-    kernel parameters only). Bias: none with an exact critic, but for what cut trajectories leave out,
-    of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged tails, one
-    of order 1 / n_trajectories.
+    kernel parameters only). Bias: none with an exact critic, but for what cut trajectories leave
+    out, of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged
+    tails, one of order 1 / n_trajectories.
 
     Attributes
     ----------
