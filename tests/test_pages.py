@@ -1,10 +1,11 @@
-"""The README and the book: what a page displays runs, and prints what the page says.
+"""The README and the book: what a page displays runs, prints what it says, and has our words.
 
 The blocks of a page run in order and share their names. A block of text right behind another block
 is what that one prints. Above a block may stand ``<!-- file: NAME -->``, which writes the block to
 a file instead, or ``<!-- command: NAME -->``, which leaves it to the continuous integration.
 """
 
+import ast
 import contextlib
 import io
 import re
@@ -130,3 +131,33 @@ def test_the_commands_are_there_for_ci():
     commands = {b.name: b.text for b in blocks(PAGES[0].read_text()) if b.kind == "command"}
     assert "tabular-bilevel verify" in commands["verify"]
     assert "pytest -m 'not slow' -n 2" in commands["tests"]
+
+
+def docstrings():
+    for path in (ROOT / "tabular_bilevel").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                yield path.relative_to(ROOT), ast.get_docstring(node) or ""
+
+
+def words_not_to_use():
+    table = (BOOK / "glossary.md").read_text(encoding="utf-8").partition("| not | but |")[2]
+    rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    return [word for row in rows[1:] for word in row.split(", ")]
+
+
+def found_in(text):
+    """Find words that are not to be used; titles in quotes may have them."""
+    plain = re.sub(r'"[^"]*"', "", text.replace("\n", " ")).lower()
+    return [word for word in words_not_to_use() if re.search(rf"\b{word}", plain)]
+
+
+def test_docstrings_keep_to_the_glossary():
+    assert len(words_not_to_use()) > 10
+    wrong = [
+        (str(path), found_in(text))
+        for path, text in docstrings()
+        if "adapters" not in path.parts and found_in(text)
+    ]
+    assert wrong == []
+    assert found_in("The direct\nterm alone.") == ["direct term"]
