@@ -28,9 +28,9 @@ class Parts:
     problem : BilevelProblem
         The leader's problem.
     theta : ndarray, shape (d,)
-        Where the gradient is taken.
+        Where they are.
     direct_measures, indirect_measures : Sensitivities
-        Sensitivities with the follower's policy held fixed, and through it.
+        With the follower's policy held fixed, and through the follower's policy.
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -69,7 +69,7 @@ class Estimate:
     memory : mapping of str to ndarray
         To be given to the next call, at a theta nearby.
     n_trajectories, n_steps : int
-        Size of the sample behind it; 0 for an estimate from the model.
+        The sample behind it; 0 of an estimate from the model.
     parts : Parts or None
         The direct and the indirect part, for a method that estimates them apart.
     """
@@ -91,14 +91,14 @@ class Estimate:
         Parameters
         ----------
         experience : Experience
-            What the estimate is made from.
+            What was seen.
         direct, indirect : Sensitivities
-            Sensitivities estimated from it.
+            What was made of it.
 
         Returns
         -------
         Estimate
-            The estimate, with both parts.
+            With both parts.
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
         return cls(

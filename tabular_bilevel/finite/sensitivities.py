@@ -153,17 +153,17 @@ class SensitivityBounds:
     Attributes
     ----------
     follower_reward, leader_reward : ndarray, shape (S, A)
-        Errors of the influence measure, and of the occupancy of pairs.
+        Of the influence measure, and of the occupancy of pairs.
     entries : ndarray, shape (nnz,)
-        Error of dJ/dP, but for a number that all entries of a row share.
+        Of dJ/dP, but for a number that the entries of a row share.
     entries_shift : ndarray, shape (S, A)
-        Largest size of that number.
+        Of that number.
     initial : ndarray, shape (S,)
-        Error of dJ/drho, but for a number that all states share.
+        Of dJ/drho, but for a number that all states share.
     initial_shift : float
-        Largest size of that number.
+        Of that number.
     temperature : float
-        Error of dJ/d(temperature).
+        Of dJ/d(temperature).
     """
 
     follower_reward: FloatArray

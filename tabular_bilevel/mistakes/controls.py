@@ -1,4 +1,4 @@
-"""Estimators that are wrong on purpose, each with its exact target (theory.md section 11).
+"""Estimators that are wrong on purpose, each with the number that it is wrong by.
 
 A checker that passes one of them is no checker. Each is BC-HG with one ingredient changed, and the
 same change to the exact computation is what it converges to: so a stranger's biased estimator can
@@ -57,8 +57,7 @@ class Ingredients:
     credit : ndarray, shape (S, A)
         What a decision is credited with, A_L / temperature.
     credit_discount, trace_discount, leader_discount : float
-        Discounts of a decision's credit by its time, of the credit as it is carried along, and of
-        the leader's rewards.
+        Of a decision's credit, by when it is taken; of what follows it; of the leader's rewards.
     horizon : int
         Steps after which a trajectory is cut.
     direct, indirect : float
@@ -283,7 +282,7 @@ class Control:
     fault : Fault
         What.
     n_trajectories : int
-        Trajectories of each estimate.
+        Of each estimate.
     """
 
     fault: Fault
@@ -324,7 +323,7 @@ def controls(*, n_trajectories: int = 1000) -> dict[str, Control]:
     Parameters
     ----------
     n_trajectories : int
-        Trajectories of each estimate.
+        Of each estimate.
 
     Returns
     -------

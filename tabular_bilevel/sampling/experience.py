@@ -45,9 +45,9 @@ class Experience:
     trajectories : Trajectories
         Sampled under that response; they know the model they come from.
     values : LeaderValues
-        The critic's values of the leader.
+        The critic's.
     memory : mapping of str to ndarray
-        What the next call starts from.
+        To go on from.
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -76,7 +76,7 @@ class Limit:
     response : Response
         The follower's response.
     values : LeaderValues
-        The limit of the critic's values.
+        What the critic comes to.
     horizon : int
         Steps after which trajectories are cut.
     survival : float
@@ -141,7 +141,7 @@ class Interaction:
         rng : numpy.random.Generator or int
             Source of randomness (it advances), or a seed.
         memory : mapping of str to ndarray
-            What an earlier call left, at a theta nearby.
+            Of the experience before, at a theta nearby.
 
         Returns
         -------
@@ -169,7 +169,7 @@ class Interaction:
         )
 
     def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Limit:
-        """Compute what `gather` comes to with infinite data, from an empty memory.
+        """Compute what `gather` comes to with infinite data, without any before.
 
         Parameters
         ----------

@@ -39,19 +39,19 @@ def sampled_traces(
     experience : Experience
         Trajectories, response and critic.
     credit : ndarray, shape (S, A)
-        Step t gets credit_discount^t times the entry of its pair. Later steps share that credit,
-        discounted at `trace_discount`. All is divided by the probability of being seen.
+        Step t is credited with credit_discount^t times the entry of its pair, and each step from
+        there on counts with it, discounted at `trace_discount`; all divided by the probability
+        of having survived to be seen.
     credit_discount : float
-        Discount of the credit, by the time of its step; with the survival probability, each step
-        that is seen counts alike.
+        See there; the survival probability lets all steps count alike as they are seen.
     trace_discount, leader_discount : float, optional
-        By default the follower's discount and the leader's.
+        The follower's and the leader's, unless something else is wanted.
     baseline : bool
         Whether what arriving is worth has its mean taken off, where that changes no expectation.
     own_action : bool
         Whether the action on arrival counts towards what arriving is worth.
     trajectories : Trajectories, optional
-        Trajectories to go along; by default the experience's.
+        Others than the experience's.
 
     Returns
     -------

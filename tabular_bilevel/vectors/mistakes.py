@@ -35,9 +35,9 @@ class Mistake:
     name : str
         What it is.
     flags : tuple of str
-        Vectors with any of these flags show it.
+        Of vectors that it shows on; any of them.
     gradient : callable
-        Computes the gradient that it gives on a problem, shape (d,); None where not defined.
+        What it comes to on a problem, shape (d,); None where it is not defined.
     """
 
     name: str
@@ -89,7 +89,7 @@ class _Road:
         source: Callable[..., FloatArray] = influence_source,
         arrivals: Callable[[LinearSystem], Callable[[FloatArray], FloatArray]] | None = None,
     ) -> _Road:
-        """Compute both measures, with another model, response, source or solve if given."""
+        """Go it: on another model, with another response, source of influence, or solve."""
         tables = problem.tables
         model = tables if model is None else model
         response = solve_follower(model) if response is None else response
@@ -181,7 +181,7 @@ def _entropy_counted(problem: StoredProblem) -> FloatArray:
 
 
 def _greedy(problem: StoredProblem) -> FloatArray:
-    """Let the follower take its best action for sure, so that nothing goes through it."""
+    """Take the better action for sure; its derivative is 0 then."""
     response = solve_follower(problem.tables)
     values = np.where(problem.tables.available, response.action_value, -np.inf)
     best = np.eye(values.shape[1])[values.argmax(axis=1)]
@@ -189,7 +189,7 @@ def _greedy(problem: StoredProblem) -> FloatArray:
 
 
 def _unshifted(problem: StoredProblem) -> FloatArray:
-    """Compute the softmax without the shift that keeps it from overflowing."""
+    """Take exponentials as they come."""
     model = problem.tables
     response = solve_follower(model)
     weights = np.where(model.available, np.exp(response.action_value / model.temperature), 0.0)
