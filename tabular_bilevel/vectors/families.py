@@ -37,7 +37,7 @@ SMALL_FOUR_ROOMS = "type octile\nheight 5\nwidth 5\nmap\n..@..\n.....\n@.@.@\n..
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """A problem, where to look at it, and flags that its tables do not show.
+    """A problem and a theta, with the flags that its tables do not show.
 
     Attributes
     ----------
@@ -61,9 +61,9 @@ class Family:
     Attributes
     ----------
     name : str
-        What it is called.
+        Its name.
     summary : str
-        What it is.
+        What it is, in a few words.
     smallest : int
         States of its largest instance that cannot be made smaller.
     draw : callable
