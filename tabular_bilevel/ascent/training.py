@@ -64,11 +64,11 @@ class Setting:
     Attributes
     ----------
     sampler : Sampler
-        How much data an iteration has.
+        Data of an iteration.
     step_size : float
-        Step size of learned critics, in (0, 1].
+        Of learned critics, in (0, 1].
     oracle : Sampler
-        Sampler of the separate sample of HPGD (oracle).
+        Of the separate sample of HPGD (oracle).
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem itself.
     """
@@ -128,7 +128,7 @@ class Curve:
     Attributes
     ----------
     iteration : ndarray of int, shape (n,)
-        Iterations at which J was computed; the last is the number of steps made.
+        When it was looked at; the last is the number of steps made.
     objective : ndarray, shape (n,)
         J there.
     theta : ndarray, shape (d,)
@@ -160,9 +160,9 @@ class Run:
     method : Estimator
         Where gradients come from.
     optimiser : Optimiser
-        How theta moves along them.
+        What is made of them.
     seed : int
-        Seed of its randomness.
+        Of its randomness.
     n_steps : int
         Iterations.
     every : int
@@ -194,12 +194,12 @@ def train(run: Run) -> Curve:
     Parameters
     ----------
     run : Run
-        What is to be done.
+        What to do.
 
     Returns
     -------
     Curve
-        The curve of the whole ascent.
+        Of the whole ascent.
 
     Raises
     ------
@@ -302,14 +302,14 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
     Parameters
     ----------
     runs : sequence of Run
-        What is to be done.
+        What to do.
     workers : int
         Processes; with 1 this one does the work.
 
     Yields
     ------
     run : Run
-        Each run when it is finished, in no certain order.
+        As it is finished, in no certain order.
     curve : Curve
         Its curve.
 

@@ -43,21 +43,21 @@ class ErrorBounds:
     Attributes
     ----------
     value : ndarray, shape (S,)
-        Error of V_F, compared with the optimal value.
+        Of V_F, against the optimal one.
     action_value : ndarray, shape (S, A)
-        Error of Q_F; 0 where an action is unavailable.
+        Of Q_F; 0 where an action is unavailable.
     policy : ndarray, shape (S, A)
-        Error of the follower's policy.
+        Of the follower's policy.
     objective : float
-        Error of J.
+        Of J.
     leader_value : ndarray, shape (S,)
-        Error of V_L.
+        Of V_L.
     occupancy : ndarray, shape (S,)
-        Error of d_L.
+        Of d_L.
     sensitivities : SensitivityBounds
-        Errors of the derivatives with respect to the tables.
+        Of the derivatives with respect to the tables.
     gradient : ndarray, shape (d,)
-        Error of the gradient.
+        Of the gradient.
     vacuous : str
         Why the objective's bound or the gradient's is infinite; empty if neither is.
     """
@@ -150,7 +150,7 @@ class Enclosure:
     influence : Interval, shape (S, A)
         mu = dJ/dr_F; exactly 0 where an action is unavailable.
     precision : int
-        Bits of precision that it took.
+        Bits that it took.
     model, tangents
         What the bounds are about: the tables, and their derivatives in each parameter.
     """
@@ -251,12 +251,12 @@ class Accuracy:
     gradient : ndarray, shape (d,)
         Radii of the gradient's entries.
     reason : str
-        Why nothing better is known, if it is an ESTIMATE; else empty.
+        Of an ESTIMATE, why nothing better is known; else empty.
     bounds : ErrorBounds or None
-        Of a BOUNDED result, and of an ESTIMATE some of whose numbers are bounded: bounds of all
+        Of a BOUNDED result, and of an ESTIMATE some of whose numbers are bounded: those of all
         numbers on the way.
     enclosure : Enclosure or None
-        The enclosure behind an ENCLOSED result.
+        Of an ENCLOSED result.
     """
 
     level: Level
