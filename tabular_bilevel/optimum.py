@@ -44,11 +44,11 @@ class Optimum:
     objective : float
         J: an ESTIMATE, exact but for rounding; `hypergradient` at theta bounds it.
     theta : ndarray, shape (d,)
-        Where.
+        Where the maximum is.
     gradient_norm : float
-        Of the gradient there, likewise.
+        Norm of the gradient there, an ESTIMATE, too.
     evaluations : int
-        Of J and its gradient.
+        How often J and its gradient were computed.
     message : str
         Why the search stopped.
     """
@@ -88,7 +88,7 @@ def polish(
     horizon : int, optional
         Count the leader's rewards of this many steps only.
     max_iterations : int
-        Of L-BFGS.
+        Largest number of L-BFGS iterations.
 
     Returns
     -------
@@ -193,7 +193,7 @@ def anneal(
     Returns
     -------
     Optimum
-        Of the last problem.
+        The maximum that was found for the last problem.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def anneal(
 class Perturbed:
     """A method with normal noise added to its gradient, to leave plateaus with.
 
-    Assumes and is biased as the method; the noise has mean zero.
+    The noise has mean zero, so that assumptions and bias are the method's.
 
     Attributes
     ----------

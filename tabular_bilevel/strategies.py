@@ -337,7 +337,7 @@ def policies(model: Model) -> SearchStrategy[FloatArray]:
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
 
     Returns
     -------

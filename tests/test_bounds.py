@@ -97,7 +97,7 @@ def test_no_bound_is_broken_where_no_inverse_is_formed(block, monkeypatch):
         assert broken(refined, refined.accuracy.bounds, *truth) == []
 
 
-# Section 2.6 of the design's table: Garnet MDPs with 20 states; the radii it reached with residuals
+# Garnet MDPs with 20 states; the radii it reached with residuals
 # in ball arithmetic and zero-mass arguments, for V, the policy, J and the gradient.
 TABLE = {
     (0.9, 1.0): (5e-15, 1e-13, 3e-14, 3e-10),

@@ -52,7 +52,7 @@ ROUNDED_ANEW = 1e-12
 def distribution_tolerance(dtype: np.dtype[Any], origin: float = 0.0) -> float:
     """How far a sum of probabilities of this dtype may be from 1; wider below float64.
 
-    Or as far as the sums of the table that they were made of are, its `origin`.
+    Never less than `origin`: how far the sums of the table are off that they were made of.
     """
     coarse = 16.0 * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
     return max(DISTRIBUTION_TOLERANCE, coarse, origin + ROUNDED_ANEW if origin else 0.0)
@@ -231,7 +231,7 @@ def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "thet
 
 
 def as_checked_theta(theta: npt.ArrayLike) -> FloatArray:
-    """Copy as `as_theta`, for a check; of nothing there is nothing to check."""
+    """Copy as `as_theta` does; an empty theta is refused, as there is nothing to check."""
     vector = as_theta(theta)
     if vector.size == 0:
         raise ValueError("theta has no entries, so there is no gradient to check")

@@ -47,12 +47,12 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
         )
 
     def reduce(self, result: Any) -> tuple[str, bytes]:
-        """Make of a compiled function what can be written."""
+        """Turn a compiled function into what can be written to disk."""
         raw = dumps(super().reduce(result))
         return self._seal(raw, result.codegen), raw
 
     def rebuild(self, context: Any, reduced: tuple[str, bytes]) -> Any:
-        """Make a compiled function of what was read."""
+        """Turn what was read from disk into a compiled function."""
         seal, raw = reduced
         if seal != self._seal(raw, context.codegen()):
             raise ValueError("the cache is damaged, or of another source")
@@ -64,7 +64,7 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache, where what fails is as if it had not been there."""
+    """Numba's cache, except that a failure counts as an empty cache."""
 
     _impl_class = _SealedCode
 

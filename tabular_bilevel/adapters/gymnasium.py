@@ -71,7 +71,7 @@ def from_gymnasium(
     follower_discount, leader_discount : float
         In [0, 1); the leader's may be 1 as in `Model.from_tables`.
     temperature : float
-        Of the follower; positive, in units of the environment's reward.
+        Temperature of the follower; positive, in units of the environment's reward.
     initial : array_like, shape (S,), optional
         Distribution of the first state; by default the environment's `initial_state_distrib`.
     available : array_like of bool, shape (S, A), optional

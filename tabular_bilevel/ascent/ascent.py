@@ -59,16 +59,16 @@ class AscentState:
     theta : ndarray, shape (d,)
         The parameter that the next step starts from.
     memory : mapping of str to ndarray
-        The method's.
+        The method's memory.
     optimiser_memory : mapping of str to ndarray
-        The optimiser's.
+        The optimiser's memory.
     rng : dict
         State of the generator's bit generator, and of the seed sequence that it spawns from.
 
     Raises
     ------
     ValueError
-        If there is no such state; the message names the entry: on construction.
+        On construction, if an entry is bad; the message names it.
     """
 
     iteration: int
@@ -188,7 +188,7 @@ class Step:
     estimate : Estimate
         The method's estimate there.
     next_theta : ndarray, shape (d,)
-        Where it ends.
+        Where the step ends.
     """
 
     iteration: int
@@ -289,7 +289,7 @@ def ascend(
         Where gradients come from: whatever `check_estimator` takes, so that what was checked can be
         climbed with. What it remembers from step to step is saved with a state.
     optimiser : Optimiser
-        What is made of them.
+        How theta moves along them.
     rng : numpy.random.Generator or int
         Source of randomness, or a seed. A generator is copied: what else draws from it does not
         change the ascent, and the ascent does not advance it.
@@ -352,7 +352,7 @@ def resume(
     problem, method, optimiser
         As for `ascend`.
     state : AscentState
-        Of the last step made.
+        The state after the last step made.
     n_steps : int, optional
         When to stop, counted from the ascent's start.
     progress : bool
@@ -361,7 +361,7 @@ def resume(
     Yields
     ------
     Step
-        As `ascend`.
+        The same records as `ascend`.
     """
     taken = as_estimator(method, name="method")
     require_method("optimiser", optimiser, "step")

@@ -40,7 +40,7 @@ class Training:
     estimator : Estimator or callable
         Where gradients come from, in any form that `ascend` takes.
     optimiser : Optimiser
-        What is made of its gradients.
+        How theta moves along its gradients.
     seeds : sequence of int
         One ascent each; at least 0 and no two alike.
     n_steps, every : int
@@ -78,7 +78,7 @@ class Training:
             raise ValueError(f"seeds has some twice: {list(self.seeds)}")
 
     def curves(self, workers: int) -> Iterator[tuple[int, Curve]]:
-        """Make the ascents, or what is left of them, and give each seed's curve when it is there.
+        """Make the ascents, or what is left of them, and yield each curve when it is finished.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Training:
         Parameters
         ----------
         curves : mapping of int to Curve
-            By seed.
+            The curves, by seed.
 
         Returns
         -------
@@ -158,12 +158,12 @@ class Training:
         Parameters
         ----------
         curves : mapping of int to Curve
-            By seed.
+            The curves, by seed.
 
         Returns
         -------
         Path
-            Of the picture.
+            The picture's path.
 
         Raises
         ------

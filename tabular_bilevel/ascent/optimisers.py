@@ -65,7 +65,7 @@ class Adam:
     rate : float
         Positive; about the length of a step of each coordinate.
     first_decay, second_decay : float
-        Of the running means of the gradient and of its square, in [0, 1).
+        Decays of the running means of the gradient and of its square, in [0, 1).
     epsilon : float
         Added to the root of the second; positive.
     """

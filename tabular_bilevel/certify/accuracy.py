@@ -25,7 +25,7 @@ class Level(Enum):
 
 @dataclass(frozen=True)
 class Estimated:
-    """Ask for plain float64: the fastest, with no word on its error.
+    """Ask for plain float64: the fastest, and nothing is said of its error.
 
     For the inside of loops, such as ascents.
     """
@@ -38,9 +38,8 @@ class Bounded:
     Attributes
     ----------
     tolerance : float, optional
-        Largest radius of the objective, relative to it, and of the gradient, relative to its
-        largest entry; by default any that is finite. A number that is 0 meets it with radius 0
-        only.
+        Largest radius allowed: of the objective relative to it, of the gradient relative to its
+        largest entry. By default any finite one. A number that is 0 needs radius 0.
     """
 
     tolerance: float | None = None

@@ -1,7 +1,8 @@
-"""The road from tables to gradient in ball arithmetic, at the precision that is set (theory.md).
+"""The road from tables to gradient in ball arithmetic (theory.md section 13).
 
-A ball is a midpoint and a radius; what is computed of balls encloses whatever could have been
-computed of their points. The tables are exact. Stations in order, all for pairs (s, a) that exist:
+All is computed at the precision that is set when a function is called. A ball is a midpoint and a
+radius; what is computed of balls encloses whatever could have been computed of their points. The
+tables are exact. Stations in order, all for pairs (s, a) that exist:
 
 - V_F: Newton's method on exact midpoints; then one evaluation of T in balls. T is a contraction
   with kappa = discount * largest row sum, so V* is within max |T V - V| / (1 - kappa) of V.
@@ -90,7 +91,7 @@ def precision(bits: int) -> Iterator[None]:
 
 
 class UndecidedError(ArithmeticError):
-    """More bits may tell."""
+    """Nothing is decided at this precision; more bits may tell."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _follower(tables: Tables, start: Balls) -> tuple[Balls, Balls]:
 
 
 def _remaining(tables: Tables) -> Ball:
-    """Enclose 1 - kappa from below, or find that the follower's problem is none."""
+    """Bound 1 - kappa from below; raise if the follower's problem has no solution."""
     masses = [sum(row, ZERO) for row in tables.kernel]
     largest = max(mass.upper() for mass in masses)
     if (1 - tables.follower_discount * largest).lower() > 0:
@@ -333,7 +334,7 @@ def _solved(system: Any, *columns: Balls, algorithm: str = "lu") -> Balls:
 
 
 def _leader_value(tables: Tables, policy: Balls, system: Any) -> tuple[Balls, Balls]:
-    """Solve for V_L and the expected steps, which prove that V_L is what is earned in the end."""
+    """Solve for V_L, and for the expected steps, which prove that V_L is the leader's."""
     n_states = tables.n_states
     reward = tables.means(policy, tables.leader_reward)
     solution = _solved(system, reward, [ONE] * n_states)

@@ -1,4 +1,4 @@
-"""Proven bounds of what a float64 result is off by, at any size.
+"""Proven bounds of what a float64 result is off by, at any size (theory.md section 12).
 
 The bounds are a posteriori: they trust no solver. From the stored numbers one step of refinement
 makes a *centre*, whose residuals compiled loops compute anew with twice float64's digits, and a
@@ -75,8 +75,8 @@ def error_bounds(
 ) -> ErrorBounds:
     """Bound what the numbers of a finished result are off by.
 
-    It costs a factorisation for each of the two discounts, some solves and some products. The
-    solver that made the result is not trusted: a wrong one makes the bounds large, not wrong.
+    The solver that made the result is not trusted: a wrong one makes the bounds large, not wrong.
+    The cost is a factorisation for each of the two discounts, some solves and some products.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Refined:
     direct, indirect : ndarray, shape (d,)
         The parts of the gradient.
     bounds : ErrorBounds
-        Of all this.
+        Bounds of all this.
     """
 
     response: Response

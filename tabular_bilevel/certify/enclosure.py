@@ -1,4 +1,4 @@
-"""Rigorous enclosures: every number with bounds that are proven, by ball arithmetic.
+"""Rigorous enclosures: every number with proven bounds, by ball arithmetic (theory.md section 13).
 
 What float64 computes, `enclose` proves: python-flint (the extra ``rigor``) carries every rounding
 error along, and the precision is doubled until the radius that was asked for is reached.
@@ -57,7 +57,7 @@ def enclose(
     same, to the last bit unless a bound is next to a float64 number.
 
     The proof: T is a contraction, so that a residual bounds the error of V_F; the linear systems
-    are solved by elimination with balls, after theory.md section 4. It relies on FLINT and the
+    are solved by elimination with balls (theory.md section 13). It relies on FLINT and the
     hardware. Precision is doubled until the radii are met. FLINT's precision belongs to the
     process: calls from several threads wait for each other, and a thread that uses python-flint
     otherwise sees the precision change meanwhile. An interrupt waits for FLINT's linear solve under

@@ -1,4 +1,7 @@
-"""What is wrong with a biased estimator: compare its mean with many wrong targets."""
+"""What is wrong with a biased estimator: compare its mean with the targets of many mistakes.
+
+Theory.md section 11 has the likelihood.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ class Guess:
     likeness : tuple of str
         Other mistakes with the same target here.
     distance : float
-        Of its target from the estimates' mean, in standard errors over all directions together; by
-        enumeration, relative to the target.
+        Distance of its target from the estimates' mean, in standard errors over all directions
+        together; by enumeration, relative to the target.
     weight : float
         Its likelihood, as a share of that of all mistakes considered.
     fits : bool
@@ -67,11 +70,11 @@ class Diagnosis:
     Attributes
     ----------
     guesses : tuple of Guess
-        All that were considered.
+        All mistakes that were considered.
     unit : str
-        Of their distances.
+        Unit of the distances.
     n_replicates : int
-        Estimates behind it; 0 of an exact expectation.
+        Number of estimates behind it; 0 for an exact expectation.
     """
 
     guesses: tuple[Guess, ...]
@@ -119,7 +122,7 @@ def suspects(
 ) -> dict[Mistake, FloatArray]:
     """Compute the targets of all mistakes that can be seen at theta.
 
-    With a horizon, that it is there is one of them; the others are made with it.
+    With a horizon the cut is a mistake itself, and the other mistakes are made with it.
 
     Parameters
     ----------
@@ -161,8 +164,8 @@ def diagnose(
     """Compare the mean of estimates with the targets of all mistakes.
 
     The likelihood of a target is that of the mean under Hotelling's law, (1 + T^2 / (n - 1))^(-n/2)
-    up to a constant. With too few replicates for all coordinates, it is that in the directions that
-    the targets span, and none fits if the mean is elsewhere.
+    up to a constant. With too few replicates for all coordinates, only the directions that the
+    targets span are compared, and no mistake fits if the mean lies outside of them.
 
     Parameters
     ----------

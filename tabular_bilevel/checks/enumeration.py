@@ -61,27 +61,27 @@ class EnumerationReport:
         Largest |expectation - target|, relative to the target's largest entry (where the target is
         0, to the largest mean of |estimate|).
     where : str
-        The entry that has it.
+        The entry with the largest difference.
     tolerance : float
         What the difference may be: as asked for, and `dtype`'s rounding.
     dtype : str
-        The coarsest that estimates came in.
+        Coarsest dtype of the estimates.
     n_trajectories : int
         Trajectories of positive probability.
     batch_size : int
         Trajectories an estimate.
     total_probability : float
-        Sum over what was enumerated; 1 shows that nothing was lost.
+        Sum of all probabilities; 1 shows that nothing was lost.
     asked : tuple of str, or None
-        What the estimator asked of its view; None if it does not go by one.
+        What the estimator asked its view for; None if it has no view.
     expectation : ndarray, shape (d,)
-        Of an estimate.
+        Mean of an estimate.
     covariance : ndarray, shape (d, d)
-        Of an estimate.
+        Covariance of an estimate.
     target : ndarray, shape (d,)
         What the expectation should be.
     diagnosis : Diagnosis or None
-        Of a bias: which wrong target the expectation is.
+        Which mistakes explain a bias.
     target_accuracy : Accuracy or None
         What is known of the default target's error; None of one that was given.
     """

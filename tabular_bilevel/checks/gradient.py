@@ -56,9 +56,9 @@ class RouteComparison:
     difference : float
         Largest difference of a derivative, relative to the largest derivative.
     tolerance : float
-        What was allowed.
+        Largest difference allowed.
     worst : str
-        Where it is largest.
+        Where the difference is largest.
     adjoint, other : float
         The two derivatives there.
     n_differing, n_derivatives : int

@@ -142,9 +142,9 @@ class Dependence:
     found : bool
         Whether independent ones come in such an order with probability `DEPENDENCE_RATE` only.
     correlation : float
-        Of neighbours.
+        Correlation of neighbours.
     stretch : float
-        How much larger than it seems the standard error of their mean is by that, at least 1.
+        Factor by which that makes the standard error of their mean larger; at least 1.
     """
 
     found: bool = False
@@ -169,14 +169,14 @@ class MeanTest:
     tail_replicates : float
         About how many replicates show the tail that decides.
     visible : float
-        Size that would have been suspicious of a bias in any of the directions asked about.
+        Smallest bias that would have been suspicious, in the hardest of the directions asked about.
     n_tests : int
         Tests that share the rate.
     still_and_off : bool
         Whether a combination that never varies is off.
     dependence : Dependence
-        Of replicates, in the direction of the gap, or of a bias that is the hardest to see of those
-        asked about, where it is larger; the numbers above count it.
+        Dependence of replicates, in the direction of the gap or in that of the bias that is hardest
+        to see, whichever is larger; the numbers above count it.
     """
 
     statistic: float = 0.0

@@ -30,7 +30,7 @@ class SuiteCase:
     name : str
         What is special about it.
     aim : str
-        Whom it finds out.
+        The mistake that it finds.
     problem : BilevelProblem
         The leader's problem.
     theta : ndarray, shape (d,)
@@ -50,7 +50,7 @@ class SuiteReport:
     Attributes
     ----------
     reports : mapping of str to EstimatorReport
-        By the problem's name.
+        One report a problem, by its name.
     false_alarm_rate : float
         Probability that a correct estimator fails on any of them.
     """
@@ -195,7 +195,7 @@ def standard_suite() -> tuple[SuiteCase, ...]:
     Returns
     -------
     tuple of SuiteCase
-        Of configurable MDPs, with parameters of everything unless said otherwise, and two games.
+        Problems whose parameters move all tables unless said otherwise, and two games.
 
     Examples
     --------

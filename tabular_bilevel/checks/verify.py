@@ -1,4 +1,4 @@
-"""The main job: on four problems, every route to the gradient, BC-HG, and faults that must fail."""
+"""The main job: every route to the gradient, BC-HG and planted mistakes, on four problems."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ POWER = 0.99
 SEED = 2026
 
 N_REPLICATES = 200
-N_FAULTY_REPLICATES = 100  # faults show at a glance, but not before
+N_FAULTY_REPLICATES = 100  # mistakes show at a glance, but not before
 
-#: Of all faults, those that show on problems like these.
+#: Those of all mistakes that show on problems like these.
 PLANTED = (
     "no 1/temperature",
     "no eligibility",
@@ -70,7 +70,7 @@ class Check:
     bound : float
         What it is compared with.
     passed : bool
-        Whether it is as it should be; of a planted fault, whether it was caught.
+        Whether it is as it should be; for a planted mistake, whether it was found.
     detail : str
         What the number is.
     level : Level
@@ -108,13 +108,13 @@ class Case:
     Attributes
     ----------
     name : str
-        Of the problem.
+        Name of the problem.
     problem : BilevelProblem
         The problem.
     theta : ndarray, shape (d,)
         Where its gradient is checked.
     n_trajectories : int
-        Per replicate of the estimator.
+        Trajectories in each replicate of the estimator.
     published : tuple of (label, function, value, last digit)
         Known objectives; the function computes ours.
     """
@@ -197,7 +197,7 @@ def stages(cases: tuple[Case, ...]) -> list[Stage]:
     Returns
     -------
     list of Stage
-        Four a case.
+        Four stages a case.
     """
     return [
         Stage(f"{case.name}: {name}", partial(run, case))
@@ -308,7 +308,7 @@ def _estimator_checks(case: Case) -> list[Check]:
     }
     estimates: list[FloatArray] = []
     faulty: dict[str, list[FloatArray]] = {name: [] for name in wrong}
-    # A fault is told from the right estimator on the same data, by what it makes of them.
+    # A mistake is compared with the right estimator on the same data.
     for k, stream in enumerate(np.random.default_rng(SEED).spawn(N_REPLICATES)):
         experience = estimator.interaction.gather(case.problem, case.theta, rng=stream)
         estimates.append(estimator.estimate(experience).gradient)

@@ -1,7 +1,7 @@
 """AMD: adaptive model design, by forward sweeps.
 
 Chen, Yang, Li, Wang, Yang, Wang, "Adaptive Model Design for Markov Decision Process", ICML 2022;
-theory.md section 6.
+theory.md section 9.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class BiLevelActorCritic:
     sampler : Sampler
         How much data, and where trajectories are cut.
     step_size : float, optional
-        Of the critic, in (0, 1]; by default its fixed point is computed from the model.
+        Step size of the critic, in (0, 1]; by default its fixed point is computed from the model.
     sweeps : int
         The critic's passes over the data.
     follower : FollowerSolver

@@ -45,14 +45,14 @@ class BoltzmannCovariance:
     variance.
 
     Assumes: the follower plays its soft-optimal policy, and its value V_F is known (it enters
-    kernel parameters only). Bias: none with an exact critic, but for what truncation leaves out,
-    of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged tails, one
-    of order 1 / n_trajectories.
+    kernel parameters only). Bias: none with an exact critic, but for what cut trajectories leave
+    out, of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged
+    tails, one of order 1 / n_trajectories.
 
     Attributes
     ----------
     interaction : Interaction
-        How experience is got.
+        How trajectories and the leader's values are got.
     baseline : bool
         Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means over the next state, and the
         leader's next action, taken off: the same mean, less variance.
@@ -104,7 +104,7 @@ class BoltzmannCovariance:
         rng : numpy.random.Generator or int
             Source of randomness (it advances), or a seed.
         memory : mapping of str to ndarray
-            Of the estimate before, at a theta nearby.
+            What an earlier estimate left, at a theta nearby.
 
         Returns
         -------
@@ -162,7 +162,7 @@ class BoltzmannCovariance:
         Returns
         -------
         ndarray, shape (d,)
-            The exact gradient, but for truncation and what the critic comes to.
+            The exact gradient, but for cut trajectories and the critic's limit.
         """
         return self.estimate(self.interaction.limit(problem, theta)).gradient
 

@@ -39,7 +39,7 @@ __all__ = ["HyperPolicyGradient"]
 class HyperPolicyGradient:
     """The HPGD estimator, for parameters of all tables, a leader's policy and the temperature.
 
-    The direct term is BC-HG's. Through the follower goes, for each on-policy trajectory::
+    The direct part is that of BC-HG. Through the follower goes, for each on-policy trajectory::
 
         (1 / temperature) sum_t gamma_L^t (dQ_F - dV_F)(s_t, a_t) A_L(s_t, a_t)
 
@@ -53,16 +53,16 @@ class HyperPolicyGradient:
 
     Assumes: the follower plays its soft-optimal policy; pairs are visited repeatedly. Bias: of
     order 1 / visits, since averages and credits share their data, and where a state was left by
-    one action only its tails cancel: with few visits the estimate tends to the direct term alone.
-    With infinite data, what truncation takes from the tails of late visits, a part of order
+    one action only its tails cancel: with few visits the estimate tends to the direct part alone.
+    With infinite data, what cutting takes from the tails of late visits, a share of order
     1 / ((1 - gamma) steps) of them where episodes do not end by themselves.
 
     Attributes
     ----------
     interaction : Interaction
-        How experience is got.
+        How trajectories and the leader's values are got.
     oracle : Sampler, optional
-        Of the separate sample; by default all averages are taken from the experience.
+        Sampler of the separate sample; by default all averages are taken from the experience.
     """
 
     interaction: Interaction = Interaction()
@@ -154,7 +154,7 @@ class HyperPolicyGradient:
 
 
 class Unasked:
-    """In the place of a critic whose sample is still to come."""
+    """A critic that knows nothing, used before the sample of the real one is drawn."""
 
     @quiet
     def values(
@@ -165,12 +165,12 @@ class Unasked:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Know nothing."""
+        """Return zeros."""
         return LeaderValues.under(response.policy, np.zeros_like(response.policy))
 
     @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Know nothing."""
+        """Return zeros."""
         return LeaderValues.under(response.policy, np.zeros_like(response.policy))
 
 

@@ -1,4 +1,4 @@
-"""The naive policy gradient ("naive PGD"): the direct term alone.
+"""The naive policy gradient ("naive PGD"): the direct part alone.
 
 The usual baseline of the papers on bilevel RL, e.g. Kudo et al., ICAPS 2026, arXiv:2603.14867;
 theory.md section 6.
@@ -41,7 +41,8 @@ class NaivePolicyGradient:
     Attributes
     ----------
     interaction : Interaction
-        How experience is got; the critic matters to kernel and leader-policy parameters only.
+        How trajectories and the leader's values are got; the critic matters to parameters of the
+        kernel and of a leader's policy only.
     """
 
     interaction: Interaction = Interaction()
@@ -71,7 +72,7 @@ class NaivePolicyGradient:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,).
 
-        That is the direct part of the exact gradient, but for truncation and the critic.
+        That is the direct part of the exact gradient, but for cut trajectories and the critic.
         """
         return self.estimate(self.interaction.limit(problem, theta)).gradient
 

@@ -2,8 +2,8 @@
 
 The usual substitute for the inverse in implicit differentiation, e.g. Lorraine, Vicol, Duvenaud,
 "Optimizing Millions of Hyperparameters by Implicit Differentiation", AISTATS 2020,
-arXiv:1911.02590; the papers on bilevel RL cite it as a rival. Here for the equation of theory.md
-section 4.
+arXiv:1911.02590; the papers on bilevel RL cite it as a rival. Here for the equation of n in
+theory.md section 4; theory.md section 9 has the series.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TruncatedNeumann:
     Attributes
     ----------
     terms : int
-        Of the series.
+        Number of terms of the series.
     follower : FollowerSolver
         How the follower answers.
     """

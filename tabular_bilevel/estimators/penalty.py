@@ -1,7 +1,7 @@
 """PBRL: a first-order gradient of the leader's objective with a penalty on the value gap.
 
 Shen, Yang, Chen, "Principled Penalty-based Methods for Bilevel Reinforcement Learning and RLHF",
-ICML 2024, arXiv:2402.06886.
+ICML 2024, arXiv:2402.06886; theory.md section 9.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class ValueGapPenalty:
 
     Assumes: one discount for both players. Bias: of order 1 / weight, which vanishes as the
     weight grows, though only down to rounding, best at 1e7 to 1e8, while the variance of a sampled
-    estimate grows with its square; and what truncation leaves out, times the weight.
+    estimate grows with its square; and what cut trajectories leave out, times the weight.
 
     Attributes
     ----------
     weight : float
-        Of the penalty.
+        Weight of the penalty.
     sampler : Sampler, optional
-        Of trajectories under both policies, to estimate the occupancies; by default they are
-        computed from the model.
+        Sampler of trajectories under both policies, to estimate the occupancies; by default these
+        are computed from the model.
     follower : FollowerSolver
         How both policies are found.
     """

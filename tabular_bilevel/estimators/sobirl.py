@@ -33,7 +33,7 @@ __all__ = ["SoBiRL"]
 class SoBiRL:
     """The SoBiRL estimator, for parameters of rewards only.
 
-    The direct term is BC-HG's. Through the follower goes, for each on-policy trajectory::
+    The direct part is that of BC-HG. Through the follower goes, for each on-policy trajectory::
 
         (1 / temperature) Q_L(s_0, a_0) sum_t ( dr_F(s_t, a_t) - E_pi dr_F(s_t, .) )
 
@@ -46,7 +46,7 @@ class SoBiRL:
     Attributes
     ----------
     interaction : Interaction
-        How experience is got.
+        How trajectories and the leader's values are got.
     discounted : bool
         Whether the sum has weights gamma_F^t.
     """

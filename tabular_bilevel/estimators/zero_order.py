@@ -1,7 +1,7 @@
 """Zero-order gradients by Gaussian smoothing.
 
 Nesterov, Spokoiny, "Random Gradient-Free Minimization of Convex Functions", Foundations of
-Computational Mathematics 2017; a baseline of HPGD's paper, arXiv:2406.01575; theory.md section 6.
+Computational Mathematics 2017; a baseline of HPGD's paper, arXiv:2406.01575; theory.md section 9.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class ZeroOrder:
     Attributes
     ----------
     radius : float
-        u; in the first iteration, if it decays.
+        The radius u; that of the first iteration, if it decays.
     two_sided : bool
-        Which difference.
+        Whether differences are two-sided.
     decaying : bool
         Whether u is `radius` / iteration; the count goes on from memory.
     n_directions : int
         Averaged over in each call.
     sampler : Sampler, optional
-        Of trajectories whose mean return stands for J; by default J is exact.
+        Sampler of trajectories whose mean return stands for J; by default J is exact.
     follower : FollowerSolver
         How the follower answers.
     """

@@ -367,7 +367,7 @@ class CompiledPolicyIteration:
 class StoppedValueIteration:
     """A follower that is not optimal: it makes a few sweeps of soft value iteration and stops.
 
-    It plays exp((Q - T V) / temperature) of the value V it got to; the response's residual and
+    It plays exp((Q - T V) / temperature), V the value that it got to; the response's residual and
     error bound say how far that is from optimal. For the published ablation with suboptimal
     followers.
 
@@ -409,7 +409,7 @@ class StoppedValueIteration:
 
 
 def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
-    """Copy the start, which may be a memory of another problem; compiled code has no bounds."""
+    """Copy the start and check its shape: compiled code would read beyond its end."""
     if start is None:
         return np.zeros(model.n_states)
     return finite_array("start", start, (model.n_states,))

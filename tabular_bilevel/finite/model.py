@@ -301,7 +301,7 @@ temperature 0.1
 
     @cached_property
     def origin(self) -> Origin:
-        """How far its sums are from 1, and those of what is made of it may be."""
+        """How far the model's sums are from 1, and sums of what is made of it may be."""
         return Origin.of(self.transition, self.initial, self.termination)
 
     def _fields(self) -> Mapping[str, Any]:
@@ -376,10 +376,10 @@ temperature 0.1
 
 @dataclass(frozen=True)
 class Origin:
-    """How far the sums of tables that others are made of are from those of distributions.
+    """How far the row sums of the tables that a model is made of are from 1.
 
-    Coarse tables, of float32, are off by more than a float64 table may be: what is made of them is
-    off by as much, and is no worse.
+    Coarse tables, of float32, may be off by more than float64 ones. What is made of them may be off
+    by as much.
     """
 
     transition: float = 0.0
@@ -408,7 +408,7 @@ def made_of(
     available: npt.ArrayLike | None = None,
     termination: npt.ArrayLike | None = None,
 ) -> Model:
-    """Make a model as `Model.from_tables`, of tables that were made of others."""
+    """Make a model as `Model.from_tables` does, of tables that were computed from others."""
     follower = real_array("follower_reward", follower_reward, (None, None))
     n_states, n_actions = follower.shape
     mask = _availability(available, follower)

@@ -29,7 +29,7 @@ def bandit(
     leader_reward : sequence of float, length A
         What the leader earns for each action.
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     follower_discount, leader_discount : float
         In [0, 1); the follower's changes nothing.
 
@@ -112,7 +112,7 @@ def two_state(
     wage : float
         The follower's reward at work.
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     follower_discount, leader_discount : float
         In [0, 1).
 

@@ -51,7 +51,7 @@ def four_rooms(
     Parameters
     ----------
     temperature : float
-        Of the follower; published are 0.001, 0.003 and 0.005.
+        Temperature of the follower; published are 0.001, 0.003 and 0.005.
     penalty : float
         Price of charges; published are 1, 3 and 5.
     slip : float

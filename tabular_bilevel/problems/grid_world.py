@@ -58,7 +58,7 @@ def grid_world(
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     limit : int
         Bytes that a file may have; by default 2 MiB.
 

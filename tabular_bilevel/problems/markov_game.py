@@ -66,7 +66,7 @@ class MarkovGame:
     follower_discount, leader_discount : float
         In [0, 1); the leader's may be 1 as in `Model.from_tables`.
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     follower_observes_leader : bool
         Whether the follower sees b before it acts.
     termination : array_like, shape (S, B, A), optional

@@ -42,7 +42,7 @@ def garnet(
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     rng : numpy.random.Generator or int
         Source of randomness, or a seed.
 
@@ -97,7 +97,7 @@ def layered(
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     rng : numpy.random.Generator or int
         Source of randomness, or a seed.
 
@@ -152,7 +152,7 @@ def layered_game(
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     follower_observes_leader : bool
         Whether the follower sees the leader's action before its own.
     rng : numpy.random.Generator or int
@@ -209,7 +209,7 @@ def random_game(
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
-        Of the follower; positive.
+        Temperature of the follower; positive.
     follower_observes_leader : bool
         Whether the follower sees the leader's action before its own.
     rng : numpy.random.Generator or int

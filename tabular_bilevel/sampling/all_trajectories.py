@@ -28,7 +28,7 @@ def count_trajectories(
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
     policy : array_like, shape (S, A), optional
         Probability of each action; the follower's response by default.
     horizon : int, optional
@@ -65,7 +65,7 @@ class AllTrajectories:
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
     policy : ndarray, shape (S, A)
         Probability of each action.
     horizon : int, optional
@@ -105,7 +105,7 @@ class AllTrajectories:
     @cached_property
     @quiet
     def probability(self) -> float:
-        """Their probabilities' sum: 1, but for the digits that the model's tables were given to."""
+        """Sum of their probabilities: 1, up to the digits of the model's tables."""
         sums = np.ones(self._model.n_states + 1)  # as `ways` in `_backward`
         for states in reversed(self._states):
             outcomes = self._outcomes.leaving(states)
@@ -127,7 +127,7 @@ class AllTrajectories:
         trajectories : Trajectories
             A row a number, padded to the longest of all.
         probabilities : ndarray, shape (n,)
-            Of each.
+            Probability of each.
         """
         tables = np.full((3, numbers.size, self.longest), -1, dtype=np.int32)
         lengths = np.zeros(numbers.size, dtype=np.int64)

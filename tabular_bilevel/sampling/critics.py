@@ -1,4 +1,4 @@
-"""Critics: where an estimator's leader values come from."""
+"""Critics: where an estimator's leader values come from (theory.md section 10)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tabular_bilevel.sampling.trajectories import Trajectories, draw
 
 __all__ = ["Episodes", "Sampler", "Steps", "Survivors", "negligible_horizon"]
 
-# What a truncated trajectory leaves out, relative to the whole; below every sampling error.
+# What a cut trajectory leaves out, relative to the whole; below every sampling error.
 NEGLIGIBLE = 1e-8
 
 # Probability with which a trajectory outlives its rows; weights are at most 1, so this bounds what
@@ -28,7 +28,7 @@ class Sampler(Protocol):
     """Anything that draws trajectories of a model under a policy."""
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw."""
+        """Draw the trajectories."""
         ...
 
     def horizon(self, model: Model) -> int:
@@ -65,7 +65,7 @@ class Episodes:
             positive_integer("steps", self.steps)
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw."""
+        """Draw the trajectories."""
         return draw(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
 
     def horizon(self, model: Model) -> int:
@@ -87,7 +87,7 @@ class Steps:
     Attributes
     ----------
     n_steps : int
-        In all.
+        Number of steps in all.
     time_limit : int, optional
         Steps after which an episode is given up; by default as in `Episodes`.
     """
@@ -102,7 +102,7 @@ class Steps:
             positive_integer("time_limit", self.time_limit)
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw."""
+        """Draw the trajectories."""
         return draw(
             model,
             policy,
@@ -134,7 +134,7 @@ class Survivors:
     n_trajectories : int
         Each from a fresh start.
     probability : float, optional
-        Of going on; the larger discount by default.
+        Probability of going on after a step; the larger discount by default.
     """
 
     n_trajectories: int = 1000
@@ -147,7 +147,7 @@ class Survivors:
             raise ValueError(f"probability is {self.probability}, not in (0, 1)")
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw."""
+        """Draw the trajectories."""
         return draw(
             model,
             policy,

@@ -47,7 +47,7 @@ class Trajectories:
     lengths : ndarray of int, shape (count,)
         Number of steps of each.
     model : Model
-        Where they were made.
+        The model that they come from.
     complete : int
         How many were not cut short by a limit on the number of steps in all.
     survival : float
@@ -101,7 +101,7 @@ class Trajectories:
         return counts, weights
 
     def cut(self, steps: int) -> Trajectories:
-        """Forget what comes after so many steps."""
+        """Keep the first steps of each trajectory."""
         if steps >= self.states.shape[1]:
             return self
         columns = (self.states, self.actions, self.next_states)
@@ -222,7 +222,7 @@ def sample_trajectories(
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
     policy : array_like, shape (S, A)
         Probability of each action; 0 where an action is unavailable.
     count : int
@@ -288,7 +288,7 @@ def draw(
     Parameters
     ----------
     model : Model
-        Where to act.
+        The model to act in.
     policy : ndarray, shape (S, A)
         Probability of each action.
     rows, columns : int

@@ -1,4 +1,4 @@
-"""Flags: what a vector has that some mistake gets wrong."""
+"""Flags: features of a vector that some mistake gets wrong."""
 
 from __future__ import annotations
 

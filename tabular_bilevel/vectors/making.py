@@ -65,9 +65,9 @@ class Recipe:
     family : str
         A name in `FAMILIES`.
     number : int
-        Which of the family, from 0.
+        Number in the family, from 0.
     seed : int
-        Of the whole set.
+        Seed of the whole set.
     max_states : int
         States at most.
     """
@@ -163,7 +163,7 @@ def _canonical(value: Any) -> Any:
 
 
 def is_telling(gradient: FloatArray, noise: float) -> bool:
-    """Say whether a gradient of zeros, where that is wrong, is not taken for noise."""
+    """Say whether a gradient of zeros would be found wrong, and not taken for noise."""
     size = float(np.max(np.abs(gradient), initial=0.0))
     return size == 0.0 or 2.0 * NOISE_FACTOR * noise < size
 
@@ -182,9 +182,9 @@ def most_noise(
     stored : StoredProblem
         A vector's tables.
     result : Hypergradient
-        Of them.
+        The result for these tables.
     rng : numpy.random.Generator
-        Of the draws.
+        Source of the draws.
 
     Returns
     -------

@@ -32,11 +32,11 @@ class StoredProblem:
     follower_reward, leader_reward : ndarray, shape (d, S, A)
         Derivatives of the rewards.
     transition : ndarray, shape (d, nnz)
-        Of the kernel's entries.
+        Derivatives of the kernel's entries.
     initial : ndarray, shape (d, S)
-        Of the initial distribution.
+        Derivatives of the initial distribution.
     temperature : ndarray, shape (d,)
-        Of the temperature.
+        Derivatives of the temperature.
     """
 
     tables: Model

@@ -71,7 +71,7 @@ class VectorCheck:
     Attributes
     ----------
     file : str
-        Which.
+        Name of the file.
     trouble : str
         What is wrong with it; empty if nothing is.
     proven_again : bool
@@ -114,7 +114,7 @@ def check_vectors(
     Yields
     ------
     VectorCheck
-        One a file.
+        One check for each file.
 
     Raises
     ------
@@ -310,13 +310,13 @@ class Outcome:
     Attributes
     ----------
     vector : Vector
-        Which.
+        The vector.
     trouble : str
         What is wrong; empty if it is right.
     showing : tuple of str
         Mistakes that would show here; of wrong answers only those that were looked at.
     agreeing : tuple of str
-        Those whose gradient it returned.
+        Mistakes whose gradient it returned.
     """
 
     vector: Vector = field(repr=False)
@@ -346,7 +346,8 @@ def outcome(
     implementation : callable
         Takes the vector, and returns the gradient, shape (d,), or J and the gradient.
     tolerance : float
-        Of each entry, relative to the largest; 16 times the vector's noise comes on top.
+        Largest error of an entry, relative to the largest entry; 16 times the vector's noise is
+        added to it.
     name_mistakes : bool
         Whether to compare with mistakes.
 
@@ -453,7 +454,7 @@ class ImplementationReport:
     Attributes
     ----------
     outcomes : tuple of Outcome
-        One a vector.
+        One outcome for each vector.
     """
 
     outcomes: tuple[Outcome, ...] = field(repr=False)
@@ -563,7 +564,8 @@ def check_implementation(
     implementation : callable
         Takes a vector, and returns the gradient, shape (d,), or J and the gradient.
     tolerance : float
-        Of each entry, relative to the largest; 16 times the vector's noise comes on top.
+        Largest error of an entry, relative to the largest entry; 16 times the vector's noise is
+        added to it.
 
     Returns
     -------

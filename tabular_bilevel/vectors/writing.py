@@ -62,7 +62,7 @@ class Encoding:
     Attributes
     ----------
     suffix : str
-        Of the file's name, without a dot.
+        Suffix of the file's name, without a dot.
     encode : callable
         Makes bytes of a vector's content.
     """
@@ -149,14 +149,14 @@ class Plan:
     max_states : int
         States at most.
     seed : int
-        Of the randomness.
+        Seed of the randomness.
     encoding : Encoding
-        Of the files: `NPZ`, or `JSON` for other languages.
+        Encoding of the files: `NPZ`, or `JSON` for other languages.
 
     Raises
     ------
     ValueError
-        If there is no such plan: on construction.
+        On construction, if a setting is bad.
     """
 
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -251,7 +251,7 @@ def write_vectors(
     Yields
     ------
     Recipe
-        Of each vector, as its file is there.
+        Recipe of each vector, when its file is there.
 
     Raises
     ------
