@@ -1,5 +1,8 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
+import importlib
+from types import ModuleType
+
 from tabular_bilevel import problems
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
@@ -177,3 +180,10 @@ __all__ = [
     "solve_follower",
     "standard_suite",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `plots` when it is asked for: matplotlib is an extra, and takes a second."""
+    if name != "plots":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("tabular_bilevel.plots")

@@ -12,6 +12,7 @@ from tabular_bilevel.problems.closed_form import (
 )
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.four_rooms import four_rooms
+from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
@@ -23,11 +24,13 @@ from tabular_bilevel.problems.random_families import (
 
 __all__ = [
     "CATALOGUE",
+    "GridMap",
     "bandit",
     "bandit_closed_form",
     "discrete_toy",
     "four_rooms",
     "garnet",
+    "grid_map",
     "grid_world",
     "layered",
     "layered_game",
