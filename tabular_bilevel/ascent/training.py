@@ -17,6 +17,7 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, brief, shown
 from tabular_bilevel._base.processes import outcomes, told_to_stop
 from tabular_bilevel.ascent.ascent import AscentState, Step, resume
@@ -57,6 +58,7 @@ START_SPREAD = 0.01
 FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
 
 
+@displayed
 @dataclass(frozen=True)
 class Setting:
     """What the papers vary between runs of a method; each method takes of it what it knows.
@@ -121,6 +123,7 @@ def first_theta(seed: int, n_parameters: int) -> FloatArray:
     return np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, n_parameters)
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Curve:
     """The exact objective along an ascent.
@@ -145,6 +148,7 @@ class Curve:
         return float(self.objective[late].mean())
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Run:
     """One ascent to be made.

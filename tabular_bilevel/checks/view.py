@@ -29,6 +29,7 @@ from tabular_bilevel._base.arguments import (
     require_real_dtype,
 )
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import all_tangents
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
@@ -105,6 +106,7 @@ class Batch:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """Derivatives of a model's tables with respect to theta: what a leader knows of its own means.
