@@ -9,8 +9,9 @@ import numpy.typing as npt
 import scipy.special
 from matplotlib.axes import Axes
 
-from tabular_bilevel._base.arguments import as_real, entry, finite_array, first
+from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel.plots import style
+from tabular_bilevel.plots.given import as_numbers, as_sizes
 
 __all__ = ["gradient_bars"]
 
@@ -64,20 +65,17 @@ def gradient_bars(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['exact', 'mean of estimates, 99% interval']
     """
-    truth = finite_array("exact", exact, (None,))
+    truth = as_numbers("exact", exact, (None,))
     n = truth.size
     if n > MOST_BARS:
         raise ValueError(f"exact has {n} entries; at most {MOST_BARS} are told apart: pick some")
-    found = finite_array("mean", mean, (n,))
+    found = as_numbers("mean", mean, (n,))
     level = as_real("confidence", confidence)
     if not 0.0 < level < 1.0:
         raise ValueError(f"confidence is {level}, not between 0 and 1")
     half, label = None, "mean of estimates"
     if standard_error is not None:
-        error = finite_array("standard_error", standard_error, (n,))
-        if (error < 0.0).any():
-            index = first(error < 0.0)
-            raise ValueError(f"{entry('standard_error', index)} is {error[index]}, below 0")
+        error = as_sizes("standard_error", standard_error, (n,))
         half = scipy.special.ndtri((1.0 + level) / 2.0) * error
         label += f", {100.0 * level:g}% interval"
     if names is not None and len(names) != n:

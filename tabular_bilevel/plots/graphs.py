@@ -13,17 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch
 from matplotlib.path import Path
 
-from tabular_bilevel._base.arguments import (
-    entry,
-    finite_array,
-    first,
-    require_probabilities,
-)
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.plots import style
+from tabular_bilevel.plots.given import as_numbers, as_policy, as_sizes
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["graph", "influence_graph"]
@@ -118,15 +113,11 @@ def graph(
     names = [_names("actions", row, n_actions) for row in rows]
     probability, size, number = None, np.ones(n_states), None
     if policy is not None:
-        probability = finite_array("policy", policy, (n_states, n_actions))
-        require_probabilities("policy", probability)
+        probability = as_policy("policy", policy, (n_states, n_actions))
     if occupancy is not None:
-        size = finite_array("occupancy", occupancy, (n_states,))
-        if (size < 0.0).any():
-            index = first(size < 0.0)
-            raise ValueError(f"{entry('occupancy', index)} is {size[index]}, below 0")
+        size = as_sizes("occupancy", occupancy, (n_states,))
     if measure is not None:
-        number = finite_array("measure", measure, (n_states, n_actions))
+        number = as_numbers("measure", measure, (n_states, n_actions))
     ax = style.axes(ax, 1.6 if n_states == 2 else 2.6)
     area = size / (size.max(initial=0.0) or 1.0)
     radius = np.maximum(LARGEST * np.sqrt(area), SMALLEST)

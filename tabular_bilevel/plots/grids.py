@@ -10,11 +10,11 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tabular_bilevel._base.arguments import finite_array, require_probabilities
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.plots import style
+from tabular_bilevel.plots.given import as_numbers, as_policy
 from tabular_bilevel.plots.style import Scale, ranged, signed
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
@@ -82,11 +82,10 @@ def grid(
     n_states = len(board.cells)
     shown = np.zeros(n_states)
     if numbers is not None:
-        shown = finite_array("numbers", numbers, (n_states,))
+        shown = as_numbers("numbers", numbers, (n_states,))
     chances = None
     if policy is not None:
-        chances = finite_array("policy", policy, (n_states, len(MOVES)))
-        require_probabilities("policy", chances)
+        chances = as_policy("policy", policy, (n_states, len(MOVES)))
     height, width = board.free.shape
     beside = height >= width / 2
     ax = style.axes(ax, 2.9 if beside else 0.9 + 3.0 * height / width)

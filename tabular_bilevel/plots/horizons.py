@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from tabular_bilevel._base.arguments import as_discount, entry, finite_array, first
+from tabular_bilevel._base.arguments import as_discount
 from tabular_bilevel.plots import style
+from tabular_bilevel.plots.given import as_numbers, as_sizes
 
 __all__ = ["bias_and_variance"]
 
@@ -64,12 +65,12 @@ def bias_and_variance(
     >>> ax.get_xlabel()
     'horizon in steps'
     """
-    steps = finite_array("horizons", horizons, (None,))
+    steps = as_numbers("horizons", horizons, (None,))
     if steps[0] <= 0.0 or (np.diff(steps) <= 0.0).any():
         i = 0 if steps[0] <= 0.0 else int(np.argmax(np.diff(steps) <= 0.0)) + 1
         raise ValueError(f"horizons[{i}] is {steps[i]:g}; they are positive and increase")
     off, spread = (
-        _not_negative(name, numbers, steps.size)
+        as_sizes(name, numbers, (steps.size,))
         for name, numbers in (("bias", bias), ("variance", variance))
     )
     factor = None if discount is None else as_discount("discount", discount)
@@ -81,17 +82,18 @@ def bias_and_variance(
     ):
         seen = numbers > 0.0
         ax.plot(steps[seen], numbers[seen], color=colour, marker=marker, ms=4, lw=1.2, label=label)
-        ax.plot(  # in the axes' own units: at the foot
-            steps[~seen],
-            np.zeros((~seen).sum()),
-            color=colour,
-            marker=marker,
-            mfc="none",
-            ls="",
-            clip_on=False,
-            transform=ax.get_xaxis_transform(),
-            label="_exactly 0",
-        )
+        if not seen.all():
+            ax.plot(  # in the axes' own units: at the foot
+                steps[~seen],
+                np.zeros((~seen).sum()),
+                color=colour,
+                marker=marker,
+                mfc="none",
+                ls="",
+                clip_on=False,
+                transform=ax.get_xaxis_transform(),
+                label="_exactly 0",
+            )
     if factor and off[0] > 0.0:
         ax.plot(
             steps,
@@ -104,11 +106,3 @@ def bias_and_variance(
     style.finish(ax, "horizon in steps", "in units of the gradient")
     style.legend(ax, 1)
     return ax
-
-
-def _not_negative(name: str, numbers: npt.ArrayLike, size: int) -> npt.NDArray[np.float64]:
-    array = finite_array(name, numbers, (size,))
-    if (array < 0.0).any():
-        index = first(array < 0.0)
-        raise ValueError(f"{entry(name, index)} is {array[index]}, below 0")
-    return array

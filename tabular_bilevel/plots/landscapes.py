@@ -15,7 +15,6 @@ from tabular_bilevel._base.arguments import (
     as_real,
     as_theta,
     entry,
-    finite_array,
     first,
     positive_integer,
 )
@@ -24,6 +23,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.plots import style
+from tabular_bilevel.plots.given import as_numbers
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Plane", "line", "path", "plane"]
@@ -36,6 +36,9 @@ CURVE = "curve"
 
 # A direction of 0 has no length to divide by.
 TINY = float(np.finfo(float).tiny)
+
+# A side of a plane, which is divided by.
+SHORTEST = 1e-100
 
 # Directions whose angle has a smaller sine span no plane.
 SMALLEST_SINE = 1e-6
@@ -94,32 +97,32 @@ def line(
     """
     origin = as_theta(theta)
     along = as_theta(direction, origin.size, name="direction")
+    along = as_numbers("direction", along, (origin.size,))
     if not along.any():
         raise ValueError("direction is 0, so there is no line")
-    where = np.linspace(-1.0, 1.0, 81) if steps is None else finite_array("steps", steps, (None,))
+    where = np.linspace(-1.0, 1.0, 81) if steps is None else as_numbers("steps", steps, (None,))
     if where.size < 2 or (np.diff(where) <= 0.0).any():
         i = int(np.argmax(np.diff(where) <= 0.0)) + 1 if where.size > 1 else 0
         raise ValueError(f"steps[{i}] is {where[i]:g}; at least two are needed, and they increase")
     length = as_real("tangent_length", tangent_length)
     if not 0.0 <= length <= 1.0:
         raise ValueError(f"tangent_length is {length}, not in [0, 1]")
-    heights = np.array([objective(problem, origin + t * along, horizon=horizon) for t in where])
+    values = [objective(problem, origin + t * along, horizon=horizon) for t in where]
+    heights = as_numbers("J along the line", values, where.shape)
+    found = hypergradient(problem, origin, horizon=horizon, accuracy=Estimated())
+    reach = length * (where[-1] - where[0]) * np.array([-0.5, 0.5])
+    reach = np.clip(reach, min(where[0], 0.0), max(where[-1], 0.0))
+    tangents = [
+        as_numbers("J on the tangent", found.objective + float(slopes @ along) * reach, (2,))
+        for slopes in (found.gradient, found.direct)
+    ]
     ax = style.axes(ax)
     before = sum(drawn.get_gid() == CURVE for drawn in ax.get_lines())
     look = style.CYCLE[before % len(style.CYCLE)]
     ax.plot(where, heights, lw=1.4, label=label, gid=CURVE, **look)
     if length > 0.0:
-        found = hypergradient(problem, origin, horizon=horizon, accuracy=Estimated())
-        for gradient, colour, dashes, name in (
-            (found.gradient, style.BLUE, "-", TOTAL),
-            (found.direct, style.ORANGE, "--", FROZEN),
-        ):
-            reach = length * (where[-1] - where[0]) * np.array([-0.5, 0.5])
-            reach = np.clip(reach, min(where[0], 0.0), max(where[-1], 0.0))
-            slope = float(gradient @ along)
-            ax.plot(
-                reach, found.objective + slope * reach, color=colour, ls=dashes, lw=2.2, label=name
-            )
+        ax.plot(reach, tangents[0], color=style.BLUE, lw=2.2, label=TOTAL)
+        ax.plot(reach, tangents[1], color=style.ORANGE, lw=2.2, ls="--", label=FROZEN)
         ax.plot([0.0], [found.objective], marker="o", ms=4, color=style.DARK, label="_theta")
     top = int(np.argmax(heights))
     ax.plot(
@@ -164,11 +167,9 @@ class Plane:
 
     def __post_init__(self) -> None:
         """Check the vectors."""
-        origin = as_theta(self.origin, name="origin")
-        vectors = [
-            as_theta(getattr(self, name), origin.size, name=name) for name in ("first", "second")
-        ]
-        for name, vector in zip(("origin", "first", "second"), (origin, *vectors), strict=True):
+        size = as_theta(self.origin, name="origin").size
+        for name in ("origin", "first", "second"):
+            vector = as_numbers(name, as_theta(getattr(self, name), size, name=name), (size,))
             object.__setattr__(self, name, read_only(vector))
         sizes = np.linalg.svd(self._units(), compute_uv=False)
         if not sizes.size == 2 or not sizes[1] > SMALLEST_SINE * sizes[0]:
@@ -193,7 +194,7 @@ class Plane:
 
     def coordinates(self, thetas: npt.ArrayLike) -> FloatArray:
         """Coordinates of the plane's nearest point to each theta, shape (n, 2)."""
-        points = finite_array("thetas", thetas, (None, self.origin.size))
+        points = as_numbers("thetas", thetas, (None, self.origin.size))
         axes = np.column_stack([self.first, self.second])
         found = np.linalg.lstsq(axes, (points - self.origin).T, rcond=None)[0]
         return np.asarray(found.T)
@@ -253,8 +254,10 @@ def plane(
     if n < 2:
         raise ValueError(f"n_points is {n}; at least 2 are needed")
     xs, ys = (np.linspace(low, high, n) for low, high in ends)
-    heights = np.array(
-        [[objective(problem, where.point(x, y), horizon=horizon) for x in xs] for y in ys]
+    heights = as_numbers(
+        "J on the plane",
+        [[objective(problem, where.point(x, y), horizon=horizon) for x in xs] for y in ys],
+        (n, n),
     )
     found = hypergradient(problem, where.origin, horizon=horizon, accuracy=Estimated())
     ax = style.axes(ax, 2.8)
@@ -283,12 +286,12 @@ def plane(
 def _ends(reach: Any) -> tuple[tuple[float, float], ...]:
     """Read the ends of both coordinates."""
     if np.ndim(reach) == 0:
-        half = as_real("reach", reach)
-        if not (np.isfinite(half) and half > 0.0):
-            raise ValueError(f"reach is {half}, not a positive finite number")
+        half = float(as_numbers("reach", reach, ()))
+        if not half > SHORTEST:
+            raise ValueError(f"reach is {half}, not above {SHORTEST:g}")
         return ((-half, half),) * 2
-    ends = finite_array("reach", reach, (2, 2))
-    bad = ends[:, 0] >= ends[:, 1]
+    ends = as_numbers("reach", reach, (2, 2))
+    bad = ~(ends[:, 1] - ends[:, 0] > SHORTEST)
     if bad.any():
         index = first(bad)
         low, high = ends[index]

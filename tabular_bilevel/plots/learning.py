@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tabular_bilevel._base.arguments import as_finite
 from tabular_bilevel._base.files import write_file
 from tabular_bilevel.ascent.training import Curve
 from tabular_bilevel.plots import style
+from tabular_bilevel.plots.given import as_numbers
 
 __all__ = ["curves", "save_curves"]
 
@@ -55,11 +55,13 @@ def curves(
             raise ValueError(f"curves[{label!r}] is empty")
         if any(not np.array_equal(curve.iteration, group[0].iteration) for curve in group):
             raise ValueError(f"curves[{label!r}] differ in their iterations")
+        for i, curve in enumerate(group):
+            as_numbers(f"curves[{label!r}][{i}].objective", curve.objective, (None,))
     told = {
-        label: as_finite(f"published[{label!r}]", value)
+        label: float(as_numbers(f"published[{label!r}]", value, ()))
         for label, value in (published or {}).items()
     }
-    top = None if best is None else as_finite("best", best)
+    top = None if best is None else float(as_numbers("best", best, ()))
     ax = style.axes(ax, 2.6)
     colour = {}
     for i, (label, group) in enumerate(curves.items()):
