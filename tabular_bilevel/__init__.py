@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 from tabular_bilevel import problems
-from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
@@ -182,9 +182,7 @@ __all__ = [
     "standard_suite",
 ]
 
-for _name in __all__:
-    if isinstance(globals()[_name], type):
-        displayed(globals()[_name])
+display_all(globals())
 
 
 def __getattr__(name: str) -> ModuleType:

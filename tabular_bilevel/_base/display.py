@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["displayed", "short_repr", "table"]
+__all__ = ["display_all", "displayed", "short_repr", "table"]
 
 AnyClass = TypeVar("AnyClass", bound=type)
 
@@ -41,6 +41,19 @@ def displayed(cls: AnyClass) -> AnyClass:
             cls.__repr__ = short_repr  # type: ignore[method-assign]
         cls._repr_html_ = table  # type: ignore[attr-defined]
     return cls
+
+
+def display_all(module: dict[str, Any]) -> None:
+    """Treat all classes among a module's public names as `displayed` does.
+
+    Parameters
+    ----------
+    module : dict
+        Its `globals`, with `__all__`.
+    """
+    for name in module["__all__"]:
+        if isinstance(module[name], type):
+            displayed(module[name])
 
 
 @reprlib.recursive_repr("...")

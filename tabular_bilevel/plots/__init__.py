@@ -1,9 +1,9 @@
 """Pictures: each function draws on the axes it is given, or on its own, and returns the axes.
 
 Needs matplotlib, which the extra `plot` installs. Axes of its own belong to a new figure, one
-column (90 mm) wide, that pyplot does not know: save it by ``ax.figure.savefig("name.svg")``, or end
-a notebook's cell with ``ax.figure``; to use pyplot, pass ``ax=plt.gca()``. Nothing of matplotlib's
-settings is changed.
+column (90 mm) wide, that pyplot does not know: save it by ``ax.figure.savefig("name.svg")``, or in
+a notebook, after ``%matplotlib inline``, end a cell with ``ax.figure``; to use pyplot, pass
+``ax=plt.gca()``. None of matplotlib's settings is changed.
 """
 
 try:
@@ -13,6 +13,7 @@ except ImportError as error:
         "tabular_bilevel.plots needs matplotlib: pip install 'tabular-bilevel[plot]'"
     ) from error
 
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel.plots.bars import gradient_bars
 from tabular_bilevel.plots.graphs import graph, influence_graph
 from tabular_bilevel.plots.grids import grid, incentives, influence, occupancy, values
@@ -40,3 +41,5 @@ __all__ = [
     "signed",
     "values",
 ]
+
+display_all(globals())

@@ -19,7 +19,6 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
 )
 from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.plots import style
@@ -142,7 +141,6 @@ def line(
     return ax
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class Plane:
     """A plane of theta: origin + x * first + y * second.

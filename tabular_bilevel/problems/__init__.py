@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problem import FeatureProblem, Reparametrised
 from tabular_bilevel.problems.closed_form import (
     bandit,
@@ -72,3 +73,5 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
         }
     )
 )
+
+display_all(globals())

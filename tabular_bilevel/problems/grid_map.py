@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, IntArray, read_only, restore_read_only
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["GridMap", "grid_map"]
@@ -22,7 +21,6 @@ Cell = tuple[int, int]
 ATTRIBUTE = "_grid_map"
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class GridMap:
     """The map of a grid problem. States are its free cells in reading order.

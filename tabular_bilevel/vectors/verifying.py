@@ -17,7 +17,6 @@ from tabular_bilevel._base.arguments import (
     real_array,
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel._base.files import brief, read_json, shown
 from tabular_bilevel.certify.enclosure import enclose
@@ -63,7 +62,6 @@ NOT_IN_TABLES = {"closed-form", "tied-actions", "leader-policy", "beyond-float64
 EXPLAINED = 0.9
 
 
-@displayed
 @dataclass(frozen=True)
 class VectorCheck:
     """What was found out about one file.
@@ -298,7 +296,6 @@ def _proven_again(problem: StoredProblem, vector: Vector, bounds: dict[str, Inte
     return True
 
 
-@displayed
 @dataclass(frozen=True)
 class Outcome:
     """What an implementation made of one vector.
@@ -405,7 +402,6 @@ def _alike(given: FloatArray, wrong: FloatArray, allowed: float) -> bool:
     return _distance(given, np.array([wrong, wrong])) <= allowed
 
 
-@displayed
 @dataclass(frozen=True)
 class ImplementationReport:
     """How an implementation did on test vectors.
