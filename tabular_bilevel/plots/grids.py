@@ -22,8 +22,8 @@ from tabular_bilevel.problems.grid_world import MOVES
 
 __all__ = ["grid", "incentives", "influence", "occupancy", "values"]
 
-# Points of a cell's side below which nothing can be written in it.
-SMALLEST_CELL = 9.0
+# Points of a cell's side below which a sign, or an arrow, would be a dot.
+SIGN_CELL, ARROW_CELL = 9.0, 4.0
 
 # A mean move shorter than this is no arrow: the follower has no preference.
 SHORTEST_ARROW = 0.05
@@ -51,7 +51,8 @@ def grid(
     numbers : array_like, shape (S,), optional
         One a free cell, in reading order.
     policy : array_like, shape (S, 4), optional
-        Probabilities of up, right, down and left; an arrow is the mean move.
+        Probabilities of up, right, down and left; an arrow is the mean move. Cells smaller than 4
+        points have none.
     label : str
         What the numbers are, with their unit; beside the colour bar.
     scale : callable, optional
@@ -114,10 +115,17 @@ def grid(
         bar.locator = MaxNLocator(5)
         bar.update_ticks()
     fill = colours(norm(shown))
-    if chances is not None:
+    if chances is not None and _side(ax, board) >= ARROW_CELL:
         _arrows(ax, board, chances, fill)
     _write(ax, board, shown, fill, signs=colours is style.DIVERGING, corner=policy is not None)
     return ax
+
+
+def _side(ax: Axes, board: GridMap) -> float:
+    """Side of a cell in points, before the layout takes some of it."""
+    height, width = board.free.shape
+    box = ax.get_window_extent()
+    return float(72.0 / ax.figure.dpi * min(box.width / width, box.height / height))
 
 
 def _arrows(ax: Axes, board: GridMap, policy: FloatArray, fill: FloatArray) -> None:
@@ -143,10 +151,8 @@ def _arrows(ax: Axes, board: GridMap, policy: FloatArray, fill: FloatArray) -> N
 def _write(
     ax: Axes, board: GridMap, numbers: FloatArray, fill: FloatArray, *, signs: bool, corner: bool
 ) -> None:
-    """Write letters and signs into the cells, if they are large enough for that."""
-    height, width = board.free.shape
-    box = ax.get_window_extent()
-    side = 72.0 / ax.figure.dpi * min(box.width / width, box.height / height)
+    """Write letters into the cells, and signs if they are large enough for that."""
+    signs = signs and _side(ax, board) >= SIGN_CELL
     letters: dict[tuple[int, int], str] = {}
     for letter, cell in board.letters.items():
         letters[cell] = letters.get(cell, "") + letter
@@ -154,7 +160,7 @@ def _write(
     for state, (row, column) in enumerate(board.cells):
         text = letters.get((int(row), int(column)), "")
         bold = bool(text)
-        if signs and side >= SMALLEST_CELL:
+        if signs:
             text += style.sign(float(numbers[state]), largest)
         if not text:
             continue
