@@ -1,6 +1,10 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
+import importlib
+from types import ModuleType
+
 from tabular_bilevel import problems
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
@@ -178,3 +182,12 @@ __all__ = [
     "solve_follower",
     "standard_suite",
 ]
+
+display_all(globals())
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `plots` when it is asked for: matplotlib is an extra, and takes a second."""
+    if name != "plots":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("tabular_bilevel.plots")

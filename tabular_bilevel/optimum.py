@@ -21,6 +21,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.estimators.estimate import Estimate
@@ -35,6 +36,7 @@ __all__ = ["Optimum", "Perturbed", "anneal", "best_of", "polish"]
 LONGEST = 1e8
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Optimum:
     """A local maximum of J, as far as it was followed.
@@ -215,6 +217,7 @@ def anneal(
     return found
 
 
+@displayed
 @dataclass(frozen=True)
 class Perturbed:
     """A method with normal noise added to its gradient, to leave plateaus with.

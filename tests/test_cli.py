@@ -335,7 +335,7 @@ def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys):
 
 
 def test_train_says_that_the_plot_is_missing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "tabular_bilevel.plots", None)
     assert main([*TRAIN, "--seeds", "1", "--out", str(tmp_path), "--workers", "1"]) == 0
     assert "no plot: it needs matplotlib" in capsys.readouterr().out
     assert not (tmp_path / "curves.png").exists()

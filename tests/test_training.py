@@ -16,7 +16,7 @@ import pytest
 import tabular_bilevel as tb
 from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.ascent import training
-from tabular_bilevel.ascent.curves import Training, plot_curves
+from tabular_bilevel.ascent.curves import Training
 from tabular_bilevel.ascent.training import Curve, Run, train, train_all
 from tabular_bilevel.estimators.register import METHODS, Setting
 
@@ -363,7 +363,7 @@ def a_training(folder):
     )
 
 
-def test_curves_are_written_and_drawn(tmp_path):
+def test_curves_are_written(tmp_path):
     work = a_training(tmp_path / "new" / "folder")
     curves = dict(work.curves(workers=1))
     summary = work.write(curves)
@@ -375,48 +375,11 @@ def test_curves_are_written_and_drawn(tmp_path):
     assert lines[0] == "method,seed,iteration,objective"
     assert lines[1] == f"bchg,0,0,{float(curves[0].objective[0])!r}"
     assert len(lines) == 1 + 3 * 3
-    picture = work.draw(curves)
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_seed_has_no_standard_error(tmp_path):
     work = dataclasses.replace(a_training(tmp_path), seeds=(4,))
     assert work.write(dict(work.curves(workers=1)))["standard_error"] is None
-
-
-def test_a_plot_shows_the_mean_and_its_standard_error():
-    from matplotlib.figure import Figure
-
-    ends = [Curve(np.array([0, 10]), np.array([0.0, y]), np.zeros(1)) for y in (1.0, 3.0)]
-    ax = Figure().add_subplot()
-    assert plot_curves({"a": ends, "b": ends[:1]}, ax) is ax
-    mean, alone = ax.get_lines()
-    np.testing.assert_array_equal(mean.get_ydata(), [0.0, 2.0])
-    np.testing.assert_array_equal(alone.get_ydata(), [0.0, 1.0])
-    (band,) = ax.collections
-    heights = band.get_paths()[0].vertices[:, 1]
-    assert heights.min() == 0.0
-    assert heights.max() == pytest.approx(3.0)  # 2 + sqrt(2) / sqrt(2)
-    assert ax.get_xlabel() == "iteration"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
-
-
-def test_a_plot_has_axes_of_its_own():
-    from matplotlib import pyplot
-
-    one = Curve(np.array([0, 10]), np.array([0.0, 1.0]), np.zeros(1))
-    ax = plot_curves({"a": [one]})
-    assert ax.get_ylabel() == "leader's objective J"
-    pyplot.close(ax.figure)
-
-
-def test_what_cannot_be_plotted_is_named():
-    one = Curve(np.array([0, 10]), np.zeros(2), np.zeros(1))
-    other = Curve(np.array([0, 20]), np.zeros(2), np.zeros(1))
-    with pytest.raises(ValueError, match=r"curves\['a'\] differ in their iterations"):
-        plot_curves({"a": [one, other]})
-    with pytest.raises(ValueError, match=r"curves\['a'\] is empty"):
-        plot_curves({"a": []})
 
 
 # ---------------------------------------------------------------- the published protocol

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._tables import (
     cotangents,
     float64_tables,
@@ -102,6 +103,7 @@ def objective(problem: BilevelProblem, theta: Any, *, horizon: int | None = None
     )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class JaxProblem:
     """A problem whose tables are written in JAX, and differentiated by JAX.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._tables import (
     cotangents,
     float64_tables,
@@ -113,6 +114,7 @@ class _Gradient(torch.autograd.Function):
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class TorchProblem:
     """A problem whose tables are written in PyTorch, and differentiated by PyTorch.

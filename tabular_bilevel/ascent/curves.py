@@ -1,4 +1,4 @@
-"""Curves for people: many seeds of an ascent, written as data and drawn."""
+"""Curves for people: many seeds of an ascent, written as data; `plots.curves` draws them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, write_file, write_json
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["Training", "plot_curves"]
+__all__ = ["Training"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Training:
     """Some seeds of one method on one problem, in one folder.
@@ -151,81 +150,3 @@ class Training:
         }
         write_json(self.folder / "summary.json", summary)
         return summary
-
-    def draw(self, curves: Mapping[int, Curve]) -> Path:
-        """Draw ``curves.png``.
-
-        Parameters
-        ----------
-        curves : mapping of int to Curve
-            The curves, by seed.
-
-        Returns
-        -------
-        Path
-            The picture's path.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib, which the extra `plot` installs, is missing.
-        """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.0, 3.7), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = plot_curves({self.method: list(curves.values())}, figure.add_subplot())
-        axes.set_title(f"{self.words.get('problem', 'ascent')}, {len(curves)} seeds", fontsize=10)
-        place, picture = self.folder / "curves.png", io.BytesIO()
-        figure.savefig(picture, dpi=160)
-        write_file(place, picture.getvalue())
-        return place
-
-
-def plot_curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Axes:
-    """Plot the mean objective over seeds, with a band of one standard error.
-
-    Parameters
-    ----------
-    curves : mapping of str to sequence of Curve
-        By the label that the legend shows; the curves of a label have the same iterations.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on new axes.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The axes.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib, which the extra `plot` installs, is missing.
-    ValueError
-        If there are no curves under a label, or they differ in their iterations.
-    """
-    for label, group in curves.items():
-        if not group:
-            raise ValueError(f"curves[{label!r}] is empty")
-        if any(not np.array_equal(curve.iteration, group[0].iteration) for curve in group):
-            raise ValueError(f"curves[{label!r}] differ in their iterations")
-    if ax is None:
-        from matplotlib import pyplot
-
-        _, ax = pyplot.subplots(figsize=(6.0, 3.7), layout="constrained")
-    for label, group in curves.items():
-        objectives = np.array([curve.objective for curve in group])
-        mean, iteration = objectives.mean(axis=0), group[0].iteration
-        (line,) = ax.plot(iteration, mean, label=label, linewidth=1.5)
-        if len(group) > 1:
-            error = objectives.std(axis=0, ddof=1) / np.sqrt(len(group))
-            ax.fill_between(
-                iteration, mean - error, mean + error, color=line.get_color(), alpha=0.25, lw=0
-            )
-    ax.set_xlabel("iteration")
-    ax.set_ylabel("leader's objective J")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(x=0.01)
-    ax.legend(frameon=False)
-    return ax

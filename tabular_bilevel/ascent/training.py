@@ -16,6 +16,7 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, brief, shown
 from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.ascent.ascent import AscentState, Step, resume
@@ -37,6 +38,7 @@ def first_theta(seed: int, n_parameters: int) -> FloatArray:
     return np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, n_parameters)
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Curve:
     """The exact objective along an ascent.
@@ -61,6 +63,7 @@ class Curve:
         return float(self.objective[late].mean())
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Run:
     """One ascent to be made.

@@ -123,9 +123,12 @@ def run(options: argparse.Namespace) -> int:
     spread = "" if error is None else f", standard error {error:.3g}"
     say(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
     try:
-        training.draw(curves)
+        from tabular_bilevel.plots import save_curves
     except ImportError:
         say("no plot: it needs matplotlib, which the extra 'plot' installs")
+        return 0
+    title = f"{options.problem}, {n_seeds} seeds"
+    save_curves(options.out / "curves.png", {training.method: list(curves.values())}, title=title)
     return 0
 
 

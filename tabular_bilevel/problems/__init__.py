@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problem import FeatureProblem, Reparametrised
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.problems.closed_form import (
@@ -13,6 +14,7 @@ from tabular_bilevel.problems.closed_form import (
 )
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.four_rooms import four_rooms
+from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
@@ -24,11 +26,13 @@ from tabular_bilevel.problems.random_families import (
 
 __all__ = [
     "CATALOGUE",
+    "GridMap",
     "bandit",
     "bandit_closed_form",
     "discrete_toy",
     "four_rooms",
     "garnet",
+    "grid_map",
     "grid_world",
     "layered",
     "layered_game",
@@ -71,3 +75,5 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
         }
     )
 )
+
+display_all(globals())

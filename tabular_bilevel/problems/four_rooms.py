@@ -75,6 +75,7 @@ def four_rooms(
     n_states, goal = len(cells), number[GOAL]
     base = grid_model(
         kernel,
+        free,
         start=number[START],
         goal=goal,
         target=number[TARGET],

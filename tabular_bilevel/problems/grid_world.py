@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from os import PathLike
 
 import numpy as np
@@ -13,10 +12,9 @@ from tabular_bilevel._base.arrays import BoolArray, IntArray
 from tabular_bilevel._base.files import read_file, shown
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
 
 __all__ = ["grid_kernel", "grid_world", "parse_map"]
-
-Cell = tuple[int, int]
 
 FREE, BLOCKED = ".G", "@OT"
 
@@ -80,9 +78,9 @@ def grid_world(
     """
     free = parse_map(path_or_text, limit=limit)
     kernel, cells = grid_kernel(free, slip=slip)
-    n_states = len(cells)
+    n_states, layout = len(cells), GridMap(free)
     places = [
-        _cell_number(name, cell, free, default)
+        default if cell is None else layout.state(cell, name=name)
         for name, cell, default in (
             ("start", start, 0),
             ("goal", goal, n_states - 1),
@@ -92,6 +90,7 @@ def grid_world(
     return FeatureProblem(
         grid_model(
             kernel,
+            free,
             start=places[0],
             goal=places[1],
             target=places[2],
@@ -106,6 +105,7 @@ def grid_world(
 
 def grid_model(
     kernel: sp.csr_array,
+    free: BoolArray,
     *,
     start: int,
     goal: int,
@@ -121,7 +121,7 @@ def grid_model(
     leader_reward[target] = 1.0
     moves = sp.diags_array((1.0 - termination).ravel()) @ kernel
     moves.eliminate_zeros()
-    return Model.from_tables(
+    model = Model.from_tables(
         transition=moves,
         follower_reward=follower_reward,
         leader_reward=leader_reward,
@@ -131,6 +131,7 @@ def grid_model(
         temperature=temperature,
         termination=termination,
     )
+    return with_map(model, free, S=start, G=goal, T=target)
 
 
 def cell_features(n_states: int) -> sp.csr_array:
@@ -244,16 +245,3 @@ def grid_kernel(free: BoolArray, *, slip: float) -> tuple[sp.csr_array, IntArray
     kernel = sp.csr_array((data, (rows, columns)), shape=(n_states * n_moves, n_states))
     kernel.eliminate_zeros()
     return kernel, cells
-
-
-def _cell_number(name: str, cell: Cell | None, free: BoolArray, default: int) -> int:
-    if cell is None:
-        return default
-    try:
-        row, column = map(operator.index, cell)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {cell!r}, not a (row, column) of whole numbers") from None
-    inside = 0 <= row < free.shape[0] and 0 <= column < free.shape[1]
-    if not inside or not free[row, column]:
-        raise ValueError(f"{name} {(row, column)} is not a free cell of the map")
-    return int(free.ravel()[: row * free.shape[1] + column].sum())

@@ -1,5 +1,6 @@
 """Ground truth as data: test vectors with proven answers, for implementations in any language."""
 
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems.zoo import Family, Instance
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import Vector, load_vector, load_vectors
@@ -37,3 +38,5 @@ __all__ = [
     "reference_gradient",
     "write_vectors",
 ]
+
+display_all(globals())

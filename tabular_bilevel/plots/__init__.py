@@ -1,0 +1,45 @@
+"""Pictures: each function draws on the axes it is given, or on its own, and returns the axes.
+
+Needs matplotlib, which the extra `plot` installs. Axes of its own belong to a new figure, one
+column (90 mm) wide, that pyplot does not know: save it by ``ax.figure.savefig("name.svg")``, or in
+a notebook, after ``%matplotlib inline``, end a cell with ``ax.figure``; to use pyplot, pass
+``ax=plt.gca()``. None of matplotlib's settings is changed.
+"""
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "tabular_bilevel.plots needs matplotlib: pip install 'tabular-bilevel[plot]'"
+    ) from error
+
+from tabular_bilevel._base.display import display_all
+from tabular_bilevel.plots.bars import gradient_bars
+from tabular_bilevel.plots.graphs import graph, influence_graph
+from tabular_bilevel.plots.grids import grid, incentives, influence, occupancy, values
+from tabular_bilevel.plots.horizons import bias_and_variance
+from tabular_bilevel.plots.landscapes import Plane, line, path, plane
+from tabular_bilevel.plots.learning import curves, save_curves
+from tabular_bilevel.plots.style import ranged, signed
+
+__all__ = [
+    "Plane",
+    "bias_and_variance",
+    "curves",
+    "gradient_bars",
+    "graph",
+    "grid",
+    "incentives",
+    "influence",
+    "influence_graph",
+    "line",
+    "occupancy",
+    "path",
+    "plane",
+    "ranged",
+    "save_curves",
+    "signed",
+    "values",
+]
+
+display_all(globals())
