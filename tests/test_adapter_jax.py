@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from references.strangers import returned_by_pushforward
+from sizes import pairs, sizes
 from small import FORBIDDEN, Counted
 
 import tabular_bilevel as tb
@@ -89,7 +90,7 @@ def test_double_precision_stays_inside():
     assert jnp.zeros(1).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("stopped", ["transition", "follower_reward", "leader_reward", "initial"])
+@sizes("stopped", ["transition", "initial"], ["follower_reward", "leader_reward"])
 def test_a_gradient_that_is_stopped_on_the_way_fails_the_check(stopped):
     def tables(theta):
         found = PROBLEMS["whole"].tables(theta)
@@ -185,8 +186,7 @@ def test_its_derivative_is_the_hypergradient(transform):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", ["features", *PROBLEMS])
+@sizes(("name", "transform"), *pairs(["features", *PROBLEMS], [lambda f: f, jax.jit]))
 def test_its_derivative_in_double_precision(name, transform):
     problem = PROBLEMS.get(name, GARNET)
     differentiate = transform(both(problem))

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+from sizes import sizes
 from small import somewhere
 
 import tabular_bilevel as tb
@@ -51,7 +52,7 @@ FINITE = {
 }
 
 
-@pytest.mark.parametrize("name", FINITE)
+@sizes("name", [*FINITE][2::2], [*FINITE][:2] + [*FINITE][3::2])
 def test_its_expectation_is_the_hypergradient(bchg, name):
     problem = FINITE[name]
     tb.check_by_enumeration(bchg, problem, somewhere(problem)).raise_if_failed()

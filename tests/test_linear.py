@@ -78,17 +78,25 @@ def test_an_iteration_that_does_not_get_there_gives_way_to_factors(monkeypatch):
     np.testing.assert_allclose(system.solve_transposed(b), transposed, atol=ROUNDING)
 
 
-@sizes(
-    ("kind", "horizon"),
-    [("_Sparse", None), ("_Sparse", 12), ("_Krylov", None)],
-    [("_Krylov", 12)],
-)
-def test_large_models_have_checked_gradients(kind, horizon):
-    base = MODELS[kind]
-    rng = np.random.default_rng(3)
-    problem = tb.FeatureProblem(
+def featured(kind):
+    base, rng = MODELS[kind], np.random.default_rng(3)
+    return tb.FeatureProblem(
         base,
         follower_reward=rng.normal(size=(base.follower_reward.size, 2)),
         transition=rng.normal(size=(base.transition.nnz, 2)),
     )
-    assert tb.check_gradient(problem, [0.1, -0.2], horizon=horizon).passed
+
+
+@sizes(
+    ("kind", "horizon"),
+    [("_Sparse", None), ("_Sparse", 12)],
+    [("_Krylov", None), ("_Krylov", 12)],
+)
+def test_large_models_have_checked_gradients(kind, horizon):
+    assert tb.check_gradient(featured(kind), [0.1, -0.2], horizon=horizon).passed
+
+
+def test_two_routes_agree_where_systems_are_solved_by_an_iteration():
+    problem, theta = featured("_Krylov"), [0.1, -0.2]
+    exact = tb.hypergradient(problem, theta).gradient
+    np.testing.assert_allclose(tb.forward_gradient(problem, theta), exact, rtol=ROUNDING)

@@ -16,7 +16,7 @@ import tabular_bilevel as tb
 
 pytest.importorskip("flint")
 
-FEW = {"in_jax": 1}  # compiled for seconds
+COMPILED = "in_jax", 0  # for seconds, so once
 NEEDED = {"in_jax": "jax", "from_outcomes": "gymnasium"}
 
 
@@ -25,7 +25,7 @@ def generator(name, seed):
 
 
 def seeds(first, end):
-    return [(name, k) for name in CHANGES for k in range(first, min(end, FEW.get(name, end)))]
+    return [(name, k) for name in CHANGES if name != "in_jax" for k in range(first, end)]
 
 
 def pair_of(name, seed):
@@ -34,7 +34,7 @@ def pair_of(name, seed):
     return draw_pair(generator(name, seed), name)
 
 
-@sizes(("name", "seed"), seeds(0, 4), seeds(4, 16))
+@sizes(("name", "seed"), seeds(0, 2), [COMPILED, *seeds(2, 16)])
 def test_bounds_before_and_after_a_change_overlap(name, seed):
     assert examine(pair_of(name, seed)) == []
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import files
@@ -457,10 +458,10 @@ def encoded(vector):
             for name, value in vars(vector).items()}  # fmt: skip
 
 
-@pytest.mark.parametrize("encoding", [NPZ, JSON])
+@sizes("encoding", [JSON], [NPZ])
 def test_entries_of_a_row_may_come_in_any_order(encoding, moderate, tmp_path):
     rng, path, n_moved = np.random.default_rng(0), tmp_path / f"x.{encoding.suffix}", 0
-    for vector in moderate:
+    for vector in moderate[::2]:
         right, wrong = shuffled(vector, rng), shuffled(vector, rng, tangents=False)
         for name, changed in (("right", right), ("wrong", wrong)):
             path.write_bytes(encoding.encode(encoded(changed)))

@@ -46,7 +46,7 @@ class Curve:
     Attributes
     ----------
     iteration : ndarray of int, shape (n,)
-        When it was looked at; the last is the number of steps made.
+        Iterations at which J was computed; the last is the number of steps made.
     objective : ndarray, shape (n,)
         J there.
     theta : ndarray, shape (d,)
@@ -79,9 +79,9 @@ class Run:
     method : Estimator or callable
         Where gradients come from, in any form that `ascend` takes.
     optimiser : Optimiser
-        What is made of them.
+        How theta moves along them.
     seed : int
-        Of its randomness.
+        Seed of its randomness.
     n_steps : int
         Iterations.
     every : int
@@ -113,12 +113,12 @@ def train(run: Run) -> Curve:
     Parameters
     ----------
     run : Run
-        What to do.
+        What is to be done.
 
     Returns
     -------
     Curve
-        Of the whole ascent.
+        The curve of the whole ascent.
 
     Raises
     ------
@@ -221,14 +221,14 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
     Parameters
     ----------
     runs : sequence of Run
-        What to do.
+        What is to be done.
     workers : int
         Processes; with 1 this one does the work.
 
     Yields
     ------
     run : Run
-        As it is finished, in no certain order.
+        Each run when it is finished, in no certain order.
     curve : Curve
         Its curve.
 

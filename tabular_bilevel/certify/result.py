@@ -42,21 +42,21 @@ class ErrorBounds:
     Attributes
     ----------
     value : ndarray, shape (S,)
-        Of V_F, against the optimal one.
+        Error of V_F, compared with the optimal value.
     action_value : ndarray, shape (S, A)
-        Of Q_F; 0 where an action is unavailable.
+        Error of Q_F; 0 where an action is unavailable.
     policy : ndarray, shape (S, A)
-        Of the follower's policy.
+        Error of the follower's policy.
     objective : float
-        Of J.
+        Error of J.
     leader_value : ndarray, shape (S,)
-        Of V_L.
+        Error of V_L.
     occupancy : ndarray, shape (S,)
-        Of d_L.
+        Error of d_L.
     sensitivities : SensitivityBounds
-        Of the derivatives with respect to the tables.
+        Errors of the derivatives with respect to the tables.
     gradient : ndarray, shape (d,)
-        Of the gradient.
+        Error of the gradient.
     vacuous : str
         Why the objective's bound or the gradient's is infinite; empty if neither is.
     given : str
@@ -152,7 +152,7 @@ class Enclosure:
     influence : Interval, shape (S, A)
         mu = dJ/dr_F; exactly 0 where an action is unavailable.
     precision : int
-        Bits that it took.
+        Bits of precision that it took.
     model, tangents
         What the bounds are about: the tables, and their derivatives in each parameter.
     """
@@ -253,12 +253,12 @@ class Accuracy:
     gradient : ndarray, shape (d,)
         Radii of the gradient's entries.
     reason : str
-        Of an ESTIMATE, why nothing better is known; else empty.
+        Why nothing better is known, if it is an ESTIMATE; else empty.
     bounds : ErrorBounds or None
-        Of a BOUNDED result, and of an ESTIMATE some of whose numbers are bounded: those of all
+        Of a BOUNDED result, and of an ESTIMATE some of whose numbers are bounded: bounds of all
         numbers on the way.
     enclosure : Enclosure or None
-        Of an ENCLOSED result.
+        The enclosure behind an ENCLOSED result.
     given : str
         What the proof takes for granted, in words: that the derivatives which a problem's own code
         returns are right, if there are no formulas; empty if nothing.

@@ -123,7 +123,7 @@ class EstimatorReport:
     reason : str
         Why a check is INCONCLUSIVE, and what to do.
     mean, standard_error, target : ndarray, shape (d,)
-        Of the estimates; and what they should be.
+        Mean of the estimates, its standard error, and what the mean should be.
     notes : tuple of str
         What else was noticed: a coarse dtype, a global generator.
     asked : tuple of str
@@ -132,7 +132,7 @@ class EstimatorReport:
     trouble : str
         What is wrong with an estimator that is BROKEN.
     diagnosis : Diagnosis or None
-        Of a bias: which wrong target the mean fits.
+        Which mistakes explain a bias.
     seed : int or None
         What to pass as `rng` to see the same again.
     burn_in : int
@@ -191,8 +191,8 @@ class EstimatorReport:
         Returns
         -------
         int
-            By the square-root law, from this report's noise, which is rather too many; 0 if no
-            number is enough, as where the target is 0, or none that float64 can hold.
+            Rather too many: it is scaled from this report's noise by the square-root law. 0 if no
+            number is enough, as where the target is 0.
         """
         ratio = self.smallest_visible_bias / as_positive("bias", bias)
         needed = self.n_replicates * ratio * ratio
@@ -277,19 +277,19 @@ def check_estimator(
 ) -> EstimatorReport:
     """Test whether an estimator's mean is the exact gradient.
 
-    The estimator is called many times, and its mean compared with the target: by Hotelling's T^2
-    with its small-sample law, or where there are too few replicates for the number of directions in
-    which they vary, in each coordinate and along the target by Student's t, with Bonferroni's
-    correction. Looks are taken after 50, 100, 200, ... replicates, and share the false-alarm rate;
-    the check ends as soon as it is sure. A pass says no more than `smallest_visible_bias`. A bias
-    is diagnosed: see `Diagnosis`.
+    The estimator is called many times, and the mean is compared with the target by Hotelling's T^2.
+    Where replicates are too few for the number of directions in which they vary, it is compared in
+    each coordinate and along the target, by Student's t with Bonferroni's correction. Looks are
+    taken after 50, 100, 200, ... replicates, and share the false-alarm rate. The check ends as soon
+    as it is sure. A pass says no more than `smallest_visible_bias`. A bias is diagnosed: see
+    `Diagnosis`.
 
-    What the false-alarm rate takes for granted: calls are independent, which is looked at (their
-    order, and the first call made again before any BIASED), and no part of the noise that matters
-    comes less often than about once in n_replicates / 20 calls, which nothing can show. Skewed and
-    heavy-tailed noise is allowed for, by critical values that grow with the tail that could hide
-    what is missing, and is INCONCLUSIVE where too few replicates make that tail; that this keeps
-    the rate is simulated (``validation/checker.py``), not proven.
+    The false-alarm rate rests on two conditions. Calls are independent: their order is looked at,
+    and the first call is made again before any BIASED. And no part of the noise that matters comes
+    less often than about once in n_replicates / 20 calls, which nothing can show. Noise that is
+    skewed or has heavy tails raises the critical values (theory.md section 7), and is INCONCLUSIVE
+    where too few replicates make its tail. That this keeps the rate is simulated
+    (``validation/checker.py``), not proven.
 
     Parameters
     ----------
@@ -655,7 +655,7 @@ def judge_in_looks(
     Returns
     -------
     EstimatorReport
-        Of the last look.
+        The report of the last look.
     """
     looks = [n_replicates]
     while looks[0] >= 2 * FIRST_LOOK:

@@ -31,9 +31,9 @@ class Parts:
     problem : BilevelProblem
         The leader's problem.
     theta : ndarray, shape (d,)
-        Where they are.
+        Where the gradient is taken.
     direct_measures, indirect_measures : Sensitivities
-        With the follower's policy held fixed, and through the follower's policy.
+        Sensitivities with the follower's policy held fixed, and through it.
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -72,7 +72,7 @@ class Estimate:
     memory : mapping of str to ndarray
         To be given to the next call, at a theta nearby.
     n_trajectories, n_steps : int
-        The sample behind it; 0 of an estimate from the model.
+        Size of the sample behind it; 0 for an estimate from the model.
     parts : Parts or None
         The direct and the indirect part, for a method that estimates them apart.
     """
@@ -96,12 +96,12 @@ class Estimate:
         experience : Experience
             What was seen; of a law, the estimate is what others come to.
         direct, indirect : Sensitivities
-            What was made of it.
+            Sensitivities estimated from it.
 
         Returns
         -------
         Estimate
-            With both parts.
+            The estimate, with both parts.
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
         seen = experience.seen

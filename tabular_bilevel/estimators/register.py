@@ -40,11 +40,11 @@ class Setting:
     Attributes
     ----------
     sampler : Sampler
-        Data of an iteration.
+        How much data an iteration has.
     step_size : float
-        Of learned critics, in (0, 1].
+        Step size of learned critics, in (0, 1].
     oracle : Sampler
-        Of the separate sample of HPGD (oracle).
+        Sampler of the separate sample of HPGD (oracle).
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem itself.
     """

@@ -169,17 +169,17 @@ class SensitivityBounds:
     Attributes
     ----------
     follower_reward, leader_reward : ndarray, shape (S, A)
-        Of the influence measure, and of the occupancy of pairs.
+        Errors of the influence measure, and of the occupancy of pairs.
     transition : ndarray, shape (nnz,)
-        Of dJ/dP, but for a number that the entries of a row share.
+        Error of dJ/dP, but for a number that all entries of a row share.
     transition_shift : ndarray, shape (S, A)
-        Of that number.
+        Largest size of that number.
     initial : ndarray, shape (S,)
-        Of dJ/drho, but for a number that all states share.
+        Error of dJ/drho, but for a number that all states share.
     initial_shift : float
-        Of that number.
+        Largest size of that number.
     temperature : float
-        Of dJ/d(temperature).
+        Error of dJ/d(temperature).
     """
 
     follower_reward: FloatArray

@@ -33,7 +33,7 @@ class Control:
     fault : Mistake
         What.
     n_trajectories : int
-        Of each estimate.
+        Trajectories of each estimate.
     """
 
     fault: Mistake
@@ -95,7 +95,7 @@ def controls(*, n_trajectories: int = 1000) -> dict[str, Control]:
     Parameters
     ----------
     n_trajectories : int
-        Of each estimate.
+        Trajectories of each estimate.
 
     Returns
     -------

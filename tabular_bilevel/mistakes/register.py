@@ -39,7 +39,7 @@ class Mistake:
     kind : str
         What it is, without its number.
     flags : tuple of str
-        Of test vectors that it shows on; any of them.
+        Test vectors with any of these flags show it.
     road : callable, optional
         Changes the exact computation; returns None where it is not defined.
     knowledge : callable, optional

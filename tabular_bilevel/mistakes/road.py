@@ -81,7 +81,7 @@ class Road:
         return cls(problem, theta, tables, tables)
 
     def gradient(self) -> FloatArray:
-        """Go it, shape (d,)."""
+        """Compute the gradient, shape (d,)."""
         tables, model = self.tables, self.model
         response = solve_follower(model) if self.response is None else self.response
         evaluation = evaluate_leader(model, response)

@@ -165,9 +165,9 @@ class Family:
     Attributes
     ----------
     name : str
-        What it is called.
+        Its name.
     summary : str
-        What it is.
+        What it is, in a few words.
     smallest : int
         States of its largest instance that cannot be made smaller.
     make : callable

@@ -49,9 +49,9 @@ class Experience:
     seen : Trajectories or Law
         Under that response, in a world that they know.
     values : LeaderValues
-        The critic's.
+        The critic's values of the leader.
     memory : mapping of str to ndarray
-        To go on from.
+        What the next call starts from.
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -153,7 +153,7 @@ class Interaction:
         rng : numpy.random.Generator or int
             Source of randomness (it advances), or a seed.
         memory : mapping of str to ndarray
-            Of the experience before, at a theta nearby.
+            What an earlier call left, at a theta nearby.
 
         Returns
         -------
@@ -180,7 +180,7 @@ class Interaction:
         )
 
     def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
-        """Compute what `gather` comes to with infinite data, without any before.
+        """Compute what `gather` comes to with infinite data, from an empty memory.
 
         Parameters
         ----------

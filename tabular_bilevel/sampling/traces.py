@@ -28,16 +28,15 @@ class TraceRule:
     Attributes
     ----------
     credit : ndarray, shape (S, A)
-        Step t is credited with credit_discount^t times the entry of its pair, and each step from
-        there on counts with it, discounted at `trace_discount`; all divided by the probability
-        of having survived to be seen.
+        Step t gets credit_discount^t times the entry of its pair. Later steps share that credit,
+        discounted at `trace_discount`. All is divided by the probability of being seen.
     credit_discount : float
-        Of a step's credit, by when it is made. The probability of survival lets all steps that are
-        seen count alike.
+        Discount of a step's credit, by the time of the step. With the probability of survival as
+        the discount, all steps that are seen count alike.
     trace_discount : float
-        Of the steps that follow.
+        Discount of the credit as it is carried along.
     leader_discount : float
-        Of the leader's rewards.
+        Discount of the leader's rewards.
     direct, indirect : float
         Factors of the two parts of the gradient: with the follower's policy held fixed, and through
         it.

@@ -84,7 +84,7 @@ class Batch:
 @displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
-    """Derivatives of a model's tables with respect to theta: what a leader knows of its own means.
+    """Derivatives of a model's tables with respect to theta, which a leader knows.
 
     Attributes
     ----------
@@ -126,8 +126,8 @@ class Jacobian:
 class LeaderView:
     """What a leader may see of its problem at one theta.
 
-    What a decentralised leader does not have, it may ask for, and `asked` keeps account of it: the
-    follower's policy and values, and the leader's own values (exact ones).
+    It may also ask for what a decentralised leader does not have: the follower's policy and values,
+    and its own exact values. `asked` keeps account of that.
 
     Attributes
     ----------
