@@ -372,7 +372,8 @@ SAVES_OFTEN = """
 import sys
 
 import joblib
-from tabular_bilevel import cli, training
+from tabular_bilevel import cli
+from tabular_bilevel.ascent import training
 
 def often():
     training.SAVE_EVERY = 0.02

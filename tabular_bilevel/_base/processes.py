@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 __all__ = ["handling", "outcomes"]
@@ -87,13 +87,11 @@ def _own_processes() -> Iterator[None]:
     backend, _ = get_active_backend()
     if not isinstance(backend, BACKENDS["loky"]):
         yield
-    elif backend.inner_max_num_threads is not None:
-        with _interrupts_later():
-            yield
-    else:
-        end = {"initializer": _end_with, "initargs": (os.getpid(),)}
-        with parallel_config("loky", inner_max_num_threads=1, **end), _interrupts_later():
-            yield
+        return
+    settings = {"inner_max_num_threads": 1, "initializer": _end_with, "initargs": (os.getpid(),)}
+    chosen = backend.inner_max_num_threads is not None
+    with nullcontext() if chosen else parallel_config("loky", **settings), _interrupts_later():
+        yield
 
 
 @contextmanager
