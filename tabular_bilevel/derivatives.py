@@ -1,71 +1,242 @@
-"""The derivatives of a problem's tables at theta, checked: forward, or else by pull-backs."""
+"""The derivatives of a problem's tables at theta, checked, and how far errors reach."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arguments import as_finite, entry, finite_array, first
-from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.arguments import (
+    all_finite,
+    as_finite,
+    entry,
+    finite_array,
+    first,
+    real_array,
+)
+from tabular_bilevel._base.arrays import UNDERFLOW, FloatArray
 from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.tangents import Tangents
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, Reparametrised, pulled_back
 
-__all__ = ["all_tangents", "tangents_at"]
+__all__ = ["Reach", "has_pushforward", "reach", "tangents_along", "tangents_at"]
+
+# A stranger's method is called so often for the derivatives of all tables, at some 20 microseconds
+# each, where nobody asked for them ...
+MAX_CALLS = 4096
+
+# ... and returns so many numbers, which is a tenth of a second and 128 MB.
+MAX_NUMBERS = 2**24
 
 # How far sums of derivatives may be from 0, relative to the largest entry, or to 1: derivatives in
 # float32, and of logits of size 1e9, pass; a forgotten successor does not.
 LARGEST_LEAK = 1e-6
 
+# How far a pullback may be from linear, relative to the sizes of what it adds up: one that computes
+# in float32 passes; one that clips, or adds a constant, does not.
+LARGEST_NONLINEARITY = 1e-3
 
-def tangents_at(
-    problem: BilevelProblem, theta: FloatArray, rows: FloatArray
-) -> tuple[Model, Iterable[Tangent]]:
-    """Build the model at theta, and its checked tangents one at a time."""
-    if not isinstance(problem, ForwardProblem):
+
+def has_pushforward(problem: object) -> TypeGuard[ForwardProblem]:
+    """Say whether a problem can be differentiated forward, all of its parts."""
+    if isinstance(problem, Reparametrised):
+        return has_pushforward(problem.inner) and hasattr(problem.transform, "pushforward")
+    return isinstance(problem, ForwardProblem)
+
+
+def tangents_along(
+    problem: BilevelProblem, theta: FloatArray, directions: Iterable[FloatArray]
+) -> tuple[Model, Iterator[Tangent]]:
+    """Build the model at theta, and its checked tangents along directions, one at a time."""
+    if not has_pushforward(problem):
         raise TypeError(
             f"{type(problem).__name__} has no pushforward(theta, direction), which forward mode "
             "needs"
         )
     model = problem.model(theta)
-    return model, (_checked(problem.pushforward(theta, row), model) for row in rows)
+    return model, _pushed(problem, theta, model, directions)
 
 
-def all_tangents(problem: BilevelProblem, theta: FloatArray, model: Model) -> list[Tangent]:
-    """Differentiate the tables along each axis: forward if the problem can, else entry by entry."""
-    if isinstance(problem, ForwardProblem):
-        return list(tangents_at(problem, theta, np.eye(theta.size))[1])
-    n_pairs, nnz = model.follower_reward.size, model.transition.nnz
-    rows = np.array([pulled_back(problem, theta, unit) for unit in _units(model)])
-    follower, leader, kernel, initial = np.split(rows.T, np.cumsum([n_pairs, n_pairs, nnz]), axis=1)
-    shape = (theta.size, *model.follower_reward.shape)
-    tables = zip(follower.reshape(shape), leader.reshape(shape), kernel, initial, strict=True)
-    unit = Sensitivities.of(model, temperature=1.0)
-    slopes = pulled_back(problem, theta, unit).tolist()
-    tangents = [
-        Tangent(*change, temperature=slope) for change, slope in zip(tables, slopes, strict=True)
-    ]
+def tangents_at(
+    problem: BilevelProblem, theta: FloatArray, model: Model, *, limited: bool = False
+) -> Tangents:
+    """Differentiate the tables: forward if the problem can, else by pull-backs entry by entry.
+
+    Raises ValueError if a derivative is none, or, where it is `limited`, takes too many calls.
+    """
+    if has_pushforward(problem):
+        if limited:
+            _require_few(problem, theta.size, model, forward=True)
+        axes = (_axis(k, theta.size) for k in range(theta.size))
+        columns = _pushed(problem, theta, model, axes)
+        try:
+            return Tangents.stacked(model, theta.size, columns, given=_given("pushforward"))
+        except NotImplementedError:  # some code can be differentiated backward only
+            pass
+    if limited:
+        _require_few(problem, theta.size, model, forward=False)
+    units = _by_units(problem, theta, model)
+    tangents = Tangents.of(model, theta.size, given=_given("pullback"), **units)
+    _require_linear(problem, theta, tangents, _random_measures(model))
     for tangent in tangents:
         _require_no_leaks("pullback(...) of entries of", tangent, model)
     return tangents
 
 
-def _units(model: Model) -> Iterator[Sensitivities]:
-    """Make the measures of one table entry each, in the order of `Tangent`."""
-    for name, table in (
-        ("follower_reward", model.follower_reward),
-        ("leader_reward", model.leader_reward),
-        ("entries", model.transition.data),
-        ("initial", model.initial),
-    ):
-        for k in range(table.size):
-            unit = np.zeros_like(table)
-            unit.flat[k] = 1.0
-            table_unit: dict[str, Any] = {name: unit}
-            yield Sensitivities.of(model, **table_unit)
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """What measures come to when they are pulled back, and by how much that is off.
+
+    Attributes
+    ----------
+    pulled : ndarray, shape (d,)
+        The measures, pulled back.
+    bound : ndarray, shape (d,)
+        How far it is from the exact measures, pulled back exactly; infinite where nothing is known.
+    given : str
+        What the bound takes for granted, in words; empty if nothing.
+    reason : str
+        Why the bound is infinite; empty if it need not be.
+    """
+
+    pulled: FloatArray
+    bound: FloatArray
+    given: str = ""
+    reason: str = ""
+
+
+def reach(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    measures: Sensitivities,
+    bounds: SensitivityBounds,
+) -> Reach:
+    """Pull back measures that are off by at most `bounds`, and bound how far that reaches.
+
+    By the problem's own `pullback_bound` if it has one, else by the sizes of its derivatives.
+    """
+    if isinstance(problem, Reparametrised) and hasattr(problem.transform, "pullback_bound"):
+        transform, x = problem.transform, problem.transform.forward(theta)
+        inner = reach(problem.inner, x, measures, bounds)
+        pulled = np.asarray(transform.pullback(theta, inner.pulled))
+        bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
+        return _own(transform, replace(inner, pulled=pulled), bound)
+    own: Any = getattr(problem, "pullback_bound", None)
+    if own is not None:
+        pulled = np.asarray(problem.pullback(theta, measures))
+        return _own(problem, Reach(pulled, pulled), own(theta, measures, bounds))
+    try:
+        tangents = tangents_at(problem, theta, measures.model, limited=True)
+        if tangents.given == _given("pullback"):
+            _require_linear(problem, theta, tangents, measures)
+    except ValueError as error:
+        unknown = np.full(theta.size, np.inf)
+        return Reach(np.zeros(theta.size), unknown, reason=str(error))
+    return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
+
+
+def _own(part: object, found: Reach, bound: Any) -> Reach:
+    """Check the bound that a part of a problem has of its own."""
+    bound = real_array("pullback_bound(...)", bound, found.pulled.shape)
+    if (bound < 0.0).any():
+        index = first(bound < 0.0)
+        raise ValueError(f"{entry('pullback_bound(...)', index)} is {bound[index]}, below 0")
+    reason = found.reason
+    if not all_finite(bound) and not reason and all_finite(found.bound):
+        reason = f"the pullback_bound of {type(part).__name__} is infinite"
+    return replace(found, bound=bound, reason=reason)
+
+
+def _given(method: str) -> str:
+    return f"given the derivatives as {method} returns them, which check_gradient tests"
+
+
+def _axis(k: int, n: int) -> FloatArray:
+    axis = np.zeros(n)
+    axis[k] = 1.0
+    return axis
+
+
+def _pushed(
+    problem: Any, theta: FloatArray, model: Model, directions: Iterable[FloatArray]
+) -> Iterator[Tangent]:
+    return (_checked(problem.pushforward(theta, row), model) for row in directions)
+
+
+def _n_entries(model: Model) -> int:
+    """Count the table entries that theta may move."""
+    return int(2 * model.available.sum() + model.transition.nnz + model.n_states + 1)
+
+
+def _require_few(problem: object, n_parameters: int, model: Model, *, forward: bool) -> None:
+    """Raise if it takes many calls, or numbers, to differentiate all tables."""
+    name, n_entries = type(problem).__name__, _n_entries(model)
+    if n_parameters * n_entries > MAX_NUMBERS:
+        raise ValueError(
+            f"the derivatives of {n_entries:,} table entries of {name} in {n_parameters:,} "
+            f"parameters are more than {MAX_NUMBERS:,} numbers"
+        )
+    if forward and n_parameters > MAX_CALLS:
+        raise ValueError(
+            f"pushforward of {name} would be called for each of {n_parameters:,} parameters, more "
+            f"than {MAX_CALLS:,}"
+        )
+    if not forward and n_entries > MAX_CALLS:
+        raise ValueError(
+            f"pullback of {name}, which has no working pushforward, would be called for each of "
+            f"{n_entries:,} table entries, more than {MAX_CALLS:,}"
+        )
+
+
+def _by_units(problem: BilevelProblem, theta: FloatArray, model: Model) -> dict[str, sp.csr_array]:
+    """Pull back the measures of one table entry each; unavailable actions have none."""
+    available = model.available
+    tables = {
+        "follower_reward": np.array(available, dtype=np.float64),
+        "leader_reward": np.array(available, dtype=np.float64),
+        "transition": available.ravel()[model.entry_row].astype(np.float64),
+        "initial": np.ones(model.n_states),
+    }
+    slopes = {}
+    for name, used in tables.items():
+        rows = np.zeros((used.size, theta.size))
+        for k in np.flatnonzero(used):
+            unit: dict[str, Any] = {name: _axis(int(k), used.size).reshape(used.shape)}
+            rows[k] = pulled_back(problem, theta, Sensitivities.of(model, **unit))
+        slopes[name] = sp.csr_array(rows)
+    heat = pulled_back(problem, theta, Sensitivities.of(model, temperature=1.0))
+    return {**slopes, "temperature": sp.csr_array(heat[None, :])}
+
+
+def _random_measures(model: Model) -> Sensitivities:
+    rng = np.random.default_rng(0)
+    return Sensitivities.of(
+        model,
+        follower_reward=rng.standard_normal(model.available.shape) * model.available,
+        leader_reward=rng.standard_normal(model.available.shape) * model.available,
+        transition=rng.standard_normal(model.transition.nnz),
+        initial=rng.standard_normal(model.n_states),
+        temperature=rng.standard_normal(),
+    )
+
+
+def _require_linear(
+    problem: BilevelProblem, theta: FloatArray, tangents: Tangents, measures: Sensitivities
+) -> None:
+    """Raise unless the pullback of measures is what those of single entries add up to."""
+    pulled, wanted = np.asarray(problem.pullback(theta, measures)), tangents.dot(measures)
+    allowed = LARGEST_NONLINEARITY * tangents.size(measures) + UNDERFLOW
+    bad = np.abs(pulled - wanted) > allowed
+    if bad.any():
+        index = first(bad)
+        raise ValueError(
+            f"pullback is not linear in the sensitivities: {entry('pullback(...)', index)} is "
+            f"{pulled[index]:.6g}, and those of single table entries add up to {wanted[index]:.6g}"
+        )
 
 
 def _checked(tangent: Tangent, model: Model) -> Tangent:

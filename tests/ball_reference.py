@@ -226,9 +226,9 @@ def broken(result, bounds, reference, gradient):
         compare("influence", influence, reference.influence[pair], errors.follower_reward[pair])
         flow = measures.leader_reward[pair]
         compare("pairs", flow, reference.pairs[pair], errors.leader_reward[pair])
-    entries = errors.entries + errors.entries_shift.ravel()[result.model.entry_row]
+    entries = errors.transition + errors.transition_shift.ravel()[result.model.entry_row]
     for k, slope in enumerate(reference.slopes):
-        compare("dJ/dP", measures.entries[k], slope, entries[k])
+        compare("dJ/dP", measures.transition[k], slope, entries[k])
     compare("dJ/d(temperature)", measures.temperature, reference.heat, errors.temperature)
     compare("J", result.objective, reference.objective, bounds.objective)
     for stored, ball, bound in zip(result.gradient, gradient, bounds.gradient, strict=True):

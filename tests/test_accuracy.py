@@ -8,19 +8,13 @@ import pickle
 
 import numpy as np
 import pytest
+from strangers import Plain, Pushing
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import of_target
 from tabular_bilevel.finite.follower import soft_backup
 
 THETA = np.array([0.2, -0.3])
-
-
-class Plain:
-    """A newcomer's problem: two methods, and no word on errors."""
-
-    def __init__(self, problem):
-        self.model, self.pullback = problem.model, problem.pullback
 
 
 def two_state(accuracy=None, **options):
@@ -99,21 +93,16 @@ def test_an_enclosure_that_is_not_reached_raises_with_the_best():
 
 def test_without_bounds_of_the_pullback_a_result_is_not_called_exact():
     problem = Plain(tb.problems.two_state())
+    problem.pullback_bound = lambda *_: [np.inf, np.inf]
     result = tb.hypergradient(problem, THETA)
     assert result.accuracy.level is tb.Level.ESTIMATE
-    assert "Plain has no pullback_bound" in result.accuracy.reason
+    assert result.accuracy.reason == "the pullback_bound of Plain is infinite"
     # what is known all the same
     assert result.accuracy.objective < 1e-13
     assert result.accuracy.bounds.value.max() < 1e-13
     assert "exact" not in str(result)
-    with pytest.raises(tb.CertificationError, match="there are no bounds: Plain has no"):
+    with pytest.raises(tb.CertificationError, match="there are no bounds: the pullback_bound"):
         tb.hypergradient(problem, THETA, accuracy=tb.Bounded())
-
-
-class Pushing(Plain):
-    def __init__(self, problem):
-        super().__init__(problem)
-        self.pushforward = problem.pushforward
 
 
 class Wrong(Pushing):
@@ -149,14 +138,17 @@ def test_what_is_no_bound_of_a_pullback_is_refused(bound, message):
         tb.hypergradient(problem, THETA)
 
 
-def test_pushforwards_bound_a_gradient_when_bounds_are_asked_for():
-    problem = Pushing(tb.problems.garnet())
-    theta = np.zeros(6)
-    result = tb.hypergradient(problem, theta)
-    assert result.accuracy.level is tb.Level.ESTIMATE
-    assert "Bounded() would go by pushforwards" in result.accuracy.reason
-    bounded = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-9))
-    assert bounded.accuracy.level is tb.Level.BOUNDED
+@pytest.mark.parametrize(("kind", "method"), [(Plain, "pullback"), (Pushing, "pushforward")])
+def test_a_strangers_derivatives_bound_a_gradient_and_are_said_to_be_taken_for_granted(
+    kind, method
+):
+    problem = kind(tb.problems.garnet())
+    result = tb.hypergradient(problem, np.zeros(6), accuracy=tb.Bounded(1e-9))
+    assert result.accuracy.level is tb.Level.BOUNDED
+    given = f"given the derivatives as {method} returns them, which check_gradient tests"
+    assert given == result.accuracy.given == result.accuracy.bounds.given
+    assert given in str(result)
+    assert given in str(result.accuracy.bounds)
 
 
 def test_a_suboptimal_answer_is_bounded_against_the_optimal_one():
@@ -281,8 +273,15 @@ def test_reports_say_what_their_target_is():
         return tb.check_estimator(estimator, problem, THETA, rng=0, n_replicates=30, **options)
 
     assert "the target is the exact gradient, BOUNDED within" in str(report(problem))
+    given = ", given the derivatives as pullback returns them, which check_gradient tests"
     text = str(report(Plain(problem)))
-    assert "the target is an ESTIMATE of the gradient, not proven to be exact: Plain has no" in text
+    assert "the target is the exact gradient, BOUNDED within" in text
+    assert given in text
+    assert given not in str(report(problem))
+    unlike = Plain(problem)
+    unlike.pullback_bound = lambda *_: [np.inf, np.inf]
+    text = str(report(unlike))
+    assert "the target is an ESTIMATE of the gradient, not proven to be exact: the pullback" in text
     assert "the target is" not in str(report(problem, target=[1.0, 0.0]))
     assert report(problem).level is tb.Level.STATISTICAL
     assert tb.SuiteReport({}, 0.001).level is tb.Level.STATISTICAL

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from strangers import returned_by_pushforward
 
 import tabular_bilevel as tb
 
@@ -306,3 +307,66 @@ def test_an_ascent_in_jax():
     for _ in range(5):
         theta = step(theta)
     assert objective(GARNET, theta) > EXACT.objective
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_bounds_hold_given_what_jax_returns(name, scale):
+    reference = pytest.importorskip("ball_reference")
+    problem = PROBLEMS[name]
+    for theta in scale * np.random.default_rng(0).normal(size=(5, 4)):
+        result = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-7))
+        assert result.accuracy.given.startswith("given the derivatives as pushforward returns them")
+        exact = reference.Reference(result.model, result.response.value)
+        truth = exact.gradient(*returned_by_pushforward(problem, theta, result.model))
+        for stored, ball, bound in zip(
+            result.gradient, truth, result.accuracy.gradient, strict=True
+        ):
+            assert reference.off(stored, ball) <= bound
+
+
+def bent(scale, where=slice(None)):
+    """An identity whose derivative JAX is told to multiply, in some places."""
+
+    @jax.custom_vjp
+    def identity(table):
+        return table
+
+    def backward(_, slopes):
+        return (slopes.at[where].multiply(scale),)
+
+    identity.defvjp(lambda table: (table, None), backward)
+    return identity
+
+
+INFLUENCE = np.abs(EXACT.sensitivities.follower_reward)
+BUSIEST = np.unravel_index(INFLUENCE.argmax(), INFLUENCE.shape)
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"),
+    [
+        ("follower_reward", bent(2.0)),
+        ("leader_reward", bent(-1.0)),
+        ("transition", bent(0.0)),
+        ("follower_reward", bent(2.0, BUSIEST)),
+    ],
+    ids=["factor 2", "sign", "no transition", "one entry"],
+)
+def test_a_derivative_that_jax_is_told_wrongly_is_taken_for_granted_and_found(table, wrong):
+    def tables(theta, bend=wrong):
+        found = PROBLEMS["entries"].tables(theta)
+        return {**found, table: bend(found[table])}
+
+    right = JaxProblem(GARNET.base, lambda theta: tables(theta, bent(1.0)), 4)
+    assert tb.check_gradient(right, THETA).passed
+    problem = JaxProblem(GARNET.base, tables, 4)
+    accuracy = tb.hypergradient(problem, THETA).accuracy
+    assert accuracy.given == (
+        "given the derivatives as pullback returns them, which check_gradient tests"
+    )
+    assert accuracy.gradient.max() < 1e-9
+    report = tb.check_gradient(problem, THETA)
+    assert not report.passed
+    assert report.skipped[0] == "forward mode: tables(theta) has a derivative backward only"
+    assert "pullback does not fit model(theta)" in str(report)

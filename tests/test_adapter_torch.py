@@ -8,6 +8,7 @@ build of PyTorch that fits the machine, of which the CPU's is enough, and then
 
 import numpy as np
 import pytest
+from strangers import returned_by_pushforward
 
 import tabular_bilevel as tb
 
@@ -264,3 +265,67 @@ def test_an_optimiser_of_torch_climbs():
         objective(GARNET, theta).backward()
         optimiser.step()
     assert objective(GARNET, theta) > EXACT.objective
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_bounds_hold_given_what_torch_returns(name):
+    reference = pytest.importorskip("ball_reference")
+    problem = PROBLEMS[name]
+    for theta in np.random.default_rng(0).normal(size=(3, 4)):
+        result = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-7))
+        assert result.accuracy.given.startswith("given the derivatives as pushforward returns them")
+        exact = reference.Reference(result.model, result.response.value)
+        truth = exact.gradient(*returned_by_pushforward(problem, theta, result.model))
+        for stored, ball, bound in zip(
+            result.gradient, truth, result.accuracy.gradient, strict=True
+        ):
+            assert reference.off(stored, ball) <= bound
+
+
+class Bent(torch.autograd.Function):
+    """An identity whose derivative PyTorch is told to multiply."""
+
+    @staticmethod
+    def forward(table, factors):
+        return table.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, slopes):
+        return slopes * ctx.saved_tensors[0], None
+
+
+INFLUENCE = np.abs(EXACT.sensitivities.follower_reward)
+ONE_ENTRY = np.where(INFLUENCE.max() == INFLUENCE, 2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "factors"),
+    [
+        ("follower_reward", 2.0),
+        ("leader_reward", -1.0),
+        ("transition", 0.0),
+        ("follower_reward", ONE_ENTRY),
+    ],
+    ids=["factor 2", "sign", "no transition", "one entry"],
+)
+def test_a_derivative_that_torch_is_told_wrongly_is_taken_for_granted_and_found(table, factors):
+    def tables(theta, factors=factors):
+        found = PROBLEMS["entries"].tables(theta)
+        return {**found, table: Bent.apply(found[table], torch.as_tensor(factors))}
+
+    right = TorchProblem(GARNET.base, lambda theta: tables(theta, 1.0), 4)
+    assert tb.check_gradient(right, THETA).passed
+    problem = TorchProblem(GARNET.base, tables, 4)
+    accuracy = tb.hypergradient(problem, THETA).accuracy
+    assert accuracy.given == (
+        "given the derivatives as pullback returns them, which check_gradient tests"
+    )
+    assert accuracy.gradient.max() < 1e-9
+    report = tb.check_gradient(problem, THETA)
+    assert not report.passed
+    assert report.skipped[0].startswith("forward mode: ")
+    assert "pullback does not fit model(theta)" in str(report)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from strangers import MISTAKES, Plain, Single, Wrong
 
 import tabular_bilevel as tb
 
@@ -215,7 +216,7 @@ class OnlyBetweenZeroAndOne:
         )
 
     def pullback(self, theta, sensitivities):
-        change = sensitivities.transition.toarray()[0]
+        change = sensitivities.transition_matrix.toarray()[0]
         return [change[1] - change[0]]
 
 
@@ -268,3 +269,55 @@ def test_discounts_near_one_raise_no_false_alarm(gap):
     discounts = {"follower_discount": 1 - gap, "leader_discount": 1 - gap}
     report = tb.check_gradient(tb.problems.two_state(**discounts), [0.2, -0.3])
     assert report.passed, str(report)
+
+
+def test_entries_are_the_old_name_of_transition():
+    model = tb.problems.two_state().model([0.0, 0.0])
+    slopes = np.arange(float(model.transition.nnz))
+    with pytest.warns(DeprecationWarning, match="are called transition now"):
+        measures = tb.Sensitivities.of(model, entries=slopes)
+    with pytest.warns(DeprecationWarning, match="are called transition now"):
+        assert measures.entries is measures.transition is slopes
+
+
+MOVING = tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, rng=1)
+AT = np.array([0.3, -0.2, 0.1])
+
+
+@pytest.mark.parametrize("pushes", [False, True], ids=["two methods", "pushforward"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_pullback_is_found_whatever_its_bound_takes_for_granted(mistake, pushes):
+    assert tb.check_gradient(Wrong(MOVING, lambda measures: measures, pushes), AT).passed
+    wrong = Wrong(MOVING, MISTAKES[mistake], pushes)
+    accuracy = tb.hypergradient(wrong, AT).accuracy
+    assert accuracy.proven
+    assert "which check_gradient tests" in accuracy.given
+    report = tb.check_gradient(wrong, AT)
+    assert not report.passed
+    assert "pullback" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("bend", "said"),
+    [
+        (lambda gradient: np.clip(gradient, -0.1, 0.1), "those of single table entries add up to"),
+        (lambda gradient: gradient + 0.5, "those of single table entries add up to"),
+        (np.abs, "those of single table entries add up to"),
+        (lambda gradient: gradient / np.linalg.norm(gradient), "is nan, not a finite number"),
+    ],
+    ids=["clipped", "a constant", "absolute", "normalised"],
+)
+def test_a_pullback_that_is_not_linear_leaves_an_estimate_and_fails_the_check(bend, said):
+    problem = Plain(MOVING)
+    problem.pullback = lambda theta, measures: bend(MOVING.pullback(theta, measures))
+    accuracy = tb.hypergradient(problem, AT).accuracy
+    assert accuracy.level is tb.Level.ESTIMATE
+    assert said in accuracy.reason
+    assert not tb.check_gradient(problem, AT).passed
+
+
+def test_a_pullback_in_float32_has_a_bound_as_large():
+    exact, single = tb.hypergradient(MOVING, AT), tb.hypergradient(Single(MOVING), AT)
+    size = np.abs(exact.gradient).max()
+    assert single.accuracy.proven
+    assert 1e-9 * size < single.accuracy.gradient.max() < 1e-5 * size

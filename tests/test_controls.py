@@ -245,7 +245,7 @@ def part_through_follower(influence):
     measures = tb.Sensitivities.of(
         model,
         follower_reward=influence.copy(),
-        entries=flow * RESPONSE.value[model.transition.indices],
+        transition=flow * RESPONSE.value[model.transition.indices],
     )
     return PLAIN.pullback(HERE, measures)
 

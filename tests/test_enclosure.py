@@ -20,6 +20,7 @@ from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.check_certificate import check_certificate
+from tabular_bilevel.finite.tangents import Tangents
 
 flint = pytest.importorskip("flint")
 arb = flint.arb
@@ -120,7 +121,7 @@ def test_a_value_far_off_has_a_radius_as_large(start, monkeypatch):
     """With one state the residual over 1 - discount is the error, neither less nor more."""
     monkeypatch.setattr(balls, "SETTLED_BITS", 1000)  # content with the start
     model = tb.problems.bandit(leader_discount=0.5, follower_discount=0.9).model([0.1, 0.3])
-    numbers, beta = balls.Tables.of(model, ()), arb(model.temperature)
+    numbers, beta = balls.Tables.of(model, Tangents.of(model, 0)), arb(model.temperature)
     with balls.precision(200):
         (value,) = balls._follower(numbers, [arb(start)])[1]
         weights = [(r / beta).exp() for r in numbers.follower_reward]

@@ -53,7 +53,7 @@ def measured(problem, theta):
     model = problem.model(theta)
     response = tb.solve_follower(model)
     measures = tb.sensitivities(model, response, tb.evaluate_leader(model, response))
-    return measures.follower_reward, measures.entries, measures.temperature, str(measures)
+    return measures.follower_reward, measures.transition, measures.temperature, str(measures)
 
 
 def bounded(problem, theta):
@@ -219,6 +219,15 @@ class Silent:
 
     def __init__(self, problem):
         self.model, self.pullback = problem.model, problem.pullback
+        self.n_parameters = problem.n_parameters
+
+
+class Torn(Silent):
+    """A pullback that clips."""
+
+    def __init__(self, problem):
+        super().__init__(problem)
+        self.pullback = lambda theta, measures: np.clip(problem.pullback(theta, measures), -1, 1)
 
 
 INNER = tb.problems.two_state()
@@ -227,23 +236,39 @@ INNER = tb.problems.two_state()
 @pytest.mark.parametrize(
     ("problem", "reason"),
     [
-        (
-            tb.Reparametrised(INNER, Vague()),
-            "the pullback_bound of Reparametrised is infinite",
-        ),
-        (tb.Reparametrised(INNER, Mute()), "Mute has no pullback_bound; Bounded()"),
-        (tb.Reparametrised(Silent(INNER), Mute()), "Silent has no pullback_bound; Bounded()"),
+        (tb.Reparametrised(INNER, Vague()), "the pullback_bound of Vague is infinite"),
         (
             tb.Reparametrised(tb.Reparametrised(INNER, Mute()), Vague()),
-            "Mute has no pullback_bound; Bounded()",
+            "the pullback_bound of Vague is infinite",
         ),
-        (Silent(INNER), "Silent has no pullback_bound; Bounded()"),
+        (tb.Reparametrised(Torn(INNER), Vague()), "pullback is not linear in the sensitivities: "),
+        (Torn(INNER), "pullback is not linear in the sensitivities: pullback(...)[0] is "),
     ],
 )
 def test_what_has_no_bound_is_named(problem, reason):
     result = tb.hypergradient(problem, THETA)
     assert result.accuracy.level is tb.Level.ESTIMATE
     assert reason in result.accuracy.reason
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Silent(INNER),
+        tb.Reparametrised(INNER, Mute()),
+        tb.Reparametrised(Silent(INNER), Mute()),
+        tb.Reparametrised(Silent(INNER), tb.Budget(total=-0.5, n_parameters=3)),
+    ],
+)
+def test_what_cannot_be_pushed_forward_is_pulled_back_entry_by_entry(problem):
+    theta = np.array([0.1, -0.2, 0.3])[: problem.n_parameters]
+    accuracy = tb.hypergradient(problem, theta).accuracy
+    assert accuracy.level is tb.Level.BOUNDED
+    assert accuracy.given == (
+        "given the derivatives as pullback returns them, which check_gradient tests"
+    )
+    assert str(accuracy).endswith(f", {accuracy.given}")
+    assert tb.check_gradient(problem, theta).passed
 
 
 @pytest.mark.parametrize("instance", INSTANCES)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sizes import pairs, sizes
+from strangers import Plain
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.estimator import judge
@@ -794,7 +795,7 @@ def flat(model, measures, centred):
     """
     parts = []
     for measure in measures:
-        entries, start = measure.entries, measure.initial
+        entries, start = measure.transition, measure.initial
         if centred:
             row, kernel = model.entry_row, model.transition.data
             mean = np.bincount(row, kernel * entries, model.row_mass.size)
@@ -1249,17 +1250,11 @@ def test_amds_tables_of_another_problem_are_refused(name):
         amd(problem, theta_of(problem), rng=0, memory=memory)
 
 
-def test_amd_says_that_it_needs_a_pushforward():
-    class Bare:
-        def model(self, theta):
-            return PROBLEMS["bandit"].model(theta)
-
-        def pullback(self, theta, sensitivities):
-            return PROBLEMS["bandit"].pullback(theta, sensitivities)
-
-    with pytest.raises(TypeError, match="pushforward"):
-        tb.AdaptiveModelDesign()(Bare(), np.zeros(3), rng=0)
-    tb.ExactGradient()(Bare(), np.zeros(3), rng=0)  # the others do not
+def test_amd_pulls_back_entry_by_entry_where_it_cannot_push_forward():
+    problem = PROBLEMS["garnet"]
+    theta = theta_of(problem)
+    there, bare = (tb.AdaptiveModelDesign(3)(p, theta, rng=0) for p in (problem, Plain(problem)))
+    np.testing.assert_allclose(bare.gradient, there.gradient, rtol=1e-12)
 
 
 def test_a_simulator_of_another_shape_is_refused():

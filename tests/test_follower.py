@@ -155,7 +155,7 @@ def test_copies_and_pickles_are_as_read_only_as_they_were():
             twin.response.policy,
             twin.evaluation.value,
             twin.sensitivities.follower_reward,
-            twin.sensitivities.transition.data,
+            twin.sensitivities.transition,
             remake(game).follower_reward,
             remake(game).transition.data,
             remake(problem).follower_reward.data,

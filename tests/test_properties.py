@@ -345,7 +345,7 @@ def test_an_unreachable_state_has_no_occupancy_and_no_influence(drawn, horizon):
         evaluation.occupancy[-1:],
         measures.leader_reward[-1],
         measures.follower_reward[-1],
-        measures.transition.toarray()[-model.n_actions :].ravel(),
+        measures.transition_matrix.toarray()[-model.n_actions :].ravel(),
     ]
     assert not np.concatenate(there).any()
 
@@ -613,7 +613,7 @@ def test_transition_sensitivities_are_differences(drawn, horizon):
             horizon,
         )
 
-    assert agrees(slope(moved), measures.transition.data[k])
+    assert agrees(slope(moved), measures.transition[k])
 
 
 @fast
@@ -694,7 +694,7 @@ def test_measures_along_a_tangent_are_the_forward_derivative(drawn, horizon):
     model = problem.model(theta)
     expected = tb.forward_gradient(problem, theta, directions=[direction], horizon=horizon)
     actual = measures.dot(problem.pushforward(theta, direction))
-    size = max(1.0, np.abs(measures.transition.data).max(initial=0.0))
+    size = max(1.0, np.abs(measures.transition).max(initial=0.0))
     assert close(actual / size, expected[0] / size, model)
 
 
@@ -704,7 +704,7 @@ def test_measures_add_up_and_vanish_along_no_change(model, horizon):
     measures = road(model, horizon)[2]
     twice = measures + measures
     assert np.array_equal(twice.follower_reward, 2.0 * measures.follower_reward)
-    assert np.array_equal(twice.transition.data, 2.0 * measures.transition.data)
+    assert np.array_equal(twice.transition.data, 2.0 * measures.transition)
     assert measures.dot(tb.Tangent.zero(model)) == 0.0
 
 
@@ -714,7 +714,7 @@ def test_measures_add_up_and_vanish_along_no_change(model, horizon):
 def gradient_close(actual, expected, result):
     """Close relative to the terms that a gradient is a sum of."""
     model, measures = result.model, result.sensitivities
-    tables = (measures.follower_reward, measures.leader_reward, measures.transition.data)
+    tables = (measures.follower_reward, measures.leader_reward, measures.transition)
     size = max(1.0, *(np.abs(table).sum() for table in tables))
     return close(np.asarray(actual) / size, np.asarray(expected) / size, model)
 

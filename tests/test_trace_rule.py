@@ -71,7 +71,7 @@ def rule_of(experience, **settings):
 
 def flat(measures):
     """String all measures together, that of the temperature as well."""
-    slots = ("follower_reward", "leader_reward", "entries", "initial", "temperature")
+    slots = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
     return np.concatenate([getattr(part, slot) for part in measures for slot in slots], axis=None)
 
 

@@ -41,7 +41,7 @@ class Door:
         )
 
     def pullback(self, theta, sensitivities):
-        entries, initial = sensitivities.entries, sensitivities.initial
+        entries, initial = sensitivities.transition, sensitivities.initial
         opens = entries[1] - entries[0] + initial[1] - initial[0]
         return [opens, (sensitivities.follower_reward - sensitivities.leader_reward)[0, 0]]
 

@@ -4,9 +4,10 @@ Run ``python validation/bounds_fuzz.py --count 10000`` (about a minute and a hal
 the package and python-flint installed. Random problems biased to the corners (`tests/corners.py`)
 are solved in float64, with the bounds of the default result and those of a plain one afterwards,
 and compared with ball arithmetic at 400 bits
-(`tests/ball_reference.py`), number by number. It ends with 1 if a bound is broken, or if the
-gradient's is within 1e-6 of the gradient too rarely. A gradient of exactly 0 has no relative error
-and is counted apart.
+(`tests/ball_reference.py`), number by number. So are the gradients of the same problems as
+strangers write them (`tests/strangers.py`), given the derivatives that these return. It ends with 1
+if a bound is broken, or if the gradient's is within 1e-6 of the gradient too rarely. A gradient of
+exactly 0 has no relative error and is counted apart.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from ball_reference import Reference, broken, derivatives
+from ball_reference import Reference, broken, derivatives, off
 from corners import corner_problem
+from strangers import Plain, Pushing, Single, returned_by_pullback, returned_by_pushforward
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds
+
+STRANGERS = {
+    Plain: returned_by_pullback,
+    Single: returned_by_pullback,
+    Pushing: returned_by_pushforward,
+}
 
 # What the issue of certified numbers asks for.
 WANTED, RADIUS = 0.88, 1e-6
@@ -42,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.explicit is not None:
         bounds.EXPLICIT_STATES = options.explicit
     began = time.perf_counter()
-    wrong = unsolved = undiscounted = heated = 0
+    wrong = unsolved = undiscounted = heated = promised = 0
     radii, errors, zeros = [], [], []
     for seed in range(options.first, options.first + options.count):
         problem, theta = corner_problem(seed), np.zeros(3)
@@ -59,6 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
         found = result.accuracy.bounds
         violations = broken(result, found, reference, gradient)
         violations += broken(plain, bounds.error_bounds(problem, theta, plain), reference, gradient)
+        for kind, returned in STRANGERS.items():
+            stranger = kind(problem)
+            given = tb.hypergradient(stranger, theta)
+            promised += given.accuracy.proven
+            truth = reference.gradient(*returned(stranger, theta, given.model))
+            triples = zip(given.gradient, truth, given.accuracy.gradient, strict=True)
+            for stored, ball, bound in triples:
+                if not off(stored, ball) <= bound:
+                    violations.append((f"gradient of {kind.__name__}", off(stored, ball), bound))
         if violations:
             wrong += 1
             print(f"seed {seed}: {result.model}")
@@ -75,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     share = float(np.mean(np.array(radii) <= RADIUS))
     print(f"{options.count} problems in {time.perf_counter() - began:.0f} s, {unsolved} unsolved")
     print(f"the leader's discount is 1 in {undiscounted}, the temperature moves in {heated}")
+    print(f"{promised} of {3 * options.count} gradients of strangers' problems have a bound")
     print(f"broken bounds: {wrong} problems")
     print(
         f"gradients other than 0: {len(radii)}, bound within {RADIUS:g} in {share:.1%}; quantiles "

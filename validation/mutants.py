@@ -105,14 +105,14 @@ MUTANTS = (
     Mutant(
         "no dP in the direct part",
         "direct_sensitivities",
-        "        entries=flow,\n",
+        "        transition=flow,\n",
         "",
         (PLAIN,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "influence_measures",
-        "        entries=flow * response.value[model.transition.indices],\n",
+        "        transition=flow * response.value[model.transition.indices],\n",
         "",
         (PLAIN,),
     ),
@@ -225,17 +225,16 @@ MUTANTS = (
     ),
     Mutant(
         "games whose start does not depend on the leader",
-        "_Observed.policy_sensitivity",
-        "return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)",
-        "return slope",
+        "_Observed.slopes",
+        '            "initial": sp.diags_array(start, format="csr"),\n',
+        "",
         (RIGHT,),
     ),
     Mutant(
         "hidden leaders do not pay the follower",
-        "_Hidden.policy_sensitivity",
-        '        slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, '
-        "game.follower_reward)\n",
-        "",
+        "_Hidden.slopes",
+        'for name in ("follower_reward", "leader_reward")',
+        'for name in ("leader_reward",)',
         (RIGHT,),
     ),
     Mutant(
@@ -262,8 +261,8 @@ MUTANTS = (
     Mutant(
         "bounded: no drho",
         "_centre",
-        "leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()",
-        "leader_reward=pairs, entries=slopes[0]",
+        "leader_reward=pairs, transition=slopes[0], initial=leader.value.copy()",
+        "leader_reward=pairs, transition=slopes[0]",
         (RIGHT,),
     ),
     Mutant(
@@ -353,9 +352,26 @@ MUTANTS = (
     Mutant(
         "bounds that take the centre for the result",
         "error_bounds",
-        "gradient = _outward(np.abs(result.gradient - pulled) + reach)",
-        "gradient = _outward(reach)",
+        "gradient = _outward(np.abs(result.gradient - pulled.pulled) + pulled.bound)",
+        "gradient = _outward(pulled.bound)",
         (BOUNDS,),
+    ),
+    Mutant(
+        "bounds that take a stranger's sums for exact",
+        "refined",
+        "gradient = _outward(np.abs(direct + indirect - pulled.pulled) + pulled.bound)",
+        "gradient = _outward(pulled.bound)",
+        (f"{BOUNDS}::test_bounds_hold_given_what_a_strangers_code_returns",),
+    ),
+    Mutant(
+        "a pullback that is not linear is bounded all the same",
+        "_require_linear",
+        "    if bad.any():\n",
+        "    if False:\n",
+        (
+            "tests/test_check_gradient.py::"
+            "test_a_pullback_that_is_not_linear_leaves_an_estimate_and_fails_the_check",
+        ),
     ),
     Mutant(
         "balls without 1 / (1 - discount)",

@@ -78,7 +78,7 @@ def model_of(base: Model, tables: Mapping[str, Any]) -> Model:
 def cotangents(measures: Sensitivities, tables: Mapping[str, Any]) -> dict[str, FloatArray]:
     """Shape sensitivities like the tables that they belong to."""
     slopes = {
-        "transition": measures.entries,
+        "transition": measures.transition,
         "follower_reward": measures.follower_reward,
         "leader_reward": measures.leader_reward,
         "initial": measures.initial,

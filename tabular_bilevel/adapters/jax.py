@@ -206,11 +206,22 @@ class JaxProblem:
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        NotImplementedError
+            If the tables use `jax.custom_vjp`, so that JAX cannot differentiate them forward.
         """
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         with _float64():
-            return tangent_of(self.base, _pushed_forward(self, theta, direction))
+            try:
+                changes = _pushed_forward(self, theta, direction)
+            except TypeError as error:
+                if "custom_vjp" not in str(error):
+                    raise
+                raise NotImplementedError("tables(theta) has a derivative backward only") from error
+            return tangent_of(self.base, changes)
 
     def _objective(self, theta: jax.Array, horizon: int | None) -> jax.Array:
         if jnp.result_type(float) != np.float64:

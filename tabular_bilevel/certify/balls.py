@@ -18,16 +18,18 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.tangents import Tangents
 
 try:
     from flint import arb, arb_mat, ctx
@@ -99,10 +101,15 @@ class Column:
     slopes: Balls
 
     @classmethod
-    def of(cls, slopes: FloatArray) -> Column:
-        """Keep what is not 0."""
-        places = np.flatnonzero(slopes)
-        return cls(places.tolist(), exact(slopes[places]))
+    def each(cls, *tables: Any) -> list[Column]:
+        """Take the columns of sparse tables that stand one below the other; keep what is not 0."""
+        columns = sp.csr_array(sp.vstack(tables).T)
+        columns.eliminate_zeros()
+        columns.sort_indices()
+        return [
+            cls(columns.indices[i:j].tolist(), exact(columns.data[i:j]))
+            for i, j in pairwise(columns.indptr.tolist())
+        ]
 
     def dot(self, measure: Balls) -> Ball:
         """Pull a measure back."""
@@ -129,14 +136,14 @@ class Tables:
     indirect: list[Column]  # of the follower's rewards, the kernel and the temperature
 
     @classmethod
-    def of(cls, model: Model, tangents: Sequence[Tangent]) -> Tables:
+    def of(cls, model: Model, tangents: Tangents) -> Tables:
         """Convert; nothing is rounded."""
         available = model.available.ravel()
         pairs, stored = np.flatnonzero(available), available[model.entry_row]
         ends = np.cumsum(np.diff(model.transition.indptr)[pairs]).tolist()
         starts = [0, *ends[:-1]]
         targets = model.transition.indices[stored].tolist()
-        kernel = exact(model.transition.data[stored])
+        kernel, kernel_slope = exact(model.transition.data[stored]), tangents.transition[stored]
         return cls(
             first=[0, *np.cumsum(model.available.sum(axis=1)).tolist()],
             targets=[targets[i:j] for i, j in zip(starts, ends, strict=True)],
@@ -147,22 +154,10 @@ class Tables:
             follower_discount=arb(model.follower_discount),
             leader_discount=arb(model.leader_discount),
             temperature=arb(model.temperature),
-            direct=[
-                Column.of(
-                    np.concatenate(
-                        (t.leader_reward.ravel()[pairs], t.transition[stored], t.initial)
-                    )
-                )
-                for t in tangents
-            ],
-            indirect=[
-                Column.of(
-                    np.concatenate(
-                        (t.follower_reward.ravel()[pairs], t.transition[stored], [t.temperature])
-                    )
-                )
-                for t in tangents
-            ],
+            direct=Column.each(tangents.leader_reward[pairs], kernel_slope, tangents.initial),
+            indirect=Column.each(
+                tangents.follower_reward[pairs], kernel_slope, tangents.temperature
+            ),
         )
 
     @property

@@ -32,31 +32,22 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import all_finite, as_theta, entry, first, real_array
-from tabular_bilevel._base.arrays import (
-    ROUNDOFF,
-    FloatArray,
-    at_least,
-    grouped_sums,
-    quiet,
-    read_only,
-)
+from tabular_bilevel._base.arguments import all_finite, as_theta
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
     largest,
     require_ieee_arithmetic,
 )
-from tabular_bilevel.derivatives import tangents_at
+from tabular_bilevel.derivatives import Reach, reach
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.linear import policy_inverse, policy_system
-from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.problem import (
     BilevelProblem,
-    ForwardProblem,
-    Reparametrised,
     pulled_back,
 )
 
@@ -76,9 +67,6 @@ LOST = 2.0**-1050
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
 EXPLICIT_STATES = 200
-
-# Where a problem has no bound of its own, it may take so many pushforwards.
-MAX_PUSHFORWARDS = 256
 
 
 @quiet
@@ -104,8 +92,8 @@ def error_bounds(
     ErrorBounds
         Bounds of the distance to the exact numbers of ``result.model`` as stored. The gradient's is
         the distance to the exact sensitivities, pulled back by the problem's derivatives of the
-        tables; rounding of the pullback counts, that of tangents that stand in for a missing
-        `pullback_bound` does not.
+        tables. Where these are what a stranger's method returns, `given` says so: the rounding of
+        that method's sums counts, that of the derivatives themselves does not.
 
     Raises
     ------
@@ -126,9 +114,8 @@ def error_bounds(
     # what overflows, or is no number, ends as an infinite bound
     centre = _centre(model, result.response, evaluation)
     follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-    pulled = np.asarray(problem.pullback(theta, centre.measures))
-    reach = _pullback_bound(problem, theta, centre.measures, pulled, bounds, MAX_PUSHFORWARDS)
-    gradient = _outward(np.abs(result.gradient - pulled) + reach)
+    pulled = reach(problem, theta, centre.measures, bounds)
+    gradient = _outward(np.abs(result.gradient - pulled.pulled) + pulled.bound)
     rounding = np.abs(result.response.action_value - follower.action_value)
     action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
     return ErrorBounds(
@@ -144,7 +131,8 @@ def error_bounds(
         ),
         sensitivities=_around(found, centre.measures, bounds),
         gradient=gradient,
-        vacuous=_reason(problem, model, evaluation.horizon, bounds, gradient, MAX_PUSHFORWARDS),
+        vacuous=_reason(model, evaluation.horizon, bounds, gradient, pulled),
+        given=pulled.given,
     )
 
 
@@ -178,8 +166,6 @@ def refined(
     theta: FloatArray,
     model: Model,
     response: Response,
-    *,
-    max_pushforwards: int,
 ) -> Refined | None:
     """Evaluate the leader and differentiate, with a bound for each number.
 
@@ -193,8 +179,6 @@ def refined(
         The model there.
     response : Response
         The follower's response, which is refined by a Newton step.
-    max_pushforwards : int
-        How many may stand in for a missing `pullback_bound`.
 
     Returns
     -------
@@ -213,11 +197,9 @@ def refined(
     tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
     if not all(map(all_finite, tables)):
         return None
-    direct, indirect, both = (
-        pulled_back(problem, theta, part) for part in (*centre.parts, measures)
-    )
-    reach = _pullback_bound(problem, theta, measures, both, bounds, max_pushforwards)
-    gradient = _outward(np.abs(direct + indirect - both) + reach)
+    direct, indirect = (pulled_back(problem, theta, part) for part in centre.parts)
+    pulled = reach(problem, theta, measures, bounds)
+    gradient = _outward(np.abs(direct + indirect - pulled.pulled) + pulled.bound)
     action_value = np.where(model.available, follower.action_value, -np.inf)
     # of the value as rounded
     residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
@@ -243,7 +225,8 @@ def refined(
             occupancy=_outward(leader.occupancy_error),
             sensitivities=bounds,
             gradient=gradient,
-            vacuous=_reason(problem, model, None, bounds, gradient, max_pushforwards),
+            vacuous=_reason(model, None, bounds, gradient, pulled),
+            given=pulled.given,
         ),
     )
 
@@ -773,17 +756,17 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
             shift,
         )
     direct = Sensitivities.of(
-        model, leader_reward=pairs, entries=slopes[0], initial=leader.value.copy()
+        model, leader_reward=pairs, transition=slopes[0], initial=leader.value.copy()
     )
     slope, slope_error = _temperature_slope(follower, influence, influence_error)
     indirect = Sensitivities.of(
-        model, follower_reward=influence, entries=slopes[1], temperature=slope
+        model, follower_reward=influence, transition=slopes[1], temperature=slope
     )
     bounds = SensitivityBounds(
         follower_reward=_outward(influence_error),
         leader_reward=_outward(pairs_error),
-        entries=_outward(errors + UNDERFLOW),
-        entries_shift=_outward(shift),
+        transition=_outward(errors + UNDERFLOW),
+        transition_shift=_outward(shift),
         initial=_outward(leader.value_spread + 2.0 * ROUNDOFF * np.abs(leader.value)),
         initial_shift=float(_outward(leader.value_error.max())),
         temperature=float(_outward(slope_error)),
@@ -804,82 +787,20 @@ def _around(
     return SensitivityBounds(
         follower_reward=wider("follower_reward"),
         leader_reward=wider("leader_reward"),
-        entries=wider("entries"),
-        entries_shift=bounds.entries_shift,
+        transition=wider("transition"),
+        transition_shift=bounds.transition_shift,
         initial=wider("initial"),
         initial_shift=bounds.initial_shift,
         temperature=float(wider("temperature")),
     )
 
 
-def _pullback_bound(
-    problem: BilevelProblem,
-    theta: FloatArray,
-    sensitivities: Sensitivities,
-    pulled: FloatArray,
-    bounds: SensitivityBounds,
-    max_pushforwards: int,
-) -> FloatArray:
-    """Bound what is pulled back is off by: by the problem's own method, or by pushforwards."""
-    if hasattr(problem, "pullback_bound"):  # isinstance is ten times as slow as the bound
-        name = "pullback_bound(...)"
-        bound = real_array(name, problem.pullback_bound(theta, sensitivities, bounds), theta.shape)
-        if (bound < 0.0).any():
-            index = first(bound < 0.0)
-            raise ValueError(f"{entry(name, index)} is {bound[index]}, below 0")
-        if all_finite(bound) or not _lacking(problem):
-            return bound
-    if not _can_push_forward(problem, theta.size, max_pushforwards):
-        return np.full(theta.size, np.inf)
-    tangents = tangents_at(problem, theta, np.eye(theta.size))[1]
-    # the pullback may round more coarsely, or be wrong
-    reach = np.empty(theta.size)
-    for k, tangent in enumerate(tangents):
-        away = abs(pulled[k] - sensitivities.dot(tangent))
-        reach[k] = away + _tangent_bound(tangent, sensitivities, bounds)
-    return reach
-
-
-def _can_push_forward(problem: BilevelProblem, n_parameters: int, most: int) -> bool:
-    return n_parameters <= most and isinstance(problem, ForwardProblem)
-
-
-def _tangent_bound(
-    tangent: Tangent, sensitivities: Sensitivities, bounds: SensitivityBounds
-) -> float:
-    """Bound what ``sensitivities.dot(tangent)`` is off by."""
-    model = sensitivities.model
-
-    def moved(change: FloatArray, group: npt.NDArray[np.integer], n_groups: int) -> FloatArray:
-        """Bound the change of each group's mass."""
-        terms = grouped_sums(group, np.ones(group.size), n_groups) + 1.0
-        size = grouped_sums(group, np.abs(change), n_groups)
-        return np.abs(grouped_sums(group, change, n_groups)) + ROUNDOFF * terms * size
-
-    rows = moved(tangent.transition, model.entry_row, model.follower_reward.size)
-    start = moved(tangent.initial, np.zeros(model.n_states, dtype=np.int64), 1)
-    bound = rows @ bounds.entries_shift.ravel() + start[0] * bounds.initial_shift
-    if tangent.temperature != 0.0:
-        off = bounds.temperature + 2.0 * ROUNDOFF * abs(sensitivities.temperature)
-        bound += at_least(abs(tangent.temperature) * off, off)
-    for change, slope, error in (
-        (tangent.follower_reward, sensitivities.follower_reward, bounds.follower_reward),
-        (tangent.leader_reward, sensitivities.leader_reward, bounds.leader_reward),
-        (tangent.transition, sensitivities.entries, bounds.entries),
-        (tangent.initial, sensitivities.initial, bounds.initial),
-    ):
-        errors = error + at_least(ROUNDOFF * (slope.size + 8.0) * np.abs(slope), slope)
-        bound += at_least(np.vdot(np.abs(change), errors), np.any(errors[change != 0.0]))
-    return float(bound)
-
-
 def _reason(
-    problem: BilevelProblem,
     model: Model,
     horizon: int | None,
     bounds: SensitivityBounds,
     gradient: FloatArray,
-    max_pushforwards: int,
+    pulled: Reach,
 ) -> str:
     """Say why the objective's bound or the gradient's is infinite."""
     if np.isfinite(gradient).all() and np.isfinite(bounds.initial_shift):
@@ -891,30 +812,9 @@ def _reason(
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if horizon is not None:
         return "a finite horizon is not covered"
-    lacking = _lacking(problem)
-    reachable = _can_push_forward(problem, gradient.size, max_pushforwards)
-    if not np.isfinite(bounds.follower_reward).all() or (lacking and reachable):
-        return "the residuals leave nothing to say"
-    if not lacking:
-        return f"the pullback_bound of {type(problem).__name__} is infinite"
-    if max_pushforwards == 0:
-        return f"{lacking}; Bounded() would go by pushforwards, if it has them"
-    return f"{lacking}, and no pushforward or more than {max_pushforwards} parameters"
-
-
-def _lacking(problem: object) -> str:
-    """Say what part of a problem cannot bound its pullback, if one cannot."""
-    for part in _parts(problem):
-        if not hasattr(part, "pullback_bound"):
-            return f"{type(part).__name__} has no pullback_bound"
-    return ""
-
-
-def _parts(problem: object) -> tuple[object, ...]:
-    """List what a problem is put together from."""
-    if isinstance(problem, Reparametrised):
-        return *_parts(problem.inner), problem.transform
-    return (problem,)
+    if pulled.reason and np.isfinite(bounds.follower_reward).all():
+        return pulled.reason
+    return "the residuals leave nothing to say"
 
 
 def _gaps(

@@ -13,13 +13,14 @@ from tabular_bilevel._base.files import hexadecimal, placed
 from tabular_bilevel.certify import balls
 from tabular_bilevel.check_certificate import FORMAT, UnprovenError, check_certificate
 from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.tangents import Tangents
 
 __all__ = ["certificate"]
 
 
 def certificate(
     model: Model,
-    tangents: tuple[Tangent, ...],
+    tangents: Tangents,
     *,
     claims: Mapping[str, tuple[Any, Any]],
     value: FloatArray,

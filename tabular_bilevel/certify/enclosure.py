@@ -21,9 +21,10 @@ from tabular_bilevel.certify.result import (
     require_ieee_arithmetic,
     unwrapped,
 )
-from tabular_bilevel.derivatives import all_tangents
+from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import solve_follower
-from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["enclose"]
@@ -108,7 +109,7 @@ bits
         )
     theta = read_only(as_theta(theta))
     model = problem.model(theta)
-    tangents = tuple(all_tangents(problem, theta, model))
+    tangents = tangents_at(problem, theta, model)
     tables = balls.Tables.of(model, tangents)
     middle = balls.exact(_guess(model))
     best: Enclosure | None = None
@@ -139,7 +140,7 @@ def _guess(model: Model) -> FloatArray:
     return value
 
 
-def _enclosure(road: Any, model: Model, tangents: tuple[Tangent, ...], precision: int) -> Enclosure:
+def _enclosure(road: Any, model: Model, tangents: Tangents, precision: int) -> Enclosure:
     available = model.available
 
     def pairs(numbers: Any, least: float, most: float) -> Interval:

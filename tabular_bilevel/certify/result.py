@@ -18,8 +18,9 @@ from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.check_certificate import RejectedError
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import Evaluation
-from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.tangents import Tangents
 
 __all__ = [
     "Accuracy",
@@ -58,6 +59,8 @@ class ErrorBounds:
         Of the gradient.
     vacuous : str
         Why the objective's bound or the gradient's is infinite; empty if neither is.
+    given : str
+        What the gradient's bound takes for granted, in words; empty if nothing.
     """
 
     level: ClassVar[Level] = Level.BOUNDED
@@ -71,6 +74,7 @@ class ErrorBounds:
     sensitivities: SensitivityBounds
     gradient: FloatArray
     vacuous: str
+    given: str = ""
 
     __setstate__ = restore_read_only
 
@@ -79,7 +83,7 @@ class ErrorBounds:
             f"ErrorBounds: value {largest(self.value):.2g}, policy {largest(self.policy):.2g}, "
             f"objective {self.objective:.2g}, gradient {largest(self.gradient):.2g}"
         )
-        return text + (f" ({self.vacuous})" if self.vacuous else "")
+        return text + (f" ({self.vacuous or self.given})" if self.vacuous or self.given else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +170,7 @@ class Enclosure:
     influence: Interval
     precision: int
     model: Model = field(repr=False)
-    tangents: tuple[Tangent, ...] = field(repr=False)
+    tangents: Tangents = field(repr=False)
 
     @property
     def leak(self) -> float:
@@ -255,6 +259,9 @@ class Accuracy:
         numbers on the way.
     enclosure : Enclosure or None
         Of an ENCLOSED result.
+    given : str
+        What the proof takes for granted, in words: that the derivatives which a problem's own code
+        returns are right, if there are no formulas; empty if nothing.
     """
 
     level: Level
@@ -263,6 +270,7 @@ class Accuracy:
     reason: str = ""
     bounds: ErrorBounds | None = field(default=None, repr=False)
     enclosure: Enclosure | None = field(default=None, repr=False)
+    given: str = ""
 
     __setstate__ = restore_read_only
 
@@ -282,7 +290,8 @@ class Accuracy:
         if not self.proven:
             return f"{self.level.name} ({self.reason})"
         widest = float(self.gradient.max(initial=0.0))
-        return f"{self.level.name}: objective +- {self.objective:.2g}, gradient +- {widest:.2g}"
+        radii = f"objective +- {self.objective:.2g}, gradient +- {widest:.2g}"
+        return f"{self.level.name}: {radii}" + (f", {self.given}" if self.given else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -448,7 +448,8 @@ def of_target(accuracy: Accuracy, target: FloatArray) -> str:
     within = f"1e{math.ceil(math.log10(radius))}" if radius > 0.0 else "0"  # same on all machines
     if radius > WELL_KNOWN * np.abs(target).max():
         return f"an ESTIMATE of the gradient, {accuracy.level.name} within {within} only"
-    return f"the exact gradient, {accuracy.level.name} within {within}"
+    given = f", {accuracy.given}" if accuracy.given else ""
+    return f"the exact gradient, {accuracy.level.name} within {within}{given}"
 
 
 class BrokenEstimatorError(Exception):

@@ -13,6 +13,7 @@ from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Hypergradient
+from tabular_bilevel.derivatives import has_pushforward
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.exact.routes import (
     complex_step_gradient,
@@ -20,7 +21,7 @@ from tabular_bilevel.exact.routes import (
     forward_gradient,
 )
 from tabular_bilevel.finite.linear import policy_system
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["GradientReport", "RouteComparison", "check_gradient"]
 
@@ -218,14 +219,14 @@ def check_gradient(
         )
 
     comparisons, skipped = [], []
-    if isinstance(problem, ForwardProblem):
+    if has_pushforward(problem):
         for route, method in (
             ("forward mode", forward_gradient),
             ("complex step", complex_step_gradient),
         ):
             try:
                 others = method(problem, theta, directions=directions, horizon=horizon)
-            except ConvergenceError as error:
+            except (ConvergenceError, NotImplementedError) as error:
                 skipped.append(f"{route}: {error}")
             else:
                 comparisons.append(compare(route, others, rounding_tolerance))

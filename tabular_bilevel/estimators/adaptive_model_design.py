@@ -36,7 +36,8 @@ class AdaptiveModelDesign:
     where dr_F has -log pi added for a change of the temperature,
     and the gradient is drho.V_L + rho.dV_L. The tables go on from call to call.
 
-    Assumes: the model is known, and its Jacobian: the problem has a `pushforward`. Memory: S A d
+    Assumes: the model is known, and its Jacobian, which takes a call of `pushforward` for each
+    parameter, or of `pullback` for each table entry where there is none. Memory: S A d
     numbers. Bias: of order max(gamma_F, gamma_L)^sweeps, counting the sweeps at thetas nearby; it
     vanishes as their number grows.
 
@@ -61,22 +62,15 @@ class AdaptiveModelDesign:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Sweep; parameters as of `BoltzmannCovariance`, and no randomness.
-
-        Raises
-        ------
-        TypeError
-            If the problem has no `pushforward`.
-        """
+        """Sweep; parameters as of `BoltzmannCovariance`, and no randomness."""
         theta = read_only(as_theta(theta))
-        model, tangents = tangents_at(problem, theta, np.eye(theta.size))
+        model = problem.model(theta)
+        tangents = tangents_at(problem, theta, model)
         (n_states, n_actions), d, kernel = model.follower_reward.shape, theta.size, model.transition
-        columns = list(tangents)
-        follower_slope = np.stack([t.follower_reward.ravel() for t in columns], axis=1)
-        leader_slope = np.stack([t.leader_reward.ravel() for t in columns], axis=1)
-        start_slope = np.stack([t.initial for t in columns], axis=1)
-        heating = np.array([t.temperature for t in columns])
-        kernel_slope = sp.csr_array(np.stack([t.transition for t in columns], axis=1))
+        follower_slope, leader_slope = (
+            table.toarray() for table in (tangents.follower_reward, tangents.leader_reward)
+        )
+        heating = tangents.temperature.toarray()[0]
 
         def moved(value: FloatArray) -> FloatArray:
             """Average over the change of the kernel: dP V, shape (S*A, d)."""
@@ -85,7 +79,7 @@ class AdaptiveModelDesign:
                 (weights, np.arange(kernel.nnz), kernel.indptr),
                 shape=(n_states * n_actions, kernel.nnz),
             )
-            return np.asarray((rows @ kernel_slope).toarray())
+            return np.asarray((rows @ tangents.transition).toarray())
 
         zero = {
             "follower_value": (n_states,),
@@ -131,7 +125,7 @@ class AdaptiveModelDesign:
             error_bound=residual / (1.0 - model.follower_discount * model.largest_mass),
             iterations=self.sweeps,
         )
-        gradient = start_slope.T @ leader_value + leader_value_slope.T @ model.initial
+        gradient = tangents.initial.T @ leader_value + leader_value_slope.T @ model.initial
         tables = [follower_value, follower_value_slope, leader_action_value, leader_value_slope]
         return Estimate(
             gradient=read_only(gradient),

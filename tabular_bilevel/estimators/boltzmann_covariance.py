@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
+from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
@@ -136,7 +136,9 @@ class BoltzmannCovariance:
         discount = world.leader_discount
         if self.average_tails:
             counts, weights = seen.visits(discount)
-            credit, discount = ratio(credit * weights, counts), seen.survival
+            credit *= weights
+            credit /= np.where(counts > 0.0, counts, 1.0)
+            discount = seen.survival
         return TraceRule(
             credit=credit,
             credit_discount=discount,

@@ -145,7 +145,7 @@ class ValueGapPenalty:
             model,
             leader_reward=climbed.leader_reward.copy(),
             follower_reward=self.weight * (climbed.leader_reward - best.leader_reward),
-            entries=self.weight * (climbed.entries - best.entries),
+            transition=self.weight * (climbed.transition - best.transition),
             initial=self.weight * (climbed.initial - best.initial),
             temperature=lambda: (
                 self.weight
@@ -172,6 +172,6 @@ def exact_flow(model: Model, response: Response) -> Sensitivities:
     return Sensitivities.of(
         model,
         leader_reward=pairs,
-        entries=discount * pairs.ravel()[model.entry_row] * ahead,
+        transition=discount * pairs.ravel()[model.entry_row] * ahead,
         initial=response.value.copy(),
     )

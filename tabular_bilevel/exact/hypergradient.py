@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_theta
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
-from tabular_bilevel.certify.bounds import MAX_PUSHFORWARDS, refined
+from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
@@ -52,8 +52,10 @@ def hypergradient(
     theta : array_like, shape (d,)
         The leader's parameter.
     accuracy : Enclosed, Bounded or Estimated, optional
-        What the result must be, or this raises; by default BOUNDED if the problem has a
-        `pullback_bound`, else an ESTIMATE. Where it has none, `Bounded` goes by pushforwards.
+        What the result must be, or this raises; by default BOUNDED where that takes a few thousand
+        calls of the problem's methods at most, else an ESTIMATE. What a problem's own code returns
+        as derivatives is taken for granted, and ``result.accuracy.given`` says so: `check_gradient`
+        tests it.
     horizon : int, optional
         Count the leader's rewards of this many steps only; there are no bounds then.
     solver : FollowerSolver, optional
@@ -109,11 +111,9 @@ def hypergradient(
     if horizon is not None:
         reason = "a finite horizon is not covered"
     elif bounded:
-        # which cost more than all else, unless they are asked for
-        pushforwards = MAX_PUSHFORWARDS if isinstance(accuracy, Bounded) else 0
         reason = "numbers overflow where bounds are computed"
         try:
-            result = _bounded(problem, theta, model, response, pushforwards)
+            result = _bounded(problem, theta, model, response)
         except CertificationError as error:  # of the machine's arithmetic
             if isinstance(accuracy, Bounded):
                 raise
@@ -153,14 +153,10 @@ def _estimated(
 
 
 def _bounded(
-    problem: BilevelProblem,
-    theta: FloatArray,
-    model: Model,
-    response: Response,
-    max_pushforwards: int,
+    problem: BilevelProblem, theta: FloatArray, model: Model, response: Response
 ) -> Hypergradient | None:
     """Refine and bound; what has no bound is an ESTIMATE."""
-    found = refined(problem, theta, model, response, max_pushforwards=max_pushforwards)
+    found = refined(problem, theta, model, response)
     if found is None:
         return None
     bounds = found.bounds
@@ -175,6 +171,7 @@ def _bounded(
             bounds.gradient,
             bounds.vacuous,
             bounds=bounds,
+            given=bounds.given,
         ),
         model=model,
         response=found.response,
@@ -209,6 +206,7 @@ def _enclosed(
             proof.objective.radius,
             read_only(proof.gradient.radius),
             enclosure=proof,
+            given=proof.tangents.given,
         ),
     )
 

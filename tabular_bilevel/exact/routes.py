@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_positive, as_theta, finite_array, positive_integer
 from tabular_bilevel._base.arrays import ComplexArray, FloatArray, centred, quiet
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.derivatives import tangents_at
+from tabular_bilevel.derivatives import tangents_along
 from tabular_bilevel.exact.hypergradient import objective
 from tabular_bilevel.finite.follower import log_policy, solve_follower
 from tabular_bilevel.finite.leader import evaluate_leader
@@ -75,7 +75,7 @@ def forward_gradient(
     True
     """
     theta, rows = _directions(theta, directions)
-    model, tangents = tangents_at(problem, theta, rows)
+    model, tangents = tangents_along(problem, theta, rows)
     response = solve_follower(model)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     policy, value = response.policy, response.value
@@ -151,7 +151,7 @@ def complex_step_gradient(
     """
     theta, rows = _directions(theta, directions)
     steps = None if horizon is None else positive_integer("horizon", horizon)
-    model, tangents = tangents_at(problem, theta, rows)
+    model, tangents = tangents_along(problem, theta, rows)
     response = solve_follower(model)
     start = response.value
     if steps is None and model.leader_discount == 1.0:

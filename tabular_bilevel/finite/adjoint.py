@@ -82,7 +82,7 @@ def direct_sensitivities(model: Model, response: Response, evaluation: Evaluatio
     return Sensitivities.of(
         model,
         leader_reward=evaluation.occupancy[:, None] * policy,
-        entries=flow,
+        transition=flow,
         initial=evaluation.value.copy(),
     )
 
@@ -129,7 +129,7 @@ def influence_measures(model: Model, response: Response, influence: FloatArray) 
     return Sensitivities.of(
         model,
         follower_reward=influence,
-        entries=flow * response.value[model.transition.indices],
+        transition=flow * response.value[model.transition.indices],
         temperature=partial(temperature_slope, model, response, influence),
     )
 

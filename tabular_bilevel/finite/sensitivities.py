@@ -5,6 +5,7 @@ Both the exact gradient and every sampled one are these measures, pulled back by
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,8 +31,9 @@ class Sensitivities:
         dJ/dr_F = mu, the influence measure.
     leader_reward : ndarray, shape (S, A)
         dJ/dr_L, the leader-discounted occupancy of pairs.
-    entries : ndarray, shape (nnz,)
-        dJ/dP(s'|s,a), in the order of ``model.transition.data``.
+    transition : ndarray, shape (nnz,)
+        dJ/dP(s'|s,a), in the order of ``model.transition.data``; `transition_matrix` has the same
+        as a matrix.
     initial : ndarray, shape (S,)
         dJ/drho = V_L.
     temperature : float
@@ -41,7 +43,7 @@ class Sensitivities:
     model: Model = field(repr=False)
     follower_reward: FloatArray
     leader_reward: FloatArray
-    entries: FloatArray
+    transition: FloatArray
     initial: FloatArray
     _temperature: float | Callable[[], float] = field(default=0.0, repr=False)
 
@@ -54,9 +56,10 @@ class Sensitivities:
         *,
         follower_reward: FloatArray | None = None,
         leader_reward: FloatArray | None = None,
-        entries: FloatArray | None = None,
+        transition: FloatArray | None = None,
         initial: FloatArray | None = None,
         temperature: float | Callable[[], float] = 0.0,
+        entries: FloatArray | None = None,
     ) -> Sensitivities:
         """Make sensitivities of arrays that this object may own: they become read-only.
 
@@ -66,19 +69,24 @@ class Sensitivities:
             Whose tables they belong to.
         follower_reward, leader_reward : ndarray, shape (S, A), optional
             0 if left out.
-        entries : ndarray, shape (nnz,), optional
+        transition : ndarray, shape (nnz,), optional
             In the order of ``model.transition.data``; 0 if left out.
         initial : ndarray, shape (S,), optional
             0 if left out.
         temperature : float or callable
             The number, or a function without arguments that computes it, called if and when a
             pullback asks for it: few problems do.
+        entries : ndarray, optional
+            Deprecated name of `transition`.
 
         Returns
         -------
         Sensitivities
             Of those arrays.
         """
+        if entries is not None:
+            _warn_of_old_name()
+            transition = entries
 
         def owned(array: FloatArray | None, table: FloatArray) -> FloatArray:
             return read_only(np.zeros(table.shape) if array is None else array)
@@ -87,7 +95,7 @@ class Sensitivities:
             model=model,
             follower_reward=owned(follower_reward, model.follower_reward),
             leader_reward=owned(leader_reward, model.leader_reward),
-            entries=owned(entries, model.transition.data),
+            transition=owned(transition, model.transition.data),
             initial=owned(initial, model.initial),
             _temperature=temperature,
         )
@@ -99,9 +107,15 @@ class Sensitivities:
         return slope() if callable(slope) else slope
 
     @cached_property
-    def transition(self) -> sp.csr_array:
-        """The entries as a matrix like ``model.transition``, shape (S*A, S)."""
-        return self.model.like_transition(self.entries)
+    def transition_matrix(self) -> sp.csr_array:
+        """dJ/dP as a matrix like ``model.transition``, shape (S*A, S)."""
+        return self.model.like_transition(self.transition)
+
+    @property
+    def entries(self) -> FloatArray:
+        """Deprecated name of `transition`."""
+        _warn_of_old_name()
+        return self.transition
 
     @quiet
     def __add__(self, other: Sensitivities) -> Sensitivities:
@@ -110,7 +124,7 @@ class Sensitivities:
             model=self.model,
             follower_reward=read_only(self.follower_reward + other.follower_reward),
             leader_reward=read_only(self.leader_reward + other.leader_reward),
-            entries=read_only(self.entries + other.entries),
+            transition=read_only(self.transition + other.transition),
             initial=read_only(self.initial + other.initial),
             _temperature=self._temperature_with(other),
         )
@@ -129,7 +143,7 @@ class Sensitivities:
         return float(
             np.vdot(self.follower_reward, tangent.follower_reward)
             + np.vdot(self.leader_reward, tangent.leader_reward)
-            + np.vdot(self.entries, tangent.transition)
+            + np.vdot(self.transition, tangent.transition)
             + np.vdot(self.initial, tangent.initial)
             + (self.temperature * tangent.temperature if tangent.temperature else 0.0)
         )
@@ -154,9 +168,9 @@ class SensitivityBounds:
     ----------
     follower_reward, leader_reward : ndarray, shape (S, A)
         Of the influence measure, and of the occupancy of pairs.
-    entries : ndarray, shape (nnz,)
+    transition : ndarray, shape (nnz,)
         Of dJ/dP, but for a number that the entries of a row share.
-    entries_shift : ndarray, shape (S, A)
+    transition_shift : ndarray, shape (S, A)
         Of that number.
     initial : ndarray, shape (S,)
         Of dJ/drho, but for a number that all states share.
@@ -168,10 +182,16 @@ class SensitivityBounds:
 
     follower_reward: FloatArray
     leader_reward: FloatArray
-    entries: FloatArray
-    entries_shift: FloatArray
+    transition: FloatArray
+    transition_shift: FloatArray
     initial: FloatArray
     initial_shift: float
     temperature: float
 
     __setstate__ = restore_read_only
+
+
+def _warn_of_old_name() -> None:
+    warnings.warn(
+        "entries of sensitivities are called transition now", DeprecationWarning, stacklevel=3
+    )

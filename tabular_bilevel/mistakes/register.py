@@ -184,17 +184,17 @@ def _mistakes() -> Iterator[Mistake]:
     yield Mistake(
         "kernel's derivative dropped",
         flags=("kernel-parameters",),
-        road=lambda road: road.without("entries"),
+        road=lambda road: road.without("transition"),
     )
     yield Mistake(
         "kernel's derivative dropped in the direct term",
         flags=("kernel-parameters",),
-        road=lambda road: replace(road, no_direct=("entries",)),
+        road=lambda road: replace(road, no_direct=("transition",)),
     )
     yield Mistake(
         "kernel's derivative dropped in the through-follower term",
         flags=("kernel-parameters",),
-        road=lambda road: replace(road, no_indirect=("entries",)),
+        road=lambda road: replace(road, no_indirect=("transition",)),
     )
     yield Mistake(
         "temperature's derivative dropped",

@@ -97,13 +97,13 @@ class Road:
         direct = Sensitivities.of(
             tables,
             leader_reward=pairs,
-            entries=entries(model.leader_discount * pairs, evaluation.value),
+            transition=entries(model.leader_discount * pairs, evaluation.value),
             initial=evaluation.value.copy(),
         )
         indirect = Sensitivities.of(
             tables,
             follower_reward=influence,
-            entries=entries(model.follower_discount * influence, response.value),
+            transition=entries(model.follower_discount * influence, response.value),
             temperature=temperature_slope(model, response, influence),
         )
         one, other = (

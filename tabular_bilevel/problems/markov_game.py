@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +19,6 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
-    UNDERFLOW,
     BoolArray,
     FloatArray,
     IntArray,
@@ -40,6 +39,8 @@ from tabular_bilevel.finite.model import (
     not_forbidden,
 )
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.tangents import Tangents
+from tabular_bilevel.problem import softmax_reach
 
 __all__ = ["MarkovGame"]
 
@@ -235,7 +236,7 @@ temperature 0.05
             The derivative with respect to theta.
         """
         policy = self.leader_policy(theta)
-        slope = self._form.policy_sensitivity(sensitivities)
+        slope = self._policy_tangents.dot(sensitivities).reshape(policy.shape)
         return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
 
     @quiet
@@ -258,13 +259,19 @@ temperature 0.05
         ndarray, shape (S*B,)
             The bound, rounding included; the leader's policy is taken as computed.
         """
-        policy = self.leader_policy(theta)
-        errors, size, terms = self._form.policy_sensitivity_bound(sensitivities, bounds)
-        errors = errors + ROUNDOFF * (terms + 2.0 * self.n_leader_actions + 8.0) * size
-        reach = errors + (policy * errors).sum(axis=1, keepdims=True)
-        # a chance that underflows is not 0, unless nothing depends on it
-        lost = UNDERFLOW * (1.0 + (size + errors).sum(axis=1, keepdims=True)) * (terms > 0.0)
-        return np.ravel(policy * reach + lost)
+        policy, tangents = self.leader_policy(theta), self._policy_tangents
+        # the changes of f(.|s) add up to 0 but for rounding
+        leak = ROUNDOFF * (self.n_leader_actions + 3.0)
+        shift = bounds.transition_shift.ravel()[sensitivities.model.entry_row]
+        wider = replace(
+            bounds,
+            transition=bounds.transition + leak * shift,
+            initial=bounds.initial + leak * bounds.initial_shift,
+        )
+        errors = tangents.reach(sensitivities, wider).reshape(policy.shape)
+        size = np.abs(tangents.dot(sensitivities)).reshape(policy.shape)
+        roundings = 2.0 * self.n_leader_actions + 8.0
+        return np.ravel(softmax_reach(policy, size, errors, roundings))
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
@@ -283,7 +290,14 @@ temperature 0.05
         policy = self.leader_policy(theta)
         along = as_theta(direction, self.n_parameters, name="direction").reshape(policy.shape)
         change = policy * (along - (policy * along).sum(axis=1, keepdims=True))
-        return self._form.tangent(change)
+        return self._policy_tangents.along(change.ravel())
+
+    @cached_property
+    def _policy_tangents(self) -> Tangents:
+        """Derivatives of the model's tables in each f(b|s); those of a state move together."""
+        first = np.arange(self.n_parameters) // self.n_leader_actions * self.n_leader_actions
+        model = self.model(np.zeros(self.n_parameters))
+        return Tangents.of(model, self.n_parameters, block=first, **self._form.slopes())
 
     def __str__(self) -> str:
         sight = "observes" if self.follower_observes_leader else "does not observe"
@@ -300,18 +314,8 @@ class _Form(Protocol):
         """Make the model's tables."""
         ...
 
-    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
-        """Differentiate J with respect to f(b|s), shape (S, B)."""
-        ...
-
-    def policy_sensitivity_bound(
-        self, sensitivities: Sensitivities, bounds: SensitivityBounds
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Bound its errors, its terms' sizes, and their numbers, each of shape (S, B)."""
-        ...
-
-    def tangent(self, change: FloatArray) -> Tangent:
-        """Differentiate the tables along a change of f, shape (S, B)."""
+    def slopes(self) -> dict[str, sp.csr_array]:
+        """Differentiate the tables with respect to each f(b|s), S*B columns."""
         ...
 
 
@@ -347,46 +351,14 @@ class _Observed:
             "available": game.available.reshape(n_pairs, n_actions),
         }
 
-    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
-        """Differentiate J with respect to f(b|s): a leader's action is drawn on each arrival."""
-        game = self._game
-        slope = grouped_sums(
-            self._following,
-            self._arrival * sensitivities.entries,
-            game.n_parameters,
-        ).reshape(game.n_states, game.n_leader_actions)
-        return slope + game.initial[:, None] * sensitivities.initial.reshape(slope.shape)
-
-    def policy_sensitivity_bound(
-        self, sensitivities: Sensitivities, bounds: SensitivityBounds
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Leave out what an arrival's actions share: the changes of f(.|s) add up to 0."""
-        game = self._game
-
-        def pulled(entries: FloatArray, initial: FloatArray) -> FloatArray:
-            slope = grouped_sums(self._following, self._arrival * entries, game.n_parameters)
-            return (slope + np.repeat(game.initial, game.n_leader_actions) * initial).reshape(
-                game.n_states, game.n_leader_actions
-            )
-
-        size = pulled(np.abs(sensitivities.entries), np.abs(sensitivities.initial))
-        terms = grouped_sums(self._following, np.ones(self._following.size), game.n_parameters)
-        terms = terms.reshape(size.shape) + (game.initial > 0.0)[:, None]
-        # ... but for rounding
-        leak = ROUNDOFF * (game.n_leader_actions + 3.0)
-        shift = bounds.entries_shift.ravel()[sensitivities.model.entry_row]
-        errors = pulled(bounds.entries + leak * shift, bounds.initial + leak * bounds.initial_shift)
-        return errors, size, terms
-
-    def tangent(self, change: FloatArray) -> Tangent:
-        game = self._game
-        nothing = np.zeros((change.size, game.n_actions))
-        return Tangent(
-            follower_reward=nothing,
-            leader_reward=nothing,
-            transition=self._arrival * change.ravel()[self._following],
-            initial=(game.initial[:, None] * change).ravel(),
-        )
+    def slopes(self) -> dict[str, sp.csr_array]:
+        """Differentiate an arrival's probability: a leader's action is drawn on each."""
+        game, entries = self._game, np.arange(self._following.size)
+        start = np.repeat(game.initial, game.n_leader_actions)
+        return {
+            "transition": _matrix(self._arrival, entries, self._following, game.n_parameters),
+            "initial": sp.diags_array(start, format="csr"),
+        }
 
 
 class _Hidden:
@@ -405,9 +377,11 @@ class _Hidden:
 
     def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
         game = self._game
+        weights = leader_policy.ravel()[self._pair]
+        kernel = grouped_sums(self._slot, weights * game.transition.data, self._row.size)
         return {
             "transition": sp.csr_array(
-                (self._mixed_kernel(leader_policy), (self._row, self._column)),
+                (kernel, (self._row, self._column)),
                 shape=(game.n_states * game.n_actions, game.n_states),
             ),
             "follower_reward": _mixed(leader_policy, game.follower_reward),
@@ -417,63 +391,25 @@ class _Hidden:
             "available": game.available[:, 0],
         }
 
-    def policy_sensitivity(self, sensitivities: Sensitivities) -> FloatArray:
-        """Differentiate J with respect to f(b|s): it weighs this state's rewards and laws."""
+    def slopes(self) -> dict[str, sp.csr_array]:
+        """Weigh this state's rewards and laws."""
         game = self._game
-        slope = grouped_sums(
-            self._pair,
-            game.transition.data * sensitivities.entries[self._slot],
-            game.n_parameters,
-        ).reshape(game.n_states, game.n_leader_actions)
-        slope += np.einsum("sa,sba->sb", sensitivities.follower_reward, game.follower_reward)
-        slope += np.einsum("sa,sba->sb", sensitivities.leader_reward, game.leader_reward)
-        return slope
-
-    def policy_sensitivity_bound(
-        self, sensitivities: Sensitivities, bounds: SensitivityBounds
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Leave out what rows share, unless the leader's action changes their mass."""
-        game = self._game
-        shape = game.follower_reward.shape
-        kernel = game.transition.data
-
-        def pulled(
-            follower_reward: FloatArray, leader_reward: FloatArray, entries: FloatArray
-        ) -> FloatArray:
-            slope = grouped_sums(self._pair, kernel * entries[self._slot], game.n_parameters)
-            slope = slope.reshape(shape[:2])
-            slope = slope + np.einsum("sa,sba->sb", follower_reward, np.abs(game.follower_reward))
-            return np.asarray(
-                slope + np.einsum("sa,sba->sb", leader_reward, np.abs(game.leader_reward))
-            )
-
-        mass = np.asarray(game.transition @ np.ones(game.n_states)).reshape(shape)
-        terms = np.diff(game.transition.indptr).reshape(shape)
-        roundings = terms + game.n_leader_actions + 3.0
-        uneven = np.abs(mass - mass[:, :1]) + 2.0 * ROUNDOFF * roundings * mass
-        errors = pulled(bounds.follower_reward, bounds.leader_reward, bounds.entries)
-        errors += np.einsum("sa,sba->sb", bounds.entries_shift, uneven)
-        size = pulled(
-            np.abs(sensitivities.follower_reward),
-            np.abs(sensitivities.leader_reward),
-            np.abs(sensitivities.entries),
-        )
-        return errors, size, terms.sum(axis=2) + 2.0 * shape[2]
-
-    def tangent(self, change: FloatArray) -> Tangent:
-        game = self._game
-        return Tangent(
-            follower_reward=_mixed(change, game.follower_reward),
-            leader_reward=_mixed(change, game.leader_reward),
-            transition=self._mixed_kernel(change),
-            initial=np.zeros(game.n_states),
-        )
-
-    def _mixed_kernel(self, weights: FloatArray) -> FloatArray:
-        data = weights.ravel()[self._pair] * self._game.transition.data
-        return grouped_sums(self._slot, data, self._row.size)
+        state, leader_action, action = np.indices(game.follower_reward.shape).reshape(3, -1)
+        pair = state * game.n_actions + action
+        choice = state * game.n_leader_actions + leader_action
+        rewards = {
+            name: _matrix(getattr(game, name).ravel(), pair, choice, game.n_parameters)
+            for name in ("follower_reward", "leader_reward")
+        }
+        kernel = _matrix(game.transition.data, self._slot, self._pair, game.n_parameters)
+        return {**rewards, "transition": kernel}
 
 
 def _mixed(weights: FloatArray, table: FloatArray) -> FloatArray:
     """Average a game's table over the leader's actions: (S, B), (S, B, A) to (S, A)."""
     return np.asarray(np.einsum("sb,sba->sa", weights, table))
+
+
+def _matrix(data: FloatArray, rows: IntArray, columns: IntArray, n_columns: int) -> sp.csr_array:
+    shape = (int(rows.max(initial=-1)) + 1, n_columns)
+    return sp.csr_array((data, (rows, columns)), shape=shape)

@@ -63,7 +63,6 @@ class TraceRule:
     baseline: bool = True
     own_action: bool = False
 
-    @quiet
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
         """Add up sensitivities along trajectories, or compute the mean of that over their law.
 
@@ -131,10 +130,11 @@ class TraceRule:
                     indirect_initial,
                 )
         direct = Sensitivities.of(
-            model, leader_reward=occupancy, entries=direct_entries, initial=direct_initial
+            model, leader_reward=occupancy, transition=direct_entries, initial=direct_initial
         )
         return direct, self._indirect(experience, influence, indirect_entries, indirect_initial)
 
+    @quiet
     def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
         model, response, values = law.model, experience.response, experience.values
         policy, kernel, row = response.policy, model.transition, model.entry_row
@@ -189,7 +189,7 @@ class TraceRule:
         direct = Sensitivities.of(
             model,
             leader_reward=self.direct * occupancy,
-            entries=self.direct * entries,
+            transition=self.direct * entries,
             initial=self.direct * started * start,
         )
         return direct, self._indirect(
@@ -214,7 +214,7 @@ class TraceRule:
         return Sensitivities.of(
             model,
             follower_reward=influence,
-            entries=entries,
+            transition=entries,
             initial=initial,
             temperature=partial(temperature_slope, experience.planned, response, influence),
         )

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
-from tabular_bilevel.derivatives import all_tangents
+from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.finite.tangents import MOVED
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.critics import LeaderValues, exact_values
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
@@ -105,10 +106,9 @@ class Jacobian:
     @classmethod
     def of(cls, problem: BilevelProblem, theta: FloatArray, model: Model) -> Jacobian:
         """Differentiate the tables: forward where the problem can, else entry by entry."""
-        tangents = all_tangents(problem, theta, model)
-        follower, leader, kernel, initial = (
-            np.stack([np.ravel(getattr(tangent, name)) for tangent in tangents], axis=1)
-            for name in ("follower_reward", "leader_reward", "transition", "initial")
+        tangents = tangents_at(problem, theta, model)
+        follower, leader, kernel, initial, temperature = (
+            getattr(tangents, name).toarray() for name in MOVED
         )
         shape = (*model.follower_reward.shape, theta.size)
         available = model.available[:, :, None]  # other rewards are 0 whatever a problem says
@@ -117,7 +117,7 @@ class Jacobian:
             leader_reward=read_only(leader.reshape(shape) * available),
             log_transition=_per_probability(kernel, model.transition.data),
             log_initial=_per_probability(initial, model.initial),
-            temperature=read_only(np.array([tangent.temperature for tangent in tangents])),
+            temperature=read_only(temperature[0]),
         )
 
 
@@ -214,7 +214,7 @@ class LeaderView:
                 model,
                 follower_reward=follower * model.available,
                 leader_reward=leader * model.available,
-                entries=_per_probability(kernel, model.transition.data),
+                transition=_per_probability(kernel, model.transition.data),
                 initial=_per_probability(initial, model.initial),
                 temperature=as_finite("temperature", temperature),
             ),

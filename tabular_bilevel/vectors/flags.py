@@ -117,9 +117,7 @@ def _scalar_flags(proof: Enclosure) -> Iterator[str]:
 
 
 def _parameter_flags(proof: Enclosure) -> Iterator[str]:
-    moved = {
-        name for name in MOVED if any(np.any(getattr(tangent, name)) for tangent in proof.tangents)
-    }
+    moved = {name for name in MOVED if getattr(proof.tangents, name).count_nonzero()}
     yield from (
         flag
         for flag, name in (

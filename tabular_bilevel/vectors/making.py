@@ -100,13 +100,9 @@ def made(recipe: Recipe) -> dict[str, Any]:
     for _ in range(TRIES):
         instance = FAMILIES[recipe.family].draw(rng, recipe.number, recipe.max_states)
         proof = enclose(instance.problem, instance.theta)
-        stored = StoredProblem(
-            proof.model,
-            **{
-                name: np.array([getattr(tangent, name) for tangent in proof.tangents])
-                for name in MOVED
-            },
-        )
+        columns = list(proof.tangents)
+        tables = {name: np.array([getattr(t, name) for t in columns]) for name in MOVED}
+        stored = StoredProblem(proof.model, **tables)
         sizes = _noise(stored, _Answer.of(proof), _proven, DRAWS, rng)
         noise = dict(zip(ANSWERS[:2], sizes, strict=True))
         if is_telling(proof.gradient.centre, noise["gradient"]):

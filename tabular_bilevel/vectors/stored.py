@@ -98,7 +98,7 @@ class StoredProblem:
         return np.asarray(
             np.tensordot(self.follower_reward, sensitivities.follower_reward, 2)
             + np.tensordot(self.leader_reward, sensitivities.leader_reward, 2)
-            + self.transition @ sensitivities.entries
+            + self.transition @ sensitivities.transition
             + self.initial @ sensitivities.initial
             + self.temperature * sensitivities.temperature
         )

@@ -73,7 +73,7 @@ def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
         model,
         follower_reward=influence,
         leader_reward=pairs,
-        entries=flow,
+        transition=flow,
         initial=leader_value,
     )
     return float(model.initial @ leader_value), measures

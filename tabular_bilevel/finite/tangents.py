@@ -1,0 +1,222 @@
+"""The derivative of a model's tables with respect to theta: sparse matrices, a column a parameter.
+
+With J these matrices, a gradient is J^T measures, and errors of the measures reach |J|^T errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._base.arrays import (
+    ROUNDOFF,
+    FloatArray,
+    IntArray,
+    quiet,
+    read_only_matrix,
+    restore_read_only,
+)
+from tabular_bilevel.finite.model import Model, Tangent
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+
+__all__ = ["MOVED", "Tangents", "product", "summing"]
+
+#: The tables that theta may move, in the order of `Tangent`.
+MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
+
+# Roundings of a pulled back number but for those of its sum: two of centring, three of the parts'.
+PULLBACK_ROUNDINGS = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class Tangents:
+    """Derivatives of a model's tables in each of d parameters; iterating gives `Tangent` objects.
+
+    Attributes
+    ----------
+    model : Model
+        Whose tables they are derivatives of.
+    follower_reward, leader_reward : scipy.sparse.csr_array, shape (S*A, d)
+        Of the rewards.
+    transition : scipy.sparse.csr_array, shape (nnz, d)
+        Of the stored transition entries, in the order of ``model.transition.data``.
+    initial : scipy.sparse.csr_array, shape (S, d)
+        Of the initial distribution.
+    temperature : scipy.sparse.csr_array, shape (1, d)
+        Of the temperature.
+    block : ndarray of int, shape (d,), or None
+        For each column the first of its block, if the parameters of a block move by changes that
+        add up to 0: what its columns share then drops out.
+    given : str
+        What the entries are trusted to be, in words; empty if they follow from formulas.
+    """
+
+    model: Model = field(repr=False)
+    follower_reward: sp.csr_array = field(repr=False)
+    leader_reward: sp.csr_array = field(repr=False)
+    transition: sp.csr_array = field(repr=False)
+    initial: sp.csr_array = field(repr=False)
+    temperature: sp.csr_array = field(repr=False)
+    block: IntArray | None = field(default=None, repr=False)
+    given: str = ""
+
+    __setstate__ = restore_read_only
+
+    @classmethod
+    def of(cls, model: Model, n_parameters: int, **slots: Any) -> Tangents:
+        """Make tangents of matrices that this object may own; those left out are 0."""
+        sizes = (model.follower_reward.size,) * 2 + (model.transition.nnz, model.n_states, 1)
+        for name, size in zip(MOVED, sizes, strict=True):
+            given = slots.get(name)
+            matrix = sp.csr_array((size, n_parameters)) if given is None else sp.csr_array(given)
+            if not matrix.has_canonical_format:
+                matrix = matrix.copy()
+                matrix.sum_duplicates()
+            slots[name] = read_only_matrix(matrix)
+        return cls(model, **slots)
+
+    @classmethod
+    def stacked(
+        cls, model: Model, n_parameters: int, columns: Iterable[Tangent], given: str
+    ) -> Tangents:
+        """Make tangents of one `Tangent` a parameter; no more than one is in memory as it is."""
+        kept: dict[str, list[Any]] = {name: [] for name in MOVED}
+        for column in columns:
+            for name, rows in kept.items():
+                rows.append(sp.csr_array(np.reshape(getattr(column, name), (1, -1))))
+        tables = {name: sp.vstack(rows).T for name, rows in kept.items()} if n_parameters else {}
+        return cls.of(model, n_parameters, **tables, given=given)
+
+    def __len__(self) -> int:
+        return int(self.initial.shape[1])
+
+    def __iter__(self) -> Iterator[Tangent]:
+        for k in range(len(self)):
+            yield self._tangent(lambda name, k=k: getattr(self, name)[:, [k]].toarray())
+
+    @quiet
+    def dot(self, measures: Sensitivities) -> FloatArray:
+        """Pull measures back to theta: J^T measures, shape (d,)."""
+        gradient = np.zeros(len(self))
+        for columns, slopes in self._pairs(measures):
+            gradient += product(columns, slopes)
+        return gradient
+
+    @quiet
+    def size(self, measures: Sensitivities) -> FloatArray:
+        """Add up the sizes of what `dot` adds up, shape (d,)."""
+        size = np.zeros(len(self))
+        for columns, slopes in self._pairs(measures):
+            size += abs(columns) @ np.abs(slopes)
+        return size
+
+    @quiet
+    def along(self, direction: FloatArray) -> Tangent:
+        """Differentiate the tables along a direction of theta, shape (d,): J direction."""
+        return self._tangent(lambda name: getattr(self, name) @ direction)
+
+    @quiet
+    def reach(self, measures: Sensitivities, bounds: SensitivityBounds) -> FloatArray:
+        """Bound by how much `dot` is off of measures that are off by at most `bounds`, shape (d,).
+
+        That is |J|^T bounds, in which what the entries of a distribution share counts with the
+        change of the distribution's mass only, and the rounding of `dot`. The bound's own rounding
+        is left to the caller.
+        """
+        reach = np.zeros(len(self))
+        for (columns, slopes), (_, errors) in zip(
+            self._pairs(measures), self._pairs(bounds), strict=True
+        ):
+            _add(columns, slopes, errors, PULLBACK_ROUNDINGS, reach)
+        for name, shift in (
+            ("transition", bounds.transition_shift.ravel()),
+            ("initial", np.array([bounds.initial_shift])),
+        ):
+            if shift.any() and getattr(self, name).nnz:
+                _add(self._masses[name], np.zeros_like(shift), shift, 0.0, reach)
+        return reach
+
+    def _pairs(
+        self, tables: Sensitivities | SensitivityBounds
+    ) -> Iterator[tuple[sp.csr_array, FloatArray]]:
+        """Pair the transposed matrices that are not 0 with tables; both rewards are one."""
+        columns = self._columns
+        if columns["rewards"].nnz:
+            both = np.concatenate((tables.follower_reward, tables.leader_reward))
+            yield columns["rewards"], both.ravel()
+        for name in MOVED[2:]:
+            if columns[name].nnz:
+                yield columns[name], np.ravel(getattr(tables, name))
+
+    def _tangent(self, read: Any) -> Tangent:
+        shape = self.model.follower_reward.shape
+        tables = {name: np.ravel(read(name)) for name in MOVED}
+        return Tangent(
+            follower_reward=tables["follower_reward"].reshape(shape),
+            leader_reward=tables["leader_reward"].reshape(shape),
+            transition=tables["transition"],
+            initial=tables["initial"],
+            temperature=float(tables["temperature"][0]),
+        )
+
+    @cached_property
+    def _columns(self) -> dict[str, sp.csr_array]:
+        """The transposed matrices, one row a parameter."""
+        rewards = sp.vstack((self.follower_reward, self.leader_reward))
+        tables = {"rewards": rewards} | {name: getattr(self, name) for name in MOVED[2:]}
+        return {name: read_only_matrix(sp.csr_array(table.T)) for name, table in tables.items()}
+
+    @cached_property
+    def _masses(self) -> dict[str, sp.csr_array]:
+        """Bounds of the changes of each distribution's mass, one row a parameter."""
+        model = self.model
+        rows = np.zeros(model.n_states, dtype=np.int64)
+        masses = {}
+        for name, group, n_groups in (
+            ("transition", model.entry_row, model.follower_reward.size),
+            ("initial", rows, 1),
+        ):
+            matrix, sums = getattr(self, name), summing(group, n_groups)
+            mass, size = sums @ matrix, sums @ abs(matrix)
+            if self.block is not None:
+                mass, size = mass - mass[:, self.block], size + size[:, self.block]
+            terms = float(np.bincount(group, minlength=1).max(initial=0)) + 2.0
+            bound = abs(mass) + ROUNDOFF * terms * size
+            masses[name] = read_only_matrix(sp.csr_array(bound.T))
+        return masses
+
+
+def summing(group: IntArray, n_groups: int) -> sp.csr_array:
+    """Make the matrix that adds up the rows of each group."""
+    places = np.arange(group.size)
+    return sp.csr_array((np.ones(group.size), (group, places)), shape=(n_groups, group.size))
+
+
+def _add(
+    columns: sp.csr_array,
+    slopes: FloatArray,
+    errors: FloatArray,
+    roundings: float,
+    reach: FloatArray,
+) -> None:
+    """Add the errors of pulled back slopes, and of the sum over them."""
+    from tabular_bilevel._base import kernels
+
+    matrix = columns
+    kernels.pullback_errors(
+        matrix.indptr, matrix.indices, matrix.data, slopes, errors, roundings, reach
+    )
+
+
+def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
+    """Multiply, at a third of what scipy's operator costs with a small matrix."""
+    from tabular_bilevel._base import kernels
+
+    result = np.empty(matrix.shape[0])
+    kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)
+    return result
