@@ -278,6 +278,16 @@ def test_adapters_check_what_they_are_made_of(make, message):
         make()
 
 
+def test_parameters_that_python_does_not_tell_are_none():
+    untold = SimpleNamespace(__call__=None)
+    odd = type("Odd", (), {"__call__": property(lambda self: 3)})()
+    for estimator, message in ((untold, "cannot be called"), (odd, "parameters are not known")):
+        with pytest.raises(ValueError, match=message):
+            checked(estimator)
+    with pytest.raises(ValueError, match="memory is 3, not a mapping of names to arrays"):
+        kinds.samples(PROBLEM, THETA, rng=0, memory=3)
+
+
 def test_a_function_with_other_names_is_taken_by_its_adapter():
     adapted = tb.BatchEstimator(lambda v, b: kinds.of_batch(v, b))
     np.testing.assert_allclose(adapted(PROBLEM, THETA, rng=0), EXACT)
