@@ -1,12 +1,13 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from tabular_bilevel import problems
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
-from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
+from tabular_bilevel._base.renamed import found_by_old_name
+from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import error_bounds
@@ -80,7 +81,7 @@ from tabular_bilevel.sampling.critics import (
     TemporalDifferenceCritic,
 )
 from tabular_bilevel.sampling.experience import Experience, Interaction
-from tabular_bilevel.sampling.samplers import Episodes, Sampler, Steps, Survivors
+from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView
 
@@ -128,6 +129,7 @@ __all__ = [
     "Hypergradient",
     "Interaction",
     "Interval",
+    "Iteration",
     "LeaderValues",
     "LeaderView",
     "Level",
@@ -144,8 +146,7 @@ __all__ = [
     "SarsaCritic",
     "Sensitivities",
     "SoBiRL",
-    "Step",
-    "Steps",
+    "StepBudget",
     "StoppedValueIteration",
     "SuiteCase",
     "SuiteReport",
@@ -186,8 +187,8 @@ __all__ = [
 display_all(globals())
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Import `plots` when it is asked for: matplotlib is an extra, and takes a second."""
-    if name != "plots":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("tabular_bilevel.plots")
+    if name == "plots":
+        return importlib.import_module("tabular_bilevel.plots")
+    return found_by_old_name(__name__, name, {"Step": Iteration, "Steps": StepBudget})

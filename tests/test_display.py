@@ -108,7 +108,7 @@ def test_any_data_class_is_short_whatever_its_fields_hold(value):
 
 
 def climbed():
-    climb = tb.ascend(GARNET, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=1)
+    climb = tb.ascend(GARNET, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_iterations=1)
     return next(climb)
 
 
@@ -116,7 +116,7 @@ GARNET, THETA = tb.problems.garnet(), np.linspace(-1.0, 1.0, 6)
 ROOMS = tb.problems.four_rooms()
 FOUND = tb.hypergradient(ROOMS, np.zeros(105))
 LEARNED = tb.Interaction(
-    tb.Steps(100, 200), tb.SarsaCritic(step_size=0.5), tb.CompiledPolicyIteration()
+    tb.StepBudget(100, 200), tb.SarsaCritic(step_size=0.5), tb.CompiledPolicyIteration()
 )
 REAL = {
     "hypergradient": FOUND,

@@ -97,7 +97,7 @@ SAMPLED = {
     "BC-HG, no baseline": tb.BoltzmannCovariance(interaction(tb.Episodes(800)), baseline=False),
     "BC-HG, own action": tb.BoltzmannCovariance(interaction(tb.Episodes(100)), own_action=True),
     "BC-HG, survivors": tb.BoltzmannCovariance(interaction(tb.Survivors(400))),
-    "BC-HG, steps": tb.BoltzmannCovariance(interaction(tb.Steps(10_000, 100))),
+    "BC-HG, steps": tb.BoltzmannCovariance(interaction(tb.StepBudget(10_000, 100))),
     "BC-HG, 7 steps": tb.BoltzmannCovariance(interaction(tb.Episodes(100, 7))),
     "BC-HG, averaged": tb.BoltzmannCovariance(
         interaction(tb.Episodes(400, 20)), average_tails=True

@@ -118,7 +118,7 @@ def vectors(tmp_path_factory):
 
 
 def a_run(path):
-    method = METHODS["bchg"](Setting(tb.Steps(20, 10), step_size=0.3))
+    method = METHODS["bchg"](Setting(tb.StepBudget(20, 10), step_size=0.3))
     return Run("a", PROBLEM, np.array([0.3, -0.2]), method, tb.Adam(0.05), 1, 6, 2, path=path)
 
 

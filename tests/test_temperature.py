@@ -230,7 +230,7 @@ def test_an_ascent_of_rewards_takes_no_logarithms(monkeypatch):
 
     monkeypatch.setattr(sys.modules["tabular_bilevel.finite.sensitivities"], "log_policy", refuse)
     problem = tb.problems.four_rooms()
-    for method in (tb.BoltzmannCovariance(tb.Interaction(tb.Steps(100))), tb.ExactGradient()):
+    for method in (tb.BoltzmannCovariance(tb.Interaction(tb.StepBudget(100))), tb.ExactGradient()):
         method(problem, np.zeros(105), rng=0)
     with pytest.raises(AssertionError, match="log pi was computed"):
         tb.ExactGradient()(PROBLEM, THETA, rng=0)

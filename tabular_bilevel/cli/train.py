@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         estimator=estimator,
         optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),
         seeds=range(options.seed, options.seed + n_seeds),
-        n_steps=options.steps,
+        n_iterations=options.steps,
         every=every,
         words={**words, "every": every, "version": tb.__version__},
         folder=options.out,
@@ -143,9 +143,9 @@ def _method(words: Mapping[str, Any]) -> Any:
         simulator = tb.problems.four_rooms(slip=slip)
     longest = words["time_limit"]
     setting = Setting(
-        sampler=tb.Steps(positive_integer("batch", words["batch"]), longest),
+        sampler=tb.StepBudget(positive_integer("batch", words["batch"]), longest),
         step_size=words["critic_step"],
-        oracle=tb.Steps(5_000, longest),
+        oracle=tb.StepBudget(5_000, longest),
         simulator=simulator,
     )
     method = METHODS[name](setting)

@@ -24,7 +24,7 @@ from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, SarsaCritic
 from tabular_bilevel.sampling.experience import Interaction
-from tabular_bilevel.sampling.samplers import Sampler, Steps
+from tabular_bilevel.sampling.samplers import Sampler, StepBudget
 
 __all__ = ["METHODS", "Setting"]
 
@@ -49,9 +49,9 @@ class Setting:
         Where trajectories come from, if not from the problem itself.
     """
 
-    sampler: Sampler = Steps(100, 200)
+    sampler: Sampler = StepBudget(100, 200)
     step_size: float = 0.5
-    oracle: Sampler = Steps(5_000, 200)
+    oracle: Sampler = StepBudget(5_000, 200)
     simulator: BilevelProblem | None = None
 
     def learned(self) -> Interaction:
