@@ -233,6 +233,18 @@ def test_a_report_shows_its_verdict_first(name, key):
     assert caption == str(report).splitlines()[0]
 
 
+@displayed
+@dataclasses.dataclass(frozen=True)
+class Late:
+    statistic: float
+    verdict: tb.Verdict
+
+
+def test_a_verdict_comes_first_wherever_its_field_is():
+    cells = Reader(Late(2.5, tb.Verdict.BIASED)._repr_html_()).cells
+    assert cells == ["Late", "verdict", "BIASED", "statistic", "2.5"]
+
+
 def test_words_are_escaped():
     error = tb.ConvergenceError("<script>x</script>", residual=0.0, iterations=1)
     assert "<script" not in error._repr_html_()
