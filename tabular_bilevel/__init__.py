@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 from tabular_bilevel import problems
-from tabular_bilevel._base.display import display_all
+from tabular_bilevel._base.display import display_all, displayed
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
@@ -19,13 +19,19 @@ from tabular_bilevel.certify.result import (
     Hypergradient,
     Interval,
 )
-from tabular_bilevel.checks.diagnosis import Diagnosis
+from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
-from tabular_bilevel.checks.gradient import GradientReport, check_gradient
+from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.checks.view import Batch, BatchEstimator, LeaderView, SamplingEstimator
+from tabular_bilevel.checks.view import (
+    Batch,
+    BatchEstimator,
+    Jacobian,
+    LeaderView,
+    SamplingEstimator,
+)
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -59,7 +65,7 @@ from tabular_bilevel.finite.follower import (
 )
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
-from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.problem import (
     BilevelProblem,
@@ -183,6 +189,8 @@ __all__ = [
 ]
 
 display_all(globals())
+for _part in (Guess, Jacobian, RouteComparison, SensitivityBounds):  # of public objects
+    displayed(_part)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -29,7 +29,6 @@ from tabular_bilevel._base.arguments import (
     require_real_dtype,
 )
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import all_tangents
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
@@ -106,7 +105,6 @@ class Batch:
         )
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """Derivatives of a model's tables with respect to theta: what a leader knows of its own means.
