@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, write_file, write_json
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
@@ -23,7 +22,6 @@ from tabular_bilevel.problem import BilevelProblem
 __all__ = ["Training"]
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class Training:
     """Some seeds of one method on one problem, in one folder.
