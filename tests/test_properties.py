@@ -287,7 +287,8 @@ def test_new_names_of_states_and_actions_rename_the_results(drawn, horizon):
     assert close(after[2].leader_reward, before[2].leader_reward[pairs], model)
     assert close(after[2].initial, before[2].initial[states], model)
     slopes, renamed_slopes = (
-        part[2].transition_matrix.toarray().reshape(n_states, -1, n_states) for part in (before, after)
+        part[2].transition_matrix.toarray().reshape(n_states, -1, n_states)
+        for part in (before, after)
     )
     assert close(renamed_slopes, slopes[np.ix_(states, actions, states)], model)
 
