@@ -210,7 +210,7 @@ class FeatureProblem:
         changes += self._base_rewards
         follower_reward, leader_reward = changes.reshape(2, *shape)
         if self._only_scalars:
-            model = base.with_own_rewards(follower_reward, leader_reward)
+            model = base.with_rewards(follower_reward, leader_reward)
             if self._only_rewards:
                 return model
             return model.with_temperature(self._temperature(theta))
