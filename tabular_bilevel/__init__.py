@@ -62,15 +62,10 @@ from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.mistakes.controls import Control, controls
-from tabular_bilevel.problem import (
-    BilevelProblem,
-    Budget,
-    FeatureProblem,
-    ForwardProblem,
-    Reparametrised,
-    Transform,
-)
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.problems.reparametrised import Budget, Reparametrised, Transform
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,

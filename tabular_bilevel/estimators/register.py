@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.adaptive_model_design import AdaptiveModelDesign
 from tabular_bilevel.estimators.bi_level_actor_critic import BiLevelActorCritic
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
@@ -33,6 +34,7 @@ __all__ = ["METHODS", "Setting"]
 FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
 
 
+@displayed
 @dataclass(frozen=True)
 class Setting:
     """What the papers vary between runs of a method; each method takes of it what it knows.
