@@ -202,9 +202,7 @@ temperature 0.1
         if not known:
             return made_of(self.origin, **{**self._fields(), **tables})
         checked = {name: CHECKED_ALONE[name](self, table) for name, table in tables.items()}
-        model = object.__new__(Model)  # what follows from the kernel stays
-        model.__dict__.update(self.__dict__, _kernel=self._kernel, **checked)
-        return model
+        return self._with(**checked)
 
     def with_rewards(self, follower_reward: npt.ArrayLike, leader_reward: npt.ArrayLike) -> Model:
         """Copy the model with other rewards, which forbid no action.
@@ -224,8 +222,10 @@ temperature 0.1
         ValueError
             If a table has the wrong shape or an available entry is not finite.
         """
-        _reward("follower_reward", self, follower_reward)
-        return self.replace(follower_reward=follower_reward, leader_reward=leader_reward)
+        return self._with(
+            follower_reward=_reward("follower_reward", self, follower_reward),
+            leader_reward=_reward("leader_reward", self, leader_reward),
+        )
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
         """Copy the model with another initial distribution, as `replace` does."""
@@ -234,6 +234,12 @@ temperature 0.1
     def with_temperature(self, temperature: npt.ArrayLike) -> Model:
         """Copy the model with another temperature, as `replace` does."""
         return self.replace(temperature=temperature)
+
+    def _with(self, **checked: FloatArray | float) -> Model:
+        """Change checked tables, and keep what follows from the kernel."""
+        model = object.__new__(Model)
+        model.__dict__.update(self.__dict__, _kernel=self._kernel, **checked)
+        return model
 
     __setstate__ = restore_read_only
 
