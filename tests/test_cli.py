@@ -248,7 +248,11 @@ def test_a_seed_that_fails_is_named_and_the_others_are_made(tmp_path, monkeypatc
 
     monkeypatch.setattr(tb.BoltzmannCovariance, "__call__", fails_once)
     assert main([*TRAIN, "--seeds", "3", "--out", str(tmp_path), "--workers", "1"]) == 2
-    assert 'made to fail, in the run {"batch": 10, ' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "tabular-bilevel: made to fail, in a call of BoltzmannCovariance at theta"
+    )
+    assert ', in iteration 0, in the run {"batch": 10, ' in said
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"failed", "seed-1.npz", "seed-2.npz"}
 

@@ -122,13 +122,13 @@ def run(options: argparse.Namespace) -> int:
     error = summary["standard_error"]
     spread = "" if error is None else f", standard error {error:.3g}"
     say(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
+    title, labelled = f"{options.problem}, {n_seeds} seeds", {training.method: [*curves.values()]}
     try:
         from tabular_bilevel.plots import save_curves
+
+        save_curves(options.out / "curves.png", labelled, title=title)
     except ImportError:
         say("no plot: it needs matplotlib, which the extra 'plot' installs")
-        return 0
-    title = f"{options.problem}, {n_seeds} seeds"
-    save_curves(options.out / "curves.png", {training.method: list(curves.values())}, title=title)
     return 0
 
 
