@@ -14,7 +14,8 @@ from tabular_bilevel._base.arguments import as_generator
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
-from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator, percent
+from tabular_bilevel.checks.estimator import check_estimator
+from tabular_bilevel.checks.report import EstimatorReport, percent
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
 
