@@ -234,7 +234,7 @@ def checked(name: str, rate: float, runs: int, seed: int) -> Counter[str]:
             lambda n, rows=target + noise: rows[:n],
             target,
             n_replicates=400,
-            visible_bias=0.05,
+            visible_bias=None,
             false_alarm_rate=rate,
             power=0.99,
         )

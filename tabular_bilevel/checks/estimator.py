@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +17,28 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.certify.result import Accuracy
-from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
-from tabular_bilevel.checks.judging import judge, judge_in_looks
-from tabular_bilevel.checks.replicates import BrokenEstimatorError, Replicates
+from tabular_bilevel.checks.diagnosis import (
+    EXACT_FIT,
+    Diagnosis,
+    diagnose,
+    diagnose_exactly,
+    horizon_of,
+    suspects,
+)
+from tabular_bilevel.checks.judging import judge, judge_exactly, judge_in_looks
+from tabular_bilevel.checks.pullback import PullbackTest, check_pullback
+from tabular_bilevel.checks.replicates import BrokenEstimatorError, Replicates, rounding_of
 from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.view import Precision, as_numpy
 
-__all__ = ["EstimatorReport", "Verdict", "check_estimator", "judge"]
+__all__ = ["EstimatorReport", "Verdict", "check_estimates", "check_estimator", "judge"]
 
 # So far out in the tails no law of a mean of data holds, nor can the non-central one be computed.
 SMALLEST_RATE = 1e-12
@@ -38,6 +48,9 @@ KEEPS_STATE = (
     "calls share what they keep, they are off together. Let no call keep anything for the next but "
     "in a memory that it gives back, and draw from the given rng alone"
 )
+
+# For tests to have their level.
+FEWEST_REPLICATES = 30
 
 # Nobody has the time for a longer one.
 LONGEST_BURN_IN = 2**30 - 1
@@ -49,10 +62,11 @@ def check_estimator(
     theta: npt.ArrayLike,
     *,
     n_replicates: int = 400,
-    visible_bias: float = 0.05,
+    visible_bias: float | None = None,
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
     target: npt.ArrayLike | None = None,
+    up_to_scale: bool = False,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
 ) -> EstimatorReport:
@@ -64,6 +78,17 @@ def check_estimator(
     taken after 50, 100, 200, ... replicates, and share the false-alarm rate. The check ends as soon
     as it is sure. A pass says no more than `smallest_visible_bias`. A bias is diagnosed: see
     `Diagnosis`.
+
+    A function that draws from no generator (not from its own, a global one, or one that it holds),
+    and gives the same in five calls, is deterministic. What it gives is compared with the target to
+    the target's proven bound and 1e-10 of the largest entry (64 units of a coarser dtype), and is
+    BIASED if it is further off. Where a coordinate of other estimators is the same in all
+    replicates, and off, nothing is decided: what moves it may be rare. `still` says how rare.
+
+    Before all, the problem's pullback, which both target and estimators rest on, is compared with
+    differences of the problem's tables along three random directions. If it does not fit, the
+    report is BROKEN, for the reason "pullback". Of problems with more than 200,000 table entries it
+    is not looked at, and the report says so.
 
     The false-alarm rate rests on two conditions. Calls are independent: their order is looked at,
     and the first call is made again before any BIASED. And no part of the noise that matters comes
@@ -87,15 +112,22 @@ def check_estimator(
     n_replicates : int
         Calls at most, each with its own generator; at least 30, for the tests to have their level.
         With fewer than 100 nothing is BIASED, unless the false-alarm rate is 0.05 or more.
-    visible_bias : float
-        Stop when a bias this small, along the target and relative to its norm, would be seen.
+    visible_bias : float, optional
+        Stop when a bias this small, along the target and relative to its norm, would be seen; if
+        all replicates do not show it, the check is INCONCLUSIVE. By default 5 % is aimed at: a pass
+        that falls short of it says so, and one above 25 % is none, but INCONCLUSIVE. A target of 0
+        has no norm to be relative to: there it is not asked for.
     false_alarm_rate : float
         Probability that a correct estimator is BIASED.
     power : float
         Probability with which the smallest visible bias would not have passed.
     target : array_like, shape (d,), optional
         What the estimates should have as their mean; the exact hypergradient by default, over an
-        infinite horizon. For another objective pass its gradient.
+        infinite horizon. For another objective pass its gradient. A bias is diagnosed all the same.
+    up_to_scale : bool
+        Whether to compare directions only, for code that clips or normalises: the mean has to be
+        the target times any positive number. Visible biases are then gaps across the target, in any
+        one of the directions there, relative to the mean along it.
     burn_in : int
         Calls that each replicate makes before the one that counts, each with the memory of the one
         before. A check takes so many times longer, and one more. By default every call starts
@@ -107,7 +139,8 @@ def check_estimator(
     Returns
     -------
     EstimatorReport
-        Verdict and numbers. An estimator that raises, or returns what is no gradient, is BROKEN.
+        Verdict and numbers. An estimator that raises, or returns what is no gradient, is BROKEN;
+        so is a problem whose pullback does not fit its model.
 
     Raises
     ------
@@ -138,72 +171,260 @@ def check_estimator(
     """
     theta = read_only(as_checked_theta(theta))
     count = positive_integer("n_replicates", n_replicates)
-    if count < 30:
-        raise ValueError(f"n_replicates is {count}, fewer than 30")
-    wanted = as_positive("visible_bias", visible_bias)
-    if 0.0 < false_alarm_rate < SMALLEST_RATE:
-        raise ValueError(f"false_alarm_rate is {false_alarm_rate}, below {SMALLEST_RATE}")
+    if count < FEWEST_REPLICATES:
+        raise ValueError(f"n_replicates is {count}, fewer than {FEWEST_REPLICATES}")
+    wanted = _checked(visible_bias, false_alarm_rate)
     require_whole("burn_in", burn_in, 0, LONGEST_BURN_IN)
     seed = None if isinstance(rng, np.random.Generator) else rng
     if rng is None:
         rng = seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     streams = as_generator(rng).spawn(count)
     taken = as_estimator(estimator)
-    goal, target_accuracy = target_of(problem, theta, target)
+    goal, accuracy = target_of(problem, theta, target)
+    pullback = check_pullback(problem, theta)
     replicates = Replicates(taken.at(problem, theta), streams, int(burn_in))
     try:
-        found = judge_in_looks(
-            replicates.drawn,
-            goal,
-            n_replicates=count,
-            visible_bias=wanted,
-            false_alarm_rate=false_alarm_rate,
-            power=power,
-            rounding=lambda: replicates.rounding,
-        )
-        replicates.require_sound()
-        if found.verdict is Verdict.BIASED and not replicates.start_afresh():
-            found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, reason=KEEPS_STATE)
+        if pullback.trouble:
+            found = _broken(pullback.trouble, goal, reason="pullback")
+        elif replicates.are_determined(estimator):
+            row = replicates.rows[0]
+            times = _times(row, goal) if up_to_scale else 1.0
+            found = judge_exactly(
+                row,
+                times * goal,
+                np.zeros_like(goal) if accuracy is None else times * accuracy.gradient,
+                visible_bias=wanted,
+                rounding=replicates.rounding,
+            )
+            found = dataclasses.replace(
+                found, n_replicates=len(replicates.rows), times=times if up_to_scale else None
+            )
+        else:
+            found = judge_in_looks(
+                replicates.drawn,
+                goal,
+                n_replicates=count,
+                visible_bias=wanted,
+                false_alarm_rate=false_alarm_rate,
+                power=power,
+                up_to_scale=up_to_scale,
+                rounding=lambda: replicates.rounding,
+            )
+            replicates.require_sound()
+            if found.verdict is Verdict.BIASED and not replicates.start_afresh():
+                found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, reason=KEEPS_STATE)
     except BrokenEstimatorError as error:
-        found = EstimatorReport(
-            Verdict.BROKEN, n_replicates=len(replicates.rows), target=goal, trouble=str(error)
-        )
-    diagnosis = None
-    if target is None and (found.verdict is Verdict.BIASED or found.doubtful):
-        horizon = horizon_of(taken, problem, theta)
-        diagnosis = _diagnosed(replicates, problem, theta, goal, horizon)
-    return dataclasses.replace(
+        found = _broken(str(error), goal, n_replicates=len(replicates.rows))
+    found = dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
-        diagnosis=diagnosis,
-        notes=replicates.notes,
+        notes=(*_noted(pullback), *replicates.notes),
         asked=replicates.asked,
         seed=seed,
-        target_accuracy=target_accuracy,
+        target_accuracy=accuracy,
         burn_in=int(burn_in),
+        pullback_checked=pullback.checked,
+    )
+    if found.verdict is not Verdict.BIASED and not found.doubtful:
+        return found
+    return _diagnosed(
+        found,
+        replicates,
+        problem,
+        theta,
+        given=target is not None,
+        horizon=horizon_of(taken, problem, theta),
     )
 
 
+def check_estimates(
+    rows: npt.ArrayLike,
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    visible_bias: float | None = None,
+    false_alarm_rate: float = 1e-3,
+    power: float = 0.99,
+    target: npt.ArrayLike | None = None,
+    up_to_scale: bool = False,
+    horizon: int | None = None,
+) -> EstimatorReport:
+    """Test whether the mean of estimates that were computed elsewhere is the exact gradient.
+
+    For code that cannot be called from here, such as that of another environment or language. It is
+    the test of `check_estimator`, of all rows at once. What takes calls is not done: whether the
+    first estimate can be made again is not looked at, nor whether the code is deterministic, so
+    that rows which are all the same and off are INCONCLUSIVE.
+
+    Parameters
+    ----------
+    rows : array_like, shape (n, d)
+        One estimate a row, n of at least 30, each independent of all others (from a seed of its
+        own, and nothing kept from one to the next), in the order in which they were made.
+    problem : BilevelProblem
+        The leader's problem that they were made on.
+    theta : array_like, shape (d,)
+        Where.
+    visible_bias, false_alarm_rate, power, target, up_to_scale
+        As for `check_estimator`.
+    horizon : int, optional
+        Steps after which the code cuts trajectories, if it does: the diagnosis goes by it.
+
+    Returns
+    -------
+    EstimatorReport
+        Verdict and numbers, as of `check_estimator`; `asked` is None.
+
+    Raises
+    ------
+    ValueError
+        If rows have another shape, are fewer than 30 or not finite, or as `check_estimator`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.garnet(), [0.1] * 6
+    >>> estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200)))
+    >>> rows = [estimator(problem, theta, rng=seed).gradient for seed in range(100)]
+    >>> tb.check_estimates(rows, problem, theta).passed
+    True
+    >>> tb.check_estimates([0.5 * row for row in rows], problem, theta).passed
+    False
+    >>> tb.check_estimates([0.5 * row for row in rows], problem, theta, up_to_scale=True).passed
+    True
+    """
+    theta = read_only(as_checked_theta(theta))
+    wanted, precision = _checked(visible_bias, false_alarm_rate), Precision()
+    steps = None if horizon is None else positive_integer("horizon", horizon)
+    estimates = finite_array("rows", as_numpy(rows), (None, theta.size))
+    precision.note(rows if hasattr(rows, "dtype") else estimates)
+    if len(estimates) < FEWEST_REPLICATES:
+        raise ValueError(f"rows are {len(estimates)} estimates, fewer than {FEWEST_REPLICATES}")
+    goal, accuracy = target_of(problem, theta, target)
+    pullback = check_pullback(problem, theta)
+    rounding, coarse = rounding_of(precision)
+    if pullback.trouble:
+        found = _broken(pullback.trouble, goal, reason="pullback")
+    else:
+        found = judge(
+            estimates,
+            goal,
+            false_alarm_rate=false_alarm_rate,
+            power=power,
+            visible_bias=wanted,
+            up_to_scale=up_to_scale,
+            rounding=rounding,
+        )
+    found = dataclasses.replace(
+        found,
+        false_alarm_rate=false_alarm_rate,
+        notes=(*_noted(pullback), *coarse),
+        target_accuracy=accuracy,
+        pullback_checked=pullback.checked,
+    )
+    if found.verdict is not Verdict.BIASED and not found.doubtful:
+        return found
+    return _diagnosed(
+        found,
+        _Given(list(estimates), rounding),
+        problem,
+        theta,
+        given=target is not None,
+        horizon=steps,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """Rows that are all there are."""
+
+    rows: Sequence[FloatArray]
+    rounding: float
+    left: ClassVar[bool] = False
+    count: ClassVar[int] = 0
+
+    def drawn(self, number: int) -> FloatArray:
+        return np.array(self.rows)
+
+
 def _diagnosed(
-    replicates: Replicates,
+    found: EstimatorReport,
+    replicates: Replicates | _Given,
     problem: BilevelProblem,
     theta: FloatArray,
-    exact: FloatArray,
+    *,
+    given: bool,
     horizon: int | None,
-) -> Diagnosis | None:
-    """Diagnose after more and more replicates: a gross bias shows early, which one may not."""
+) -> EstimatorReport:
+    """Diagnose after more and more replicates: a gross bias shows early, which one may not.
+
+    The mistakes are those of estimators of the gradient, whatever target was given.
+    """
+    exact, rounding = found.target, replicates.rounding
+    if given or found.times is not None:
+        try:
+            exact = hypergradient(problem, theta).gradient
+        except ValueError as error:
+            note = f"not diagnosed, as the problem has no gradient at theta: {error}"
+            return dataclasses.replace(found, notes=(*found.notes, note))
+    if found.deterministic:
+        fit = max(EXACT_FIT, rounding)
+        diagnosis = diagnose_exactly(
+            found.mean, problem, theta, exact=exact, horizon=horizon, tolerance=fit
+        )
+        return dataclasses.replace(found, diagnosis=diagnosis)
     targets = suspects(problem, theta, horizon=horizon)
 
-    def found() -> Diagnosis | None:
+    def seen() -> Diagnosis | None:
         rows = np.array(replicates.rows)
-        return diagnose(rows, targets, exact=exact, rounding=replicates.rounding, horizon=horizon)
+        near, right = targets, exact
+        if found.times is not None:
+            mean = rows.mean(axis=0)
+            near = {fault: _times(mean, one) * one for fault, one in targets.items()}
+            right = _times(mean, exact) * exact
+        return diagnose(rows, near, exact=right, rounding=rounding, horizon=horizon)
 
-    diagnosis = found()
+    diagnosis = seen()
     with contextlib.suppress(BrokenEstimatorError):
         while diagnosis is not None and not diagnosis.clear and replicates.left:
             replicates.drawn(min(2 * len(replicates.rows), replicates.count))
-            diagnosis = found()
-    return diagnosis
+            diagnosis = seen()
+    notes = found.notes
+    if given and found.times is None:
+        rate, power = found.false_alarm_rate, found.power
+        rows = np.array(replicates.rows)
+        own = judge(rows, exact, false_alarm_rate=rate, power=power, rounding=rounding)
+        if own.passed:
+            notes = (*notes, "the mean is the exact gradient, which is not the target given")
+    return dataclasses.replace(found, diagnosis=diagnosis, notes=notes)
+
+
+@quiet
+def _times(mean: FloatArray, target: FloatArray) -> float:
+    """Find the multiple of a target that is nearest to a mean, without turning round."""
+    unit = binary_scale(target)
+    square = float((target / unit) @ (target / unit))
+    return max(float((mean / unit) @ (target / unit)), 0.0) / square if square > 0.0 else 1.0
+
+
+def _checked(visible_bias: float | None, false_alarm_rate: float) -> float | None:
+    """Check what a check asks for."""
+    if 0.0 < false_alarm_rate < SMALLEST_RATE:
+        raise ValueError(f"false_alarm_rate is {false_alarm_rate}, below {SMALLEST_RATE}")
+    return None if visible_bias is None else as_positive("visible_bias", visible_bias)
+
+
+def _broken(
+    trouble: str, goal: FloatArray, *, n_replicates: int = 0, reason: str = ""
+) -> EstimatorReport:
+    return EstimatorReport(
+        Verdict.BROKEN, n_replicates=n_replicates, target=goal, trouble=trouble, reason=reason
+    )
+
+
+def _noted(pullback: PullbackTest) -> tuple[str, ...]:
+    skipped = pullback.skipped
+    return (f"the problem's pullback was not checked: {skipped}",) if skipped else ()
 
 
 def target_of(

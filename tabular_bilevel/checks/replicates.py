@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import pickle
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,9 @@ from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
 from tabular_bilevel.checks.judging import ROUNDING
 from tabular_bilevel.estimators.contract import AtTheta
 from tabular_bilevel.sampling.experience import NOTHING
+from tabular_bilevel.sampling.view import Precision
 
-__all__ = ["BrokenEstimatorError", "Replicates"]
+__all__ = ["BrokenEstimatorError", "Replicates", "rounding_of"]
 
 # ... and estimates of a coarser dtype are sums that lose a few bits of it.
 ROUNDINGS_OF_A_SUM = 64.0
@@ -26,6 +30,12 @@ ROUNDINGS_OF_A_SUM = 64.0
 # A call made again with the same generator differs by more than this share of the replicates'
 # spread: less may be the order of a sum.
 SAME_AGAIN = 1e-3
+
+# A function that draws from no generator, and gives the same in so many calls, is deterministic.
+DETERMINISTIC_CALLS = 5
+
+# Objects in which a function's own generators are looked for.
+MOST_OBJECTS = 10_000
 
 
 class BrokenEstimatorError(Exception):
@@ -54,6 +64,22 @@ class Replicates:
         self._last: dict[str, int] = {}  # and where they were left
         self._reseeded: set[str] = set()
         self._remembers = False
+
+    def are_determined(self, of: object) -> bool:
+        """Draw a few, and say whether they had to be: all the same, no generator drawn from.
+
+        Generators are the one given in each call, the global ones, and what `of`, the estimator as
+        it was given, holds itself. What it draws from elsewhere, or keeps, is not known.
+        """
+        own = generators_of(of)
+        while len(self.rows) < min(DETERMINISTIC_CALLS, self.count):
+            stream = self._streams[len(self.rows)]
+            before = _states([stream, *own])
+            self.drawn(len(self.rows) + 1)
+            if self._drew or _states([stream, *own]) != before:
+                return False
+        rows = np.array(self.rows)
+        return _same_again(rows, rows[:1], self.rounding)
 
     @property
     def left(self) -> bool:
@@ -124,22 +150,12 @@ class Replicates:
     @property
     def rounding(self) -> float:
         """Relative size of what rounding may do."""
-        unit = self._estimator.precision.unit
-        return ROUNDINGS_OF_A_SUM * unit if self._is_coarse else ROUNDING
-
-    @property
-    def _is_coarse(self) -> bool:
-        return self._estimator.precision.unit > float(np.finfo(np.float64).eps)
+        return rounding_of(self._estimator.precision)[0]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was noticed."""
-        notes = []
-        if self._is_coarse:
-            notes.append(
-                f"estimates are {self._estimator.precision.dtype}: gaps below {self.rounding:.1g} "
-                "of the largest entry count as rounding"
-            )
+        notes = list(rounding_of(self._estimator.precision)[1])
         if self._drew:
             names = " and ".join(sorted(self._drew))
             notes.append(f"draws from the global generator of {names}: seeds do not reproduce it")
@@ -154,6 +170,18 @@ class Replicates:
             raise BrokenEstimatorError(
                 f"seeds the global generator of {names} anew in each call: replicates repeat"
             )
+
+
+def rounding_of(precision: Precision) -> tuple[float, tuple[str, ...]]:
+    """Say what rounding may do, relative to the largest entry; and in words, if it is much."""
+    if precision.unit <= float(np.finfo(np.float64).eps):
+        return ROUNDING, ()
+    rounding = ROUNDINGS_OF_A_SUM * precision.unit
+    note = (
+        f"estimates are {precision.dtype}: gaps below {rounding:.1g} of the largest entry count "
+        "as rounding"
+    )
+    return rounding, (note,)
 
 
 @quiet
@@ -203,3 +231,64 @@ def _draw_once(name: str) -> None:
         random.random()
     else:
         sys.modules["torch"].rand(1)
+
+
+def _states(generators: Sequence[Any]) -> list[Any]:
+    """Take the states of generators, by value."""
+    found: list[Any] = []
+    for generator in generators:
+        bits = getattr(generator, "bit_generator", generator)
+        seeds = getattr(bits, "seed_seq", None)
+        state = generator.getstate() if isinstance(generator, random.Random) else bits.state
+        found.append((pickle.dumps(state), getattr(seeds, "n_children_spawned", 0)))
+    return found
+
+
+def generators_of(given: object) -> list[Any]:
+    """Find the generators, of NumPy and Python, that a function or an object holds.
+
+    Looked at are attributes, closures, defaults, arguments of partials, and the globals that its
+    code names, and what those hold; `MOST_OBJECTS` at most.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting: list[Any] = [given]
+    kinds = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
+    while waiting and len(seen) < MOST_OBJECTS:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, (str, bytes, int, float, np.ndarray, ModuleType)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, kinds):
+            if not isinstance(one, random.SystemRandom):  # which has no state
+                found.append(one)
+        elif isinstance(one, FunctionType):
+            waiting.extend(_held(one))
+        elif isinstance(one, MethodType):
+            waiting.extend([one.__func__, one.__self__])
+        elif isinstance(one, functools.partial):
+            waiting.extend([one.func, one.args, one.keywords])
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            waiting.extend(one)
+        elif not isinstance(one, type):
+            waiting.extend(getattr(one, "__dict__", {}).values())
+            waiting.extend(m for m in vars(type(one)).values() if isinstance(m, FunctionType))
+    return found
+
+
+def _held(function: FunctionType) -> list[Any]:
+    """List what a function can reach by names."""
+    found: list[Any] = [function.__defaults__ or (), function.__kwdefaults__ or {}]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # of a cell that is empty
+            found.append(cell.cell_contents)
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        found += [
+            function.__globals__[name] for name in code.co_names if name in function.__globals__
+        ]
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return found

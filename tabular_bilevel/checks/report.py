@@ -19,8 +19,8 @@ from tabular_bilevel.checks.verdict import Verdict
 
 __all__ = ["EstimatorReport", "of_target", "percent"]
 
-# Nobody takes so many replicates.
-MANY = 10**9
+# Nobody takes more replicates.
+MOST_REPLICATES = 100_000
 
 # A target whose bound is larger than this, relative to its largest entry, is not called exact:
 # biases of some percent are looked for.
@@ -37,7 +37,8 @@ class EstimatorReport:
         UNBIASED means: no bias seen, and one of `smallest_visible_bias` would have been.
     statistic : float
         How far the mean is from the target, in standard errors: over all coordinates together,
-        knowing how they vary together (Hotelling's T), or in the worst of many (Student's t).
+        knowing how they vary together (Hotelling's T), or in the worst of many (Student's t). Of a
+        deterministic function, relative to what the target's bound and rounding allow.
     critical_value : float
         What the statistic of a correct estimator exceeds with probability `false_alarm_rate` only.
     where : str
@@ -49,19 +50,32 @@ class EstimatorReport:
         `power`: such a check would have been BIASED or INCONCLUSIVE.
     smallest_visible_gap : float
         The same in units of the gradient; of a bias in any one coordinate, where the target is 0.
+    aim : float
+        What `smallest_visible_bias` was to reach: as asked for, or 5 %.
+    times : float or None
+        Up to scale only: how many times the given target the mean is along it; `target` is that
+        multiple, and the two visible numbers are of a gap across it, relative to it.
     power, false_alarm_rate : float
         Probabilities behind the two numbers above.
     n_replicates, n_tests, n_unresolved : int
         Estimates drawn; tests made; coordinates left out, because they never vary and are off.
     constant : bool
         Whether all replicates were the same.
+    deterministic : bool
+        Whether they had to be: the function drew from no generator, and a few calls gave the same.
     astray : bool
         Whether a coordinate, or a combination of some, is the same in all replicates, and wrong:
         INCONCLUSIVE, since what moves it may be rare, but diagnosed all the same.
+    still : str
+        Which one that is, how far it is off, and the largest probability that an event may have
+        which would move it, and was not seen.
     suspicious : bool
         Whether the mean is off, if the noise is normal: diagnosed all the same, too.
     reason : str
-        Why a check is INCONCLUSIVE, and what to do.
+        Why a check is INCONCLUSIVE, and what to do. "pullback" of one that is BROKEN because the
+        problem's pullback does not fit its model.
+    pullback_checked : bool
+        Whether the problem's pullback was compared with differences of its model, and fits.
     mean, standard_error, target : ndarray, shape (d,)
         Mean of the estimates, its standard error, and what the mean should be.
     notes : tuple of str
@@ -90,15 +104,20 @@ class EstimatorReport:
     bias: float = 0.0
     smallest_visible_bias: float = math.inf
     smallest_visible_gap: float = math.inf
+    aim: float = math.inf
+    times: float | None = None
     power: float = 0.0
     false_alarm_rate: float = 0.0
     n_replicates: int = 0
     n_tests: int = 0
     n_unresolved: int = 0
     constant: bool = False
+    deterministic: bool = False
     astray: bool = False
+    still: str = ""
     suspicious: bool = False
     reason: str = ""
+    pullback_checked: bool = False
     mean: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     standard_error: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     target: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
@@ -144,49 +163,23 @@ class EstimatorReport:
             raise CheckFailedError(str(self))
 
     def __str__(self) -> str:
-        return "\n  ".join([f"Estimator check: {self.verdict.value}", *self._lines()])
+        return "\n  ".join([f"Estimator check: {self.verdict.value}{self.short}", *self._lines()])
+
+    @property
+    def short(self) -> str:
+        """What a pass falls short of: the bias that it would have seen, if that is not the aim."""
+        if not self.passed or not self.target.any() or self.smallest_visible_bias <= self.aim:
+            return ""
+        return (
+            f", but one below {percent(self.smallest_visible_bias)} would not have been seen "
+            f"({100.0 * self.aim:g}% was the aim)"
+        )
 
     def _lines(self) -> Iterator[str]:
         if self.trouble:
             yield self.trouble
         else:
-            yield (
-                f"{self.statistic:.3g} standard errors from the target (most {self.where}), "
-                f"critical value {self.critical_value:.3g} at false-alarm rate "
-                f"{self.false_alarm_rate:g}"
-            )
-            aimed = bool(self.target.any())
-            if self.constant and self.bias:
-                yield (
-                    f"all {self.n_replicates} replicates are the same, off by "
-                    f"{percent(self.bias, '+')} along the target"
-                )
-            elif math.isinf(self.smallest_visible_bias if aimed else self.smallest_visible_gap):
-                yield f"no bias {'along the target ' if aimed else ''}would have been seen"
-            elif not aimed:
-                yield (
-                    f"the target is 0; a bias of {self.smallest_visible_gap:.2g} in any one "
-                    f"coordinate would not have passed, with probability {self.power:g}"
-                )
-            else:
-                needed = self.replicates_for(0.01)
-                yield (
-                    f"bias along the target {percent(self.bias, '+')} of its norm; one of "
-                    f"{percent(self.smallest_visible_bias)} would not have passed, with "
-                    f"probability {self.power:g}"
-                    + (f"; for one of 1% it takes {needed} replicates" if needed < MANY else "")
-                )
-            left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
-            tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
-            warm = f", each after {self.burn_in} calls of burn-in" if self.burn_in else ""
-            yield f"{self.n_replicates} replicates{warm}, {tests}{left_out}"
-            if self.reason:
-                yield self.reason
-            else:
-                yield (
-                    "if calls are independent, and no part of the noise matters that comes less "
-                    f"often than about once in {max(1, self.n_replicates // 20)} calls"
-                )
+            yield from self._found()
         if self.target_accuracy is not None:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
         if self.diagnosis is not None:
@@ -200,6 +193,78 @@ class EstimatorReport:
             yield "decentralised: asked for nothing of the follower's"
         if self.seed is not None:
             yield f"the same again: rng={self.seed}"
+
+    def _found(self) -> Iterator[str]:
+        """Say how far the mean is off, and what would have been seen."""
+        warm = f", each after {self.burn_in} calls of burn-in" if self.burn_in else ""
+        if self.deterministic:
+            yield (
+                f"deterministic: {self.n_replicates} calls{warm} give the same, and draw from no "
+                "generator"
+            )
+            yield (
+                f"off by {self.bias:+.3g} of the target's norm along it; {self.statistic:.3g} "
+                f"times what the target's bound and rounding allow (most {self.where})"
+            )
+        elif not self.constant:
+            varies = "in what varies, " if self.still else ""
+            yield (
+                f"{varies}{self.statistic:.3g} standard errors from the target (most "
+                f"{self.where}), critical value {self.critical_value:.3g} at false-alarm rate "
+                f"{self.false_alarm_rate:g}"
+            )
+        elif self.bias:
+            yield (
+                f"all {self.n_replicates} replicates are the same, off by "
+                f"{percent(self.bias, '+')} along the target"
+            )
+        if not self.deterministic:
+            yield from self._resolution()
+            left_out = f", {self.n_unresolved} coordinates unresolved" if self.n_unresolved else ""
+            tests = f"{self.n_tests} tests" if self.n_tests != 1 else "one test of all coordinates"
+            yield f"{self.n_replicates} replicates{warm}, {tests}{left_out}"
+        if self.still and self.still != self.reason:
+            yield self.still
+        if self.reason:
+            yield self.reason
+        elif not self.deterministic:
+            yield (
+                "if calls are independent, and no part of the noise matters that comes less "
+                f"often than about once in {max(1, self.n_replicates // 20)} calls"
+            )
+
+    def _resolution(self) -> Iterator[str]:
+        """Say what would have been seen."""
+        aimed = bool(self.target.any())
+        if self.times is not None:
+            across = percent(self.smallest_visible_bias)
+            yield f"up to scale: along the target the mean is {self.times:.4g} times it" + (
+                f"; a gap across of {across} of that would not have passed, with probability "
+                f"{self.power:g}"
+                if math.isfinite(self.smallest_visible_bias)
+                else ""
+            )
+        elif self.constant and self.bias:
+            return
+        elif math.isinf(self.smallest_visible_bias if aimed else self.smallest_visible_gap):
+            yield f"no bias {'along the target ' if aimed else ''}would have been seen"
+        elif not aimed:
+            yield (
+                f"the target is 0; a bias of {self.smallest_visible_gap:.2g} in any one "
+                f"coordinate would not have passed, with probability {self.power:g}"
+            )
+        else:
+            needed = self.replicates_for(0.01)
+            yield (
+                f"bias along the target {percent(self.bias, '+')} of its norm; one of "
+                f"{percent(self.smallest_visible_bias)} would not have passed, with "
+                f"probability {self.power:g}"
+                + (
+                    f"; for one of 1% it takes {needed} replicates"
+                    if needed <= MOST_REPLICATES
+                    else ""
+                )
+            )
 
 
 def percent(share: float, sign: str = "") -> str:

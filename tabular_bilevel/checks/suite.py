@@ -108,7 +108,7 @@ def check_suite(
     *,
     suite: Sequence[SuiteCase] | None = None,
     n_replicates: int = 400,
-    visible_bias: float = 0.05,
+    visible_bias: float | None = None,
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
     burn_in: int = 0,
