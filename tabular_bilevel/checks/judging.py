@@ -34,8 +34,8 @@ USUAL_AIM, LARGEST_VISIBLE_BIAS = 0.05, 0.25
 # Where a target is not proven, plain float64 may be off by this, relative to its largest entry.
 UNPROVEN = 1e-6
 
-# What a check passes with though it is the same in all replicates, and off, relative to the target's
-# norm: where it is 0, a parameter of states that are hardly ever visited; else a sum that was cut.
+# A coordinate that never varies may be off by so much, relative to the target's norm: where it is 0,
+# it may be that of states that are hardly ever visited; else it may be a sum that was cut.
 UNMOVED_SHARE, CUT_SHARE = 0.01, 1e-6
 
 # Coordinates that a sentence names.
@@ -54,8 +54,8 @@ FEWEST, LARGE_RATE = 100, 0.05
 MORE = "take more replicates, or average more trajectories into one"
 MILDER = f"{MORE}, or clip what is rare and large"
 ELSEWHERE = (
-    "average more trajectories into an estimate, or check it on a smaller problem "
-    "(standard_suite) or by enumeration"
+    "average more trajectories into an estimate, or check on a smaller problem "
+    "(standard_suite), or by enumeration"
 )
 
 
@@ -496,7 +496,7 @@ def _too_coarse(visible: float, count: int, asked: float | None, *, rounded: boo
         return ""
     size = "the target's own size" if visible > 1.0 else percent(visible)
     limit = (
-        f"and {100.0 * wanted:g}% is the most that passes"
+        f"more than the {100.0 * wanted:g}% that may pass"
         if asked is None
         else f"and one of {100.0 * wanted:g}% was to be seen"
     )

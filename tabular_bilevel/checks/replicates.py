@@ -237,10 +237,14 @@ def _states(generators: Sequence[Any]) -> list[Any]:
     """Take the states of generators, by value."""
     found: list[Any] = []
     for generator in generators:
-        bits = getattr(generator, "bit_generator", generator)
-        seeds = getattr(bits, "seed_seq", None)
-        state = generator.getstate() if isinstance(generator, random.Random) else bits.state
-        found.append((pickle.dumps(state), getattr(seeds, "n_children_spawned", 0)))
+        if isinstance(generator, random.Random):
+            found.append(generator.getstate())
+        elif isinstance(generator, np.random.RandomState):
+            found.append(pickle.dumps(generator.get_state(legacy=False)))
+        else:
+            bits = getattr(generator, "bit_generator", generator)
+            spawned = getattr(bits.seed_seq, "n_children_spawned", 0)
+            found.append((pickle.dumps(bits.state), spawned))
     return found
 
 
