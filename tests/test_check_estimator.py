@@ -1240,7 +1240,7 @@ def test_a_default_that_is_not_reached_is_said_on_the_verdict_line():
 def test_nothing_passes_that_hides_more_than_a_quarter():
     report = judge(hiding(0.26), np.ones(1), **SETTINGS)
     assert report.verdict is tb.Verdict.INCONCLUSIVE
-    assert "would hide a bias of 26.00%, and 25% is the most that passes" in report.reason
+    assert "would hide a bias of 26.00%, more than the 25% that may pass" in report.reason
     assert judge(hiding(0.24), np.ones(1), **SETTINGS).passed
     assert judge(hiding(0.5), np.ones(1), **SETTINGS, visible_bias=0.6).passed  # as asked for
 
@@ -1326,17 +1326,14 @@ def test_a_problem_that_is_too_large_is_not_checked_and_the_report_says_so(monke
     assert "table entries are more than 100" in str(report)
 
 
-def test_a_model_with_a_kink_tells_nothing_of_its_pullback():
+def test_a_model_that_jitters_tells_nothing_of_its_pullback():
     @dataclass(frozen=True)
     class Rough:
         def model(self, theta):
-            bend = 0.1 * np.sin(1e4 * theta)
-            return PROBLEM.model(theta + bend)
+            return PROBLEM.model(theta + 1e-3 * np.sin(1e6 * theta))
 
         def pullback(self, theta, measures):
-            return (1.0 + 1e3 * np.cos(1e4 * theta)) * PROBLEM.pullback(
-                theta + 0.1 * np.sin(1e4 * theta), measures
-            )
+            return PROBLEM.pullback(theta, measures)
 
     found = pullback.check_pullback(Rough(), THETA)
     assert not found.checked

@@ -164,7 +164,7 @@ def test_a_method_that_is_not_defined_is_broken_there_with_the_reason():
 
 
 def test_a_strangers_estimator_is_checked_on_one_problem(module, capsys):
-    settings = ["--problem", "garnet", "--seed", "0", "--replicates", "100"]
+    settings = ["--problem", "garnet", "--seed", "0", "--replicates", "200"]
     assert main(["check", f"{module}:bchg", *settings]) == 0
     printed = capsys.readouterr().out
     assert "no bias seen" in printed
@@ -206,7 +206,7 @@ def test_a_class_is_made_and_a_theta_is_read(module, capsys, tmp_path):
     np.save(tmp_path / "theta.npy", np.zeros(2))
     command = ["check", f"{module}:Named", "--problem", "bandit", "--theta", "theta.npy"]
     assert main(command) == 1
-    assert "INCONCLUSIVE" in capsys.readouterr().out
+    assert "BIASED" in capsys.readouterr().out  # what it returns is always the same, and wrong
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ USUAL_AIM, LARGEST_VISIBLE_BIAS = 0.05, 0.25
 # Where a target is not proven, plain float64 may be off by this, relative to its largest entry.
 UNPROVEN = 1e-6
 
-# A coordinate that never varies may be off by so much, relative to the target's norm: where it is 0,
-# it may be that of states that are hardly ever visited; else it may be a sum that was cut.
+# A coordinate that never varies may be off by so much, relative to the target's norm: where it is
+# 0, states that it belongs to may hardly ever be visited; else it may be a sum that was cut.
 UNMOVED_SHARE, CUT_SHARE = 0.01, 1e-6
 
 # Coordinates that a sentence names.
