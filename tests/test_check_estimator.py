@@ -1115,6 +1115,29 @@ def test_what_draws_from_any_generator_is_not_called_deterministic(estimator):
     assert report.verdict is tb.Verdict.INCONCLUSIVE
 
 
+def test_keys_of_jax_that_a_function_splits_are_noticed():
+    jax = pytest.importorskip("jax")
+    kept = [jax.random.PRNGKey(1)]
+
+    def rare(problem, theta, rng):
+        kept[0], key = jax.random.split(kept[0])
+        return EXACT * (50.0 if jax.random.uniform(key) < 1e-6 else 0.0)
+
+    report = tb.check_estimator(rare, PROBLEM, THETA, n_replicates=30, rng=0)
+    assert not report.deterministic
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+
+
+def test_generators_of_pytorch_that_a_function_holds_are_noticed():
+    torch = pytest.importorskip("torch")
+    own = torch.Generator().manual_seed(1)
+
+    def rare(problem, theta, rng):
+        return EXACT * (50.0 if torch.rand(1, generator=own).item() < 1e-6 else 0.0)
+
+    assert not tb.check_estimator(rare, PROBLEM, THETA, n_replicates=30, rng=0).deterministic
+
+
 @pytest.mark.parametrize(
     ("off", "verdict"),
     [
