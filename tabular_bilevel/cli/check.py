@@ -41,12 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --problem: go through all trajectories, if they are finite in number",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="with --enumerate: trajectories an estimate; by default 1, and how 2 and 3 are "
+        "combined is looked at",
+    )
+    parser.add_argument(
+        "--horizon", type=int, help="with --enumerate: steps after which trajectories are cut"
+    )
     parser.add_argument("--replicates", type=int, default=400, help="calls at most (400)")
     parser.add_argument(
         "--visible-bias",
         type=float,
-        default=0.05,
-        help="stop when a bias this large, relative to the gradient, would be seen (0.05)",
+        help="bias, relative to the gradient, that has to be seen; by default 0.05 is aimed at",
     )
     parser.add_argument(
         "--false-alarm-rate",
@@ -74,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     estimator = loaded("estimator", options.estimator)
     if options.problem is None and (options.theta is not None or options.enumerate):
         raise ValueError("--theta and --enumerate need a --problem")
+    if not options.enumerate and (options.horizon is not None or options.batch_size != 1):
+        raise ValueError("--horizon and --batch-size need --enumerate")
     if options.report is not None:
         options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
     settings = {
@@ -98,10 +109,16 @@ def run(options: argparse.Namespace) -> int:
         else:
             theta = read_array(options.theta, options.limit)
         if options.enumerate:
-            count = tb.count_trajectories(problem.model(theta))
+            count = tb.count_trajectories(problem.model(theta), horizon=options.horizon)
             say(f"{count:,} trajectories")
             with somebodys(options.estimator):
-                report = tb.check_by_enumeration(estimator, problem, theta)
+                report = tb.check_by_enumeration(
+                    estimator,
+                    problem,
+                    theta,
+                    horizon=options.horizon,
+                    batch_size=options.batch_size,
+                )
         else:
             report = tb.check_estimator(estimator, problem, theta, **settings)
     say(report)
