@@ -21,7 +21,13 @@ from tabular_bilevel._base.arrays import UNDERFLOW, FloatArray
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, Reparametrised, pulled_back
+from tabular_bilevel.problem import (
+    BilevelProblem,
+    ForwardProblem,
+    Reparametrised,
+    modelled,
+    pulled_back,
+)
 
 __all__ = ["Reach", "has_pushforward", "reach", "tangents_along", "tangents_at"]
 
@@ -57,7 +63,7 @@ def tangents_along(
             f"{type(problem).__name__} has no pushforward(theta, direction), which forward mode "
             "needs"
         )
-    model = problem.model(theta)
+    model = modelled(problem, theta)
     return model, _pushed(problem, theta, model, directions)
 
 

@@ -40,6 +40,7 @@ from tabular_bilevel._base.arrays import (
     restore_read_only,
     softmax,
 )
+from tabular_bilevel._base.files import brief
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import MOVED, Tangents, product
@@ -51,7 +52,9 @@ __all__ = [
     "ForwardProblem",
     "Reparametrised",
     "Transform",
+    "modelled",
     "pulled_back",
+    "require_problem",
     "require_reward_parameters",
     "softmax_reach",
 ]
@@ -591,11 +594,39 @@ class Reparametrised:
         return self.inner.pushforward(self.transform.forward(theta), along)
 
 
+def require_problem(problem: object, *, name: str = "problem") -> None:
+    """Raise unless it is a leader's problem; the message says what to give instead."""
+    if isinstance(problem, type):
+        raise ValueError(f"{name} is the class {problem.__name__}, not an instance of it")
+    missing = [m for m in ("model", "pullback") if not callable(getattr(problem, m, None))]
+    if not missing:
+        return
+    lacks = f"{name} is {brief(repr(problem))}, which has no method {' and no '.join(missing)}"
+    if callable(problem):
+        lacks += ": it looks like an estimator, or like a function that makes a problem"
+    raise ValueError(lacks)
+
+
+def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
+    """Build the model at theta, and check that there is a problem, and that it is a model."""
+    require_problem(problem, name=name)
+    found = problem.model(theta)
+    if not isinstance(found, Model):
+        raise ValueError(
+            f"{name}.model(theta) is of type {type(found).__name__}, not a Model: make one of "
+            "tables by tb.Model.from_tables"
+        )
+    return found
+
+
 def pulled_back(
     problem: BilevelProblem, theta: FloatArray, sensitivities: Sensitivities
 ) -> FloatArray:
     """Pull back and check what came: a finite vector as long as theta."""
-    return finite_array("pullback(...)", problem.pullback(theta, sensitivities), theta.shape)
+    found = problem.pullback(theta, sensitivities)
+    if found is None:
+        raise ValueError("pullback(...) is None: is its return statement missing?")
+    return finite_array("pullback(...)", found, theta.shape)
 
 
 def require_reward_parameters(

@@ -238,7 +238,7 @@ def test_an_interrupt_goes_through(entry, stop):
         (np.array([0.0, 0.0, np.nan, 0.0]), r"estimate\[2\] is nan, not a finite number"),
         (np.ma.masked_array(np.zeros(4), [0, 1, 0, 0]), r"estimate\[1\] is masked"),
         (["a"] * 4, "estimate has dtype <U1; real numbers are needed"),
-        (None, "estimate has dtype object; real numbers are needed"),
+        (None, "it returned None, not a gradient: is its return statement missing"),
         (SimpleNamespace(gradient=[1.0]), r"estimate has shape \(1,\), n"),
         ([[1.0], [1.0, 2.0]], "inhomogeneous"),
     ],
@@ -396,7 +396,7 @@ def test_what_is_no_memory_is_named(memory, message, entry):
         entry(estimator)
 
 
-@pytest.mark.parametrize("returned", [EXACT, list(EXACT), (EXACT,), (EXACT, {}, {}), None])
+@pytest.mark.parametrize("returned", [EXACT, list(EXACT), (EXACT,), (EXACT, {}, {})])
 def test_what_takes_a_memory_gives_one_back(returned):
     message = "not a pair .gradient, memory., which an estimator with a parameter 'memory' returns"
     with pytest.raises(ValueError, match=message):

@@ -46,7 +46,7 @@ from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -62,6 +62,7 @@ __all__ = [
     "as_estimator",
     "as_memory",
     "noted",
+    "require_something",
 ]
 
 FORMS = "(problem, theta, rng), (view, rng) or (view, batch)"
@@ -137,6 +138,7 @@ class AtTheta:
         """
         with noted(self._where):
             found = self._call(rng, MappingProxyType(memory))
+            require_something(found.gradient)
             self.precision.note(found.gradient)
             numbers = as_numpy(found.gradient)
             require_real_dtype("estimate", numbers.dtype)
@@ -321,7 +323,8 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
         return estimator
     if not callable(estimator):
         if not _is_for_experience(estimator):
-            raise ValueError(f"{name} is {brief(repr(estimator))}, which cannot be called")
+            what = "is a problem" if hasattr(estimator, "pullback") else "cannot be called"
+            raise ValueError(f"{name} is {brief(repr(estimator))}, which {what}")
         return Whole(_Function.of(_OfExperience(estimator)))
     try:
         names = tuple(inspect.signature(estimator).parameters)
@@ -485,6 +488,7 @@ class _Function:
             return Estimate(found.gradient, memory=getattr(found, "memory", NOTHING))
         if not self.remembers:
             return Estimate(found)
+        require_something(found)
         if not (isinstance(found, tuple) and len(found) == 2):
             raise ValueError(
                 f"estimate is of type {type(found).__name__}, not a pair (gradient, memory), which "
@@ -500,8 +504,15 @@ def _misfit(name: str, parameters: tuple[str, ...], forms: str) -> ValueError:
     )
 
 
+def require_something(returned: Any) -> None:
+    """Raise if a function returned None, as one does that ends without a return statement."""
+    if returned is None:
+        raise ValueError("it returned None, not a gradient: is its return statement missing?")
+
+
 def _mean(found: Any, n_trajectories: int) -> Any:
     """Of one gradient a trajectory, the mean."""
+    require_something(found)
     rows = as_numpy(found)
     if rows.ndim != 2:
         return found
@@ -518,7 +529,7 @@ class _OfView:
     def __init__(
         self, function: Callable[..., Any], problem: BilevelProblem, theta: FloatArray
     ) -> None:
-        self.model = problem.model(theta)
+        self.model = modelled(problem, theta)
         response = solve_follower(self.model)
         self.policy = response.policy
         self._function = _Function.of(function)
@@ -530,6 +541,7 @@ class _OfView:
 
     def estimate(self, sample: Trajectories) -> Any:
         found = self._function(self._view, Batch.of(sample), memory=NOTHING)
+        require_something(found.gradient)
         as_memory(found.memory)
         return found.gradient
 
