@@ -27,6 +27,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.frames import raised_at, traceback_of
 from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
@@ -130,7 +131,9 @@ class EstimatorReport:
         What the estimator asked its `LeaderView` for that a decentralised leader does not have;
         None of one that was given the problem.
     trouble : str
-        What is wrong with an estimator that is BROKEN.
+        What is wrong with an estimator that is BROKEN, and in which file and line.
+    traceback : str
+        Python's traceback of that, from where the estimator's own code begins.
     diagnosis : Diagnosis or None
         Which mistakes explain a bias.
     seed : int or None
@@ -165,6 +168,7 @@ class EstimatorReport:
     notes: tuple[str, ...] = ()
     asked: tuple[str, ...] | None = None
     trouble: str = ""
+    traceback: str = field(default="", repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     seed: int | None = None
     target_accuracy: Accuracy | None = field(default=None, repr=False)
@@ -274,6 +278,7 @@ def check_estimator(
     target: npt.ArrayLike | None = None,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
+    progress: bool = False,
 ) -> EstimatorReport:
     """Test whether an estimator's mean is the exact gradient.
 
@@ -322,6 +327,8 @@ def check_estimator(
     rng : numpy.random.Generator or int, optional
         Source of randomness, or a seed. Fresh by default, so that the false-alarm rate is the rate
         at which a test of a correct estimator fails; the report has the seed.
+    progress : bool
+        Whether to show a bar of the calls.
 
     Returns
     -------
@@ -355,6 +362,8 @@ def check_estimator(
     >>> tb.check_estimator(half, problem, theta, rng=0).passed
     False
     """
+    from tqdm.auto import tqdm
+
     theta = read_only(as_checked_theta(theta))
     count = positive_integer("n_replicates", n_replicates)
     if count < 30:
@@ -369,7 +378,8 @@ def check_estimator(
     streams = as_generator(rng).spawn(count)
     taken = as_estimator(estimator)
     goal, target_accuracy = target_of(problem, theta, target)
-    replicates = _Replicates(taken.at(problem, theta), streams, int(burn_in))
+    bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
+    replicates = _Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
     try:
         found = judge_in_looks(
             replicates.drawn,
@@ -385,12 +395,17 @@ def check_estimator(
             found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, reason=KEEPS_STATE)
     except BrokenEstimatorError as error:
         found = EstimatorReport(
-            Verdict.BROKEN, n_replicates=len(replicates.rows), target=goal, trouble=str(error)
+            Verdict.BROKEN,
+            n_replicates=len(replicates.rows),
+            target=goal,
+            trouble=str(error),
+            traceback=error.traceback,
         )
     diagnosis = None
     if target is None and (found.verdict is Verdict.BIASED or found.doubtful):
         horizon = horizon_of(taken, problem, theta)
         diagnosis = _diagnosed(replicates, problem, theta, goal, horizon)
+    bar.close()
     return dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
@@ -455,6 +470,8 @@ def of_target(accuracy: Accuracy, target: FloatArray) -> str:
 class BrokenEstimatorError(Exception):
     """An estimator does not return gradients, or not independent ones."""
 
+    traceback = ""
+
 
 class _Replicates:
     """Independent estimates, drawn as they are needed; what the estimator does meanwhile is seen.
@@ -468,11 +485,16 @@ class _Replicates:
     """
 
     def __init__(
-        self, estimator: AtTheta, streams: Sequence[np.random.Generator], burn_in: int
+        self,
+        estimator: AtTheta,
+        streams: Sequence[np.random.Generator],
+        burn_in: int,
+        called: Callable[[], object],
     ) -> None:
         self.rows: list[FloatArray] = []
         self.count = len(streams)
         self._estimator, self._streams, self._burn_in = estimator, streams, burn_in
+        self._called: Callable[[], object] = called
         self._first: tuple[np.random.Generator, _Globals] | None = None  # of the first call
         self._drew: set[str] = set()  # global generators that were drawn from
         self._last: dict[str, int] = {}  # and where they were left
@@ -488,6 +510,7 @@ class _Replicates:
         """Return so many of them, shape (n, d), the same ones first."""
         while len(self.rows) < number:
             self.rows.append(self._draw(self._streams[len(self.rows)]))
+            self._called()
         return np.array(self.rows)
 
     def _draw(self, stream: np.random.Generator) -> FloatArray:
@@ -511,11 +534,15 @@ class _Replicates:
         for call in range(calls):
             try:
                 found = self._estimator(stream, memory)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # somebody's code may end with anything
                 which = f", call {call + 1} of {calls}" if self._burn_in else ""
-                raise BrokenEstimatorError(
+                place = raised_at(error) or self._estimator.place
+                broken = BrokenEstimatorError(
                     f"replicate {len(self.rows)}{which}: {type(error).__name__}: {error}"
-                ) from error
+                    + (f" ({place})" if place else "")
+                )
+                broken.traceback = traceback_of(error)
+                raise broken from error
             memory = found.memory
         self._remembers = self._remembers or bool(memory)
         return found.gradient

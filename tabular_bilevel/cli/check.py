@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -13,23 +16,60 @@ from tabular_bilevel.cli._common import (
     add_limit,
     add_problem,
     loaded,
+    of_option,
     plain,
-    progress,
+    problem_of,
     say,
+    size_of,
     somebodys,
 )
+
+#: Exit status of each verdict; of a suite, of the worst.
+STATUS = MappingProxyType(
+    {
+        tb.Verdict.UNBIASED: 0,
+        tb.Verdict.BIASED: 1,
+        tb.Verdict.INCONCLUSIVE: 3,
+        tb.Verdict.BROKEN: 4,
+    }
+)
+
+EPILOG = """exit status: 0 no bias seen, 1 BIASED, 2 the input cannot be used, 3 INCONCLUSIVE, 4 BROKEN;
+of a suite the worst: BROKEN before BIASED before INCONCLUSIVE"""
+
+Report = tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "estimator",
+        nargs="?",
         metavar="MODULE:NAME",
-        help="a function (view, batch), (view, rng) or (problem, theta, rng), or an estimator",
+        help="a function (view, batch), (view, rng) or (problem, theta, rng), or an estimator; in "
+        "a file, FILE.py:NAME",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--suite", choices=("standard",), help="a suite of problems (standard)")
+    where.add_argument(
+        "--smallest",
+        action="store_true",
+        help="the smallest of the problems with a name on which the estimator does not fail",
+    )
     add_problem(where, "--problem")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        metavar="FILE.npy",
+        help="with --problem and --theta: estimates made elsewhere, one a row, in the place of an "
+        "estimator",
+    )
+    parser.add_argument(
+        "--up-to-scale",
+        action="store_true",
+        help="with --rows: look at the direction of the mean only, for code that clips or rescales",
+    )
     parser.add_argument(
         "--theta",
         type=Path,
@@ -45,7 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visible-bias",
         type=float,
-        default=0.05,
         help="stop when a bias this large, relative to the gradient, would be seen (0.05)",
     )
     parser.add_argument(
@@ -68,45 +107,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check an estimator and print the report; 1 if it failed."""
-    from tabular_bilevel.checks.suite import suite_reports
+    """Check an estimator and print the report; the exit status is the verdict's."""
+    _require_fitting(options)
+    if options.report is not None:
+        with of_option("--report"):
+            options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
+    if options.rows is not None:
+        report: Report = _of_rows(options)
+    else:
+        estimator = loaded("estimator", options.estimator)
+        if options.smallest or options.problem is not None:
+            report = _on_one(options, estimator)
+        else:
+            report = _on_suite(options, estimator)
+    if options.report is not None:
+        with of_option("--report"):
+            write_file(options.report / "report.txt", f"{report}\n".encode())
+            named = {"estimator": options.estimator or str(options.rows)}
+            words = {"version": tb.__version__, **named, **plain(report)}
+            write_json(options.report / "report.json", words)
+    return STATUS[report.verdict]
 
-    estimator = loaded("estimator", options.estimator)
+
+def _require_fitting(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
     if options.problem is None and (options.theta is not None or options.enumerate):
         raise ValueError("--theta and --enumerate need a --problem")
-    if options.report is not None:
-        options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
-    settings = {
+    if options.rows is None:
+        if options.estimator is None:
+            raise ValueError(
+                "say which estimator, MODULE:NAME, or which estimates, --rows FILE.npy"
+            )
+        if options.up_to_scale:
+            raise ValueError("--up-to-scale is for --rows")
+        return
+    if options.estimator is not None:
+        raise ValueError(f"--rows has the estimates: what is {options.estimator!r} for?")
+    if options.problem is None or options.theta is None:
+        raise ValueError("--rows needs the --problem and the --theta that they were made at")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Gather what all kinds of check take; a visible bias only if it was asked for."""
+    asked = {} if options.visible_bias is None else {"visible_bias": options.visible_bias}
+    return {"false_alarm_rate": options.false_alarm_rate, **asked}
+
+
+def _of_calls(options: argparse.Namespace) -> dict[str, Any]:
+    """Gather what checks take that call an estimator."""
+    return {
         "n_replicates": options.replicates,
-        "visible_bias": options.visible_bias,
-        "false_alarm_rate": options.false_alarm_rate,
         "burn_in": options.burn_in,
         "rng": options.seed,
+        "progress": sys.stderr.isatty(),
+        **_settings(options),
     }
-    report: tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
-    if options.problem is None:
-        suite, reports = tb.standard_suite(), {}
-        with progress(suite_reports(estimator, suite, **settings), len(suite)) as running:
-            for name, one in running:
-                reports[name] = one
-                running.set_description(name)
-        report = tb.SuiteReport(reports, options.false_alarm_rate)
-    else:
-        problem = tb.problems.CATALOGUE[options.problem]()
-        if options.theta is None:
-            theta = 0.1 * np.random.default_rng(0).normal(size=problem.n_parameters)
-        else:
-            theta = read_array(options.theta, options.limit)
-        if options.enumerate:
-            count = tb.count_trajectories(problem.model(theta))
-            say(f"{count:,} trajectories")
-            with somebodys(options.estimator):
-                report = tb.check_by_enumeration(estimator, problem, theta)
-        else:
-            report = tb.check_estimator(estimator, problem, theta, **settings)
+
+
+def _theta(options: argparse.Namespace, problem: Any) -> Any:
+    if options.theta is None:
+        size = size_of(options.problem, problem)
+        return 0.1 * np.random.default_rng(0).normal(size=size)
+    with of_option("--theta"):
+        return read_array(options.theta, options.limit)
+
+
+def _of_rows(options: argparse.Namespace) -> tb.EstimatorReport:
+    problem = problem_of(options.problem)
+    theta = _theta(options, problem)
+    with of_option("--rows"):
+        rows = read_array(options.rows, options.limit)
+    with somebodys(options.problem if ":" in options.problem else None):
+        report = tb.check_estimates(
+            rows, problem, theta, up_to_scale=options.up_to_scale, **_settings(options)
+        )
     say(report)
-    if options.report is not None:
-        write_file(options.report / "report.txt", f"{report}\n".encode())
-        words = {"version": tb.__version__, "estimator": options.estimator, **plain(report)}
-        write_json(options.report / "report.json", words)
-    return 0 if report.passed else 1
+    return report
+
+
+def _on_one(
+    options: argparse.Namespace, estimator: Any
+) -> tb.EnumerationReport | tb.EstimatorReport:
+    """Check on one problem: one that was named, or the smallest."""
+    if options.smallest:
+        from tabular_bilevel.checks.suite import smallest_case
+
+        case = smallest_case(estimator)
+        say(f"on {case.name!r}, the smallest on which it does not fail")
+        problem, theta = case.problem, case.theta
+    else:
+        problem = problem_of(options.problem)
+        theta = _theta(options, problem)
+    with somebodys(options.estimator):
+        if options.enumerate:
+            say(f"{tb.count_trajectories(problem.model(theta)):,} trajectories")
+            enumerated = tb.check_by_enumeration(estimator, problem, theta)
+            say(enumerated)
+            return enumerated
+        report = tb.check_estimator(estimator, problem, theta, **_of_calls(options))
+    say(report)
+    if report.traceback:
+        say(report.traceback)
+    return report
+
+
+def _on_suite(options: argparse.Namespace, estimator: Any) -> tb.SuiteReport:
+    """Check on one problem after the other, with a line for each as it ends."""
+    from tqdm.auto import tqdm
+
+    from tabular_bilevel.checks.suite import line_of, suite_reports
+
+    suite, reports = tb.standard_suite(), {}
+    say(f"{len(suite)} problems, up to {options.replicates} calls on each")
+    for name, one in suite_reports(estimator, suite, **_of_calls(options)):
+        reports[name] = one
+        say(line_of(name, one), tqdm.write)
+    report = tb.SuiteReport.of(estimator, reports, options.false_alarm_rate)
+    say(report.summary)
+    first = next((one.traceback for one in reports.values() if one.traceback), "")
+    if first:
+        say(first)
+    return report

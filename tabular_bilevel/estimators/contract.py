@@ -42,6 +42,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel._base.files import brief
+from tabular_bilevel._base.frames import defined_at
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import solve_follower
@@ -147,6 +148,11 @@ class AtTheta:
                 gradient=read_only(finite_array("estimate", numbers, self._theta.shape)),
                 memory=as_memory(found.memory),
             )
+
+    @property
+    def place(self) -> str:
+        """Where somebody's code of it begins: file and line; nothing of the package's own."""
+        return defined_at(self._given)
 
     def _where(self) -> str:
         name = getattr(self._given, "__qualname__", type(self._given).__qualname__)
