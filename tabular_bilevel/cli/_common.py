@@ -147,6 +147,7 @@ def loaded(what: str, name: str) -> Any:
     if is_file and not os.path.isfile(module):
         raise ValueError(f"there is no file {module!r}")
     sys.path.insert(0, folder if is_file else os.getcwd())
+    importlib.invalidate_caches()  # the file may be new
     importing = file.removesuffix(".py") if is_file else module
     try:
         found = importlib.import_module(importing)

@@ -34,8 +34,10 @@ STATUS = MappingProxyType(
     }
 )
 
-EPILOG = """exit status: 0 no bias seen, 1 BIASED, 2 the input cannot be used, 3 INCONCLUSIVE, 4 BROKEN;
-of a suite the worst: BROKEN before BIASED before INCONCLUSIVE"""
+EPILOG = (
+    "exit status: 0 no bias seen, 1 BIASED, 2 the input cannot be used, 3 INCONCLUSIVE, 4 BROKEN; "
+    "of a suite the worst: BROKEN before BIASED before INCONCLUSIVE"
+)
 
 Report = tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
 
@@ -135,9 +137,7 @@ def _require_fitting(options: argparse.Namespace) -> None:
         raise ValueError("--theta and --enumerate need a --problem")
     if options.rows is None:
         if options.estimator is None:
-            raise ValueError(
-                "say which estimator, MODULE:NAME, or which estimates, --rows FILE.npy"
-            )
+            raise ValueError("give an estimator, MODULE:NAME, or estimates, --rows FILE.npy")
         if options.up_to_scale:
             raise ValueError("--up-to-scale is for --rows")
         return
@@ -173,12 +173,13 @@ def _theta(options: argparse.Namespace, problem: Any) -> Any:
 
 
 def _of_rows(options: argparse.Namespace) -> tb.EstimatorReport:
+    """Check estimates from a file."""
     problem = problem_of(options.problem)
     theta = _theta(options, problem)
     with of_option("--rows"):
         rows = read_array(options.rows, options.limit)
     with somebodys(options.problem if ":" in options.problem else None):
-        report = tb.check_estimates(
+        report: tb.EstimatorReport = tb.check_estimates(
             rows, problem, theta, up_to_scale=options.up_to_scale, **_settings(options)
         )
     say(report)
