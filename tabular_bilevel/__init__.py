@@ -21,8 +21,9 @@ from tabular_bilevel.certify.result import (
 )
 from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
-from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator
+from tabular_bilevel.checks.estimator import check_estimates, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, check_gradient
+from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators import (
@@ -161,6 +162,7 @@ __all__ = [
     "ZeroOrder",
     "ascend",
     "check_by_enumeration",
+    "check_estimates",
     "check_estimator",
     "check_gradient",
     "check_suite",

@@ -11,7 +11,7 @@ import pytest
 from references.strangers import Plain, Pushing
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.estimator import of_target
+from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.finite.follower import soft_backup
 
 THETA = np.array([0.2, -0.3])

@@ -10,7 +10,7 @@ from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import mean_test
-from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.checks.judging import judge
 from tabular_bilevel.checks.mean_test import caution
 
 PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)

@@ -11,7 +11,7 @@ import twins
 from small import patchy
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.checks.judging import judge
 from tabular_bilevel.sampling.critics import visited_mean
 
 # Sums of a few thousand numbers of the size of 1, in another order.

@@ -13,7 +13,7 @@ from references.strangers import Plain
 from sizes import pairs, sizes
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.checks.judging import judge
 from tabular_bilevel.estimators import bi_level_actor_critic
 from tabular_bilevel.estimators.bi_level_actor_critic import StackelbergCritic
 from tabular_bilevel.estimators.zero_order import cubature

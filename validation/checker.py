@@ -39,6 +39,7 @@ from scipy import signal, special, stats
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
+from tabular_bilevel.checks import judging
 from tabular_bilevel.checks.suite import SuiteCase, standard_suite
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS
@@ -229,11 +230,11 @@ def checked(name: str, rate: float, runs: int, seed: int) -> Counter[str]:
     for rng in np.random.default_rng(seed).spawn(runs):
         noise = family.draw(rng, 400)
         target = target_of(noise.shape[1])
-        report = checking.judge_in_looks(
+        report = judging.judge_in_looks(
             lambda n, rows=target + noise: rows[:n],
             target,
             n_replicates=400,
-            visible_bias=0.05,
+            visible_bias=None,
             false_alarm_rate=rate,
             power=0.99,
         )
@@ -249,12 +250,12 @@ def unseen(name: str, rate: float, runs: int, seed: int) -> Counter[str]:
         noise = family.draw(rng, 400)
         target = target_of(noise.shape[1])
         settings = {"false_alarm_rate": rate, "power": 0.99}
-        visible = checking.judge(target + noise, target, **settings).smallest_visible_bias
+        visible = judging.judge(target + noise, target, **settings).smallest_visible_bias
         if not np.isfinite(visible):
             found["no claim"] += 1
             continue
         factor, fresh = 1.0 + rng.choice([-1.0, 1.0]) * visible, family.draw(rng, 400)
-        found[checking.judge(factor * target + fresh, target, **settings).verdict.name] += 1
+        found[judging.judge(factor * target + fresh, target, **settings).verdict.name] += 1
     return found
 
 
@@ -336,7 +337,7 @@ def replicates(options: argparse.Namespace, rng: np.random.Generator) -> bool:
             bias = side * high * scale
             ours = power_of(
                 lambda *given: (
-                    checking.judge(*given, false_alarm_rate=1e-3, power=0.99).verdict
+                    judging.judge(*given, false_alarm_rate=1e-3, power=0.99).verdict
                     is tb.Verdict.BIASED
                 ),
                 family,
@@ -403,7 +404,7 @@ def power(options: argparse.Namespace, rng: np.random.Generator) -> bool:
             estimates = np.array(
                 [method(problem, theta, rng=one).gradient for one in stream.spawn(100)]
             )
-            report = checking.judge(
+            report = judging.judge(
                 estimates + bias * exact, exact, false_alarm_rate=1e-3, power=wanted
             )
             seen += not report.passed

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.estimator import judge
+from tabular_bilevel.checks.judging import judge
 
 FALSE_ALARM_RATE = 1e-4
 

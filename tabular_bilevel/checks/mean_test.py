@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -172,8 +172,8 @@ class MeanTest:
         Smallest bias that would have been suspicious, in the hardest of the directions asked about.
     n_tests : int
         Tests that share the rate.
-    still_and_off : bool
-        Whether a combination that never varies is off.
+    still_gap : ndarray, shape (k,)
+        The gap's part in combinations that never vary, where those are off; else empty.
     dependence : Dependence
         Dependence of replicates, in the direction of the gap or in that of the bias that is hardest
         to see, whichever is larger; the numbers above count it.
@@ -186,7 +186,7 @@ class MeanTest:
     tail_replicates: float = math.inf
     visible: float = 0.0
     n_tests: int = 0
-    still_and_off: bool = False
+    still_gap: FloatArray = field(default_factory=lambda: np.zeros(0))
     dependence: Dependence = Dependence()
 
     def stretched(self, toward: FloatArray, aim: FloatArray) -> MeanTest:
@@ -361,7 +361,7 @@ def mean_test(
             false_alarm_rate=false_alarm_rate,
             power=power,
         )
-        return replace(test, still_and_off=_Still(noise, axes[varying], size).is_off)
+        return replace(test, still_gap=_Still(noise, axes[varying], size).gap)
     return _worst_of_many(noise, directions, false_alarm_rate=false_alarm_rate, power=power)
 
 
@@ -458,20 +458,22 @@ class _Still:
             np.linalg.norm(np.hypot(noise.floor, math.sqrt(FLAT) * error))
         )
         self._allowed = STILL_SHARE * size + self._rounding
-        self._off = float(self._left(noise.gap))
+        self._gap = self._left(noise.gap)
+        self._off = float(np.linalg.norm(self._gap))
 
     def _left(self, gaps: FloatArray) -> FloatArray:
-        """Measure what the directions that vary leave of gaps."""
-        return np.asarray(np.linalg.norm(gaps - gaps @ self._basis @ self._basis.T, axis=-1))
+        """Take what the directions that vary leave of gaps."""
+        return np.asarray(gaps - gaps @ self._basis @ self._basis.T)
 
     @property
-    def is_off(self) -> bool:
-        """Whether they are off."""
-        return self._off > self._allowed
+    def gap(self) -> FloatArray:
+        """By how much they are off, if they are."""
+        return self._gap if self._off > self._allowed else np.zeros(0)
 
     def noticed(self, directions: FloatArray) -> float:
         """How large a bias is sure to be noticed there."""
-        least = float(self._left(directions).min(initial=math.inf))
+        left = np.linalg.norm(self._left(directions), axis=-1)
+        least = float(left.min(initial=math.inf))
         # errors, which set the rounding, differ from sample to sample: twice as much covers that
         sure = CLEARLY * (self._allowed + self._rounding + self._off)
         return sure / least if least > IN_RANGE else math.inf

@@ -14,7 +14,8 @@ from tabular_bilevel._base.arguments import as_generator
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
-from tabular_bilevel.checks.estimator import EstimatorReport, check_estimator, percent
+from tabular_bilevel.checks.estimator import check_estimator
+from tabular_bilevel.checks.report import EstimatorReport, percent
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
@@ -149,7 +150,7 @@ def check_suite(
     *,
     suite: Sequence[SuiteCase] | None = None,
     n_replicates: int = 400,
-    visible_bias: float = 0.05,
+    visible_bias: float | None = None,
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
     burn_in: int = 0,

@@ -168,11 +168,13 @@ def loaded(what: str, name: str) -> Any:
         return thing
     try:
         return thing()
-    except (Exception, SystemExit) as error:
+    except TypeError as error:
         raise ValueError(
             f"{name} is a class that cannot be made without arguments ({brief(error)}): name an "
             "instance of it"
         ) from error
+    except (Exception, SystemExit) as error:
+        raise _failed(name, error) from error
 
 
 def _is_of(module: Any, folder: str, file: str) -> bool:

@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visible-bias",
         type=float,
-        help="stop when a bias this large, relative to the gradient, would be seen (0.05)",
+        help="bias, relative to the gradient, that has to be seen; by default 0.05 is aimed at",
     )
     parser.add_argument(
         "--false-alarm-rate",

@@ -7,7 +7,9 @@ or more for each direction: they check `hypergradient`, they do not replace it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,8 @@ __all__ = [
     "DifferenceGradient",
     "complex_step_gradient",
     "difference_gradient",
+    "differences",
+    "extrapolated",
     "forward_gradient",
 ]
 
@@ -225,23 +229,12 @@ def difference_gradient(
     count, step = positive_integer("levels", levels), as_positive("step", step)
     problem.model(theta)  # if theta itself is bad, say so
 
-    def difference(row: FloatArray, h: float) -> float:
-        above = objective(problem, theta + h * row, horizon=horizon)
-        return (above - objective(problem, theta - h * row, horizon=horizon)) / (2.0 * h)
+    def at(theta: FloatArray) -> float:
+        return objective(problem, theta, horizon=horizon)
 
     gradient, error = np.empty(len(rows)), np.empty(len(rows))
     for k, row in enumerate(rows):
-        largest = step
-        differences: list[float] = []
-        while not differences:
-            try:
-                differences.append(difference(row, largest))
-            except ValueError:
-                largest /= 3.0
-                if largest < SMALLEST_STEP * step:
-                    raise
-        differences += [difference(row, largest / 3.0**j) for j in range(1, count)]
-        gradient[k], error[k] = _extrapolate(differences)
+        gradient[k], error[k] = extrapolated(differences(at, theta, row, step=step, levels=count))
     return DifferenceGradient(gradient=gradient, error=error)
 
 
@@ -249,8 +242,53 @@ def difference_gradient(
 SMALLEST_STEP = 1e-9
 
 
-def _extrapolate(differences: list[float]) -> tuple[float, float]:
-    """Neville's scheme for steps that shrink by 3, errors in even powers of the step."""
+def differences(
+    function: Callable[[FloatArray], Any],
+    theta: FloatArray,
+    direction: FloatArray,
+    *,
+    step: float,
+    levels: int,
+) -> list[Any]:
+    """Take central differences of a function along a direction, at steps that shrink by 3.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a theta, and returns a number or an array.
+    theta, direction : ndarray, shape (d,)
+        Where, and along what.
+    step : float
+        The largest step; made smaller where the function raises ValueError.
+    levels : int
+        Number of steps.
+
+    Returns
+    -------
+    list of float or ndarray
+        A difference for each step, the largest first; `extrapolated` takes numbers on from here.
+    """
+
+    def difference(h: float) -> Any:
+        return (function(theta + h * direction) - function(theta - h * direction)) / (2.0 * h)
+
+    largest = step
+    found: list[Any] = []
+    while not found:
+        try:
+            found.append(difference(largest))
+        except ValueError:
+            largest /= 3.0
+            if largest < SMALLEST_STEP * step:
+                raise
+    return found + [difference(largest / 3.0**j) for j in range(1, levels)]
+
+
+def extrapolated(differences: Sequence[float]) -> tuple[float, float]:
+    """Extrapolate by Neville's scheme for steps that shrink by 3, errors in even powers of it.
+
+    Returns the extrapolation that agrees best with its neighbours, and by how much it does not.
+    """
     best, error = differences[-1], np.inf
     previous: list[float] = []
     for difference in differences:
