@@ -643,7 +643,9 @@ class Answers:
         """Raise ValueError if there is an answer to what is no vector."""
         unknown = self.answers.keys() - {vector.name for vector in vectors}
         if unknown:
-            raise ValueError(f"there is an answer to {brief(min(unknown))!r}, which is no vector")
+            raise ValueError(
+                f"there is an answer to {brief(repr(min(unknown)))}, which is no vector"
+            )
 
 
 def load_answers(path: str | Path, *, limit: int = LIMIT) -> Answers:
