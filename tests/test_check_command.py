@@ -409,12 +409,27 @@ def test_rows_reach_the_check_with_what_was_asked_for(said, folder, monkeypatch)
     assert said(*at, "--report", "out")[0] == 1
     np.testing.assert_array_equal(seen["rows"], rows)
     np.testing.assert_array_equal(seen["theta"], THETA)
-    assert seen["settings"] == {"up_to_scale": False, "false_alarm_rate": 1e-3}
+    usual = {"up_to_scale": False, "false_alarm_rate": 1e-3, "visible_bias": None}
+    assert seen["settings"] == usual
     assert json.loads((folder / "out" / "report.json").read_text())["estimator"] == "rows.npy"
-    said(*at, "--up-to-scale", "--visible-bias", "0.2")
-    assert seen["settings"] == {
-        "up_to_scale": True, "false_alarm_rate": 1e-3, "visible_bias": 0.2,
-    }  # fmt: skip
+    np.save(folder / "target.npy", 2.0 * THETA)
+    said(*at, "--up-to-scale", "--visible-bias", "0.2", "--target", "target.npy")
+    np.testing.assert_array_equal(seen["settings"].pop("target"), 2.0 * THETA)
+    assert seen["settings"] == {**usual, "up_to_scale": True, "visible_bias": 0.2}
+
+
+def test_rows_are_checked_against_what_was_declared(said, folder):
+    """A simulator that is not the planner's: biased, but right for what was declared."""
+    simulator = tb.problems.garnet(rng=1)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200), simulator=simulator))
+    rng = np.random.default_rng(0)
+    np.save(folder / "rows.npy", [method(PROBLEM, THETA, rng=rng).gradient for _ in range(200)])
+    np.save(folder / "target.npy", method.target(PROBLEM, THETA))
+    at = ["--rows", "rows.npy", "--problem", "mine.py:PROBLEM", "--theta", "theta.npy"]
+    assert said(*at)[0] == 1
+    status, printed, _ = said(*at, "--target", "target.npy")
+    assert status == 0
+    assert "no bias seen" in printed
 
 
 # ---------------------------------------------------------------- at a terminal

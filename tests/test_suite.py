@@ -228,8 +228,8 @@ def test_a_class_is_made_and_a_theta_is_read(module, capsys, tmp_path):
             "module 'my_module' has no 'thing'; it has bchg, direct_term, fails, Named",
         ),
         (["my_module:number"], "estimator is 5, which cannot be called"),
-        (["my_module:bchg", "--enumerate"], "--theta and --enumerate need a --problem"),
-        (["my_module:bchg", "--theta", "x.npy"], "--theta and --enumerate need a --problem"),
+        (["my_module:bchg", "--enumerate"], "--enumerate needs a --problem"),
+        (["my_module:bchg", "--theta", "x.npy"], "--theta needs a --problem"),
         (
             ["my_module:bchg", "--problem", "garnet", "--enumerate"],
             "can be visited twice",

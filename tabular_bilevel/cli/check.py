@@ -79,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --problem: the leader's parameter; by default small random numbers",
     )
     parser.add_argument(
+        "--target",
+        type=Path,
+        metavar="FILE.npy",
+        help="with --problem: what the mean should be, if not the gradient",
+    )
+    parser.add_argument(
         "--enumerate",
         action="store_true",
         help="with --problem: go through all trajectories, if they are finite in number",
@@ -133,8 +139,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _require_fitting(options: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
-    if options.problem is None and (options.theta is not None or options.enumerate):
-        raise ValueError("--theta and --enumerate need a --problem")
+    if options.problem is None:
+        for option in ("theta", "target", "enumerate"):
+            if getattr(options, option):
+                raise ValueError(f"--{option} needs a --problem")
     if options.rows is None:
         if options.estimator is None:
             raise ValueError("give an estimator, MODULE:NAME, or estimates, --rows FILE.npy")
@@ -148,9 +156,19 @@ def _require_fitting(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Gather what all kinds of check take; a visible bias only if it was asked for."""
-    asked = {} if options.visible_bias is None else {"visible_bias": options.visible_bias}
-    return {"false_alarm_rate": options.false_alarm_rate, **asked}
+    """Gather what all kinds of check take that draw a sample."""
+    return {
+        "visible_bias": options.visible_bias,
+        "false_alarm_rate": options.false_alarm_rate,
+    }
+
+
+def _target(options: argparse.Namespace) -> dict[str, Any]:
+    """Read a target, if there is one."""
+    if options.target is None:
+        return {}
+    with of_option("--target"):
+        return {"target": read_array(options.target, options.limit)}
 
 
 def _of_calls(options: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +198,12 @@ def _of_rows(options: argparse.Namespace) -> tb.EstimatorReport:
         rows = read_array(options.rows, options.limit)
     with somebodys(options.problem if ":" in options.problem else None):
         report: tb.EstimatorReport = tb.check_estimates(
-            rows, problem, theta, up_to_scale=options.up_to_scale, **_settings(options)
+            rows,
+            problem,
+            theta,
+            up_to_scale=options.up_to_scale,
+            **_target(options),
+            **_settings(options),
         )
     say(report)
     return report
@@ -202,10 +225,12 @@ def _on_one(
     with somebodys(options.estimator):
         if options.enumerate:
             say(f"{tb.count_trajectories(problem.model(theta)):,} trajectories")
-            enumerated = tb.check_by_enumeration(estimator, problem, theta)
+            enumerated = tb.check_by_enumeration(estimator, problem, theta, **_target(options))
             say(enumerated)
             return enumerated
-        report = tb.check_estimator(estimator, problem, theta, **_of_calls(options))
+        report = tb.check_estimator(
+            estimator, problem, theta, **_target(options), **_of_calls(options)
+        )
     say(report)
     if report.traceback:
         say(report.traceback)
