@@ -52,7 +52,7 @@ def none(problem, theta, rng):
 
 
 def leaves(problem, theta, rng):
-    raise SystemExit("enough")
+    raise SystemExit(0)
 
 
 def raises(problem, theta, rng):
@@ -205,17 +205,22 @@ def test_what_is_broken_says_where_and_the_report_has_the_traceback(said, folder
     assert "Traceback" not in (folder / "out" / "report.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "trouble"),
-    [
-        ("none", "ValueError: it returned None, not a gradient: is its return statement missing?"),
-        ("leaves", "SystemExit: enough"),
-    ],
-)
-def test_the_troubles_of_broken_ones(name, trouble, said):
-    status, printed, _ = said(f"mine:{name}", "--problem", "garnet")
+def test_what_returns_none_is_told_so_with_the_line_where_it_begins(said):
+    status, printed, _ = said("mine:none", "--problem", "garnet")
+    row = 1 + MINE.splitlines().index("def none(problem, theta, rng):")
     assert status == 4
-    assert re.search(rf"replicate 0: {re.escape(trouble)} \(mine\.py, line \d+\)", printed)
+    assert (
+        "replicate 0: ValueError: it returned None, not a gradient: is its return statement "
+        f"missing? (mine.py, line {row})\n"
+    ) in printed
+
+
+@pytest.mark.parametrize("where", [["--problem", "garnet"], ["--suite", "standard"]])
+def test_what_leaves_the_program_has_not_passed(where, said):
+    status, _, error = said("mine:leaves", *where)
+    row = 1 + MINE.splitlines().index("    raise SystemExit(0)")
+    assert status == 2
+    assert f"mine:leaves cannot be used: SystemExit: 0 (mine.py, line {row})" in line(error)
 
 
 def test_a_method_of_the_package_has_no_line_of_a_stranger():

@@ -128,7 +128,7 @@ class Replicates:
         for call in range(calls):
             try:
                 found = self._estimator(stream, memory)
-            except (Exception, SystemExit) as error:  # somebody's code may end with anything
+            except Exception as error:
                 which = f", call {call + 1} of {calls}" if self._burn_in else ""
                 place = raised_at(error) or self._estimator.place
                 broken = BrokenEstimatorError(

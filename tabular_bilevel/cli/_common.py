@@ -197,12 +197,15 @@ def _instead(module: Any) -> str:
 
 @contextmanager
 def somebodys(name: str | None) -> Iterator[None]:
-    """Make unusable input of whatever somebody's code, if this is somebody's, ends with."""
+    """Make unusable input of whatever somebody's code, if this is somebody's, ends with.
+
+    Otherwise an estimator that calls ``sys.exit(0)`` would look like one that passed.
+    """
     try:
         yield
     except UNUSABLE:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name is None:
             raise
         raise _failed(name, error) from error

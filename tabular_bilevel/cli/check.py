@@ -216,7 +216,8 @@ def _on_one(
     if options.smallest:
         from tabular_bilevel.checks.suite import smallest_case
 
-        case = smallest_case(estimator)
+        with somebodys(options.estimator):
+            case = smallest_case(estimator)
         say(f"on {case.name!r}, the smallest on which it does not fail")
         problem, theta = case.problem, case.theta
     else:
@@ -245,10 +246,11 @@ def _on_suite(options: argparse.Namespace, estimator: Any) -> tb.SuiteReport:
 
     suite, reports = tb.standard_suite(), {}
     say(f"{len(suite)} problems, up to {options.replicates} calls on each")
-    for name, one in suite_reports(estimator, suite, **_of_calls(options)):
-        reports[name] = one
-        say(line_of(name, one), tqdm.write)
-    report = tb.SuiteReport.of(estimator, reports, options.false_alarm_rate)
+    with somebodys(options.estimator):
+        for name, one in suite_reports(estimator, suite, **_of_calls(options)):
+            reports[name] = one
+            say(line_of(name, one), tqdm.write)
+        report = tb.SuiteReport.of(estimator, reports, options.false_alarm_rate)
     say(report.summary)
     first = next((one.traceback for one in reports.values() if one.traceback), "")
     if first:
