@@ -437,6 +437,60 @@ def test_rows_are_checked_against_what_was_declared(said, folder):
     assert "no bias seen" in printed
 
 
+class Published:
+    """Stands in for the published script, and takes the calls that it takes.
+
+    Its critic starts at what it is given, and halves what is left of that in each step; the
+    gradient is its sum, and 1, 2 and 3. It is clipped, and an optimiser moves theta by it.
+    """
+
+    def environment_setup(self, key, config):
+        env = SimpleNamespace(coords=[(0, 0), (0, 1)])
+        return env, "params", self.state(np.array([0.1, 0.2, 0.3])), {}
+
+    def state(self, weights):
+        return SimpleNamespace(params={"params": {"weights": weights}})
+
+    def create_update_step(self, env, config):
+        upper = config["upper_optimisation"]
+
+        def update_step(carry, temperature):
+            key, params, state, critic = carry
+            gradient = np.array([1.0, 2.0, 3.0]) + critic.sum()
+            gradient *= min(1.0, upper["max_grad_norm"] / np.linalg.norm(gradient))
+            moved = state.params["params"]["weights"] + upper["learning_rate"] * gradient
+            return (key, params, self.state(moved), critic / 2.0), {}
+
+        return update_step
+
+
+def test_the_lines_between_a_published_script_and_a_report(folder, monkeypatch):
+    book = Path(__file__).parents[1] / "validation" / "book" / "your-own-code.md"
+    (lines,) = re.findall(r"<!-- file: .*? -->\n```python\n(.*?)```", book.read_text(), re.DOTALL)
+    assert len([row for row in lines.splitlines() if row.strip()]) <= 25
+    place = folder / "data" / "experiment_reg_lambda_0_001_total_steps_1000" / "config.yaml"
+    place.parent.mkdir(parents=True)
+    place.write_text(
+        '{"upper_optimisation": {"learning_rate": [0.5], "max_grad_norm": 1.0, "sarsa_alpha": 1}}'
+    )
+    random = SimpleNamespace(
+        PRNGKey=np.random.default_rng,
+        split=lambda rng: rng.spawn(2),
+        normal=lambda rng, shape: rng.normal(size=shape),
+    )
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(random=random, jit=lambda f: f))
+    monkeypatch.setitem(sys.modules, "yaml", SimpleNamespace(safe_load=json.load))
+    monkeypatch.setitem(sys.modules, "train_four_rooms_bchg", Published())
+    exec(compile(lines, "<page>", "exec"), {})
+    rows, theta = np.load("rows.npy"), np.load("theta.npy")
+    np.testing.assert_array_equal(theta, [0.1, 0.2, 0.3])
+    assert rows.shape == (250, 3)
+    left = rows - [1.0, 2.0, 3.0]  # of a critic that started at eight random numbers
+    np.testing.assert_allclose(left.mean(axis=0), 0.0, atol=3 * 8**0.5 / 2**9 / 250**0.5)
+    assert left.std() == pytest.approx(8**0.5 / 2**9, rel=0.2)
+    assert len(np.unique(rows[:, 0])) == 250
+
+
 # ---------------------------------------------------------------- at a terminal
 
 
