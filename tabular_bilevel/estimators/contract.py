@@ -207,7 +207,7 @@ class BatchEstimator:
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Draw a batch and estimate; parameters as of `BoltzmannCovariance`."""
-        return self.at(problem, theta)(as_generator(rng), memory)
+        return self.at(problem, theta)(as_generator(rng), as_memory(memory))
 
     def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -261,7 +261,7 @@ class SamplingEstimator:
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Estimate; parameters as of `BoltzmannCovariance`."""
-        return self.at(problem, theta)(as_generator(rng), memory)
+        return self.at(problem, theta)(as_generator(rng), as_memory(memory))
 
     def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -334,7 +334,7 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
         return Whole(_Function.of(_OfExperience(estimator)))
     try:
         names = tuple(inspect.signature(estimator).parameters)
-    except ValueError as error:  # some that are compiled do not tell
+    except (TypeError, ValueError) as error:  # some that are compiled do not tell
         raise ValueError(f"{name} is {estimator!r}, whose parameters are not known") from error
     if names[:2] == ("view", "batch"):
         _Function.taking(name, estimator, FORMS, 2)
@@ -454,7 +454,7 @@ class _Function:
     def of(cls, function: Callable[..., Any]) -> _Function:
         try:
             parameters = inspect.signature(function).parameters
-        except ValueError:  # some that are compiled do not tell
+        except (TypeError, ValueError):  # some that are compiled do not tell
             return cls(function, remembers=False, passes_on=False)
         kinds = {parameter.kind for parameter in parameters.values()}
         return cls(
@@ -475,7 +475,7 @@ class _Function:
             keywords = (*keywords, "memory")
         try:
             signature = inspect.signature(function)
-        except ValueError:
+        except (TypeError, ValueError):
             return found
         try:
             signature.bind(*range(positional), **dict.fromkeys(keywords))
