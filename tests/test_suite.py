@@ -186,6 +186,7 @@ def test_a_strangers_estimator_is_checked_on_the_suite(module, capsys, tmp_path,
     assert (tmp_path / "report/report.txt").read_text().splitlines() == [passed, *lines, asked]
     saved = json.loads((tmp_path / "report/report.json").read_text())
     assert saved["passed"]
+    assert saved["verdict"] == "no bias seen"
     assert saved["estimator"] == "my_module:bchg"
     plain = saved["reports"]["plain"]
     assert plain["verdict"] == "no bias seen"

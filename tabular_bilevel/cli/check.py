@@ -132,7 +132,12 @@ def run(options: argparse.Namespace) -> int:
         with of_option("--report"):
             write_file(options.report / "report.txt", f"{report}\n".encode())
             named = {"estimator": options.estimator or str(options.rows)}
-            words = {"version": tb.__version__, **named, **plain(report)}
+            words = {
+                "version": tb.__version__,
+                **named,
+                "verdict": report.verdict.value,
+                **plain(report),
+            }
             write_json(options.report / "report.json", words)
     return STATUS[report.verdict]
 
