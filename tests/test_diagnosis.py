@@ -153,12 +153,13 @@ def test_an_unknown_mistake_is_said_to_be_unknown_by_enumeration():
     assert re.search(r"no known mistake fits; nearest is .*, .* of its size away", str(report))
 
 
-def test_no_diagnosis_is_made_of_what_is_right_or_measured_by_another_target():
+def test_no_diagnosis_is_made_of_what_is_right_but_of_what_misses_another_target():
     theta = somewhere(PLAIN)
     assert tb.check_estimator(around(EXACT), PLAIN, theta, rng=0).diagnosis is None
     other = tb.check_estimator(around(EXACT), PLAIN, theta, target=-EXACT, rng=0)
     assert other.verdict is tb.Verdict.BIASED
-    assert other.diagnosis is None
+    assert other.diagnosis is not None
+    assert "the mean is the exact gradient, which is not the target given" in other.notes
 
 
 def test_where_no_mistake_shows_there_is_no_diagnosis():

@@ -495,14 +495,124 @@ def test_what_averages_over_visits_depends_on_the_size_of_the_batch():
     assert gaps[0] > gaps[1] > gaps[2] > 0.1 * gaps[0]
 
 
-def test_rows_that_depend_on_their_neighbours_are_refused():
-    with refused("the gradient of trajectory 0 changes by"):
-        check(functools.partial(reinforced, baseline=np.mean), SMALL_GAME)
+def test_rows_that_depend_on_their_neighbours_are_judged_on_single_trajectories_first():
+    report = check(functools.partial(reinforced, baseline=np.mean), SMALL_GAME)
+    assert report.verdict is tb.Verdict.BIASED  # alone, each is its own baseline
+    assert report.batch_size == 1
     alone = pytest.raises(RuntimeWarning, match="invalid value")  # 0 / 0, and where it happened
     with alone as caught:
         check(functools.partial(reinforced, baseline=of_the_others), SMALL_GAME)
     (note,) = caught.value.__notes__
     assert note.startswith("in an estimate from trajectory 0: states [0, 4], actions [0, 0]")
+
+
+# ---------------------------------------------------------------- how they are put together
+
+# 4 trajectories, so 10 batches of two and 20 of three.
+SMALL = tb.problems.layered(depth=1, width=2, n_actions=2, n_parameters=3, rng=4)
+
+
+def last(rows):
+    return rows[-1]
+
+
+def trimmed(rows):
+    return np.sort(rows, axis=0)[: max(1, len(rows) - 1)].mean(axis=0)
+
+
+def over_all_but_one(rows):
+    return rows.sum(axis=0) / max(1, len(rows) - 1)
+
+
+def put_together(how):
+    return lambda view, batch: how(bchg(view, batch))
+
+
+@pytest.mark.parametrize(
+    ("how", "size"),
+    [
+        (functools.partial(np.sum, axis=0), 2),
+        (functools.partial(np.median, axis=0), 3),  # of two it is the mean
+        (functools.partial(np.max, axis=0), 2),
+        (trimmed, 2),
+        (over_all_but_one, 2),
+        (lambda rows: rows.mean(axis=0) / np.sqrt(len(rows)), 2),
+        (lambda rows: rows.mean(axis=0) * (1.0 + 1e-9 * (len(rows) > 2)), 3),
+    ],
+)
+def test_what_is_right_on_one_trajectory_and_put_together_wrongly_is_biased(how, size):
+    report = check(put_together(how), SMALL)
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.batch_size == size
+    assert f"have the right mean, batches of {size} do not" in str(report)
+
+
+def test_the_mean_is_said_to_be_one():
+    rows = check(bchg, SMALL)
+    once = check(put_together(functools.partial(np.mean, axis=0)), SMALL)
+    for report in (rows, once, check(tb.BoltzmannCovariance(), SMALL)):
+        assert report.passed
+        assert report.batch_size == 1
+        assert "batches of 2 and 3 are the mean of single trajectories, in all 60 tried" in str(
+            report
+        )
+    by_size = check(bchg, SMALL, batch_size=2)
+    assert by_size.passed
+    assert by_size.combination == ""
+
+
+def gently_of_the_others(returns):
+    return (returns.sum() - returns) / max(returns.size - 1, 1)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_baseline_from_the_others_passes_by_all_pairs_and_triples(mean):
+    problem = tb.problems.layered_game(depth=1, width=2, rng=8)
+    right = functools.partial(reinforced, baseline=gently_of_the_others)
+    wrong = functools.partial(
+        reinforced, baseline=lambda returns: returns.mean() * (returns.size > 1)
+    )
+    for rows, passes in ((right, True), (wrong, False)):
+        estimator = (lambda view, batch, f=rows: f(view, batch).mean(axis=0)) if mean else rows
+        report = check(estimator, problem)
+        assert report.passed is passes
+        assert "a batch is not the mean of single trajectories: " in str(report)
+        if passes:
+            assert re.search(
+                r"but all [\d,]+ batches of 2 and [\d,]+ batches of 3 have", str(report)
+            )
+
+
+def test_where_the_order_matters_all_orders_are_gone_through():
+    report = check(put_together(last), SMALL)
+    assert report.passed
+    assert "16 batches of 2 and 64 batches of 3" in report.combination
+    weighted = put_together(lambda rows: (rows * np.linspace(2.0, 1.0, len(rows))[:, None]).sum(0))
+    assert check(weighted, SMALL, batch_size=2).verdict is tb.Verdict.BIASED
+    assert check(put_together(last), SMALL, batch_size=2).passed
+
+
+def test_too_many_batches_are_not_passed_and_that_is_said():
+    median = put_together(functools.partial(np.median, axis=0))
+    report = check(median, SMALL, limit=15)
+    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert not report.passed
+    assert report.reason.startswith("20 batches of 3 are more than the limit of 15")
+    assert check(bchg, SMALL, limit=4).passed  # the mean needs none of them
+
+
+def test_a_wrong_pullback_is_broken():
+    class Doubled:
+        model = staticmethod(SMALL.model)
+
+        def pullback(self, theta, measures):
+            return 2.0 * SMALL.pullback(theta, measures)
+
+    theta = somewhere(SMALL)
+    report = tb.check_by_enumeration(tb.BoltzmannCovariance(), Doubled(), theta)
+    assert report.verdict is tb.Verdict.BROKEN
+    assert "pullback: the problem's pullback does not fit its model" in str(report)
+    assert check(bchg, SMALL).pullback_checked
 
 
 # ---------------------------------------------------------------- reports

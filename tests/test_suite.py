@@ -201,6 +201,23 @@ def test_all_trajectories_are_announced_and_gone_through(module, capsys):
     assert capsys.readouterr().out.startswith("384 trajectories\nEnumeration check: no bias seen")
 
 
+def test_batches_and_cut_trajectories_are_gone_through(module, capsys):
+    command = ["check", f"{module}:bchg", "--problem", "bandit", "--theta", "theta.npy"]
+    np.save("theta.npy", np.zeros(2))
+    assert main([*command, "--enumerate"]) == 2
+    assert "can be visited twice, so no trajectory is the longest: cut them by a horizon" in (
+        capsys.readouterr().err
+    )
+    settings = ["--enumerate", "--horizon", "1"]
+    assert main([*command, *settings]) == 0
+    assert "batches of 2 and 3 are the mean of single trajectories" in capsys.readouterr().out
+    assert main([*command, *settings, "--batch-size", "2"]) == 0
+    assert "all 2 trajectories in batches of 2" in capsys.readouterr().out
+    for settings in (["--horizon", "1"], ["--batch-size", "2"]):
+        assert main([*command, *settings]) == 2
+        assert "--horizon and --batch-size need --enumerate" in capsys.readouterr().err
+
+
 def test_a_failure_inside_is_reported(module, capsys):
     assert main(["check", f"{module}:fails", "--problem", "bandit"]) == 4
     printed = capsys.readouterr().out
@@ -215,7 +232,7 @@ def test_a_class_is_made_and_a_theta_is_read(module, capsys, tmp_path):
     np.save(tmp_path / "theta.npy", np.zeros(2))
     command = ["check", f"{module}:Named", "--problem", "bandit", "--theta", "theta.npy"]
     assert main(command) == 1
-    assert "BIASED" in capsys.readouterr().out
+    assert "BIASED" in capsys.readouterr().out  # what it returns is always the same, and wrong
 
 
 @pytest.mark.parametrize(

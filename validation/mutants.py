@@ -513,6 +513,40 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "a pullback that always fits",
+        "check_pullback",
+        "            if not abs(found - said) <= allowed:\n",
+        "            if False:\n",
+        ("tests/test_check_estimator.py::test_a_wrong_pullback_is_broken",),
+    ),
+    Mutant(
+        "generators that a function holds, not looked for",
+        "generators_of",
+        "        if _is_generator(one):\n",
+        "        if False:\n",
+        (
+            "tests/test_check_estimator.py"
+            "::test_what_draws_from_any_generator_is_not_called_deterministic",
+        ),
+    ),
+    Mutant(
+        "a pass that hides any bias",
+        "_too_coarse",
+        "    if visible <= wanted:\n",
+        "    if True:\n",
+        ("tests/test_check_estimator.py::test_nothing_passes_that_hides_more_than_a_quarter",),
+    ),
+    Mutant(
+        "batches that are taken for means",
+        "_Run.unlike_singles",
+        "            if self._differ(together, mean, np.abs(alone)):\n",
+        "            if False:\n",
+        (
+            "tests/test_enumeration.py"
+            "::test_what_is_right_on_one_trajectory_and_put_together_wrongly_is_biased",
+        ),
+    ),
+    Mutant(
         "ascents that descend",
         "GradientAscent.step",
         "return theta + scale * gradient, NOTHING",

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from textwrap import indent
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
 from tabular_bilevel.checks.estimator import target_of
+from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, as_enumerable, noted
@@ -49,6 +51,10 @@ SAME = 1e3
 CHUNK = 2_000_000
 ONE_BY_ONE = 1_000
 
+# How trajectories are combined is tried on so many batches of each size, made of trajectories from
+# a pool of so many.
+TRIED, POOL, SIZES = 60, 24, (2, 3)
+
 
 @dataclass(frozen=True, eq=False)
 class EnumerationReport:
@@ -57,7 +63,9 @@ class EnumerationReport:
     Attributes
     ----------
     verdict : Verdict
-        UNBIASED or BIASED.
+        UNBIASED or BIASED; INCONCLUSIVE where single trajectories have the right mean, and batches
+        are not the mean of them, and too many to go through; BROKEN where the problem's pullback
+        does not fit its model.
     difference : float
         Largest |expectation - target|, relative to the target's largest entry (where the target is
         0, to the largest mean of |estimate|).
@@ -73,6 +81,12 @@ class EnumerationReport:
         Trajectories an estimate.
     total_probability : float
         Sum of all probabilities; 1 shows that nothing was lost.
+    combination : str
+        What was found of batches of two and three, if single trajectories were asked about.
+    reason : str
+        Why the verdict is INCONCLUSIVE or BROKEN.
+    pullback_checked : bool
+        Whether the problem's pullback was compared with differences of its model, and fits.
     asked : tuple of str, or None
         What the estimator asked its view for; None if it has no view.
     expectation : ndarray, shape (d,)
@@ -101,6 +115,9 @@ class EnumerationReport:
     expectation: FloatArray = field(repr=False)
     covariance: FloatArray = field(repr=False)
     target: FloatArray = field(repr=False)
+    combination: str = ""
+    reason: str = ""
+    pullback_checked: bool = False
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     target_accuracy: Accuracy | None = field(default=None, repr=False)
 
@@ -131,6 +148,7 @@ class EnumerationReport:
             f"  all {self.n_trajectories:,} trajectories{batches}, of probability 1 "
             f"{self.total_probability - 1.0:+.1g}\n"
             f"  standard deviation of an estimate {size}{asked}"
+            + "".join(f"\n  {line}" for line in (self.combination, self.reason) if line)
             + (
                 ""
                 if self.target_accuracy is None
@@ -157,6 +175,13 @@ def check_by_enumeration(
     The estimator is run on every trajectory that the follower can make, and the results are added
     up with their probabilities: no statistics.
 
+    Single trajectories do not show how several are put together: a sum in the place of a mean, and
+    a median, are right on one. So batches of two and three are looked at, 60 of each. Where they
+    are the mean of what the estimator makes of their trajectories alone, the expectation is the
+    same for them, and the report says so. Else the exact expectation over all batches of two and of
+    three decides, as for baselines and ratios across trajectories. If those are more than `limit`,
+    the check is INCONCLUSIVE. Nothing is said of larger batches.
+
     Parameters
     ----------
     estimator : callable
@@ -175,9 +200,9 @@ def check_by_enumeration(
         Cut trajectories after this many steps, which leaves a bias: ``estimator.target`` of the
         built-in methods knows it. Needed where a state can be visited twice.
     batch_size : int
-        Trajectories an estimate. Above 1, the estimator is called with all batches of this size up
-        to order, which must not matter to it, and the mean of what it returns is its estimate: for
-        baselines across trajectories.
+        Trajectories an estimate. Above 1, the estimator is called with all batches of this size (up
+        to order, unless that is seen to matter), the mean of what it returns is its estimate, and
+        no other size is looked at: for estimators that need more than one trajectory.
     limit : int
         Largest number of trajectories, or batches, to go through.
     tolerance : float
@@ -195,8 +220,7 @@ def check_by_enumeration(
     ------
     ValueError
         If there is no longest trajectory, or there are more than `limit`; if the estimator draws
-        its own data or random numbers, or what it returns has the wrong shape, is not finite, or
-        depends on more than its trajectories.
+        its own data or random numbers, or what it returns has the wrong shape, or is not finite.
 
     Examples
     --------
@@ -213,7 +237,7 @@ def check_by_enumeration(
     size, most = positive_integer("batch_size", batch_size), positive_integer("limit", limit)
     subject = as_enumerable(estimator, problem, theta)
     every = AllTrajectories(subject.model, subject.policy, horizon=horizon)
-    n_batches = _within(every.count, size, most)
+    _require_within(every.count, size, most)
     if abs(every.probability - 1.0) > tolerance:
         raise ValueError(
             f"trajectories have the probability {every.probability:.12g} in all, not 1 to the "
@@ -221,32 +245,93 @@ def check_by_enumeration(
             "sum to 1 to as many digits"
         )
     goal, target_accuracy = target_of(problem, theta, target)
-    run, sums = _Run(subject, every, size, theta.size), _Sums(goal)
-    from tqdm.auto import tqdm
-
-    with tqdm(total=n_batches, unit=" estimates", disable=not progress) as bar:
-        for probabilities, estimates in run.through():
-            sums.add(probabilities, estimates)
-            bar.update(len(estimates))
-    report = replace(sums.report(run, tolerance), target_accuracy=target_accuracy)
-    if report.passed or target is not None:
+    pullback = check_pullback(problem, theta)
+    report = _expected(_Run(subject, every, size, theta.size), goal, tolerance, most, progress)
+    if size == 1 and report.passed:
+        report = _combined(report, subject, every, goal, tolerance, most, progress)
+    skipped = f"the problem's pullback was not checked: {pullback.skipped}"
+    report = replace(
+        report,
+        target_accuracy=target_accuracy,
+        pullback_checked=pullback.checked,
+        reason=report.reason or (skipped if pullback.skipped else ""),
+    )
+    if pullback.trouble:
+        return replace(report, verdict=Verdict.BROKEN, reason=f"pullback: {pullback.trouble}")
+    if report.verdict is not Verdict.BIASED:
         return report
-    fit = max(EXACT_FIT, ROUNDING_UNITS * run.precision.unit)
+    unit = float(np.finfo(report.dtype).eps) if report.dtype != "bfloat16" else 2.0**-7
     diagnosis = diagnose_exactly(
-        report.expectation, problem, theta, exact=goal, horizon=horizon, tolerance=fit
+        report.expectation,
+        problem,
+        theta,
+        exact=goal if target is None else target_of(problem, theta, None)[0],
+        horizon=horizon,
+        tolerance=max(EXACT_FIT, ROUNDING_UNITS * unit),
     )
     return replace(report, diagnosis=diagnosis)
 
 
-def _within(count: int, size: int, limit: int) -> int:
-    """Count the batches; raise if they are too many."""
-    n_batches = math.comb(count + size - 1, size)
+def _expected(
+    run: _Run, goal: FloatArray, tolerance: float, limit: int, progress: bool
+) -> EnumerationReport:
+    """Add up over all batches of one size."""
+    from tqdm.auto import tqdm
+
+    sums = _Sums(goal)
+    with tqdm(total=run.n_batches, unit=" estimates", disable=not progress) as bar:
+        for probabilities, estimates in run.through(limit):
+            sums.add(probabilities, estimates)
+            bar.update(len(estimates))
+    return sums.report(run, tolerance)
+
+
+def _combined(
+    single: EnumerationReport,
+    subject: Enumerable,
+    every: AllTrajectories,
+    goal: FloatArray,
+    tolerance: float,
+    limit: int,
+    progress: bool,
+) -> EnumerationReport:
+    """Look at how trajectories are put together, where single ones have the right mean."""
+    runs = [_Run(subject, every, size, goal.size) for size in SIZES]
+    other = next(filter(None, (run.unlike_singles() for run in runs)), "")
+    if not other:
+        told = (
+            f"batches of 2 and 3 are the mean of single trajectories, in all {TRIED} tried of each"
+        )
+        return replace(single, combination=told)
+    for run in runs:
+        if run.n_batches > limit:
+            reason = (
+                f"{_spelled(run.n_batches)} batches of {run.size} are more than the limit of "
+                f"{limit:,}: right on single trajectories proves nothing of them; raise the limit, "
+                "or take a smaller problem"
+            )
+            return replace(single, verdict=Verdict.INCONCLUSIVE, combination=other, reason=reason)
+        found = _expected(run, goal, tolerance, limit, progress)
+        if not found.passed:
+            told = f"{other}; single trajectories have the right mean, batches of {run.size} do not"
+            return replace(found, combination=told)
+    counts = " and ".join(f"{run.n_batches:,} batches of {run.size}" for run in runs)
+    return replace(single, combination=f"{other}, but all {counts} have the right mean, too")
+
+
+def _n_batches(count: int, size: int, *, ordered: bool) -> int:
+    return count**size if ordered else math.comb(count + size - 1, size)
+
+
+def _require_within(count: int, size: int, limit: int, *, ordered: bool = False) -> None:
+    """Raise if there are too many batches."""
+    n_batches = _n_batches(count, size, ordered=ordered)
     if n_batches > limit:
-        made = f", {_spelled(n_batches)} batches of {size}" if size > 1 else ""
+        kept = " in order" if ordered else ""
+        made = f", {_spelled(n_batches)} batches of {size}{kept}" if size > 1 else ""
         raise ValueError(
             f"there are {_spelled(count)} trajectories{made}, more than the limit of {limit:,}"
         )
-    return n_batches
 
 
 def _spelled(count: int) -> str:
@@ -265,9 +350,57 @@ class _Run:
         self._n_parameters = n_parameters
         self._rows = max(1, CHUNK // (every.longest * n_parameters))
 
-    def through(self) -> Iterator[tuple[FloatArray, FloatArray]]:
+    def through(self, limit: int) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Yield probabilities, shape (n,), and estimates, shape (n, d)."""
-        return self._at_once() if self._is_per_trajectory() else self._one_by_one()
+        if self._is_per_trajectory():
+            return self._at_once()
+        _require_within(self.every.count, self.size, limit, ordered=self.ordered)
+        return self._one_by_one()
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches to go through."""
+        return _n_batches(self.every.count, self.size, ordered=self.ordered)
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether the order of trajectories matters, in a batch that was tried."""
+        return any(
+            self._differ(self._batch(batch), self._batch(batch[::-1]), np.abs(self._batch(batch)))
+            for batch in (self._tried() if self.size > 1 else ())
+        )
+
+    def unlike_singles(self) -> str:
+        """Look for a batch that is not the mean of its trajectories alone, and describe it."""
+        singles: dict[int, FloatArray] = {}
+        for batch in self._tried():
+            for number in set(batch.tolist()) - singles.keys():
+                singles[number] = self._batch(np.array([number]))
+            alone = np.array([singles[number] for number in batch.tolist()])
+            together, mean = self._batch(batch), alone.mean(axis=0)
+            if self._differ(together, mean, np.abs(alone)):
+                gap = float(np.abs(together - mean).max())
+                numbers = ", ".join(map(str, batch))
+                return (
+                    f"a batch is not the mean of single trajectories: the one of {numbers} is off "
+                    f"by {gap:.3g}"
+                )
+        return ""
+
+    def _tried(self) -> IntArray:
+        """Choose batches, some with a trajectory twice, shape (`TRIED`, size)."""
+        rng, count = np.random.default_rng(0), self.every.count
+        pool = rng.integers(count, size=POOL) if count > POOL else np.arange(count)
+        return np.asarray(rng.choice(pool, size=(TRIED, self.size)))
+
+    def _batch(self, numbers: IntArray) -> FloatArray:
+        """Estimate from some trajectories, in this order; shape (d,)."""
+        sample, _ = self.every.take(numbers)
+        return np.asarray(self._estimates(sample, numbers).mean(axis=0))
+
+    def _differ(self, one: FloatArray, other: FloatArray, sizes: FloatArray) -> bool:
+        """Say whether estimates differ by more than the order of sums."""
+        return bool(np.abs(one - other).max() > SAME * self.precision.unit * sizes.max())
 
     def _at_once(self) -> Iterator[tuple[FloatArray, FloatArray]]:
         for start in range(0, self.every.count, self._rows):
@@ -277,7 +410,12 @@ class _Run:
 
     def _one_by_one(self) -> Iterator[tuple[FloatArray, FloatArray]]:
         size = self.size
-        batches = itertools.combinations_with_replacement(range(self.every.count), size)
+        count = range(self.every.count)
+        batches: Iterator[tuple[int, ...]] = (
+            itertools.product(count, repeat=size)
+            if self.ordered
+            else itertools.combinations_with_replacement(count, size)
+        )
         while chosen := list(itertools.islice(batches, ONE_BY_ONE)):
             numbers = np.array(chosen)
             sample, probabilities = self.every.take(numbers.ravel())
@@ -285,8 +423,8 @@ class _Run:
                 self._estimates(_part(sample, slice(k * size, (k + 1) * size)), batch).mean(axis=0)
                 for k, batch in enumerate(numbers)
             ]
-            weights = _arrangements(numbers) * probabilities.reshape(-1, size).prod(axis=1)
-            yield weights, np.array(estimates)
+            weights = probabilities.reshape(-1, size).prod(axis=1)
+            yield weights * (1.0 if self.ordered else _arrangements(numbers)), np.array(estimates)
 
     def _is_per_trajectory(self) -> bool:
         """Try it out: what form it returns, and whether that is a function of the trajectory."""
@@ -301,13 +439,7 @@ class _Run:
         if self.size > 1 or len(rows) < numbers.size:
             return False
         alone = self._estimates(_part(sample, slice(1)), numbers[:1])
-        gap = np.abs(alone - rows[:1]).max()
-        if gap > SAME * self.precision.unit * np.abs(rows).max():
-            raise ValueError(
-                f"the gradient of trajectory 0 changes by {gap:.3g} with the others in its batch: "
-                "where trajectories depend on each other, enumerate batches, by batch_size=2"
-            )
-        return True
+        return not self._differ(alone, rows[:1], np.abs(rows))
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
         """Call it; one row for all trajectories, or one for each."""
@@ -328,6 +460,11 @@ class _Run:
             raise ValueError(
                 f"{entry('estimate', (column,))} is {rows[row, column]}, not a finite number, from "
                 f"{_described(_part(sample, which), numbers[which])}"
+                + (
+                    "; where one trajectory is too few, enumerate batches, by batch_size=2"
+                    if numbers.size == 1
+                    else ""
+                )
             )
         return rows
 

@@ -38,7 +38,14 @@ from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.view import Precision, as_numpy
 
-__all__ = ["EstimatorReport", "Verdict", "check_estimates", "check_estimator", "judge"]
+__all__ = [
+    "EstimatorReport",
+    "Verdict",
+    "check_estimates",
+    "check_estimator",
+    "judge",
+    "judge_in_looks",
+]
 
 # So far out in the tails no law of a mean of data holds, nor can the non-central one be computed.
 SMALLEST_RATE = 1e-12

@@ -34,9 +34,9 @@ USUAL_AIM, LARGEST_VISIBLE_BIAS = 0.05, 0.25
 # Where a target is not proven, plain float64 may be off by this, relative to its largest entry.
 UNPROVEN = 1e-6
 
-# What a check passes with though it is 0 in all replicates, and not in the target, relative to the
-# target's norm: parameters of states that are hardly ever visited.
-UNMOVED_SHARE = 0.01
+# A coordinate that never varies may be off by so much, relative to the target's norm: where it is
+# 0, states that it belongs to may hardly ever be visited; else it may be a sum that was cut.
+UNMOVED_SHARE, CUT_SHARE = 0.01, 1e-6
 
 # Coordinates that a sentence names.
 NAMED = 3
@@ -54,9 +54,8 @@ FEWEST, LARGE_RATE = 100, 0.05
 MORE = "take more replicates, or average more trajectories into one"
 MILDER = f"{MORE}, or clip what is rare and large"
 ELSEWHERE = (
-    "no number of replicates that anybody takes would do: average more trajectories into an "
-    "estimate, or check on a smaller problem (standard_suite), or without noise "
-    "(check_by_enumeration)"
+    "average more trajectories into an estimate, or check on a smaller problem "
+    "(standard_suite), or by enumeration"
 )
 
 
@@ -176,7 +175,12 @@ def _judged(
     reason = _doubt(test, sample, still, few=few)
     verdict = Verdict.BIASED if test.decisive else Verdict.UNBIASED
     if sample.aimed and not reason and verdict is Verdict.UNBIASED:
-        reason = _too_coarse(sample.relative(visible), sample.count, visible_bias)
+        reason = _too_coarse(
+            sample.relative(visible),
+            sample.count,
+            visible_bias,
+            rounded=bool(sample.constant.all()),
+        )
     return EstimatorReport(
         verdict=Verdict.INCONCLUSIVE if reason else verdict,
         statistic=test.statistic,
@@ -403,10 +407,10 @@ class _Sample:
         return max(test.visible, ASTRAY * self._floor if self.still.any() else 0.0)
 
     def hides(self, visible: float) -> BoolArray:
-        """Which coordinates may be left to the others: 0 in all replicates, and small in the target."""
-        unmoved = np.abs(self.mean) <= self._floor
-        small = min(visible, UNMOVED_SHARE * self.size) if self.aimed else visible
-        return np.asarray(unmoved & (np.abs(self.noise.gap) <= small))
+        """Say which coordinates are off by too little to matter, if they never vary."""
+        share = np.where(np.abs(self.mean) <= self._floor, UNMOVED_SHARE, CUT_SHARE)
+        small = np.minimum(visible, share * self.size) if self.aimed else visible
+        return np.asarray(np.abs(self.noise.gap) <= small)
 
     def relative(self, size: float) -> float:
         """Size of a bias relative to the target's norm; infinite of a target of 0."""
@@ -485,17 +489,19 @@ def _rare(sample: _Sample, power: float) -> str:
     )
 
 
-def _too_coarse(visible: float, count: int, asked: float | None) -> str:
+def _too_coarse(visible: float, count: int, asked: float | None, *, rounded: bool = False) -> str:
     """Say that a bias is not seen which should be, and what to do; nothing if it is."""
     wanted = LARGEST_VISIBLE_BIAS if asked is None else asked
     if visible <= wanted:
         return ""
     size = "the target's own size" if visible > 1.0 else percent(visible)
     limit = (
-        f"and nothing passes that hides more than {100.0 * wanted:g}%"
+        f"more than the {100.0 * wanted:g}% that may pass"
         if asked is None
         else f"and one of {100.0 * wanted:g}% was to be seen"
     )
+    if rounded:
+        return f"rounding would hide a bias of {size}, {limit}: return a finer dtype"
     times = visible / wanted
     factor = math.ceil(times * times) if times < MOST_REPLICATES else MOST_REPLICATES
     advice = (

@@ -85,12 +85,11 @@ class Replicates:
         Generators are the one given in each call, the global ones, and what `of`, the estimator as
         it was given, holds itself. What it draws from elsewhere, or keeps, is not known.
         """
-        own = generators_of(of)
         while len(self.rows) < min(DETERMINISTIC_CALLS, self.count):
             stream = self._streams[len(self.rows)]
-            before = _states([stream, *own])
+            before = _states([stream, *generators_of(of)])
             self.drawn(len(self.rows) + 1)
-            if self._drew or _states([stream, *own]) != before:
+            if self._drew or _states([stream, *generators_of(of)]) != before:
                 return False
         rows = np.array(self.rows)
         return _same_again(rows, rows[:1], self.rounding)
@@ -256,15 +255,34 @@ def _states(generators: Sequence[Any]) -> list[Any]:
     """Take the states of generators, by value."""
     found: list[Any] = []
     for generator in generators:
-        bits = getattr(generator, "bit_generator", generator)
-        seeds = getattr(bits, "seed_seq", None)
-        state = generator.getstate() if isinstance(generator, random.Random) else bits.state
-        found.append((pickle.dumps(state), getattr(seeds, "n_children_spawned", 0)))
+        if isinstance(generator, random.Random):
+            found.append(generator.getstate())
+        elif isinstance(generator, np.random.RandomState):
+            found.append(pickle.dumps(generator.get_state(legacy=False)))
+        elif isinstance(generator, (np.random.Generator, np.random.BitGenerator)):
+            bits: Any = getattr(generator, "bit_generator", generator)
+            spawned = getattr(bits.seed_seq, "n_children_spawned", 0)
+            found.append((pickle.dumps(bits.state), spawned))
+        elif hasattr(generator, "get_state"):
+            found.append(generator.get_state().numpy().tobytes())
+        else:
+            found.append(np.asarray(generator.tolist()).tobytes())
     return found
 
 
+def _is_generator(one: object) -> bool:
+    """Know generators of NumPy, Python and PyTorch, and JAX's keys, without importing these."""
+    kinds = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
+    if isinstance(one, kinds):
+        return not isinstance(one, random.SystemRandom)  # which has no state
+    library = type(one).__module__.partition(".")[0]
+    if library == "torch":
+        return type(one).__name__ == "Generator"
+    return library.startswith("jax") and str(getattr(one, "dtype", "")) == "uint32"
+
+
 def generators_of(given: object) -> list[Any]:
-    """Find the generators, of NumPy and Python, that a function or an object holds.
+    """Find the generators that a function or an object holds.
 
     Looked at are attributes, closures, defaults, arguments of partials, and the globals that its
     code names, and what those hold; `MOST_OBJECTS` at most.
@@ -272,15 +290,13 @@ def generators_of(given: object) -> list[Any]:
     found: list[Any] = []
     seen: set[int] = set()
     waiting: list[Any] = [given]
-    kinds = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
     while waiting and len(seen) < MOST_OBJECTS:
         one = waiting.pop()
         if id(one) in seen or isinstance(one, (str, bytes, int, float, np.ndarray, ModuleType)):
             continue
         seen.add(id(one))
-        if isinstance(one, kinds):
-            if not isinstance(one, random.SystemRandom):  # which has no state
-                found.append(one)
+        if _is_generator(one):
+            found.append(one)
         elif isinstance(one, FunctionType):
             waiting.extend(_held(one))
         elif isinstance(one, MethodType):

@@ -203,7 +203,7 @@ class EstimatorReport:
         if self.deterministic:
             yield (
                 f"deterministic: {self.n_replicates} calls{warm} give the same, and draw from no "
-                "generator"
+                f"generator{'' if self.passed else ' (should they?)'}"
             )
             yield (
                 f"off by {self.bias:+.3g} of the target's norm along it; {self.statistic:.3g} "

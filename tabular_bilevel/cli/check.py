@@ -89,6 +89,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --problem: go through all trajectories, if they are finite in number",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="with --enumerate: trajectories an estimate; by default 1, and how 2 and 3 are "
+        "combined is looked at",
+    )
+    parser.add_argument(
+        "--horizon", type=int, help="with --enumerate: steps after which trajectories are cut"
+    )
     parser.add_argument("--replicates", type=int, default=400, help="calls at most (400)")
     parser.add_argument(
         "--visible-bias",
@@ -148,6 +158,8 @@ def _require_fitting(options: argparse.Namespace) -> None:
         for option in ("theta", "target", "enumerate"):
             if getattr(options, option):
                 raise ValueError(f"--{option} needs a --problem")
+    if not options.enumerate and (options.horizon is not None or options.batch_size != 1):
+        raise ValueError("--horizon and --batch-size need --enumerate")
     if options.rows is None:
         if options.estimator is None:
             raise ValueError("give an estimator, MODULE:NAME, or estimates, --rows FILE.npy")
@@ -230,8 +242,16 @@ def _on_one(
         theta = _theta(options, problem)
     with somebodys(options.estimator):
         if options.enumerate:
-            say(f"{tb.count_trajectories(problem.model(theta)):,} trajectories")
-            enumerated = tb.check_by_enumeration(estimator, problem, theta, **_target(options))
+            count = tb.count_trajectories(problem.model(theta), horizon=options.horizon)
+            say(f"{count:,} trajectories")
+            enumerated = tb.check_by_enumeration(
+                estimator,
+                problem,
+                theta,
+                horizon=options.horizon,
+                batch_size=options.batch_size,
+                **_target(options),
+            )
             say(enumerated)
             return enumerated
         report = tb.check_estimator(
