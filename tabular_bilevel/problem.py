@@ -11,10 +11,18 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import finite_array
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.files import brief
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
 
-__all__ = ["BilevelProblem", "ForwardProblem", "pulled_back", "require_reward_parameters"]
+__all__ = [
+    "BilevelProblem",
+    "ForwardProblem",
+    "modelled",
+    "pulled_back",
+    "require_problem",
+    "require_reward_parameters",
+]
 
 
 class BilevelProblem(Protocol):
@@ -51,11 +59,39 @@ class ForwardProblem(BilevelProblem, Protocol):
         ...
 
 
+def require_problem(problem: object, *, name: str = "problem") -> None:
+    """Raise unless it is a leader's problem; the message says what to give instead."""
+    if isinstance(problem, type):
+        raise ValueError(f"{name} is the class {problem.__name__}, not an instance of it")
+    missing = [m for m in ("model", "pullback") if not callable(getattr(problem, m, None))]
+    if not missing:
+        return
+    lacks = f"{name} is {brief(repr(problem))}, which has no method {' and no '.join(missing)}"
+    if callable(problem):
+        lacks += ": it looks like an estimator, or like a function that makes a problem"
+    raise ValueError(lacks)
+
+
+def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
+    """Build the model at theta, and check that there is a problem, and that it is a model."""
+    require_problem(problem, name=name)
+    found = problem.model(theta)
+    if not isinstance(found, Model):
+        raise ValueError(
+            f"{name}.model(theta) is of type {type(found).__name__}, not a Model: make one of "
+            "tables by tb.Model.from_tables"
+        )
+    return found
+
+
 def pulled_back(
     problem: BilevelProblem, theta: FloatArray, sensitivities: Sensitivities
 ) -> FloatArray:
     """Pull back and check what came: a finite vector as long as theta."""
-    return finite_array("pullback(...)", problem.pullback(theta, sensitivities), theta.shape)
+    found = problem.pullback(theta, sensitivities)
+    if found is None:
+        raise ValueError("pullback(...) is None: is its return statement missing?")
+    return finite_array("pullback(...)", found, theta.shape)
 
 
 def require_reward_parameters(

@@ -134,7 +134,7 @@ def test_the_command_line_takes_every_kind(kind, entry, run):
         assert status == 2
         assert "which draws its own data" in error
     elif kind == "control":
-        assert status == (entry != "train")
+        assert status in ((0,) if entry == "train" else (1, 3))  # 30 calls may decide nothing
     elif kind == "sampled" and entry == "check":
         assert "Estimator check: " in said
     else:
@@ -188,10 +188,12 @@ def test_an_error_is_not_changed_and_says_where_it_came_from(entry):
 
 def test_an_error_in_a_check_is_a_finding_or_says_where_it_came_from():
     report = tb.check_estimator(kinds.raising, PROBLEM, THETA, rng=5)
-    assert report.trouble == "replicate 0: KeyError: 'no such state'"
+    begin, _, place = report.trouble.partition(" (")
+    assert begin == "replicate 0: KeyError: 'no such state'"
+    assert re.fullmatch(r".*kinds\.py, line \d+\)", place)
     assert "the same again: rng=5" in str(report)
     late = tb.check_estimator(failing_at(3), PROBLEM, THETA, rng=5, burn_in=4)
-    assert late.trouble == "replicate 0, call 4 of 5: KeyError: 3"
+    assert late.trouble.startswith("replicate 0, call 4 of 5: KeyError: 3 (")
     with pytest.raises(KeyError, match="in an estimate from trajectories"):
         enumerated(kinds.raising_in_a_batch)
 
@@ -211,8 +213,10 @@ def test_an_error_in_others_code_is_a_line(entry, run):
     kind = "raising_in_a_batch"
     status, _, error = run(entry, kind)
     assert status == 2
-    assert error.startswith(
-        f"tabular-bilevel: kinds:{kind} cannot be used: KeyError: 'no such state', in a"
+    assert re.match(
+        f"tabular-bilevel: kinds:{kind} cannot be used: KeyError: 'no such state' "
+        r"\(.*kinds\.py, line \d+\), in a",
+        error,
     )
     assert error.count("\n") == 1
 
@@ -238,7 +242,7 @@ def test_an_interrupt_goes_through(entry, stop):
         (np.array([0.0, 0.0, np.nan, 0.0]), r"estimate\[2\] is nan, not a finite number"),
         (np.ma.masked_array(np.zeros(4), [0, 1, 0, 0]), r"estimate\[1\] is masked"),
         (["a"] * 4, "estimate has dtype <U1; real numbers are needed"),
-        (None, "estimate has dtype object; real numbers are needed"),
+        (None, "it returned None, not a gradient: is its return statement missing"),
         (SimpleNamespace(gradient=[1.0]), r"estimate has shape \(1,\), n"),
         ([[1.0], [1.0, 2.0]], "inhomogeneous"),
     ],
@@ -406,7 +410,7 @@ def test_what_is_no_memory_is_named(memory, message, entry):
         entry(estimator)
 
 
-@pytest.mark.parametrize("returned", [EXACT, list(EXACT), (EXACT,), (EXACT, {}, {}), None])
+@pytest.mark.parametrize("returned", [EXACT, list(EXACT), (EXACT,), (EXACT, {}, {})])
 def test_what_takes_a_memory_gives_one_back(returned):
     message = "not a pair .gradient, memory., which an estimator with a parameter 'memory' returns"
     with pytest.raises(ValueError, match=message):

@@ -145,7 +145,7 @@ def test_vectors_survive_a_full_disk(vectors, tmp_path):
         assert contents(out) == vectors
         out.rename(tmp_path / str(n))
         n_faults = n
-    assert n_faults == 5 * 4  # the plan, three vectors, the manifest: write, sync, rename, sync
+    assert n_faults == 6 * 4  # the plan, three vectors, README, manifest: write, sync, rename, sync
 
 
 def test_a_growing_curve_survives_a_full_disk(curve, tmp_path, monkeypatch):

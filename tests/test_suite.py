@@ -180,13 +180,17 @@ def test_a_strangers_estimator_is_checked_on_the_suite(module, capsys, tmp_path,
     command = ["check", f"{module}:bchg", "--seed", "0", "--report", str(tmp_path / "report")]
     assert main([*command, "--visible-bias", "0.2"]) == 0
     printed = capsys.readouterr().out
-    assert "no bias seen on 2 of 2 problems" in printed
-    assert (tmp_path / "report/report.txt").read_text() == printed
+    begun, *lines, passed, asked = printed.splitlines()
+    assert begun == "2 problems, up to 400 calls on each"
+    assert passed.startswith("Suite check passed: no bias seen on 2 of 2 problems")
+    assert (tmp_path / "report/report.txt").read_text().splitlines() == [passed, *lines, asked]
     saved = json.loads((tmp_path / "report/report.json").read_text())
     assert saved["passed"]
+    assert saved["verdict"] == "no bias seen"
     assert saved["estimator"] == "my_module:bchg"
     plain = saved["reports"]["plain"]
-    assert plain["verdict"] == "UNBIASED"
+    assert plain["verdict"] == "no bias seen"
+    assert f"plain{plain['verdict']:>34}" in printed
     assert plain["smallest_visible_gap"] > 0.0
     assert plain["reason"] == ""
 
@@ -215,8 +219,13 @@ def test_batches_and_cut_trajectories_are_gone_through(module, capsys):
 
 
 def test_a_failure_inside_is_reported(module, capsys):
-    assert main(["check", f"{module}:fails", "--problem", "bandit"]) == 1
-    assert "BROKEN\n  replicate 0: ValueError" in capsys.readouterr().out
+    assert main(["check", f"{module}:fails", "--problem", "bandit"]) == 4
+    printed = capsys.readouterr().out
+    assert "BROKEN\n  replicate 0: ValueError" in printed
+    row = 1 + STRANGERS.splitlines().index("    return [1.0, 2.0] @ np.eye(3)")
+    assert f"(my_module.py, line {row})\n" in printed
+    assert "Traceback (most recent call last):\n" in printed
+    assert "    return [1.0, 2.0] @ np.eye(3)\n" in printed
 
 
 def test_a_class_is_made_and_a_theta_is_read(module, capsys, tmp_path):
@@ -229,13 +238,16 @@ def test_a_class_is_made_and_a_theta_is_read(module, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["my_module"], "estimator is 'my_module', not MODULE:NAME"),
-        (["my_module:"], "estimator is 'my_module:', not MODULE:NAME"),
+        (["my_module"], "estimator is 'my_module', not MODULE:NAME or FILE.py:NAME"),
+        (["my_module:"], "estimator is 'my_module:', not MODULE:NAME or FILE.py:NAME"),
         (["no_such:thing"], "there is no module 'no_such' here"),
-        (["my_module:thing"], "module 'my_module' has no 'thing'"),
+        (
+            ["my_module:thing"],
+            "module 'my_module' has no 'thing'; it has bchg, direct_term, fails, Named",
+        ),
         (["my_module:number"], "estimator is 5, which cannot be called"),
-        (["my_module:bchg", "--enumerate"], "--theta and --enumerate need a --problem"),
-        (["my_module:bchg", "--theta", "x.npy"], "--theta and --enumerate need a --problem"),
+        (["my_module:bchg", "--enumerate"], "--enumerate needs a --problem"),
+        (["my_module:bchg", "--theta", "x.npy"], "--theta needs a --problem"),
         (
             ["my_module:bchg", "--problem", "garnet", "--enumerate"],
             "can be visited twice",
@@ -251,4 +263,7 @@ def test_unusable_words_are_named(module, capsys, arguments, message):
 def test_an_import_error_inside_the_module_is_not_hidden(module, tmp_path, capsys):
     (tmp_path / "broken_module.py").write_text("import no_such_library\n")
     assert main(["check", "broken_module:thing"]) == 2
-    assert "ModuleNotFoundError: No module named 'no_such_library'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "ModuleNotFoundError: No module named 'no_such_library'" in error
+    assert "(broken_module.py, line 1)" in error
+    assert error.count("\n") == 1

@@ -280,14 +280,14 @@ def test_objectives_are_compared_if_there_are_any(shipped):
     [
         (lambda vector: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda vector: [[0.0]], r"the gradient has shape \(1, 1\)"),
-        (lambda vector: None, "ValueError: the gradient has dtype object; real numbers are"),
+        (lambda vector: None, "ValueError: it returned None, not a gradient"),
         (lambda vector: vector.gradient + 0j, "the gradient has dtype complex128; real"),
         (lambda vector: (None, vector.gradient), "the objective has dtype object; real"),
         (lambda vector: ([1.0], vector.gradient), r"the objective has shape \(1,\); one number"),
         (lambda vector: vector.initial.sort(), "ValueError: .*read-only"),
         (lambda vector: sys.exit(0), "SystemExit: 0"),
-        (lambda vector: vector.gradient * np.nan, "gradient off by nan"),
-        (lambda vector: vector.gradient + np.inf, "gradient off by inf"),
+        (lambda vector: vector.gradient * np.nan, r"gradient\[0\] is nan, not a finite number"),
+        (lambda vector: vector.gradient + np.inf, r"gradient\[0\] is inf, not a finite number"),
     ],
 )
 def test_what_fails_or_is_no_gradient_is_wrong(returned, trouble, shipped):
@@ -304,9 +304,12 @@ def test_what_an_error_says_is_cut_to_a_line(shipped):
     assert wrong.trouble == "RuntimeError: " + 186 * "x"
 
 
-def test_a_mistake_that_does_not_explain_everything_is_named_with_what_is_left(moderate):
-    """NaN everywhere is what overflows, and something else."""
-    printed = str(check_implementation(moderate, lambda vector: vector.gradient * np.nan))
+def test_a_mistake_that_does_not_explain_everything_is_named_with_what_is_left(moderate, wrong):
+    def overflows(vector):
+        found = wrong[vector.name].get("exponentials that overflow", vector.gradient)
+        return found if not np.isfinite(found).all() else 3.0 * vector.gradient
+
+    printed = str(check_implementation(moderate, overflows))
     (n_left,) = re.findall(r"'exponentials that overflow' on .*; (\d+) others are wrong", printed)
     assert int(n_left) > len(moderate) / 2
     assert "wrong more often, which aims at\n  agrees" in printed  # no flag is
@@ -501,7 +504,154 @@ def test_stored_tables_are_a_problem_that_all_routes_agree_on(shipped):
         StoredProblem.of(replace(vector, tangent_temperature=vector.theta * np.nan))
 
 
+# ---------------------------------------------------------------- answers from elsewhere
+
+
+def spelled(vectors, answer=lambda vector: (vector.objective, vector.gradient)):
+    """Answers as another language would write them."""
+    document = {}
+    for vector in vectors:
+        objective, gradient = answer(vector)
+        document[vector.name] = {"objective": objective, "gradient": gradient.tolist()}
+    return document
+
+
+@pytest.fixture
+def answered(tmp_path, capsys, monkeypatch):
+    """Verify the shipped vectors with a file of answers; status, output and errors."""
+    monkeypatch.setattr("tabular_bilevel.cli.vectors_verify.check_vectors", lambda *a, **k: ())
+
+    def answered(document):
+        path = tmp_path / "answers.json"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        status = main(["vectors", "verify", str(SHIPPED), "--answers", str(path)])
+        return status, *capsys.readouterr()
+
+    return answered
+
+
+def test_answers_of_another_language_are_checked(shipped, answered):
+    right = spelled(shipped)
+    assert answered(right)[0] == 0
+    hexadecimal = {
+        name: {"gradient": [x.hex() for x in answer["gradient"]]} for name, answer in right.items()
+    }
+    assert answered(hexadecimal)[0] == 0
+    jsonschema.validate(hexadecimal, json.loads(writing.shipped("answers-schema.json")))
+    del right["garnet-00000"]
+    status, said, _ = answered(right)
+    assert status == 1
+    assert "garnet-00000: ValueError: there is no answer to it" in said
+    assert "90 of 91 answers right" in said
+
+
+def test_answers_that_are_no_numbers_are_wrong_and_not_named(shipped, answered):
+    document = spelled(shipped)
+    document["tied-00001"]["gradient"][0] = None
+    document["tied-00000"]["gradient"] = ["0x1p+99999"] * len(document["tied-00000"]["gradient"])
+    status, said, _ = answered(document)
+    assert status == 1
+    assert "tied-00001: gradient[0] is nan, not a finite number" in said
+    assert "tied-00000: gradient[0] is inf, not a finite number" in said
+    nothing = {
+        vector.name: {"objective": None, "gradient": [None] * vector.theta.size}
+        for vector in shipped
+    }
+    status, said, _ = answered(nothing)
+    assert status == 1
+    assert "0 of 91 answers right" in said
+    assert "agrees with none of the mistakes considered" in said
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "is no sound JSON"),
+        ("[]", "it is [], not type 'object'"),
+        ({}, "it is {}, not minProperties 1"),
+        ({"a": 1}, "a is 1, not type 'object'"),
+        ({"a": {}}, "a 'gradient' is a required property"),
+        ({"a": {"gradient": "x"}}, "not type 'array'"),
+        ({"a": {"gradient": ["0.5"]}}, "not pattern"),
+        ({"a": {"gradient": [True]}}, "not type"),
+        ({"a": {"gradient": [], "more": 1}}, "not additionalProperties False"),
+        ({"a\x1b[31m": {"gradient": []}}, "there is an answer to 'a\\x1b[31m', which is no vector"),
+        ('{"a": {"gradient": [NaN]}}', "it has NaN, which is no number"),
+        ('{"a": {"gradient": []}, "a": {"gradient": []}}', "it has the key 'a' twice"),
+        ("[" * 100_000, "is no sound JSON"),
+        ('{"a": {"gradient": [' + "1," * 3_000_000 + "1]}}", "above the limit of"),
+    ],
+)
+def test_hostile_answers_are_one_line(document, message, answered):
+    status, _, error = answered(document)
+    assert status == 2
+    assert error.startswith("tabular-bilevel: --answers: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert error[:-1].isprintable()
+
+
+def test_answers_in_the_folder_are_no_vector_and_missing_ones_are_named(small, tmp_path, capsys):
+    for name, raw in contents(small).items():
+        (tmp_path / name).write_bytes(raw)
+    path = tmp_path / "answers.json"
+    assert main(["vectors", "verify", str(tmp_path), "--answers", str(path)]) == 2
+    assert "--answers: [Errno 2]" in capsys.readouterr().err
+    path.write_text(json.dumps(spelled(load_vectors(small))))
+    assert main(["vectors", "verify", str(tmp_path), "--sample", "1", "--answers", str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("factor", "name"),
+    [
+        (-1.0, "the gradient's negative"),
+        (0.5, "half the gradient"),
+        (2.0, "twice the gradient"),
+        (0.0, "the gradient times 0"),
+        (np.pi, "the gradient times 3.14159"),
+    ],
+)
+def test_a_multiple_of_the_gradient_is_named(factor, name, moderate):
+    report = check_implementation(moderate, lambda vector: factor * vector.gradient)
+    assert report.named == (name,)
+    assert f"  it is {name}" in str(report)
+
+
+def test_multiples_that_differ_are_no_multiple(moderate):
+    report = check_implementation(
+        moderate, lambda vector: (1.1 + len(vector.name) % 7) * vector.gradient
+    )
+    assert report.named == ()
+    assert check_implementation(moderate, lambda vector: vector.gradient).named == ()
+
+
+def test_what_is_never_a_number_is_not_named(moderate, wrong):
+    report = check_implementation(moderate, lambda vector: np.full(vector.theta.size, np.nan))
+    assert report.named == ()
+    overflow = "exponentials that overflow"
+    assert overflow in report.mistakes  # the control: what is NaN only where it overflows is named
+    report = check_implementation(
+        moderate, lambda vector: wrong[vector.name].get(overflow, vector.gradient)
+    )
+    assert report.named == (overflow,)
+
+
+def test_what_returns_none_is_told_so(moderate):
+    report = check_implementation(moderate[:1], lambda vector: None)
+    assert "it returned None" in report.outcomes[0].trouble
+
+
 # ---------------------------------------------------------------- JSON
+
+
+def test_the_folder_has_a_readme(small):
+    readme = (PACKAGE / "README.md").read_bytes()
+    assert (small / "README.md").read_bytes() == readme
+    assert (SHIPPED / "README.md").read_bytes() == readme
+    assert "16 * noise.gradient" in readme.decode()  # which the code says, too
+    assert making.NOISE_FACTOR == 16
+    assert verifying.TOLERANCE == 1e-6
+    assert "1e-6" in readme.decode()
 
 
 def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
@@ -519,6 +669,27 @@ def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
         document = json.loads(path.read_text())
         jsonschema.validate(document, SCHEMA)
         assert float.fromhex(document["temperature"]) > 0.0
+        decimal = {**document, **document["decimal"]}
+        assert "0x" not in json.dumps({k: v for k, v in decimal.items() if k != "decimal"})
+        vector = load_vector(path)
+        assert decimal["follower_reward"] == vector.follower_reward.tolist()
+        assert decimal["gradient"]["lower"] == vector.gradient_bounds[0].tolist()
+        assert decimal["noise"]["gradient"] == vector.gradient_noise
+
+
+def test_json_of_before_decimals_is_read_and_other_decimals_are_refused(tmp_path):
+    document = json.loads(JSON.encode(made(Recipe("closed-form", 0, 0, 20))))
+    path = tmp_path / "one.json"
+    before = {key: value for key, value in document.items() if key != "decimal"}
+    path.write_text(json.dumps(before))
+    assert load_vector(path).name == "closed-form-00000"
+    for wrong in (
+        {**document["decimal"], "temperature": document["decimal"]["temperature"] * (1 + 1e-15)},
+        {}, [], 3, {**document["decimal"], "more": 1},
+    ):  # fmt: skip
+        path.write_text(json.dumps({**document, "decimal": wrong}))
+        with pytest.raises(ValueError, match="decimal numbers are not its hexadecimal ones"):
+            load_vector(path)
 
 
 def test_the_schema_refuses_what_is_none(small, tmp_path):
@@ -869,7 +1040,7 @@ def test_killed_and_gone_on_with_the_bytes_are_the_same(tmp_path):
     for out in (cut, whole):
         with started(out) as process:
             assert process.wait() == 0
-    assert len(contents(cut)) == 111
+    assert len(contents(cut)) == 112
     assert contents(cut) == contents(whole)
 
 

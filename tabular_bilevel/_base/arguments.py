@@ -223,6 +223,8 @@ def as_positive(name: str, value: npt.ArrayLike) -> float:
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
+    if hasattr(theta, "pullback"):
+        raise ValueError(f"{name} is a problem: the problem comes first, and then theta")
     array = theta if type(theta) is np.ndarray else as_numbers(name, theta)
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"

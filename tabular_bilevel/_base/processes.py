@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -88,7 +89,11 @@ def _own_processes() -> Iterator[None]:
     if not isinstance(backend, BACKENDS["loky"]):
         yield
         return
-    settings = {"inner_max_num_threads": 1, "initializer": _end_with, "initargs": (os.getpid(),)}
+    settings = {
+        "inner_max_num_threads": 1,
+        "initializer": _begin,
+        "initargs": (os.getpid(), tuple(sys.path)),  # where somebody's code may be found
+    }
     chosen = backend.inner_max_num_threads is not None
     with nullcontext() if chosen else parallel_config("loky", **settings), _interrupts_later():
         yield
@@ -116,8 +121,12 @@ def _interrupts_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, of whose death no queue tells."""
+def _begin(parent: int, places: tuple[str, ...]) -> None:
+    """Look for modules where the parent does, and end soon after it: no queue tells of its death.
+
+    Processes that are left from before are used again only where both are the same.
+    """
+    sys.path[:] = places
 
     def follow() -> None:
         while os.getppid() == parent:

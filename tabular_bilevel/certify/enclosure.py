@@ -25,7 +25,7 @@ from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.tangents import Tangents
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 
 __all__ = ["enclose"]
 
@@ -108,7 +108,7 @@ bits
             f"tolerance is {tolerance}, below {SMALLEST_TOLERANCE}: bounds are float64 numbers"
         )
     theta = read_only(as_theta(theta))
-    model = problem.model(theta)
+    model = modelled(problem, theta)
     tangents = tangents_at(problem, theta, model)
     tables = balls.Tables.of(model, tangents)
     middle = balls.exact(_guess(model))

@@ -76,6 +76,7 @@ def check_estimator(
     up_to_scale: bool = False,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
+    progress: bool = False,
 ) -> EstimatorReport:
     """Test whether an estimator's mean is the exact gradient.
 
@@ -142,6 +143,8 @@ def check_estimator(
     rng : numpy.random.Generator or int, optional
         Source of randomness, or a seed. Fresh by default, so that the false-alarm rate is the rate
         at which a test of a correct estimator fails; the report has the seed.
+    progress : bool
+        Whether to show a bar of the calls.
 
     Returns
     -------
@@ -176,6 +179,8 @@ def check_estimator(
     >>> tb.check_estimator(half, problem, theta, rng=0).passed
     False
     """
+    from tqdm.auto import tqdm
+
     theta = read_only(as_checked_theta(theta))
     count = positive_integer("n_replicates", n_replicates)
     if count < FEWEST_REPLICATES:
@@ -189,7 +194,8 @@ def check_estimator(
     taken = as_estimator(estimator)
     goal, accuracy = target_of(problem, theta, target)
     pullback = check_pullback(problem, theta)
-    replicates = Replicates(taken.at(problem, theta), streams, int(burn_in))
+    bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
+    replicates = Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
     try:
         if pullback.trouble:
             found = _broken(pullback.trouble, goal, reason="pullback")
@@ -221,7 +227,9 @@ def check_estimator(
             if found.verdict is Verdict.BIASED and not replicates.start_afresh():
                 found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, reason=KEEPS_STATE)
     except BrokenEstimatorError as error:
-        found = _broken(str(error), goal, n_replicates=len(replicates.rows))
+        found = _broken(
+            str(error), goal, n_replicates=len(replicates.rows), traceback=error.traceback
+        )
     found = dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
@@ -232,16 +240,17 @@ def check_estimator(
         burn_in=int(burn_in),
         pullback_checked=pullback.checked,
     )
-    if found.verdict is not Verdict.BIASED and not found.doubtful:
-        return found
-    return _diagnosed(
-        found,
-        replicates,
-        problem,
-        theta,
-        given=target is not None,
-        horizon=horizon_of(taken, problem, theta),
-    )
+    if found.verdict is Verdict.BIASED or found.doubtful:
+        found = _diagnosed(
+            found,
+            replicates,
+            problem,
+            theta,
+            given=target is not None,
+            horizon=horizon_of(taken, problem, theta),
+        )
+    bar.close()
+    return found
 
 
 def check_estimates(
@@ -422,10 +431,20 @@ def _checked(visible_bias: float | None, false_alarm_rate: float) -> float | Non
 
 
 def _broken(
-    trouble: str, goal: FloatArray, *, n_replicates: int = 0, reason: str = ""
+    trouble: str,
+    goal: FloatArray,
+    *,
+    n_replicates: int = 0,
+    reason: str = "",
+    traceback: str = "",
 ) -> EstimatorReport:
     return EstimatorReport(
-        Verdict.BROKEN, n_replicates=n_replicates, target=goal, trouble=trouble, reason=reason
+        Verdict.BROKEN,
+        n_replicates=n_replicates,
+        target=goal,
+        trouble=trouble,
+        reason=reason,
+        traceback=traceback,
     )
 
 

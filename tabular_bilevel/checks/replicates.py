@@ -8,7 +8,7 @@ import functools
 import pickle
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
+from tabular_bilevel._base.frames import raised_at, traceback_of
 from tabular_bilevel.checks.judging import ROUNDING
 from tabular_bilevel.estimators.contract import AtTheta
 from tabular_bilevel.sampling.experience import NOTHING
@@ -39,7 +40,15 @@ MOST_OBJECTS = 10_000
 
 
 class BrokenEstimatorError(Exception):
-    """An estimator does not return gradients, or not independent ones."""
+    """An estimator does not return gradients, or not independent ones.
+
+    Attributes
+    ----------
+    traceback : str
+        Of what it raised, if it did.
+    """
+
+    traceback = ""
 
 
 class Replicates:
@@ -54,11 +63,16 @@ class Replicates:
     """
 
     def __init__(
-        self, estimator: AtTheta, streams: Sequence[np.random.Generator], burn_in: int
+        self,
+        estimator: AtTheta,
+        streams: Sequence[np.random.Generator],
+        burn_in: int,
+        called: Callable[[], object] = lambda: None,
     ) -> None:
         self.rows: list[FloatArray] = []
         self.count = len(streams)
         self._estimator, self._streams, self._burn_in = estimator, streams, burn_in
+        self._called = called  # after each one
         self._first: tuple[np.random.Generator, _Globals] | None = None  # of the first call
         self._drew: set[str] = set()  # global generators that were drawn from
         self._last: dict[str, int] = {}  # and where they were left
@@ -89,6 +103,7 @@ class Replicates:
         """Return so many of them, shape (n, d), the same ones first."""
         while len(self.rows) < number:
             self.rows.append(self._draw(self._streams[len(self.rows)]))
+            self._called()
         return np.array(self.rows)
 
     def _draw(self, stream: np.random.Generator) -> FloatArray:
@@ -114,9 +129,13 @@ class Replicates:
                 found = self._estimator(stream, memory)
             except Exception as error:
                 which = f", call {call + 1} of {calls}" if self._burn_in else ""
-                raise BrokenEstimatorError(
+                place = raised_at(error) or self._estimator.place
+                broken = BrokenEstimatorError(
                     f"replicate {len(self.rows)}{which}: {type(error).__name__}: {error}"
-                ) from error
+                    + (f" ({place})" if place else "")
+                )
+                broken.traceback = traceback_of(error)
+                raise broken from error
             memory = found.memory
         self._remembers = self._remembers or bool(memory)
         return found.gradient

@@ -84,7 +84,9 @@ class EstimatorReport:
         What the estimator asked its `LeaderView` for that a decentralised leader does not have;
         None of one that was given the problem.
     trouble : str
-        What is wrong with an estimator that is BROKEN.
+        What is wrong with an estimator that is BROKEN, and in which file and line.
+    traceback : str
+        Python's traceback of that, from where the estimator's own code begins.
     diagnosis : Diagnosis or None
         Which mistakes explain a bias.
     seed : int or None
@@ -124,6 +126,7 @@ class EstimatorReport:
     notes: tuple[str, ...] = ()
     asked: tuple[str, ...] | None = None
     trouble: str = ""
+    traceback: str = field(default="", repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     seed: int | None = None
     target_accuracy: Accuracy | None = field(default=None, repr=False)

@@ -16,10 +16,21 @@ from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.checks.estimator import check_estimator
 from tabular_bilevel.checks.report import EstimatorReport, percent
+from tabular_bilevel.checks.verdict import Verdict
+from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
 
-__all__ = ["SuiteCase", "SuiteReport", "check_suite", "standard_suite", "suite_reports"]
+__all__ = [
+    "SuiteCase",
+    "SuiteReport",
+    "check_suite",
+    "defined_on",
+    "line_of",
+    "smallest_case",
+    "standard_suite",
+    "suite_reports",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +65,26 @@ class SuiteReport:
         One report a problem, by its name.
     false_alarm_rate : float
         Probability that a correct estimator fails on any of them.
+    elsewhere : tuple of str
+        Of an estimator that is BROKEN on all of them: what named instances there are on which a
+        call returns a gradient, the smallest first.
     """
 
     level: ClassVar[Level] = Level.STATISTICAL
 
     reports: Mapping[str, EstimatorReport]
     false_alarm_rate: float
+    elsewhere: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, estimator: Any, reports: Mapping[str, EstimatorReport], false_alarm_rate: float
+    ) -> SuiteReport:
+        """Gather reports; if the estimator is BROKEN in all, look where else it is defined."""
+        elsewhere: tuple[str, ...] = ()
+        if all(report.verdict is Verdict.BROKEN for report in reports.values()):
+            elsewhere = tuple(case.name for case in defined_on(estimator, _by_size(_others())))
+        return cls(MappingProxyType(dict(reports)), false_alarm_rate, elsewhere)
 
     @property
     def passed(self) -> bool:
@@ -84,17 +109,34 @@ class SuiteReport:
         if not self.passed:
             raise CheckFailedError(str(self))
 
-    def __str__(self) -> str:
-        return "\n".join(self._lines())
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all: BROKEN, else BIASED, else INCONCLUSIVE, else UNBIASED."""
+        found = {report.verdict for report in self.reports.values()}
+        worst = (Verdict.BROKEN, Verdict.BIASED, Verdict.INCONCLUSIVE)
+        return next((verdict for verdict in worst if verdict in found), Verdict.UNBIASED)
 
-    def _lines(self) -> Iterator[str]:
+    def __str__(self) -> str:
+        first, *others = self.summary.split("\n")
+        return "\n".join([first, *(line_of(*item) for item in self.reports.items()), *others])
+
+    @property
+    def summary(self) -> str:
+        """What all problems come to, without a line for each."""
+        return "\n".join(self._summary())
+
+    def _summary(self) -> Iterator[str]:
         passed = sum(report.passed for report in self.reports.values())
         yield (
             f"Suite check {'passed' if self.passed else 'FAILED'}: no bias seen on {passed} of "
             f"{len(self.reports)} problems, at false-alarm rate {self.false_alarm_rate:g} in all"
         )
-        for name, report in self.reports.items():
-            yield f"  {name:<26} {report.verdict.value:<13} {_told(report)}"
+        broken = [name for name, r in self.reports.items() if r.verdict is Verdict.BROKEN]
+        if 0 < len(broken) < len(self.reports):
+            works = [name for name in self.reports if name not in broken]
+            yield f"  BROKEN on {len(broken)}; no failure on: {', '.join(works)}"
+        elif broken and self.elsewhere:
+            yield f"  BROKEN on all of them; no failure on: {', '.join(self.elsewhere)}"
         diagnosed = sum(report.diagnosis is not None for report in self.reports.values())
         for mistake, count in list(self.mistakes.items())[:3]:
             yield f"  explains {count} of {diagnosed} biases: {mistake}"
@@ -113,6 +155,7 @@ def check_suite(
     power: float = 0.99,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
+    progress: bool = False,
 ) -> SuiteReport:
     """Run `check_estimator` on a suite of problems, at one false-alarm rate for all.
 
@@ -124,6 +167,8 @@ def check_suite(
         `standard_suite` by default.
     n_replicates, visible_bias, false_alarm_rate, power, burn_in, rng
         As for `check_estimator`; the false-alarm rate is for all problems together.
+    progress : bool
+        Whether to show a bar of the problems, and one of the calls on each.
 
     Returns
     -------
@@ -157,8 +202,9 @@ def check_suite(
         power=power,
         burn_in=burn_in,
         rng=rng,
+        progress=progress,
     )
-    return SuiteReport(MappingProxyType(dict(reports)), false_alarm_rate)
+    return SuiteReport.of(estimator, dict(reports), false_alarm_rate)
 
 
 def suite_reports(
@@ -167,24 +213,103 @@ def suite_reports(
     *,
     false_alarm_rate: float,
     rng: np.random.Generator | int | None = None,
+    progress: bool = False,
     **settings: Any,
 ) -> Iterator[tuple[str, EstimatorReport]]:
     """Check on one problem after the other; arguments as of `check_suite`."""
     seeds: list[int | None] = [None] * len(suite)
     if rng is not None:
         seeds = [int(s.integers(2**63)) for s in as_generator(rng).spawn(len(suite))]
-    for case, seed in zip(suite, seeds, strict=True):
-        yield (
-            case.name,
-            check_estimator(
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(suite), unit=" problems", leave=False, disable=not progress) as bar:
+        for case, seed in zip(suite, seeds, strict=True):
+            bar.set_description(case.name)
+            report = check_estimator(
                 estimator,
                 case.problem,
                 case.theta,
                 false_alarm_rate=false_alarm_rate / len(suite),
                 rng=seed,
+                progress=progress,
                 **settings,
-            ),
-        )
+            )
+            bar.update()
+            yield case.name, report
+
+
+def defined_on(estimator: Any, cases: Sequence[SuiteCase]) -> Iterator[SuiteCase]:
+    """Find on which problems a call of an estimator returns a gradient.
+
+    Parameters
+    ----------
+    estimator : callable
+        As for `check_estimator`.
+    cases : sequence of SuiteCase
+        Problems to try.
+
+    Yields
+    ------
+    SuiteCase
+        Each on which it does, in their order.
+
+    Raises
+    ------
+    ValueError
+        If the estimator cannot be called.
+    """
+    taken = as_estimator(estimator)
+    for case in cases:
+        try:
+            taken.at(case.problem, case.theta)(np.random.default_rng(0))
+        except (Exception, SystemExit):  # somebody's code may end with anything
+            continue
+        yield case
+
+
+def smallest_case(estimator: Any) -> SuiteCase:
+    """Find the smallest problem that an estimator is defined on.
+
+    Parameters
+    ----------
+    estimator : callable
+        As for `check_estimator`.
+
+    Returns
+    -------
+    SuiteCase
+        Of the standard suite, or else of the other instances that have a name, with the fewest
+        parameters, and of those with the smallest tables.
+
+    Raises
+    ------
+    ValueError
+        If a call fails on every one of them.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> smallest_case(tb.BiLevelActorCritic()).name
+    'game'
+    """
+    for cases in (standard_suite(), _others()):
+        for case in defined_on(estimator, _by_size(cases)):
+            return case
+    raise ValueError(
+        f"estimator fails on all {len(zoo.NAMES)} problems that there are; check it on one of yours"
+    )
+
+
+def _others() -> tuple[SuiteCase, ...]:
+    """Make the named instances that are not in the suite."""
+    return tuple(_case(zoo.named(name), "") for name in zoo.NAMES if name not in _AIMS)
+
+
+def _by_size(cases: Sequence[SuiteCase]) -> list[SuiteCase]:
+    def size(case: SuiteCase) -> tuple[int, int]:
+        return case.theta.size, case.problem.model(case.theta).transition.nnz
+
+    return sorted(cases, key=size)
 
 
 def standard_suite() -> tuple[SuiteCase, ...]:
@@ -238,8 +363,13 @@ _AIMS = {
 }
 
 
+def line_of(name: str, report: EstimatorReport) -> str:
+    """Tell a problem's report in one line."""
+    return f"  {name:<26} {report.verdict.value:<13} {_told(report)}"
+
+
 def _told(report: EstimatorReport) -> str:
-    """Say the main thing in one line."""
+    """Say the main thing in a few words."""
     if report.trouble:
         return report.trouble
     best = None if report.diagnosis is None else report.diagnosis.best

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import tabular_bilevel as tb
 from tabular_bilevel._base.files import shown
 from tabular_bilevel._base.processes import handling
-from tabular_bilevel.cli._common import UNUSABLE
+from tabular_bilevel.cli._common import UNUSABLE, visiting
 
 __all__ = ["main"]
 
@@ -42,13 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input.
+        Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input; of ``check`` also
+        3 if nothing is decided, and 4 if the estimator is broken.
     """
     words = _renamed(sys.argv[1:] if arguments is None else arguments)
     options = _parser(words).parse_args(words)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
-        with handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
+        with visiting(), handling(signal.SIGTERM, signal.default_int_handler):  # as an interrupt
             return command(options)
     except UNUSABLE as error:
         what = "there is not enough memory" if isinstance(error, MemoryError) else str(error)

@@ -16,22 +16,31 @@ from typing import Any
 import numpy as np
 
 import tabular_bilevel as tb
+from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.files import LIMIT, brief, shown
+from tabular_bilevel._base.frames import raised_at
+from tabular_bilevel.problem import require_problem
 
 __all__ = [
     "UNUSABLE",
     "add_limit",
     "add_problem",
-    "here",
     "loaded",
+    "of_option",
     "plain",
+    "problem_of",
     "progress",
     "say",
+    "size_of",
     "somebodys",
+    "visiting",
 ]
 
 #: What input that cannot be used leads to: a line is said of it.
 UNUSABLE = (ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError)
+
+# Names of a module that are listed where it has not the one that was asked for.
+SHOWN = 8
 
 
 def add_limit(command: argparse.ArgumentParser, what: str, default: int = LIMIT) -> None:
@@ -45,11 +54,47 @@ def add_problem(command: argparse._ActionsContainer, name: str = "problem") -> N
     """Add the name of a problem."""
     command.add_argument(
         name,
-        choices=sorted(tb.problems.CATALOGUE),
-        type=lambda name: name.replace("_", "-"),
+        type=_problem_name,
         metavar="PROBLEM",
-        help="one of: " + ", ".join(sorted(tb.problems.CATALOGUE)),
+        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: "
+        + ", ".join(sorted(tb.problems.CATALOGUE)),
     )
+
+
+def _problem_name(name: str) -> str:
+    listed = name.replace("_", "-")
+    if listed in tb.problems.CATALOGUE:
+        return listed
+    if ":" in name:
+        return name
+    raise argparse.ArgumentTypeError(
+        f"{name!r} is neither MODULE:NAME nor one of: {', '.join(sorted(tb.problems.CATALOGUE))}"
+    )
+
+
+def problem_of(name: str) -> Any:
+    """Make a problem of the catalogue, or load somebody's."""
+    if name in tb.problems.CATALOGUE:
+        return tb.problems.CATALOGUE[name]()
+    found = loaded("problem", name)
+    require_problem(found, name=name)
+    return found
+
+
+def size_of(name: str, problem: Any) -> int:
+    """Count a problem's parameters."""
+    if not hasattr(problem, "n_parameters"):
+        raise ValueError(f"{name} has no n_parameters, which says how long theta is")
+    return positive_integer(f"n_parameters of {name}", problem.n_parameters)
+
+
+@contextmanager
+def of_option(option: str) -> Iterator[None]:
+    """Say with which option a file was named that is no use."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{option}: {error}") from error
 
 
 def say(line: object, write: Callable[[str], Any] = print) -> None:
@@ -72,52 +117,105 @@ def progress(items: Iterable[Any], total: int | None = None) -> Any:
 
 
 @contextmanager
-def here() -> Iterator[None]:
-    """Let modules of the working directory be found, by processes that start meanwhile, too."""
-    place = os.getcwd()
-    sys.path.insert(0, place)
+def visiting() -> Iterator[None]:
+    """Forget at the end what `loaded` found, and where: the next command looks anew."""
+    places, names = sys.path[:], set(sys.modules)
     try:
         yield
     finally:
-        sys.path.remove(place)
+        added = {*sys.path} - {*places}
+        sys.path[:] = places
+        for name in set(sys.modules) - names:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and os.path.dirname(file) in added:
+                del sys.modules[name]
 
 
 def loaded(what: str, name: str) -> Any:
-    """Import somebody's code by MODULE:NAME, also from the working directory."""
-    module, colon, attribute = name.partition(":")
+    """Import somebody's code by MODULE:NAME, also from the working directory, or FILE.py:NAME.
+
+    Its folder is looked in by processes that start later in the command, too. A class that needs no
+    arguments is made.
+    """
+    module, colon, attribute = name.rpartition(":")
     if not (module and colon and attribute):
-        raise ValueError(f"{what} is {name!r}, not MODULE:NAME")
+        if name.removesuffix(":").endswith(".py"):
+            raise ValueError(f"{what} is {name!r}: say which name in it, {name.rstrip(':')}:NAME")
+        raise ValueError(f"{what} is {name!r}, not MODULE:NAME or FILE.py:NAME")
+    folder, file = os.path.split(os.path.abspath(module))
+    is_file = file.endswith(".py")
+    if is_file and not os.path.isfile(module):
+        raise ValueError(f"there is no file {module!r}")
+    sys.path.insert(0, folder if is_file else os.getcwd())
+    importlib.invalidate_caches()  # the file may be new
+    importing = file.removesuffix(".py") if is_file else module
     try:
-        with here():
-            found = importlib.import_module(module)
-        loaded = getattr(found, attribute)
-        return loaded() if isinstance(loaded, type) else loaded
+        found = importlib.import_module(importing)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+        if error.name is None or not f"{importing}.".startswith(f"{error.name}."):
             raise _failed(name, error) from error
-        raise ValueError(f"there is no module {module!r} here") from error
+        raise ValueError(
+            f"there is no module {module!r} here: for a file say FILE.py:NAME"
+        ) from error
     except (Exception, SystemExit) as error:  # somebody's code may end with anything
-        if isinstance(error, AttributeError) and not hasattr(sys.modules.get(module), attribute):
-            raise ValueError(f"module {module!r} has no {attribute!r}") from error
         raise _failed(name, error) from error
+    if is_file and not _is_of(found, folder, file):
+        raise ValueError(f"{module} is called as another module that is in use: rename it")
+    if not hasattr(found, attribute):
+        raise ValueError(f"module {module!r} has no {attribute!r}{_instead(found)}")
+    thing = getattr(found, attribute)
+    if not isinstance(thing, type):
+        return thing
+    try:
+        return thing()
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is a class that cannot be made without arguments ({brief(error)}): name an "
+            "instance of it"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise _failed(name, error) from error
+
+
+def _is_of(module: Any, folder: str, file: str) -> bool:
+    """Say whether a module came from this file."""
+    origin = getattr(module, "__file__", None)
+    return origin is not None and os.path.realpath(origin) == os.path.realpath(
+        os.path.join(folder, file)
+    )
+
+
+def _instead(module: Any) -> str:
+    """List what somebody may have meant: functions and objects that are the module's own."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+    return f"; it has {', '.join(names[:SHOWN])}" if names else ""
 
 
 @contextmanager
 def somebodys(name: str | None) -> Iterator[None]:
-    """Make unusable input of whatever somebody's code, if this is somebody's, ends with."""
+    """Make unusable input of whatever somebody's code, if this is somebody's, ends with.
+
+    Otherwise an estimator that calls ``sys.exit(0)`` would look like one that passed.
+    """
     try:
         yield
     except UNUSABLE:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name is None:
             raise
         raise _failed(name, error) from error
 
 
 def _failed(name: str, error: BaseException) -> ValueError:
+    line = "" if isinstance(error, SyntaxError) else raised_at(error)  # which says it itself
+    place = f" ({line})" if line else ""
     where = getattr(error, "__notes__", ())
-    words = ", ".join([f"{type(error).__name__}: {brief(error)}", *where])
+    words = ", ".join([f"{type(error).__name__}: {brief(error)}{place}", *where])
     return ValueError(f"{name} cannot be used: {words}")
 
 
@@ -133,6 +231,8 @@ def plain(found: Any) -> Any:
         return found.tolist()
     if isinstance(found, tuple):
         return [plain(item) for item in found]
+    if isinstance(found, tb.Verdict):
+        return found.value  # as it is printed
     if isinstance(found, Enum):
         return found.name
     if isinstance(found, float) and not math.isfinite(found):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -13,28 +16,73 @@ from tabular_bilevel.cli._common import (
     add_limit,
     add_problem,
     loaded,
+    of_option,
     plain,
-    progress,
+    problem_of,
     say,
+    size_of,
     somebodys,
 )
+
+#: Exit status of each verdict; of a suite, of the worst.
+STATUS = MappingProxyType(
+    {
+        tb.Verdict.UNBIASED: 0,
+        tb.Verdict.BIASED: 1,
+        tb.Verdict.INCONCLUSIVE: 3,
+        tb.Verdict.BROKEN: 4,
+    }
+)
+
+EPILOG = (
+    "exit status: 0 no bias seen, 1 BIASED, 2 the input cannot be used, 3 INCONCLUSIVE, 4 BROKEN; "
+    "of a suite the worst: BROKEN before BIASED before INCONCLUSIVE"
+)
+
+Report = tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "estimator",
+        nargs="?",
         metavar="MODULE:NAME",
-        help="a function (view, batch), (view, rng) or (problem, theta, rng), or an estimator",
+        help="a function (view, batch), (view, rng) or (problem, theta, rng), or an estimator; in "
+        "a file, FILE.py:NAME",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--suite", choices=("standard",), help="a suite of problems (standard)")
+    where.add_argument(
+        "--smallest",
+        action="store_true",
+        help="the smallest of the problems with a name on which the estimator does not fail",
+    )
     add_problem(where, "--problem")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        metavar="FILE.npy",
+        help="with --problem and --theta: estimates made elsewhere, one a row, in the place of an "
+        "estimator",
+    )
+    parser.add_argument(
+        "--up-to-scale",
+        action="store_true",
+        help="with --rows: look at the direction of the mean only, for code that clips or rescales",
+    )
     parser.add_argument(
         "--theta",
         type=Path,
         metavar="FILE.npy",
         help="with --problem: the leader's parameter; by default small random numbers",
+    )
+    parser.add_argument(
+        "--target",
+        type=Path,
+        metavar="FILE.npy",
+        help="with --problem: what the mean should be, if not the gradient",
     )
     parser.add_argument(
         "--enumerate",
@@ -77,53 +125,159 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check an estimator and print the report; 1 if it failed."""
-    from tabular_bilevel.checks.suite import suite_reports
+    """Check an estimator and print the report; the exit status is the verdict's."""
+    _require_fitting(options)
+    if options.report is not None:
+        with of_option("--report"):
+            options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
+    if options.rows is not None:
+        report: Report = _of_rows(options)
+    else:
+        estimator = loaded("estimator", options.estimator)
+        if options.smallest or options.problem is not None:
+            report = _on_one(options, estimator)
+        else:
+            report = _on_suite(options, estimator)
+    if options.report is not None:
+        with of_option("--report"):
+            write_file(options.report / "report.txt", f"{report}\n".encode())
+            named = {"estimator": options.estimator or str(options.rows)}
+            words = {
+                "version": tb.__version__,
+                **named,
+                "verdict": report.verdict.value,
+                **plain(report),
+            }
+            write_json(options.report / "report.json", words)
+    return STATUS[report.verdict]
 
-    estimator = loaded("estimator", options.estimator)
-    if options.problem is None and (options.theta is not None or options.enumerate):
-        raise ValueError("--theta and --enumerate need a --problem")
+
+def _require_fitting(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if options.problem is None:
+        for option in ("theta", "target", "enumerate"):
+            if getattr(options, option):
+                raise ValueError(f"--{option} needs a --problem")
     if not options.enumerate and (options.horizon is not None or options.batch_size != 1):
         raise ValueError("--horizon and --batch-size need --enumerate")
-    if options.report is not None:
-        options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
-    settings = {
-        "n_replicates": options.replicates,
+    if options.rows is None:
+        if options.estimator is None:
+            raise ValueError("give an estimator, MODULE:NAME, or estimates, --rows FILE.npy")
+        if options.up_to_scale:
+            raise ValueError("--up-to-scale is for --rows")
+        return
+    if options.estimator is not None:
+        raise ValueError(f"--rows has the estimates: what is {options.estimator!r} for?")
+    if options.problem is None or options.theta is None:
+        raise ValueError("--rows needs the --problem and the --theta that they were made at")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Gather what all kinds of check take that draw a sample."""
+    return {
         "visible_bias": options.visible_bias,
         "false_alarm_rate": options.false_alarm_rate,
+    }
+
+
+def _target(options: argparse.Namespace) -> dict[str, Any]:
+    """Read a target, if there is one."""
+    if options.target is None:
+        return {}
+    with of_option("--target"):
+        return {"target": read_array(options.target, options.limit)}
+
+
+def _of_calls(options: argparse.Namespace) -> dict[str, Any]:
+    """Gather what checks take that call an estimator."""
+    return {
+        "n_replicates": options.replicates,
         "burn_in": options.burn_in,
         "rng": options.seed,
+        "progress": sys.stderr.isatty(),
+        **_settings(options),
     }
-    report: tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
-    if options.problem is None:
-        suite, reports = tb.standard_suite(), {}
-        with progress(suite_reports(estimator, suite, **settings), len(suite)) as running:
-            for name, one in running:
-                reports[name] = one
-                running.set_description(name)
-        report = tb.SuiteReport(reports, options.false_alarm_rate)
+
+
+def _theta(options: argparse.Namespace, problem: Any) -> Any:
+    if options.theta is None:
+        size = size_of(options.problem, problem)
+        return 0.1 * np.random.default_rng(0).normal(size=size)
+    with of_option("--theta"):
+        return read_array(options.theta, options.limit)
+
+
+def _of_rows(options: argparse.Namespace) -> tb.EstimatorReport:
+    """Check estimates from a file."""
+    problem = problem_of(options.problem)
+    theta = _theta(options, problem)
+    with of_option("--rows"):
+        rows = read_array(options.rows, options.limit)
+    with somebodys(options.problem if ":" in options.problem else None):
+        report: tb.EstimatorReport = tb.check_estimates(
+            rows,
+            problem,
+            theta,
+            up_to_scale=options.up_to_scale,
+            **_target(options),
+            **_settings(options),
+        )
+    say(report)
+    return report
+
+
+def _on_one(
+    options: argparse.Namespace, estimator: Any
+) -> tb.EnumerationReport | tb.EstimatorReport:
+    """Check on one problem: one that was named, or the smallest."""
+    if options.smallest:
+        from tabular_bilevel.checks.suite import smallest_case
+
+        with somebodys(options.estimator):
+            case = smallest_case(estimator)
+        say(f"on {case.name!r}, the smallest on which it does not fail")
+        problem, theta = case.problem, case.theta
     else:
-        problem = tb.problems.CATALOGUE[options.problem]()
-        if options.theta is None:
-            theta = 0.1 * np.random.default_rng(0).normal(size=problem.n_parameters)
-        else:
-            theta = read_array(options.theta, options.limit)
+        problem = problem_of(options.problem)
+        theta = _theta(options, problem)
+    with somebodys(options.estimator):
         if options.enumerate:
             count = tb.count_trajectories(problem.model(theta), horizon=options.horizon)
             say(f"{count:,} trajectories")
-            with somebodys(options.estimator):
-                report = tb.check_by_enumeration(
-                    estimator,
-                    problem,
-                    theta,
-                    horizon=options.horizon,
-                    batch_size=options.batch_size,
-                )
-        else:
-            report = tb.check_estimator(estimator, problem, theta, **settings)
+            enumerated = tb.check_by_enumeration(
+                estimator,
+                problem,
+                theta,
+                horizon=options.horizon,
+                batch_size=options.batch_size,
+                **_target(options),
+            )
+            say(enumerated)
+            return enumerated
+        report = tb.check_estimator(
+            estimator, problem, theta, **_target(options), **_of_calls(options)
+        )
     say(report)
-    if options.report is not None:
-        write_file(options.report / "report.txt", f"{report}\n".encode())
-        words = {"version": tb.__version__, "estimator": options.estimator, **plain(report)}
-        write_json(options.report / "report.json", words)
-    return 0 if report.passed else 1
+    if report.traceback:
+        say(report.traceback)
+    return report
+
+
+def _on_suite(options: argparse.Namespace, estimator: Any) -> tb.SuiteReport:
+    """Check on one problem after the other, with a line for each as it ends."""
+    from tqdm.auto import tqdm
+
+    from tabular_bilevel.checks.suite import line_of, suite_reports
+
+    suite, reports = tb.standard_suite(), {}
+    say(f"{len(suite)} problems, up to {options.replicates} calls on each")
+    with somebodys(options.estimator):
+        for name, one in suite_reports(estimator, suite, **_of_calls(options)):
+            reports[name] = one
+            say(line_of(name, one), tqdm.write)
+        report = tb.SuiteReport.of(estimator, reports, options.false_alarm_rate)
+    say(report.summary)
+    first = next((one.traceback for one in reports.values() if one.traceback), "")
+    if first:
+        say(first)
+    return report

@@ -10,7 +10,7 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.files import read_array, write_file
-from tabular_bilevel.cli._common import add_limit, add_problem, say
+from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute the gradient at a theta from a file, and write it to another."""
-    problem = tb.problems.CATALOGUE[options.problem]()
-    theta = read_array(options.theta, options.limit)
+    problem = problem_of(options.problem)
+    with of_option("--theta"):
+        theta = read_array(options.theta, options.limit)
     result = tb.hypergradient(problem, theta, horizon=options.horizon)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
     raw = io.BytesIO()

@@ -13,10 +13,11 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel.cli._common import (
     add_limit,
     add_problem,
-    here,
     loaded,
+    problem_of,
     progress,
     say,
+    size_of,
     somebodys,
 )
 from tabular_bilevel.estimators.register import METHODS, Setting
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
     n_seeds = positive_integer("seeds", options.seeds)
     workers = positive_integer("workers", options.workers)
-    problem = tb.problems.CATALOGUE[options.problem]()
+    problem = problem_of(options.problem)
     words = vars(options).copy()
     for name in ("command", "seeds", "seed", "steps", "workers", "out", "limit"):
         del words[name]
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     clipped = tb.GradientAscent(options.rate, 1.0)
     training = Training(
         problem=problem,
-        n_parameters=problem.n_parameters,
+        n_parameters=size_of(options.problem, problem),
         method=options.method or options.estimator,
         estimator=estimator,
         optimiser=clipped if options.optimiser == "sgd" else tb.Adam(options.rate),
@@ -111,7 +112,6 @@ def run(options: argparse.Namespace) -> int:
     )
     curves = {}
     with (
-        here(),
         somebodys(options.estimator),
         progress(training.curves(workers), total=n_seeds) as finished,
     ):

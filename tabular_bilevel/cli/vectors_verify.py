@@ -9,19 +9,34 @@ from pathlib import Path
 
 from tabular_bilevel._base.arguments import as_positive
 from tabular_bilevel._base.files import shown
-from tabular_bilevel.cli._common import add_limit, loaded, progress, say
-from tabular_bilevel.vectors import ImplementationReport, check_vectors, load_vectors, outcome
+from tabular_bilevel.cli._common import add_limit, loaded, of_option, progress, say
+from tabular_bilevel.vectors import (
+    Answers,
+    ImplementationReport,
+    check_vectors,
+    load_answers,
+    load_vectors,
+    outcome,
+)
 from tabular_bilevel.vectors.verifying import MEMORY, SAMPLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="what vectors write wrote")
-    parser.add_argument(
+    answers = parser.add_mutually_exclusive_group()
+    answers.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FILE.json",
+        help="answers computed in any language: by the name of the vector, objective and gradient",
+    )
+    answers.add_argument(
         "--with",
         dest="implementation",
         metavar="MODULE:NAME",
-        help="a function of a vector that returns the gradient, or J and the gradient",
+        help="a function of a vector that returns the gradient, or J and the gradient; in a file, "
+        "FILE.py:NAME",
     )
     parser.add_argument(
         "--tolerance",
@@ -48,6 +63,9 @@ def run(options: argparse.Namespace) -> int:
         implementation = loaded("implementation", options.implementation)
         if not callable(implementation):
             raise ValueError(f"implementation is {implementation!r}, which cannot be called")
+    elif options.answers is not None:
+        with of_option("--answers"):
+            implementation = load_answers(options.answers)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     sample = None if options.all else options.sample
     checks = []
@@ -77,6 +95,9 @@ def run(options: argparse.Namespace) -> int:
     if implementation is None:
         return 0
     vectors = load_vectors(options.folder, limit=options.limit)
+    if isinstance(implementation, Answers):
+        with of_option("--answers"):
+            implementation.require_known(vectors)
     with progress(vectors, total=len(vectors)) as running:
         report = ImplementationReport(
             tuple(outcome(vector, implementation, tolerance) for vector in running)

@@ -42,11 +42,12 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel._base.files import brief
+from tabular_bilevel._base.frames import defined_at
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -62,6 +63,7 @@ __all__ = [
     "as_estimator",
     "as_memory",
     "noted",
+    "require_something",
 ]
 
 FORMS = "(problem, theta, rng), (view, rng) or (view, batch)"
@@ -147,10 +149,16 @@ class AtTheta:
     def _read(self, gradient: Any) -> FloatArray:
         if is_frozen(gradient) and gradient.shape == self._theta.shape:
             return gradient  # type: ignore[no-any-return]
+        require_something(gradient)
         self.precision.note(gradient)
         numbers = as_numpy(gradient)
         require_real_dtype("estimate", numbers.dtype)
         return read_only(finite_array("estimate", numbers, self._theta.shape))
+
+    @property
+    def place(self) -> str:
+        """Where somebody's code of it begins: file and line; nothing of the package's own."""
+        return defined_at(self._given)
 
     def _where(self) -> str:
         name = getattr(self._given, "__qualname__", type(self._given).__qualname__)
@@ -327,7 +335,8 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
         return estimator
     if not callable(estimator):
         if not _is_for_experience(estimator):
-            raise ValueError(f"{name} is {brief(repr(estimator))}, which cannot be called")
+            what = "is a problem" if hasattr(estimator, "pullback") else "cannot be called"
+            raise ValueError(f"{name} is {brief(repr(estimator))}, which {what}")
         return Whole(_Function.of(_OfExperience(estimator)))
     try:
         names = tuple(inspect.signature(estimator).parameters)
@@ -497,6 +506,7 @@ class _Function:
             return Estimate(found.gradient, memory=getattr(found, "memory", NOTHING))
         if not self.remembers:
             return Estimate(found)
+        require_something(found)
         if not (isinstance(found, tuple) and len(found) == 2):
             raise ValueError(
                 f"estimate is of type {type(found).__name__}, not a pair (gradient, memory), which "
@@ -512,8 +522,15 @@ def _misfit(name: str, parameters: tuple[str, ...], forms: str) -> ValueError:
     )
 
 
+def require_something(returned: Any) -> None:
+    """Raise if a function returned None, as one does that ends without a return statement."""
+    if returned is None:
+        raise ValueError("it returned None, not a gradient: is its return statement missing?")
+
+
 def _mean(found: Any, n_trajectories: int) -> Any:
     """Of one gradient a trajectory, the mean."""
+    require_something(found)
     rows = as_numpy(found)
     if rows.ndim != 2:
         return found
@@ -530,7 +547,7 @@ class _OfView:
     def __init__(
         self, function: Callable[..., Any], problem: BilevelProblem, theta: FloatArray
     ) -> None:
-        self.model = problem.model(theta)
+        self.model = modelled(problem, theta)
         response = solve_follower(self.model)
         self.policy = response.policy
         self._function = _Function.of(function)
@@ -542,6 +559,7 @@ class _OfView:
 
     def estimate(self, sample: Trajectories) -> Any:
         found = self._function(self._view, Batch.of(sample), memory=NOTHING)
+        require_something(found.gradient)
         as_memory(found.memory)
         return found.gradient
 

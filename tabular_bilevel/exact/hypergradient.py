@@ -23,7 +23,7 @@ from tabular_bilevel.finite.follower import (
 )
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem, pulled_back
+from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back
 
 __all__ = ["hypergradient", "objective"]
 
@@ -99,7 +99,7 @@ def hypergradient(
             "Enclosed(1e-12)"
         )
     theta = read_only(as_theta(theta))
-    model = problem.model(theta)
+    model = modelled(problem, theta)
     if isinstance(accuracy, Enclosed):
         return _enclosed(problem, theta, model, accuracy, horizon)
     bounded = horizon is None and not isinstance(accuracy, Estimated)
@@ -247,5 +247,5 @@ def objective(
     float
         J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
     """
-    model = problem.model(read_only(as_theta(theta)))
+    model = modelled(problem, read_only(as_theta(theta)))
     return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

@@ -14,7 +14,7 @@ from tabular_bilevel._base.arguments import as_generator, as_theta, entry, first
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
@@ -161,7 +161,7 @@ class Interaction:
             What an estimator's `estimate` takes.
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
-        planned = problem.model(theta)
+        planned = modelled(problem, theta)
         response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
         trajectories = self.sampler.sample(
             self._simulated(theta, planned), response.policy, rng=generator
@@ -195,7 +195,7 @@ class Interaction:
             Of a law; what an estimator's target is made of.
         """
         theta = read_only(as_theta(theta))
-        planned = problem.model(theta)
+        planned = modelled(problem, theta)
         response = self.follower.solve(planned)
         world = self._simulated(theta, planned)
         return Experience(
@@ -210,7 +210,7 @@ class Interaction:
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:
         if self.simulator is None:
             return planned
-        model = self.simulator.model(theta)
+        model = modelled(self.simulator, theta, name="simulator")
         found, wanted = model.follower_reward.shape, planned.follower_reward.shape
         if found != wanted:
             raise ValueError(f"simulator has tables of shape {found}, the problem {wanted}")

@@ -17,7 +17,7 @@ from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.finite.tangents import MOVED
-from tabular_bilevel.problem import BilevelProblem, pulled_back
+from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back
 from tabular_bilevel.sampling.critics import LeaderValues, exact_values
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -146,7 +146,7 @@ class LeaderView:
     ) -> None:
         self.theta = read_only(as_theta(theta))
         self._problem = problem
-        self._model = problem.model(self.theta)
+        self._model = modelled(problem, self.theta)
         self._response = solve_follower(self._model) if response is None else response
         self._asked: set[str] = set()
         model = self._model

@@ -7,11 +7,13 @@ from tabular_bilevel.vectors.load_vectors import Vector, load_vector, load_vecto
 from tabular_bilevel.vectors.making import FAMILIES
 from tabular_bilevel.vectors.stored import StoredProblem, reference_gradient
 from tabular_bilevel.vectors.verifying import (
+    Answers,
     ImplementationReport,
     Outcome,
     VectorCheck,
     check_implementation,
     check_vectors,
+    load_answers,
     outcome,
 )
 from tabular_bilevel.vectors.writing import JSON, NPZ, Encoding, Plan, write_vectors
@@ -21,6 +23,7 @@ __all__ = [
     "JSON",
     "NOTES",
     "NPZ",
+    "Answers",
     "Encoding",
     "Family",
     "ImplementationReport",
@@ -32,6 +35,7 @@ __all__ = [
     "VectorCheck",
     "check_implementation",
     "check_vectors",
+    "load_answers",
     "load_vector",
     "load_vectors",
     "outcome",

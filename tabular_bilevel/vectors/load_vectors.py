@@ -36,7 +36,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SCHEMA_VERSION", "Vector", "content_digest", "load_vector", "load_vectors"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Vector",
+    "content_digest",
+    "in_decimal",
+    "load_vector",
+    "load_vectors",
+]
 
 SCHEMA_VERSION = 1
 
@@ -108,7 +115,8 @@ class Vector:
     gradient_bounds, direct_bounds, indirect_bounds : ndarray, shape (2, d)
         So are dJ/dtheta and its parts: with the follower's policy held fixed, and through it.
     objective_noise, gradient_noise : float
-        What a float64 computation may be off by without a mistake, in the order of magnitude.
+        What a float64 computation may be off by without a mistake, in the order of magnitude:
+        absolute, in the units of J and of the gradient.
     """
 
     name: str
@@ -442,6 +450,7 @@ def _from_json(raw: bytes, limit: int) -> dict[str, Any]:
     document = _json(raw)
     if not _is_known(document["schema_version"]):
         raise ValueError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
+    decimal = document.pop("decimal", None)  # files of before 0.2 have none
     _require_keys("the vector", document, (
         *WORDS, *NUMBERS, *VECTORS, *RECTANGLES, *ANSWERS,
         "schema_version", "flags", "available", "transition", "tangents", "noise",
@@ -468,7 +477,35 @@ def _from_json(raw: bytes, limit: int) -> dict[str, Any]:
     noise = _require_keys("noise", document["noise"], ANSWERS[:2])
     for name in ANSWERS[:2]:
         content[f"{name}_noise"] = np.array(_number(f"noise.{name}", noise[name]))
+    if decimal is not None and decimal != in_decimal(document):
+        raise ValueError("its decimal numbers are not its hexadecimal ones")
     return content
+
+
+def in_decimal(document: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields of a JSON vector that have floats, with float64 numbers for the words.
+
+    Parameters
+    ----------
+    document : dict
+        A vector's, with hexadecimal floats.
+
+    Returns
+    -------
+    dict
+        What its key ``decimal`` holds: ``{**document, **document["decimal"]}`` has no hexadecimal
+        float left.
+    """
+
+    def read(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: read(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [read(inner) for inner in value]
+        return float.fromhex(value) if isinstance(value, str) else value
+
+    names = (*NUMBERS, *VECTORS, *RECTANGLES, *ANSWERS, "transition", "tangents", "noise")
+    return {name: read(document[name]) for name in names}
 
 
 def _changes(tangents: list[Any], content: dict[str, Any], limit: int) -> dict[str, Any]:

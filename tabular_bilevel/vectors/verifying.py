@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel._base.files import brief, read_json, shown
+from tabular_bilevel._base.files import LIMIT, brief, read_json, shown
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import CertificationError, Hypergradient, Interval
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -28,17 +29,29 @@ from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS, Vector, load_vector
 from tabular_bilevel.vectors.making import NOISE_FACTOR, is_telling, most_noise
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
-from tabular_bilevel.vectors.writing import MANIFEST, SCHEMA, UNFINISHED, same_schema, shipped
+from tabular_bilevel.vectors.writing import (
+    ANSWERS_SCHEMA,
+    MANIFEST,
+    SCHEMA,
+    UNFINISHED,
+    same_schema,
+    shipped,
+)
 
 __all__ = [
+    "Answers",
     "ImplementationReport",
     "Outcome",
     "VectorCheck",
     "check_implementation",
     "check_vectors",
+    "load_answers",
     "outcome",
     "wrong_gradients",
 ]
+
+# The name that answers have in the README; in the vectors' folder they are no vector.
+GIVEN_ANSWERS = "answers.json"
 
 # What a right float64 implementation keeps to, on top of its noise: iterations that stop at 1e-8
 # pass, and any of the mistakes shows.
@@ -62,6 +75,9 @@ NOT_IN_TABLES = {"closed-form", "tied-actions", "leader-policy", "beyond-float64
 
 # Share of the vectors where it shows that a mistake has to explain to be named.
 EXPLAINED = 0.9
+
+# Multiples of the gradient that have a word.
+MULTIPLES = {-1.0: "the gradient's negative", 0.5: "half the gradient", 2.0: "twice the gradient"}
 
 
 @dataclass(frozen=True)
@@ -161,15 +177,15 @@ def _manifest(place: Path, limit: int) -> Any:
     return manifest
 
 
-def _require_conform(path: Path, manifest: Any) -> None:
-    """Raise ValueError with the first place where a manifest is not as its schema says."""
+def _require_conform(path: Path, document: Any, name: str = "manifest-schema.json") -> None:
+    """Raise ValueError with the first place where a document is not as its schema says."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
     strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, n: type(n) is int)
-    schema = json.loads(shipped("manifest-schema.json"))
+    schema = json.loads(shipped(name))
     validator = extend(Draft202012Validator, type_checker=strict)(schema)
-    error = next(validator.iter_errors(manifest), None)
+    error = next(validator.iter_errors(document), None)
     if error is None:
         return
     place, kind, wanted = error.json_path.lstrip("$."), error.validator, repr(error.validator_value)
@@ -202,7 +218,7 @@ def _besides(place: Path, listed: set[str]) -> Iterator[VectorCheck]:
             if not same_schema(path):
                 yield VectorCheck(path.name, "it is not this version's schema")
         elif path.suffix.lower() in (".npz", ".json") and path.name not in {
-            *listed, MANIFEST, UNFINISHED,
+            *listed, MANIFEST, UNFINISHED, ANSWERS_SCHEMA, GIVEN_ANSWERS,
         }:  # fmt: skip
             yield VectorCheck(path.name, "it is not in the manifest")
 
@@ -317,12 +333,18 @@ class Outcome:
         Mistakes that would show here; of wrong answers only those that were looked at.
     agreeing : tuple of str
         Mistakes whose gradient it returned.
+    finite : bool
+        Whether all that it returned were finite numbers.
+    multiple : tuple of two floats, or None
+        Of a wrong answer that is a multiple of the gradient: by what, at least and at most.
     """
 
     vector: Vector = field(repr=False)
     trouble: str
     showing: tuple[str, ...] = ()
     agreeing: tuple[str, ...] = ()
+    finite: bool = True
+    multiple: tuple[float, float] | None = None
 
     @property
     def passed(self) -> bool:
@@ -373,7 +395,25 @@ def outcome(
         showing.append(mistake.name)
         if answer is not None and _alike(answer[1], wrong, _allowed(vector, wrong, tolerance)):
             agreeing.append(mistake.name)
-    return Outcome(vector, trouble, tuple(showing), tuple(agreeing))
+    finite = answer is None or bool(np.isfinite(answer[1]).all())
+    multiple = None
+    if trouble and answer is not None and finite:
+        multiple = _multiple(answer[1], vector, tolerance)
+    return Outcome(vector, trouble, tuple(showing), tuple(agreeing), finite, multiple)
+
+
+@quiet
+def _multiple(given: FloatArray, vector: Vector, tolerance: float) -> tuple[float, float] | None:
+    """Find by what the gradient was multiplied, if it was, to what it may be off by."""
+    size = _size(vector.gradient)
+    if size == 0.0:
+        return None
+    unit = vector.gradient / size
+    factor = float(given / size @ unit / (unit @ unit))
+    allowed = _allowed(vector, vector.gradient, tolerance) * max(1.0, abs(factor))
+    if not np.abs(given - factor * vector.gradient).max() <= allowed:
+        return None
+    return factor - 2.0 * allowed / size, factor + 2.0 * allowed / size
 
 
 def _allowed(vector: Vector, gradient: FloatArray, tolerance: float) -> float:
@@ -385,6 +425,9 @@ def _trouble(
     vector: Vector, objective: float | None, gradient: FloatArray, tolerance: float
 ) -> str:
     """Say what is further from its bounds than is allowed, if anything is."""
+    if not np.isfinite(gradient).all():
+        index = int(np.argmax(~np.isfinite(gradient)))
+        return f"gradient[{index}] is {gradient[index]}, not a finite number"
     off = _distance(gradient, vector.gradient_bounds)
     allowed = _allowed(vector, vector.gradient, tolerance)
     if not off <= allowed:
@@ -425,6 +468,8 @@ def wrong_gradients(vector: Vector) -> Iterator[tuple[Mistake, FloatArray]]:
 def _answer(returned: Any, n_parameters: int) -> tuple[float | None, FloatArray]:
     """Take apart what somebody's function returned."""
     objective = None
+    if returned is None:
+        raise ValueError("it returned None, not a gradient: is its return statement missing?")
     if isinstance(returned, tuple) and len(returned) == 2 and np.ndim(returned[1]) > 0:
         objective, returned = as_real("the objective", returned[0]), returned[1]
     return objective, real_array("the gradient", returned, (n_parameters,))
@@ -482,10 +527,33 @@ class ImplementationReport:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Mistakes that it seems to make: nine in ten of the vectors where they show agree."""
-        return tuple(
-            name for name, (agreed, shows) in self.mistakes.items() if agreed >= EXPLAINED * shows
-        )
+        """Mistakes that it seems to make: nine in ten of the vectors where they show agree.
+
+        If there are none, what the gradient seems to be multiplied by.
+        """
+        broken = [o for o in self.outcomes if not o.finite]
+        named = []
+        for name, (agreed, shows) in self.mistakes.items():
+            overflows = sum(name in o.agreeing for o in broken)
+            # what is NaN everywhere is so on the vectors, too, where a mistake makes it so
+            if agreed >= EXPLAINED * shows and not 0 < overflows < EXPLAINED * len(broken):
+                named.append(name)
+        return tuple(named) or self.multiples
+
+    @property
+    def multiples(self) -> tuple[str, ...]:
+        """What the gradient seems to be multiplied by: on nine in ten of the vectors the same."""
+        found = [o.multiple for o in self.outcomes if o.multiple is not None]
+        n_telling = sum(bool(o.vector.gradient.any()) for o in self.outcomes)
+        if not found:
+            return ()
+        factor = float(np.median([(low + high) / 2.0 for low, high in found]))
+        words = min(MULTIPLES, key=lambda known: abs(known - factor))
+        if sum(low <= words <= high for low, high in found) >= EXPLAINED * n_telling:
+            return (MULTIPLES[words],)
+        if sum(low <= factor <= high for low, high in found) >= EXPLAINED * n_telling:
+            return (f"the gradient times {factor:.6g}",)
+        return ()
 
     @property
     def flags(self) -> dict[str, tuple[int, int]]:
@@ -524,6 +592,9 @@ class ImplementationReport:
         if self.telling_flags:
             lines.append(f"  wrong where there is: {', '.join(self.telling_flags)}")
         for name in self.named:
+            if name not in self.mistakes:
+                lines.append(f"  it is {name}")
+                continue
             agreed, shows = self.mistakes[name]
             others = f"; {len(wrong) - agreed} others are wrong" if agreed < len(wrong) else ""
             lines.append(
@@ -547,6 +618,78 @@ def _counts(
             for name in names:
                 count[name] = count.get(name, 0) + 1
     return counts
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers that were computed elsewhere, in any language; to be given to `check_implementation`.
+
+    Attributes
+    ----------
+    answers : mapping of str to pair
+        By the name of the vector, J, or None, and the gradient.
+    """
+
+    answers: Mapping[str, tuple[float | None, FloatArray]] = field(repr=False)
+
+    def __call__(self, vector: Vector) -> Any:
+        """Return the answer to a vector; ValueError if there is none."""
+        if vector.name not in self.answers:
+            raise ValueError("there is no answer to it")
+        objective, gradient = self.answers[vector.name]
+        return gradient if objective is None else (objective, gradient)
+
+    def require_known(self, vectors: Iterable[Vector]) -> None:
+        """Raise ValueError if there is an answer to what is no vector."""
+        unknown = self.answers.keys() - {vector.name for vector in vectors}
+        if unknown:
+            raise ValueError(
+                f"there is an answer to {brief(repr(min(unknown)))}, which is no vector"
+            )
+
+
+def load_answers(path: str | Path, *, limit: int = LIMIT) -> Answers:
+    """Load answers from a JSON file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; ``answers-schema.json``, which comes with JSON vectors, describes it.
+    limit : int
+        Bytes of memory that it may take, by default 256 MiB.
+
+    Returns
+    -------
+    Answers
+        What it says; null, and what float64 cannot hold, is NaN or infinite.
+
+    Raises
+    ------
+    ValueError
+        If the file is no regular one, too large, or not as its schema says.
+    OSError
+        If it cannot be read.
+    """
+    document = read_json(path, limit)
+    _require_conform(Path(path), document, ANSWERS_SCHEMA)
+    return Answers(
+        {
+            name: (
+                _number(answer["objective"]) if "objective" in answer else None,
+                np.array([_number(x) for x in answer["gradient"]], dtype=np.float64),
+            )
+            for name, answer in document.items()
+        }
+    )
+
+
+def _number(spelled: float | str | None) -> float:
+    if spelled is None:
+        return math.nan
+    try:
+        return float.fromhex(spelled) if isinstance(spelled, str) else float(spelled)
+    except OverflowError:
+        return math.inf
 
 
 def check_implementation(

@@ -38,6 +38,7 @@ from tabular_bilevel.vectors.load_vectors import (
     SCHEMA_VERSION,
     TABLES,
     content_digest,
+    in_decimal,
     load_vector,
 )
 from tabular_bilevel.vectors.making import FAMILIES, Recipe, made
@@ -47,6 +48,7 @@ __all__ = ["FORMAT", "JSON", "MANIFEST", "NPZ", "Encoding", "Plan", "write_vecto
 FORMAT, LICENCE = "tabular-bilevel test vectors", "Apache-2.0"
 
 MANIFEST, UNFINISHED, SCHEMA = "manifest.json", "unfinished.json", "vectors-schema.json"
+ANSWERS_SCHEMA, README = "answers-schema.json", "README.md"
 
 # Of a zip archive's entries: the least that the format has.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
@@ -86,7 +88,10 @@ def _npz(content: Mapping[str, Any]) -> bytes:
 
 
 def _json_vector(content: Mapping[str, Any]) -> bytes:
-    """Encode as JSON; floats are hexadecimal, and of derivatives only what is not 0 is kept."""
+    """Encode as JSON; of derivatives only what is not 0 is kept.
+
+    Floats are hexadecimal, and decimal once more, for languages that read no others.
+    """
     tangents = []
     for i in range(content["theta"].size):
         tangent: dict[str, Any] = {}
@@ -126,13 +131,14 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
             name: hexadecimal(content[f"{name}_noise"]) for name in ("objective", "gradient")
         },
     }  # fmt: skip
+    document["decimal"] = in_decimal(document)
     return (json.dumps(document, allow_nan=False) + "\n").encode()
 
 
 #: Numpy's archive of arrays.
 NPZ = Encoding("npz", _npz)
 
-#: Text, with hexadecimal floats; vectors-schema.json comes with it.
+#: Text, with hexadecimal and decimal floats; vectors-schema.json comes with it.
 JSON = Encoding("json", _json_vector)
 
 
@@ -268,7 +274,8 @@ def write_vectors(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = list(write_vectors(folder, Plan(families=("garnet", "tied"), count=4)))
     ...     print(sorted(path.name for path in Path(folder).iterdir()))
-    ['garnet-00000.npz', 'garnet-00001.npz', 'manifest.json', 'tied-00000.npz', 'tied-00001.npz']
+    ['README.md', 'garnet-00000.npz', 'garnet-00001.npz', 'manifest.json', 'tied-00000.npz', \
+'tied-00001.npz']
     """
     plan, place = Plan() if plan is None else plan, Path(folder)
     n_workers = positive_integer("workers", workers)
@@ -406,8 +413,8 @@ def _finish(
                 "n_parameters": vector.theta.size,
             }
         )
-    if plan.encoding == JSON:
-        write_file(place / SCHEMA, shipped(SCHEMA))
+    for name in (README, SCHEMA, ANSWERS_SCHEMA) if plan.encoding == JSON else (README,):
+        write_file(place / name, shipped(name))
     manifest = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
