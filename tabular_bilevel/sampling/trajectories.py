@@ -137,6 +137,8 @@ class Law:
         Where they are made in truth, if not in `model`; transitions are stored like the model's.
     restarts : bool
         Whether the next episode counts as the continuation of the one before.
+    count : int, optional
+        Trajectories of an estimate, where that is known.
     """
 
     model: Model = field(repr=False)
@@ -145,6 +147,7 @@ class Law:
     survival: float = 1.0
     source: Model | None = field(default=None, repr=False)
     restarts: bool = False
+    count: int | None = None
 
     @property
     def complete(self) -> int:
