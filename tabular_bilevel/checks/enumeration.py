@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any, ClassVar
@@ -25,7 +25,8 @@ from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
-from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
+from tabular_bilevel.checks.diagnosis import EXACT_FIT, Candidates, Diagnosis
+from tabular_bilevel.checks.localising import Factor, Localisation, localised, parts_of
 from tabular_bilevel.checks.estimator import of_target, target_of
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, as_enumerable, noted
@@ -80,6 +81,8 @@ class EnumerationReport:
         Covariance of an estimate.
     target : ndarray, shape (d,)
         What the expectation should be.
+    localisation : Localisation
+        Where the expectation and the exact gradient part, and by how much.
     diagnosis : Diagnosis or None
         Which mistakes explain a bias.
     target_accuracy : Accuracy or None
@@ -100,6 +103,7 @@ class EnumerationReport:
     expectation: FloatArray = field(repr=False)
     covariance: FloatArray = field(repr=False)
     target: FloatArray = field(repr=False)
+    localisation: Localisation = field(default_factory=Localisation, repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     target_accuracy: Accuracy | None = field(default=None, repr=False)
 
@@ -107,6 +111,21 @@ class EnumerationReport:
     def passed(self) -> bool:
         """Whether the expectation is the target."""
         return self.verdict is Verdict.UNBIASED
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """By what the gradient's parts are multiplied in the expectation; see `Localisation`."""
+        return self.localisation.factors
+
+    @property
+    def scale(self) -> Factor:
+        """By what the whole gradient is."""
+        return self.localisation.scale
+
+    @property
+    def residual(self) -> float:
+        """Size of what no part can make, relative to the gradient's norm."""
+        return self.localisation.residual
 
     def raise_if_failed(self) -> None:
         """Raise `CheckFailedError` with the report as its message unless the check passed."""
@@ -135,7 +154,15 @@ class EnumerationReport:
                 if self.target_accuracy is None
                 else f"\n  the target is {of_target(self.target_accuracy, self.target)}"
             )
-            + ("" if self.diagnosis is None else f"\n{indent(str(self.diagnosis), '  ')}")
+            + (
+                ""
+                if self.diagnosis is None
+                else "".join(
+                    f"\n{indent(told, '  ')}"
+                    for told in (str(self.localisation), str(self.diagnosis))
+                    if told
+                )
+            )
         )
 
 
@@ -228,13 +255,16 @@ def check_by_enumeration(
             sums.add(probabilities, estimates)
             bar.update(len(estimates))
     report = replace(sums.report(run, tolerance), target_accuracy=target_accuracy)
-    if report.passed or target is not None:
+    if target is not None:
         return report
     fit = max(EXACT_FIT, ROUNDING_UNITS * run.precision.unit)
-    diagnosis = diagnose_exactly(
-        report.expectation, problem, theta, exact=goal, horizon=horizon, tolerance=fit
-    )
-    return replace(report, diagnosis=diagnosis)
+    rows = report.expectation[None]
+    report = replace(report, localisation=localised(rows, problem, theta, rounding=fit))
+    if report.passed:
+        return report
+    candidates = Candidates(problem, theta, horizon=horizon)
+    parts = parts_of(problem, theta)
+    return replace(report, diagnosis=candidates.diagnose(rows, parts, rounding=fit, exactly=True))
 
 
 def _within(count: int, size: int, limit: int) -> int:

@@ -9,7 +9,7 @@ import math
 import pickle
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -30,10 +30,16 @@ from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
-from tabular_bilevel.checks.diagnosis import Diagnosis, diagnose, horizon_of, suspects
+from tabular_bilevel.checks.diagnosis import (
+    Candidates,
+    Diagnosis,
+    horizon_of,
+    trajectories_of,
+)
+from tabular_bilevel.checks.localising import Factor, Localisation, localised, parts_of
 from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.estimators.contract import AtTheta, as_estimator
+from tabular_bilevel.estimators.contract import AtTheta, Taken, as_estimator
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING
@@ -131,8 +137,10 @@ class EstimatorReport:
         None of one that was given the problem.
     trouble : str
         What is wrong with an estimator that is BROKEN.
+    localisation : Localisation
+        Where the mean and the exact gradient part, and by how much.
     diagnosis : Diagnosis or None
-        Which mistakes explain a bias.
+        Which mistakes explain a bias; None of a check that passed.
     seed : int or None
         What to pass as `rng` to see the same again.
     burn_in : int
@@ -165,6 +173,7 @@ class EstimatorReport:
     notes: tuple[str, ...] = ()
     asked: tuple[str, ...] | None = None
     trouble: str = ""
+    localisation: Localisation = field(default_factory=Localisation, repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     seed: int | None = None
     target_accuracy: Accuracy | None = field(default=None, repr=False)
@@ -179,6 +188,21 @@ class EstimatorReport:
     def doubtful(self) -> bool:
         """Whether the mean is off, and it is not decided whether by chance."""
         return self.verdict is Verdict.INCONCLUSIVE and (self.astray or self.suspicious)
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """By what the gradient's parts are multiplied in the mean; see `Localisation`."""
+        return self.localisation.factors
+
+    @property
+    def scale(self) -> Factor:
+        """By what the whole gradient is."""
+        return self.localisation.scale
+
+    @property
+    def residual(self) -> float:
+        """Size of what no part can make, relative to the gradient's norm."""
+        return self.localisation.residual
 
     def replicates_for(self, bias: float) -> int:
         """Count the replicates that it takes to see a bias along the target.
@@ -249,6 +273,8 @@ class EstimatorReport:
                 )
         if self.target_accuracy is not None:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
+        if self.verdict is Verdict.BIASED or self.doubtful:
+            yield from str(self.localisation).splitlines()
         if self.diagnosis is not None:
             told = str(self.diagnosis)
             sure = self.verdict is Verdict.BIASED
@@ -387,14 +413,11 @@ def check_estimator(
         found = EstimatorReport(
             Verdict.BROKEN, n_replicates=len(replicates.rows), target=goal, trouble=str(error)
         )
-    diagnosis = None
-    if target is None and (found.verdict is Verdict.BIASED or found.doubtful):
-        horizon = horizon_of(taken, problem, theta)
-        diagnosis = _diagnosed(replicates, problem, theta, goal, horizon)
+    if target is None:
+        found = _explained(found, replicates, taken, problem, theta)
     return dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
-        diagnosis=diagnosis,
         notes=replicates.notes,
         asked=replicates.asked,
         seed=seed,
@@ -403,26 +426,41 @@ def check_estimator(
     )
 
 
-def _diagnosed(
+def _explained(
+    found: EstimatorReport,
     replicates: _Replicates,
+    estimator: Taken,
     problem: BilevelProblem,
     theta: FloatArray,
-    exact: FloatArray,
-    horizon: int | None,
-) -> Diagnosis | None:
-    """Diagnose after more and more replicates: a gross bias shows early, which one may not."""
-    targets = suspects(problem, theta, horizon=horizon)
+) -> EstimatorReport:
+    """Say where the mean is off and by how much, and which mistakes would make that.
 
-    def found() -> Diagnosis | None:
-        rows = np.array(replicates.rows)
-        return diagnose(rows, targets, exact=exact, rounding=replicates.rounding, horizon=horizon)
+    After more and more replicates: a gross bias shows early, which one may not.
+    """
+    if found.verdict is Verdict.BROKEN:
+        return dataclasses.replace(found, diagnosis=Diagnosis())
+    diagnosis = None if found.passed else Diagnosis()
+    if found.verdict is Verdict.BIASED or found.doubtful:
+        parts = parts_of(problem, theta)
+        candidates = Candidates(
+            problem,
+            theta,
+            horizon=horizon_of(estimator, problem, theta),
+            count=trajectories_of(estimator),
+        )
 
-    diagnosis = found()
-    with contextlib.suppress(BrokenEstimatorError):
-        while diagnosis is not None and not diagnosis.clear and replicates.left:
-            replicates.drawn(min(2 * len(replicates.rows), replicates.count))
-            diagnosis = found()
-    return diagnosis
+        def diagnosed() -> Diagnosis:
+            rows = np.array(replicates.rows)
+            return candidates.diagnose(rows, parts, rounding=replicates.rounding)
+
+        diagnosis = diagnosed()
+        with contextlib.suppress(BrokenEstimatorError):
+            while not diagnosis.clear and replicates.left:
+                replicates.drawn(min(2 * len(replicates.rows), replicates.count))
+                diagnosis = diagnosed()
+    rows = np.array(replicates.rows)
+    where = localised(rows, problem, theta, rounding=replicates.rounding)
+    return dataclasses.replace(found, localisation=where, diagnosis=diagnosis)
 
 
 def percent(share: float, sign: str = "") -> str:

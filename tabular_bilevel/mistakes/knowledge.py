@@ -179,7 +179,7 @@ def ended(known: Experience) -> float:
     if seen.restarts:
         return 0.0
     ends = np.where(seen.model.available, seen.made_in.termination, 0.0)
-    return float(sum(np.vdot(pairs, ends) for pairs in seen.steps()))
+    return float(np.vdot(seen.visits(1.0)[1], ends))
 
 
 def restarting(known: Experience) -> Experience | None:

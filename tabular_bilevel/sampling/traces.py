@@ -18,14 +18,11 @@ from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
-from tabular_bilevel.sampling.trajectories import ALL_ENDED, Law, Trajectories, row_blocks
+from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
 
 __all__ = ["TraceRule"]
 
 NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
-
-# Entries of the kernel, times steps, between two returns of compiled code: about 0.1 s.
-STEPS_OF_ENTRIES = 20_000_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -175,7 +172,13 @@ class TraceRule:
     def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
         model, response, values = law.model, experience.response, experience.values
         policy, kernel, row = response.policy, model.transition, model.entry_row
-        influence, occupancy, answered, credited = self._sums(law)
+        influence, occupancy, answered, credited = law.sums(
+            self.credit,
+            trace_discount=self.trace_discount,
+            leader_discount=self.leader_discount,
+            credit_discount=self.credit_discount,
+            late=self.late,
+        )
         # how often a transition is made, per unit of its probability in the model
         ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
         sure = model.available & (model.termination == 0.0) & self.baseline
@@ -220,50 +223,6 @@ class TraceRule:
             self.indirect * indirect_entries,
             self.indirect * indirect_start,
         )
-
-    def _sums(self, law: Law) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Sum up over the law's steps, each of shape (S, A).
-
-        The mean eligibility at a pair; the leader's weights; and of the steps that another follows,
-        the weights that its own action has: the leader's, and the credit's.
-        """
-        from tabular_bilevel._base import kernels
-
-        world, policy = law.made_in, law.policy
-        kernel = world.transition
-        state, carried = world.initial.copy(), np.zeros(world.n_states)
-        weights, scratch = np.ones(2), np.zeros((2, world.n_states))
-        before, influence, occupancy, answered, credited = np.zeros((5, *policy.shape))
-        block = max(1, STEPS_OF_ENTRIES // max(1, kernel.nnz))
-        for start in range(0, law.horizon, block):
-            ended = kernels.expected_traces(
-                kernel.indptr,
-                kernel.indices,
-                kernel.data,
-                world.initial,
-                world.termination,
-                policy,
-                self.credit,
-                self.trace_discount,
-                self.leader_discount,
-                self.credit_discount,
-                self.late,
-                law.restarts,
-                min(block, law.horizon - start),
-                ALL_ENDED,
-                state,
-                carried,
-                weights,
-                scratch,
-                before,
-                influence,
-                occupancy,
-                answered,
-                credited,
-            )
-            if ended:
-                break
-        return influence, occupancy, answered, credited
 
     def _indirect(
         self,
