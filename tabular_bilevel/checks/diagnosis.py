@@ -46,12 +46,15 @@ NAMED, CLEAR = 0.5, 0.9
 # An exact expectation fits a target up to this, relative to the target; targets leave out as much.
 EXACT_FIT = 1e-8
 
+# Where fewer of the targets than this share lie off the gradient's line, one number is visible.
+FEW_OFF_THE_LINE = 0.1
+
 # What is believed before any estimate is seen: of a single mistake, of two at once, and of none
 # that is known.
 PRIOR = {"single": 0.5, "pair": 0.2, "none": 0.3}
 
 # Pairs whose targets are computed: those that would come nearest if what two mistakes do added up.
-PAIRS = 60
+PAIRS = 120
 
 # Of the standard suite, problems with many directions on which mistakes differ.
 ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequal discounts")
@@ -124,9 +127,15 @@ class Diagnosis:
 
     @property
     def best(self) -> Guess | None:
-        """The likeliest, if it fits and is likelier than all others together; else None."""
+        """The likeliest, if it fits and is likelier than all others together; else None.
+
+        None, too, where the estimates' noise leaves a single number to go by.
+        """
         first = next(iter(self.guesses), None)
-        return first if first is not None and first.fits and first.probability > NAMED else None
+        if first is None or not first.fits or first.probability <= NAMED:
+            return None
+        # of many mistakes, some come near any one number
+        return first if self.directions > 1 or self.n_replicates == 0 else None
 
     @property
     def clear(self) -> bool:
@@ -146,11 +155,15 @@ class Diagnosis:
             after = f", after {self.n_replicates} replicates"
         if best is None:
             near = min(self.guesses, key=lambda guess: guess.distance)
-            yield (
-                f"diagnosis: none of the known mistakes is likelier than all else (probability "
-                f"that it is none: {self.none_probability:.2g}); nearest is {near.name}, "
-                f"{near.distance:.3g} {self.unit} away{after}"
-            )
+            if self.directions == 1 and near.fits:
+                yield f"diagnosis: only one number is visible here, and names no mistake{after}"
+            else:
+                why = "leads" if near.fits else "fits"
+                yield (
+                    f"diagnosis: no known mistake {why} (probability that it is none "
+                    f"{self.none_probability:.2g}); nearest is {near.name}, {near.distance:.3g} "
+                    f"{self.unit} away{after}"
+                )
         else:
             verb = "converges" if self.clear else "seems to converge"
             yield f"your estimator {verb} to {'; to '.join(best.instead)}, instead of the gradient"
@@ -466,15 +479,18 @@ class _Comparison:
         self, rows: FloatArray, candidates: Candidates, parts: Parts, rounding: float
     ) -> None:
         table = np.array([*candidates.singles.values(), candidates.exact, *parts.values()])
-        self._unit = binary_scale(rows, table)
-        scaled, table = rows / self._unit, table / self._unit
+        self._unit = binary_scale(rows, candidates.exact)
+        scaled = rows / self._unit
+        length = np.linalg.norm(table, axis=1, keepdims=True)
+        table = table / np.where(length > 0.0, length, 1.0)
         self.mean, self._count = rows.mean(axis=0), len(rows)
         count, mean = self._count, scaled.mean(axis=0)
-        self._floor = rounding * max(float(np.abs(mean).max()), float(np.abs(table).max()))
+        exact = candidates.exact / self._unit
+        self._floor = rounding * max(float(np.abs(mean).max()), float(np.abs(exact).max()))
         self._exactly = count == 1
         most = mean.size if self._exactly else max(1, count // REPLICATES_A_DIRECTION)
         _, size, axes = np.linalg.svd(table, full_matrices=False)
-        axes = axes[size > 1e-9 * size[0]]
+        axes = axes[size > SAME * size[0]]
         self.directions = len(axes)
         self.outside = False
         if mean.size > most:
@@ -509,10 +525,18 @@ class _Comparison:
             sum((share / self._unit for (part, _), share in parts.items() if part == half), 0.0)
             for half in sorted({part for part, _ in parts})
         ]
-        exact = candidates.exact / self._unit
         self._scale = float(np.linalg.norm(exact)) or float(np.linalg.norm(mean))
         self._exact = exact
         self._axes = axes
+        if self._off_the_line(np.array(list(candidates.singles.values()))) < FEW_OFF_THE_LINE:
+            self.directions = 1
+
+    def _off_the_line(self, table: FloatArray) -> float:
+        """Share of the targets that are no multiple of the gradient, as far as noise tells."""
+        targets, length = table / self._unit @ self._whiten, float(np.linalg.norm(self._right))
+        line = self._right / length if length > 0.0 else self._right
+        rest = targets - np.outer(targets @ line, line)
+        return float((np.linalg.norm(rest, axis=1) > ALIKE).mean())
 
     def _squares(self, table: FloatArray) -> FloatArray:
         gaps = np.atleast_2d(table) / self._unit @ self._whiten - self._middle
