@@ -145,7 +145,7 @@ TOGETHER = [name for name, fault in FAULTS.items() if fault.together]
 
 @pytest.mark.parametrize("fault", TOGETHER)
 def test_what_depends_on_all_trajectories_together_has_its_target_with_many(fault):
-    problem = tb.problems.layered(depth=4, width=2, rng=3) 
+    problem = tb.problems.layered(depth=4, width=2, rng=3)
     theta, control = somewhere(problem), tb.controls(n_trajectories=2000)[fault]
     limit = control.limit(problem, theta)
     if "finished" in fault:

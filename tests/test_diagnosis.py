@@ -32,6 +32,11 @@ PLAIN = PROBLEMS["garnet"]
 # Fifty replicates do not tell these apart: the first bears the name of the second.
 NEARLY_ALIKE = {
     ("garnet", "undiscounted influence"): "leader's discount for the follower's",
+    ("layered", "tails discounted by absolute time"): "leader's reward alone for its advantage",
+    (
+        "layered",
+        "follower stopped after 1 sweeps",
+    ): "leader's value for the follower's in the kernel's tail",
     ("layered", "discounts swapped"): "follower's discount for the leader's",
     ("layered", "influence one step late"): "no 1/temperature",
     ("game, seen", "discounts swapped"): "follower's discount for the leader's",

@@ -134,7 +134,9 @@ class Localisation:
         elif self.scale.known:
             yield f"no multiple of the gradient; the nearest is times {self.scale}"
         known = {name: each for name, each in self.factors.items() if each.known}
-        told = [f"{SPOKEN[name]} times {known[name]}" for name in (DIRECT, THROUGH) if name in known]
+        told = [
+            f"{SPOKEN[name]} times {known[name]}" for name in (DIRECT, THROUGH) if name in known
+        ]
         if told:
             yield ", ".join(told)
         tables = [
@@ -182,9 +184,7 @@ def parts_of(
     }
     largest = max((float(np.abs(share).max()) for share in shares.values()), default=0.0)
     return {
-        name: share
-        for name, share in shares.items()
-        if np.abs(share).max() > NOTHING * largest
+        name: share for name, share in shares.items() if np.abs(share).max() > NOTHING * largest
     }
 
 
@@ -327,9 +327,7 @@ class _Sample:
         others = self.rows @ sideways
         fits, moving = _is_zero(others, floor)
         if fits and moving.shape[1]:
-            return self._told(
-                columns, axes, np.ones(len(self.mean)), floor, True, others @ moving
-            )
+            return self._told(columns, axes, np.ones(len(self.mean)), floor, True, others @ moving)
         return self._told(columns, axes, np.ones(len(self.mean)), floor, fits)
 
     def _told(

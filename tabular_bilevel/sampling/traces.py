@@ -82,7 +82,8 @@ class TraceRule:
 
         def both(own: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
             return {
-                name: own.get(name, 1.0) * other.get(name, 1.0) for name in own.keys() | other.keys()
+                name: own.get(name, 1.0) * other.get(name, 1.0)
+                for name in own.keys() | other.keys()
             }
 
         return replace(

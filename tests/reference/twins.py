@@ -189,7 +189,16 @@ def eligibility_traces(
 
 
 def expected_traces(
-    model, policy, credit, *, steps, trace_discount, leader_discount, credit_discount, late, restarts
+    model,
+    policy,
+    credit,
+    *,
+    steps,
+    trace_discount,
+    leader_discount,
+    credit_discount,
+    late,
+    restarts,
 ):
     """Sum the mean eligibilities of pairs over steps from their definition, without a trace.
 
@@ -203,9 +212,7 @@ def expected_traces(
     pairs = [(s, a) for s in range(model.n_states) for a in range(model.n_actions)]
     laws = [model.initial]
     for _ in range(steps - 1):
-        laws.append(
-            sum(laws[-1][s] * policy[s, a] * chain[s, a] for s, a in pairs)
-        )
+        laws.append(sum(laws[-1][s] * policy[s, a] * chain[s, a] for s, a in pairs))
     for k, law in enumerate(laws):
         for s, a in pairs:
             chance = law[s] * policy[s, a]
