@@ -107,7 +107,7 @@ def test_with_more_parameters_than_replicates_factors_of_tables_are_told():
     )
 
 
-# ---------------------------------------------------------------- what cannot be told, and what is 0
+# ---------------------------------------------------------------- what cannot be told
 
 
 def test_one_parameter_tells_the_scale_alone():

@@ -1,8 +1,8 @@
 """Is the checker right? Its false alarms, its power, and whether it names what is wrong.
 
 Run ``python validation/checker.py`` with the package installed (about an hour on two cores), or one
-part: ``--part alarms`` (``families``, ``planted``, ``replicates``, ``power``, ``names``, ``controls``). It ends
-with 1 if a number is off.
+part: ``--part alarms`` (``families``, ``planted``, ``replicates``, ``power``, ``names``,
+``controls``). It ends with 1 if a number is off.
 
 - alarms: 2,000 checks of right estimators on random problems, at a false-alarm rate of 1 %; the
   observed rate has to be inside the binomial 99.9 % interval.
@@ -40,6 +40,7 @@ from multiprocessing import get_context
 
 import numpy as np
 from scipy import signal, special, stats
+from unknown_mistakes import UNKNOWN, Setting
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
@@ -49,7 +50,6 @@ from tabular_bilevel.checks.suite import SuiteCase, standard_suite
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS
 from tabular_bilevel.problems import zoo
-from unknown_mistakes import UNKNOWN, Setting
 
 ALARM_RATE, LEVEL = 0.01, 0.999
 
@@ -572,7 +572,7 @@ def scaled_parts(
     candidates: Candidates, parts: Parts, noise: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Multiply one part, or one table's share, by a number; where the problem tells it."""
-    exact = candidates.exact
+    exact = sum(parts.values())
     plain = noisy(exact, exact, noise, rng)
     told = localise(plain, parts, exact, rounding=1e-10).factors
     for name, where in told.items():

@@ -32,13 +32,16 @@ class Setting:
 
     @classmethod
     def at(cls, problem: tb.BilevelProblem, theta: np.ndarray) -> Setting:
+        """Compute what a mistake may need there."""
         return cls(problem, theta, tb.hypergradient(problem, theta), right_limit(problem, theta))
 
     @property
     def gradient(self) -> np.ndarray:
+        """The exact one, shape (d,)."""
         return self.exact.gradient
 
     def elsewhere(self, theta: np.ndarray) -> np.ndarray:
+        """Compute the exact one at another theta."""
         return tb.hypergradient(self.problem, theta).gradient
 
     def ruled(self, change: Callable[[TraceRule, Experience], TraceRule]) -> np.ndarray:

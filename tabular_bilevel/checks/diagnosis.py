@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -438,7 +438,7 @@ class Candidates:
         distance = compared.distances(table)
         left = np.ones(len(made), bool)
         guesses = []
-        for k in np.lexsort((distance, -probability, ~fits)):
+        for k in np.lexsort((distance, -probability, np.logical_not(fits))):
             if not left[k]:
                 continue
             same = np.zeros(len(made), bool)

@@ -26,8 +26,8 @@ from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Candidates, Diagnosis
-from tabular_bilevel.checks.localising import Factor, Localisation, localised, parts_of
 from tabular_bilevel.checks.estimator import of_target, target_of
+from tabular_bilevel.checks.localising import Factor, Localisation, localised, parts_of
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, as_enumerable, noted
 from tabular_bilevel.problem import BilevelProblem

@@ -50,6 +50,9 @@ MISFIT_RATE = 1e-3
 # Replicates for each direction in which the noise is known to go together.
 REPLICATES_A_DIRECTION = 5
 
+# Gaps below this, relative to the largest entry, are what long trajectories leave out.
+LEFT_OUT = 1e-7
+
 # A part smaller than this, relative to the largest, is 0; one whose share outside the others' span
 # is, relative to itself, cannot be told from them.
 NOTHING, TOLD_APART = 1e-10, 1e-6
@@ -85,7 +88,7 @@ class Factor:
     def __str__(self) -> str:
         if not self.known:
             return "unknown"
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 UNKNOWN = Factor()
@@ -296,7 +299,7 @@ class _Sample:
     def __init__(self, rows: FloatArray, rounding: float) -> None:
         self.rows, self.count, self.mean = rows, len(rows), rows.mean(axis=0)
         self.noise = rows - self.mean
-        self.rounding = rounding
+        self.rounding = max(rounding, LEFT_OUT)
 
     def fit(self, columns: FloatArray) -> _Fit:
         """Explain the mean by columns, shape (d, k), by generalised least squares.

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -146,7 +147,9 @@ class Sensitivities:
             slope = 0.0
         elif factor != 1.0:
             slope = factor * self.temperature
-        tables = {name: multiplied(name) for name in factors if name != "temperature"}
+        tables: dict[str, Any] = {
+            name: multiplied(name) for name in factors if name != "temperature"
+        }
         return replace(self, _temperature=slope, **tables)
 
     def _temperature_with(self, other: Sensitivities) -> float | Callable[[], float]:

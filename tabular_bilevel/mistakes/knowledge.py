@@ -147,7 +147,7 @@ def follower_advantage(known: Experience) -> FloatArray:
     """Q_F - V_F, with the follower's bonus for randomness in V_F."""
     response = known.response
     gap = response.action_value - response.value[:, None]
-    return np.where(known.planned.available, gap, 0.0)
+    return np.asarray(np.where(known.planned.available, gap, 0.0))
 
 
 def from_next_step(known: Experience) -> FloatArray:
@@ -158,7 +158,7 @@ def from_next_step(known: Experience) -> FloatArray:
 def at_once(known: Experience) -> FloatArray:
     """Leader's reward, less its mean over the follower's actions."""
     reward = np.where(known.planned.available, known.world.leader_reward, 0.0)
-    return reward - np.vecdot(known.response.policy, reward)[:, None]
+    return np.asarray(reward - np.vecdot(known.response.policy, reward)[:, None])
 
 
 def standardised(known: Experience) -> FloatArray:
@@ -168,7 +168,7 @@ def standardised(known: Experience) -> FloatArray:
     advantage = known.values.advantage
     advantage = advantage - np.vdot(share, advantage)
     deviation = float(np.sqrt(np.vdot(share, advantage**2)))
-    return advantage / deviation if deviation > 0.0 else advantage
+    return np.asarray(advantage / (deviation or 1.0))
 
 
 def ended(known: Experience) -> float:
