@@ -24,6 +24,7 @@ from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import check_estimates, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
+from tabular_bilevel.checks.localising import Factor, Localisation
 from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
@@ -182,7 +183,14 @@ __all__ = [
 ]
 
 display_all(globals())
-for _part in (Guess, Jacobian, RouteComparison, SensitivityBounds):  # of public objects
+for _part in (
+    Factor,
+    Guess,
+    Jacobian,
+    Localisation,
+    RouteComparison,
+    SensitivityBounds,
+):  # of public objects
     displayed(_part)
 
 

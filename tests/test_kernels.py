@@ -182,6 +182,34 @@ def steps_of(model):
     return {name: arrays[name] for name in ("states", "actions", "lengths")}
 
 
+EXPECTED = {
+    "plain": {"late": False, "restarts": False},
+    "late": {"late": True, "restarts": False},
+    "in a row": {"late": False, "restarts": True},
+}
+
+
+def expected_settings(model, name="plain", seed=6):
+    credit = np.random.default_rng(seed).normal(size=model.follower_reward.shape)
+    numbers = {"trace_discount": 0.8, "leader_discount": 0.9, "credit_discount": 0.6}
+    return EXPECTED[name] | numbers | frozen(credit=credit) | {"steps": 6}
+
+
+def expected_call(model, name="plain"):
+    tables = {key: getattr(model, key) for key in ("initial", "termination")}
+    inputs = kernel_of(model) | tables | expected_settings(model, name) | {"all_ended": 1e-18}
+    inputs |= {"policy": tb.solve_follower(model).policy}
+    shape, n_states = model.follower_reward.shape, model.n_states
+    sums = ("before", "influence", "occupancy", "answered", "credited")
+    return inputs, {
+        "law": model.initial.copy(),
+        "carried": np.zeros(n_states),
+        "weights": np.ones(2),
+        "scratch": np.empty((2, n_states)),
+        **{key: np.zeros(shape) for key in sums},
+    }
+
+
 def visits_call(model):
     shape = model.follower_reward.shape
     inputs = steps_of(model) | {"discount": 0.7}
@@ -364,6 +392,7 @@ CALLS = {
     "soft_policy_iteration": newton_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
+    "expected_traces": expected_call,
     "visits": visits_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
@@ -563,6 +592,29 @@ def test_eligibility_traces_are_the_discounted_sums(model, name):
     for key, total in (("direct_transition", direct), ("indirect_transition", indirect)):
         placed = model.like_transition(outputs[key]).toarray().reshape(shape)
         assert agree(placed, filled(total, shape))
+
+
+@each_model
+@pytest.mark.parametrize("name", EXPECTED)
+def test_expected_traces_are_the_discounted_sums(model, name):
+    settings = expected_settings(model, name)
+    inputs, outputs = expected_call(model, name)
+    ended = run(kernels.expected_traces, inputs, outputs)
+    assert not (ended and name == "in a row")
+    sums = twins.expected_traces(model, inputs["policy"], **settings)
+    for key, total in zip(("influence", "occupancy", "answered", "credited"), sums, strict=True):
+        assert agree(outputs[key], filled(total, model.follower_reward.shape))
+
+
+def test_expected_traces_go_on_where_they_left_off_and_say_when_all_have_ended():
+    model = MODELS["layered"]
+    whole, blocks = expected_call(model), expected_call(model)
+    run(kernels.expected_traces, *whole)
+    for steps in (1, 2, 3):
+        run(kernels.expected_traces, blocks[0] | {"steps": steps}, blocks[1])
+    for key, array in whole[1].items():
+        np.testing.assert_array_equal(array, blocks[1][key])
+    assert run(kernels.expected_traces, whole[0] | {"steps": 50}, whole[1])
 
 
 @each_model

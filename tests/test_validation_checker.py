@@ -33,9 +33,11 @@ def test_it_runs(arguments, printed, capsys):
 @pytest.mark.slow
 def test_faults_are_named_on_a_problem_of_the_suite(monkeypatch, capsys):
     case = next(case for case in tb.standard_suite() if case.name == "unequal discounts")
-    monkeypatch.setattr("standard_suite", lambda: (case,))
-    assert checker.main(["--part", "names", "--cases", "1", "--seed", "0"]) == 0
+    monkeypatch.setattr(checker, "standard_suite", lambda: (case,))
+    assert checker.main(["--part", "controls", "--cases", "1", "--seed", "0"]) == 0
     assert " 0 missed" in capsys.readouterr().out
+    assert checker.main(["--part", "names", "--cases", "1", "--seed", "0"]) == 0
+    assert "unknown none: " in capsys.readouterr().out
 
 
 @pytest.mark.slow

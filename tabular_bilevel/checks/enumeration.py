@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from textwrap import indent
@@ -26,8 +26,9 @@ from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
-from tabular_bilevel.checks.diagnosis import EXACT_FIT, Diagnosis, diagnose_exactly
+from tabular_bilevel.checks.diagnosis import EXACT_FIT, Candidates, Diagnosis
 from tabular_bilevel.checks.estimator import target_of
+from tabular_bilevel.checks.localising import Factor, Localisation, localised, parts_of
 from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
@@ -95,6 +96,8 @@ class EnumerationReport:
         Covariance of an estimate.
     target : ndarray, shape (d,)
         What the expectation should be.
+    localisation : Localisation
+        Where the expectation and the exact gradient part, and by how much.
     diagnosis : Diagnosis or None
         Which mistakes explain a bias.
     target_accuracy : Accuracy or None
@@ -118,6 +121,7 @@ class EnumerationReport:
     combination: str = ""
     reason: str = ""
     pullback_checked: bool = False
+    localisation: Localisation = field(default_factory=Localisation, repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     target_accuracy: Accuracy | None = field(default=None, repr=False)
 
@@ -125,6 +129,21 @@ class EnumerationReport:
     def passed(self) -> bool:
         """Whether the expectation is the target."""
         return self.verdict is Verdict.UNBIASED
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """By what the gradient's parts are multiplied in the expectation; see `Localisation`."""
+        return self.localisation.factors
+
+    @property
+    def scale(self) -> Factor:
+        """By what the whole gradient is."""
+        return self.localisation.scale
+
+    @property
+    def residual(self) -> float:
+        """Size of what no part can make, relative to the gradient's norm."""
+        return self.localisation.residual
 
     def raise_if_failed(self) -> None:
         """Raise `CheckFailedError` with the report as its message unless the check passed."""
@@ -154,7 +173,15 @@ class EnumerationReport:
                 if self.target_accuracy is None
                 else f"\n  the target is {of_target(self.target_accuracy, self.target)}"
             )
-            + ("" if self.diagnosis is None else f"\n{indent(str(self.diagnosis), '  ')}")
+            + (
+                ""
+                if self.diagnosis is None
+                else "".join(
+                    f"\n{indent(told, '  ')}"
+                    for told in (str(self.localisation), str(self.diagnosis))
+                    if told
+                )
+            )
         )
 
 
@@ -258,18 +285,13 @@ def check_by_enumeration(
     )
     if pullback.trouble:
         return replace(report, verdict=Verdict.BROKEN, reason=f"pullback: {pullback.trouble}")
+    unit = float(np.finfo(report.dtype).eps) if report.dtype != "bfloat16" else 2.0**-7
+    fit, rows = max(EXACT_FIT, ROUNDING_UNITS * unit), report.expectation[None]
+    report = replace(report, localisation=localised(rows, problem, theta, rounding=fit))
     if report.verdict is not Verdict.BIASED:
         return report
-    unit = float(np.finfo(report.dtype).eps) if report.dtype != "bfloat16" else 2.0**-7
-    diagnosis = diagnose_exactly(
-        report.expectation,
-        problem,
-        theta,
-        exact=goal if target is None else target_of(problem, theta, None)[0],
-        horizon=horizon,
-        tolerance=max(EXACT_FIT, ROUNDING_UNITS * unit),
-    )
-    return replace(report, diagnosis=diagnosis)
+    candidates, parts = Candidates(problem, theta, horizon=horizon), parts_of(problem, theta)
+    return replace(report, diagnosis=candidates.diagnose(rows, parts, rounding=fit, exactly=True))
 
 
 def _expected(

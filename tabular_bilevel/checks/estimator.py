@@ -17,18 +17,18 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import (
     EXACT_FIT,
+    Candidates,
     Diagnosis,
-    diagnose,
-    diagnose_exactly,
     horizon_of,
-    suspects,
+    trajectories_of,
 )
 from tabular_bilevel.checks.judging import judge, judge_exactly, judge_in_looks
+from tabular_bilevel.checks.localising import localised, parts_of
 from tabular_bilevel.checks.pullback import PullbackTest, check_pullback
 from tabular_bilevel.checks.replicates import BrokenEstimatorError, Replicates, rounding_of
 from tabular_bilevel.checks.report import EstimatorReport
@@ -240,15 +240,15 @@ def check_estimator(
         burn_in=int(burn_in),
         pullback_checked=pullback.checked,
     )
-    if found.verdict is Verdict.BIASED or found.doubtful:
-        found = _diagnosed(
-            found,
-            replicates,
-            problem,
-            theta,
-            given=target is not None,
-            horizon=horizon_of(taken, problem, theta),
-        )
+    found = _explained(
+        found,
+        replicates,
+        problem,
+        theta,
+        given=target is not None,
+        horizon=horizon_of(taken, problem, theta),
+        count=trajectories_of(taken),
+    )
     bar.close()
     return found
 
@@ -338,9 +338,7 @@ def check_estimates(
         target_accuracy=accuracy,
         pullback_checked=pullback.checked,
     )
-    if found.verdict is not Verdict.BIASED and not found.doubtful:
-        return found
-    return _diagnosed(
+    return _explained(
         found,
         _Given(list(estimates), rounding),
         problem,
@@ -363,7 +361,7 @@ class _Given:
         return np.array(self.rows)
 
 
-def _diagnosed(
+def _explained(
     found: EstimatorReport,
     replicates: Replicates | _Given,
     problem: BilevelProblem,
@@ -371,48 +369,44 @@ def _diagnosed(
     *,
     given: bool,
     horizon: int | None,
+    count: int | None = None,
 ) -> EstimatorReport:
-    """Diagnose after more and more replicates: a gross bias shows early, which one may not.
+    """Say where the mean is off and by how much, and which mistakes would make that.
 
-    The mistakes are those of estimators of the gradient, whatever target was given.
+    After more and more replicates: a gross bias shows early, which one may not. The mistakes are
+    those of estimators of the gradient, whatever target was given.
     """
-    exact, rounding = found.target, replicates.rounding
-    if given or found.times is not None:
-        try:
-            exact = hypergradient(problem, theta).gradient
-        except ValueError as error:
-            note = f"not diagnosed, as the problem has no gradient at theta: {error}"
-            return dataclasses.replace(found, notes=(*found.notes, note))
-    if found.deterministic:
-        fit = max(EXACT_FIT, rounding)
-        diagnosis = diagnose_exactly(
-            found.mean, problem, theta, exact=exact, horizon=horizon, tolerance=fit
-        )
-        return dataclasses.replace(found, diagnosis=diagnosis)
-    targets = suspects(problem, theta, horizon=horizon)
+    if found.verdict is Verdict.BROKEN:
+        return dataclasses.replace(found, diagnosis=Diagnosis())
+    exactly, rounding = found.deterministic, replicates.rounding
+    if exactly:
+        rounding = max(EXACT_FIT, rounding)
 
-    def seen() -> Diagnosis | None:
-        rows = np.array(replicates.rows)
-        near, right = targets, exact
-        if found.times is not None:
-            mean = rows.mean(axis=0)
-            near = {fault: _times(mean, one) * one for fault, one in targets.items()}
-            right = _times(mean, exact) * exact
-        return diagnose(rows, near, exact=right, rounding=rounding, horizon=horizon)
+    def seen() -> FloatArray:
+        return found.mean[None] if exactly else np.array(replicates.rows)
 
-    diagnosis = seen()
-    with contextlib.suppress(BrokenEstimatorError):
-        while diagnosis is not None and not diagnosis.clear and replicates.left:
-            replicates.drawn(min(2 * len(replicates.rows), replicates.count))
-            diagnosis = seen()
-    notes = found.notes
-    if given and found.times is None:
-        rate, power = found.false_alarm_rate, found.power
-        rows = np.array(replicates.rows)
-        own = judge(rows, exact, false_alarm_rate=rate, power=power, rounding=rounding)
-        if own.passed:
-            notes = (*notes, "the mean is the exact gradient, which is not the target given")
-    return dataclasses.replace(found, diagnosis=diagnosis, notes=notes)
+    try:
+        parts = parts_of(problem, theta)
+    except ValueError as error:
+        note = f"not diagnosed, as the problem has no gradient at theta: {error}"
+        return dataclasses.replace(found, notes=(*found.notes, note))
+    diagnosis, notes = None if found.passed else Diagnosis(), found.notes
+    if found.times is None and (found.verdict is Verdict.BIASED or found.doubtful):
+        candidates = Candidates(problem, theta, horizon=horizon, count=count)
+        diagnosis = candidates.diagnose(seen(), parts, rounding=rounding, exactly=exactly)
+        with contextlib.suppress(BrokenEstimatorError):
+            while not diagnosis.clear and replicates.left and not exactly:
+                replicates.drawn(min(2 * len(replicates.rows), replicates.count))
+                diagnosis = candidates.diagnose(seen(), parts, rounding=rounding)
+        if given and not exactly:
+            rate, power = found.false_alarm_rate, found.power
+            own = judge(
+                seen(), candidates.exact, false_alarm_rate=rate, power=power, rounding=rounding
+            )
+            if own.passed:
+                notes = (*notes, "the mean is the exact gradient, which is not the target given")
+    where = localised(seen(), problem, theta, rounding=rounding)
+    return dataclasses.replace(found, localisation=where, diagnosis=diagnosis, notes=notes)
 
 
 @quiet

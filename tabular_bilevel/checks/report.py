@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import Diagnosis
+from tabular_bilevel.checks.localising import Factor, Localisation
 from tabular_bilevel.checks.verdict import Verdict
 
 __all__ = ["EstimatorReport", "of_target", "percent"]
@@ -87,8 +88,10 @@ class EstimatorReport:
         What is wrong with an estimator that is BROKEN, and in which file and line.
     traceback : str
         Python's traceback of that, from where the estimator's own code begins.
+    localisation : Localisation
+        Where the mean and the exact gradient part, and by how much.
     diagnosis : Diagnosis or None
-        Which mistakes explain a bias.
+        Which mistakes explain a bias; None of a check that passed.
     seed : int or None
         What to pass as `rng` to see the same again.
     burn_in : int
@@ -127,6 +130,7 @@ class EstimatorReport:
     asked: tuple[str, ...] | None = None
     trouble: str = ""
     traceback: str = field(default="", repr=False)
+    localisation: Localisation = field(default_factory=Localisation, repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     seed: int | None = None
     target_accuracy: Accuracy | None = field(default=None, repr=False)
@@ -141,6 +145,21 @@ class EstimatorReport:
     def doubtful(self) -> bool:
         """Whether the mean is off, and it is not decided whether by chance."""
         return self.verdict is Verdict.INCONCLUSIVE and (self.astray or self.suspicious)
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """By what the gradient's parts are multiplied in the mean; see `Localisation`."""
+        return self.localisation.factors
+
+    @property
+    def scale(self) -> Factor:
+        """By what the whole gradient is."""
+        return self.localisation.scale
+
+    @property
+    def residual(self) -> float:
+        """Size of what no part can make, relative to the gradient's norm."""
+        return self.localisation.residual
 
     def replicates_for(self, bias: float) -> int:
         """Count the replicates that it takes to see a bias along the target.
@@ -185,6 +204,8 @@ class EstimatorReport:
             yield from self._found()
         if self.target_accuracy is not None:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
+        if self.verdict is Verdict.BIASED or self.doubtful:
+            yield from str(self.localisation).splitlines()
         if self.diagnosis is not None:
             told = str(self.diagnosis)
             sure = self.verdict is Verdict.BIASED

@@ -100,7 +100,7 @@ class SuiteReport:
             if report.diagnosis is not None
             for guess in report.diagnosis.guesses
             if guess.fits
-            for name in (guess.name, *guess.likeness)
+            for name in (guess.name, *guess.alike)
         )
         return dict(fitting.most_common())
 
@@ -373,7 +373,7 @@ def _told(report: EstimatorReport) -> str:
     if report.trouble:
         return report.trouble
     best = None if report.diagnosis is None else report.diagnosis.best
-    if best is not None and best.fits:
+    if best is not None:
         return f"{best.name}? {report.reason}" if report.reason else best.name
     if report.reason:
         return report.reason

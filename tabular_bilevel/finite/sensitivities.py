@@ -6,9 +6,10 @@ Both the exact gradient and every sampled one are these measures, pulled back by
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -128,6 +129,27 @@ class Sensitivities:
             initial=read_only(self.initial + other.initial),
             _temperature=self._temperature_with(other),
         )
+
+    @quiet
+    def times(self, factors: Mapping[str, float]) -> Sensitivities:
+        """Multiply the measures of some tables, by their names; by 0 whatever they are."""
+
+        def multiplied(name: str) -> FloatArray:
+            array, factor = getattr(self, name), factors[name]
+            return np.asarray(read_only(factor * array if factor else np.zeros_like(array)))
+
+        if not factors:
+            return self
+        slope: float | Callable[[], float] = self._temperature
+        factor = factors.get("temperature", 1.0)
+        if factor == 0.0:
+            slope = 0.0
+        elif factor != 1.0:
+            slope = factor * self.temperature
+        tables: dict[str, Any] = {
+            name: multiplied(name) for name in factors if name != "temperature"
+        }
+        return replace(self, _temperature=slope, **tables)
 
     def _temperature_with(self, other: Sensitivities) -> float | Callable[[], float]:
         """Add up, or leave to later what can be left."""

@@ -66,9 +66,15 @@ class Control:
         Raises
         ------
         ValueError
-            If it needs episodes in a row, or the fault is not defined for the problem.
+            If it needs episodes in a row, or many trajectories together, or the fault is not
+            defined for the problem.
         """
         limit = self.limit(problem, theta)
+        if self.fault.together:
+            raise ValueError(
+                f"{self.fault.name!r} depends on all trajectories of an estimate together, which "
+                "enumeration makes one by one"
+            )
         if limit.law.restarts:
             raise ValueError(
                 f"{self.fault.name!r} needs episodes in a row, which enumeration does not make"
@@ -83,7 +89,7 @@ class Control:
         ValueError
             If the fault is not defined for the problem.
         """
-        known = self.fault.known(right_limit(problem, theta))
+        known = self.fault.known(right_limit(problem, theta, count=self.n_trajectories))
         if known is None:
             raise ValueError(f"{self.fault.name!r} is not defined for this problem")
         return known

@@ -13,28 +13,45 @@ from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.finite.follower import PolicyIteration, Response, StoppedValueIteration
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
-from tabular_bilevel.sampling.critics import exact_values
+from tabular_bilevel.sampling.critics import LeaderValues, SarsaCritic, exact_values
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, negligible_horizon
+from tabular_bilevel.sampling.trajectories import Law
 
 __all__ = [
+    "at_once",
     "averaged_follower",
+    "centred_by_follower_action",
+    "critic_of_followers_discount",
     "cut",
+    "cut_taken_for_end",
+    "ended",
+    "follower_advantage",
+    "from_next_step",
     "last_step_missing",
+    "leader_value_for_followers",
+    "modal_critic",
     "restarting",
     "right_limit",
     "slipping",
     "stale",
+    "standardised",
     "uniform_critic",
+    "value_without_entropy",
 ]
 
 
 def right_limit(
-    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    horizon: int | None = None,
+    count: int | None = None,
 ) -> Experience:
     """Know all that is right; by default trajectories are not cut where it matters."""
     interaction = Interaction(Episodes(steps=horizon), follower=PolicyIteration())
-    return interaction.limit(problem, theta)
+    known = interaction.limit(problem, theta)
+    return replace(known, seen=replace(known.law, count=count))
 
 
 def answered_by(known: Experience, response: Response) -> Experience:
@@ -67,6 +84,102 @@ def uniform_critic(known: Experience) -> Experience:
     chances = available / available.sum(axis=1, keepdims=True)
     other = replace(known.response, policy=chances)
     return replace(known, values=exact_values(known.law.made_in, other))
+
+
+def modal_critic(known: Experience) -> Experience:
+    """Evaluate a follower that always takes its likeliest action."""
+    policy = known.response.policy
+    modal = replace(known.response, policy=np.eye(policy.shape[1])[policy.argmax(axis=1)])
+    return replace(known, values=exact_values(known.law.made_in, modal))
+
+
+def critic_of_followers_discount(known: Experience) -> Experience:
+    """Evaluate the leader at the follower's discount."""
+    world = known.law.made_in
+    other = world.replace(leader_discount=world.follower_discount)
+    return replace(known, values=exact_values(other, known.response))
+
+
+def cut_taken_for_end(steps: int) -> Callable[[Experience], Experience | None]:
+    """Cut trajectories after so many steps; the critic takes that for an episode's end."""
+
+    def change(known: Experience) -> Experience | None:
+        if steps >= known.law.horizon:
+            return None
+        critic = SarsaCritic(cut_is_end=True)
+        values = critic.limit(known.law.made_in, known.response, Episodes(steps=steps))
+        return replace(cut(known, steps), values=values)
+
+    return change
+
+
+def value_without_entropy(known: Experience) -> Experience:
+    """Let the follower forget its bonus for randomness where a state's value is asked for."""
+    response, available = known.response, known.planned.available
+    value = (response.policy * np.where(available, response.action_value, 0.0)).sum(axis=1)
+    return replace(known, response=replace(response, value=read_only(value)))
+
+
+def leader_value_for_followers(known: Experience) -> Experience:
+    """Take the leader's value of a state for the follower's."""
+    return replace(known, response=replace(known.response, value=known.values.value))
+
+
+def centred_by_follower_action(known: Experience) -> Experience | None:
+    """Take Q_L's mean over the leader's actions off at each of the follower's actions."""
+    game = known.problem
+    if not isinstance(game, MarkovGame) or not game.follower_observes_leader:
+        return None
+    leader, policy = game.leader_policy(known.theta), known.response.policy
+    available = known.planned.available
+    action_value = np.where(available, known.values.action_value, 0.0)
+    shape = (*leader.shape, policy.shape[1])
+    taken_off = np.einsum("sb,sba->sa", leader, action_value.reshape(shape))
+    shift = np.einsum("sba,sa->sb", policy.reshape(shape), taken_off).ravel()
+    values = known.values
+    centred = LeaderValues(
+        read_only(values.action_value - shift[:, None]), read_only(values.value - shift)
+    )
+    return replace(known, values=centred)
+
+
+def follower_advantage(known: Experience) -> FloatArray:
+    """Q_F - V_F, with the follower's bonus for randomness in V_F."""
+    response = known.response
+    gap = response.action_value - response.value[:, None]
+    return np.asarray(np.where(known.planned.available, gap, 0.0))
+
+
+def from_next_step(known: Experience) -> FloatArray:
+    """Leader's advantage without the reward that is earned at once."""
+    return known.values.advantage - at_once(known)
+
+
+def at_once(known: Experience) -> FloatArray:
+    """Leader's reward, less its mean over the follower's actions."""
+    reward = np.where(known.planned.available, known.world.leader_reward, 0.0)
+    return np.asarray(reward - np.vecdot(known.response.policy, reward)[:, None])
+
+
+def standardised(known: Experience) -> FloatArray:
+    """Leader's advantage, less its mean over all steps, divided by its standard deviation."""
+    counts, _ = known.seen.visits(1.0)
+    share = counts / max(counts.sum(), 1.0)
+    advantage = known.values.advantage
+    advantage = advantage - np.vdot(share, advantage)
+    deviation = float(np.sqrt(np.vdot(share, advantage**2)))
+    return np.asarray(advantage / (deviation or 1.0))
+
+
+def ended(known: Experience) -> float:
+    """Share of the trajectories that end by themselves, not by a cut."""
+    seen = known.seen
+    if not isinstance(seen, Law):
+        return float(seen.terminated.mean())
+    if seen.restarts:
+        return 0.0
+    ends = np.where(seen.model.available, seen.made_in.termination, 0.0)
+    return float(np.vdot(seen.visits(1.0)[1], ends))
 
 
 def restarting(known: Experience) -> Experience | None:

@@ -46,6 +46,9 @@ class Mistake:
         Changes what an estimator knows: follower, critic, and what is seen. Likewise.
     rule : callable, optional
         Changes what the estimator makes of that.
+    together : bool
+        Whether it depends on all trajectories of an estimate together, so that no single one shows
+        it.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Mistake:
     road: Callable[[Road], Road | None] | None = field(default=None, repr=False)
     knowledge: Callable[[Experience], Experience | None] | None = field(default=None, repr=False)
     rule: Callable[[TraceRule, Experience], TraceRule] | None = field(default=None, repr=False)
+    together: bool = False
 
     def gradient(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray | None:
         """Compute what the exact computation comes to with it, shape (d,).
@@ -146,75 +150,91 @@ def _mistakes() -> Iterator[Mistake]:
         "the direct part alone (the naive policy gradient)",
         flags=_THROUGH,
         road=lambda road: replace(road, indirect=0.0),
-        rule=lambda r, e: replace(r, indirect=0.0),
+        rule=lambda r, e: r.times(indirect=0.0),
     )
     yield Mistake(
         "direct term dropped",
         "the part through the follower alone",
         flags=("leader-reward-parameters", "kernel-parameters", "initial-parameters"),
         road=lambda road: replace(road, direct=0.0),
-        rule=lambda r, e: replace(r, direct=0.0),
+        rule=lambda r, e: r.times(direct=0.0),
     )
     yield Mistake(
         "through-follower term sign-flipped",
         "the direct part minus the part through the follower",
         flags=_THROUGH,
         road=lambda road: replace(road, indirect=-1.0),
-        rule=lambda r, e: replace(r, indirect=-1.0),
+        rule=lambda r, e: r.times(indirect=-1.0),
     )
     yield Mistake(
         "sign flipped",
         "minus the gradient",
-        rule=lambda r, e: replace(r, direct=-1.0, indirect=-1.0),
+        rule=lambda r, e: r.times(direct=-1.0, indirect=-1.0),
     )
     yield Mistake(
         "no 1/temperature",
         "a gradient whose part through the follower lacks the factor 1/temperature",
         flags=("temperature-not-one",),
         road=lambda road: replace(road, indirect=road.model.temperature),
-        rule=lambda r, e: replace(r, credit=r.credit * e.planned.temperature),
+        rule=lambda r, e: r.times(indirect=e.planned.temperature),
     )
     yield Mistake(
         "1/temperature squared",
         "a gradient whose part through the follower is divided by the temperature twice",
         flags=("temperature-not-one",),
         road=lambda road: replace(road, indirect=1.0 / road.model.temperature),
-        rule=lambda r, e: replace(r, credit=r.credit / e.planned.temperature),
+        rule=lambda r, e: r.times(indirect=1.0 / e.planned.temperature),
     )
     yield Mistake(
         "kernel's derivative dropped",
+        "a gradient without the kernel's derivative",
         flags=("kernel-parameters",),
         road=lambda road: road.without("transition"),
+        rule=lambda r, e: r.times(
+            direct_tables={"transition": 0.0}, indirect_tables={"transition": 0.0}
+        ),
     )
     yield Mistake(
         "kernel's derivative dropped in the direct term",
+        "a gradient without the kernel's derivative in the direct part",
         flags=("kernel-parameters",),
         road=lambda road: replace(road, no_direct=("transition",)),
+        rule=lambda r, e: r.times(direct_tables={"transition": 0.0}),
     )
     yield Mistake(
         "kernel's derivative dropped in the through-follower term",
+        "a gradient without the kernel's derivative in the part through the follower",
         flags=("kernel-parameters",),
         road=lambda road: replace(road, no_indirect=("transition",)),
+        rule=lambda r, e: r.times(indirect_tables={"transition": 0.0}),
     )
     yield Mistake(
         "temperature's derivative dropped",
+        "a gradient without the temperature's derivative",
         flags=("temperature-parameters",),
-        road=lambda road: road.without("_temperature"),
+        road=lambda road: road.without("temperature"),
+        rule=lambda r, e: r.times(indirect_tables={"temperature": 0.0}),
     )
     yield Mistake(
         "initial distribution's derivative dropped",
+        "a gradient without the initial distribution's derivative",
         flags=("initial-parameters",),
         road=lambda road: road.without("initial"),
+        rule=lambda r, e: r.times(direct_tables={"initial": 0.0}, indirect_tables={"initial": 0.0}),
     )
     yield Mistake(
         "leader reward's derivative dropped",
+        "a gradient without the derivative of the leader's reward",
         flags=("leader-reward-parameters",),
         road=lambda road: road.without("leader_reward"),
+        rule=lambda r, e: r.times(direct_tables={"leader_reward": 0.0}),
     )
     yield Mistake(
         "follower reward's derivative dropped",
+        "a gradient without the derivative of the follower's reward",
         flags=("follower-reward-parameters",),
         road=lambda road: road.without("follower_reward"),
+        rule=lambda r, e: r.times(indirect_tables={"follower_reward": 0.0}),
     )
     yield Mistake(
         "last step missing", "the gradient of one step less", knowledge=known.last_step_missing
@@ -252,7 +272,7 @@ def _mistakes() -> Iterator[Mistake]:
         "influence one step early",
         "a gradient whose influence begins a step before the decision, and so is discounted once "
         "too often",
-        rule=lambda r, e: replace(r, indirect=e.world.follower_discount),
+        rule=lambda r, e: r.times(indirect=e.world.follower_discount),
     )
     yield Mistake(
         "advantage of another policy",
@@ -275,9 +295,7 @@ def _mistakes() -> Iterator[Mistake]:
             direct=1.0 - road.model.leader_discount,
             indirect=1.0 - road.model.leader_discount,
         ),
-        rule=lambda r, e: replace(
-            r, direct=1.0 - r.leader_discount, indirect=1.0 - r.leader_discount
-        ),
+        rule=lambda r, e: _scaled(r, 1.0 - r.leader_discount),
     )
     yield Mistake(
         "entropy bonus in the leader's objective", flags=_THROUGH, road=on.entropy_counted
@@ -300,6 +318,10 @@ def _mistakes() -> Iterator[Mistake]:
         road=on.restarted,
         knowledge=known.restarting,
     )
+    yield from _of_scale()
+    yield from _of_tables()
+    yield from _of_critics()
+    yield from _of_games()
     for share in (0.25, -0.355):
         yield Mistake(
             f"simulator slips {'more' if share > 0 else 'less'} than the planner",
@@ -319,6 +341,182 @@ def _mistakes() -> Iterator[Mistake]:
         "the gradient at a follower that backs up the leader-averaged action value (as in the "
         "published code)",
         knowledge=known.averaged_follower,
+    )
+
+
+def _of_scale() -> Iterator[Mistake]:
+    """Mistakes that multiply the gradient, or a part of it, by a number."""
+    yield Mistake("half", "half the gradient", rule=lambda r, e: _scaled(r, 0.5))
+    yield Mistake("twice", "twice the gradient", rule=lambda r, e: _scaled(r, 2.0))
+    yield Mistake(
+        "sum for mean",
+        "the sum over trajectories, not their mean",
+        together=True,
+        knowledge=lambda e: e if (e.law.count or 1) > 1 else None,
+        rule=lambda r, e: _scaled(r, float(e.seen.count or 1)),
+    )
+    yield Mistake(
+        "mean per step",
+        "the gradient, divided by the mean number of steps of a trajectory",
+        together=True,
+        rule=lambda r, e: _scaled(r, 1.0 / _length(e, 1.0)),
+    )
+    yield Mistake(
+        "divided by the sum of discount**t",
+        "the gradient, divided by the sum of leader_discount**t over a trajectory's steps",
+        together=True,
+        rule=lambda r, e: _scaled(r, 1.0 / _length(e, e.world.leader_discount)),
+    )
+    yield Mistake(
+        "divided by finished episodes",
+        "the sum over trajectories, divided by the number of those that end by themselves",
+        together=True,
+        knowledge=lambda e: e if known.ended(e) > 0.0 else None,
+        rule=lambda r, e: _scaled(r, 1.0 / (known.ended(e) or 1.0)),
+    )
+    yield Mistake(
+        "one discount too many",
+        "the gradient times leader_discount",
+        rule=lambda r, e: _scaled(r, r.leader_discount),
+    )
+    yield Mistake(
+        "one discount too many in the covariance",
+        "a gradient whose part through the follower has one leader_discount too many",
+        rule=lambda r, e: r.times(indirect=r.leader_discount),
+    )
+    yield Mistake(
+        "direct term sign-flipped",
+        "the part through the follower minus the direct part",
+        rule=lambda r, e: r.times(direct=-1.0),
+    )
+    yield Mistake(
+        "direct term twice",
+        "a gradient with twice its direct part",
+        rule=lambda r, e: r.times(direct=2.0),
+    )
+    yield Mistake(
+        "through-follower term twice",
+        "a gradient with twice its part through the follower",
+        rule=lambda r, e: r.times(indirect=2.0),
+    )
+
+
+def _scaled(rule: TraceRule, factor: float) -> TraceRule:
+    return rule.times(direct=factor, indirect=factor)
+
+
+def _length(experience: Experience, discount: float) -> float:
+    """Add up discount^t over the steps of a trajectory, on average."""
+    seen = experience.seen
+    return float(seen.visits(discount)[1].sum()) / max(1, seen.complete)
+
+
+def _of_tables() -> Iterator[Mistake]:
+    """Mistakes in what a table's change is worth, and in how far its influence reaches."""
+    yield Mistake(
+        "no follower_discount in the kernel's tail",
+        "a gradient in which the follower's value of the next state is not discounted",
+        knowledge=lambda e: e if e.world.follower_discount > 0.0 else None,
+        rule=lambda r, e: r.times(
+            indirect_tables={"transition": 1.0 / (e.world.follower_discount or 1.0)}
+        ),
+    )
+    yield Mistake(
+        "no leader_discount in the kernel's direct term",
+        "a gradient in which the leader's value of the next state is not discounted",
+        knowledge=lambda e: e if e.world.leader_discount > 0.0 else None,
+        rule=lambda r, e: r.times(
+            direct_tables={"transition": 1.0 / (e.world.leader_discount or 1.0)}
+        ),
+    )
+    yield Mistake(
+        "kernel's derivative sign-flipped",
+        "a gradient with minus the kernel's derivative",
+        rule=lambda r, e: r.times(
+            direct_tables={"transition": -1.0}, indirect_tables={"transition": -1.0}
+        ),
+    )
+    yield Mistake(
+        "follower's value without its entropy",
+        "a gradient whose follower counts rewards alone in the value of the next state",
+        knowledge=known.value_without_entropy,
+    )
+    yield Mistake(
+        "leader's value for the follower's in the kernel's tail",
+        "a gradient in which the next state is worth to the follower what it is to the leader",
+        knowledge=known.leader_value_for_followers,
+    )
+    yield Mistake(
+        "tails discounted by absolute time",
+        "a gradient whose influence is discounted by follower_discount**t, t counted from the "
+        "episode's start",
+        rule=lambda r, e: replace(r, credit_discount=r.credit_discount * r.trace_discount),
+    )
+    yield Mistake(
+        "rewards' derivative centred at each state",
+        "a gradient in which a reward counts by how much its derivative is above the policy's mean",
+        rule=lambda r, e: replace(r, centred=True),
+    )
+
+
+def _of_critics() -> Iterator[Mistake]:
+    """Mistakes in what a decision is credited with."""
+    yield Mistake(
+        "follower's advantage for the leader's",
+        "a gradient with the follower's advantage where the leader's should be",
+        rule=lambda r, e: replace(r, credit=known.follower_advantage(e) / e.planned.temperature),
+    )
+    yield Mistake(
+        "leader's reward-to-go one step late",
+        "a gradient whose decisions are not credited with the reward that they earn at once",
+        rule=lambda r, e: replace(r, credit=known.from_next_step(e) / e.planned.temperature),
+    )
+    yield Mistake(
+        "leader's reward alone for its advantage",
+        "a gradient whose decisions are credited with the reward that they earn at once, and no "
+        "later one",
+        rule=lambda r, e: replace(r, credit=known.at_once(e) / e.planned.temperature),
+    )
+    yield Mistake(
+        "modal actions in the critic",
+        "a gradient with the advantage of a follower that always takes its likeliest action",
+        knowledge=known.modal_critic,
+    )
+    yield Mistake(
+        "follower_discount in the critic",
+        "a gradient with the leader's values discounted by follower_discount",
+        knowledge=known.critic_of_followers_discount,
+    )
+    yield Mistake(
+        "advantage clipped to 1",
+        "a gradient whose advantages are clipped to [-1, 1]",
+        rule=lambda r, e: replace(
+            r, credit=np.clip(e.values.advantage, -1.0, 1.0) / e.planned.temperature
+        ),
+    )
+    yield Mistake(
+        "advantage standardised",
+        "a gradient whose advantages have their mean over all steps taken off, and are divided by "
+        "their standard deviation",
+        together=True,
+        rule=lambda r, e: replace(r, credit=known.standardised(e) / e.planned.temperature),
+    )
+    for steps in (5, 20, 100):
+        yield Mistake(
+            f"cut after {steps} steps taken for an end",
+            f"what trajectories of {steps} steps show whose cut the critic takes for an end",
+            kind="a cut taken for an episode's end",
+            knowledge=known.cut_taken_for_end(steps),
+        )
+
+
+def _of_games() -> Iterator[Mistake]:
+    """Mistakes with the leader's own policy."""
+    yield Mistake(
+        "centred by an average that depends on the action",
+        "a gradient whose action values have their mean over the leader's actions taken off at the "
+        "follower's action, which depends on the leader's",
+        knowledge=known.centred_by_follower_action,
     )
 
 

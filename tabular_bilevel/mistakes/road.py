@@ -56,7 +56,7 @@ class Road:
     direct, indirect : float
         Factors of the two parts.
     no_direct, no_indirect : tuple of str
-        Tables whose derivatives are left out of a part, by their slots in `Sensitivities`.
+        Tables whose derivatives are left out of a part, by their names in `Sensitivities`.
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -107,7 +107,7 @@ class Road:
             temperature=temperature_slope(model, response, influence),
         )
         one, other = (
-            self.problem.pullback(self.theta, _less(part, left_out))
+            self.problem.pullback(self.theta, part.times(dict.fromkeys(left_out, 0.0)))
             for part, left_out in ((direct, self.no_direct), (indirect, self.no_indirect))
         )
         return np.asarray(self.direct * one + self.indirect * other)
@@ -115,12 +115,6 @@ class Road:
     def without(self, *names: str) -> Road:
         """Forget the derivatives of some tables."""
         return replace(self, no_direct=names, no_indirect=names)
-
-
-def _less(measures: Sensitivities, left_out: tuple[str, ...]) -> Sensitivities:
-    """Set measures of some tables to 0."""
-    nothing = Sensitivities.of(measures.model)
-    return replace(measures, **{name: getattr(nothing, name) for name in left_out})
 
 
 def with_discounts(follower: str, leader: str) -> Callable[[Road], Road]:

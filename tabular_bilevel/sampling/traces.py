@@ -7,8 +7,10 @@ down the trajectory, and adds up the four measures that the problem pulls back. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
 
 __all__ = ["TraceRule"]
+
+NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +53,8 @@ class TraceRule:
         Whether what arriving is worth has its mean taken off, where that changes no expectation.
     own_action : bool
         Whether the action on arrival counts towards what arriving is worth.
+    direct_tables, indirect_tables : mapping of str to float
+        Factors of some tables' shares of the two parts, by their names in `Sensitivities`.
     """
 
     credit: FloatArray = field(repr=False)
@@ -61,6 +67,32 @@ class TraceRule:
     centred: bool = False
     baseline: bool = True
     own_action: bool = False
+    direct_tables: Mapping[str, float] = field(default_factory=dict)
+    indirect_tables: Mapping[str, float] = field(default_factory=dict)
+
+    def times(
+        self,
+        *,
+        direct: float = 1.0,
+        indirect: float = 1.0,
+        direct_tables: Mapping[str, float] = NOTHING_ELSE,
+        indirect_tables: Mapping[str, float] = NOTHING_ELSE,
+    ) -> TraceRule:
+        """Multiply factors of the parts, and of tables within them, by others."""
+
+        def both(own: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
+            return {
+                name: own.get(name, 1.0) * other.get(name, 1.0)
+                for name in own.keys() | other.keys()
+            }
+
+        return replace(
+            self,
+            direct=self.direct * direct,
+            indirect=self.indirect * indirect,
+            direct_tables=both(self.direct_tables, direct_tables),
+            indirect_tables=both(self.indirect_tables, indirect_tables),
+        )
 
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
         """Add up sensitivities along trajectories, or compute the mean of that over their law.
@@ -76,9 +108,13 @@ class TraceRule:
             Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
             one pass whatever the number of parameters; of a law, their means, step by step.
         """
-        if isinstance(experience.seen, Law):
-            return self._expected(experience, experience.seen)
-        return self._added_up(experience, experience.seen)
+        seen = experience.seen
+        direct, indirect = (
+            self._expected(experience, seen)
+            if isinstance(seen, Law)
+            else self._added_up(experience, seen)
+        )
+        return direct.times(self.direct_tables), indirect.times(self.indirect_tables)
 
     def _added_up(
         self, experience: Experience, sample: Trajectories
@@ -137,22 +173,13 @@ class TraceRule:
     def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
         model, response, values = law.model, experience.response, experience.values
         policy, kernel, row = response.policy, model.transition, model.entry_row
-        # summed over steps: the mean eligibility at a pair, the leader's weights, and of the steps
-        # that another follows, the weights that its own action has
-        influence, occupancy, answered, credited, trace = np.zeros((5, *policy.shape))
-        weight = credit_weight = 1.0
-        before = np.zeros_like(policy)
-        for pairs in law.steps():
-            answered += weight * before
-            credited += credit_weight * before
-            own = credit_weight * pairs * self.credit
-            carried = policy * law.arrivals(self.trace_discount * trace)[:, None]
-            trace = carried + own
-            influence += carried if self.late else trace
-            occupancy += weight * pairs
-            weight *= self.leader_discount
-            credit_weight *= self.credit_discount
-            before = pairs
+        influence, occupancy, answered, credited = law.sums(
+            self.credit,
+            trace_discount=self.trace_discount,
+            leader_discount=self.leader_discount,
+            credit_discount=self.credit_discount,
+            late=self.late,
+        )
         # how often a transition is made, per unit of its probability in the model
         ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
         sure = model.available & (model.termination == 0.0) & self.baseline

@@ -33,6 +33,9 @@ __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_tra
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
 
+# Entries of the kernel, times steps, between two returns of compiled code: about 0.1 s.
+STEPS_OF_ENTRIES = 20_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
@@ -137,6 +140,8 @@ class Law:
         Where they are made in truth, if not in `model`; transitions are stored like the model's.
     restarts : bool
         Whether the next episode counts as the continuation of the one before.
+    count : int, optional
+        Trajectories of an estimate, where that is known.
     """
 
     model: Model = field(repr=False)
@@ -145,6 +150,7 @@ class Law:
     survival: float = 1.0
     source: Model | None = field(default=None, repr=False)
     restarts: bool = False
+    count: int | None = None
 
     @property
     def complete(self) -> int:
@@ -176,14 +182,64 @@ class Law:
 
     def visits(self, discount: float) -> tuple[FloatArray, FloatArray]:
         """Compute the mean of a trajectory's `Trajectories.visits`, both (S, A)."""
-        counts, weights = np.zeros((2, *self.policy.shape))
-        reached = weight = 1.0
-        for pairs in self.steps():
-            counts += reached * pairs
-            weights += weight * pairs
-            reached *= self.survival
-            weight *= discount
+        none = np.zeros(self.policy.shape)
+        counts, weights = (
+            self.sums(none, trace_discount=0.0, leader_discount=each, credit_discount=0.0)[1]
+            for each in (self.survival, discount)
+        )
         return counts, weights
+
+    def sums(
+        self,
+        credit: FloatArray,
+        *,
+        trace_discount: float,
+        leader_discount: float,
+        credit_discount: float,
+        late: bool = False,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Sum up over steps what `TraceRule` explains, each of shape (S, A).
+
+        The mean eligibility at a pair; the leader's weights; and of the steps that another follows,
+        the weights that its own action has: the leader's, and the credit's.
+        """
+        from tabular_bilevel._base import kernels
+
+        world, policy = self.made_in, self.policy
+        kernel = world.transition
+        law, carried = world.initial.copy(), np.zeros(world.n_states)
+        weights, scratch = np.ones(2), np.zeros((2, world.n_states))
+        before, influence, occupancy, answered, credited = np.zeros((5, *policy.shape))
+        block = max(1, STEPS_OF_ENTRIES // max(1, kernel.nnz))
+        for start in range(0, self.horizon, block):
+            ended = kernels.expected_traces(
+                kernel.indptr,
+                kernel.indices,
+                kernel.data,
+                world.initial,
+                world.termination,
+                policy,
+                credit,
+                trace_discount,
+                leader_discount,
+                credit_discount,
+                late,
+                self.restarts,
+                min(block, self.horizon - start),
+                ALL_ENDED,
+                law,
+                carried,
+                weights,
+                scratch,
+                before,
+                influence,
+                occupancy,
+                answered,
+                credited,
+            )
+            if ended:
+                break
+        return influence, occupancy, answered, credited
 
     def sample(self, count: int, *, rng: np.random.Generator) -> Trajectories:
         """Draw trajectories, as if they were made in `model`."""

@@ -188,6 +188,48 @@ def eligibility_traces(
     return influence, occupancy, direct, indirect, start, own_start
 
 
+def expected_traces(
+    model,
+    policy,
+    credit,
+    *,
+    steps,
+    trace_discount,
+    leader_discount,
+    credit_discount,
+    late,
+    restarts,
+):
+    """Sum the mean eligibilities of pairs over steps from their definition, without a trace.
+
+    What is credited to step k counts at every step t >= k that play comes to from there. Returns
+    dictionaries of (s, a): influence, occupancy, and the leader's and the credit's weights of steps
+    that another follows.
+    """
+    kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, model.n_states)
+    chain = kernel + restarts * model.termination[:, :, None] * model.initial
+    influence, occupancy, answered, credited = {}, {}, {}, {}
+    pairs = [(s, a) for s in range(model.n_states) for a in range(model.n_actions)]
+    laws = [model.initial]
+    for _ in range(steps - 1):
+        laws.append(sum(laws[-1][s] * policy[s, a] * chain[s, a] for s, a in pairs))
+    for k, law in enumerate(laws):
+        for s, a in pairs:
+            chance = law[s] * policy[s, a]
+            add(occupancy, (s, a), leader_discount**k * chance)
+            if k + 1 < steps:
+                add(answered, (s, a), leader_discount ** (k + 1) * chance)
+                add(credited, (s, a), credit_discount ** (k + 1) * chance)
+        own = {(s, a): credit_discount**k * law[s] * policy[s, a] * credit[s, a] for s, a in pairs}
+        for t in range(k, steps):
+            if t > k or not late:
+                for pair, number in own.items():
+                    add(influence, pair, trace_discount ** (t - k) * number)
+            reached = sum(number * chain[pair] for pair, number in own.items())
+            own = {(s, a): reached[s] * policy[s, a] for s, a in pairs}
+    return influence, occupancy, answered, credited
+
+
 def visits(trajectories, *, discount):
     """Count the visits of each pair, and add up discount^t over them, as dictionaries."""
     counts, weights = {}, {}

@@ -19,6 +19,7 @@ from tabular_bilevel._base.kernels.doubled import (
 )
 from tabular_bilevel._base.kernels.sample import (
     eligibility_traces,
+    expected_traces,
     monte_carlo,
     pad,
     sample_trajectories,
@@ -37,6 +38,7 @@ __all__ = [
     "advantages",
     "balance",
     "eligibility_traces",
+    "expected_traces",
     "flow_residual",
     "influence_sources",
     "monte_carlo",

@@ -9,6 +9,7 @@ from tabular_bilevel._base.jit import kernel
 
 __all__ = [
     "eligibility_traces",
+    "expected_traces",
     "monte_carlo",
     "pad",
     "sample_trajectories",
@@ -303,3 +304,72 @@ def temporal_differences(
         if following >= 0:
             target += discount * target_value[following]
         action_value[s, a] += step_size * (target - action_value[s, a])
+
+
+@kernel
+def expected_traces(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    initial: FloatArray,
+    termination: FloatArray,
+    policy: FloatArray,
+    credit: FloatArray,
+    trace_discount: float,
+    leader_discount: float,
+    credit_discount: float,
+    late: bool,
+    restarts: bool,
+    steps: int,
+    all_ended: float,
+    law: FloatArray,
+    carried: FloatArray,
+    weights: FloatArray,
+    scratch: FloatArray,
+    before: FloatArray,
+    influence: FloatArray,
+    occupancy: FloatArray,
+    answered: FloatArray,
+    credited: FloatArray,
+) -> bool:
+    """Go some steps on with the law of trajectories, and add up what is in them on average.
+
+    `law`, `carried` (the eligibility that arrives with it), `before` (the last step's pairs) and
+    `weights` (leader's and credit's) say where the steps before left off. Returns whether less is
+    left than `all_ended`. `scratch` has the shape (2, S).
+    """
+    n_states, n_actions = policy.shape
+    for _ in range(steps):
+        if not law.sum() > all_ended:
+            return True
+        scratch[:] = 0.0
+        again = 0.0
+        again_carried = 0.0
+        for s in range(n_states):
+            for a in range(n_actions):
+                pair = policy[s, a] * law[s]
+                brought = policy[s, a] * carried[s]
+                trace = brought + weights[1] * pair * credit[s, a]
+                influence[s, a] += brought if late else trace
+                occupancy[s, a] += weights[0] * pair
+                answered[s, a] += weights[0] * before[s, a]
+                credited[s, a] += weights[1] * before[s, a]
+                before[s, a] = pair
+                if pair == 0.0 and trace == 0.0:
+                    continue
+                row = s * n_actions + a
+                for k in range(indptr[row], indptr[row + 1]):
+                    scratch[0, indices[k]] += data[k] * pair
+                    scratch[1, indices[k]] += data[k] * trace
+                again += termination[s, a] * pair
+                again_carried += termination[s, a] * trace
+        for s in range(n_states):
+            law[s] = scratch[0, s]
+            carried[s] = scratch[1, s]
+            if restarts:
+                law[s] += initial[s] * again
+                carried[s] += initial[s] * again_carried
+            carried[s] *= trace_discount
+        weights[0] *= leader_discount
+        weights[1] *= credit_discount
+    return False
