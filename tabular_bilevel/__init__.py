@@ -1,12 +1,13 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from tabular_bilevel import problems
-from tabular_bilevel._base.display import display_all
+from tabular_bilevel._base.display import display_all, displayed
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
-from tabular_bilevel.ascent.ascent import AscentState, Step, ascend, resume
+from tabular_bilevel._base.renamed import found_by_old_name
+from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import error_bounds
@@ -19,10 +20,10 @@ from tabular_bilevel.certify.result import (
     Hypergradient,
     Interval,
 )
-from tabular_bilevel.checks.diagnosis import Diagnosis
+from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import check_estimates, check_estimator
-from tabular_bilevel.checks.gradient import GradientReport, check_gradient
+from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
 from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
@@ -60,17 +61,12 @@ from tabular_bilevel.finite.follower import (
 )
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
-from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.mistakes.controls import Control, controls
-from tabular_bilevel.problem import (
-    BilevelProblem,
-    Budget,
-    FeatureProblem,
-    ForwardProblem,
-    Reparametrised,
-    Transform,
-)
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.problems.reparametrised import Budget, Reparametrised, Transform
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
@@ -81,9 +77,9 @@ from tabular_bilevel.sampling.critics import (
     TemporalDifferenceCritic,
 )
 from tabular_bilevel.sampling.experience import Experience, Interaction
-from tabular_bilevel.sampling.samplers import Episodes, Sampler, Steps, Survivors
+from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
-from tabular_bilevel.sampling.view import Batch, LeaderView
+from tabular_bilevel.sampling.view import Batch, Jacobian, LeaderView
 
 __version__ = "0.1.0"
 
@@ -129,6 +125,7 @@ __all__ = [
     "Hypergradient",
     "Interaction",
     "Interval",
+    "Iteration",
     "LeaderValues",
     "LeaderView",
     "Level",
@@ -145,8 +142,7 @@ __all__ = [
     "SarsaCritic",
     "Sensitivities",
     "SoBiRL",
-    "Step",
-    "Steps",
+    "StepBudget",
     "StoppedValueIteration",
     "SuiteCase",
     "SuiteReport",
@@ -186,10 +182,12 @@ __all__ = [
 ]
 
 display_all(globals())
+for _part in (Guess, Jacobian, RouteComparison, SensitivityBounds):  # of public objects
+    displayed(_part)
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Import `plots` when it is asked for: matplotlib is an extra, and takes a second."""
-    if name != "plots":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("tabular_bilevel.plots")
+    if name == "plots":
+        return importlib.import_module("tabular_bilevel.plots")
+    return found_by_old_name(__name__, name, {"Step": Iteration, "Steps": StepBudget})

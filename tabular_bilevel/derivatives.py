@@ -21,7 +21,8 @@ from tabular_bilevel._base.arrays import UNDERFLOW, FloatArray
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, Reparametrised, pulled_back
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, pulled_back
+from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = ["Reach", "has_pushforward", "reach", "tangents_along", "tangents_at"]
 

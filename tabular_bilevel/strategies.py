@@ -26,8 +26,8 @@ except ImportError as error:
 from tabular_bilevel._base.arguments import as_discount, as_positive, as_real, positive_integer
 from tabular_bilevel._base.arrays import BoolArray, FloatArray
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import FeatureProblem
 from tabular_bilevel.problems import zoo
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["games", "instances", "models", "policies", "problems", "thetas"]

@@ -98,7 +98,7 @@ def test_ascent_and_estimators_take_it():
     problem = PROBLEMS["whole"]
     estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Survivors(100)))
     assert tb.check_estimator(estimator, problem, THETA, n_replicates=100).passed
-    *_, last = tb.ascend(problem, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=3)
+    *_, last = tb.ascend(problem, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_iterations=3)
     assert last.objective > EXACT.objective
 
 

@@ -25,7 +25,7 @@ REWARDS = tb.FeatureProblem(
     leader_reward=np.random.default_rng(3).normal(size=(10, 3)),
 )
 
-SETTING = Setting(tb.Steps(30, 20), step_size=0.3, oracle=tb.Steps(50, 20))
+SETTING = Setting(tb.StepBudget(30, 20), step_size=0.3, oracle=tb.StepBudget(50, 20))
 
 
 def problem_for(name):
@@ -42,14 +42,14 @@ def thetas(steps):
 def test_a_saved_ascent_goes_on_as_if_it_had_not_stopped(name, optimiser, tmp_path):
     problem, theta = problem_for(name)
     method = METHODS[name](SETTING)
-    whole = thetas(tb.ascend(problem, theta, method, optimiser, rng=3, n_steps=6))
-    for step in tb.ascend(problem, theta, method, optimiser, rng=3, n_steps=3):
+    whole = thetas(tb.ascend(problem, theta, method, optimiser, rng=3, n_iterations=6))
+    for step in tb.ascend(problem, theta, method, optimiser, rng=3, n_iterations=3):
         last = step
     last.state.save(tmp_path / "state.npz")
     state, more = AscentState.load(tmp_path / "state.npz")
     assert not more
     assert state.iteration == 3
-    rest = thetas(tb.resume(problem, state, method, optimiser, n_steps=6))
+    rest = thetas(tb.resume(problem, state, method, optimiser, n_iterations=6))
     np.testing.assert_array_equal(whole[3:], rest)
     assert not np.array_equal(whole[2], whole[3])
 
@@ -58,8 +58,8 @@ def test_a_saved_ascent_goes_on_as_if_it_had_not_stopped(name, optimiser, tmp_pa
 def test_later_steps_do_not_touch_an_earlier_state(name):
     problem, theta = problem_for(name)
     method = METHODS[name](SETTING)
-    steps = list(tb.ascend(problem, theta, method, tb.Adam(), rng=3, n_steps=4))
-    again = list(tb.resume(problem, steps[1].state, method, tb.Adam(), n_steps=4))
+    steps = list(tb.ascend(problem, theta, method, tb.Adam(), rng=3, n_iterations=4))
+    again = list(tb.resume(problem, steps[1].state, method, tb.Adam(), n_iterations=4))
     for step, same in zip(steps[2:], again, strict=True):
         np.testing.assert_array_equal(step.gradient, same.gradient)
         np.testing.assert_array_equal(step.next_theta, same.next_theta)
@@ -82,7 +82,7 @@ def test_a_state_of_another_problem_is_refused(name):
 def test_another_seed_is_another_ascent():
     method = METHODS["bchg"](SETTING)
     one, other = (
-        thetas(tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=seed, n_steps=3))
+        thetas(tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=seed, n_iterations=3))
         for seed in (0, 1)
     )
     assert not np.array_equal(one, other)
@@ -101,7 +101,7 @@ def test_a_step_knows_the_exact_objective_and_gradient():
     assert step.objective_over(None) == step.objective
     assert -1.0 <= step.cosine < 1.0
     np.testing.assert_array_equal(step.next_theta, theta + 0.5 * step.gradient)
-    assert str(step).startswith("Step 0: objective ")
+    assert str(step).startswith("Iteration 0: objective ")
 
 
 def test_what_is_exact_is_computed_when_asked_for_and_once(monkeypatch):
@@ -121,7 +121,7 @@ def test_what_is_exact_is_computed_when_asked_for_and_once(monkeypatch):
 
 
 def test_rounding_makes_no_cosine_above_one():
-    climb = tb.ascend(REWARDS, np.ones(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=50)
+    climb = tb.ascend(REWARDS, np.ones(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=50)
     assert all(step.cosine <= 1.0 for step in climb)
 
 
@@ -155,7 +155,7 @@ def test_arguments_are_not_changed_nor_the_generator_advanced():
     first = [step.next_theta for step in itertools.islice(climb, 2)]
     assert rng.bit_generator.state == before
     assert not theta.any()
-    seeded = tb.ascend(REWARDS, theta, METHODS["bchg"](SETTING), tb.Adam(), rng=5, n_steps=2)
+    seeded = tb.ascend(REWARDS, theta, METHODS["bchg"](SETTING), tb.Adam(), rng=5, n_iterations=2)
     np.testing.assert_array_equal(first, thetas(seeded))
 
 
@@ -164,12 +164,12 @@ def test_other_generators_are_saved_too(kind, tmp_path):
     method = METHODS["bchg"](SETTING)
     steps = list(
         tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=np.random.Generator(kind(1)),
-                  n_steps=4)
+                  n_iterations=4)
     )  # fmt: skip
     steps[1].state.save(tmp_path / "state", note=[1.0, 2.0])
     state, more = AscentState.load(tmp_path / "state")
     np.testing.assert_array_equal(more["note"], [1.0, 2.0])
-    rest = thetas(tb.resume(REWARDS, state, method, tb.Adam(), n_steps=4))
+    rest = thetas(tb.resume(REWARDS, state, method, tb.Adam(), n_iterations=4))
     np.testing.assert_array_equal(rest, thetas(steps[2:]))
 
 
@@ -183,14 +183,14 @@ def spawning(problem, theta, *, rng, memory):
 @pytest.mark.parametrize("rng", [5, np.random.Generator(np.random.PCG64([1, 2**70])).spawn(2)[1]])
 def test_a_method_that_spawns_generators_is_repeated_and_resumed(rng, tmp_path):
     whole, again = (
-        list(tb.ascend(REWARDS, np.zeros(3), spawning, tb.Adam(), rng=rng, n_steps=6))
+        list(tb.ascend(REWARDS, np.zeros(3), spawning, tb.Adam(), rng=rng, n_iterations=6))
         for _ in range(2)
     )
     whole = thetas(whole)
     np.testing.assert_array_equal(whole, thetas(again))
     again[2].state.save(tmp_path / "state")
     state, _ = AscentState.load(tmp_path / "state")
-    rest = thetas(tb.resume(REWARDS, state, spawning, tb.Adam(), n_steps=6))
+    rest = thetas(tb.resume(REWARDS, state, spawning, tb.Adam(), n_iterations=6))
     np.testing.assert_array_equal(whole[3:], rest)
 
 
@@ -238,7 +238,9 @@ def test_a_file_that_is_no_state_is_named(content, tmp_path):
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    steps = list(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=2))
+    steps = list(
+        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=2)
+    )
     steps[0].state.save(tmp_path / "state")
 
     def broken(*arguments, **tables):
@@ -271,7 +273,7 @@ def test_two_writers_of_a_state_do_not_break_each_other(tmp_path):
 
 def test_a_bar_shows_the_progress(capsys):
     steps = tb.ascend(
-        REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=3, progress=True
+        REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=3, progress=True
     )
     assert len(list(steps)) == 3
     assert "3/3" in capsys.readouterr().err
@@ -283,5 +285,5 @@ def test_what_is_no_optimiser_is_refused():
 
 
 def test_the_number_of_steps_is_checked():
-    with pytest.raises(ValueError, match="n_steps is 0, not a positive whole number"):
-        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_steps=0)
+    with pytest.raises(ValueError, match="n_iterations is 0, not a positive whole number"):
+        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=0)

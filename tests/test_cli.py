@@ -248,7 +248,11 @@ def test_a_seed_that_fails_is_named_and_the_others_are_made(tmp_path, monkeypatc
 
     monkeypatch.setattr(tb.BoltzmannCovariance, "__call__", fails_once)
     assert main([*TRAIN, "--seeds", "3", "--out", str(tmp_path), "--workers", "1"]) == 2
-    assert 'made to fail, in the run {"batch": 10, ' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "tabular-bilevel: made to fail, in a call of BoltzmannCovariance at theta"
+    )
+    assert ', in iteration 0, in the run {"batch": 10, ' in said
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"failed", "seed-1.npz", "seed-2.npz"}
 
@@ -293,12 +297,12 @@ def test_each_option_of_train_reaches_its_place(planned, tmp_path):
     assert training.problem.n_parameters == training.n_parameters == 105
     assert training.method == "hpgd-oracle"
     assert list(training.seeds) == [4, 5, 6]
-    assert (training.n_steps, training.every) == (600, 9)
+    assert (training.n_iterations, training.every) == (600, 9)
     assert training.folder == tmp_path / "new"
     assert training.optimiser == tb.GradientAscent(0.3, 1.0)
     interaction = training.estimator.interaction
-    assert interaction.sampler == tb.Steps(17, 7)
-    assert training.estimator.oracle == tb.Steps(5_000, 7)
+    assert interaction.sampler == tb.StepBudget(17, 7)
+    assert training.estimator.oracle == tb.StepBudget(5_000, 7)
     slippery = tb.problems.four_rooms(slip=0.2).model(np.zeros(105)).transition
     found = interaction.simulator.model(np.zeros(105)).transition
     np.testing.assert_array_equal(found.toarray(), slippery.toarray())
@@ -316,7 +320,7 @@ def test_train_by_default_is_the_published_protocol(planned):
     learned, _ = planned("train", "two-state", "--method", "bchg", "--critic-step", "0.25")
     assert learned.estimator.interaction.critic.step_size == 0.25
     assert list(training.seeds) == list(range(10))
-    assert (training.n_steps, training.every) == (10_000, 50)
+    assert (training.n_iterations, training.every) == (10_000, 50)
     adam, _ = planned("train", "two-state", "--method", "bchg", "--optimiser", "adam")
     assert adam.optimiser == tb.Adam(0.1)
 
@@ -331,7 +335,7 @@ def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys):
     assert (longer / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
     assert json.loads((longer / "summary.json").read_text())["steps"] == 60
     assert trained(longer, "50") == 2
-    assert "seed-0.npz holds 60 steps, and n_steps is 50" in capsys.readouterr().err
+    assert "seed-0.npz holds 60 steps, and n_iterations is 50" in capsys.readouterr().err
 
 
 def test_train_says_that_the_plot_is_missing(tmp_path, capsys, monkeypatch):

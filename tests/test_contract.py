@@ -29,7 +29,7 @@ SUITE = (tb.SuiteCase("layers", "nobody", PROBLEM, THETA),)
 
 
 def ascended(estimator):
-    steps = list(tb.ascend(PROBLEM, THETA, estimator, CLIMB, rng=0, n_steps=2))
+    steps = list(tb.ascend(PROBLEM, THETA, estimator, CLIMB, rng=0, n_iterations=2))
     assert steps[0].objective == pytest.approx(tb.objective(PROBLEM, THETA))
     np.testing.assert_allclose(steps[0].exact_gradient, EXACT, rtol=1e-9)
     return steps[0].gradient
@@ -45,7 +45,7 @@ def perturbed(estimator):
 
 
 def a_run(estimator):
-    return Run("a", PROBLEM, THETA, estimator, CLIMB, seed=0, n_steps=1)
+    return Run("a", PROBLEM, THETA, estimator, CLIMB, seed=0, n_iterations=1)
 
 
 def trained(estimator):
@@ -278,6 +278,16 @@ def test_adapters_check_what_they_are_made_of(make, message):
         make()
 
 
+def test_parameters_that_python_does_not_tell_are_none():
+    untold = SimpleNamespace(__call__=None)
+    odd = type("Odd", (), {"__call__": property(lambda self: 3)})()
+    for estimator, message in ((untold, "cannot be called"), (odd, "parameters are not known")):
+        with pytest.raises(ValueError, match=message):
+            checked(estimator)
+    with pytest.raises(ValueError, match="memory is 3, not a mapping of names to arrays"):
+        kinds.samples(PROBLEM, THETA, rng=0, memory=3)
+
+
 def test_a_function_with_other_names_is_taken_by_its_adapter():
     adapted = tb.BatchEstimator(lambda v, b: kinds.of_batch(v, b))
     np.testing.assert_allclose(adapted(PROBLEM, THETA, rng=0), EXACT)
@@ -290,11 +300,11 @@ def test_a_function_with_other_names_is_taken_by_its_adapter():
 @pytest.mark.parametrize("kind", REMEMBERING)
 def test_a_memory_goes_in_and_out_and_survives_a_resume(kind, tmp_path):
     estimator = getattr(kinds, kind)
-    steps = list(tb.ascend(PROBLEM, THETA, estimator, CLIMB, rng=0, n_steps=5))
+    steps = list(tb.ascend(PROBLEM, THETA, estimator, CLIMB, rng=0, n_iterations=5))
     assert [step.estimate.memory["calls"] for step in steps] == [1, 2, 3, 4, 5]
     steps[2].state.save(tmp_path / "state")
     state, _ = tb.AscentState.load(tmp_path / "state")
-    rest = list(tb.resume(PROBLEM, state, estimator, CLIMB, n_steps=5))
+    rest = list(tb.resume(PROBLEM, state, estimator, CLIMB, n_iterations=5))
     assert [step.estimate.memory["calls"] for step in rest] == [4, 5]
 
 
@@ -320,7 +330,7 @@ def fragile(view, rng, memory):
 
 
 def test_a_memory_of_any_numbers_survives_a_resume_bit_for_bit(tmp_path):
-    whole = list(tb.ascend(PROBLEM, THETA, fragile, CLIMB, rng=0, n_steps=6))
+    whole = list(tb.ascend(PROBLEM, THETA, fragile, CLIMB, rng=0, n_iterations=6))
     for k, step in enumerate(whole[:5]):
         step.state.save(tmp_path / "state")
         state, _ = tb.AscentState.load(tmp_path / "state")
@@ -356,7 +366,7 @@ def test_what_changes_its_table_afterwards_does_not_change_the_memory():
         table[:] += 1.0
         return EXACT, {"table": table}
 
-    first, second = tb.ascend(PROBLEM, THETA, grows, CLIMB, rng=0, n_steps=2)
+    first, second = tb.ascend(PROBLEM, THETA, grows, CLIMB, rng=0, n_iterations=2)
     assert first.estimate.memory["table"][0] == 1.0
     assert second.estimate.memory["table"][0] == 2.0
 
@@ -523,7 +533,7 @@ def test_replicates_of_a_burn_in_are_the_calls_of_an_ascent_that_stands_still():
     still = SimpleNamespace(step=lambda theta, gradient, memory: (theta, memory))
     rows = []
     for stream in np.random.default_rng(3).spawn(30):
-        *_, last = tb.ascend(PROBLEM, THETA, averaging, still, rng=stream, n_steps=7)
+        *_, last = tb.ascend(PROBLEM, THETA, averaging, still, rng=stream, n_iterations=7)
         rows.append(last.gradient)
     np.testing.assert_allclose(report.mean, np.mean(rows, axis=0), rtol=1e-12)
 

@@ -15,8 +15,6 @@ import tabular_bilevel as tb
 from tabular_bilevel import plots, problems, vectors
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.ascent.training import Curve, Run, Setting
-from tabular_bilevel.checks.gradient import RouteComparison
-from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.optimum import Optimum
 
 LONGEST = 200
@@ -28,7 +26,11 @@ PUBLIC = {
     if isinstance(getattr(module, name), type)
 }
 CLASSES = {name: cls for name, cls in PUBLIC.items() if not getattr(cls, "_is_protocol", False)} | {
-    cls.__name__: cls for cls in (Curve, Optimum, RouteComparison, Run, SensitivityBounds, Setting)
+    cls.__name__: cls
+    for cls in (
+        *(tb.Guess, tb.Jacobian, tb.RouteComparison, tb.SensitivityBounds),
+        *(Curve, Optimum, Run, Setting),
+    )
 }
 DATA = {name: cls for name, cls in CLASSES.items() if dataclasses.is_dataclass(cls)}
 
@@ -108,7 +110,7 @@ def test_any_data_class_is_short_whatever_its_fields_hold(value):
 
 
 def climbed():
-    climb = tb.ascend(GARNET, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=1)
+    climb = tb.ascend(GARNET, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_iterations=1)
     return next(climb)
 
 
@@ -116,7 +118,7 @@ GARNET, THETA = tb.problems.garnet(), np.linspace(-1.0, 1.0, 6)
 ROOMS = tb.problems.four_rooms()
 FOUND = tb.hypergradient(ROOMS, np.zeros(105))
 LEARNED = tb.Interaction(
-    tb.Steps(100, 200), tb.SarsaCritic(step_size=0.5), tb.CompiledPolicyIteration()
+    tb.StepBudget(100, 200), tb.SarsaCritic(step_size=0.5), tb.CompiledPolicyIteration()
 )
 REAL = {
     "hypergradient": FOUND,
@@ -231,6 +233,18 @@ def test_a_report_shows_its_verdict_first(name, key):
     assert first == key
     assert said == {"verdict": "BIASED", "passed": "True"}[key]
     assert caption == str(report).splitlines()[0]
+
+
+@displayed
+@dataclasses.dataclass(frozen=True)
+class Late:
+    statistic: float
+    verdict: tb.Verdict
+
+
+def test_a_verdict_comes_first_wherever_its_field_is():
+    cells = Reader(Late(2.5, tb.Verdict.BIASED)._repr_html_()).cells
+    assert cells == ["Late", "verdict", "BIASED", "statistic", "2.5"]
 
 
 def test_words_are_escaped():

@@ -79,7 +79,7 @@ def enclosed(problem, theta):
 
 
 def climbed(problem, theta):
-    steps = tb.ascend(problem, theta, tb.ExactGradient(), tb.Adam(), rng=0, n_steps=2)
+    steps = tb.ascend(problem, theta, tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=2)
     return [(step.theta, step.cosine) for step in steps]
 
 

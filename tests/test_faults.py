@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from tabular_bilevel.ascent.curves import Training
 from tabular_bilevel.ascent.training import Run, train
 from tabular_bilevel.cli import main
 from tabular_bilevel.estimators.register import METHODS, Setting
+from tabular_bilevel.plots import save_curves
 from tabular_bilevel.vectors import Plan, write_vectors
 
 PLAN = Plan(families=("tied", "garnet"), count=3, max_states=5)
@@ -118,7 +120,7 @@ def vectors(tmp_path_factory):
 
 
 def a_run(path):
-    method = METHODS["bchg"](Setting(tb.Steps(20, 10), step_size=0.3))
+    method = METHODS["bchg"](Setting(tb.StepBudget(20, 10), step_size=0.3))
     return Run("a", PROBLEM, np.array([0.3, -0.2]), method, tb.Adam(0.05), 1, 6, 2, path=path)
 
 
@@ -180,15 +182,17 @@ def a_training(folder):
 def test_tables_summaries_and_plots_survive_a_full_disk(tmp_path):
     training_ = a_training(tmp_path)
     curves = dict(training_.curves(1))
+    draw = partial(save_curves, tmp_path / "curves.png")
+    labelled = {"exact": list(curves.values())}
     training_.write(curves)
-    training_.draw(curves)
+    draw(labelled)
     names = ("curves.csv", "summary.json", "curves.png")
     new = {name: (tmp_path / name).read_bytes() for name in names}
     n_faults = 0
 
     def work():
         training_.write(curves)
-        training_.draw(curves)
+        draw(labelled)
 
     for name in names:
         (tmp_path / name).write_bytes(b"old")

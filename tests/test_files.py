@@ -389,7 +389,8 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
 READERS = {
     "load_vector": load_vector, "state": tb.AscentState.load, "read_array": read_array,
     "read_arrays": read_arrays, "read_json": read_json, "parse_map": parse_map,
-    "load_vectors": load_vectors, "check_vectors": lambda path: list(check_vectors(path)),
+    "load_vectors": load_vectors,
+    "check_vectors": lambda path: [check.trouble for check in check_vectors(path)],
     "gradient": lambda path: main(["gradient", "bandit", "--theta", path]),
     "verify": lambda path: main(["vectors", "verify", path]),
     "naive": lambda path: [table for table in np.load(path).values()],

@@ -14,6 +14,7 @@ from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given
 from laws import exact_law, smallest_chance
+from sizes import sizes
 from small import MODELS
 
 import tabular_bilevel as tb
@@ -421,7 +422,11 @@ def test_the_follower_is_that_of_the_problem_at_theta():
     same_tables(to_gymnasium(game, list(theta)).model, game.model(theta))
 
 
-@each_model
+@sizes(
+    "model",
+    [MODELS["patchy"], MODELS["two-state"]],
+    [MODELS[name] for name in ("garnet", "layered", "game")],
+)
 def test_steps_and_draws_have_the_frequencies_of_the_tables(model):
     env = FollowerEnv(model)
     env.action_space.seed(3)

@@ -622,7 +622,9 @@ def test_a_flat_plane_can_be_drawn():
 
 
 def test_a_path_is_where_the_ascent_was():
-    climb = tb.ascend(LOOP, [0, 0], tb.ExactGradient(), tb.GradientAscent(0.1), rng=0, n_steps=5)
+    climb = tb.ascend(
+        LOOP, [0, 0], tb.ExactGradient(), tb.GradientAscent(0.1), rng=0, n_iterations=5
+    )
     thetas = [step.theta for step in climb]
     ax = plots.path(thetas, FLAT, label="exact")
     lines = {line.get_label(): line.get_xydata() for line in ax.get_lines()}

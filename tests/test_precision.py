@@ -72,7 +72,6 @@ COPIES = {
         available=np.arange(m.n_actions) < np.full((m.n_states, 1), 2)
     ),
     "with_rewards": lambda m: m.with_rewards(m.leader_reward, m.follower_reward),
-    "with_own_rewards": lambda m: m.with_own_rewards(1.0 * m.leader_reward, 1.0 * m.leader_reward),
     "with_initial": lambda m: m.with_initial(m.initial[::-1]),
     "with_temperature": lambda m: m.with_temperature(0.25),
     "like_transition": lambda m: m.replace(transition=m.like_transition(m.transition.data)),

@@ -46,7 +46,7 @@ def same(one, other):
 
 @each_model
 @pytest.mark.parametrize(
-    "sampler", [tb.Episodes(20, 9), tb.Steps(100, 9), tb.Survivors(20, 0.96)], ids=repr
+    "sampler", [tb.Episodes(20, 9), tb.StepBudget(100, 9), tb.Survivors(20, 0.96)], ids=repr
 )
 def test_the_same_seed_gives_the_same_sample(sampler, model):
     assert same(sample(sampler, model), sample(sampler, model))
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_sample(sampler, model):
 def test_by_default_a_part_in_a_hundred_million_is_left_out(follower, leader, steps):
     # source: ln(1e-8) / ln(0.99) = 1832.8, and the docstring
     model = GARNET.replace(follower_discount=follower, leader_discount=leader)
-    for sampler in (tb.Episodes(), tb.Steps(10)):
+    for sampler in (tb.Episodes(), tb.StepBudget(10)):
         assert sampler.horizon(model) == steps
         assert sampler.survival(model) == 1.0
 
@@ -85,7 +85,7 @@ def test_episodes_are_as_many_as_asked_and_cut_where_told(model):
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 100, 1001])
 @pytest.mark.parametrize("time_limit", [None, 1, 5, 2000])
 def test_there_are_as_many_steps_as_asked(model, n_steps, time_limit):
-    sampler = tb.Steps(n_steps, time_limit)
+    sampler = tb.StepBudget(n_steps, time_limit)
     drawn, limit = sample(sampler, model), sampler.horizon(model)
     assert drawn.lengths.sum() == n_steps
     assert (drawn.lengths >= 1).all()
@@ -115,19 +115,23 @@ def test_there_are_as_many_steps_as_asked(model, n_steps, time_limit):
 def test_a_trajectory_is_complete_unless_the_steps_ran_out(
     model, n_steps, time_limit, lengths, complete
 ):
-    drawn = sample(tb.Steps(n_steps, time_limit), model)
+    drawn = sample(tb.StepBudget(n_steps, time_limit), model)
     assert drawn.lengths.tolist() == lengths
     assert drawn.complete == complete
 
 
 def test_many_chunks_are_one_sample():
     # a limit of 1000 lets each chunk have a few rows only; one of 4 has all rows at once
-    assert same(sample(tb.Steps(20_000, 1000), LAYERED), sample(tb.Steps(20_000, 4), LAYERED))
-    assert same(sample(tb.Steps(19_998, 1000), LAYERED), sample(tb.Steps(19_998, 4), LAYERED))
+    assert same(
+        sample(tb.StepBudget(20_000, 1000), LAYERED), sample(tb.StepBudget(20_000, 4), LAYERED)
+    )
+    assert same(
+        sample(tb.StepBudget(19_998, 1000), LAYERED), sample(tb.StepBudget(19_998, 4), LAYERED)
+    )
 
 
 def test_restarts_have_the_law_of_the_start():
-    drawn = sample(tb.Steps(50_000, 5), ENDING)
+    drawn = sample(tb.StepBudget(50_000, 5), ENDING)
     first = np.bincount(drawn.states[:, 0], minlength=ENDING.n_states)
     assert stats.chisquare(first, ENDING.initial * drawn.count).pvalue > CHANCE
     uniform = np.full(ENDING.n_states, drawn.count / ENDING.n_states)
@@ -184,9 +188,12 @@ def test_survivors_cost_fewer_steps_than_episodes():
 REFUSED = {
     "no episodes": (lambda: tb.Episodes(0), "n_trajectories is 0, not a positive whole number"),
     "half a step": (lambda: tb.Episodes(1, 0.5), "steps is 0.5, not a positive whole number"),
-    "no steps": (lambda: tb.Steps(0), "n_steps is 0, not a positive whole number"),
-    "steps in words": (lambda: tb.Steps("ten"), "n_steps is 'ten', not a positive whole number"),
-    "no time": (lambda: tb.Steps(1, -1), "time_limit is -1, not a positive whole number"),
+    "no steps": (lambda: tb.StepBudget(0), "n_steps is 0, not a positive whole number"),
+    "steps in words": (
+        lambda: tb.StepBudget("ten"),
+        "n_steps is 'ten', not a positive whole number",
+    ),
+    "no time": (lambda: tb.StepBudget(1, -1), "time_limit is -1, not a positive whole number"),
     "no survivors": (lambda: tb.Survivors(0), "n_trajectories is 0, not a positive whole number"),
     "never": (lambda: tb.Survivors(1, 0.0), "probability is 0.0, not in (0, 1)"),
     "always": (lambda: tb.Survivors(1, 1.0), "probability is 1.0, not in (0, 1)"),

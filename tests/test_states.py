@@ -18,7 +18,7 @@ from tabular_bilevel.estimators.register import METHODS, Setting
 
 PROBLEM = tb.problems.two_state()
 
-SETTING = Setting(tb.Steps(10, 5), step_size=0.3)
+SETTING = Setting(tb.StepBudget(10, 5), step_size=0.3)
 
 GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
@@ -219,7 +219,7 @@ def test_a_state_that_could_not_be_loaded_is_not_saved():
 
 
 def a_run(path, **changes):
-    settings = {"seed": 1, "n_steps": 12, "every": 3, "path": path} | changes
+    settings = {"seed": 1, "n_iterations": 12, "every": 3, "path": path} | changes
     return Run("a", PROBLEM, np.zeros(2), METHODS["bchg"](SETTING), tb.Adam(0.05), **settings)
 
 
@@ -237,7 +237,7 @@ def a_run(path, **changes):
         ({"more__x": 1}, r"has \['iterations', 'label', 'objectives', 'x'\], not label"),
         ({"more__label": "\x1b[31m"}, r"saved by another run: \\x1b\[31m, not a"),
         ({"more__label": ["a"]}, r"saved by another run: \['a'\], not a"),
-        ({"iteration": 13}, "holds 13 steps, and n_steps is 12"),
+        ({"iteration": 13}, "holds 13 steps, and n_iterations is 12"),
         ({"iteration": 11}, "holds iterations .*, not each 3th up to 11"),
         ({"theta": [0.0]}, r"holds a theta of shape \(1,\), not \(2,\)"),
     ],

@@ -132,7 +132,7 @@ def test_an_experience_is_of_a_sample_or_of_a_law():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_say_where_their_data_come_from_if_any_are_drawn(name):
-    setting = Setting(tb.Steps(7))
+    setting = Setting(tb.StepBudget(7))
     sampler = getattr(METHODS[name](setting), "sampler", None)
     assert sampler in (setting.sampler, None)
     assert (sampler is None) == (name in {"zero-order", "amd", "penalty", "neumann", "exact"})

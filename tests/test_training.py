@@ -24,7 +24,7 @@ PROBLEM = tb.problems.two_state()
 
 
 def a_run(**changes):
-    method = METHODS["bchg"](Setting(tb.Steps(20, 10), step_size=0.3))
+    method = METHODS["bchg"](Setting(tb.StepBudget(20, 10), step_size=0.3))
     run = Run("two-state", PROBLEM, np.array([0.3, -0.2]), method, tb.Adam(0.05), 1, 12, 3)
     return dataclasses.replace(run, **changes)
 
@@ -93,7 +93,7 @@ def test_an_interrupted_run_goes_on_to_the_same_curve(call, early, error, tmp_pa
 @pytest.mark.parametrize("look", [1, 2, 5])
 def test_an_interrupt_during_a_look_repeats_the_look(look, tmp_path, monkeypatch):
     run, looks = a_run(path=tmp_path / "curve.npz"), 0
-    real = tb.Step.objective_over
+    real = tb.Iteration.objective_over
 
     def objective_over(self, horizon):
         nonlocal looks
@@ -102,7 +102,7 @@ def test_an_interrupt_during_a_look_repeats_the_look(look, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return real(self, horizon)
 
-    monkeypatch.setattr(tb.Step, "objective_over", objective_over)
+    monkeypatch.setattr(tb.Iteration, "objective_over", objective_over)
     with pytest.raises(KeyboardInterrupt):
         train(run)
     monkeypatch.undo()
@@ -129,18 +129,18 @@ def test_what_is_finished_is_not_made_again_and_can_be_prolonged(tmp_path):
     first = train(run)
     no_method = dataclasses.replace(run, method=None)
     assert same(train(no_method), first)
-    longer = train(dataclasses.replace(run, n_steps=18))
-    assert same(longer, train(a_run(n_steps=18)))
+    longer = train(dataclasses.replace(run, n_iterations=18))
+    assert same(longer, train(a_run(n_iterations=18)))
 
 
 def test_more_steps_than_asked_for_are_refused(tmp_path):
     run = a_run(path=tmp_path / "curve.npz")
     train(run)
-    with pytest.raises(ValueError, match=r"curve\.npz holds 12 steps, and n_steps is 5"):
-        train(dataclasses.replace(run, n_steps=5))
+    with pytest.raises(ValueError, match=r"curve\.npz holds 12 steps, and n_iterations is 5"):
+        train(dataclasses.replace(run, n_iterations=5))
 
 
-@pytest.mark.parametrize("name", ["n_steps", "every"])
+@pytest.mark.parametrize("name", ["n_iterations", "every"])
 def test_the_numbers_of_a_run_are_checked(name):
     with pytest.raises(ValueError, match=f"{name} is 0, not a positive whole number"):
         train(a_run(**{name: 0}))
@@ -190,7 +190,7 @@ class Announced:
 
 
 def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_with(tmp_path):
-    endless = a_run(n_steps=10**9, path=tmp_path / "curve.npz", label="endless")
+    endless = a_run(n_iterations=10**9, path=tmp_path / "curve.npz", label="endless")
     under_way = tmp_path / "under-way"
     announced = dataclasses.replace(endless, method=Announced(endless.method, under_way))
     results = train_all([a_run(), announced], workers=2)
@@ -198,8 +198,8 @@ def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_w
     while not under_way.exists():
         time.sleep(0.01)
     results.close()
-    n_steps = tb.AscentState.load(endless.path)[0].iteration + 5
-    longer = dataclasses.replace(endless, n_steps=n_steps)
+    n_iterations = tb.AscentState.load(endless.path)[0].iteration + 5
+    longer = dataclasses.replace(endless, n_iterations=n_iterations)
     assert same(train(longer), train(dataclasses.replace(longer, path=None)))
 
 
@@ -300,7 +300,7 @@ from tabular_bilevel.ascent.training import train_all
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    run = a_run(n_steps=10**9, path=folder / "curve.npz", label="endless")
+    run = a_run(n_iterations=10**9, path=folder / "curve.npz", label="endless")
     run = dataclasses.replace(run, method=Announced(run.method, folder / "under-way"))
     for finished, _ in train_all([a_run(), run], workers=2):
         print(finished.label, flush=True)
@@ -353,10 +353,10 @@ def a_training(folder):
         problem=PROBLEM,
         n_parameters=2,
         method="bchg",
-        estimator=METHODS["bchg"](Setting(tb.Steps(20, 10))),
+        estimator=METHODS["bchg"](Setting(tb.StepBudget(20, 10))),
         optimiser=tb.Adam(0.05),
         seeds=(0, 1, 2),
-        n_steps=10,
+        n_iterations=10,
         every=5,
         words={"problem": "two-state"},
         folder=folder,
@@ -384,7 +384,7 @@ def test_one_seed_has_no_standard_error(tmp_path):
 
 # ---------------------------------------------------------------- the published protocol
 
-SAMPLER, ORACLE, SIMULATOR = tb.Steps(7, 5), tb.Steps(11, 5), tb.problems.two_state()
+SAMPLER, ORACLE, SIMULATOR = tb.StepBudget(7, 5), tb.StepBudget(11, 5), tb.problems.two_state()
 FOLLOWER = tb.CompiledPolicyIteration(tolerance=1e-8)
 TOLD, AVERAGED, LEARNED = (
     tb.Interaction(SAMPLER, critic, FOLLOWER, SIMULATOR)
@@ -423,7 +423,7 @@ def test_methods_are_those_of_the_papers(name):
 
 def test_every_published_method_has_a_name():
     assert PUBLISHED.keys() == METHODS.keys()
-    assert Setting() == Setting(tb.Steps(100, 200), 0.5, tb.Steps(5000, 200), None)
+    assert Setting() == Setting(tb.StepBudget(100, 200), 0.5, tb.StepBudget(5000, 200), None)
 
 
 def test_a_seed_starts_near_zero_whatever_the_method(tmp_path):

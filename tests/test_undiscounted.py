@@ -370,7 +370,7 @@ def test_bc_hg_is_unbiased_where_play_has_layers(method):
 
 def test_episodes_are_as_long_as_the_longest():
     assert tb.Episodes().horizon(LAYERED.model(THETA)) == 3
-    assert tb.Steps(100).horizon(LAYERED.model(THETA)) == 3
+    assert tb.StepBudget(100).horizon(LAYERED.model(THETA)) == 3
     assert tb.Episodes(steps=7).horizon(maze().model(THETA)) == 7
 
 
@@ -408,7 +408,7 @@ def test_cut_episodes_leave_a_bias_that_the_target_knows():
     ("sampler", "message"),
     [
         (tb.Episodes(), "play may return to a state, so that episodes have no largest length"),
-        (tb.Steps(100), "give the sampler a number of steps"),
+        (tb.StepBudget(100), "give the sampler a number of steps"),
         (tb.Survivors(), "weights that grow without bound; take Episodes"),
         (tb.Survivors(probability=0.9), "weights that grow without bound; take Episodes"),
     ],

@@ -64,7 +64,7 @@ def test_a_family_that_there_is_not_is_refused(capsys):
 
 def test_a_family_whose_mean_is_off_fails(monkeypatch, capsys):
     family = checker.Family("off", lambda rng, n: rng.normal(size=(n, 2)) + 1.0)
-    monkeypatch.setattr("FAMILIES", (family,))
+    monkeypatch.setattr(checker, "FAMILIES", (family,))
     assert checker.main(["--part", "families", "--checks", "10", "--workers", "1"]) == 1
     assert "OFF" in capsys.readouterr().out
 

@@ -134,7 +134,7 @@ def methods(n: int, visits: int) -> Iterator[tuple[str, tb.Estimator]]:
     yield "BC-HG, no baseline", bchg(seen(episodes), baseline=False)
     yield "BC-HG, own action", bchg(seen(episodes), own_action=True)
     yield "BC-HG, survivors", bchg(seen(tb.Survivors(4 * n)))
-    yield "BC-HG, restarted", bchg(seen(tb.Steps(200 * n, 200)))
+    yield "BC-HG, restarted", bchg(seen(tb.StepBudget(200 * n, 200)))
     yield "BC-HG, 7 steps", bchg(seen(tb.Episodes(2 * n, 7)))
     yield "BC-HG, averaged tails", bchg(seen(tb.Episodes(4 * n, 20)), average_tails=True)
     yield (

@@ -29,6 +29,7 @@ from tabular_bilevel._base.generators import (
     require_whole,
     state_of,
 )
+from tabular_bilevel._base.renamed import keywords_renamed
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.contract import Taken, as_estimator, as_memory, noted
 from tabular_bilevel.estimators.estimate import Estimate
@@ -39,7 +40,7 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
-__all__ = ["AscentState", "Step", "ascend", "resume"]
+__all__ = ["AscentState", "Iteration", "ascend", "resume"]
 
 # Prefixes of names in a saved state.
 METHOD, OPTIMISER, MORE = "method.", "optimiser.", "more."
@@ -174,7 +175,7 @@ class AscentState:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Iteration:
     """One step of an ascent; what is expensive is computed when asked for.
 
     Attributes
@@ -262,11 +263,12 @@ class Step:
 
     def __str__(self) -> str:
         return (
-            f"Step {self.iteration}: objective {self.objective:.6g}, gradient norm "
+            f"Iteration {self.iteration}: objective {self.objective:.6g}, gradient norm "
             f"{np.linalg.norm(self.gradient):.3g}"
         )
 
 
+@keywords_renamed(n_steps="n_iterations")
 def ascend(
     problem: BilevelProblem,
     theta: npt.ArrayLike,
@@ -274,9 +276,9 @@ def ascend(
     optimiser: Optimiser,
     *,
     rng: np.random.Generator | int,
-    n_steps: int | None = None,
+    n_iterations: int | None = None,
     progress: bool = False,
-) -> Iterator[Step]:
+) -> Iterator[Iteration]:
     """Climb J from theta, one step at a time.
 
     Parameters
@@ -293,16 +295,16 @@ def ascend(
     rng : numpy.random.Generator or int
         Source of randomness, or a seed. A generator is copied: what else draws from it does not
         change the ascent, and the ascent does not advance it.
-    n_steps : int, optional
+    n_iterations : int, optional
         When to stop; without it the ascent goes on for as long as it is asked to.
     progress : bool
         Whether to show a bar.
 
     Yields
     ------
-    Step
-        Gradient, and on request the exact objective and gradient; `Step.state` can be saved, and
-        `resume` goes on from it.
+    Iteration
+        Gradient, and on request the exact objective and gradient; `Iteration.state` can be saved,
+        and `resume` goes on from it.
 
     Raises
     ------
@@ -317,7 +319,8 @@ def ascend(
     --------
     >>> import tabular_bilevel as tb
     >>> problem = tb.problems.two_state()
-    >>> climb = tb.ascend(problem, [0.0, 0.0], tb.ExactGradient(), tb.Adam(0.1), rng=0, n_steps=50)
+    >>> exact, optimiser = tb.ExactGradient(), tb.Adam(0.1)
+    >>> climb = tb.ascend(problem, [0.0, 0.0], exact, optimiser, rng=0, n_iterations=50)
     >>> objectives = [step.objective for step in climb]
     >>> objectives[-1] > objectives[0]
     True
@@ -328,23 +331,24 @@ def ascend(
     ...     exact = tb.hypergradient(problem, theta).gradient
     ...     mean = 0.9 * memory.get("mean", exact) + 0.1 * exact
     ...     return mean, {"mean": mean}
-    >>> *_, last = tb.ascend(problem, [0.0, 0.0], averaged, tb.Adam(0.1), rng=0, n_steps=3)
+    >>> *_, last = tb.ascend(problem, [0.0, 0.0], averaged, optimiser, rng=0, n_iterations=3)
     >>> list(last.state.memory)
     ['mean']
     """
     start = AscentState.start(theta, rng=rng)
-    return resume(problem, start, method, optimiser, n_steps=n_steps, progress=progress)
+    return resume(problem, start, method, optimiser, n_iterations=n_iterations, progress=progress)
 
 
+@keywords_renamed(n_steps="n_iterations")
 def resume(
     problem: BilevelProblem,
     state: AscentState,
     method: Any,
     optimiser: Optimiser,
     *,
-    n_steps: int | None = None,
+    n_iterations: int | None = None,
     progress: bool = False,
-) -> Iterator[Step]:
+) -> Iterator[Iteration]:
     """Go on with an ascent; with the same arguments as before it makes the same steps.
 
     Parameters
@@ -353,25 +357,25 @@ def resume(
         As for `ascend`.
     state : AscentState
         The state after the last step made.
-    n_steps : int, optional
+    n_iterations : int, optional
         When to stop, counted from the ascent's start.
     progress : bool
         Whether to show a bar.
 
     Yields
     ------
-    Step
+    Iteration
         The same records as `ascend`.
     """
     taken = as_estimator(method, name="method")
     require_method("optimiser", optimiser, "step")
-    last = None if n_steps is None else positive_integer("n_steps", n_steps)
+    last = None if n_iterations is None else positive_integer("n_iterations", n_iterations)
     steps = climb(problem, state, taken, optimiser, last)
     if not progress:
         return steps
     from tqdm.auto import tqdm
 
-    bar: Iterator[Step] = iter(tqdm(steps, total=last, initial=state.iteration))
+    bar: Iterator[Iteration] = iter(tqdm(steps, total=last, initial=state.iteration))
     return bar
 
 
@@ -381,7 +385,7 @@ def climb(
     method: Taken,
     optimiser: Optimiser,
     last: int | None,
-) -> Iterator[Step]:
+) -> Iterator[Iteration]:
     """Make the steps of `resume`."""
     generator = generator_at(state.rng)
     theta, memory, optimiser_memory = state.theta, state.memory, state.optimiser_memory
@@ -391,7 +395,7 @@ def climb(
             estimate = method.at(problem, theta)(generator, memory)
             moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
             moved = read_only(finite_array("next theta", moved, theta.shape))
-        yield Step(
+        yield Iteration(
             iteration=iteration,
             problem=problem,
             theta=theta,

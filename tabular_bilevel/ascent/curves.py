@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, write_file, write_json
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
@@ -23,7 +22,6 @@ from tabular_bilevel.problem import BilevelProblem
 __all__ = ["Training"]
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class Training:
     """Some seeds of one method on one problem, in one folder.
@@ -42,7 +40,7 @@ class Training:
         How theta moves along its gradients.
     seeds : sequence of int
         One ascent each; at least 0 and no two alike.
-    n_steps, every : int
+    n_iterations, every : int
         Iterations, and how many lie between two looks at the objective.
     words : mapping of str to value
         The settings as JSON can hold them, without the number of steps: a curve saved with others
@@ -59,7 +57,7 @@ class Training:
     estimator: Any
     optimiser: Optimiser
     seeds: Sequence[int]
-    n_steps: int
+    n_iterations: int
     every: int
     words: Mapping[str, Any]
     folder: Path
@@ -97,7 +95,7 @@ class Training:
             If a number is not positive, the method is not defined for the problem, or the folder
             holds curves with other settings.
         """
-        positive_integer("steps", self.n_steps)
+        positive_integer("steps", self.n_iterations)
         self.folder.mkdir(parents=True, exist_ok=True)
         runs = {self._run(seed): seed for seed in self.seeds}
         for run, curve in train_all(list(runs), workers=min(workers, len(runs))):
@@ -111,7 +109,7 @@ class Training:
             method=self.estimator,
             optimiser=self.optimiser,
             seed=seed,
-            n_steps=self.n_steps,
+            n_iterations=self.n_iterations,
             every=self.every,
             path=self.folder / f"seed-{seed}.npz",
             limit=self.limit,
@@ -143,7 +141,7 @@ class Training:
         error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
         summary = {
             **self.words,
-            "steps": self.n_steps,
+            "steps": self.n_iterations,
             "final_objectives": finals,
             "mean": float(values.mean()),
             "standard_error": error,

@@ -19,7 +19,7 @@ from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, brief, shown
 from tabular_bilevel._base.processes import outcomes
-from tabular_bilevel.ascent.ascent import AscentState, Step, resume
+from tabular_bilevel.ascent.ascent import AscentState, Iteration, resume
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.problem import BilevelProblem
@@ -82,7 +82,7 @@ class Run:
         How theta moves along them.
     seed : int
         Seed of its randomness.
-    n_steps : int
+    n_iterations : int
         Iterations.
     every : int
         Iterations between two looks at the objective.
@@ -100,7 +100,7 @@ class Run:
     method: Any
     optimiser: Optimiser
     seed: int
-    n_steps: int
+    n_iterations: int
     every: int = 1
     horizon: int | None = None
     path: Path | None = None
@@ -134,9 +134,10 @@ def train(run: Run) -> Curve:
     >>> train(run).iteration
     array([ 0, 10, 20, 30, 40, 50])
     """
-    every, n_steps = positive_integer("every", run.every), positive_integer("n_steps", run.n_steps)
+    every = positive_integer("every", run.every)
+    n_iterations = positive_integer("n_iterations", run.n_iterations)
     state, iterations, objectives = _begun(run)
-    if iterations[-1:] == [n_steps]:
+    if iterations[-1:] == [n_iterations]:
         return finished(state.theta, iterations, objectives)
     # an interrupt may have come between a look at the objective and the step
     seen = sum(k < state.iteration for k in iterations)
@@ -148,14 +149,14 @@ def train(run: Run) -> Curve:
             state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
 
     saved_at = time.monotonic()
-    last: Step | None = None
+    last: Iteration | None = None
     try:
         for step in steps:
-            if step.iteration % every == 0 or step.iteration == n_steps:
+            if step.iteration % every == 0 or step.iteration == n_iterations:
                 # an iteration is noted when its objective is there: an interrupt may come between
                 objectives.append(step.objective_over(run.horizon))
                 iterations.append(step.iteration)
-            if step.iteration == n_steps:
+            if step.iteration == n_iterations:
                 break
             last = step
             if time.monotonic() - saved_at > SAVE_EVERY:
@@ -191,8 +192,8 @@ def _noted(
     label = str(saved["label"])
     if label != run.label:
         raise ValueError(f"was saved by another run: {brief(label)}, not {run.label}")
-    if state.iteration > run.n_steps:
-        raise ValueError(f"holds {state.iteration} steps, and n_steps is {run.n_steps}")
+    if state.iteration > run.n_iterations:
+        raise ValueError(f"holds {state.iteration} steps, and n_iterations is {run.n_iterations}")
     if state.theta.shape != np.shape(run.theta):
         raise ValueError(f"holds a theta of shape {state.theta.shape}, not {np.shape(run.theta)}")
     if saved["iterations"].dtype.kind != "i":

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, softmax
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
 from tabular_bilevel.problem import BilevelProblem
@@ -36,7 +35,6 @@ CLEAR = 0.9
 EXACT_FIT = 1e-8
 
 
-@displayed
 @dataclass(frozen=True)
 class Guess:
     """A mistake, and how well it explains the estimates.

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, read_only
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
@@ -21,7 +20,6 @@ from tabular_bilevel.sampling.trajectories import Trajectories
 __all__ = ["Estimate", "Estimator", "Parts"]
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class Parts:
     """A gradient's two parts, as measures and pulled back when asked for.

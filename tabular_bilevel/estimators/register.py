@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.adaptive_model_design import AdaptiveModelDesign
 from tabular_bilevel.estimators.bi_level_actor_critic import BiLevelActorCritic
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
@@ -24,7 +25,7 @@ from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, SarsaCritic
 from tabular_bilevel.sampling.experience import Interaction
-from tabular_bilevel.sampling.samplers import Sampler, Steps
+from tabular_bilevel.sampling.samplers import Sampler, StepBudget
 
 __all__ = ["METHODS", "Setting"]
 
@@ -33,6 +34,7 @@ __all__ = ["METHODS", "Setting"]
 FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)
 
 
+@displayed
 @dataclass(frozen=True)
 class Setting:
     """What the papers vary between runs of a method; each method takes of it what it knows.
@@ -49,9 +51,9 @@ class Setting:
         Where trajectories come from, if not from the problem itself.
     """
 
-    sampler: Sampler = Steps(100, 200)
+    sampler: Sampler = StepBudget(100, 200)
     step_size: float = 0.5
-    oracle: Sampler = Steps(5_000, 200)
+    oracle: Sampler = StepBudget(5_000, 200)
     simulator: BilevelProblem | None = None
 
     def learned(self) -> Interaction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 
 from tabular_bilevel._base.arguments import (
-    all_finite,
     as_array,
     as_discount,
     as_distribution,
@@ -176,7 +175,7 @@ temperature 0.1
         )
 
     def replace(self, **tables: Any) -> Model:
-        """Copy the model with some tables changed; the result is checked as in `from_tables`.
+        """Copy the model with some tables changed; the new ones are checked as in `from_tables`.
 
         Parameters
         ----------
@@ -196,14 +195,21 @@ temperature 0.1
         TypeError
             If a name is not an argument of `from_tables`.
         """
-        return made_of(self.origin, **{**self._fields(), **tables})
+        known = tables.keys() <= CHECKED_ALONE.keys()
+        if known and "follower_reward" in tables:  # -inf forbids an action
+            reward = real_array("follower_reward", tables["follower_reward"], self.available.shape)
+            known = not (np.isneginf(reward) & self.available).any()
+        if not known:
+            return made_of(self.origin, **{**self._fields(), **tables})
+        checked = {name: CHECKED_ALONE[name](self, table) for name, table in tables.items()}
+        return self._with(**checked)
 
-    def with_rewards(self, follower_reward: FloatArray, leader_reward: FloatArray) -> Model:
-        """Copy the model with other rewards, without a second look at the kernel.
+    def with_rewards(self, follower_reward: npt.ArrayLike, leader_reward: npt.ArrayLike) -> Model:
+        """Copy the model with other rewards, which forbid no action.
 
         Parameters
         ----------
-        follower_reward, leader_reward : ndarray, shape (S, A)
+        follower_reward, leader_reward : array_like, shape (S, A)
             Finite wherever the action is available.
 
         Returns
@@ -216,85 +222,23 @@ temperature 0.1
         ValueError
             If a table has the wrong shape or an available entry is not finite.
         """
-        shape = self.follower_reward.shape
-        where = None if self._kernel.everything_available else self.available
-        follower = finite_array("follower_reward", follower_reward, shape, where=where)
-        leader = finite_array("leader_reward", leader_reward, shape, where=where)
-        return self._with(follower_reward=read_only(follower), leader_reward=read_only(leader))
-
-    def with_own_rewards(self, follower_reward: FloatArray, leader_reward: FloatArray) -> Model:
-        """Copy the model with rewards that it may keep, fresh arrays of its shape: no copies.
-
-        Parameters
-        ----------
-        follower_reward, leader_reward : ndarray, shape (S, A)
-            As for `with_rewards`; they become read-only.
-
-        Returns
-        -------
-        Model
-            A new model.
-
-        Raises
-        ------
-        ValueError
-            As `with_rewards`.
-        """
-        if not (
-            self._kernel.everything_available
-            and all_finite(follower_reward)
-            and all_finite(leader_reward)
-        ):
-            return self.with_rewards(follower_reward, leader_reward)
         return self._with(
-            follower_reward=read_only(follower_reward), leader_reward=read_only(leader_reward)
+            follower_reward=_reward("follower_reward", self, follower_reward),
+            leader_reward=_reward("leader_reward", self, leader_reward),
         )
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
-        """Copy the model with another initial distribution, without a second look at the rest.
-
-        Parameters
-        ----------
-        initial : array_like, shape (S,)
-            Distribution of the first state.
-
-        Returns
-        -------
-        Model
-            A new model.
-
-        Raises
-        ------
-        ValueError
-            If it is not a distribution over the states.
-        """
-        start = as_distribution("initial", initial, self.n_states, origin=self.origin.initial)
-        return self._with(initial=read_only(start))
+        """Copy the model with another initial distribution, as `replace` does."""
+        return self.replace(initial=initial)
 
     def with_temperature(self, temperature: npt.ArrayLike) -> Model:
-        """Copy the model with another temperature, without a second look at the rest.
+        """Copy the model with another temperature, as `replace` does."""
+        return self.replace(temperature=temperature)
 
-        Parameters
-        ----------
-        temperature : float
-            Positive.
-
-        Returns
-        -------
-        Model
-            A new model.
-
-        Raises
-        ------
-        ValueError
-            If it is not a positive finite number.
-        """
-        return self._with(temperature=as_positive("temperature", temperature))
-
-    def _with(self, **tables: FloatArray | float) -> Model:
+    def _with(self, **checked: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
         model = object.__new__(Model)
-        model.__dict__.update(self.__dict__, _kernel=self._kernel, **tables)
+        model.__dict__.update(self.__dict__, _kernel=self._kernel, **checked)
         return model
 
     __setstate__ = restore_read_only
@@ -444,6 +388,25 @@ def made_of(
                 "not below 1"
             )
     return model
+
+
+def _reward(name: str, model: Model, table: npt.ArrayLike) -> FloatArray:
+    where = None if model._kernel.everything_available else model.available
+    return read_only(finite_array(name, table, model.available.shape, where=where))
+
+
+def _initial(model: Model, table: npt.ArrayLike) -> FloatArray:
+    origin = model.origin.initial
+    return read_only(as_distribution("initial", table, model.n_states, origin=origin))
+
+
+# How `Model.replace` checks tables that are not the kernel's, each without a look at the others.
+CHECKED_ALONE: Mapping[str, Callable[[Model, Any], Any]] = {
+    "follower_reward": lambda model, table: _reward("follower_reward", model, table),
+    "leader_reward": lambda model, table: _reward("leader_reward", model, table),
+    "initial": _initial,
+    "temperature": lambda model, number: as_positive("temperature", number),
+}
 
 
 @dataclass(frozen=True, eq=False)

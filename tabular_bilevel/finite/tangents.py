@@ -144,14 +144,13 @@ class Tangents:
     def _pairs(
         self, tables: Sensitivities | SensitivityBounds
     ) -> Iterator[tuple[sp.csr_array, FloatArray]]:
-        """Pair the transposed matrices that are not 0 with tables; both rewards are one."""
-        columns = self._columns
-        if columns["rewards"].nnz:
-            both = np.concatenate((tables.follower_reward, tables.leader_reward))
-            yield columns["rewards"], both.ravel()
-        for name in MOVED[2:]:
-            if columns[name].nnz:
-                yield columns[name], np.ravel(getattr(tables, name))
+        """Pair the transposed matrices that are not 0 with tables."""
+        for name, columns in self._columns.items():
+            if name == "rewards":
+                both = np.concatenate((tables.follower_reward, tables.leader_reward))
+                yield columns, both.ravel()
+            else:
+                yield columns, np.ravel(getattr(tables, name))
 
     def _tangent(self, read: Any) -> Tangent:
         shape = self.model.follower_reward.shape
@@ -166,10 +165,14 @@ class Tangents:
 
     @cached_property
     def _columns(self) -> dict[str, sp.csr_array]:
-        """The transposed matrices, one row a parameter."""
+        """The transposed matrices that are not 0, one row a parameter; both rewards are one."""
         rewards = sp.vstack((self.follower_reward, self.leader_reward))
         tables = {"rewards": rewards} | {name: getattr(self, name) for name in MOVED[2:]}
-        return {name: read_only_matrix(sp.csr_array(table.T)) for name, table in tables.items()}
+        return {
+            name: read_only_matrix(sp.csr_array(table.T))
+            for name, table in tables.items()
+            if table.nnz
+        }
 
     @cached_property
     def _masses(self) -> dict[str, sp.csr_array]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from tabular_bilevel._base.display import display_all
-from tabular_bilevel.problem import FeatureProblem, Reparametrised
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.problems.closed_form import (
     bandit,
@@ -13,6 +12,7 @@ from tabular_bilevel.problems.closed_form import (
     two_state_closed_form,
 )
 from tabular_bilevel.problems.discrete_toy import discrete_toy
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world
@@ -23,6 +23,7 @@ from tabular_bilevel.problems.random_families import (
     layered_game,
     random_game,
 )
+from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = [
     "CATALOGUE",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_finite, as_theta, finite_array
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems.features import FeatureProblem
 
 __all__ = ["bandit", "bandit_closed_form", "two_state", "two_state_closed_form"]
 

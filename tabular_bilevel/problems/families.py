@@ -15,9 +15,10 @@ from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import FeatureProblem, ForwardProblem
+from tabular_bilevel.problem import ForwardProblem
 from tabular_bilevel.problems.closed_form import bandit
 from tabular_bilevel.problems.discrete_toy import discrete_toy
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_world import grid_world
 from tabular_bilevel.problems.markov_game import MarkovGame

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tabular_bilevel._base.arguments import as_finite
-from tabular_bilevel.problem import Budget, FeatureProblem, Reparametrised
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_world import cell_features, grid_kernel, grid_model
+from tabular_bilevel.problems.reparametrised import Budget, Reparametrised
 
 __all__ = ["four_rooms"]
 

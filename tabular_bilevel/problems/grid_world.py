@@ -11,7 +11,7 @@ from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel._base.arrays import BoolArray, IntArray
 from tabular_bilevel._base.files import read_file, shown
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
 
 __all__ = ["grid_kernel", "grid_world", "parse_map"]

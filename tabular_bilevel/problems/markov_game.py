@@ -40,7 +40,7 @@ from tabular_bilevel.finite.model import (
 )
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
-from tabular_bilevel.problem import softmax_reach
+from tabular_bilevel.problems.tilting import softmax_reach
 
 __all__ = ["MarkovGame"]
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import as_generator, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import FeatureProblem
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["garnet", "layered", "layered_game", "random_game"]

@@ -23,7 +23,7 @@ import numpy as np
 from tabular_bilevel._base.arguments import as_generator, positive_integer
 from tabular_bilevel._base.arrays import read_only
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import Budget, FeatureProblem, ForwardProblem, Reparametrised
+from tabular_bilevel.problem import ForwardProblem
 from tabular_bilevel.problems.closed_form import bandit, two_state
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.families import (
@@ -41,9 +41,11 @@ from tabular_bilevel.problems.families import (
     some_ends,
     with_theta,
 )
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_world import grid_world
 from tabular_bilevel.problems.random_families import garnet, layered, layered_game, random_game
+from tabular_bilevel.problems.reparametrised import Budget, Reparametrised
 
 __all__ = ["FAMILIES", "NAMES", "ORDINARY", "Family", "Instance", "budgeted", "draw", "named"]
 

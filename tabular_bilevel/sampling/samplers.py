@@ -14,7 +14,7 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories, draw
 
-__all__ = ["Episodes", "Sampler", "Steps", "Survivors", "negligible_horizon"]
+__all__ = ["Episodes", "Sampler", "StepBudget", "Survivors", "negligible_horizon"]
 
 # What a cut trajectory leaves out, relative to the whole; below every sampling error.
 NEGLIGIBLE = 1e-8
@@ -78,7 +78,7 @@ class Episodes:
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepBudget:
     """A fixed number of steps in one environment that starts anew when an episode ends.
 
     The published protocol. The last trajectory is cut where the steps run out; estimators average

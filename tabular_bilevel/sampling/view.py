@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
-from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
@@ -81,7 +80,6 @@ class Batch:
         )
 
 
-@displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """Derivatives of a model's tables with respect to theta, which a leader knows.

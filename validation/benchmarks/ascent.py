@@ -133,7 +133,7 @@ def prototype() -> Callable[[], None]:
 def package() -> Callable[[], None]:
     """Make a function that does one iteration with the package."""
     problem = tb.problems.four_rooms()
-    method = METHODS["bchg"](Setting(tb.Steps(N_STEPS, TIME_LIMIT), CRITIC_STEP))
+    method = METHODS["bchg"](Setting(tb.StepBudget(N_STEPS, TIME_LIMIT), CRITIC_STEP))
     theta = np.random.default_rng(0).normal(0.0, 0.01, problem.n_parameters)
     climb = tb.ascend(problem, theta, method, tb.GradientAscent(RATE, 1.0), rng=0)
     return lambda: next(climb) and None

@@ -111,7 +111,7 @@ class Cell:
         """Plan one run a seed."""
         problem, simulator = self.build()
         toy = self.problem == "discrete toy"
-        sampler = tb.Episodes(3, 150) if toy else tb.Steps(self.steps, 200)
+        sampler = tb.Episodes(3, 150) if toy else tb.StepBudget(self.steps, 200)
         method = METHODS[self.method](
             Setting(sampler, step_size=self.critic_step, simulator=simulator)
         )
@@ -124,7 +124,7 @@ class Cell:
                 method=method,
                 optimiser=tb.GradientAscent(self.rate, 1.0),
                 seed=seed,
-                n_steps=self.iterations,
+                n_iterations=self.iterations,
                 every=max(1, self.iterations // (50 if toy else 200)),
                 horizon=self.horizon,
                 path=folder / f"{label}.npz",

@@ -181,13 +181,13 @@ def mean_final(curves: list[Curve]) -> float:
     return float(np.mean([curve.final() for curve in curves]))
 
 
-def noisy(problem: tb.BilevelProblem, horizon: int | None, n_steps: int) -> Optimum:
+def noisy(problem: tb.BilevelProblem, horizon: int | None, n_iterations: int) -> Optimum:
     """Climb the exact gradient with noise, and polish the end."""
     ends = []
     for spread in NOISE:
         method, optimiser = Perturbed(tb.ExactGradient(), spread), tb.GradientAscent(0.1, 1.0)
         theta = np.zeros(problem.n_parameters)
-        for step in tb.ascend(problem, theta, method, optimiser, rng=0, n_steps=n_steps):
+        for step in tb.ascend(problem, theta, method, optimiser, rng=0, n_iterations=n_iterations):
             theta = step.next_theta
         ends.append(theta)
     return best_of(problem, ends, horizon=horizon)

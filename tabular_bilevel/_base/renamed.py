@@ -1,0 +1,51 @@
+"""Old names that go on working, with a warning that says the new one."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["found_by_old_name", "keywords_renamed"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def keywords_renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a decorator that takes keyword arguments by their old names, too.
+
+    Parameters
+    ----------
+    **names : str
+        New names by old ones.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def renamed(*arguments: Any, **keywords: Any) -> R:
+            for old in names.keys() & keywords.keys():
+                new = names[old]
+                if new in keywords:
+                    raise TypeError(f"{function.__name__}() got both {old!r} and {new!r}")
+                warn(old, new, f"{function.__name__}()")
+                keywords[new] = keywords.pop(old)
+            return function(*arguments, **keywords)
+
+        return renamed
+
+    return decorate
+
+
+def found_by_old_name(module: str, name: str, names: Mapping[str, Any]) -> Any:
+    """Find what a module's `__getattr__` is asked for, by old names."""
+    if name not in names:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warn(name, names[name].__name__, module)
+    return names[name]
+
+
+def warn(old: str, new: str, where: str) -> None:
+    """Say that a name is called something else now."""
+    warnings.warn(f"{old} of {where} is called {new} now", DeprecationWarning, stacklevel=4)
