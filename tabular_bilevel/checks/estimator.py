@@ -17,7 +17,7 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import (
