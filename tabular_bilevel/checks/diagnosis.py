@@ -46,7 +46,7 @@ NAMED, CLEAR = 0.5, 0.9
 EXACT_FIT = 1e-8
 
 # Where fewer of the targets than this share lie off the gradient's line, one number is visible.
-FEW_OFF_THE_LINE = 0.1
+FEW_OFF_THE_LINE = 0.11
 
 # What is believed before any estimate is seen: of a single mistake, of two at once, and of none
 # that is known.

@@ -22,6 +22,9 @@ from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["FAULTS", "MISTAKES", "Mistake", "cut_after"]
 
+# Episodes that end less often than this never do, as far as one sees.
+SELDOM = 1e-6
+
 # What is right but for the mistake; with an experience of its own, which knows all that is right.
 RIGHT = BoltzmannCovariance()
 
@@ -371,7 +374,7 @@ def _of_scale() -> Iterator[Mistake]:
         "divided by finished episodes",
         "the sum over trajectories, divided by the number of those that end by themselves",
         together=True,
-        knowledge=lambda e: e if known.ended(e) > 0.0 else None,
+        knowledge=lambda e: e if known.ended(e) > SELDOM else None,
         rule=lambda r, e: _scaled(r, 1.0 / (known.ended(e) or 1.0)),
     )
     yield Mistake(

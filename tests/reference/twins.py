@@ -217,7 +217,7 @@ def expected_traces(
         for s, a in pairs:
             chance = law[s] * policy[s, a]
             add(occupancy, (s, a), leader_discount**k * chance)
-            if k + 1 < steps:
+            if k + 1 < steps and laws[k + 1].sum() > 0.0:
                 add(answered, (s, a), leader_discount ** (k + 1) * chance)
                 add(credited, (s, a), credit_discount ** (k + 1) * chance)
         own = {(s, a): credit_discount**k * law[s] * policy[s, a] * credit[s, a] for s, a in pairs}
