@@ -498,6 +498,7 @@ def after(estimator, n_calls):
 def test_a_warm_critic_is_checked_after_a_burn_in():
     right, wrong = map(with_a_sarsa_table, (MODEL.leader_discount, 0.0))
     at = {"problem": REWARDS, "theta": THETA, "rng": 0, "n_replicates": 200}
+    at["visible_bias"] = 1.0  # a table is noisy
     cold = tb.check_estimator(right, **at, burn_in=1)
     assert cold.verdict is tb.Verdict.BIASED
     report = tb.check_estimator(right, **at, burn_in=12)

@@ -1250,7 +1250,7 @@ def test_a_simulator_with_other_actions_is_refused():
     base = problem.base.replace(
         available=np.ones((5, 3), dtype=bool), follower_reward=np.ones((5, 3))
     )
-    simulator = SimpleNamespace(model=lambda theta: base)
+    simulator = SimpleNamespace(model=lambda theta: base, pullback=problem.pullback)
     with pytest.raises(
         ValueError, match=r"^available\[1, 2\] is True in the simulator, False in the problem$"
     ):

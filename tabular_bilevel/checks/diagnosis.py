@@ -198,6 +198,7 @@ class _Core:
         )
         return direct, indirect
 
+    @quiet
     def target(self, rule: TraceRule) -> FloatArray:
         """Pull back by tables, times the factors of a rule that differs in nothing else."""
         total = np.zeros(self.experience.theta.size)
@@ -230,6 +231,7 @@ class Candidates:
         Trajectories of an estimate, where that is known.
     """
 
+    @quiet
     def __init__(
         self,
         problem: BilevelProblem,

@@ -154,6 +154,7 @@ class Localisation:
 Parts = Mapping[tuple[str, str], FloatArray]
 
 
+@quiet
 def parts_of(
     problem: BilevelProblem, theta: FloatArray, exact: Hypergradient | None = None
 ) -> Parts:
@@ -461,6 +462,7 @@ def _student(share: float, free: int) -> float:
     return float(stats.t.ppf(share, max(free, 1)))
 
 
+@quiet
 def localised(
     rows: FloatArray, problem: BilevelProblem, theta: FloatArray, *, rounding: float
 ) -> Localisation:
