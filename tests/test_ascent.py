@@ -259,6 +259,7 @@ def save_often(path, seed):
         step.state.save(path, seed=seed)
 
 
+@pytest.mark.slow
 def test_two_writers_of_a_state_do_not_break_each_other(tmp_path):
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=save_often, args=(tmp_path / "s", k)) for k in (0, 1)]

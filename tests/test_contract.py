@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
-from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train, train_all
@@ -515,7 +514,8 @@ def averaging(problem, theta, rng, memory):
     return table + rng.normal(size=4), {"table": table + 0.5 * (EXACT + rng.normal(size=4) - table)}
 
 
-@sizes("runs", [20], [400])
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [20, 400])
 def test_a_burn_in_keeps_the_false_alarm_rate(runs):
     rate, settings = 0.05, {"n_replicates": 100, "target": EXACT, "burn_in": 4}
 

@@ -102,6 +102,7 @@ def test_the_expectation_over_all_trajectories_is_the_controls_target(name, faul
     assert report.passed, report
 
 
+@pytest.mark.slow
 @sizes("name", ["grid"], ["masked"])
 def test_episodes_in_a_row_have_the_controls_target(name):
     problem, _ = PROBLEMS[name]

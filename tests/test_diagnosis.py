@@ -313,6 +313,7 @@ def test_noise_in_all_directions_does_not_hide_a_mistake():
         assert best.fits
 
 
+@pytest.mark.slow
 def test_what_is_in_no_targets_direction_fits_no_mistake():
     targets = np.array(list(suspects(MANY, THERE).values()))
     sideways = np.random.default_rng(3).normal(size=300)

@@ -853,6 +853,7 @@ def test_expected_visits_are_the_mean_of_sampled_ones(sampler):
     assert judge(np.array(samples), wrong, **settled).verdict is tb.Verdict.BIASED
 
 
+@pytest.mark.slow
 def test_the_baseline_takes_variance_off_and_the_own_action_adds_some():
     # An own action adds an advantage of mean zero that nothing else knows of. The same seed gives
     # the same trajectories, so squared errors are compared pair by pair.

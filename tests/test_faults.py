@@ -131,6 +131,7 @@ def curve(tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_vectors_survive_a_full_disk(vectors, tmp_path):
     n_faults = 0
     for n in at_every_operation(lambda: list(write_vectors(tmp_path / "new", PLAN))):
@@ -323,6 +324,7 @@ def test_a_growing_curve_survives_a_kill(n, curve, tmp_path):
     assert path.read_bytes() == curve
 
 
+@pytest.mark.slow
 @sizes("n", [1], [4])
 def test_a_certificate_survives_a_kill(n, tmp_path):
     out = tmp_path / "out"

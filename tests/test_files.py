@@ -467,6 +467,7 @@ def bombs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc as of Linux")
 def test_small_files_take_little_memory(bombs):
     """The control: what reads naively runs out of it."""

@@ -140,6 +140,7 @@ def test_an_interrupted_verify_says_so_in_one_line_and_leaves_no_file(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_check_leaves_no_half_written_report(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import time\n"

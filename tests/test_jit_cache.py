@@ -163,6 +163,7 @@ plain.total(np.arange(3.0))
 """
 
 
+@pytest.mark.slow
 def test_numba_s_own_cache_does_not_survive_it(tmp_path):
     """The control; when numba mends it, less will do here."""
     (tmp_path / "cached.py").write_text("import numba\nkernel = numba.njit(cache=True)\n")

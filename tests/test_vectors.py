@@ -530,6 +530,7 @@ def answered(tmp_path, capsys, monkeypatch):
     return answered
 
 
+@pytest.mark.slow
 def test_answers_of_another_language_are_checked(shipped, answered):
     right = spelled(shipped)
     assert answered(right)[0] == 0
@@ -654,6 +655,7 @@ def test_the_folder_has_a_readme(small):
     assert "1e-6" in readme.decode()
 
 
+@pytest.mark.slow
 def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
     out = str(tmp_path / "new")
     settings = ["--families", "all", "--count", "22", "--max-states", "20", "--workers", "1"]
@@ -729,6 +731,7 @@ def test_files_know_no_time(small):
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_writes_the_same(small, tmp_path):
     out = tmp_path / "new"
     list(write_vectors(out, SMALL, workers=2))
@@ -1236,6 +1239,7 @@ def test_a_family_of_its_own_does_not_hide_a_forged_file(forged, honest, tmp_pat
         assert any("do not hold what tb.enclose proves" in check.trouble for check in checks)
 
 
+@pytest.mark.slow
 def test_the_sample_is_random_and_of_the_stated_size(honest, tmp_path):
     half = [v | {"family": "other"} if k % 2 else v for k, v in enumerate(honest)]
     folder_of(tmp_path, [*half, WRONG])
@@ -1339,6 +1343,7 @@ def test_a_link_to_a_vector_is_followed_and_out_of_the_folder_is_not(honest, tmp
     assert "is no regular file" in checks[1].trouble
 
 
+@pytest.mark.slow
 def test_the_command_says_how_many_it_proved(small, capsys):
     assert main(["vectors", "verify", str(small), "--sample", "1", "--seed", "7"]) == 0
     printed = capsys.readouterr().out
