@@ -15,7 +15,6 @@ import numpy.typing as npt
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, restore_read_only
 from tabular_bilevel._base.files import write_file
 from tabular_bilevel.certify.accuracy import Level
-from tabular_bilevel.check_certificate import RejectedError
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.model import Model
@@ -202,6 +201,7 @@ class Enclosure:
             If the checker does not accept them: it has so many bits, and fewer for large models.
         """
         from tabular_bilevel.certify.certificate import certificate  # python-flint is an extra
+        from tabular_bilevel.check_certificate import RejectedError
 
         names = ("objective", "gradient", "direct", "indirect")
         found = {name: getattr(self, name) for name in names}
