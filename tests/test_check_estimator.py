@@ -426,6 +426,7 @@ def test_an_estimator_that_raises_is_broken():
     assert report.trouble.startswith("replicate 7: KeyError: 'no such state' (")
     assert Path(__file__).name in report.trouble
     assert str(report).startswith("Estimator check: BROKEN\n  replicate 7: KeyError")
+    assert "if it is biased" not in str(report)
     assert report.replicates_for(0.01) == 0
     assert not report.passed
 

@@ -206,7 +206,7 @@ class EstimatorReport:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
         if self.verdict is Verdict.BIASED or self.doubtful:
             yield from str(self.localisation).splitlines()
-        if self.diagnosis is not None:
+        if self.diagnosis is not None and self.diagnosis.guesses:
             told = str(self.diagnosis)
             sure = self.verdict is Verdict.BIASED
             yield from (told if sure else f"if it is biased: {told}").splitlines()
