@@ -41,7 +41,21 @@ NEARLY_ALIKE = {
     ("layered", "influence one step late"): "no 1/temperature",
     ("game, seen", "discounts swapped"): "follower's discount for the leader's",
     ("game, seen", "influence one step late"): "through-follower term dropped",
+    (
+        "layered",
+        "kernel's derivative dropped in the through-follower term",
+    ): "leader's reward alone for its advantage",
+    ("layered", "influence one step early"): "leader's reward alone for its advantage",
+    ("layered", "leader's reward-to-go one step late"): "follower reward's derivative dropped",
+    (
+        "game, seen",
+        "leader's value for the follower's in the kernel's tail",
+    ): "follower's discount for the leader's",
+    ("game, seen", "advantage standardised"): "through-follower term twice",
 }
+
+# Which no number tells from all that may be.
+UNNAMED = {("layered", "advantage standardised")}
 
 
 VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}
@@ -97,6 +111,9 @@ def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
         assert bias < 2.0 * report.critical_value * error
         return
     assert adds_up(report.diagnosis)
+    if (name, fault.name) in UNNAMED:
+        assert report.diagnosis.best is None
+        return
     confused = NEARLY_ALIKE.get((name, fault.name))
     assert fault.name in named(report.diagnosis) or confused in named(report.diagnosis)
     if report.diagnosis.best is not None:

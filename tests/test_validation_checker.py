@@ -8,7 +8,7 @@ from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
-from tabular_bilevel.checks import mean_test
+from tabular_bilevel.checks import judging, mean_test
 
 FEW = ["--checks", "5", "--family", "t5", "--workers", "1"]
 
@@ -36,6 +36,8 @@ def test_faults_are_named_on_a_problem_of_the_suite(monkeypatch, capsys):
     monkeypatch.setattr(checker, "standard_suite", lambda: (case,))
     assert checker.main(["--part", "controls", "--cases", "1", "--seed", "0"]) == 0
     assert " 0 missed" in capsys.readouterr().out
+    plain = next(case for case in tb.standard_suite() if case.name == "plain")
+    monkeypatch.setattr(checker, "standard_suite", lambda: (plain,))
     assert checker.main(["--part", "names", "--cases", "1", "--seed", "0"]) == 0
     assert "unknown none: " in capsys.readouterr().out
 
@@ -54,7 +56,8 @@ def test_a_checker_that_always_says_the_same_fails(verdict, arguments, monkeypat
     def deaf(estimates, target, **settings):
         return dataclasses.replace(judge(estimates, target, **settings), verdict=verdict)
 
-    monkeypatch.setattr(checking, "judge", deaf)
+    for module in (checking, judging):
+        monkeypatch.setattr(module, "judge", deaf)
     assert checker.main([*arguments, "--seed", "0"]) == 1
 
 

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 def alarms(options: argparse.Namespace, rng: np.random.Generator) -> bool:
     """Count how often right estimators fail."""
     verdicts: Counter[str] = Counter()
-    explained, checking._explained = checking._explained, lambda found, *given: found
+    explained, checking._explained = checking._explained, lambda found, *_, **__: found
     try:
         for _ in range(options.runs):
             problem, theta = zoo.draw("quick", rng).at
