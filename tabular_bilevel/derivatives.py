@@ -24,7 +24,7 @@ from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem, modelled, pulled_back
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
-__all__ = ["Reach", "has_pushforward", "reach", "tangents_along", "tangents_at"]
+__all__ = ["Reach", "has_pushforward", "n_entries", "reach", "tangents_along", "tangents_at"]
 
 # A stranger's method is called so often for the derivatives of all tables, at some 20 microseconds
 # each, where nobody asked for them ...
@@ -168,17 +168,17 @@ def _pushed(
     return (_checked(problem.pushforward(theta, row), model) for row in directions)
 
 
-def _n_entries(model: Model) -> int:
+def n_entries(model: Model) -> int:
     """Count the table entries that theta may move."""
     return int(2 * model.available.sum() + model.transition.nnz + model.n_states + 1)
 
 
 def _require_few(problem: object, n_parameters: int, model: Model, *, forward: bool) -> None:
     """Raise if it takes many calls, or numbers, to differentiate all tables."""
-    name, n_entries = type(problem).__name__, _n_entries(model)
-    if n_parameters * n_entries > MAX_NUMBERS:
+    name, count = type(problem).__name__, n_entries(model)
+    if n_parameters * count > MAX_NUMBERS:
         raise ValueError(
-            f"the derivatives of {n_entries:,} table entries of {name} in {n_parameters:,} "
+            f"the derivatives of {count:,} table entries of {name} in {n_parameters:,} "
             f"parameters are more than {MAX_NUMBERS:,} numbers"
         )
     if forward and n_parameters > MAX_CALLS:
@@ -186,10 +186,10 @@ def _require_few(problem: object, n_parameters: int, model: Model, *, forward: b
             f"pushforward of {name} would be called for each of {n_parameters:,} parameters, more "
             f"than {MAX_CALLS:,}"
         )
-    if not forward and n_entries > MAX_CALLS:
+    if not forward and count > MAX_CALLS:
         raise ValueError(
             f"pullback of {name}, which has no working pushforward, would be called for each of "
-            f"{n_entries:,} table entries, more than {MAX_CALLS:,}"
+            f"{count:,} table entries, more than {MAX_CALLS:,}"
         )
 
 

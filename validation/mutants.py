@@ -495,7 +495,7 @@ MUTANTS = (
     Mutant(
         "calls that are taken for independent",
         "dependence",
-        "    found = seen > _normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))\n",
+        "    found = seen > normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))\n",
         "    found = False\n",
         (
             "tests/test_check_estimator.py"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import site
-import sysconfig
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +13,21 @@ __all__ = ["defined_at", "raised_at", "traceback_of"]
 
 HERE = str(Path(__file__).parents[1])
 
-LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *site.getsitepackages())
-
 
 def raised_at(error: BaseException) -> str:
     """Name the line of somebody's code that an error comes from, nothing if there is none.
 
     It is the innermost one outside of this package and of libraries.
     """
+    import site
+    import sysconfig
+
+    paths = sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")
+    libraries = (*paths, *site.getsitepackages())
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not _is_within(frame.filename, HERE, *LIBRARIES)
+        if not _is_within(frame.filename, HERE, *libraries)
         and not frame.filename.startswith("<frozen")
     ]
     return _spelled(own[-1].filename, own[-1].lineno) if own else ""

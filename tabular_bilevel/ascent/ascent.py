@@ -31,7 +31,7 @@ from tabular_bilevel._base.generators import (
 )
 from tabular_bilevel._base.renamed import keywords_renamed
 from tabular_bilevel.ascent.optimisers import Optimiser
-from tabular_bilevel.estimators.contract import Taken, as_estimator, as_memory, noted
+from tabular_bilevel.estimators.contract import Noted, Taken, as_estimator, as_memory
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.adjoint import sensitivities
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, Response
@@ -391,7 +391,7 @@ def climb(
     theta, memory, optimiser_memory = state.theta, state.memory, state.optimiser_memory
     iteration = state.iteration
     while last is None or iteration < last:
-        with noted("iteration {}".format, iteration):
+        with Noted("iteration {}".format, iteration):
             estimate = method.at(problem, theta)(generator, memory)
             moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
             moved = read_only(finite_array("next theta", moved, theta.shape))

@@ -17,6 +17,7 @@ import numpy as np
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
+from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
 from tabular_bilevel.problem import BilevelProblem
@@ -267,15 +268,23 @@ class Candidates:
             else:
                 self._cores[fault] = core
 
-    def _core(self, base: _Core, fault: Mistake) -> _Core | None:
-        """Make a mistake on top of what is made; the same core again if it is only a factor."""
+    def _core(self, base: _Core, fault: Mistake, before: Mistake | None = None) -> _Core | None:
+        """Make a mistake on top of what is made, by the one before it if there is one.
+
+        The same core again if it is only a factor. Where it changes what is known, rules are made
+        anew.
+        """
         try:
             known = fault.known(base.experience)
         except ConvergenceError:
             return None
         if known is None:
             return None
-        rule = base.rule if known is base.experience else RIGHT.rule(known)
+        rule = base.rule
+        if known is not base.experience:
+            rule = RIGHT.rule(known)
+            if before is not None and before.rule is not None:
+                rule = before.rule(rule, known)
         if fault.rule is not None:
             rule = fault.rule(rule, known)
         made = _Core(known, rule)
@@ -337,7 +346,7 @@ class Candidates:
         core: _Core | None,
         other: Mistake,
     ) -> None:
-        made = None if core is None else self._twice(core, fault, other)
+        made = None if core is None else self._core(core, other, before=fault)
         if made is None:
             return
         target = made.target(made.rule)
@@ -346,25 +355,6 @@ class Candidates:
         alone = (self._here, self.singles[fault], self.singles[other])
         if not any(_same(target, one, self.size) for one in alone):
             found[fault, other] = target
-
-    def _twice(self, core: _Core, fault: Mistake, other: Mistake) -> _Core | None:
-        """Make the second mistake; both rules anew where the second changes what is known."""
-        if other.knowledge is None:
-            return self._core(core, other)
-        try:
-            known = other.known(core.experience)
-        except ConvergenceError:
-            return None
-        if known is None:
-            return None
-        rule = RIGHT.rule(known)
-        for each in (fault, other):
-            if each.rule is not None:
-                rule = each.rule(rule, known)
-        made = _Core(known, rule)
-        if known is core.experience and _is_factor(made, core):
-            made.__dict__["shares"] = core.shares
-        return made
 
     @quiet
     def diagnose(
@@ -499,7 +489,7 @@ class _Comparison:
         if mean.size > most:
             # directions that do not depend on the noise, or it would be largest along them
             rest = scaled - scaled @ axes.T @ axes
-            limit = _student(MISFIT_RATE, count // 2 - 1)
+            limit = student(MISFIT_RATE, max(1, count // 2 - 1))
             self.outside = far_off(rest, self._floor) > limit
             axes = axes[:most]
         else:
@@ -569,16 +559,14 @@ class _Comparison:
 
     def fits(self, table: FloatArray) -> FloatArray:
         """Which targets a test of the mean does not reject."""
-        from scipy import stats
-
         if self.outside:
             return np.zeros(len(table), bool)
         rank, count = max(1, self._rank), self._count
         if self._exactly:
-            allowed = float(stats.chi2.isf(MISFIT_RATE, rank))
+            allowed = chi_squared(MISFIT_RATE, rank)
         else:
             left = max(count - rank, 1)
-            allowed = float(stats.f.isf(MISFIT_RATE, rank, left)) * rank * (count - 1) / left
+            allowed = fisher(MISFIT_RATE, rank, left) * rank * (count - 1) / left
         return np.asarray(self._squares(table) <= allowed)
 
     def log_density_of_none(self) -> float:
@@ -705,12 +693,6 @@ def _is_factor(made: _Core, base: _Core) -> bool:
             "own_action",
         )
     )
-
-
-def _student(rate: float, free: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.isf(rate, max(free, 1)))
 
 
 def _size(vector: FloatArray) -> float:

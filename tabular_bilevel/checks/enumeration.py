@@ -28,15 +28,17 @@ from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Candidates, Diagnosis
 from tabular_bilevel.checks.estimator import target_of
-from tabular_bilevel.checks.localising import Factor, Localisation, localised, parts_of
+from tabular_bilevel.checks.localising import Factor, Localisation, localise, parts_of
 from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.estimators.contract import Enumerable, as_enumerable, noted
+from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
+from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
-from tabular_bilevel.sampling.view import Precision, as_numpy
+from tabular_bilevel.sampling.view import Precision, as_numpy, unit_of
 
 __all__ = ["EnumerationReport", "check_by_enumeration"]
 
@@ -271,7 +273,7 @@ def check_by_enumeration(
             f"tolerance of {tolerance:g}: rows of transition, with termination, or initial do not "
             "sum to 1 to as many digits"
         )
-    goal, target_accuracy = target_of(problem, theta, target)
+    goal, exact = target_of(problem, theta, target)
     pullback = check_pullback(problem, theta)
     report = _expected(_Run(subject, every, size, theta.size), goal, tolerance, most, progress)
     if size == 1 and report.passed:
@@ -279,18 +281,21 @@ def check_by_enumeration(
     skipped = f"the problem's pullback was not checked: {pullback.skipped}"
     report = replace(
         report,
-        target_accuracy=target_accuracy,
+        target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
         reason=report.reason or (skipped if pullback.skipped else ""),
     )
     if pullback.trouble:
         return replace(report, verdict=Verdict.BROKEN, reason=f"pullback: {pullback.trouble}")
-    unit = float(np.finfo(report.dtype).eps) if report.dtype != "bfloat16" else 2.0**-7
-    fit, rows = max(EXACT_FIT, ROUNDING_UNITS * unit), report.expectation[None]
-    report = replace(report, localisation=localised(rows, problem, theta, rounding=fit))
+    fit, rows = max(EXACT_FIT, ROUNDING_UNITS * unit_of(report.dtype)), report.expectation[None]
+    if exact is None:
+        exact = hypergradient(problem, theta)
+    parts, is_game = parts_of(problem, theta, exact), isinstance(problem, MarkovGame)
+    where = localise(rows, parts, exact.gradient, rounding=fit, is_game=is_game)
+    report = replace(report, localisation=where)
     if report.verdict is not Verdict.BIASED:
         return report
-    candidates, parts = Candidates(problem, theta, horizon=horizon), parts_of(problem, theta)
+    candidates = Candidates(problem, theta, horizon=horizon)
     return replace(report, diagnosis=candidates.diagnose(rows, parts, rounding=fit, exactly=True))
 
 
@@ -465,7 +470,7 @@ class _Run:
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
         """Call it; one row for all trajectories, or one for each."""
-        with noted(_source, sample, numbers):
+        with Noted(_source, sample, numbers):
             found = self.subject.estimate(sample)
         rows, d = as_array("estimate", as_numpy(found)), self._n_parameters
         require_real_dtype("estimate", rows.dtype)

@@ -19,7 +19,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._base.generators import require_whole
-from tabular_bilevel.certify.result import Accuracy
+from tabular_bilevel.certify.result import Hypergradient
 from tabular_bilevel.checks.diagnosis import (
     EXACT_FIT,
     Candidates,
@@ -28,7 +28,7 @@ from tabular_bilevel.checks.diagnosis import (
     trajectories_of,
 )
 from tabular_bilevel.checks.judging import judge, judge_exactly, judge_in_looks
-from tabular_bilevel.checks.localising import localised, parts_of
+from tabular_bilevel.checks.localising import localise, parts_of
 from tabular_bilevel.checks.pullback import PullbackTest, check_pullback
 from tabular_bilevel.checks.replicates import BrokenEstimatorError, Replicates, rounding_of
 from tabular_bilevel.checks.report import EstimatorReport
@@ -36,6 +36,7 @@ from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.view import Precision, as_numpy
 
 __all__ = [
@@ -192,7 +193,8 @@ def check_estimator(
         rng = seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     streams = as_generator(rng).spawn(count)
     taken = as_estimator(estimator)
-    goal, accuracy = target_of(problem, theta, target)
+    goal, exact = target_of(problem, theta, target)
+    accuracy = None if exact is None else exact.accuracy
     pullback = check_pullback(problem, theta)
     bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
     replicates = Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
@@ -245,7 +247,7 @@ def check_estimator(
         replicates,
         problem,
         theta,
-        given=target is not None,
+        exact,
         horizon=horizon_of(taken, problem, theta),
         count=trajectories_of(taken),
     )
@@ -316,7 +318,7 @@ def check_estimates(
     precision.note(rows if hasattr(rows, "dtype") else estimates)
     if len(estimates) < FEWEST_REPLICATES:
         raise ValueError(f"rows are {len(estimates)} estimates, fewer than {FEWEST_REPLICATES}")
-    goal, accuracy = target_of(problem, theta, target)
+    goal, exact = target_of(problem, theta, target)
     pullback = check_pullback(problem, theta)
     rounding, coarse = rounding_of(precision)
     if pullback.trouble:
@@ -335,7 +337,7 @@ def check_estimates(
         found,
         false_alarm_rate=false_alarm_rate,
         notes=(*_noted(pullback), *coarse),
-        target_accuracy=accuracy,
+        target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
     )
     return _explained(
@@ -343,7 +345,7 @@ def check_estimates(
         _Given(list(estimates), rounding),
         problem,
         theta,
-        given=target is not None,
+        exact,
         horizon=steps,
     )
 
@@ -366,15 +368,15 @@ def _explained(
     replicates: Replicates | _Given,
     problem: BilevelProblem,
     theta: FloatArray,
+    target: Hypergradient | None,
     *,
-    given: bool,
     horizon: int | None,
     count: int | None = None,
 ) -> EstimatorReport:
     """Say where the mean is off and by how much, and which mistakes would make that.
 
     After more and more replicates: a gross bias shows early, which one may not. The mistakes are
-    those of estimators of the gradient, whatever target was given.
+    those of estimators of the gradient, whatever target was given: None if it is not `target`.
     """
     if found.verdict is Verdict.BROKEN:
         return dataclasses.replace(found, diagnosis=Diagnosis())
@@ -386,7 +388,8 @@ def _explained(
         return found.mean[None] if exactly else np.array(replicates.rows)
 
     try:
-        parts = parts_of(problem, theta)
+        exact = hypergradient(problem, theta) if target is None else target
+        parts = parts_of(problem, theta, exact)
     except ValueError as error:
         note = f"not diagnosed, as the problem has no gradient at theta: {error}"
         return dataclasses.replace(found, notes=(*found.notes, note))
@@ -398,14 +401,16 @@ def _explained(
             while not diagnosis.clear and replicates.left and not exactly:
                 replicates.drawn(min(2 * len(replicates.rows), replicates.count))
                 diagnosis = candidates.diagnose(seen(), parts, rounding=rounding)
-        if given and not exactly:
+        if target is None and not exactly:
             rate, power = found.false_alarm_rate, found.power
             own = judge(
                 seen(), candidates.exact, false_alarm_rate=rate, power=power, rounding=rounding
             )
             if own.passed:
                 notes = (*notes, "the mean is the exact gradient, which is not the target given")
-    where = localised(seen(), problem, theta, rounding=rounding)
+    where = localise(
+        seen(), parts, exact.gradient, rounding=rounding, is_game=isinstance(problem, MarkovGame)
+    )
     return dataclasses.replace(found, localisation=where, diagnosis=diagnosis, notes=notes)
 
 
@@ -449,9 +454,9 @@ def _noted(pullback: PullbackTest) -> tuple[str, ...]:
 
 def target_of(
     problem: BilevelProblem, theta: FloatArray, target: npt.ArrayLike | None
-) -> tuple[FloatArray, Accuracy | None]:
-    """Check a target, or take the hypergradient, and what is known of its error."""
+) -> tuple[FloatArray, Hypergradient | None]:
+    """Check a target; or take the gradient, and return what is known of it, too."""
     if target is not None:
         return finite_array("target", target, theta.shape), None
     exact = hypergradient(problem, theta)
-    return exact.gradient, exact.accuracy
+    return exact.gradient, exact

@@ -14,11 +14,11 @@ import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
 from tabular_bilevel.certify.result import Hypergradient
+from tabular_bilevel.checks.quantiles import fisher, student
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
-from tabular_bilevel.problems.markov_game import MarkovGame
 
 __all__ = ["UNKNOWN", "Factor", "Localisation", "far_off", "localise", "parts_of"]
 
@@ -323,7 +323,7 @@ class _Sample:
             basis = np.linalg.qr(weight[:, None] * axes)[0]
             rest = weight * self.rows
             rest = rest - rest @ basis @ basis.T
-            limit = _student(1.0 - MISFIT_RATE, self.count // 2 - 1)
+            limit = student(MISFIT_RATE, max(1, self.count // 2 - 1))
             fits = far_off(rest, floor) <= limit
             return self._told(columns, axes, weight if fits else np.ones_like(weight), floor, fits)
         others = self.rows @ sideways
@@ -370,7 +370,7 @@ class _Sample:
 
     def _quantile(self, noise: FloatArray, free: int) -> FloatArray:
         """Student's quantile, and what skewness adds to it (theory.md section 7)."""
-        plain = _student(0.5 + CONFIDENCE / 2.0, free)
+        plain = student((1.0 - CONFIDENCE) / 2.0, max(1, free))
         deviation = noise.std(axis=0)
         skew = (noise**3).mean(axis=0) / np.where(deviation > 0.0, deviation, 1.0) ** 3
         return np.asarray(
@@ -438,11 +438,9 @@ def _is_zero(rows: FloatArray, floor: float) -> tuple[bool, FloatArray]:
     rank = int(varies.sum())
     if rank == 0:
         return True, directions
-    from scipy import stats
-
     square = float(((mean @ directions) ** 2 / variance[varies]).sum())
     unit = rank * (count - 1) / (count - rank)
-    return square <= unit * float(stats.f.isf(MISFIT_RATE, rank, count - rank)), directions
+    return square <= unit * fisher(MISFIT_RATE, rank, count - rank), directions
 
 
 def far_off(rest: FloatArray, floor: float) -> float:
@@ -454,24 +452,3 @@ def far_off(rest: FloatArray, floor: float) -> float:
     along = rest[1::2] @ direction
     error = np.hypot(along.std(ddof=1) / np.sqrt(along.size), floor * np.abs(direction).sum())
     return float(along.mean() / error) if error > 0.0 else 0.0
-
-
-def _student(share: float, free: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(share, max(free, 1)))
-
-
-@quiet
-def localised(
-    rows: FloatArray, problem: BilevelProblem, theta: FloatArray, *, rounding: float
-) -> Localisation:
-    """Localise estimates of a problem's gradient; arguments as of `localise`."""
-    exact = hypergradient(problem, theta)
-    return localise(
-        rows,
-        parts_of(problem, theta, exact),
-        exact.gradient,
-        rounding=rounding,
-        is_game=isinstance(problem, MarkovGame),
-    )

@@ -17,11 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, ratio
+from tabular_bilevel.checks.quantiles import fisher, normal, student
 from tabular_bilevel.sampling.trajectories import row_blocks
 
 __all__ = ["ASTRAY", "Dependence", "MeanTest", "Noise", "dependence", "mean_test"]
@@ -403,8 +403,8 @@ def _hotelling(
     shift = axes @ noise.gap / deviation
     statistic = float(np.linalg.norm(shift))
     unit = rank * (count - 1) / (count - rank)
-    plain = math.sqrt(unit * _fisher(false_alarm_rate, rank, count - rank)) * caution(white)
-    quantile, spare = _normal(false_alarm_rate / 2.0), max(0.0, _normal(1.0 - power))
+    plain = math.sqrt(unit * fisher(false_alarm_rate, rank, count - rank)) * caution(white)
+    quantile, spare = normal(false_alarm_rate / 2.0), max(0.0, normal(1.0 - power))
     toward = _standardised(white @ shift)
     tail = float(unseen_tail(toward[:, None])[0])
     critical = float(raised(plain, quantile, tail))
@@ -492,8 +492,8 @@ def _worst_of_many(
     )
     count, n_tests, error = tests.count, tests.gap.size, tests.error
     share = false_alarm_rate / (2 * n_tests)
-    plain = _student(share, count - 1)
-    quantile, spare = _normal(share), max(0.0, _normal(1.0 - power))
+    plain = student(share, count - 1)
+    quantile, spare = normal(share), max(0.0, normal(1.0 - power))
     scores = _standardised(tests.centred)
     tails = unseen_tail(np.where(tests.gap < 0.0, -1.0, 1.0) * scores)
     critical = raised(plain, quantile, tails)
@@ -518,30 +518,6 @@ def _worst_of_many(
         visible=max(visible, default=0.0),
         n_tests=n_tests,
     ).stretched(scores[:, worst], hardest)
-
-
-# Upper quantiles; scipy takes half a millisecond for one, and a check needs the same few again.
-
-
-@lru_cache
-def _normal(rate: float) -> float:
-    from scipy import stats
-
-    return float(stats.norm.isf(rate))
-
-
-@lru_cache
-def _student(rate: float, freedom: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.isf(rate, freedom))
-
-
-@lru_cache
-def _fisher(rate: float, above: int, below: int) -> float:
-    from scipy import stats
-
-    return float(stats.f.isf(rate, above, below))
 
 
 def _standardised(columns: FloatArray) -> FloatArray:
@@ -573,7 +549,7 @@ def dependence(scores: FloatArray) -> Dependence:
     count = len(scores)
     ranks = _standardised(stats.rankdata(scores) - (count + 1) / 2.0)
     seen = float(_order(ranks[None])[0])
-    found = seen > _normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))
+    found = seen > normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))
     if found:  # the normal law is too narrow where many are the same: ask the orders themselves
         orders = np.random.default_rng(0).permuted(np.tile(ranks, (ORDERS, 1)), axis=1)
         found = bool((_order(orders) < seen).all())

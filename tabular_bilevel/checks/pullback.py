@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel.derivatives import n_entries
 from tabular_bilevel.exact.routes import differences, extrapolated
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
@@ -78,9 +79,9 @@ def check_pullback(problem: BilevelProblem, theta: FloatArray) -> PullbackTest:
         model = problem.model(theta)
     except ValueError as error:
         return PullbackTest(skipped=f"problem.model(theta) raises ValueError: {error}")
-    n_entries = int(2 * model.available.sum() + model.transition.nnz + model.n_states + 1)
-    if n_entries > MOST_ENTRIES:
-        return PullbackTest(skipped=f"{n_entries:,} table entries are more than {MOST_ENTRIES:,}")
+    count = n_entries(model)
+    if count > MOST_ENTRIES:
+        return PullbackTest(skipped=f"{count:,} table entries are more than {MOST_ENTRIES:,}")
     rng = np.random.default_rng(0)
     measures = _measures(model, rng)
     pulled = np.array([problem.pullback(theta, one) for one in measures.values()], dtype=np.float64)

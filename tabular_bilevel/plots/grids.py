@@ -10,13 +10,15 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from tabular_bilevel._base.arguments import as_theta
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers, as_policy
 from tabular_bilevel.plots.style import Scale, ranged, signed
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import MOVES
 
@@ -194,7 +196,7 @@ def values(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None = N
     matplotlib.axes.Axes
         The axes.
     """
-    response = hypergradient(problem, theta, accuracy=Estimated()).response
+    response = solve_follower(modelled(problem, as_theta(theta)))
     return grid(
         problem,
         response.value,

@@ -319,14 +319,19 @@ class Precision:
         """Look at what NumPy, JAX or PyTorch made; whole numbers are exact."""
         if type(numbers) is np.ndarray and numbers.dtype == np.float64:
             return
-        name, unit = "bfloat16", 2.0**-7
+        name = "bfloat16"
         if not is_bfloat16(numbers):
             dtype = as_numpy(numbers).dtype
             if dtype.kind != "f":
                 return
-            name, unit = dtype.name, float(np.finfo(dtype).eps)
-        if unit > self.unit:
-            self.dtype, self.unit = name, unit
+            name = dtype.name
+        if unit_of(name) > self.unit:
+            self.dtype, self.unit = name, unit_of(name)
+
+
+def unit_of(dtype: str) -> float:
+    """Find the relative size of the last digit of a dtype of this name."""
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
 
 
 def is_bfloat16(numbers: Any) -> bool:
