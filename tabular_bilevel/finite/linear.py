@@ -4,14 +4,16 @@ The matrix is an M-matrix, diagonally dominant by rows, so elimination needs no 
 solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 - up to `DENSE_STATES` states, LAPACK on a dense matrix;
-- larger and narrow (a map, a chain: after reordering, transitions stay near the diagonal), SuperLU,
-  whose factors stay sparse;
-- larger and wide (a random graph, whose factors fill up), GMRES, which a discount makes converge
-  fast, refined until the residual is at rounding level; SuperLU where it does not get there.
+- larger, sweeps, as far as each gains: in a random graph, whose factors would fill up, it does;
+- where they do not and the kernel is narrow (a map, a chain: after reordering, transitions stay
+  near the diagonal), SuperLU, whose factors stay sparse;
+- where it is wide, GMRES, and SuperLU if that does not get there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -37,8 +39,17 @@ DENSE_STATES = 500
 # sparse. Maps of 40,000 cells have 0.004, random graphs with 3 successors an action 0.3.
 NARROW = 0.1
 
-# Residuals are asked for at this multiple of rounding, relative to the terms they are made of.
+# Residuals are asked for at this multiple of rounding, relative to the terms they are made of;
+# where they get no smaller, the second will do.
 REFINED = 4.0 * np.finfo(np.float64).eps
+ROUNDED = 64.0 * np.finfo(np.float64).eps
+
+# A round of sweeps that does not gain this factor is the last one: GMRES or factors are faster.
+ROUND_OF_SWEEPS = 8
+WORTH_A_ROUND = 4.0
+
+# Sweeps that look for the leading vector; a map, where they are too few, gets factors anyway.
+POWER_SWEEPS = 30
 
 # Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
 MOST_STEPS = 1.0 / ROUNDOFF
@@ -47,8 +58,8 @@ MOST_STEPS = 1.0 / ROUNDOFF
 class LinearSystem(Protocol):
     """A matrix that can be solved with, and its transpose too; b is (S,) or (S, k)."""
 
-    def solve(self, b: FloatArray) -> FloatArray:
-        """Solve (I - discount P) x = b."""
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
+        """Solve (I - discount P) x = b; a residual of `accuracy` times b will do."""
         ...
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
@@ -64,7 +75,7 @@ class _Dense:
         factor, self._solve = scipy.linalg.get_lapack_funcs(("getrf", "getrs"), (matrix,))
         self._lu, self._pivots, _ = factor(matrix.T, overwrite_a=True)
 
-    def solve(self, b: FloatArray) -> FloatArray:
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return np.asarray(self._solve(self._lu, self._pivots, b, trans=1)[0])
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
@@ -81,49 +92,120 @@ class _Sparse:
             options={"SymmetricMode": True},
         )
 
-    def solve(self, b: FloatArray) -> FloatArray:
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return np.asarray(self._factors.solve(b))
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return np.asarray(self._factors.solve(b, trans="T"))
 
 
-class _Krylov:
-    def __init__(self, matrix: sp.csr_array) -> None:
-        self._matrix = matrix
-        self._direct: _Sparse | None = None
+class _Swept:
+    """Sweeps, GMRES where they gain too little, and factors where that is better or needed."""
 
-    def solve(self, b: FloatArray) -> FloatArray:
-        return self._solve(self._matrix, b, transposed=False)
+    def __init__(self, kernel: sp.csr_array, discount: float) -> None:
+        leading = _leading_vector(kernel, discount)
+        level = np.full(leading.size, 1.0 / leading.size)
+        self._kernel, self._discount = kernel, discount
+        self._right = _Sweeps(kernel, discount, along=leading, against=level)
+        self._left = _Sweeps(kernel.T, discount, along=level, against=leading)
+
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
+        return self._each(b, lambda column: self._right.solve(column, accuracy), _Sparse.solve)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return self._solve(self._matrix.T.tocsr(), b, transposed=True)
+        return self._each(b, lambda column: self._left.solve(column, 0.0), _Sparse.solve_transposed)
 
-    def _solve(self, matrix: sp.csr_array, b: FloatArray, *, transposed: bool) -> FloatArray:
-        columns = [self._refine(matrix, column) for column in np.atleast_2d(b.T)]
-        if all(column is not None for column in columns):
-            return np.reshape(np.array(columns).T, b.shape)
-        if self._direct is None:
-            self._direct = _Sparse(self._matrix.tocsc())
-        return self._direct.solve_transposed(b) if transposed else self._direct.solve(b)
+    def _each(
+        self,
+        b: FloatArray,
+        swept: Callable[[FloatArray], FloatArray | None],
+        factored: Callable[[_Sparse, FloatArray], FloatArray],
+    ) -> FloatArray:
+        columns = []
+        for column in np.atleast_2d(b.T):
+            x = None if "_factors" in self.__dict__ else swept(column)
+            columns.append(factored(self._factors, column) if x is None else x)
+        return np.reshape(np.array(columns).T, b.shape)
 
-    @staticmethod
-    def _refine(matrix: sp.csr_array, b: FloatArray) -> FloatArray | None:
-        x = np.zeros_like(b)
-        smallest = np.inf
+    @cached_property
+    def _factors(self) -> _Sparse:
+        matrix = sp.eye_array(self._kernel.shape[0]) - self._discount * self._kernel
+        return _Sparse(matrix.tocsc())
+
+
+class _Sweeps:
+    """Sweeps x <- b + discount P x, after each of which a multiple of `along` is added.
+
+    It makes the residual orthogonal to `against`. Sweeps alone gain a factor of the discount each.
+    What they leave lies along P's leading vector, which is 1 where no episode ends. Without it they
+    gain P's second eigenvalue, too: a half in a random graph, next to nothing on a map. For the
+    transposed system the two vectors change places.
+    """
+
+    def __init__(
+        self, kernel: sp.sparray, discount: float, *, along: FloatArray, against: FloatArray
+    ) -> None:
+        self._kernel, self._discount, self._along = kernel, discount, along
+        self._lost = along - discount * (kernel @ along)
+        mass = against @ self._lost
+        self._against = against / mass if abs(mass) > ROUNDOFF else 0.0 * against
+
+    def solve(self, b: FloatArray, accuracy: float) -> FloatArray | None:
+        """Solve for one right side; None where factors are faster, or nothing else gets there."""
+        x, smallest = np.zeros_like(b), np.inf
         for _ in range(10):
-            residual = b - matrix @ x
-            size = float(np.abs(residual).max())
-            if size <= REFINED * (np.abs(b).max() + np.abs(x).max()):
+            residual = b - x + self._discount * (self._kernel @ x)
+            size, terms = _largest(residual), _largest(b) + _largest(x)
+            if size <= max(REFINED * terms, accuracy * _largest(b)):
                 return x
             if not size < smallest / 2.0:
-                return None
+                return x if size <= ROUNDED * terms else None
             smallest = size
-            step, _ = scipy.sparse.linalg.gmres(
-                matrix, residual, rtol=1e-6, atol=0.0, restart=30, maxiter=30
-            )
+            step, enough = self._sweep(residual, max(accuracy, 1e-10))
+            if not enough:
+                if _is_narrow(self._kernel):
+                    return None
+                matrix = sp.csr_array(sp.eye_array(b.size) - self._discount * self._kernel)
+                step, _ = scipy.sparse.linalg.gmres(
+                    matrix, residual, step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
+                )
             x = x + step
         return None
+
+    def _sweep(self, residual: FloatArray, accuracy: float) -> tuple[FloatArray, bool]:
+        """Sweep from 0; also return whether the residual fell to this part of what it was."""
+        x, aim, before = np.zeros_like(residual), accuracy * _largest(residual), np.inf
+        while True:
+            for _ in range(ROUND_OF_SWEEPS):
+                share = self._against @ residual
+                x += share * self._along
+                residual = residual - share * self._lost
+                if _largest(residual) <= aim:
+                    return x, True
+                x += residual
+                residual = self._discount * (self._kernel @ residual)
+            size = _largest(residual)
+            if not size < before / WORTH_A_ROUND:
+                return x, False
+            before = size
+
+
+def _largest(numbers: FloatArray) -> float:
+    return float(np.abs(numbers).max())
+
+
+def _leading_vector(kernel: sp.csr_array, discount: float) -> FloatArray:
+    """Find P's leading vector as far as sweeps need it; at once where no episode ends."""
+    leading = np.ones(kernel.shape[0], dtype=kernel.dtype)
+    for _ in range(POWER_SWEEPS):
+        ahead = kernel @ leading
+        top = _largest(ahead)
+        if not top > 0.0:  # every step ends the episode
+            return leading
+        change, leading = _largest(ahead / top - leading), ahead / top
+        if change <= 0.1 * abs(1.0 - discount * top):
+            break
+    return leading
 
 
 def policy_transition(transition: sp.csr_array, policy: FloatArray) -> sp.csr_array:
@@ -143,10 +225,9 @@ def policy_transition(transition: sp.csr_array, policy: FloatArray) -> sp.csr_ar
 def discounted_system(kernel: sp.csr_array, discount: float) -> LinearSystem:
     """Prepare the system I - discount * kernel of a kernel of states, real or complex."""
     n_states = kernel.shape[0]
-    matrix = sp.csr_array(sp.eye_array(n_states, format="csr") - discount * kernel)
-    if n_states <= DENSE_STATES:
-        return _Dense(matrix.toarray())
-    return _Sparse(matrix.tocsc()) if _is_narrow(kernel) else _Krylov(matrix)
+    if n_states > DENSE_STATES:
+        return _Swept(kernel, discount)
+    return _Dense(np.eye(n_states) - discount * kernel.toarray())
 
 
 def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSystem:
@@ -174,7 +255,7 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     if discount == 1.0:
         return _undiscounted_system(model, policy)
     if model.n_states > DENSE_STATES:
-        return discounted_system(policy_transition(model.transition, policy), discount)
+        return _Swept(_policy_steps(model, policy), discount)
     return _Dense(_policy_matrix(model, policy, discount))
 
 
@@ -210,6 +291,14 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     if discount == 1.0:
         _require_steps(inverse.sum(axis=0) if singular == 0 else np.full(model.n_states, np.inf))
     return np.ascontiguousarray(inverse.T)
+
+
+def _policy_steps(model: Model, policy: FloatArray) -> sp.csr_array:
+    """Weigh the transitions by the policy; a successor of two actions has two entries."""
+    kernel, (n_states, n_actions) = model.transition, policy.shape
+    weights = policy.ravel()[model.entry_row] * kernel.data
+    shape = (n_states, n_states)
+    return sp.csr_array((weights, kernel.indices, kernel.indptr[::n_actions]), shape=shape)
 
 
 def _policy_matrix(model: Model, policy: FloatArray, discount: float) -> FloatArray:
