@@ -133,6 +133,11 @@ class EnumerationReport:
         return self.verdict is Verdict.UNBIASED
 
     @property
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation of an estimate, shape (d,)."""
+        return np.sqrt(self.covariance.diagonal())
+
+    @property
     def factors(self) -> Mapping[str, Factor]:
         """By what the gradient's parts are multiplied in the expectation; see `Localisation`."""
         return self.localisation.factors

@@ -147,6 +147,11 @@ class EstimatorReport:
         return self.verdict is Verdict.INCONCLUSIVE and (self.astray or self.suspicious)
 
     @property
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation of an estimate, shape (d,), from those that were drawn."""
+        return np.asarray(self.standard_error * math.sqrt(self.n_replicates))
+
+    @property
     def factors(self) -> Mapping[str, Factor]:
         """By what the gradient's parts are multiplied in the mean; see `Localisation`."""
         return self.localisation.factors

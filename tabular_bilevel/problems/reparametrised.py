@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,12 @@ from tabular_bilevel._base.arguments import (
     as_finite,
     as_theta,
     positive_integer,
+    require_method,
 )
 from tabular_bilevel._base.arrays import (
     UNDERFLOW,
     FloatArray,
+    IntArray,
     at_least,
     quiet,
     read_only,
@@ -25,6 +27,8 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import ForwardProblem
+from tabular_bilevel.problems.features import FeatureProblem
+from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import softmax_reach
 
 __all__ = ["Budget", "Reparametrised", "Transform"]
@@ -206,3 +210,19 @@ class Reparametrised:
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)
+
+    @property
+    def cells(self) -> IntArray:
+        """Row and column of each state, shape (S, 2), of a problem with a map."""
+        return grid_map(self).cells
+
+    def at(self, cell: Cell) -> int:
+        """Give the state of a cell; see `FeatureProblem.at`."""
+        return grid_map(self).state(cell)
+
+    def with_coins(self, *, price: float = 1.0) -> FeatureProblem:
+        """Make another problem, with one coin a state; see `FeatureProblem.with_coins`."""
+        inner: Any = self.inner
+        require_method("the inner problem", inner, "with_coins")
+        coined: FeatureProblem = inner.with_coins(price=price)
+        return coined
