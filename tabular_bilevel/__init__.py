@@ -67,7 +67,7 @@ from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
-from tabular_bilevel.problems.reparametrised import Budget, Reparametrised, Transform
+from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
@@ -95,6 +95,7 @@ __all__ = [
     "BilevelProblem",
     "BoltzmannCovariance",
     "Bounded",
+    "Box",
     "Budget",
     "CertificationError",
     "CheckFailedError",
@@ -157,6 +158,7 @@ __all__ = [
     "ValueIteration",
     "Verdict",
     "ZeroOrder",
+    "along",
     "ascend",
     "check_by_enumeration",
     "check_estimates",
