@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "as_finite",
     "as_generator",
     "as_leader_discount",
+    "as_names",
     "as_positive",
     "as_real",
     "as_theta",
@@ -219,6 +221,20 @@ def as_positive(name: str, value: npt.ArrayLike) -> float:
     if not (np.isfinite(number) and number > 0.0):
         raise ValueError(f"{name} is {number}, not a positive finite number")
     return number
+
+
+def as_names(name: str, given: Sequence[Any] | None, n: int) -> tuple[str, ...] | None:
+    """Copy what `n` things are called, if they have names."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise ValueError(f"{name} is {given!r}, not a sequence of names")
+    if len(given) != n:
+        raise ValueError(f"{name} has {len(given)} names, not {n}")
+    for i, one in enumerate(given):
+        if not isinstance(one, str):
+            raise ValueError(f"{entry(name, (i,))} is {one!r}, not a string")
+    return tuple(given)
 
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
