@@ -198,7 +198,7 @@ from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
-from tabular_bilevel.problems.reparametrised import Budget, Reparametrised, Transform
+from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
@@ -226,6 +226,7 @@ __all__ = [
     "BilevelProblem",
     "BoltzmannCovariance",
     "Bounded",
+    "Box",
     "Budget",
     "CertificationError",
     "CheckFailedError",
@@ -288,6 +289,7 @@ __all__ = [
     "ValueIteration",
     "Verdict",
     "ZeroOrder",
+    "along",
     "ascend",
     "check_by_enumeration",
     "check_estimates",
