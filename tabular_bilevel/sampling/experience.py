@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -52,6 +53,8 @@ class Experience:
         The critic's values of the leader.
     memory : mapping of str to ndarray
         What the next call starts from.
+    again : callable, optional
+        Of a law: computes what would be known at another theta.
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -61,6 +64,7 @@ class Experience:
     seen: Trajectories | Law
     values: LeaderValues
     memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+    again: Callable[[FloatArray], Experience] | None = field(default=None, repr=False)
 
     @property
     def world(self) -> Model:
@@ -205,6 +209,7 @@ class Interaction:
             response=response,
             seen=law_of(self.sampler, world, response.policy),
             values=self.critic.limit(world, response, self.sampler),
+            again=partial(self.limit, problem),
         )
 
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:
