@@ -231,8 +231,8 @@ class Survivors:
         Raises
         ------
         ValueError
-            If weights would grow without bound: the leader's discount is 1, or `probability` is below
-            a discount.
+            If weights would grow without bound: the leader's discount is 1, or `probability` is
+            below a discount.
         """
         largest = max(model.follower_discount, model.leader_discount)
         if largest == 1.0:
