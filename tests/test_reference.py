@@ -6,6 +6,7 @@ That examples run, and print what they say, is tested by pytest's doctests.
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import enum
 import importlib
@@ -74,32 +75,35 @@ def public():
         for key in module.__all__:
             value = getattr(module, key)
             if inspect.isclass(value) or inspect.isfunction(value):
-                found.setdefault(id(value), (f"{name}.{key}".removeprefix("tabular_bilevel."), value))
+                found.setdefault(
+                    id(value), (f"{name}.{key}".removeprefix("tabular_bilevel."), value)
+                )
     return dict(found.values())
 
 
 PUBLIC = public()
 CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 
-# Methods of a contract, explained with the class that has the contract's name.
+# Methods of a contract, shown once, with the class that has the contract's name.
 CONTRACTS = {
-    tb.Estimator: ("target", "estimate", "rule", "enumerable", "sampler", "at"),
+    tb.BoltzmannCovariance: ("target", "estimate", "sampler"),
     tb.Sampler: ("sample", "horizon", "survival"),
     tb.Critic: ("values", "limit"),
     tb.FollowerSolver: ("solve",),
-    tb.BilevelProblem: ("model", "pullback", "pullback_bound", "n_parameters"),
+    tb.BilevelProblem: ("model", "pullback"),
     tb.ForwardProblem: ("pushforward",),
     tb.Transform: ("forward",),
     tb.Optimiser: ("step",),
 }
 SHOWN_BY_CONTRACT = {method: owner for owner, methods in CONTRACTS.items() for method in methods}
 
-# What a class offers to the rest of the package, and not to its users.
-WITHIN_THE_PACKAGE = {
+# What the package asks of problems and methods, and of its own classes; users call something else.
+ASKED = {"at", "enumerable", "limit", "pullback_bound", "rule"}
+OUR_OWN = {
     "Batch": {"of"},
-    "Estimate": {"traced", "modelled"},
-    "Interaction": {"limit"},
-    "Model": {"origin", "longest_row", "band"},
+    "Estimate": {"modelled", "traced"},
+    "Experience": {"law", "model", "seeing"},
+    "Model": {"band", "longest_row", "origin"},
     "Sensitivities": {"entries", "times"},
 }
 
@@ -112,13 +116,15 @@ def members(cls):
         for key, value in vars(cls).items()
         if not key.startswith("_")
         and (inspect.isfunction(value) or isinstance(value, kinds))
-        and key not in WITHIN_THE_PACKAGE.get(cls.__name__, ())
+        and key not in ASKED | OUR_OWN.get(cls.__name__, set())
     }
 
 
 def examples(value):
     """The lines of code in a docstring."""
-    return "\n".join(re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", inspect.getdoc(value) or "", re.MULTILINE))
+    return "\n".join(
+        re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", inspect.getdoc(value) or "", re.MULTILINE)
+    )
 
 
 def sections(value):
@@ -147,6 +153,36 @@ def refers(value):
 def test_it_has_an_example(name):
     assert examples(PUBLIC[name])
     assert "Examples" in sections(PUBLIC[name])
+
+
+def foreign(code):
+    """Names that code uses and does not make: whoever copies it lacks them."""
+    used, made = set(), set(dir(builtins))
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else made).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            made.add(node.name)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.alias):
+            made.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            made.add(node.name)
+    return used - made
+
+
+def test_a_name_from_elsewhere_is_found():
+    assert foreign("import numpy as np\nf = lambda x: np.sin(x) + tb.pi") == {"tb"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_can_be_copied(name):
+    value = PUBLIC[name]
+    shown = [value, *(members(value).values() if inspect.isclass(value) else ())]
+    assert {
+        key: foreign(examples(each)) for key, each in enumerate(shown) if foreign(examples(each))
+    } == {}
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -202,7 +238,11 @@ def test_attributes_are_the_fields(name):
 def checks_arguments(function):
     """Whether a function raises on its arguments: itself, or by one of our checks of arguments."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    calls = [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    calls = [
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
     checks = vars(importlib.import_module("tabular_bilevel._base.arguments"))["__all__"]
     return any(isinstance(node, ast.Raise) and node.exc for node in ast.walk(tree)) or bool(
         {"modelled", "as_estimator", *checks} & set(calls)

@@ -14,8 +14,8 @@ class Verdict(enum.Enum):
     - `BIASED`: a test failed that a correct estimator fails with the false-alarm rate only.
     - `INCONCLUSIVE`: nothing is decided, and the report says why and what to do: the noise would
       have hidden a bias of the target's size, the mean is off but a tail that was not seen could
-      explain it, replicates are fewer than 100, calls depend on each other, or replicates are all the
-      same and off.
+      explain it, replicates are fewer than 100, calls depend on each other, or replicates are all
+      the same and off.
     - `BROKEN`: it raised, returned what is no gradient of theta's length, or repeats itself.
 
     Examples
