@@ -293,3 +293,49 @@ def test_names_of_parameters_that_do_not_fit_are_refused():
 def test_names_may_be_the_same_for_all_states():
     model = rounds().base.replace(action_names=["one", "two"])
     assert model.action_names == (("one", "two"),) * 2
+
+
+# ---------------------------------------------------------------- names in reports
+
+
+def off(problem, theta, rng):
+    """Be wrong, and noisy, in the aisle."""
+    return tb.hypergradient(problem, theta).gradient + np.array([0.0, 1.0 + 0.1 * rng.normal()])
+
+
+def constantly_off(problem, theta, rng):
+    """Be wrong by the same in the aisle, and noisy at the dock."""
+    return tb.hypergradient(problem, theta).gradient + np.array([rng.normal(), 0.01])
+
+
+def test_reports_say_where_in_words():
+    problem, theta = rounds(), [0.0, 0.0]
+    report = tb.check_estimator(off, problem, theta, n_replicates=100, rng=0)
+    assert report.where == "in gradient[1] (aisle)"
+    report = tb.check_estimator(constantly_off, problem, theta, n_replicates=100, rng=0)
+    assert "gradient[1] (aisle) (0.464545, not 0.454545" in report.still
+    rows = tb.hypergradient(problem, theta).gradient + np.outer(np.arange(1, 101), [0, 0.01])
+    assert tb.check_estimates(rows, problem, theta).where == "in gradient[1] (aisle)"
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 3)))  # which cuts
+    report = tb.check_by_enumeration(method, problem, theta, horizon=3)
+    assert report.where == "gradient[0] (dock)"
+
+
+def test_a_gradient_report_says_where_in_words():
+    class Wrong:
+        inner = rounds()
+        parameter_names = ("dock", "aisle")
+
+        def model(self, theta):
+            return self.inner.model(theta)
+
+        def pullback(self, theta, sensitivities):
+            return self.inner.pullback(theta, sensitivities) + np.array([0.0, 1.0])
+
+    report = tb.check_gradient(Wrong(), [0.0, 0.0])
+    assert report.comparisons[0].worst == "theta[1] (aisle)"
+
+
+def test_without_names_reports_give_numbers():
+    report = tb.check_gradient(tb.problems.two_state(), [0.0, 0.0])
+    assert "(" not in report.comparisons[0].worst
