@@ -72,6 +72,13 @@ class MarkovGame:
     termination : array_like, shape (S, B, A), optional
         Probability that the game ends after the step; 0 by default.
 
+    Attributes
+    ----------
+    n_states, n_leader_actions, n_actions : int
+        S, B and A.
+    available : ndarray of bool, shape (S, B, A)
+        Which actions the follower has.
+
     Raises
     ------
     ValueError
@@ -84,7 +91,7 @@ class MarkovGame:
     >>> game = tb.problems.discrete_toy(reward=1.0)
     >>> print(game.model([0.0] * 6))
     Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
-temperature 0.05
+    temperature 0.05
     """
 
     n_states: int
@@ -187,6 +194,19 @@ temperature 0.05
         -------
         ndarray, shape (S, B)
             Probability of each leader action.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> tb.problems.discrete_toy().leader_policy([0.0, 0.0, np.log(3.0), 0.0, 0.0, 0.0])
+        array([[0.5 , 0.5 ],
+               [0.75, 0.25],
+               [0.5 , 0.5 ]])
         """
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
         return softmax(logits)
