@@ -21,6 +21,7 @@ from tabular_bilevel.certify.result import (
     Interval,
 )
 from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
+from tabular_bilevel.checks.distinction import Distinction, tell_apart
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import check_estimates, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
@@ -105,6 +106,7 @@ __all__ = [
     "Critic",
     "Diagnosis",
     "DifferenceGradient",
+    "Distinction",
     "Enclosed",
     "Enclosure",
     "EnumerationReport",
@@ -182,6 +184,7 @@ __all__ = [
     "sensitivities",
     "solve_follower",
     "standard_suite",
+    "tell_apart",
 ]
 
 display_all(globals())
