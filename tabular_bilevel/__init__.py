@@ -9,6 +9,7 @@ from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.renamed import found_by_old_name
 from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
+from tabular_bilevel.ascent.published import Recipe, published
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import error_bounds
 from tabular_bilevel.certify.enclosure import enclose
@@ -44,6 +45,7 @@ from tabular_bilevel.estimators import (
     ZeroOrder,
 )
 from tabular_bilevel.estimators.contract import BatchEstimator, SamplingEstimator
+from tabular_bilevel.estimators.register import Setting
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.exact.routes import (
     DifferenceGradient,
@@ -65,6 +67,7 @@ from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.mistakes.controls import Control, controls
+from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
@@ -138,13 +141,17 @@ __all__ = [
     "MonteCarloCritic",
     "NaivePolicyGradient",
     "Optimiser",
+    "Optimum",
     "PolicyIteration",
+    "Recipe",
     "Reparametrised",
     "Response",
     "Sampler",
     "SamplingEstimator",
     "SarsaCritic",
     "Sensitivities",
+    "Setting",
+    "Shake",
     "SoBiRL",
     "StepBudget",
     "StoppedValueIteration",
@@ -178,9 +185,12 @@ __all__ = [
     "hypergradient",
     "normalised",
     "objective",
+    "polish",
     "problems",
+    "published",
     "resume",
     "sample_trajectories",
+    "search",
     "sensitivities",
     "solve_follower",
     "standard_suite",
