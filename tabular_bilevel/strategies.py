@@ -363,7 +363,7 @@ def _models(
     draw: DrawFn,
     sizes: SearchStrategy[int],
     action_counts: SearchStrategy[int],
-    scalars: SearchStrategy[dict[str, float]],
+    scalars: SearchStrategy[dict[str, Any]],
     rewards: _Rewards,
     allow_unavailable: bool,
     allow_termination: bool,

@@ -35,7 +35,7 @@ from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, named
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.view import Precision, as_numpy
 
@@ -380,6 +380,12 @@ def _explained(
     """
     if found.verdict is Verdict.BROKEN:
         return dataclasses.replace(found, diagnosis=Diagnosis())
+    found = dataclasses.replace(
+        found,
+        where=named(problem, found.where),
+        still=named(problem, found.still),
+        reason=named(problem, found.reason),
+    )
     exactly, rounding = found.deterministic, replicates.rounding
     if exactly:
         rounding = max(EXACT_FIT, rounding)

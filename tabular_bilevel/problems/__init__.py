@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems import zoo
+from tabular_bilevel.problems.arrows import Arrow, from_arrows
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
@@ -16,6 +17,7 @@ from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world
+from tabular_bilevel.problems.lessons import fork, rounds
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
     garnet,
@@ -27,17 +29,21 @@ from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = [
     "CATALOGUE",
+    "Arrow",
     "GridMap",
     "bandit",
     "bandit_closed_form",
     "discrete_toy",
+    "fork",
     "four_rooms",
+    "from_arrows",
     "garnet",
     "grid_map",
     "grid_world",
     "layered",
     "layered_game",
     "random_game",
+    "rounds",
     "two_state",
     "two_state_closed_form",
     "zoo",
@@ -73,6 +79,8 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "random-game": random_game,
             "bandit": bandit,
             "two-state": two_state,
+            "fork": fork,
+            "rounds": rounds,
         }
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +14,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import (
     all_finite,
     as_entries,
+    as_names,
     as_positive,
     as_theta,
     entry,
@@ -64,6 +66,8 @@ class FeatureProblem:
         Features of the initial distribution.
     temperature : array_like, shape (d,), optional
         Features of the temperature; (1, d) and scipy.sparse will do.
+    parameter_names : sequence of str, length d, optional
+        What pictures and reports call the parameters.
 
     Raises
     ------
@@ -88,6 +92,7 @@ class FeatureProblem:
     transition: sp.csr_array = field(repr=False)
     initial: sp.csr_array = field(repr=False)
     temperature: sp.csr_array = field(repr=False)
+    parameter_names: tuple[str, ...] | None = field(default=None, repr=False)
 
     __setstate__ = restore_read_only
 
@@ -100,6 +105,7 @@ class FeatureProblem:
         transition: npt.ArrayLike | sp.sparray | None = None,
         initial: npt.ArrayLike | sp.sparray | None = None,
         temperature: npt.ArrayLike | sp.sparray | None = None,
+        parameter_names: Sequence[str] | None = None,
     ) -> None:
         n_pairs = base.follower_reward.size
         tables = {
@@ -123,6 +129,8 @@ class FeatureProblem:
         width = next(iter(widths.values()))
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "n_parameters", width)
+        names = as_names("parameter_names", parameter_names, width)
+        object.__setattr__(self, "parameter_names", names)
         for name, (_, n_rows) in tables.items():
             features = given[name] if name in given else sp.csr_array((n_rows, width))
             object.__setattr__(self, name, read_only_matrix(features))
