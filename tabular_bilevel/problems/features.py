@@ -44,7 +44,7 @@ SMALLEST_TOTAL = 1e-290
 
 @dataclass(frozen=True, eq=False, init=False)
 class FeatureProblem:
-    """Tables that are linear or log-linear in theta.
+    """Tables that are linear or log-linear in theta (theory.md section 1).
 
     With F_r, F_l, F_p, F_i the feature matrices, one row a table entry, one column a parameter::
 
@@ -68,6 +68,11 @@ class FeatureProblem:
         Features of the temperature; (1, d) and scipy.sparse will do.
     parameter_names : sequence of str, length d, optional
         What pictures and reports call the parameters.
+
+    Attributes
+    ----------
+    n_parameters : int
+        Length of theta.
 
     Raises
     ------
@@ -188,6 +193,11 @@ class FeatureProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         return self._slopes.dot(self._tilted(as_theta(theta, self.n_parameters), sensitivities))
 
@@ -257,6 +267,11 @@ class FeatureProblem:
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")

@@ -67,6 +67,11 @@ def four_rooms(
     Reparametrised
         With 105 parameters.
 
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or not finite.
+
     Examples
     --------
     >>> import tabular_bilevel as tb

@@ -31,6 +31,19 @@ class GridMap:
         Which cells are free.
     letters : mapping of str to (row, column)
         Cells with a name of one letter: the start S, the goal G, the target T.
+
+    Raises
+    ------
+    ValueError
+        On construction, if there is no free cell, or a letter is not on one.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> hall = tb.problems.GridMap([[True, False, True]], letters={"S": (0, 0)})
+    >>> hall.cells, hall.state((0, 2))
+    (array([[0, 0],
+           [0, 2]]), 1)
     """
 
     free: BoolArray

@@ -78,6 +78,13 @@ class MarkovGame:
         What the states are called, no two alike; numbers by default. To a follower that observes
         the leader's action they are called "A/0", "A/1", and so on.
 
+    Attributes
+    ----------
+    n_states, n_leader_actions, n_actions : int
+        S, B and A.
+    available : ndarray of bool, shape (S, B, A)
+        Which actions the follower has.
+
     Raises
     ------
     ValueError
@@ -90,7 +97,7 @@ class MarkovGame:
     >>> game = tb.problems.discrete_toy(reward=1.0)
     >>> print(game.model([0.0] * 6))
     Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
-temperature 0.05
+    temperature 0.05
     """
 
     n_states: int
@@ -319,6 +326,19 @@ temperature 0.05
         -------
         ndarray, shape (S, B)
             Probability of each leader action.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> tb.problems.discrete_toy().leader_policy([0.0, 0.0, np.log(3.0), 0.0, 0.0, 0.0])
+        array([[0.5 , 0.5 ],
+               [0.75, 0.25],
+               [0.5 , 0.5 ]])
         """
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
         return softmax(logits)

@@ -51,11 +51,17 @@ def garnet(
     FeatureProblem
         With `n_parameters` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
     >>> print(garnet(rng=1).model([0.0] * 6))
     Model: 20 states, 4 actions, 240 transitions, follower discount 0.9, leader discount 0.95, \
-temperature 0.1
+    temperature 0.1
     """
     generator = as_generator(rng)
     n_rows = positive_integer("n_states", n_states) * positive_integer("n_actions", n_actions)
@@ -105,6 +111,12 @@ def layered(
     -------
     FeatureProblem
         With `n_parameters` parameters; rewards, kernel and initial distribution depend on them.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
 
     Examples
     --------
@@ -163,6 +175,12 @@ def layered_game(
     MarkovGame
         With ``depth * width * n_leader_actions`` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
     >>> print(layered_game(depth=3))
@@ -219,6 +237,12 @@ def random_game(
     -------
     MarkovGame
         With ``n_states * n_leader_actions`` parameters.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
 
     Examples
     --------

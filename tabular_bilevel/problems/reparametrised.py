@@ -44,6 +44,23 @@ class Transform(Protocol):
     It gets theta as it was given, and checks it. With many parameters bounds need one more method:
     ``pullback_bound(theta, gradient, bound)`` bounds by how much `pullback` is off, shape (d,),
     where the gradient is off by at most `bound`.
+
+    Examples
+    --------
+    Incentives that are never negative:
+
+    >>> import tabular_bilevel as tb
+    >>> class Exponential:
+    ...     n_parameters = 2
+    ...     def forward(self, theta):
+    ...         return np.exp(theta)
+    ...     def pullback(self, theta, gradient):
+    ...         return np.exp(theta) * gradient
+    ...     def pushforward(self, theta, direction):
+    ...         return np.exp(theta) * direction
+    >>> problem = tb.Reparametrised(tb.problems.bandit(), Exponential())
+    >>> tb.check_gradient(problem, [0.0, 0.5]).passed
+    True
     """
 
     @property
@@ -76,6 +93,17 @@ class Budget:
         What is split; negative for a charge.
     n_parameters : int
         Length of theta, one more than the number of items.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> tb.Budget(total=6.0, n_parameters=3).forward([0.0, 0.0, 0.0])  # a third stays unspent
+    array([2., 2.])
     """
 
     total: float
@@ -309,6 +337,15 @@ class Reparametrised:
         The problem in x.
     transform : Transform
         The change of parameters.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.Reparametrised(tb.problems.bandit(), tb.Budget(total=6.0, n_parameters=3))
+    >>> problem.n_parameters, problem.model([0.0, 0.0, 0.0]).follower_reward
+    (3, array([[2., 2.]]))
+    >>> tb.hypergradient(problem, [0.0, 0.0, 0.0]).gradient[:2]
+    array([-0.5,  0.5])
     """
 
     inner: ForwardProblem
