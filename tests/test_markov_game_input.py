@@ -416,7 +416,15 @@ def test_logits_are_those_of_the_policy():
     np.testing.assert_allclose(played.leader_policy(theta), policy, rtol=1e-14)
     np.testing.assert_array_equal(theta, game().logits({0: policy[0]}))
     assert played.parameter_names[:4] == ("f(0|in)", "f(1|in)", "f(2|in)", "f(0|out)")
-    assert game().parameter_names[3] == "f(0|1)"
+    assert game().parameter_names is None
+
+
+def test_the_followers_model_has_the_games_names():
+    names = ["in", "out"]
+    seen, hidden = (game(state_names=names, follower_observes_leader=o) for o in (True, False))
+    assert seen.model(THETA).state_names == ("in/0", "in/1", "in/2", "out/0", "out/1", "out/2")
+    assert hidden.model(THETA).state_names == ("in", "out")
+    assert game().model(THETA).state_names is None
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ class MarkovGame:
     termination : array_like, shape (S, B, A), optional
         Probability that the game ends after the step; 0 by default.
     state_names : sequence of str, length S, optional
-        What the states are called, no two alike; numbers by default.
+        What the states are called, no two alike; numbers by default. To a follower that observes
+        the leader's action they are called "A/0", "A/1", and so on.
 
     Attributes
     ----------
@@ -257,9 +258,11 @@ temperature 0.05
         return self.n_states * self.n_leader_actions
 
     @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """What the entries of theta are called, S*B names: f(0|A) and the like."""
-        return tuple(f"f({b}|{s})" for s in self._states for b in range(self.n_leader_actions))
+    def parameter_names(self) -> tuple[str, ...] | None:
+        """What the entries of theta are called, f(0|A) and so on, if the states have names."""
+        if self.state_names is None:
+            return None
+        return tuple(f"f({b}|{s})" for s in self.state_names for b in range(self.n_leader_actions))
 
     @property
     def _states(self) -> Sequence[Any]:
@@ -484,6 +487,8 @@ class _Observed:
         self._following: IntArray = following.ravel()
         self._indptr = kernel.indptr * np.int32(n_leader)
         self._arrival = np.repeat(kernel.data, n_leader)  # P(s'|s,b,a) for each of its entries
+        names = game.state_names
+        self._names = names and [f"{s}/{b}" for s in names for b in range(n_leader)]
 
     def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
         game = self._game
@@ -498,6 +503,7 @@ class _Observed:
             "initial": (game.initial[:, None] * leader_policy).ravel(),
             "termination": game.termination.reshape(n_pairs, n_actions),
             "available": game.available.reshape(n_pairs, n_actions),
+            "state_names": self._names,
         }
 
     def slopes(self) -> dict[str, sp.csr_array]:
@@ -538,6 +544,7 @@ class _Hidden:
             "initial": game.initial,
             "termination": np.minimum(_mixed(leader_policy, game.termination), 1.0),
             "available": game.available[:, 0],
+            "state_names": game.state_names,
         }
 
     def slopes(self) -> dict[str, sp.csr_array]:

@@ -191,11 +191,10 @@ class Box:
     Of `two_state`, what is paid for staying at home, and a logit of the kernel:
 
     >>> import tabular_bilevel as tb
-    >>> from tabular_bilevel.optimum import polish
     >>> box = tb.Box([-0.5, -1.0], [0.5, 1.0])
     >>> problem = tb.Reparametrised(tb.problems.two_state(), box)
     >>> start = box.logits([0.0, 0.0])
-    >>> box.forward(polish(problem, start).theta).round(3)
+    >>> box.forward(tb.polish(problem, start).theta).round(3)
     array([-0.5, -1. ])
     """
 
