@@ -240,6 +240,9 @@ class Candidates:
         Steps after which trajectories are known to be cut.
     count : int, optional
         Trajectories of an estimate, where that is known.
+    right : Experience, optional
+        What the estimator is known to know, of a law; by default what is right, of so many
+        trajectories.
     """
 
     @quiet
@@ -250,9 +253,12 @@ class Candidates:
         *,
         horizon: int | None = None,
         count: int | None = None,
+        right: Experience | None = None,
     ) -> None:
         self.problem, self.theta = problem, theta
-        right = uncut = right_limit(problem, theta, count=count)
+        if right is None:
+            right = right_limit(problem, theta, count=count)
+        uncut = right
         if horizon is not None:
             right = cut(uncut, min(horizon, uncut.law.horizon))
         self.exact, self._here = (RIGHT.estimate(known).gradient for known in (uncut, right))

@@ -211,8 +211,10 @@ class Interaction:
             memory={FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value},
         )
 
-    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
-        """Compute what `gather` comes to with infinite data, from an empty memory.
+    def limit(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, *, memory: Memory = NOTHING
+    ) -> Experience:
+        """Compute what `gather` comes to with infinite data.
 
         Parameters
         ----------
@@ -220,6 +222,8 @@ class Interaction:
             The leader's problem.
         theta : array_like, shape (d,)
             The leader's parameter.
+        memory : mapping of str to ndarray
+            What an earlier call left to the follower; by default it starts anew.
 
         Returns
         -------
@@ -228,7 +232,7 @@ class Interaction:
         """
         theta = read_only(as_theta(theta))
         planned = modelled(problem, theta)
-        response = self.follower.solve(planned)
+        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
         world = self._simulated(theta, planned)
         return Experience(
             problem=problem if self.simulator is None else self.simulator,
