@@ -34,6 +34,9 @@ __all__ = [
 # sum over the successors: a few hundred roundings.
 RESIDUAL_TOLERANCE = 1e-13
 
+# A residual of one rounding of its terms gets no smaller.
+SMALLEST_RESIDUAL = 2.0 * np.finfo(np.float64).eps
+
 # The next policy is another one: a Newton step's residual of this much is not worth more sweeps.
 NEWTON_ACCURACY = 0.01
 
@@ -216,17 +219,31 @@ class PolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        value = _first_value(model, start)
+        from tabular_bilevel._base import kernels
+
+        kernel, shape = model.transition, model.follower_reward.shape
+        value, gap = _first_value(model, start), np.empty(model.n_states)
         reached: Response | None = None
         for iteration in range(self.max_iterations + 1):
-            action_value, improved, policy = soft_backup(model, value)
-            gap = improved - value
-            residual = _size(gap)
+            action_value, policy = np.empty(shape), np.empty(shape)
+            residual, scale = kernels.soft_bellman(
+                kernel.indptr,
+                kernel.indices,
+                kernel.data,
+                model.follower_reward,
+                model.available,
+                model.follower_discount,
+                model.temperature,
+                value,
+                action_value,
+                policy,
+                gap,
+            )
             if reached is not None and not residual < reached.residual / 2.0:
                 return reached
-            if residual <= self.tolerance * _scale(model, value, policy):
+            if residual <= self.tolerance * scale:
                 reached = _response(model, value, action_value, policy, residual, iteration)
-                if residual == 0.0 or not self.to_rounding:
+                if residual <= SMALLEST_RESIDUAL * scale or not self.to_rounding:
                     return reached
             if not math.isfinite(residual):
                 break

@@ -102,12 +102,10 @@ class _Sparse:
 class _Swept:
     """Sweeps, GMRES where they gain too little, and factors where that is better or needed."""
 
-    def __init__(self, kernel: sp.csr_array, discount: float) -> None:
-        leading = _leading_vector(kernel, discount)
-        level = np.full(leading.size, 1.0 / leading.size)
+    def __init__(self, kernel: sp.csr_array, discount: float, mass: FloatArray) -> None:
         self._kernel, self._discount = kernel, discount
-        self._right = _Sweeps(kernel, discount, along=leading, against=level)
-        self._left = _Sweeps(kernel.T, discount, along=level, against=leading)
+        self._leading = _leading_vector(kernel, discount, mass)
+        self._level = np.full_like(self._leading, 1.0 / self._leading.size)
 
     def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return self._each(b, lambda column: self._right.solve(column, accuracy), _Sparse.solve)
@@ -128,13 +126,22 @@ class _Swept:
         return np.reshape(np.array(columns).T, b.shape)
 
     @cached_property
+    def _right(self) -> _Sweeps:
+        return _Sweeps(self._kernel, self._discount, along=self._leading, against=self._level)
+
+    @cached_property
+    def _left(self) -> _Sweeps:
+        kernel = self._kernel.T.tocsr()
+        return _Sweeps(kernel, self._discount, along=self._level, against=self._leading)
+
+    @cached_property
     def _factors(self) -> _Sparse:
         matrix = sp.eye_array(self._kernel.shape[0]) - self._discount * self._kernel
         return _Sparse(matrix.tocsc())
 
 
 class _Sweeps:
-    """Sweeps x <- b + discount P x, after each of which a multiple of `along` is added.
+    """Sweeps x <- b + discount P x, before each of which a multiple of `along` is added.
 
     It makes the residual orthogonal to `against`. Sweeps alone gain a factor of the discount each.
     What they leave lies along P's leading vector, which is 1 where no episode ends. Without it they
@@ -143,7 +150,7 @@ class _Sweeps:
     """
 
     def __init__(
-        self, kernel: sp.sparray, discount: float, *, along: FloatArray, against: FloatArray
+        self, kernel: sp.csr_array, discount: float, *, along: FloatArray, against: FloatArray
     ) -> None:
         self._kernel, self._discount, self._along = kernel, discount, along
         self._lost = along - discount * (kernel @ along)
@@ -152,16 +159,16 @@ class _Sweeps:
 
     def solve(self, b: FloatArray, accuracy: float) -> FloatArray | None:
         """Solve for one right side; None where factors are faster, or nothing else gets there."""
-        x, smallest = np.zeros_like(b), np.inf
+        b = np.asarray(b, dtype=np.result_type(b, self._kernel))
+        x, residual, smallest = np.zeros_like(b), b, np.inf
         for _ in range(10):
-            residual = b - x + self._discount * (self._kernel @ x)
             size, terms = _largest(residual), _largest(b) + _largest(x)
             if size <= max(REFINED * terms, accuracy * _largest(b)):
                 return x
             if not size < smallest / 2.0:
                 return x if size <= ROUNDED * terms else None
             smallest = size
-            step, enough = self._sweep(residual, max(accuracy, 1e-10))
+            step, enough = self._sweep(residual, max(accuracy, 1e-10) * size)
             if not enough:
                 if _is_narrow(self._kernel):
                     return None
@@ -169,22 +176,27 @@ class _Sweeps:
                 step, _ = scipy.sparse.linalg.gmres(
                     matrix, residual, step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
                 )
-            x = x + step
+            x += step
+            if accuracy > 0.0 and enough:
+                return x
+            residual = b - x + self._discount * (self._kernel @ x)
         return None
 
-    def _sweep(self, residual: FloatArray, accuracy: float) -> tuple[FloatArray, bool]:
-        """Sweep from 0; also return whether the residual fell to this part of what it was."""
-        x, aim, before = np.zeros_like(residual), accuracy * _largest(residual), np.inf
+    def _sweep(self, residual: FloatArray, aim: float) -> tuple[FloatArray, bool]:
+        """Sweep from 0; also return whether the residual came down to what was aimed at."""
+        x, part, before = np.zeros_like(residual), np.empty_like(residual), np.inf
+        residual = residual.copy()
         while True:
             for _ in range(ROUND_OF_SWEEPS):
-                share = self._against @ residual
-                x += share * self._along
-                residual = residual - share * self._lost
-                if _largest(residual) <= aim:
-                    return x, True
+                share = np.multiply(self._against, residual, out=part).sum()  # no threads
+                residual -= np.multiply(self._lost, share, out=part)
+                x += np.multiply(self._along, share, out=part)
                 x += residual
-                residual = self._discount * (self._kernel @ residual)
-            size = _largest(residual)
+                size = _largest(residual)
+                if size <= aim:
+                    return x, True
+                residual = self._kernel @ residual
+                residual *= self._discount
             if not size < before / WORTH_A_ROUND:
                 return x, False
             before = size
@@ -194,17 +206,18 @@ def _largest(numbers: FloatArray) -> float:
     return float(np.abs(numbers).max())
 
 
-def _leading_vector(kernel: sp.csr_array, discount: float) -> FloatArray:
-    """Find P's leading vector as far as sweeps need it; at once where no episode ends."""
-    leading = np.ones(kernel.shape[0], dtype=kernel.dtype)
+def _leading_vector(kernel: sp.csr_array, discount: float, mass: FloatArray) -> FloatArray:
+    """Find P's leading vector as far as sweeps need it, given P 1; it is 1 if no episode ends."""
+    leading, ahead = np.ones_like(mass), mass
     for _ in range(POWER_SWEEPS):
-        ahead = kernel @ leading
         top = _largest(ahead)
         if not top > 0.0:  # every step ends the episode
-            return leading
-        change, leading = _largest(ahead / top - leading), ahead / top
+            break
+        change = _largest(ahead / top - leading)
         if change <= 0.1 * abs(1.0 - discount * top):
             break
+        leading = ahead / top
+        ahead = kernel @ leading
     return leading
 
 
@@ -226,7 +239,7 @@ def discounted_system(kernel: sp.csr_array, discount: float) -> LinearSystem:
     """Prepare the system I - discount * kernel of a kernel of states, real or complex."""
     n_states = kernel.shape[0]
     if n_states > DENSE_STATES:
-        return _Swept(kernel, discount)
+        return _Swept(kernel, discount, kernel @ np.ones(n_states))
     return _Dense(np.eye(n_states) - discount * kernel.toarray())
 
 
@@ -255,7 +268,9 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     if discount == 1.0:
         return _undiscounted_system(model, policy)
     if model.n_states > DENSE_STATES:
-        return _Swept(_policy_steps(model, policy), discount)
+        return _Swept(
+            _policy_steps(model, policy), discount, (policy * model.row_mass).sum(axis=1)
+        )
     return _Dense(_policy_matrix(model, policy, discount))
 
 
@@ -296,7 +311,7 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
 def _policy_steps(model: Model, policy: FloatArray) -> sp.csr_array:
     """Weigh the transitions by the policy; a successor of two actions has two entries."""
     kernel, (n_states, n_actions) = model.transition, policy.shape
-    weights = policy.ravel()[model.entry_row] * kernel.data
+    weights = np.repeat(policy.ravel(), np.diff(kernel.indptr)) * kernel.data
     shape = (n_states, n_states)
     return sp.csr_array((weights, kernel.indices, kernel.indptr[::n_actions]), shape=shape)
 
