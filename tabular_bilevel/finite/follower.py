@@ -34,11 +34,12 @@ __all__ = [
 # sum over the successors: a few hundred roundings.
 RESIDUAL_TOLERANCE = 1e-13
 
-# A residual of one rounding of its terms gets no smaller.
-SMALLEST_RESIDUAL = 2.0 * np.finfo(np.float64).eps
+# A residual of some roundings of its terms gets little smaller.
+SMALLEST_RESIDUAL = 16.0 * np.finfo(np.float64).eps
 
-# The next policy is another one: a Newton step's residual of this much is not worth more sweeps.
-NEWTON_ACCURACY = 0.01
+# A Newton step is solved to the square of what the last one gained (Eisenstat and Walker, 1996,
+# choice 2), and at least to this: the next one has another policy, and would not gain by more.
+LARGEST_FORCING = 0.1
 
 # States times the square of the band's half width, up to which the compiled elimination is used.
 # On four rooms these 15,000 multiplications take 3 us; LAPACK takes 4 ms on 500 states.
@@ -223,6 +224,7 @@ class PolicyIteration:
 
         kernel, shape = model.transition, model.follower_reward.shape
         value, gap = _first_value(model, start), np.empty(model.n_states)
+        weights, accuracy = np.empty(kernel.nnz), LARGEST_FORCING
         reached: Response | None = None
         for iteration in range(self.max_iterations + 1):
             action_value, policy = np.empty(shape), np.empty(shape)
@@ -237,6 +239,7 @@ class PolicyIteration:
                 value,
                 action_value,
                 policy,
+                weights,
                 gap,
             )
             if reached is not None and not residual < reached.residual / 2.0:
@@ -247,8 +250,10 @@ class PolicyIteration:
                     return reached
             if not math.isfinite(residual):
                 break
-            system = policy_system(model, policy, model.follower_discount)
-            value = value + system.solve(gap, accuracy=NEWTON_ACCURACY)
+            system = policy_system(model, policy, model.follower_discount, weights)
+            if iteration > 0:
+                accuracy = min(LARGEST_FORCING, (residual / before) ** 2)
+            value, before = value + system.solve(gap, accuracy=accuracy), residual
         if reached is not None:
             return reached
         raise _not_converged("PolicyIteration", self.tolerance, residual, iteration)

@@ -104,7 +104,7 @@ class _Swept:
 
     def __init__(self, kernel: sp.csr_array, discount: float, mass: FloatArray) -> None:
         self._kernel, self._discount = kernel, discount
-        self._leading = _leading_vector(kernel, discount, mass)
+        self._leading, self._ahead = _leading_vector(kernel, discount, mass)
         self._level = np.full_like(self._leading, 1.0 / self._leading.size)
 
     def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
@@ -127,12 +127,14 @@ class _Swept:
 
     @cached_property
     def _right(self) -> _Sweeps:
-        return _Sweeps(self._kernel, self._discount, along=self._leading, against=self._level)
+        lost = self._leading - self._discount * self._ahead
+        return _Sweeps(self._kernel, self._discount, self._leading, lost, self._level)
 
     @cached_property
     def _left(self) -> _Sweeps:
         kernel = self._kernel.T.tocsr()
-        return _Sweeps(kernel, self._discount, along=self._level, against=self._leading)
+        lost = self._level - self._discount * (kernel @ self._level)
+        return _Sweeps(kernel, self._discount, self._level, lost, self._leading)
 
     @cached_property
     def _factors(self) -> _Sparse:
@@ -150,11 +152,15 @@ class _Sweeps:
     """
 
     def __init__(
-        self, kernel: sp.csr_array, discount: float, *, along: FloatArray, against: FloatArray
+        self,
+        kernel: sp.csr_array,
+        discount: float,
+        along: FloatArray,
+        lost: FloatArray,  # along - discount P along
+        against: FloatArray,
     ) -> None:
-        self._kernel, self._discount, self._along = kernel, discount, along
-        self._lost = along - discount * (kernel @ along)
-        mass = against @ self._lost
+        self._kernel, self._discount, self._along, self._lost = kernel, discount, along, lost
+        mass = (against * lost).sum()
         self._against = against / mass if abs(mass) > ROUNDOFF else 0.0 * against
 
     def solve(self, b: FloatArray, accuracy: float) -> FloatArray | None:
@@ -206,19 +212,21 @@ def _largest(numbers: FloatArray) -> float:
     return float(np.abs(numbers).max())
 
 
-def _leading_vector(kernel: sp.csr_array, discount: float, mass: FloatArray) -> FloatArray:
-    """Find P's leading vector as far as sweeps need it, given P 1; it is 1 if no episode ends."""
+def _leading_vector(
+    kernel: sp.csr_array, discount: float, mass: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Find P's leading vector v as far as sweeps need it, given P 1; return v and P v.
+
+    Where no episode ends it is 1. It has to be right as far as 1 - discount P of it is.
+    """
     leading, ahead = np.ones_like(mass), mass
     for _ in range(POWER_SWEEPS):
         top = _largest(ahead)
-        if not top > 0.0:  # every step ends the episode
-            break
-        change = _largest(ahead / top - leading)
-        if change <= 0.1 * abs(1.0 - discount * top):
+        if not top > 0.0 or _largest(ahead / top - leading) <= 0.1 * abs(1.0 - discount * top):
             break
         leading = ahead / top
         ahead = kernel @ leading
-    return leading
+    return leading, ahead
 
 
 def policy_transition(transition: sp.csr_array, policy: FloatArray) -> sp.csr_array:
@@ -243,7 +251,9 @@ def discounted_system(kernel: sp.csr_array, discount: float) -> LinearSystem:
     return _Dense(np.eye(n_states) - discount * kernel.toarray())
 
 
-def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSystem:
+def policy_system(
+    model: Model, policy: FloatArray, discount: float, weights: FloatArray | None = None
+) -> LinearSystem:
     """Prepare the system I - discount * P_policy.
 
     Parameters
@@ -254,6 +264,8 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
         Probability of each action.
     discount : float
         In [0, 1].
+    weights : ndarray, shape (nnz,), optional
+        The policy's chances of each stored transition, where they are known.
 
     Returns
     -------
@@ -267,11 +279,14 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     """
     if discount == 1.0:
         return _undiscounted_system(model, policy)
-    if model.n_states > DENSE_STATES:
-        return _Swept(
-            _policy_steps(model, policy), discount, (policy * model.row_mass).sum(axis=1)
-        )
-    return _Dense(_policy_matrix(model, policy, discount))
+    if weights is None:
+        weights = _policy_weights(model, policy)
+    if model.n_states <= DENSE_STATES:
+        return _Dense(_policy_matrix(model, weights, discount))
+    kernel, n_states = model.transition, model.n_states
+    steps = (weights, kernel.indices, kernel.indptr[:: model.n_actions])
+    mass = np.einsum("sa,sa->s", policy, model.row_mass)
+    return _Swept(sp.csr_array(steps, shape=(n_states, n_states)), discount, mass)
 
 
 def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
@@ -300,7 +315,7 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     """Invert I - discount * P_policy, shape (S, S); for small models."""
     # at half the cost of solving for the unit vectors
     factors, pivots, _ = scipy.linalg.lapack.dgetrf(
-        _policy_matrix(model, policy, discount).T, overwrite_a=True
+        _policy_matrix(model, _policy_weights(model, policy), discount).T, overwrite_a=True
     )
     inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
     if discount == 1.0:
@@ -308,19 +323,14 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     return np.ascontiguousarray(inverse.T)
 
 
-def _policy_steps(model: Model, policy: FloatArray) -> sp.csr_array:
-    """Weigh the transitions by the policy; a successor of two actions has two entries."""
-    kernel, (n_states, n_actions) = model.transition, policy.shape
-    weights = np.repeat(policy.ravel(), np.diff(kernel.indptr)) * kernel.data
-    shape = (n_states, n_states)
-    return sp.csr_array((weights, kernel.indices, kernel.indptr[::n_actions]), shape=shape)
+def _policy_weights(model: Model, policy: FloatArray) -> FloatArray:
+    return policy.ravel()[model.entry_row] * model.transition.data
 
 
-def _policy_matrix(model: Model, policy: FloatArray, discount: float) -> FloatArray:
+def _policy_matrix(model: Model, weights: FloatArray, discount: float) -> FloatArray:
     """Fill I - discount * P_policy directly, at a tenth of a sparse product's overhead."""
     n_states = model.n_states
     place = model.entry_state * n_states + model.transition.indices
-    weights = policy.ravel()[model.entry_row] * model.transition.data
     matrix = grouped_sums(place, -discount * weights, n_states**2).reshape(n_states, n_states)
     matrix[np.diag_indices(n_states)] += 1.0
     return matrix
