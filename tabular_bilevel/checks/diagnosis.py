@@ -119,6 +119,14 @@ class Diagnosis:
         In how many directions means are compared. With one, a single number is visible.
     elsewhere : tuple of str
         Problems of the standard suite that tell apart what is not told apart here.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
+    >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
+    >>> report.diagnosis.best.name, report.diagnosis.clear
+    ('through-follower term dropped', True)
     """
 
     guesses: tuple[Guess, ...] = ()

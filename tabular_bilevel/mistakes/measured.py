@@ -77,9 +77,9 @@ def value_of_the_state(rule: TraceRule, known: Experience) -> tuple[Sensitivitie
 
 
 def one_roll_out(rule: TraceRule, known: Experience) -> tuple[Sensitivities, Sensitivities]:
-    """Credit a step with what one roll-out pays, which is followed down the very same one.
+    """Credit a step with what one trajectory pays, which is followed down the very same one.
 
-    What the leader earns later depends, like the steps to come, on where the roll-out goes; the
+    What the leader earns later depends, like the steps to come, on where it goes; the
     product's mean has their covariance, too.
     """
     direct, _ = rule.measures(known)

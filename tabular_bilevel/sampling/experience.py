@@ -55,6 +55,16 @@ class Experience:
         What the next call starts from.
     again : callable, optional
         Of a law: computes what would be known at another theta.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> experience = tb.Interaction(tb.Episodes(5, steps=9)).gather(problem, theta, rng=0)
+    >>> experience.trajectories.count, experience.world is experience.planned
+    (5, True)
+    >>> experience.values.advantage.shape, sorted(experience.memory)
+    ((2, 2), ['follower_value', 'leader_action_value'])
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -124,6 +134,19 @@ class Interaction:
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem that the follower plans with. The
         published four rooms have such a mismatch.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> interaction = tb.Interaction(tb.Episodes(20), tb.MonteCarloCritic())
+    >>> experience = interaction.gather(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> tb.BoltzmannCovariance(interaction).estimate(experience).n_trajectories
+    20
     """
 
     sampler: Sampler = Episodes()
@@ -163,6 +186,11 @@ class Interaction:
         -------
         Experience
             What an estimator's `estimate` takes.
+
+        Raises
+        ------
+        ValueError
+            If theta does not fit the problem, or a simulator's tables do not fit the problem's.
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned = modelled(problem, theta)
