@@ -6,7 +6,6 @@ each build into reference/names/, in the groups of ``help(tabular_bilevel)``.
 
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -24,12 +23,11 @@ release = importlib.metadata.version(project)
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["README.md"]  # which index.rst begins with
+exclude_patterns = ["README.md"]  # with which index.rst begins
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -37,7 +35,6 @@ myst_heading_anchors = 3
 autodoc_mock_imports = ["gymnasium", "hypothesis", "jax", "pettingzoo", "torch"]
 autodoc_typehints = "none"  # docstrings say it in words
 autodoc_member_order = "bysource"
-autosummary_generate = False
 napoleon_custom_sections = [("Attributes", "params_style")]  # no objects of their own
 napoleon_use_rtype = False
 default_role = "py:obj"
@@ -48,24 +45,41 @@ html_show_copyright = False
 
 PACKAGE = tabular_bilevel.__name__
 GROUP = re.compile(r"^(\S.*)\n((?: {4}\w.*\n?)+)", re.MULTILINE)
+THEORY = re.compile(r"theory\.md sections? \d+(?:(?:, | and | to )\d+)*")
 
 
 def write_names(app: Sphinx) -> None:
-    """Write a page for each group of public names, and one for each module that has some."""
+    """Write a page for each group of public names, one for each module, and one that lists them."""
     folder = Path(app.srcdir, "reference", "names")
     folder.mkdir(exist_ok=True)
-    for number, (title, lines) in enumerate(GROUP.findall(tabular_bilevel.__doc__ or "")):
-        page, below = [f".. currentmodule:: {PACKAGE}", "", ".. autosummary::", ""], []
-        for name in (line.split()[0].removeprefix(f"{PACKAGE}.") for line in lines.splitlines()):
-            page.append(f"   {name}")
-            path = f"{PACKAGE}.{name}"
-            if importlib.util.find_spec(path) and not callable(getattr(tabular_bilevel, name, None)):
-                write(folder / f"{name}.rst", path, *documented_modules(path))
-            elif isinstance(getattr(tabular_bilevel, name), type):
-                below.append(f".. autoclass:: {name}\n   :members:\n")
+    listed: list[str] = []
+    groups: list[str] = []
+    modules: list[str] = []
+    for title, lines in GROUP.findall(tabular_bilevel.__doc__ or ""):
+        listed += [title, "-" * len(title), ""]
+        page = []
+        for line in lines.splitlines():
+            name, words = line.split(maxsplit=1)
+            path = f"{PACKAGE}.{name.removeprefix(f'{PACKAGE}.')}"
+            thing = getattr(tabular_bilevel, name, None)
+            if isinstance(thing, type):
+                page.append(f".. autoclass:: {path}\n   :members:\n")
+            elif callable(thing):
+                page.append(f".. autofunction:: {path}\n")
             else:
-                below.append(f".. autofunction:: {name}\n")
-        write(folder / f"{number:02}.rst", title, *page, "", *below)
+                modules.append(path)
+                write(folder / f"{path}.rst", path, *documented_modules(path))
+            role = "doc" if path in modules else "py:obj"
+            listed.append(f":{role}:`{name} <{path}>`\n   {words}\n")
+        if page:
+            groups.append(re.sub(r"\W+", "-", re.split("[:,]", title)[0].lower()))
+            write(folder / f"{groups[-1]}.rst", title, *page)
+    toctree = [".. toctree::", "   :hidden:", "", *(f"   {page}" for page in [*groups, *modules])]
+    write(folder / "index.rst", "Public names", *listed, *toctree)
+    for page in {*folder.iterdir()} - {
+        folder / f"{name}.rst" for name in ["index", *groups, *modules]
+    }:
+        page.unlink()  # of a group that has another name now
 
 
 def documented_modules(path: str) -> list[str]:
@@ -85,15 +99,18 @@ def write(page: Path, title: str, *lines: str) -> None:
         page.write_text(text, encoding="utf-8")
 
 
-def plain_bars(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Leave the bars of |V| and f(b|s) alone, outside of examples; else they are substitutions."""
+def as_markup(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Leave the bars of |V| and f(b|s) alone, and link to the theory; examples are as they are."""
     example = False
     for i, line in enumerate(lines):
         example = bool(line) and (example or line.lstrip().startswith(">>>"))
-        lines[i] = line if example else line.replace("|", "\\|")
+        if not example:
+            lines[i] = THEORY.sub(r":doc:`\g<0> </theory>`", line.replace("|", "\\|"))
 
 
 def setup(app: Sphinx) -> None:
     """Have the pages of names written before Sphinx looks for pages."""
     app.connect("builder-inited", write_names)
-    app.connect("autodoc-process-docstring", plain_bars)
+    app.connect("autodoc-process-docstring", as_markup)
