@@ -50,36 +50,33 @@ THEORY = re.compile(r"theory\.md sections? \d+(?:(?:, | and | to )\d+)*")
 
 def write_names(app: Sphinx) -> None:
     """Write a page for each group of public names, one for each module, and one that lists them."""
-    folder = Path(app.srcdir, "reference", "names")
-    folder.mkdir(exist_ok=True)
     listed: list[str] = []
-    groups: list[str] = []
-    modules: list[str] = []
+    groups: dict[str, list[str]] = {}
+    modules: dict[str, list[str]] = {}
     for title, lines in GROUP.findall(tabular_bilevel.__doc__ or ""):
-        listed += [title, "-" * len(title), ""]
-        page = []
+        listed += heading(title, "-")
+        page = heading(title, "=")
         for line in lines.splitlines():
             name, words = line.split(maxsplit=1)
             path = f"{PACKAGE}.{name.removeprefix(f'{PACKAGE}.')}"
-            thing = getattr(tabular_bilevel, name, None)
+            thing, role = getattr(tabular_bilevel, name, None), "py:obj"
             if isinstance(thing, type):
                 page.append(f".. autoclass:: {path}\n   :members:\n")
             elif callable(thing):
                 page.append(f".. autofunction:: {path}\n")
             else:
-                modules.append(path)
-                write(folder / f"{path}.rst", path, *documented_modules(path))
-            role = "doc" if path in modules else "py:obj"
+                role, modules[path] = "doc", heading(path, "=") + documented_modules(path)
             listed.append(f":{role}:`{name} <{path}>`\n   {words}\n")
-        if page:
-            groups.append(re.sub(r"\W+", "-", re.split("[:,]", title)[0].lower()))
-            write(folder / f"{groups[-1]}.rst", title, *page)
-    toctree = [".. toctree::", "   :hidden:", "", *(f"   {page}" for page in [*groups, *modules])]
-    write(folder / "index.rst", "Public names", *listed, *toctree)
-    for page in {*folder.iterdir()} - {
-        folder / f"{name}.rst" for name in ["index", *groups, *modules]
-    }:
-        page.unlink()  # of a group that has another name now
+        if len(page) > 3:  # more than its heading
+            groups[re.sub(r"\W+", "-", re.split("[:,]", title)[0].lower())] = page
+    toctree = [".. toctree::\n   :hidden:\n", *(f"   {page}" for page in [*groups, *modules])]
+    index = {"index": heading("Public names", "=") + listed + toctree}
+    write(Path(app.srcdir, "reference", "names"), groups | modules | index)
+
+
+def heading(title: str, line: str) -> list[str]:
+    """Underline a title."""
+    return [title, line * len(title), ""]
 
 
 def documented_modules(path: str) -> list[str]:
@@ -92,11 +89,16 @@ def documented_modules(path: str) -> list[str]:
     return [f".. automodule:: {name}{options}\n" for name in [path, *paths]]
 
 
-def write(page: Path, title: str, *lines: str) -> None:
-    """Write a page, unless it is there already: then Sphinx need not read it again."""
-    text = "\n".join([title, "=" * len(title), "", *lines, ""])
-    if not page.exists() or page.read_text(encoding="utf-8") != text:
-        page.write_text(text, encoding="utf-8")
+def write(folder: Path, pages: dict[str, list[str]]) -> None:
+    """Write pages into a folder of their own; what is there already Sphinx need not read again."""
+    folder.mkdir(exist_ok=True)
+    for page in folder.iterdir():
+        if page.stem not in pages:
+            page.unlink()
+    for name, lines in pages.items():
+        page, text = folder / f"{name}.rst", "\n".join([*lines, ""])
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
 
 
 def as_markup(
