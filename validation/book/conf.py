@@ -42,6 +42,8 @@ default_role = "py:obj"
 html_theme = "furo"
 html_title = project
 html_show_copyright = False
+small = {"code-font-size": "75%"}  # a hundred characters in a line
+html_theme_options = {"light_css_variables": small, "dark_css_variables": small}
 
 PACKAGE = tabular_bilevel.__name__
 GROUP = re.compile(r"^(\S.*)\n((?: {4}\w.*\n?)+)", re.MULTILINE)
@@ -66,7 +68,8 @@ def write_names(app: Sphinx) -> None:
                 page.append(f".. autofunction:: {path}\n")
             else:
                 role, modules[path] = "doc", heading(path, "=") + documented_modules(path)
-            listed.append(f":{role}:`{name} <{path}>`\n   {words}\n")
+            listed.append(f"- :{role}:`{name} <{path}>`: {words}")
+        listed.append("")
         if len(page) > 3:  # more than its heading
             groups[re.sub(r"\W+", "-", re.split("[:,]", title)[0].lower())] = page
     toctree = [".. toctree::\n   :hidden:\n", *(f"   {page}" for page in [*groups, *modules])]
