@@ -4,15 +4,22 @@ The pages are those that a code host shows. The reference of all public names is
 each build into reference/names/, in the groups of ``help(tabular_bilevel)``.
 """
 
+import html
 import importlib
 import importlib.metadata
 import pkgutil
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
+import latex2mathml.converter
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.ext.autodoc.mock import mock
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
 
 import tabular_bilevel
 
@@ -23,7 +30,6 @@ release = importlib.metadata.version(project)
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
@@ -31,6 +37,8 @@ exclude_patterns = ["README.md"]  # with which index.rst begins
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+
+html_math_renderer = "mathml"  # which browsers show without a library, and without a network
 
 autodoc_mock_imports = ["gymnasium", "hypothesis", "jax", "pettingzoo", "torch"]
 autodoc_typehints = "none"  # docstrings say it in words
@@ -48,6 +56,10 @@ html_theme_options = {"light_css_variables": small, "dark_css_variables": small}
 PACKAGE = tabular_bilevel.__name__
 GROUP = re.compile(r"^(\S.*)\n((?: {4}\w.*\n?)+)", re.MULTILINE)
 THEORY = re.compile(r"theory\.md sections? \d+(?:(?:, | and | to )\d+)*")
+
+
+# Before a number they are signs, behind one they add.
+SIGNS = {"+", "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{MINUS-OR-PLUS SIGN}"}
 
 
 def write_names(app: Sphinx) -> None:
@@ -115,7 +127,41 @@ def as_markup(
             lines[i] = THEORY.sub(r":doc:`\g<0> </theory>`", line.replace("|", "\\|"))
 
 
+def as_mathml(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula, which browsers set; a wide one scrolls by itself."""
+    block = isinstance(node, nodes.math_block)
+    formula = latex2mathml.converter.convert_to_element(
+        node.astext(), display="block" if block else "inline"
+    )
+    spaced(formula)
+    text = ElementTree.tostring(formula, encoding="unicode").replace("&amp;#", "&#")
+    if "\\" in text or "&amp;" in text:
+        logging.getLogger(__name__).warning("no MathML for: %s", node.astext(), location=node)
+    translator.body.append(f'<div style="overflow-x: auto">{text}</div>' if block else text)
+    raise nodes.SkipNode
+
+
+def spaced(formula: Element) -> None:
+    """Tell signs from sums, and set functions apart, as TeX does."""
+    for row in formula.iter():
+        parts = [part for part in row if part.tag != "mspace"]
+        for before, part, after in zip([None, *parts], parts, [*parts[1:], None], strict=False):
+            word = html.unescape(part.text or "")
+            if part.tag == "mo" and word in SIGNS and (before is None or opens(before)):
+                part.set("form", "prefix")
+            if part.tag == "mi" and len(word) > 1:
+                part.tag = "mo"
+                part.set("lspace", "0.17em")
+                part.set("rspace", "0" if after is None or after.tag == "mo" else "0.17em")
+
+
+def opens(part: Element) -> bool:
+    """Whether what follows begins anew: after = and ( but not after )."""
+    return part.tag == "mo" and html.unescape(part.text or "") not in {*")]}|!", "\N{PRIME}"}
+
+
 def setup(app: Sphinx) -> None:
     """Have the pages of names written before Sphinx looks for pages."""
+    app.add_html_math_renderer("mathml", (as_mathml, None), (as_mathml, None))
     app.connect("builder-inited", write_names)
     app.connect("autodoc-process-docstring", as_markup)
