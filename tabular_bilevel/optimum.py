@@ -57,6 +57,7 @@ class Optimum:
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import polish
     >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
     >>> found.gradient_norm < 0.01, found.theta.shape
     (True, (6,))
@@ -112,6 +113,7 @@ def polish(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import polish
     >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
     >>> round(found.objective, 2)
     27.32
@@ -187,6 +189,7 @@ def best_of(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import best_of
     >>> game = tb.problems.discrete_toy()
     >>> starts = [[0.0] * 6, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]
     >>> round(best_of(game, starts, horizon=150).objective, 2)
@@ -225,6 +228,7 @@ def anneal(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import anneal
     >>> cooled = [tb.problems.four_rooms(temperature) for temperature in (0.01, 0.003, 0.001)]
     >>> anneal(cooled, [0.0] * 105).objective > 0.3
     True
@@ -259,6 +263,7 @@ class Perturbed:
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import Perturbed
     >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
     >>> shaken = Perturbed(tb.ExactGradient(), spread=0.1)
     >>> shaken(problem, theta, rng=0).gradient.round(3), shaken.target(problem, theta)

@@ -97,6 +97,7 @@ def from_gymnasium(
     >>> import gymnasium
     >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import from_gymnasium
     >>> model = from_gymnasium(
     ...     gymnasium.make("FrozenLake-v1"),
     ...     leader_reward=-np.ones((16, 4)),
@@ -175,6 +176,7 @@ def to_gymnasium(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import to_gymnasium
     >>> env = to_gymnasium(tb.problems.four_rooms(), [0.0] * 105, max_steps=100)
     >>> observation, info = env.reset(seed=1)
     >>> observation, reward, terminated, truncated, info = env.step(0)

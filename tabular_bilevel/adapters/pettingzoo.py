@@ -79,6 +79,7 @@ def to_pettingzoo(game: MarkovGame, *, max_steps: int | None = None) -> GameEnv:
     The follower of discrete toy 4 answers 0 with its action 1, and 1 with its action 2:
 
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
     >>> env = to_pettingzoo(tb.problems.discrete_toy(), max_steps=100)
     >>> observations, infos = env.reset(seed=1)
     >>> env.action_space("follower")
@@ -167,7 +168,15 @@ class GameEnv(ParallelEnv):
         dict[str, bool],
         dict[str, dict[str, Any]],
     ]:
-        """Play an action of the leader and an action, or an answer, of the follower."""
+        """Play an action of the leader and an action, or an answer, of the follower.
+
+        Raises
+        ------
+        ValueError
+            If an agent's action is missing, or not available.
+        gymnasium.error.ResetNeeded
+            If there is no episode.
+        """
         game, state = self.game, self._state
         if self.np_random is None or not self.agents:
             raise ResetNeeded("there is no episode, or it has ended: call reset")

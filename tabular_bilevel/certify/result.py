@@ -259,6 +259,7 @@ class Enclosure:
         Examples
         --------
         >>> import tempfile
+        >>> import json
         >>> import tabular_bilevel as tb
         >>> from tabular_bilevel.check_certificate import check_certificate
         >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
@@ -359,6 +360,15 @@ class Hypergradient:
         their own, except in the `Enclosure` of an ENCLOSED result.
     model, response, evaluation, sensitivities
         The stations on the way; of an ENCLOSED result, too, in float64.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> result = tb.hypergradient(tb.problems.two_state(), [0.0, 0.0])
+    >>> bool(abs(result.direct + result.indirect - result.gradient).max() < 1e-12)
+    True
+    >>> result.response.policy.shape, result.evaluation.occupancy.shape
+    ((2, 2), (2,))
     """
 
     objective: float

@@ -195,6 +195,7 @@ class BatchEstimator:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> def direct_term(view, batch):
     ...     weight = view.leader_discount ** np.arange(batch.states.shape[1]) * batch.mask

@@ -159,6 +159,7 @@ class Estimator(Protocol):
     --------
     One of your own, which averages another's estimates:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Averaged:
     ...     def __init__(self, method, times):

@@ -42,6 +42,7 @@ class Sensitivities:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
     >>> result = tb.hypergradient(problem, theta)

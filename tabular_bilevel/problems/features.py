@@ -81,7 +81,7 @@ class FeatureProblem:
 
     >>> import tabular_bilevel as tb
     >>> base = tb.problems.bandit(leader_reward=[0.0, 1.0]).base
-    >>> problem = FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
+    >>> problem = tb.FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
     >>> round(tb.hypergradient(problem, [0.0]).objective, 12)
     0.5
     """

@@ -73,7 +73,8 @@ def grid_world(
     Examples
     --------
     >>> text = "type octile\nheight 2\nwidth 3\nmap\n...\n.@.\n"
-    >>> print(grid_world(text).n_parameters)
+    >>> import tabular_bilevel as tb
+    >>> print(tb.problems.grid_world(text).n_parameters)
     5
     """
     free = parse_map(path_or_text, limit=limit)

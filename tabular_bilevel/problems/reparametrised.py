@@ -44,6 +44,7 @@ class Transform(Protocol):
     --------
     Incentives that are never negative:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Exponential:
     ...     n_parameters = 2
@@ -111,7 +112,13 @@ class Budget:
 
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
-        """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
+        """Map theta, shape (d,), to shares of the total, shape (d - 1,).
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
         return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
 
     @quiet
@@ -202,7 +209,13 @@ class Reparametrised:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
-        """Differentiate the tables along a direction of theta, shape (d,)."""
+        """Differentiate the tables along a direction of theta, shape (d,).
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)

@@ -59,6 +59,7 @@ class Trajectories:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.layered(depth=3, width=1).model([0.0] * 4)
     >>> sample = tb.sample_trajectories(model, np.full((3, 2), 0.5), count=2, horizon=5, rng=0)

@@ -135,6 +135,15 @@ class LeaderView:
     It may also ask for what a decentralised leader does not have: the follower's policy and values,
     and its own exact values. `asked` keeps account of that.
 
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    response : Response, optional
+        The follower's; its best one by default.
+
     Attributes
     ----------
     theta : ndarray, shape (d,)
@@ -148,8 +157,14 @@ class LeaderView:
     follower_discount, leader_discount, temperature : float
         As in `Model`.
 
+    Raises
+    ------
+    ValueError
+        On construction, if theta is not a finite vector that fits the problem.
+
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> view = tb.LeaderView(tb.problems.bandit(), [0.0, 0.0])
     >>> view.jacobian.follower_reward.shape, view.sample(4, rng=0).actions.shape, view.asked
