@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "BilevelProblem",
     "ForwardProblem",
     "modelled",
+    "named",
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
@@ -35,6 +37,8 @@ class BilevelProblem(Protocol):
     for each table entry, or from `pushforward`, called for each parameter. Where that is too much,
     a problem may have a method ``pullback_bound(theta, sensitivities, bounds)``: it bounds by how
     much `pullback` of sensitivities is off that are off by `bounds`, rounding included, shape (d,).
+
+    Where it has an attribute `parameter_names`, a sequence of d strings, reports use them.
 
     Examples
     --------
@@ -122,6 +126,16 @@ def pulled_back(
     if found is None:
         raise ValueError("pullback(...) is None: is its return statement missing?")
     return finite_array("pullback(...)", found, theta.shape)
+
+
+def named(problem: BilevelProblem, text: str) -> str:
+    """Say behind each ``gradient[k]`` or ``theta[k]`` in a text what the problem calls it."""
+    names = getattr(problem, "parameter_names", None)
+    if names is None:
+        return text
+    return re.sub(
+        r"(?:gradient|theta)\[(\d+)\]", lambda found: f"{found[0]} ({names[int(found[1])]})", text
+    )
 
 
 def require_reward_parameters(

@@ -29,14 +29,6 @@ __all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
 # Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
 SAVE_EVERY = 5.0
 
-# Of the normal that the first theta is drawn from: the papers' start.
-START_SPREAD = 0.01
-
-
-def first_theta(seed: int, n_parameters: int) -> FloatArray:
-    """Draw where a seed's ascent starts in the papers, near 0, shape (d,)."""
-    return np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, n_parameters)
-
 
 @displayed
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, restore_read_only
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.files import write_file
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.finite.follower import Response
@@ -358,8 +358,11 @@ class Hypergradient:
     accuracy : Accuracy
         What is known of the errors of the objective and the gradient. The parts have no bounds of
         their own, except in the `Enclosure` of an ENCLOSED result.
-    model, response, evaluation, sensitivities
-        The stations on the way; of an ENCLOSED result, too, in float64.
+    sensitivities : Sensitivities
+        dJ/d(every table entry), by the name of the table: of the rewards, ``follower_reward``
+        (the influence mu of each pair) and ``leader_reward`` (its visits), both of shape (S, A).
+    model, response, evaluation
+        The other stations on the way. Of an ENCLOSED result all are in float64.
 
     Examples
     --------
@@ -382,6 +385,28 @@ class Hypergradient:
     sensitivities: Sensitivities = field(repr=False)
 
     __setstate__ = restore_read_only
+
+    @property
+    def visits(self) -> FloatArray:
+        """How often the follower is in each state, discounted as the leader does: d_L, (S,)."""
+        return self.evaluation.occupancy
+
+    @property
+    @quiet
+    def influence(self) -> FloatArray:
+        """What one more coin in each state would earn the leader, shape (S,), if others paid it.
+
+        That is n(s), the sum of the influence mu(s,a) over the actions: how J changes through the
+        follower's policy with each unit that it is paid in s, whatever it does there.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> result = tb.hypergradient(tb.problems.rounds(), [0.0, 0.0])
+        >>> result.visits.round(6), result.influence.round(6)
+        (array([2., 1.]), array([-1.454545,  1.454545]))
+        """
+        return read_only(self.sensitivities.follower_reward.sum(axis=1))
 
     @quiet
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, named
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -148,6 +148,11 @@ class EnumerationReport:
     def passed(self) -> bool:
         """Whether the expectation is the target."""
         return self.verdict is Verdict.UNBIASED
+
+    @property
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation of an estimate, shape (d,)."""
+        return np.sqrt(self.covariance.diagonal())
 
     @property
     def factors(self) -> Mapping[str, Factor]:
@@ -304,6 +309,7 @@ def check_by_enumeration(
     skipped = f"the problem's pullback was not checked: {pullback.skipped}"
     report = replace(
         report,
+        where=named(problem, report.where),
         target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
         reason=report.reason or (skipped if pullback.skipped else ""),

@@ -21,7 +21,7 @@ from tabular_bilevel.exact.routes import (
     forward_gradient,
 )
 from tabular_bilevel.finite.linear import policy_system
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, named
 
 __all__ = ["GradientReport", "RouteComparison", "check_gradient"]
 
@@ -225,7 +225,7 @@ def check_gradient(
             route=route,
             difference=float(gaps[worst]),
             tolerance=allowed,
-            worst=where,
+            worst=named(problem, where),
             adjoint=float(derivatives[worst]),
             other=float(others[worst]),
             n_differing=int((gaps > allowed).sum()),

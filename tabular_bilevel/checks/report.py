@@ -98,6 +98,10 @@ class EstimatorReport:
         Calls that each replicate made before the one that counts.
     target_accuracy : Accuracy or None
         What is known of the default target's error; None of one that was given.
+    declared : str
+        What the estimator was declared to work with, to which target and mistakes are relative.
+    declared_off : float
+        How far what a right estimator comes to with that is from the gradient, relative to it.
 
     Examples
     --------
@@ -156,6 +160,8 @@ class EstimatorReport:
     seed: int | None = None
     target_accuracy: Accuracy | None = field(default=None, repr=False)
     burn_in: int = 0
+    declared: str = ""
+    declared_off: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -166,6 +172,11 @@ class EstimatorReport:
     def doubtful(self) -> bool:
         """Whether the mean is off, and it is not decided whether by chance."""
         return self.verdict is Verdict.INCONCLUSIVE and (self.astray or self.suspicious)
+
+    @property
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation of an estimate, shape (d,), from those that were drawn."""
+        return np.asarray(self.standard_error * math.sqrt(self.n_replicates))
 
     @property
     def factors(self) -> Mapping[str, Factor]:
@@ -236,6 +247,11 @@ class EstimatorReport:
             yield from self._found()
         if self.target_accuracy is not None:
             yield f"the target is {of_target(self.target_accuracy, self.target)}"
+        if self.declared:
+            yield (
+                f"declared: {self.declared}; what a right estimator comes to with that is "
+                f"{percent(self.declared_off)} off the gradient"
+            )
         if self.verdict is Verdict.BIASED or self.doubtful:
             yield from str(self.localisation).splitlines()
         if self.diagnosis is not None and self.diagnosis.guesses:

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import as_theta, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.derivatives import tangents_at
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.finite.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING, Memory
@@ -154,3 +154,5 @@ class AdaptiveModelDesign:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same from tables of zeros, shape (d,): there is no data."""
         return self(problem, theta, rng=0).gradient
+
+    bias = bias_of

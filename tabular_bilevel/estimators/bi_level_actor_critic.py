@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
@@ -130,6 +130,8 @@ class BiLevelActorCritic:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         return NaivePolicyGradient(self.interaction_for(problem)).target(problem, theta)
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""

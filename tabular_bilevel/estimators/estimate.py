@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel.certify.accuracy import Estimated
+from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
@@ -17,7 +19,7 @@ from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["Estimate", "Estimator", "Parts"]
+__all__ = ["Estimate", "Estimator", "Parts", "bias_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,3 +197,30 @@ class Estimator(Protocol):
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         ...
+
+
+def bias_of(self: Estimator, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+    """Compute what no amount of data cures: the target less the exact hypergradient.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+
+    Returns
+    -------
+    ndarray, shape (d,)
+        The bias.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> walks = tb.Interaction(tb.Episodes(1, 20))
+    >>> bias = tb.BoltzmannCovariance(walks).bias(tb.problems.two_state(), [0.2, -0.3])
+    >>> bias.round(4)
+    array([0.0472, 0.0074])
+    """
+    exact = hypergradient(problem, theta, accuracy=Estimated()).gradient
+    return np.asarray(self.target(problem, theta) - exact)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
@@ -150,6 +150,8 @@ class HyperPolicyGradient:
         tails = law_of(self.oracle, everywhere, limit.response.policy)
         values = self.interaction.critic.limit(everywhere, limit.response, self.oracle)
         return self.estimate(replace(limit, values=values), tails).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place.

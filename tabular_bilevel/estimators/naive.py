@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
@@ -89,6 +89,8 @@ class NaivePolicyGradient:
         That is the direct part of the exact gradient, but for cut trajectories and the critic.
         """
         return self.estimate(self.interaction.limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
-from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
 from tabular_bilevel.finite.adjoint import (
     direct_sensitivities,
     influence_measures,
@@ -106,3 +106,5 @@ class TruncatedNeumann:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,): there is no data."""
         return self(problem, theta, rng=0).gradient
+
+    bias = bias_of

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, as_positive, as_theta, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
@@ -128,6 +128,8 @@ class ValueGapPenalty:
         The gradient of the penalised objective, but for what the sampler cuts.
         """
         return self._estimate(problem, theta, NOTHING, law_of).gradient
+
+    bias = bias_of
 
     def _estimate(
         self,

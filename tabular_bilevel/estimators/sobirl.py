@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sampling.experience import (
@@ -127,6 +127,8 @@ class SoBiRL:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         return self.estimate(self._limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""

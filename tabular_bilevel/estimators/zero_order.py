@@ -22,7 +22,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.certify.accuracy import Estimated
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.finite.leader import evaluate_leader
@@ -190,6 +190,8 @@ class ZeroOrder:
                 axis=0,
             )
         )
+
+    bias = bias_of
 
 
 def cubature(d: int) -> Iterator[tuple[FloatArray, float]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +13,13 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 
 from tabular_bilevel._base.arguments import (
+    as_action_names,
     as_array,
     as_discount,
     as_distribution,
     as_entries,
     as_leader_discount,
+    as_names,
     as_positive,
     distribution_tolerance,
     entry,
@@ -68,6 +70,10 @@ class Model:
         Discounts per step, in [0, 1); the leader's is 1 only if play ends from every state.
     temperature : float
         Weight of the follower's entropy bonus, in units of its reward.
+    state_names : tuple of str, length S, or None
+        What pictures and reports call the states; None for their numbers.
+    action_names : tuple of S tuples of str, each of length A, or None
+        What they call each state's actions.
 
     Examples
     --------
@@ -100,6 +106,8 @@ class Model:
     follower_discount: float
     leader_discount: float
     temperature: float
+    state_names: tuple[str, ...] | None = field(default=None, repr=False)
+    action_names: tuple[tuple[str, ...], ...] | None = field(default=None, repr=False)
 
     @classmethod
     def from_tables(
@@ -114,6 +122,8 @@ class Model:
         temperature: float,
         available: npt.ArrayLike | None = None,
         termination: npt.ArrayLike | None = None,
+        state_names: Sequence[str] | None = None,
+        action_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
     ) -> Model:
         """Check the tables and copy them into a model.
 
@@ -143,6 +153,10 @@ class Model:
             unavailable action is ignored.
         termination : array_like, shape (S, A), optional
             Probability that the episode ends after the step; 0 by default.
+        state_names : sequence of str, length S, optional
+            What pictures and reports call the states.
+        action_names : sequence of str, length A, or one such sequence a state, optional
+            What they call the actions.
 
         Returns
         -------
@@ -193,6 +207,8 @@ class Model:
             temperature=temperature,
             available=available,
             termination=termination,
+            state_names=state_names,
+            action_names=action_names,
         )
 
     def replace(self, **tables: Any) -> Model:
@@ -380,6 +396,8 @@ def made_of(
     temperature: float,
     available: npt.ArrayLike | None = None,
     termination: npt.ArrayLike | None = None,
+    state_names: Sequence[str] | None = None,
+    action_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
 ) -> Model:
     """Make a model as `Model.from_tables` does, of tables that were computed from others."""
     follower = real_array("follower_reward", follower_reward, (None, None))
@@ -403,6 +421,8 @@ def made_of(
         follower_discount=as_discount("follower_discount", follower_discount),
         leader_discount=as_leader_discount(leader_discount),
         temperature=as_positive("temperature", temperature),
+        state_names=as_names("state_names", state_names, n_states),
+        action_names=as_action_names("action_names", action_names, mask.shape),
     )
     largest = model.largest_mass
     for name, discount in (

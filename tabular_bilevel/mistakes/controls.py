@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, Mistake
@@ -72,6 +72,8 @@ class Control:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to, shape (d,)."""
         return self.fault.estimate(self.limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, which are cut if too long.

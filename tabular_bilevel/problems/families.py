@@ -109,7 +109,7 @@ def moved(
         "initial": base.n_states,
         "temperature": 1,
     }
-    chosen = {
+    chosen: Mapping[str, Any] = {
         name: scales.get(name, 1.0) * rng.normal(size=(sizes[name], 3))
         for name in tables or _TABLES
     }
@@ -641,7 +641,7 @@ def _extreme(rng: np.random.Generator, k: int, max_states: int) -> Made:
         temperature=beta,
     )
     most = int(rng.choice([0, 3, 100]))
-    features = {
+    features: Mapping[str, Any] = {
         "follower_reward": _extreme_numbers(rng, (S * A, d), most),
         "leader_reward": _extreme_numbers(rng, (S * A, d), most),
         "transition": _extreme_numbers(rng, (base.transition.nnz, d), most),

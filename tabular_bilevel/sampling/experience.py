@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -52,6 +53,8 @@ class Experience:
         The critic's values of the leader.
     memory : mapping of str to ndarray
         What the next call starts from.
+    again : callable, optional
+        Of a law: computes what would be known at another theta.
 
     Examples
     --------
@@ -71,6 +74,7 @@ class Experience:
     seen: Trajectories | Law
     values: LeaderValues
     memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+    again: Callable[[FloatArray], Experience] | None = field(default=None, repr=False)
 
     @property
     def world(self) -> Model:
@@ -207,8 +211,10 @@ class Interaction:
             memory={FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value},
         )
 
-    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
-        """Compute what `gather` comes to with infinite data, from an empty memory.
+    def limit(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, *, memory: Memory = NOTHING
+    ) -> Experience:
+        """Compute what `gather` comes to with infinite data.
 
         Parameters
         ----------
@@ -216,6 +222,8 @@ class Interaction:
             The leader's problem.
         theta : array_like, shape (d,)
             The leader's parameter.
+        memory : mapping of str to ndarray
+            What an earlier call left to the follower; by default it starts anew.
 
         Returns
         -------
@@ -224,7 +232,7 @@ class Interaction:
         """
         theta = read_only(as_theta(theta))
         planned = modelled(problem, theta)
-        response = self.follower.solve(planned)
+        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
         world = self._simulated(theta, planned)
         return Experience(
             problem=problem if self.simulator is None else self.simulator,
@@ -233,6 +241,7 @@ class Interaction:
             response=response,
             seen=law_of(self.sampler, world, response.policy),
             values=self.critic.limit(world, response, self.sampler),
+            again=partial(self.limit, problem),
         )
 
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:
