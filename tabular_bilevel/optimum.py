@@ -263,6 +263,19 @@ class Shake:
     reach : float
         Entries further below the largest one are lifted to this distance; infinite for parameters
         that are no logits.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> theta = np.array([0.0, -50.0])  # the second share of a budget is dead
+    >>> tb.Shake(spread=1.0, reach=6.0)(theta, np.random.default_rng(0)).round(2)
+    array([ 0.13, -6.13])
     """
 
     spread: float = 1.0

@@ -367,11 +367,12 @@ class Hypergradient:
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> result = tb.hypergradient(tb.problems.two_state(), [0.0, 0.0])
-    >>> bool(abs(result.direct + result.indirect - result.gradient).max() < 1e-12)
-    True
-    >>> result.response.policy.shape, result.evaluation.occupancy.shape
-    ((2, 2), (2,))
+    >>> result = tb.hypergradient(tb.problems.rounds(), [0.0, 0.0])
+    >>> result.visits.round(6), (11 * result.influence).round(6)
+    (array([2., 1.]), array([-16.,  16.]))
+    >>> direct, indirect = 11 * result.direct, 11 * result.indirect
+    >>> direct.round(6), indirect.round(6), (11 * result.gradient).round(6)
+    (array([-22., -11.]), array([-16.,  16.]), array([-38.,   5.]))
     """
 
     objective: float

@@ -132,7 +132,8 @@ def warehouse(
 
     Examples
     --------
-    >>> hall = warehouse()
+    >>> import tabular_bilevel as tb
+    >>> hall = tb.problems.warehouse()
     >>> hall.n_parameters, hall.at((82, 50))
     (38756, 19427)
     """

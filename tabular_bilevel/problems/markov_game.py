@@ -95,6 +95,8 @@ class MarkovGame:
     --------
     >>> import tabular_bilevel as tb
     >>> game = tb.problems.discrete_toy(reward=1.0)
+    >>> game.parameter_names[2:4]
+    ('f(0|A)', 'f(1|A)')
     >>> game.n_parameters, str(game.model([0.0] * 6)).split(", follower")[0]
     (6, 'Model: 6 states, 3 actions, 36 transitions')
     """
