@@ -27,6 +27,7 @@ from tabular_bilevel._base.arguments import (
     distribution_tolerance,
     positive_integer,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     available_action,
@@ -188,6 +189,7 @@ def to_gymnasium(
     return env if limit is None else gymnasium.wrappers.TimeLimit(env, limit)
 
 
+@displayed
 class FollowerEnv(gymnasium.Env[int, int]):
     """A model as the follower meets it; `to_gymnasium` says how.
 
@@ -274,6 +276,9 @@ class FollowerEnv(gymnasium.Env[int, int]):
             self._state = None
             return state, reward, True, False, info
         return following, reward, False, False, info
+
+    def __str__(self) -> str:
+        return f"FollowerEnv of a {self.model}"
 
     def _arrive(self, state: int) -> dict[str, Any]:
         self._state = state

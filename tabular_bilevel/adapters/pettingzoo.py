@@ -22,6 +22,7 @@ from gymnasium.spaces import Discrete, Space
 from gymnasium.utils import seeding
 
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     AvailableAnswers,
@@ -94,6 +95,7 @@ def to_pettingzoo(game: MarkovGame, *, max_steps: int | None = None) -> GameEnv:
     return GameEnv(game, None if max_steps is None else positive_integer("max_steps", max_steps))
 
 
+@displayed
 class GameEnv(ParallelEnv):
     """A game as its players meet it; `to_pettingzoo` says how.
 
@@ -202,6 +204,9 @@ class GameEnv(ParallelEnv):
         if over or cut:
             self.agents = []
         return observations, rewards, terminations, truncations, infos
+
+    def __str__(self) -> str:
+        return f"GameEnv of a {self.game}"
 
     def _follower_action(self, submitted: Any, b: int) -> int:
         """Check all that the follower submits, and pick what is played."""

@@ -39,6 +39,7 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 
 __all__ = ["Model", "Tangent", "normalised"]
 
@@ -363,6 +364,7 @@ class Model:
         )
 
 
+@displayed
 @dataclass(frozen=True)
 class Origin:
     """How far the row sums of the tables that a model is made of are from 1.

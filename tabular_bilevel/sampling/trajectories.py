@@ -26,6 +26,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
@@ -138,6 +139,7 @@ class Trajectories:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Law:
     """The law of trajectories: what infinitely many of them would show.

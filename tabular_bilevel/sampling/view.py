@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
@@ -88,6 +89,7 @@ class Batch:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """Derivatives of a model's tables with respect to theta, which a leader knows.
@@ -359,6 +361,7 @@ def as_numpy(numbers: Any) -> npt.NDArray[Any]:
     return np.asarray(numbers, dtype=np.float64 if bfloat16 else None)
 
 
+@displayed
 class Precision:
     """The coarsest dtype that numbers came in so far, and the relative size of its last digit."""
 
