@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, ratio
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
@@ -67,6 +68,7 @@ ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequ
 VISIBLY = 0.05
 
 
+@displayed
 @dataclass(frozen=True)
 class Guess:
     """A mistake, or two at once, and how well that explains the estimates.

@@ -370,7 +370,8 @@ def standard_suite() -> tuple[SuiteCase, ...]:
 
     Examples
     --------
-    >>> for case in standard_suite()[:3]:
+    >>> import tabular_bilevel as tb
+    >>> for case in tb.standard_suite()[:3]:
     ...     print(f"{case.name}: {case.aim}")
     plain: everything at once
     small temperature: 1/temperature missing or twice

@@ -87,9 +87,13 @@ class FeatureProblem:
 
     >>> import tabular_bilevel as tb
     >>> base = tb.problems.bandit(leader_reward=[0.0, 1.0]).base
-    >>> problem = FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
+    >>> problem = tb.FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
     >>> round(tb.hypergradient(problem, [0.0]).objective, 12)
     0.5
+
+    >>> import tabular_bilevel as tb
+    >>> tb.problems.four_rooms().with_coins().cells[0]
+    array([1, 1])
     """
 
     base: Model
@@ -337,8 +341,14 @@ class FeatureProblem:
         FeatureProblem
             With S parameters, on the same map if there is one.
 
+        Raises
+        ------
+        ValueError
+            If the price is not finite.
+
         Examples
         --------
+        >>> import numpy as np
         >>> import tabular_bilevel as tb
         >>> rooms = tb.problems.four_rooms(temperature=0.005).with_coins(price=0.0)
         >>> coins = np.zeros(rooms.n_parameters)
