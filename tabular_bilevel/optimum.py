@@ -60,6 +60,13 @@ class Optimum:
         Why the search stopped.
     history : tuple of float
         The best objective after each of the times that `search` polished; empty of other ways.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
+    >>> found.gradient_norm < 0.01, found.theta.shape
+    (True, (6,))
     """
 
     objective: float
@@ -104,6 +111,11 @@ def polish(
     -------
     Optimum
         The best point seen; at least as good as the start.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, or `max_iterations` is not positive.
 
     Examples
     --------
@@ -179,6 +191,14 @@ def best_of(
     ------
     ValueError
         If there are no starts.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> game = tb.problems.discrete_toy()
+    >>> starts = [[0.0] * 6, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]
+    >>> round(best_of(game, starts, horizon=150).objective, 2)
+    27.32
     """
     found = [polish(problem, start, horizon=horizon) for start in starts]
     if not found:
@@ -337,6 +357,19 @@ class Perturbed:
         Where gradients come from, in any form that `ascend` takes.
     spread : float
         Standard deviation of the noise in each coordinate.
+
+    Raises
+    ------
+    ValueError
+        On construction, if the method cannot be called, or `spread` is below 0.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
+    >>> shaken = Perturbed(tb.ExactGradient(), spread=0.1)
+    >>> shaken(problem, theta, rng=0).gradient.round(3), shaken.target(problem, theta)
+    (array([-0.237,  0.237]), array([-0.25,  0.25]))
     """
 
     method: Any

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tabular_bilevel._base.arguments import as_finite
-from tabular_bilevel.problems.features import FeatureProblem
-from tabular_bilevel.problems.grid_world import cell_features, grid_kernel, grid_model
+from tabular_bilevel.problems.features import FeatureProblem, coin_features
+from tabular_bilevel.problems.grid_world import grid_kernel, grid_model
 from tabular_bilevel.problems.reparametrised import Budget, Reparametrised
 
 __all__ = ["four_rooms"]
@@ -94,7 +94,7 @@ def four_rooms(
         temperature=temperature,
     )
     n_actions = base.n_actions
-    charged = cell_features(n_states).toarray()
+    charged = coin_features(base).toarray()
     charged[:, goal] = 0.0
     # Charges are negative incentives: minus penalty times their sum is plus penalty times these.
     paid = np.zeros((n_states * n_actions, n_states))

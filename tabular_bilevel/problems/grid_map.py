@@ -17,6 +17,11 @@ __all__ = ["GridMap", "grid_map"]
 
 Cell = tuple[int, int]
 
+
+class NoMapError(AttributeError, ValueError):
+    """A problem without a map: has no cells, for ``hasattr``, and was wrong to be given."""
+
+
 # Where a model keeps its map: copies with other rewards keep it, too.
 ATTRIBUTE = "_grid_map"
 
@@ -93,9 +98,13 @@ class GridMap:
         except (TypeError, ValueError):
             raise ValueError(f"{name} is {cell!r}, not a (row, column) of whole numbers") from None
         height, width = self.free.shape
-        if not (0 <= row < height and 0 <= column < width and self.free[row, column]):
-            raise ValueError(f"{name} {(row, column)} is not a free cell of the map")
-        return int(self.free.ravel()[: row * width + column].sum())
+        if not (0 <= row < height and 0 <= column < width):
+            why = f"it has {height} rows and {width} columns, from 0"
+        elif not self.free[row, column]:
+            why = "there is a wall"
+        else:
+            return int(self.free.ravel()[: row * width + column].sum())
+        raise ValueError(f"{name} {(row, column)} is not a free cell of the map: {why}")
 
     def __str__(self) -> str:
         height, width = self.free.shape
@@ -108,7 +117,8 @@ def grid_map(problem: Any) -> GridMap:
     Parameters
     ----------
     problem : BilevelProblem or Model
-        Made by `grid_world` or `four_rooms`, in other parameters perhaps, or of the same base.
+        Made by `grid_world`, `warehouse` or `four_rooms`, in other parameters perhaps, or of the
+        same base.
 
     Returns
     -------
@@ -118,7 +128,7 @@ def grid_map(problem: Any) -> GridMap:
     Raises
     ------
     ValueError
-        If the problem has no map.
+        If the problem has no map; it is an AttributeError, too.
 
     Examples
     --------
@@ -132,9 +142,7 @@ def grid_map(problem: Any) -> GridMap:
         base = base.inner
     found = getattr(getattr(base, "base", base), ATTRIBUTE, None)
     if not isinstance(found, GridMap):
-        raise ValueError(
-            f"a {type(problem).__name__} that is not made by grid_world or four_rooms has no map"
-        )
+        raise NoMapError(f"a {type(problem).__name__} that is not made of a map has no cells")
     return found
 
 

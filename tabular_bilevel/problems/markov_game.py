@@ -97,7 +97,7 @@ class MarkovGame:
     >>> game = tb.problems.discrete_toy(reward=1.0)
     >>> print(game.model([0.0] * 6))
     Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
-    temperature 0.05
+temperature 0.05
     """
 
     n_states: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,13 @@ from tabular_bilevel._base.arguments import (
     entry,
     first,
     positive_integer,
+    require_method,
 )
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     UNDERFLOW,
     FloatArray,
+    IntArray,
     at_least,
     quiet,
     read_only,
@@ -30,6 +32,8 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import ForwardProblem
+from tabular_bilevel.problems.features import FeatureProblem
+from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import softmax_reach
 
 __all__ = ["Box", "Budget", "Line", "Reparametrised", "Transform", "along"]
@@ -373,6 +377,22 @@ class Reparametrised:
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)
+
+    @property
+    def cells(self) -> IntArray:
+        """Row and column of each state, shape (S, 2), of a problem with a map."""
+        return grid_map(self).cells
+
+    def at(self, cell: Cell) -> int:
+        """Give the state of a cell; see `FeatureProblem.at`."""
+        return grid_map(self).state(cell)
+
+    def with_coins(self, *, price: float = 1.0) -> FeatureProblem:
+        """Make another problem, with one coin a state; see `FeatureProblem.with_coins`."""
+        inner: Any = self.inner
+        require_method("the inner problem", inner, "with_coins")
+        coined: FeatureProblem = inner.with_coins(price=price)
+        return coined
 
 
 def along(
