@@ -16,6 +16,8 @@ Problems: what theta does
     Reparametrised           a problem of which another vector is the parameter
     Transform                what turns that vector into theta; write your own
     Budget                   a transform: incentives that share a budget
+    Box                      a transform: parameters within bounds
+    along                    a problem along a line: one parameter
 
 Tables: the follower's decision process at one theta
     Model                    transitions, both rewards, discounts and temperature, checked
@@ -106,6 +108,8 @@ Checks: is it right?
     SuiteReport              what was found on each
     Verdict                  BIASED, no bias seen, inconclusive or broken
     Diagnosis                which known mistakes would explain a bias
+    tell_apart               which mistakes a problem can show
+    Distinction              what was found
     controls                 estimators that are wrong on purpose
     Control                  one of them
 
@@ -117,6 +121,13 @@ Ascent: climbing with gradients
     GradientAscent           a step along the gradient
     Adam                     Adam's step
     Optimiser                what an optimiser of your own must have
+    published                an ascent as it was published
+    Recipe                   such an ascent: with what, how, and how long
+    Setting                  what the papers vary of a method
+    polish                   to the top of a hill, with exact gradients
+    search                   climb, polish, then shake and polish again
+    Shake                    how a search leaves the basin that it is in
+    Optimum                  what a search found
 
 Errors
     ConvergenceError         an iteration ended before its tolerance
@@ -124,7 +135,7 @@ Errors
 
 More modules, which you import by their full names
     tabular_bilevel.plots              pictures (extra `plot`)
-    tabular_bilevel.optimum            better optima: polishing by exact gradients
+    tabular_bilevel.optimum            better optima: more ways to look for them
     tabular_bilevel.vectors            test vectors with proven answers, for any language
     tabular_bilevel.adapters           Gymnasium, PettingZoo, JAX, PyTorch (extras of these names)
     tabular_bilevel.strategies         problems for tests with hypothesis
@@ -140,6 +151,7 @@ from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.renamed import found_by_old_name
 from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
+from tabular_bilevel.ascent.published import Recipe, published
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import error_bounds
 from tabular_bilevel.certify.enclosure import enclose
@@ -152,6 +164,7 @@ from tabular_bilevel.certify.result import (
     Interval,
 )
 from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
+from tabular_bilevel.checks.distinction import Distinction, tell_apart
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import check_estimates, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
@@ -174,6 +187,7 @@ from tabular_bilevel.estimators import (
     ZeroOrder,
 )
 from tabular_bilevel.estimators.contract import BatchEstimator, SamplingEstimator
+from tabular_bilevel.estimators.register import Setting
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.exact.routes import (
     DifferenceGradient,
@@ -195,10 +209,11 @@ from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.mistakes.controls import Control, controls
+from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
-from tabular_bilevel.problems.reparametrised import Budget, Reparametrised, Transform
+from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
@@ -226,6 +241,7 @@ __all__ = [
     "BilevelProblem",
     "BoltzmannCovariance",
     "Bounded",
+    "Box",
     "Budget",
     "CertificationError",
     "CheckFailedError",
@@ -235,6 +251,7 @@ __all__ = [
     "Critic",
     "Diagnosis",
     "DifferenceGradient",
+    "Distinction",
     "Enclosed",
     "Enclosure",
     "EnumerationReport",
@@ -266,13 +283,17 @@ __all__ = [
     "MonteCarloCritic",
     "NaivePolicyGradient",
     "Optimiser",
+    "Optimum",
     "PolicyIteration",
+    "Recipe",
     "Reparametrised",
     "Response",
     "Sampler",
     "SamplingEstimator",
     "SarsaCritic",
     "Sensitivities",
+    "Setting",
+    "Shake",
     "SoBiRL",
     "StepBudget",
     "StoppedValueIteration",
@@ -288,6 +309,7 @@ __all__ = [
     "ValueIteration",
     "Verdict",
     "ZeroOrder",
+    "along",
     "ascend",
     "check_by_enumeration",
     "check_estimates",
@@ -305,12 +327,16 @@ __all__ = [
     "hypergradient",
     "normalised",
     "objective",
+    "polish",
     "problems",
+    "published",
     "resume",
     "sample_trajectories",
+    "search",
     "sensitivities",
     "solve_follower",
     "standard_suite",
+    "tell_apart",
 ]
 
 display_all(globals())

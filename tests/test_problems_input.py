@@ -418,6 +418,73 @@ def test_a_budget_that_does_not_fit_its_problem_is_refused():
         problem.model(np.zeros(5))
 
 
+# ---------------------------------------------------------------- bounds, and lines
+
+
+def test_a_box_maps_into_its_bounds_and_back():
+    box = tb.Box([-1.0, 0.0, 2.0], [1.0, 0.5, 3.0])
+    inside = np.array([-0.9, 0.25, 2.999])
+    np.testing.assert_allclose(box.forward(box.logits(inside)), inside, rtol=1e-13)
+    np.testing.assert_array_equal(box.forward([-900.0, 0.0, 900.0]), [-1.0, 0.25, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (([0.0, 1.0], [1.0, 1.0]), "low[1] is 1, not below high[1], 1, by a finite number"),
+        (([0.0], -0.5), "low[0] is 0, not below high[0], -0.5, by a finite number"),
+        (
+            (-1.5e308, 1.5e308),
+            "low[0] is -1.5e+308, not below high[0], 1.5e+308, by a finite number",
+        ),
+        ((-np.inf, 0.0), "low[0] is -inf, not a finite number"),
+        (([0.0, 0.0], [np.nan, 1.0]), "high[0] is nan, not a finite number"),
+        (([0.0, 0.0], [1.0, 1.0, 1.0]), "low has shape (2,), not that of a vector of length 3"),
+        (([[0.0]], 1.0), "low has shape (1, 1), not that of a vector of length 1"),
+        (("a", 1.0), "low has dtype <U1; real numbers are needed"),
+        (([], 1.0), "low has shape (0,), not that of a vector of length 1"),
+    ],
+)
+def test_bad_boxes_are_refused(bounds, message):
+    with refused(message):
+        tb.Box(*bounds)
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, 1.5, -0.1])
+def test_a_box_has_no_logits_of_what_is_not_inside(bad):
+    with refused(f"x[1] is {bad:g}, not between the bounds 0 and 1"):
+        tb.Box([0.0, 0.0], 1.0).logits([0.5, bad])
+
+
+def test_a_line_is_the_problem_along_a_direction():
+    problem, theta = tb.problems.garnet(), np.full(6, 0.1)
+    direction = np.arange(6.0)
+    curve = tb.along(problem, theta, direction)
+    there = tb.hypergradient(problem, theta + 0.3 * direction)
+    slope = tb.hypergradient(curve, [0.3])
+    assert slope.objective == there.objective
+    assert slope.gradient == pytest.approx([there.gradient @ direction], rel=1e-13)
+    assert tb.check_gradient(curve, [0.3]).passed
+
+
+@pytest.mark.parametrize(
+    ("theta", "direction", "message"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], "direction is 0, so there is no line"),
+        ([0.0, 0.0], [1.0], "direction has shape (1,), not that of a vector of length 2"),
+        ([0.0, np.inf], [1.0, 0.0], "theta[1] is inf, not a finite number"),
+    ],
+)
+def test_bad_lines_are_refused(theta, direction, message):
+    with refused(message):
+        tb.along(tb.problems.two_state(), theta, direction)
+
+
+def test_a_line_has_one_parameter():
+    with refused("theta has shape (2,), not that of a vector of length 1"):
+        tb.along(tb.problems.two_state(), [0.0, 0.0], [1.0, 0.0]).model([0.0, 0.0])
+
+
 # ---------------------------------------------------------------- theta of every problem
 
 MADE = {name: make() for name, make in tb.problems.CATALOGUE.items()}

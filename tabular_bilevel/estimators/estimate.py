@@ -75,6 +75,17 @@ class Estimate:
         Size of the sample behind it; 0 for an estimate from the model.
     parts : Parts or None
         The direct and the indirect part, for a method that estimates them apart.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50, steps=1)))
+    >>> estimate = method(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> estimate.n_trajectories, estimate.n_steps, sorted(estimate.memory)
+    (50, 50, ['follower_value', 'leader_action_value'])
+    >>> parts = estimate.parts
+    >>> bool(abs(parts.direct + parts.indirect - estimate.gradient).max() < 1e-12)
+    True
     """
 
     gradient: FloatArray
@@ -144,7 +155,28 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """A method for the hypergradient; its settings are its fields."""
+    """A method for the hypergradient; its settings are its fields.
+
+    Examples
+    --------
+    One of your own, which averages another's estimates:
+
+    >>> import tabular_bilevel as tb
+    >>> class Averaged:
+    ...     def __init__(self, method, times):
+    ...         self.method, self.times = method, times
+    ...     def __call__(self, problem, theta, *, rng, memory={}):
+    ...         rng = np.random.default_rng(rng)
+    ...         found = [self.method(problem, theta, rng=rng).gradient for _ in range(self.times)]
+    ...         return tb.Estimate(np.mean(found, axis=0))
+    ...     def target(self, problem, theta):
+    ...         return self.method.target(problem, theta)
+    >>> method = Averaged(tb.ZeroOrder(radius=0.01), 5)
+    >>> method(tb.problems.bandit(), [0.0, 0.0], rng=0).gradient.shape
+    (2,)
+    >>> method.target(tb.problems.bandit(), [0.0, 0.0]).round(4)
+    array([-0.25,  0.25])
+    """
 
     def __call__(
         self,

@@ -29,6 +29,17 @@ class ExactGradient:
     ----------
     follower : FollowerSolver
         How the follower answers.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> tb.ExactGradient()(tb.problems.bandit(), [0.0, 0.0], rng=0).gradient
+    array([-0.25,  0.25])
     """
 
     follower: FollowerSolver = CompiledPolicyIteration()

@@ -33,6 +33,8 @@ __all__ = ["SoBiRL"]
 class SoBiRL:
     """The SoBiRL estimator, for parameters of rewards only.
 
+    Source: Yang, Gao, Yuan (AISTATS 2025, arXiv:2405.19697); theory.md section 6.
+
     The direct part is that of BC-HG. Through the follower goes, for each on-policy trajectory::
 
         (1 / temperature) Q_L(s_0, a_0) sum_t ( dr_F(s_t, a_t) - E_pi dr_F(s_t, .) )
@@ -49,6 +51,20 @@ class SoBiRL:
         How trajectories and the leader's values are got.
     discounted : bool
         Whether the sum has weights gamma_F^t.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> for discount in (0.0, 0.5):  # where later steps count, what they do is missing
+    ...     problem, theta = tb.problems.bandit(leader_discount=discount), [0.0, 0.0]
+    ...     print(tb.SoBiRL().target(problem, theta), tb.hypergradient(problem, theta).gradient)
+    [-0.25  0.25] [-0.25  0.25]
+    [-0.25  0.25] [-0.5  0.5]
     """
 
     interaction: Interaction = Interaction()

@@ -34,6 +34,19 @@ class Control:
         What.
     n_trajectories : int
         Trajectories of each estimate.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(temperature=0.5), [0.0, 0.0]
+    >>> wrong = tb.controls()["no 1/temperature"]
+    >>> wrong.target(problem, theta), tb.hypergradient(problem, theta).gradient
+    (array([-0.25,  0.25]), array([-0.5,  0.5]))
     """
 
     fault: Mistake

@@ -184,7 +184,8 @@ def two_state_closed_form(
     With p the probability of being sent home, D = 1 - gamma_F (1 - p) and V the follower's value at
     home, its value at work is W = (wage + gamma_F p V) / D, and V is the root of
     V = beta log(exp((theta_0 + gamma_F V) / beta) + exp(gamma_F W / beta)). The leader's value at
-    home (theory.md section 3) is a quotient N / M, with E = 1 - gamma_L (1 - p) and pi the probability of staying::
+    home is a quotient N / M (theory.md section 3), with E = 1 - gamma_L (1 - p) and pi the
+    probability of staying::
 
         N = -pi theta_0 + (1 - pi) gamma_L / E,   M = 1 - gamma_L pi - (1 - pi) gamma_L^2 p / E
 

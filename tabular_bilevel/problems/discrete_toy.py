@@ -68,4 +68,5 @@ def discrete_toy(reward: float = 1.0) -> MarkovGame:
         follower_discount=0.99,
         leader_discount=0.99,
         temperature=0.05,
+        state_names=("S", "A", "B"),
     )

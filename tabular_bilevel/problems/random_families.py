@@ -61,7 +61,7 @@ def garnet(
     --------
     >>> print(garnet(rng=1).model([0.0] * 6))
     Model: 20 states, 4 actions, 240 transitions, follower discount 0.9, leader discount 0.95, \
-    temperature 0.1
+temperature 0.1
     """
     generator = as_generator(rng)
     n_rows = positive_integer("n_states", n_states) * positive_integer("n_actions", n_actions)
