@@ -27,6 +27,9 @@ __all__ = ["grid", "incentives", "influence", "occupancy", "values"]
 # Points of a cell's side below which a sign, or an arrow, would be a dot.
 SIGN_CELL, ARROW_CELL = 9.0, 4.0
 
+# Points between the numbers beside an axis.
+TICK = 16.0
+
 # A mean move shorter than this is no arrow: the follower has no preference.
 SHORTEST_ARROW = 0.05
 
@@ -105,7 +108,7 @@ def grid(
         chances = None if chances is None else chances[seen]
     height, width = table.shape
     beside = height >= width / 2
-    ax = style.axes(ax, 2.9 if beside else 0.9 + 3.0 * height / width)
+    ax = style.axes(ax, 2.9 if beside else 1.1 + 3.0 * height / width)
     if scale is None:
         scale = signed if (shown < 0.0).any() else ranged
     colours, norm = scale(shown)
@@ -117,8 +120,11 @@ def grid(
         extent=(left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5),
     )
     style.finish(ax, "column", "row")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
+    box = ax.get_window_extent()  # before the layout takes some of it
+    side = 72.0 / ax.figure.dpi * min(box.width / width, box.height / height)
+    for axis, length in ((ax.xaxis, width), (ax.yaxis, height)):
+        most = round(side * length / TICK)
+        axis.set_major_locator(MaxNLocator(min(8, max(1, most)), integer=True))
     ax.spines[["top", "right"]].set_visible(True)
     if numbers is not None:
         bar = ax.figure.colorbar(
@@ -133,8 +139,6 @@ def grid(
         bar.locator = MaxNLocator(5)
         bar.update_ticks()
     fill = colours(norm(shown))
-    box = ax.get_window_extent()  # before the layout takes some of it
-    side = 72.0 / ax.figure.dpi * min(box.width / width, box.height / height)
     if chances is not None and side >= ARROW_CELL:
         _arrows(ax, cells, chances, fill)
     signs = colours is style.DIVERGING and side >= SIGN_CELL
