@@ -356,9 +356,7 @@ class FeatureProblem:
         >>> round(tb.objective(rooms, coins), 5)
         0.01967
         """
-        paid, price = coin_features(self.base), as_finite("price", price)
-        cost = -price * paid if price else None
-        return FeatureProblem(self.base, follower_reward=paid, leader_reward=cost)
+        return coins_on(self.base, price=price)
 
     def __str__(self) -> str:
         return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
@@ -443,6 +441,17 @@ def coin_features(base: Model) -> sp.csr_array:
     state, action = np.nonzero(base.available)
     paid = (np.ones(state.size), (state * base.n_actions + action, state))
     return sp.csr_array(paid, shape=(base.available.size, base.n_states))
+
+
+def coins_on(base: Model, *, price: float = 1.0) -> FeatureProblem:
+    """Make the problem of one coin a state; see `FeatureProblem.with_coins`."""
+    paid, price = coin_features(base), as_finite("price", price)
+    return FeatureProblem(
+        base,
+        follower_reward=paid,
+        leader_reward=-price * paid if price else None,
+        parameter_names=base.state_names,
+    )
 
 
 def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:
