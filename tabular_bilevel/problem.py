@@ -39,6 +39,23 @@ class BilevelProblem(Protocol):
     much `pullback` of sensitivities is off that are off by `bounds`, rounding included, shape (d,).
 
     Where it has an attribute `parameter_names`, a sequence of d strings, reports use them.
+
+    Examples
+    --------
+    A leader that pays theta[0] for the second of two actions, which earns it 1:
+
+    >>> import tabular_bilevel as tb
+    >>> class Bonus:
+    ...     base = tb.problems.bandit().base
+    ...     def model(self, theta):
+    ...         return self.base.with_rewards([[0.0, theta[0]]], [[0.0, 1.0 - theta[0]]])
+    ...     def pullback(self, theta, sensitivities):
+    ...         follower, leader = sensitivities.follower_reward, sensitivities.leader_reward
+    ...         return np.array([follower[0, 1] - leader[0, 1]])
+    >>> tb.hypergradient(Bonus(), [0.0]).gradient
+    array([-0.25])
+    >>> tb.check_gradient(Bonus(), [0.0]).passed
+    True
     """
 
     def model(self, theta: FloatArray) -> Model:
@@ -56,6 +73,18 @@ class ForwardProblem(BilevelProblem, Protocol):
 
     `pushforward` is the Jacobian-vector product of theta -> tables. It is needed only by the
     independent routes that `check_gradient` compares: forward mode and the complex step.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> isinstance(problem, tb.ForwardProblem)
+    True
+    >>> tangent = problem.pushforward([0.0, 0.0], [1.0, 0.0])  # pay more for staying home
+    >>> tangent.follower_reward, tangent.leader_reward
+    (array([[1., 0.],
+           [0., 0.]]), array([[-1.,  0.],
+           [ 0.,  0.]]))
     """
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:

@@ -417,7 +417,7 @@ def _games(
     sizes: SearchStrategy[int],
     leader_action_counts: SearchStrategy[int],
     action_counts: SearchStrategy[int],
-    scalars: SearchStrategy[dict[str, float]],
+    scalars: SearchStrategy[dict[str, Any]],
     rewards: _Rewards,
     kinds: SearchStrategy[bool],
     allow_unavailable: bool,

@@ -286,6 +286,9 @@ def test_pictures_of_a_grid_problem_show_what_they_say():
         (plots.incentives, COINS),
     ):
         np.testing.assert_allclose(cells_of(draw(GRID, COINS))[free], wanted, rtol=1e-9)
+    others = GRID.with_coins(price=0.0)  # keeps the map
+    shown = cells_of(plots.influence(others, COINS))[free]
+    np.testing.assert_allclose(shown, tb.hypergradient(others, COINS).gradient, rtol=1e-9)
     rooms, theta = tb.problems.four_rooms(), np.linspace(0.0, 1.0, 105)
     shares = -0.2 * scipy.special.softmax(theta)[:104]
     shares[grid_map(rooms).state((1, 9))] = 0.0  # the goal's is not charged
@@ -313,7 +316,7 @@ def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.grid(LOOP), "a FeatureProblem that is not made by .* has no map"),
+        (lambda: plots.grid(LOOP), "a FeatureProblem that is not made of a map has no cells"),
         (lambda: plots.grid(GRID, np.ones(12)), r"numbers has shape \(12,\), not \(10,\)"),
         (lambda: plots.grid(GRID, [np.nan] * 10), r"numbers\[0\] is nan"),
         (lambda: plots.grid(GRID, policy=np.ones((10, 3))), r"policy has shape \(10, 3\)"),

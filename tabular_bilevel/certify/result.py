@@ -60,6 +60,13 @@ class ErrorBounds:
         Why the objective's bound or the gradient's is infinite; empty if neither is.
     given : str
         What the gradient's bound takes for granted, in words; empty if nothing.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> bounds = tb.hypergradient(tb.problems.two_state(), [0.0, 0.0]).accuracy.bounds
+    >>> bounds.policy.shape, bool(bounds.policy.max() < 1e-12), bounds.vacuous
+    ((2, 2), True, '')
     """
 
     level: ClassVar[Level] = Level.BOUNDED
@@ -93,6 +100,15 @@ class Interval:
     ----------
     lower, upper : ndarray, or float of a single number
         Bounds of each number; infinite where nothing is known.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> unit = tb.Interval(0.0, 1.0)
+    >>> unit.centre, round(unit.radius, 12), unit.contains([0.2, 1.0])
+    (0.5, 0.5, True)
+    >>> unit.overlaps(tb.Interval(1.0, 3.0)), unit.overlaps(tb.Interval(2.0, 3.0))
+    (True, False)
     """
 
     lower: Any
@@ -154,6 +170,15 @@ class Enclosure:
         Bits of precision that it took.
     model, tangents
         What the bounds are about: the tables, and their derivatives in each parameter.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
+    >>> proof.objective.contains(0.5), proof.gradient.contains([-0.25, 0.25]), proof.leak
+    (True, True, 0.0)
+    >>> sorted(proof.certificate()["claims"])
+    ['direct', 'gradient', 'indirect', 'objective']
     """
 
     level: ClassVar[Level] = Level.ENCLOSED
@@ -230,6 +255,18 @@ class Enclosure:
         ------
         ValueError, CertificationError
             As `certificate`; also a ValueError if the path is no regular file's.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import tabular_bilevel as tb
+        >>> from tabular_bilevel.check_certificate import check_certificate
+        >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     proof.save_certificate(f"{folder}/proof.json")
+        ...     with open(f"{folder}/proof.json") as file:
+        ...         check_certificate(json.load(file)) > 0  # the bits that it takes
+        True
         """
         write_file(path, json.dumps(self.certificate()).encode())
 
@@ -262,6 +299,15 @@ class Accuracy:
     given : str
         What the proof takes for granted, in words: that the derivatives which a problem's own code
         returns are right, if there are no formulas; empty if nothing.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> result = tb.hypergradient(tb.problems.bandit(), [0.0, 0.0])
+    >>> result.accuracy.proven, result.accuracy.reason
+    (True, '')
+    >>> result.accuracy.is_within(1e-12, result.objective, result.gradient)
+    True
     """
 
     level: Level
@@ -371,6 +417,15 @@ class CertificationError(RuntimeError):
     ----------
     best : Enclosure, Hypergradient or None
         What is proven, if anything; a Hypergradient says so in its `accuracy`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> try:
+    ...     tb.hypergradient(tb.problems.two_state(), [0.0, 0.0], accuracy=tb.Bounded(1e-20))
+    ... except tb.CertificationError as error:
+    ...     print(error.best.accuracy.level.value)
+    bounded
     """
 
     def __init__(self, message: str, *, best: Enclosure | Hypergradient | None) -> None:

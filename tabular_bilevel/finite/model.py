@@ -74,6 +74,26 @@ class Model:
         What pictures and reports call the states; None for their numbers.
     action_names : tuple of S tuples of str, each of length A, or None
         What they call each state's actions.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> model.n_states, model.n_actions, model.temperature
+    (2, 2, 0.5)
+    >>> model.with_temperature(1.0).temperature, model.replace(leader_discount=0.5).leader_discount
+    (1.0, 0.5)
+    >>> model.with_initial([0.0, 1.0]).initial
+    array([0., 1.])
+    >>> model.row_mass, model.largest_mass  # at work there is no second action
+    (array([[1., 1.],
+           [1., 0.]]), 1.0)
+    >>> model.next_value([1.0, 3.0])[0], model.arrivals(np.array([[2.0, 5.0], [0.0, 0.0]]))
+    (array([1., 3.]), array([2., 5.]))
+    >>> model.entry_row, model.entry_state  # of the stored transitions
+    (array([0, 1, 2, 2]), array([0, 0, 1, 1]))
+    >>> bool((model.like_transition(model.transition.data) != model.transition).nnz)
+    False
     """
 
     transition: sp.csr_array
@@ -237,6 +257,14 @@ temperature 0.1
         ------
         ValueError
             If a table has the wrong shape or an available entry is not finite.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> model = tb.problems.bandit().model([0.0, 0.0])
+        >>> paid = model.with_rewards(follower_reward=[[0.0, 1.0]], leader_reward=[[0.0, 2.0]])
+        >>> paid.follower_reward, model.follower_reward
+        (array([[0., 1.]]), array([[0., 0.]]))
         """
         return self._with(
             follower_reward=_reward("follower_reward", self, follower_reward),
@@ -495,6 +523,17 @@ class Tangent:
         Change of the initial distribution.
     temperature : float
         Change of the temperature.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> tangent = problem.pushforward(theta, [0.0, 1.0])  # workers are sent home more often
+    >>> tangent.transition, tb.Tangent.zero(problem.model(theta)).transition
+    (array([ 0.  ,  0.  ,  0.25, -0.25]), array([0., 0., 0., 0.]))
+    >>> tangent.leaks(problem.model(theta))  # what home gains, work loses
+    (array([[0., 0.],
+           [0., 0.]]), 0.0)
     """
 
     follower_reward: FloatArray

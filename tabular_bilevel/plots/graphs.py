@@ -183,6 +183,18 @@ def influence_graph(
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        As `graph`; if theta does not fit the problem.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.influence_graph(tb.problems.two_state(), [0.0, 0.0], states=["home", "work"])
+    >>> [text.get_text() for text in ax.texts][:2]
+    ['0 (−1.45)', '1 (+0.551)']
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return graph(

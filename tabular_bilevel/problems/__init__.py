@@ -16,7 +16,7 @@ from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
-from tabular_bilevel.problems.grid_world import grid_world
+from tabular_bilevel.problems.grid_world import grid_world, warehouse
 from tabular_bilevel.problems.lessons import fork, rounds
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
@@ -46,6 +46,7 @@ __all__ = [
     "rounds",
     "two_state",
     "two_state_closed_form",
+    "warehouse",
     "zoo",
 ]
 
@@ -73,6 +74,7 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "four-rooms": four_rooms,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
+            "warehouse": warehouse,
             "garnet": garnet,
             "layered": layered,
             "layered-game": layered_game,

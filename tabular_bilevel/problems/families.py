@@ -146,6 +146,13 @@ class Instance:
     flags : tuple of str
         What its tables do not show, as test vectors flag it: ``"closed-form"`` where a formula has
         the answer, ``"leader-policy"`` where theta is one, ``"tied-actions"``.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.zoo.named("two-state").at
+    >>> problem.n_parameters, theta
+    (2, array([0.1, 0.2]))
     """
 
     name: str
@@ -175,6 +182,14 @@ class Family:
         Makes a problem and a parameter from ``(rng, k, max_states)``.
     flags : tuple of str
         Of each `Instance`.
+
+    Examples
+    --------
+    >>> from tabular_bilevel.problems import zoo
+    >>> family = zoo.FAMILIES["garnet"]
+    >>> drawn = family.draw(np.random.default_rng(0), 0, max_states=5)
+    >>> drawn.name, drawn.problem.model(drawn.theta).n_states <= 5
+    ('garnet', True)
     """
 
     name: str

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import (
     all_finite,
     as_entries,
+    as_finite,
     as_names,
     as_positive,
     as_theta,
@@ -34,6 +35,7 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import MOVED, Tangents, product
+from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import tilt_reach
 
 __all__ = ["FeatureProblem"]
@@ -44,7 +46,7 @@ SMALLEST_TOTAL = 1e-290
 
 @dataclass(frozen=True, eq=False, init=False)
 class FeatureProblem:
-    """Tables that are linear or log-linear in theta.
+    """Tables that are linear or log-linear in theta (theory.md section 1).
 
     With F_r, F_l, F_p, F_i the feature matrices, one row a table entry, one column a parameter::
 
@@ -68,6 +70,11 @@ class FeatureProblem:
         Features of the temperature; (1, d) and scipy.sparse will do.
     parameter_names : sequence of str, length d, optional
         What pictures and reports call the parameters.
+
+    Attributes
+    ----------
+    n_parameters : int
+        Length of theta.
 
     Raises
     ------
@@ -188,6 +195,11 @@ class FeatureProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         return self._slopes.dot(self._tilted(as_theta(theta, self.n_parameters), sensitivities))
 
@@ -257,6 +269,11 @@ class FeatureProblem:
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
@@ -272,6 +289,66 @@ class FeatureProblem:
             initial=self._centre_start(slope, start),
             temperature=moved.temperature * self._temperature(theta),
         )
+
+    @property
+    def cells(self) -> IntArray:
+        """Row and column of each state, shape (S, 2), of a problem with a map."""
+        return grid_map(self).cells
+
+    def at(self, cell: Cell) -> int:
+        """Give the state of a cell, of a problem with a map.
+
+        Parameters
+        ----------
+        cell : (row, column)
+            Zero-based.
+
+        Returns
+        -------
+        int
+            The state's number, and that of its coin.
+
+        Raises
+        ------
+        ValueError
+            If that is a wall or off the map, or there is no map.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> rooms = tb.problems.four_rooms()
+        >>> rooms.at((8, 4)), rooms.cells[66].tolist()
+        (66, [8, 4])
+        """
+        return grid_map(self).state(cell)
+
+    def with_coins(self, *, price: float = 1.0) -> FeatureProblem:
+        """Make another problem of the same base: one coin a state, theta, instead of its features.
+
+        The follower gets theta_s for each action in state s; a coin below 0 is a fee.
+
+        Parameters
+        ----------
+        price : float
+            What the leader pays for a coin of 1: by default 1; 0 if somebody else pays.
+
+        Returns
+        -------
+        FeatureProblem
+            With S parameters, on the same map if there is one.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> rooms = tb.problems.four_rooms(temperature=0.005).with_coins(price=0.0)
+        >>> coins = np.zeros(rooms.n_parameters)
+        >>> coins[rooms.at((8, 4))] = 0.001
+        >>> round(tb.objective(rooms, coins), 5)
+        0.01967
+        """
+        paid, price = coin_features(self.base), as_finite("price", price)
+        cost = -price * paid if price else None
+        return FeatureProblem(self.base, follower_reward=paid, leader_reward=cost)
 
     def __str__(self) -> str:
         return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
@@ -349,6 +426,13 @@ class FeatureProblem:
     def _centre_start(self, direction: FloatArray, start: FloatArray) -> FloatArray:
         """Jacobian of the initial distribution with respect to its logits."""
         return start * (direction - start @ direction / self._start_mass)
+
+
+def coin_features(base: Model) -> sp.csr_array:
+    """Features of a coin a state, paid for each action there, shape (S*A, S)."""
+    state, action = np.nonzero(base.available)
+    paid = (np.ones(state.size), (state * base.n_actions + action, state))
+    return sp.csr_array(paid, shape=(base.available.size, base.n_states))
 
 
 def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:
