@@ -179,11 +179,9 @@ def test_arrows_are_the_tables_that_they_say():
 def test_names_stay_with_the_problem_and_its_models():
     problem = rounds(coins=[("dock", "go"), "aisle"])
     assert problem.parameter_names == ("dock/go", "aisle")
-    for model in (
-        problem.base,
-        problem.model([0.1, 0.2]),
-        pickle.loads(pickle.dumps(problem.base)),
-    ):
+    assert str(problem).startswith("FeatureProblem: 2 parameters (dock/go, aisle); at 0, Model: ")
+    copied = pickle.loads(pickle.dumps(problem))
+    for model in (problem.base, problem.model([0.1, 0.2]), copied.base):
         assert model.state_names == ("dock", "aisle")
         assert model.action_names == (("wait", "go"), ("back", ""))
         assert model.replace(leader_discount=0.5).state_names == ("dock", "aisle")
@@ -255,7 +253,10 @@ def test_bad_arrows_are_named(message):
         ({"initial": "isle"}, "initial leads to 'isle', which is no state"),
         ({"initial": {"dock": 0.5}}, "probabilities of initial sum to 0.5, not 1"),
         ({"initial": {"dock": 0.5, None: 0.5}}, "initial leads to None, which is no state"),
-        ({"leader_discount": 1.0}, "leader_discount is 1, and from state 0 the episode never ends"),
+        (
+            {"leader_discount": 1.0},
+            "leader_discount is 1, and from state 'dock' the episode never ends",
+        ),
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
     ],
 )
