@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel.problem import named
 from tabular_bilevel.problems import Arrow, fork, from_arrows, rounds
 
 # Fractions against float64, all of moderate size and well conditioned.
@@ -335,6 +336,12 @@ def test_a_gradient_report_says_where_in_words():
 
     report = tb.check_gradient(Wrong(), [0.0, 0.0])
     assert report.comparisons[0].worst == "theta[1] (aisle)"
+
+
+@pytest.mark.parametrize("names", [None, (), ["dock"], lambda self: ["dock"], "ab", 3])
+def test_names_that_are_none_do_not_stop_a_report(names):
+    problem = type("Named", (), {"parameter_names": names})()
+    assert named(problem, "most in gradient[1], at 3") == "most in gradient[1], at 3"
 
 
 def test_without_names_reports_give_numbers():
