@@ -32,6 +32,7 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import cut
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import MOVED, Tangents, product
@@ -359,7 +360,8 @@ class FeatureProblem:
         return coins_on(self.base, price=price)
 
     def __str__(self) -> str:
-        return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+        names = f" ({cut(', '.join(self.parameter_names), 60)})" if self.parameter_names else ""
+        return f"FeatureProblem: {self.n_parameters} parameters{names}; at 0, {self.base}"
 
     @cached_property
     def _only_rewards(self) -> bool:
