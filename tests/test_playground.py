@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -311,3 +312,344 @@ def test_no_browser_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("webbrowser.open", lambda address: False)
     assert main(["playground", str(tmp_path / "page.html"), "--open"]) == 1
     assert "no browser could be opened" in capsys.readouterr().out
+
+
+# ---- The page, in a browser ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+    browser, server = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or server is None:
+        pytest.skip("there is no chromium with a chromedriver, which would show the page")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(server))
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The playground in a browser, and what it shows."""
+
+    def __init__(self, driver, file):
+        self.driver, self.address = driver, file.as_uri()
+
+    def load(self, state=""):
+        self.driver.get("about:blank")
+        self.driver.get(self.address + state)
+        return self
+
+    def find(self, selector):
+        return self.driver.find_element("css selector", selector)
+
+    def text(self, selector):
+        self.drawn()
+        return self.find(selector).text
+
+    def cell(self, row, column):
+        return self.find(f"[data-place='[{row},{column}]']")
+
+    def press(self, *keys):
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def drawn(self):
+        self.driver.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+        )
+
+    @property
+    def setting(self):
+        return self.driver.execute_script("return fromHash(location.hash)")
+
+    @property
+    def objective(self):
+        self.drawn()
+        return float(self.find("#objective").get_attribute("value"))
+
+    def agrees(self):
+        """Say whether J is what the package computes of the setting in the address."""
+        return self.objective == pytest.approx(answer(self.setting)["objective"], rel=CLOSE)
+
+
+@pytest.fixture
+def page(chromium, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(playground.page(), encoding="utf-8")
+    chromium.get_log("browser")
+    yield Page(chromium, file).load()
+    assert chromium.get_log("browser") == []
+
+
+def test_a_click_places_a_coin(page):
+    before = page.objective
+    assert page.agrees()
+    page.cell(4, 3).click()
+    assert page.setting["coins"] == [[4, 3, 0.02]]
+    assert page.objective != before
+    assert page.agrees()
+    assert "coin of 0.0200" in page.cell(4, 3).get_attribute("aria-label")
+    assert page.text("#live").startswith("J 0.0646, before 0.0210")
+    page.find("#tools [value=fee]").click()
+    page.cell(2, 4).click()
+    page.find("#tools [value=wall]").click()
+    page.cell(0, 3).click()
+    page.cell(2, 0).click()  # where the start is
+    page.find("#tools [value=target]").click()
+    page.cell(4, 2).click()
+    assert page.setting["coins"] == [[4, 3, 0.02], [2, 4, -0.02]]
+    assert page.setting["map"][0] == "...@..."
+    assert page.setting["map"][2] == "......."
+    assert page.setting["target"] == [4, 2]
+    assert page.agrees()
+
+
+def test_a_wrong_sign_in_the_page_is_seen(chromium, tmp_path):
+    file = tmp_path / "wrong.html"
+    right = "(s === target ? 1 : 0) - price"
+    assert right in playground.page()
+    file.write_text(playground.page().replace(right, right.replace("-", "+")), encoding="utf-8")
+    wrong = Page(chromium, file).load()
+    assert wrong.agrees()  # there is no coin yet
+    wrong.cell(4, 3).click()
+    assert not wrong.agrees()
+
+
+def test_steps_uphill_and_back(page):
+    start = page.objective
+    for _ in range(3):
+        before = page.objective
+        page.find("#uphill").click()
+        assert page.objective > before
+        assert page.agrees()
+    assert "change by change: from 0.0210" in page.text("#history-words")
+    for _ in range(3):
+        page.find("#undo").click()
+    assert page.objective == pytest.approx(start, rel=CLOSE)
+    assert page.setting["coins"] == []
+    assert not page.find("#undo").is_enabled()
+    page.find("#uphill").click()
+    page.find("#reset").click()
+    assert page.setting["coins"] == []
+    page.find("#undo").click()  # of the reset
+    assert len(page.setting["coins"]) == 27
+
+
+def test_all_of_it_by_keyboard(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.press(Keys.TAB)
+    assert "start S" in page.driver.switch_to.active_element.get_attribute("aria-label")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN, "+", "+", "-")
+    assert page.setting["coins"] == [[4, 0, 0.02]]
+    page.driver.switch_to.active_element.send_keys(Keys.SHIFT, Keys.ARROW_RIGHT)  # takes it along
+    assert page.setting["coins"] == [[4, 1, 0.02]]
+    assert page.driver.switch_to.active_element == page.cell(4, 1)
+    page.press(Keys.ARROW_RIGHT, Keys.ENTER)
+    assert page.setting["coins"] == [[4, 1, 0.02], [4, 2, 0.02]]
+    page.press("0", Keys.ARROW_LEFT, "0")
+    assert page.setting["coins"] == []
+    for key, view in (("v", "Value"), ("o", "Visits"), ("g", "Gradient"), ("i", "Influence")):
+        page.press(key)
+        assert page.text("#legend").startswith(view)
+    page.press("u")
+    assert len(page.setting["coins"]) == 27
+    assert page.agrees()
+    page.press("z")
+    assert page.setting["coins"] == []
+    page.press("u", "r")
+    assert page.setting["coins"] == []
+    page.press(" ")
+    assert page.text("#walk") == "Stop"
+    page.press(" ")
+    assert page.text("#warning").startswith("The robot is stopped after")
+    page.press("?")
+    assert page.find("#keys").is_displayed()
+    page.press(Keys.ESCAPE)
+    assert not page.find("#keys").is_displayed()
+
+
+def test_a_coin_and_the_table_are_dragged(page):
+    from selenium.webdriver import ActionChains
+
+    def drag(start, *way):
+        chain = ActionChains(page.driver, duration=20).click_and_hold(page.cell(*start))
+        for place in way:
+            chain = chain.move_to_element(page.cell(*place))
+        chain.release().perform()
+
+    page.cell(0, 3).click()
+    drag((0, 3), (1, 3), (2, 3), (3, 3))
+    assert page.setting["coins"] == [[3, 3, 0.02]]
+    drag((4, 3), (4, 4), (4, 5))
+    assert page.setting["target"] == [4, 5]
+    drag((3, 3), (3, 2))  # a wall
+    assert page.setting["coins"] == [[3, 3, 0.02]]
+    assert page.agrees()
+    for _ in range(3):
+        page.find("#undo").click()
+    assert page.setting == in_page(page, "HALL")
+
+
+def in_page(page, expression):
+    return page.driver.execute_script(f"return {expression}")
+
+
+@pytest.mark.parametrize("name", ["temperature", "follower_discount", "leader_discount", "price"])
+def test_a_slider_moves_what_it_says(page, name):
+    from selenium.webdriver.common.keys import Keys
+
+    page.cell(4, 3).click()
+    before = page.setting
+    page.find(f"#{name}").send_keys(Keys.ARROW_LEFT)
+    assert {key for key in before if before[key] != page.setting[key]} == {name}
+    assert page.setting[name] < before[name]
+    assert page.text(f"#{name}-words") == str(page.setting[name])
+    assert page.agrees()
+    page.find("#undo").click()
+    assert page.setting == before
+
+
+def test_the_cell_says_why(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.cell(4, 3).click()
+    page.find("#undo").click()
+    told = page.text("#why-table").splitlines()
+    expected = answer(page.setting)
+    state = tb.problems.grid_map(problem_at(page.setting)[0]).state((4, 3))
+    for line, name in zip(told, ("visits", "influence", "direct", "gradient"), strict=False):
+        number = re.search(r"[+−]?\d\S*", line)[0].replace("−", "-")
+        assert float(number) == pytest.approx(expected[name][state], rel=5e-3)  # three digits
+    assert told[4].startswith("J, predicted 0.0386")
+    assert told[5].startswith("J, exactly 0.0646")
+    page.find("#coin").send_keys(Keys.ARROW_RIGHT)
+    assert page.setting["coins"] == [[4, 3, 0.002]]
+    assert page.agrees()
+
+
+def test_the_picture_has_the_colours_of_the_signs(page):
+    page.drawn()
+    pixels = page.driver.execute_script(
+        "const canvas = document.getElementById('picture'), { width, height } = canvas;"
+        "const all = canvas.getContext('2d').getImageData(0, 0, width, height).data;"
+        "return [[4, 3], [2, 1], [1, 1]].map(([i, j]) => {"
+        " const at = 4 * (Math.floor((i + 0.8) * height / 5) * width"
+        "  + Math.floor((j + 0.3) * width / 7));"
+        " return [...all.slice(at, at + 3)]; })"
+    )
+    (above, below, wall) = ((p[0], p[2]) for p in pixels)  # red and blue
+    assert above[1] > above[0] + 50
+    assert below[0] > below[1] + 50
+    assert wall[0] == wall[1] < 100
+
+
+def test_a_walk_is_animated_and_arrives(page):
+    page.load("#state=%7B%22temperature%22:0.005%7D")
+    page.find("#walk").click()
+    lengths = set()
+    for _ in range(600):
+        page.drawn()
+        lengths.add(in_page(page, "state.walk.path.length"))
+        if in_page(page, "Boolean(state.walk.over)"):
+            break
+    assert len(lengths) > 1  # it was seen on its way
+    assert "arrived after" in page.text("#warning")
+
+
+def test_a_walk_does_not_move_for_those_who_want_no_motion(page):
+    wish = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
+    page.find("#walk").click()
+    assert in_page(page, "Boolean(state.walk.over)")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_sampled_and_frozen_gradients(page):
+    page.find("#gradients [value=sampled]").click()
+    assert "This estimate: cosine" in page.text("#noise-words")
+    first = page.text("#noise-words")
+    page.find("#again").click()
+    assert page.text("#noise-words") != first
+    page.find("#gradients [value=frozen]").click()
+    assert not page.find("#noise").is_displayed()
+    page.find("#uphill").click()
+    assert all(coin < 0 for _, _, coin in page.setting["coins"])
+    assert page.agrees()
+
+
+def test_copied_python_gives_what_the_page_shows(page, capsys):
+    page.cell(4, 3).click()
+    page.find("#uphill").click()
+    page.find("#python").click()
+    namespace = {}
+    exec(page.find("#program textarea").get_attribute("value"), namespace)
+    assert page.objective == pytest.approx(namespace["found"].objective, rel=CLOSE)
+    capsys.readouterr()
+
+
+def test_an_experiment_asks_first(page):
+    for experiment in page.driver.find_elements("css selector", "#experiments details"):
+        experiment.find_element("css selector", "summary").click()
+        show = experiment.find_element("css selector", "button")
+        assert not show.is_enabled()
+        experiment.find_elements("css selector", "input")[1].click()
+        show.click()
+        assert "s you predicted." in experiment.find_element("css selector", ".told").text
+        _, first, *_ = experiment.find_elements("css selector", "tr")
+        number, *_, look = first.find_elements("css selector", "td")
+        look.find_element("css selector", "button").click()
+        assert page.agrees()
+        if "cosine" not in experiment.text:  # the table is of J
+            assert float(number.text) == pytest.approx(page.objective, rel=5e-3)  # three digits
+
+
+def test_a_link_carries_a_state(page):
+    setting = random_setting(np.random.default_rng(8))
+    page.load("#state=" + quote(json.dumps(setting)))
+    assert page.setting == setting
+    assert page.agrees()
+    assert not page.find("#trouble").is_displayed()
+    page.load("#state=" + quote('{"slip": 2}'))
+    assert page.find("#trouble").text.endswith("slip is 2, not a number from 0 to 1.")
+    assert page.objective == pytest.approx(answer(in_page(page, "HALL"))["objective"], rel=CLOSE)
+
+
+@pytest.mark.parametrize("ready", range(3))
+def test_the_ready_maps(page, ready):
+    name = in_page(page, f"Object.keys(READY)[{ready}]")
+    page.find("#ready").send_keys(name)
+    assert page.setting == in_page(page, f"READY[{name!r}]")
+    assert page.agrees()
+    side = page.cell(0, 0).size
+    assert side["width"] == pytest.approx(side["height"], abs=1.5)
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_it_fits_a_phone(page, width):
+    phone = {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        page.load()
+        page.driver.execute_script(
+            "for (const box of document.querySelectorAll('details')) box.open = true"
+        )
+        assert in_page(page, "document.documentElement.scrollWidth") <= width
+        assert page.cell(0, 0).size["width"] >= 44
+        small = [
+            one.get_attribute("outerHTML")
+            for one in page.driver.find_elements("css selector", "button, select, fieldset label")
+            if one.is_displayed() and one.size["height"] < 44
+        ]
+        assert small == []
+        for name in ("#objective", "#uphill", "#undo", "#walk"):
+            where = in_page(page, f"document.querySelector('{name}').getBoundingClientRect()")
+            assert 0 <= where["left"] < where["right"] <= width
+            assert 600 < where["top"] < where["bottom"] <= 740
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -51,7 +51,7 @@ function climbedBySamples(walks, runs = 10) {
   const ends = Array.from({ length: runs }, () => outcome(`${walks} walks, mean of ${runs}`,
     climbed((setting, solved) => sample(setting, solved, walks, random).mean)));
   const mean = (k) => ends.reduce((sum, end) => sum + end.numbers[k], 0) / runs;
-  return { ...ends[0], numbers: [mean(0), mean(1), mean(2)], objective: mean(0) };
+  return { ...ends[0], numbers: [mean(0), mean(1), mean(2)], objective: mean(0), look: "Look at one" };
 }
 
 const OUTCOME = ["J", "steps", "paid"];

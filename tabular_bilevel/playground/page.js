@@ -517,8 +517,8 @@ function makeExperiments() {
         experiment.because(rows);
       const table = document.createElement("table");
       fillTable(table, ["", ...experiment.columns.map((number) => ({ number })), ""], rows.map((row) => {
-        const look = Object.assign(document.createElement("button"), { textContent: "Look" });
-        look.ariaLabel = `Look at ${row.label} in the hall`;
+        const look = Object.assign(document.createElement("button"), { textContent: row.look ?? "Look" });
+        look.ariaLabel = `${look.textContent}: ${row.label}, in the hall`;
         look.addEventListener("click", () => {
           change(row.setting);
           byId("stage").scrollIntoView({ behavior: still() ? "auto" : "smooth" });
