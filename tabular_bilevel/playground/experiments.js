@@ -48,10 +48,10 @@ function noiseRow(walks, draws = 100) {
 
 function climbedBySamples(walks, runs = 10) {
   const random = generator(SEED);
-  const ends = Array.from({ length: runs }, () => outcome(`${walks} walks, mean of ${runs}`,
+  const ends = Array.from({ length: runs }, () => outcome(`${walks} walks`,
     climbed((setting, solved) => sample(setting, solved, walks, random).mean)));
   const mean = (k) => ends.reduce((sum, end) => sum + end.numbers[k], 0) / runs;
-  return { ...ends[0], numbers: [mean(0), mean(1), mean(2)], objective: mean(0), look: "Look at one" };
+  return { ...ends[0], numbers: [mean(0), mean(1), mean(2)], objective: mean(0) };
 }
 
 const OUTCOME = ["J", "steps", "paid"];
@@ -81,9 +81,9 @@ const EXPERIMENTS = [
     columns: OUTCOME,
     run: () => [
       outcome("no coin", HALL),
-      outcome("coin of 0.02 on the start", withCoin(HALL, HALL.start, 0.02)),
-      outcome("coin of 0.02 on the table", withCoin(HALL, TABLE, 0.02)),
-      outcome("fee of 0.1 at (2, 4)", withCoin(HALL, [2, 4], -0.1)),
+      outcome("coin 0.02, start", withCoin(HALL, HALL.start, 0.02)),
+      outcome("coin 0.02, table", withCoin(HALL, TABLE, 0.02)),
+      outcome("fee 0.1, at (2, 4)", withCoin(HALL, [2, 4], -0.1)),
     ],
     because: ([none, start, table, fee]) => `On the start J falls from ${short(none.objective)} to ` +
       `${short(start.objective)}, on the table it rises to ${short(table.objective)}. Influence is ` +
@@ -97,7 +97,7 @@ const EXPERIMENTS = [
     right: 1,
     columns: OUTCOME,
     run: () => [0.05, 0.1, 0.2].map((coin) =>
-      outcome(`coin of ${coin} on the table`, withCoin(HALL, TABLE, coin))),
+      outcome(`coin ${coin}, table`, withCoin(HALL, TABLE, coin))),
     because: ([small, middle, large]) => "A coin above 1 − 0.95 = 0.05 a step is worth more than " +
       `leaving: the robot stays. It makes ${short(middle.numbers[1])} of at most 20 discounted steps, ` +
       `and J jumps from ${short(small.objective)} to ${short(middle.objective)}. A larger coin buys ` +
@@ -106,8 +106,8 @@ const EXPERIMENTS = [
   {
     name: "Twenty steps uphill",
     question: "You climb twenty steps with different gradients: the exact one, one that takes the " +
-      "robot as frozen, and ones sampled from 10, 100 or 1000 walks a step. Which one " +
-      "raises J least?",
+      "robot as frozen, and ones sampled from 10, 100 or 1000 walks a step (the mean of ten climbs; " +
+      "Look shows one of them). Which one raises J least?",
     answers: ["The frozen robot's", "The one from 10 walks", "All get about as far"],
     right: 0,
     columns: OUTCOME,

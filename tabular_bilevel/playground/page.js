@@ -37,7 +37,7 @@ const SLIDERS = { // name: words, least, most, and how many steps between; power
 };
 const KEYS = {
   "Arrows": "look at the next cell", "Shift + arrows": "take what is there along",
-  "Enter": "use the tool", "+ and −": "a coin more, a coin less", "0": "clear the cell",
+  "Enter": "use the tool", "+ and −": "a coin more, a coin less", "0 (zero)": "clear the cell",
   "V, O, I, G": "show value, visits (occupancy), influence, gradient",
   "U": "step uphill", "Z": "undo", "Space": "walk, or stop", "R": "reset", "?": "this list",
 };
@@ -516,9 +516,9 @@ function makeExperiments() {
       verdict.textContent = `${predicted === experiment.right ? "As you predicted" : "Not as you predicted"}. ` +
         experiment.because(rows);
       const table = document.createElement("table");
-      fillTable(table, ["", ...experiment.columns.map((number) => ({ number })), ""], rows.map((row) => {
-        const look = Object.assign(document.createElement("button"), { textContent: row.look ?? "Look" });
-        look.ariaLabel = `${look.textContent}: ${row.label}, in the hall`;
+      fillTable(table, ["Case", ...experiment.columns.map((number) => ({ number })), "In the hall"], rows.map((row) => {
+        const look = Object.assign(document.createElement("button"), { textContent: "Look" });
+        look.ariaLabel = `Look: ${row.label}`;
         look.addEventListener("click", () => {
           change(row.setting);
           byId("stage").scrollIntoView({ behavior: still() ? "auto" : "smooth" });
@@ -539,6 +539,7 @@ function showProgram() {
   words.textContent = "Copy the program from here:";
   dialog.showModal();
   box.select();
+  box.scrollTop = 0;
   navigator.clipboard?.writeText(text).then(() => { words.textContent = "Copied."; }, () => {});
 }
 
