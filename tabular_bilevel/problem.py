@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "BilevelProblem",
     "ForwardProblem",
     "modelled",
+    "named",
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
@@ -35,6 +37,25 @@ class BilevelProblem(Protocol):
     for each table entry, or from `pushforward`, called for each parameter. Where that is too much,
     a problem may have a method ``pullback_bound(theta, sensitivities, bounds)``: it bounds by how
     much `pullback` of sensitivities is off that are off by `bounds`, rounding included, shape (d,).
+
+    Where it has an attribute `parameter_names`, a sequence of d strings, reports use them.
+
+    Examples
+    --------
+    A leader that pays theta[0] for the second of two actions, which earns it 1:
+
+    >>> import tabular_bilevel as tb
+    >>> class Bonus:
+    ...     base = tb.problems.bandit().base
+    ...     def model(self, theta):
+    ...         return self.base.with_rewards([[0.0, theta[0]]], [[0.0, 1.0 - theta[0]]])
+    ...     def pullback(self, theta, sensitivities):
+    ...         follower, leader = sensitivities.follower_reward, sensitivities.leader_reward
+    ...         return np.array([follower[0, 1] - leader[0, 1]])
+    >>> tb.hypergradient(Bonus(), [0.0]).gradient
+    array([-0.25])
+    >>> tb.check_gradient(Bonus(), [0.0]).passed
+    True
     """
 
     def model(self, theta: FloatArray) -> Model:
@@ -52,6 +73,18 @@ class ForwardProblem(BilevelProblem, Protocol):
 
     `pushforward` is the Jacobian-vector product of theta -> tables. It is needed only by the
     independent routes that `check_gradient` compares: forward mode and the complex step.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> isinstance(problem, tb.ForwardProblem)
+    True
+    >>> tangent = problem.pushforward([0.0, 0.0], [1.0, 0.0])  # pay more for staying home
+    >>> tangent.follower_reward, tangent.leader_reward
+    (array([[1., 0.],
+           [0., 0.]]), array([[-1.,  0.],
+           [ 0.,  0.]]))
     """
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
@@ -92,6 +125,16 @@ def pulled_back(
     if found is None:
         raise ValueError("pullback(...) is None: is its return statement missing?")
     return finite_array("pullback(...)", found, theta.shape)
+
+
+def named(problem: BilevelProblem, text: str) -> str:
+    """Say behind each ``gradient[k]`` or ``theta[k]`` in a text what the problem calls it."""
+    names = getattr(problem, "parameter_names", None)
+    if names is None:
+        return text
+    return re.sub(
+        r"(?:gradient|theta)\[(\d+)\]", lambda found: f"{found[0]} ({names[int(found[1])]})", text
+    )
 
 
 def require_reward_parameters(

@@ -151,7 +151,7 @@ def test_help_and_the_book_say_the_statuses(capsys):
         main(["check", "--help"])
     printed = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert check.EPILOG in printed
-    book = Path(__file__).parents[1] / "validation" / "book" / "command-line.md"
+    book = Path(__file__).parents[1] / "validation" / "book" / "reference" / "command-line.md"
     for verdict, status in STATUS.items():
         assert re.search(rf"\| {status} \|.*{verdict.name}", book.read_text())
 
@@ -465,7 +465,7 @@ class Published:
 
 
 def test_the_lines_between_a_published_script_and_a_report(folder, monkeypatch):
-    book = Path(__file__).parents[1] / "validation" / "book" / "your-own-code.md"
+    book = Path(__file__).parents[1] / "validation" / "book" / "how-to" / "rows-from-elsewhere.md"
     (lines,) = re.findall(r"<!-- file: .*? -->\n```python\n(.*?)```", book.read_text(), re.DOTALL)
     assert len([row for row in lines.splitlines() if row.strip()]) <= 25
     place = folder / "data" / "experiment_reg_lambda_0_001_total_steps_1000" / "config.yaml"

@@ -574,6 +574,8 @@ def test_a_bias_where_there_is_little_noise_is_seen_though_no_coordinate_shows_i
     assert (np.abs(report.mean - report.target) < 3.0 * report.standard_error).all()
     assert report.verdict is tb.Verdict.BIASED
     assert report.n_tests == 1
+    spread = noise.std(axis=0, ddof=1)
+    np.testing.assert_allclose(report.standard_deviation, spread, rtol=1e-6)
     assert judge(TARGET[:2] + noise, TARGET[:2], **settings).verdict is not tb.Verdict.BIASED
 
 

@@ -291,6 +291,8 @@ def test_expectation_and_covariance_of_a_bandit_are_known_by_hand():
     assert report.n_trajectories == 3
     np.testing.assert_allclose(report.expectation, pi, atol=ROUNDING)
     np.testing.assert_allclose(report.covariance, np.diag(pi) - np.outer(pi, pi), atol=ROUNDING)
+    spread = np.sqrt(pi * (1.0 - pi))  # of a coin toss
+    np.testing.assert_allclose(report.standard_deviation, spread, atol=ROUNDING)
     pairs = tb.check_by_enumeration(indicator, problem, theta, target=pi, horizon=1, batch_size=2)
     assert pairs.passed
     assert pairs.n_trajectories == 3

@@ -41,7 +41,7 @@ def in_node(tail, given=None, source=SOURCE):
 
 def problem_at(setting):
     """Build the problem of a setting, and its theta, with the package alone."""
-    hall = tb.problems.grid_world(
+    problem = tb.problems.grid_world(
         f"type octile\nheight {len(setting['map'])}\nwidth {len(setting['map'][0])}\nmap\n"
         + "\n".join(setting["map"]),
         **{name: tuple(setting[name]) for name in ("start", "goal", "target")},
@@ -49,15 +49,10 @@ def problem_at(setting):
             name: setting[name]
             for name in ("slip", "follower_discount", "leader_discount", "temperature")
         },
-    )
-    problem = tb.FeatureProblem(
-        hall.base,
-        follower_reward=hall.follower_reward,
-        leader_reward=setting["price"] * hall.leader_reward,
-    )
+    ).with_coins(price=setting["price"])
     theta = np.zeros(problem.n_parameters)
     for row, column, coin in setting["coins"]:
-        theta[tb.problems.grid_map(hall).state((row, column))] = coin
+        theta[problem.at((row, column))] = coin
     return problem, theta
 
 
@@ -222,7 +217,7 @@ def test_the_experiments_say_what_is_so():
     none, start, table, fee = traffic
     assert start < none < table < fee
     busiest = np.argmax(answer(hall)["visits"])
-    assert tb.problems.grid_map(problem).state(hall["start"]) == busiest
+    assert problem.at(hall["start"]) == busiest
     assert np.argmax(loiterer) == 1
     exact, frozen, *sampled = climbs
     assert exact == pytest.approx(climbed(hall, "gradient"), rel=1e-6)  # twenty steps enlarge gaps
@@ -522,7 +517,7 @@ def test_the_cell_says_why(page):
     page.find("#undo").click()
     told = page.text("#why-table").splitlines()
     expected = answer(page.setting)
-    state = tb.problems.grid_map(problem_at(page.setting)[0]).state((4, 3))
+    state = problem_at(page.setting)[0].at((4, 3))
     for line, name in zip(told, ("visits", "influence", "direct", "gradient"), strict=False):
         number = re.search(r"[+−]?\d\S*", line)[0].replace("−", "-")
         assert float(number) == pytest.approx(expected[name][state], rel=5e-3)  # three digits

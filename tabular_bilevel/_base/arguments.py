@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
     "all_finite",
+    "as_action_names",
     "as_array",
     "as_checked_theta",
     "as_discount",
@@ -23,6 +25,7 @@ __all__ = [
     "as_finite",
     "as_generator",
     "as_leader_discount",
+    "as_names",
     "as_positive",
     "as_real",
     "as_theta",
@@ -219,6 +222,37 @@ def as_positive(name: str, value: npt.ArrayLike) -> float:
     if not (np.isfinite(number) and number > 0.0):
         raise ValueError(f"{name} is {number}, not a positive finite number")
     return number
+
+
+def as_names(name: str, given: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+    """Copy what `n` things are called, if they have names."""
+    if given is None:
+        return None
+    if isinstance(given, str) or not np.iterable(given):
+        raise ValueError(f"{name} is {given!r}, not a sequence of names")
+    names = tuple(given)
+    if len(names) != n:
+        raise ValueError(f"{name} has {len(names)} names, not {n}")
+    for i, one in enumerate(names):
+        if not isinstance(one, str):
+            raise ValueError(f"{entry(name, (i,))} is {one!r}, not a string")
+    return names
+
+
+def as_action_names(
+    name: str, given: Iterable[Any] | None, shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], ...] | None:
+    """Copy what the actions of each state are called: one sequence for all states, or one each."""
+    if given is None:
+        return None
+    n_states, n_actions = shape
+    rows = given if isinstance(given, str) or not np.iterable(given) else tuple(given)
+    if not isinstance(rows, tuple) or all(isinstance(one, str) for one in rows):
+        return (as_names(name, rows, n_actions) or (),) * n_states
+    if len(rows) != n_states:
+        raise ValueError(f"{name} has {len(rows)} rows of names, not {n_states}")
+    each = (as_names(entry(name, (s,)), row, n_actions) for s, row in enumerate(rows))
+    return tuple(row or () for row in each)
 
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:

@@ -197,6 +197,17 @@ class FollowerEnv(gymnasium.Env[int, int]):
         The transitions in toy_text's form, without rows for unavailable actions.
     initial_state_distrib : ndarray, shape (S,)
         Distribution of the first state, by toy_text's name.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import FollowerEnv
+    >>> env = FollowerEnv(tb.problems.two_state().model([0.0, 0.0]))
+    >>> observation, info = env.reset(seed=0)
+    >>> observation, info["action_mask"], env.P[1][0]
+    (0, array([1, 1], dtype=int8), [(0.5, 0, 0.5, False), (0.5, 1, 0.5, False)])
+    >>> env.step(1)[:4]  # to work
+    (1, 0.0, False, False)
     """
 
     def __init__(self, model: Model) -> None:
@@ -238,7 +249,15 @@ class FollowerEnv(gymnasium.Env[int, int]):
         return state, self._arrive(state)
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Take an available action."""
+        """Take an available action.
+
+        Raises
+        ------
+        ValueError
+            If the state lacks the action.
+        gymnasium.error.ResetNeeded
+            If there is no episode.
+        """
         state, model = self._state, self.model
         if state is None:
             raise gymnasium.error.ResetNeeded("there is no episode, or it has ended: call reset")

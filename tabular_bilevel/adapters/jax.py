@@ -125,6 +125,11 @@ class JaxProblem:
     n_parameters : int
         Length of theta.
 
+    Raises
+    ------
+    ValueError
+        On construction, if `n_parameters` is not positive.
+
     Examples
     --------
     A leader who pays a worker at home, and sends workers home with a probability:
@@ -190,6 +195,11 @@ class JaxProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            As `model`.
         """
         theta = as_theta(theta, self.n_parameters)
         with _float64():

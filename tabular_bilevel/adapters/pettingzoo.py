@@ -102,6 +102,19 @@ class GameEnv(ParallelEnv):
         The tables, for comparison; a learner has no business with them.
     max_steps : int or None
         Where episodes are truncated.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.pettingzoo import GameEnv
+    >>> env = GameEnv(tb.problems.discrete_toy(), None)
+    >>> observations, infos = env.reset(seed=0)
+    >>> observations, env.observation_space("leader"), env.action_space("leader")
+    ({'leader': 0, 'follower': 0}, Discrete(3), Discrete(2))
+    >>> moves = {"leader": 0, "follower": [1, 1]}  # an answer to each of the leader's actions
+    >>> observations, rewards, *_ = env.step(moves)
+    >>> rewards
+    {'leader': 1.0, 'follower': 1.0}
     """
 
     metadata = {"name": "tabular_bilevel_game_v0", "render_modes": []}  # noqa: RUF012 - pettingzoo's

@@ -136,6 +136,11 @@ class TorchProblem:
     n_parameters : int
         Length of theta.
 
+    Raises
+    ------
+    ValueError
+        On construction, if `n_parameters` is not positive.
+
     Examples
     --------
     A leader who splits a budget over the actions of a bandit:
@@ -193,6 +198,11 @@ class TorchProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            As `model`.
         """
         point = torch.tensor(as_theta(theta, self.n_parameters))
         tables, pull = torch.func.vjp(self._tables, point)

@@ -19,6 +19,7 @@ from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
+from tabular_bilevel.mistakes.measured import Measures
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
@@ -115,6 +116,14 @@ class Diagnosis:
         In how many directions means are compared. With one, a single number is visible.
     elsewhere : tuple of str
         Problems of the standard suite that tell apart what is not told apart here.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
+    >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
+    >>> report.diagnosis.best.name, report.diagnosis.clear
+    ('through-follower term dropped', True)
     """
 
     guesses: tuple[Guess, ...] = ()
@@ -188,14 +197,15 @@ class _Core:
 
     experience: Experience
     rule: TraceRule
+    measures: Measures = TraceRule.measures
 
     @cached_property
     def shares(self) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
         """The two parts by table, without factors."""
-        plain = replace(self.rule, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
         seen = self.experience
         direct, indirect = (
-            dict(by_table(seen.problem, seen.theta, measures)) for measures in plain.measures(seen)
+            dict(by_table(seen.problem, seen.theta, measures))
+            for measures in self.measures(self.rule.plain, seen)
         )
         return direct, indirect
 
@@ -230,6 +240,9 @@ class Candidates:
         Steps after which trajectories are known to be cut.
     count : int, optional
         Trajectories of an estimate, where that is known.
+    right : Experience, optional
+        What the estimator is known to know, of a law; by default what is right, of so many
+        trajectories.
     """
 
     @quiet
@@ -240,9 +253,12 @@ class Candidates:
         *,
         horizon: int | None = None,
         count: int | None = None,
+        right: Experience | None = None,
     ) -> None:
         self.problem, self.theta = problem, theta
-        right = uncut = right_limit(problem, theta, count=count)
+        if right is None:
+            right = right_limit(problem, theta, count=count)
+        uncut = right
         if horizon is not None:
             right = cut(uncut, min(horizon, uncut.law.horizon))
         self.exact, self._here = (RIGHT.estimate(known).gradient for known in (uncut, right))
@@ -287,7 +303,9 @@ class Candidates:
                 rule = before.rule(rule, known)
         if fault.rule is not None:
             rule = fault.rule(rule, known)
-        made = _Core(known, rule)
+        if fault.measures is not None and base.measures is not TraceRule.measures:
+            return None
+        made = _Core(known, rule, fault.measures or base.measures)
         if known is base.experience and _is_factor(made, base):
             made.__dict__["shares"] = base.shares  # cached: what factors multiply is the same
         return made
@@ -681,7 +699,8 @@ def _tells_apart(instance: zoo.Instance, made: Sequence[tuple[Mistake, ...]]) ->
 def _is_factor(made: _Core, base: _Core) -> bool:
     """Whether two rules differ in factors alone."""
     one, other = made.rule, base.rule
-    return one.credit is other.credit and all(
+    same = one.credit is other.credit and made.measures is base.measures
+    return same and all(
         getattr(one, name) == getattr(other, name)
         for name in (
             "credit_discount",

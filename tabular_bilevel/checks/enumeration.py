@@ -34,7 +34,7 @@ from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, named
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -104,6 +104,23 @@ class EnumerationReport:
         Which mistakes explain a bias.
     target_accuracy : Accuracy or None
         What is known of the default target's error; None of one that was given.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
+    >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
+    >>> report.passed, report.n_trajectories
+    (False, 16)
+    >>> print(report.factors["direct"], abs(report.factors["through_follower"].value) < 1e-9)
+    1 [1, 1] True
+    >>> report.scale.wrong, report.residual < 1e-6
+    (True, True)
+    >>> try:
+    ...     report.raise_if_failed()
+    ... except tb.CheckFailedError as error:
+    ...     print(str(error).splitlines()[0])
+    Enumeration check: BIASED
     """
 
     level: ClassVar[Level] = Level.ESTIMATE  # sums of float64, compared to a tolerance
@@ -133,6 +150,11 @@ class EnumerationReport:
         return self.verdict is Verdict.UNBIASED
 
     @property
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation of an estimate, shape (d,)."""
+        return np.sqrt(self.covariance.diagonal())
+
+    @property
     def factors(self) -> Mapping[str, Factor]:
         """By what the gradient's parts are multiplied in the expectation; see `Localisation`."""
         return self.localisation.factors
@@ -148,7 +170,13 @@ class EnumerationReport:
         return self.localisation.residual
 
     def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed."""
+        """Raise `CheckFailedError` with the report as its message unless the check passed.
+
+        Raises
+        ------
+        CheckFailedError
+            With the report as its message.
+        """
         if not self.passed:
             raise CheckFailedError(str(self))
 
@@ -281,6 +309,7 @@ def check_by_enumeration(
     skipped = f"the problem's pullback was not checked: {pullback.skipped}"
     report = replace(
         report,
+        where=named(problem, report.where),
         target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
         reason=report.reason or (skipped if pullback.skipped else ""),

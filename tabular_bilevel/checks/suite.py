@@ -47,6 +47,13 @@ class SuiteCase:
         The leader's problem.
     theta : ndarray, shape (d,)
         Where estimators are checked.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> case = tb.SuiteCase("mine", "the direct part alone", tb.problems.bandit(), [0.0, 0.0])
+    >>> tb.check_suite(tb.ExactGradient(), suite=[case]).passed
+    True
     """
 
     name: str
@@ -68,6 +75,24 @@ class SuiteReport:
     elsewhere : tuple of str
         Of an estimator that is BROKEN on all of them: what named instances there are on which a
         call returns a gradient, the smallest first.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> case = tb.SuiteCase("mine", "the direct part alone", tb.problems.bandit(), [0.0, 0.0])
+    >>> naive = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(10)))
+    >>> report = tb.check_suite(naive, suite=[case], rng=0)
+    >>> report.passed, report.verdict.value, list(report.mistakes)[:1]
+    (False, 'INCONCLUSIVE', ['through-follower term dropped'])
+    >>> print(report.summary.splitlines()[0])
+    Suite check FAILED: no bias seen on 0 of 1 problems, at false-alarm rate 0.001 in all
+    >>> tb.SuiteReport.of(naive, report.reports, 0.01).passed
+    False
+    >>> try:
+    ...     report.raise_if_failed()
+    ... except tb.CheckFailedError:
+    ...     print("failed")
+    failed
     """
 
     level: ClassVar[Level] = Level.STATISTICAL
@@ -105,7 +130,13 @@ class SuiteReport:
         return dict(fitting.most_common())
 
     def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed."""
+        """Raise `CheckFailedError` with the report as its message unless the check passed.
+
+        Raises
+        ------
+        CheckFailedError
+            With the report as its message.
+        """
         if not self.passed:
             raise CheckFailedError(str(self))
 

@@ -259,6 +259,16 @@ class SamplingEstimator:
     ------
     ValueError
         If the function cannot be called so: on construction.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> def direct_part(view, rng):
+    ...     batch = view.sample(50, steps=1, rng=rng)
+    ...     slope = view.jacobian.leader_reward[batch.states[:, 0], batch.actions[:, 0]]
+    ...     return slope.mean(axis=0)
+    >>> tb.SamplingEstimator(direct_part)(tb.problems.two_state(), [0.0, 0.0], rng=0).gradient.shape
+    (2,)
     """
 
     function: Callable[..., Any]

@@ -246,6 +246,19 @@ def objective(
     -------
     float
         J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
+
+    Raises
+    ------
+    ValueError
+        If theta is not a finite vector that fits the problem, or there is no model at it.
+    ConvergenceError
+        If the follower is not solved.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> round(tb.objective(tb.problems.bandit(leader_reward=[0.0, 1.0]), [0.0, np.log(3.0)]), 12)
+    0.75
     """
     model = modelled(problem, read_only(as_theta(theta)))
     return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

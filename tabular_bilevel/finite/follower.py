@@ -57,6 +57,14 @@ class Response:
         Bound on max |V - V*| that the contraction gives, residual / (1 - discount), up to rounding.
     iterations : int
         Sweeps or Newton steps made.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.bandit(temperature=1.0).model([0.0, 0.0])
+    >>> answer = tb.solve_follower(model)
+    >>> answer.policy, answer.value.round(4)  # variety is worth log 2
+    (array([[0.5, 0.5]]), array([0.6931]))
     """
 
     value: FloatArray
@@ -76,7 +84,20 @@ class Response:
 
 
 class FollowerSolver(Protocol):
-    """Anything that computes the follower's response."""
+    """Anything that computes the follower's response.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> class Counting:
+    ...     solves = 0
+    ...     def solve(self, model, *, start=None):
+    ...         self.solves += 1
+    ...         return tb.PolicyIteration().solve(model, start=start)
+    >>> solver = Counting()
+    >>> tb.hypergradient(tb.problems.bandit(), [0.0, 0.0], solver=solver).objective, solver.solves
+    (0.5, 1)
+    """
 
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve the model, from the value V `start` or from 0.
@@ -147,6 +168,19 @@ class PolicyIteration:
         Steps before giving up.
     to_rounding : bool
         Whether steps go on below the tolerance for as long as each halves the residual.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> answer = tb.solve_follower(model, solver=tb.PolicyIteration(tolerance=1e-6))
+    >>> answer.iterations < 10, answer.residual < 1e-12
+    (True, True)
     """
 
     tolerance: float = RESIDUAL_TOLERANCE
@@ -213,6 +247,19 @@ class ValueIteration:
         The value's error is up to 1 / (1 - discount) times as large.
     max_iterations : int
         Sweeps before giving up.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state(follower_discount=0.9).model([0.0, 0.0])
+    >>> slow = tb.solve_follower(model, solver=tb.ValueIteration())
+    >>> slow.iterations > 100, bool(abs(slow.value - tb.solve_follower(model).value).max() < 1e-11)
+    (True, True)
     """
 
     tolerance: float = RESIDUAL_TOLERANCE
@@ -289,6 +336,19 @@ class CompiledPolicyIteration:
         Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
     max_iterations : int
         Steps before giving up.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> fast = tb.solve_follower(model, solver=tb.CompiledPolicyIteration())
+    >>> bool(abs(fast.policy - tb.solve_follower(model).policy).max() < 1e-12)
+    True
     """
 
     tolerance: float = RESIDUAL_TOLERANCE
@@ -377,6 +437,19 @@ class StoppedValueIteration:
         Sweeps it makes, whatever the residual.
     warm_start : bool
         Whether they go on from the value of its last response, if there is one, or start anew.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> early, late = (tb.StoppedValueIteration(sweeps=k).solve(model) for k in (1, 9))
+    >>> early.residual > late.residual > 0.1, late.iterations
+    (True, 9)
     """
 
     sweeps: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +13,13 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 
 from tabular_bilevel._base.arguments import (
+    as_action_names,
     as_array,
     as_discount,
     as_distribution,
     as_entries,
     as_leader_discount,
+    as_names,
     as_positive,
     distribution_tolerance,
     entry,
@@ -68,6 +70,30 @@ class Model:
         Discounts per step, in [0, 1); the leader's is 1 only if play ends from every state.
     temperature : float
         Weight of the follower's entropy bonus, in units of its reward.
+    state_names : tuple of str, length S, or None
+        What pictures and reports call the states; None for their numbers.
+    action_names : tuple of S tuples of str, each of length A, or None
+        What they call each state's actions.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> model.n_states, model.n_actions, model.temperature
+    (2, 2, 0.5)
+    >>> model.with_temperature(1.0).temperature, model.replace(leader_discount=0.5).leader_discount
+    (1.0, 0.5)
+    >>> model.with_initial([0.0, 1.0]).initial
+    array([0., 1.])
+    >>> model.row_mass, model.largest_mass  # at work there is no second action
+    (array([[1., 1.],
+           [1., 0.]]), 1.0)
+    >>> model.next_value([1.0, 3.0])[0], model.arrivals(np.array([[2.0, 5.0], [0.0, 0.0]]))
+    (array([1., 3.]), array([2., 5.]))
+    >>> model.entry_row, model.entry_state  # of the stored transitions
+    (array([0, 1, 2, 2]), array([0, 0, 1, 1]))
+    >>> bool((model.like_transition(model.transition.data) != model.transition).nnz)
+    False
     """
 
     transition: sp.csr_array
@@ -79,6 +105,8 @@ class Model:
     follower_discount: float
     leader_discount: float
     temperature: float
+    state_names: tuple[str, ...] | None = field(default=None, repr=False)
+    action_names: tuple[tuple[str, ...], ...] | None = field(default=None, repr=False)
 
     @classmethod
     def from_tables(
@@ -93,6 +121,8 @@ class Model:
         temperature: float,
         available: npt.ArrayLike | None = None,
         termination: npt.ArrayLike | None = None,
+        state_names: Sequence[str] | None = None,
+        action_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
     ) -> Model:
         """Check the tables and copy them into a model.
 
@@ -122,6 +152,10 @@ class Model:
             unavailable action is ignored.
         termination : array_like, shape (S, A), optional
             Probability that the episode ends after the step; 0 by default.
+        state_names : sequence of str, length S, optional
+            What pictures and reports call the states.
+        action_names : sequence of str, length A, or one such sequence a state, optional
+            What they call the actions.
 
         Returns
         -------
@@ -172,6 +206,8 @@ temperature 0.1
             temperature=temperature,
             available=available,
             termination=termination,
+            state_names=state_names,
+            action_names=action_names,
         )
 
     def replace(self, **tables: Any) -> Model:
@@ -221,6 +257,14 @@ temperature 0.1
         ------
         ValueError
             If a table has the wrong shape or an available entry is not finite.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> model = tb.problems.bandit().model([0.0, 0.0])
+        >>> paid = model.with_rewards(follower_reward=[[0.0, 1.0]], leader_reward=[[0.0, 2.0]])
+        >>> paid.follower_reward, model.follower_reward
+        (array([[0., 1.]]), array([[0., 0.]]))
         """
         return self._with(
             follower_reward=_reward("follower_reward", self, follower_reward),
@@ -351,6 +395,8 @@ def made_of(
     temperature: float,
     available: npt.ArrayLike | None = None,
     termination: npt.ArrayLike | None = None,
+    state_names: Sequence[str] | None = None,
+    action_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
 ) -> Model:
     """Make a model as `Model.from_tables` does, of tables that were computed from others."""
     follower = real_array("follower_reward", follower_reward, (None, None))
@@ -374,6 +420,8 @@ def made_of(
         follower_discount=as_discount("follower_discount", follower_discount),
         leader_discount=as_leader_discount(leader_discount),
         temperature=as_positive("temperature", temperature),
+        state_names=as_names("state_names", state_names, n_states),
+        action_names=as_action_names("action_names", action_names, mask.shape),
     )
     largest = model.largest_mass
     for name, discount in (
@@ -475,6 +523,17 @@ class Tangent:
         Change of the initial distribution.
     temperature : float
         Change of the temperature.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> tangent = problem.pushforward(theta, [0.0, 1.0])  # workers are sent home more often
+    >>> tangent.transition, tb.Tangent.zero(problem.model(theta)).transition
+    (array([ 0.  ,  0.  ,  0.25, -0.25]), array([0., 0., 0., 0.]))
+    >>> tangent.leaks(problem.model(theta))  # what home gains, work loses
+    (array([[0., 0.],
+           [0., 0.]]), 0.0)
     """
 
     follower_reward: FloatArray

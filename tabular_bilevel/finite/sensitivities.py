@@ -22,7 +22,7 @@ __all__ = ["Sensitivities", "SensitivityBounds"]
 
 @dataclass(frozen=True, eq=False)
 class Sensitivities:
-    """Derivatives of the leader's objective with respect to each table entry.
+    """Derivatives of the leader's objective in each table entry (theory.md section 4).
 
     Attributes
     ----------
@@ -39,6 +39,21 @@ class Sensitivities:
         dJ/drho = V_L.
     temperature : float
         dJ/d(temperature).
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> result = tb.hypergradient(problem, theta)
+    >>> measures = result.sensitivities
+    >>> along = problem.pushforward(theta, [1.0, 0.0])
+    >>> bool(abs(measures.dot(along) - result.gradient[0]) < 1e-12)
+    True
+    >>> measures.transition_matrix.shape, round(measures.temperature, 4)
+    ((4, 2), -0.9021)
+    >>> alone = tb.Sensitivities.of(measures.model, follower_reward=np.eye(2))
+    >>> problem.pullback(theta, alone)  # the follower's pay for staying home is theta[0]
+    array([1., 0.])
     """
 
     model: Model = field(repr=False)

@@ -128,7 +128,7 @@ width ${map[0].length}
 map
 ${map.join("\n")}
 """
-hall = tb.problems.grid_world(
+problem = tb.problems.grid_world(
     MAP,
     start=${at(setting.start)},
     goal=${at(setting.goal)},
@@ -137,16 +137,10 @@ hall = tb.problems.grid_world(
     follower_discount=${setting.follower_discount},
     leader_discount=${setting.leader_discount},
     temperature=${setting.temperature},
-)
-problem = tb.FeatureProblem(
-    hall.base,
-    follower_reward=hall.follower_reward,
-    leader_reward=${setting.price} * hall.leader_reward,  # the price of a coin
-)
-cells = tb.problems.grid_map(problem)
+).with_coins(price=${setting.price})
 theta = np.zeros(problem.n_parameters)
 for row, column, coin in [${coins.map(at).join(", ")}]:
-    theta[cells.state((row, column))] = coin
+    theta[problem.at((row, column))] = coin
 found = tb.hypergradient(problem, theta)
 print("J", found.objective)  # the page says ${objective}
 print("gradient", found.gradient)

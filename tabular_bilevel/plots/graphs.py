@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch
 from matplotlib.path import Path
 
+from tabular_bilevel._base.arguments import as_action_names, as_names
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -78,9 +79,9 @@ def graph(
         A signed number for each action, such as ``sensitivities.follower_reward``: written beside
         its name; its arrows are orange below 0, blue above.
     states : sequence of str, length S, optional
-        Names; numbers by default.
+        Names; by default the model's, or numbers.
     actions : sequence of str, length A, or one such sequence a state, optional
-        Names; numbers by default.
+        Names; by default the model's, or numbers.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on new axes.
 
@@ -107,10 +108,8 @@ def graph(
     for what, n, most in (("states", n_states, MOST_STATES), ("actions", len(pairs), MOST_ACTIONS)):
         if n > most:
             raise ValueError(f"the model has {n} {what}; a graph has room for {most}")
-    state_names = _names("states", states, n_states)
-    flat = actions is None or all(isinstance(name, str) for name in actions)
-    rows = [actions] * n_states if flat else _names("actions", actions, n_states)
-    names = [_names("actions", row, n_actions) for row in rows]
+    state_names = as_names("states", states, n_states) or model.state_names
+    names = as_action_names("actions", actions, (n_states, n_actions)) or model.action_names
     probability, size, number = None, np.ones(n_states), None
     if policy is not None:
         probability = as_policy("policy", policy, (n_states, n_actions))
@@ -127,7 +126,7 @@ def graph(
     board = _Board(centre, radius)
     for pair in pairs:
         chance = 1.0 if probability is None else float(probability[pair])
-        words, colour = names[pair[0]][pair[1]], PLAIN
+        words, colour = names[pair[0]][pair[1]] if names else str(pair[1]), PLAIN
         if number is not None:
             colour = {1.0: style.BLUE, -1.0: style.ORANGE}.get(np.sign(number[pair]), PLAIN)
             told = f"{number[pair]:+.3g}" if number[pair] else "0"
@@ -139,7 +138,7 @@ def graph(
             if ends:
                 ax.plot(*curve[-1], marker="s", ms=5, color=style.DARK)
         _text(ax, hub, words, bbox=LABEL)
-    for state, name in enumerate(state_names):
+    for state, name in enumerate(state_names or map(str, range(n_states))):
         ax.add_patch(
             Circle(centre[state], radius[state], facecolor=PALE, edgecolor=style.DARK, lw=1.0)
         )
@@ -177,6 +176,18 @@ def influence_graph(
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        As `graph`; if theta does not fit the problem.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.influence_graph(tb.problems.two_state(), [0.0, 0.0], states=["home", "work"])
+    >>> [text.get_text() for text in ax.texts][:2]
+    ['0 (−1.45)', '1 (+0.551)']
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return graph(
@@ -207,14 +218,6 @@ def _successors(model: Model, state: int, action: int) -> list[tuple[int | None,
     ]
     end = float(model.termination[state, action])
     return [*found, (None, end)] if end > 0.0 else found
-
-
-def _names(what: str, names: Sequence[Any] | None, n: int) -> list[Any]:
-    if names is None:
-        return [str(i) for i in range(n)]
-    if len(names) != n:
-        raise ValueError(f"{what} has {len(names)} names, not {n}")
-    return list(names)
 
 
 def _ring(n: int) -> FloatArray:

@@ -195,6 +195,18 @@ def values(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None = N
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, the problem has no map, or `ax` is no axes.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.values(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ("follower's value", 'column')
     """
     response = solve_follower(modelled(problem, as_theta(theta)))
     return grid(
@@ -223,6 +235,18 @@ def occupancy(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, the problem has no map, or `ax` is no axes.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.occupancy(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ('expected discounted visits', 'column')
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return grid(
@@ -253,6 +277,18 @@ def influence(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, the problem has no map, or `ax` is no axes.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.influence(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ('influence: return per unit of reward', 'column')
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return grid(
@@ -285,6 +321,13 @@ def incentives(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None
     ------
     ValueError
         If the problem is not made of features: nobody knows its reward without incentives.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.incentives(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ('incentive', 'column')
     """
     inner: Any = problem
     while hasattr(inner, "inner"):

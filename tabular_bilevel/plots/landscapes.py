@@ -150,11 +150,20 @@ class Plane:
     origin, first, second : array_like, shape (d,)
         A point, and two directions that are not parallel.
 
+    Raises
+    ------
+    ValueError
+        On construction, if a vector is not finite, lengths differ, or the directions are parallel.
+
     Examples
     --------
     >>> where = Plane([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0])
     >>> where.coordinates([[1.0, 3.0, 4.0]])
     array([[3., 2.]])
+
+    >>> through = Plane.through([1.0, 1.0], right=[3.0, 1.0], above=[1.0, 5.0])
+    >>> through.point(1.0, 0.0), through.point(0.0, 1.0)
+    (array([3., 1.]), array([1., 5.]))
     """
 
     origin: FloatArray
@@ -180,7 +189,13 @@ class Plane:
 
     @classmethod
     def through(cls, origin: npt.ArrayLike, right: npt.ArrayLike, above: npt.ArrayLike) -> Plane:
-        """Lay a plane through three points: they have the coordinates (0, 0), (1, 0), (0, 1)."""
+        """Lay a plane through three points: they have the coordinates (0, 0), (1, 0), (0, 1).
+
+        Raises
+        ------
+        ValueError
+            As of the class: if the points are on one line.
+        """
         start = as_theta(origin, name="origin")
         points = (("right", right), ("above", above))
         ends = [as_theta(point, start.size, name=name) for name, point in points]
@@ -349,6 +364,14 @@ def path(
     ------
     ValueError
         If thetas do not fit the plane.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> climb = [[0.0, 0.0], [1.0, 0.5], [1.5, 2.0]]
+    >>> ax = tb.plots.path(climb, tb.plots.Plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
+    >>> ax.lines[0].get_xdata(), ax.lines[0].get_ydata()
+    (array([0. , 1. , 1.5]), array([0. , 0.5, 2. ]))
     """
     if not isinstance(where, Plane):
         raise ValueError(f"where is {where!r}, not a Plane")

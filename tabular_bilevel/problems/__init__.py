@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems import zoo
+from tabular_bilevel.problems.arrows import Arrow, from_arrows
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
@@ -15,7 +16,8 @@ from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
-from tabular_bilevel.problems.grid_world import grid_world
+from tabular_bilevel.problems.grid_world import grid_world, warehouse
+from tabular_bilevel.problems.lessons import fork, rounds
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
     garnet,
@@ -27,19 +29,24 @@ from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = [
     "CATALOGUE",
+    "Arrow",
     "GridMap",
     "bandit",
     "bandit_closed_form",
     "discrete_toy",
+    "fork",
     "four_rooms",
+    "from_arrows",
     "garnet",
     "grid_map",
     "grid_world",
     "layered",
     "layered_game",
     "random_game",
+    "rounds",
     "two_state",
     "two_state_closed_form",
+    "warehouse",
     "zoo",
 ]
 
@@ -67,12 +74,15 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "four-rooms": four_rooms,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
+            "warehouse": warehouse,
             "garnet": garnet,
             "layered": layered,
             "layered-game": layered_game,
             "random-game": random_game,
             "bandit": bandit,
             "two-state": two_state,
+            "fork": fork,
+            "rounds": rounds,
         }
     )
 )

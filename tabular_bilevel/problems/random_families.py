@@ -51,6 +51,12 @@ def garnet(
     FeatureProblem
         With `n_parameters` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
     >>> print(garnet(rng=1).model([0.0] * 6))
@@ -105,6 +111,12 @@ def layered(
     -------
     FeatureProblem
         With `n_parameters` parameters; rewards, kernel and initial distribution depend on them.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
 
     Examples
     --------
@@ -163,6 +175,12 @@ def layered_game(
     MarkovGame
         With ``depth * width * n_leader_actions`` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
     >>> print(layered_game(depth=3))
@@ -219,6 +237,12 @@ def random_game(
     -------
     MarkovGame
         With ``n_states * n_leader_actions`` parameters.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
 
     Examples
     --------

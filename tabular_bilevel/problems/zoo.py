@@ -134,6 +134,11 @@ def budgeted(instance: Instance, rng: np.random.Generator | int) -> Instance:
     Instance
         With a parameter more.
 
+    Raises
+    ------
+    ValueError
+        If `rng` is neither a generator nor a seed.
+
     Examples
     --------
     >>> budgeted(named("two-state"), 0).theta.shape

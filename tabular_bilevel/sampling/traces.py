@@ -94,6 +94,11 @@ class TraceRule:
             indirect_tables=both(self.indirect_tables, indirect_tables),
         )
 
+    @property
+    def plain(self) -> TraceRule:
+        """The same without factors."""
+        return replace(self, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
+
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
         """Add up sensitivities along trajectories, or compute the mean of that over their law.
 

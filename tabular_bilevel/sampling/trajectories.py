@@ -56,6 +56,21 @@ class Trajectories:
     survival : float
         Probability with which a step was followed by another if the episode went on; what is
         summed over steps t is to be divided by survival^t.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.layered(depth=3, width=1).model([0.0] * 4)
+    >>> sample = tb.sample_trajectories(model, np.full((3, 2), 0.5), count=2, horizon=5, rng=0)
+    >>> sample.count, sample.states.tolist(), sample.terminated, sample.mask.sum(axis=1)
+    (2, [[0, 1, 2], [0, 1, 2]], array([ True,  True]), array([3, 3]))
+    >>> sample.follower_reward.shape, sample.leader_reward.shape
+    ((2, 3), (2, 3))
+    >>> counts, weights = sample.visits(discount=0.5)
+    >>> counts.sum(axis=1), weights.sum(axis=1)
+    (array([2., 2., 2.]), array([2. , 1. , 0.5]))
+    >>> sample.cut(2).lengths
+    array([2, 2])
     """
 
     states: IntArray

@@ -47,6 +47,14 @@ class Batch:
     survival : float
         Probability with which a step was followed by another if the episode went on; what is summed
         over steps t is to be divided by survival^t. 1 unless trajectories are cut by chance.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> view = tb.LeaderView(tb.problems.layered(depth=2, width=1), [0.0] * 4)
+    >>> batch = view.sample(3, steps=5, rng=0)
+    >>> batch.states.tolist(), batch.next_states.tolist(), batch.lengths
+    ([[0, 1], [0, 1], [0, 1]], [[1, -1], [1, -1], [1, -1]], array([2, 2, 2]))
     """
 
     states: IntArray
@@ -139,6 +147,23 @@ class LeaderView:
         Reward per step.
     follower_discount, leader_discount, temperature : float
         As in `Model`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> view = tb.LeaderView(tb.problems.bandit(), [0.0, 0.0])
+    >>> view.jacobian.follower_reward.shape, view.sample(4, rng=0).actions.shape, view.asked
+    ((1, 2, 2), (4, 1), ())
+    >>> view.pullback(follower_reward=[[3.0, 5.0]])
+    array([3., 5.])
+    >>> view.follower_policy, view.follower_value.round(4), view.follower_action_value
+    (array([[0.5, 0.5]]), array([0.6931]), array([[0., 0.]]))
+    >>> view.leader_value, view.leader_action_value, view.leader_advantage
+    (array([0.5]), array([[0., 1.]]), array([[-0.5,  0.5]]))
+    >>> print(view.asked[:2], len(view.asked))
+    ('follower_action_value', 'follower_policy') 6
+    >>> view.draw(tb.Episodes(2, steps=1), np.random.default_rng(0)).lengths
+    array([1, 1])
     """
 
     def __init__(
@@ -195,6 +220,11 @@ class LeaderView:
         -------
         ndarray, shape (d,)
             A gradient.
+
+        Raises
+        ------
+        ValueError
+            If a table of weights has the wrong shape, or is not finite.
         """
         model = self._model
 
@@ -242,6 +272,11 @@ class LeaderView:
         -------
         Batch
             The trajectories.
+
+        Raises
+        ------
+        ValueError
+            If a number is not positive, or `rng` is neither a generator nor a seed.
         """
         return self.draw(Episodes(n_trajectories, steps), as_generator(rng))
 

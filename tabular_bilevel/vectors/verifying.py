@@ -92,6 +92,11 @@ class VectorCheck:
         What is wrong with it; empty if nothing is.
     proven_again : bool
         Whether its answer was enclosed again.
+
+    Examples
+    --------
+    >>> VectorCheck("garnet-00000.npz", trouble="its checksum is not the manifest's").trouble
+    "its checksum is not the manifest's"
     """
 
     file: str
@@ -137,6 +142,16 @@ def check_vectors(
     ValueError
         If there is no manifest, it is of another format, or lists nothing, something twice, or
         what is not in the folder.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     found = list(vectors.check_vectors(folder))
+    >>> found
+    [VectorCheck(file='closed-form-00000.npz', trouble='', proven_again=True)]
     """
     place = Path(folder)
     n_again = None if sample is None else positive_integer("sample", sample)
@@ -337,6 +352,17 @@ class Outcome:
         Whether all that it returned were finite numbers.
     multiple : tuple of two floats, or None
         Of a wrong answer that is a multiple of the gradient: by what, at least and at most.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> broken = vectors.outcome(loaded[0], lambda vector: 1 / 0)
+    >>> broken.passed, broken.trouble
+    (False, 'ZeroDivisionError: division by zero')
     """
 
     vector: Vector = field(repr=False)
@@ -377,6 +403,18 @@ def outcome(
     -------
     Outcome
         The comparison.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> right = vectors.outcome(loaded[0], vectors.reference_gradient)
+    >>> half = vectors.outcome(loaded[0], lambda vector: 0.5 * vector.gradient)
+    >>> right.passed, half.passed, [round(factor, 4) for factor in half.multiple]
+    (True, False, [0.5, 0.5])
     """
     answer = None
     try:
@@ -500,6 +538,21 @@ class ImplementationReport:
     ----------
     outcomes : tuple of Outcome
         One outcome for each vector.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=2)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> report = vectors.check_implementation(loaded, lambda vector: -vector.gradient)
+    >>> report.passed, len(report.wrong), report.named, report.multiples
+    (False, 2, ('through-follower term sign-flipped',), ("the gradient's negative",))
+    >>> report.mistakes
+    {'through-follower term sign-flipped': (1, 1)}
+    >>> report.flags["closed-form"], report.telling_flags[0]
+    ((2, 2), 'closed-form')
     """
 
     outcomes: tuple[Outcome, ...] = field(repr=False)
@@ -628,6 +681,18 @@ class Answers:
     ----------
     answers : mapping of str to pair
         By the name of the vector, J, or None, and the gradient.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> answers = vectors.Answers({vector.name: (None, vector.gradient) for vector in loaded})
+    >>> answers.require_known(loaded)
+    >>> vectors.check_implementation(loaded, answers).passed
+    True
     """
 
     answers: Mapping[str, tuple[float | None, FloatArray]] = field(repr=False)
@@ -640,7 +705,13 @@ class Answers:
         return gradient if objective is None else (objective, gradient)
 
     def require_known(self, vectors: Iterable[Vector]) -> None:
-        """Raise ValueError if there is an answer to what is no vector."""
+        """Raise ValueError if there is an answer to what is no vector.
+
+        Raises
+        ------
+        ValueError
+            If there is one; the message names it.
+        """
         unknown = self.answers.keys() - {vector.name for vector in vectors}
         if unknown:
             raise ValueError(
@@ -669,6 +740,15 @@ def load_answers(path: str | Path, *, limit: int = LIMIT) -> Answers:
         If the file is no regular one, too large, or not as its schema says.
     OSError
         If it cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "answers.json"
+    ...     characters = file.write_text('{"garnet-00000": {"gradient": [0.5, null]}}')
+    ...     load_answers(file).answers
+    {'garnet-00000': (None, array([0.5, nan]))}
     """
     document = read_json(path, limit)
     _require_conform(Path(path), document, ANSWERS_SCHEMA)
@@ -719,6 +799,16 @@ def check_implementation(
     ------
     ValueError
         If the tolerance is not positive.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> vectors.check_implementation(loaded, vectors.reference_gradient).passed
+    True
     """
     allowed = as_positive("tolerance", tolerance)
     return ImplementationReport(tuple(outcome(v, implementation, allowed) for v in vectors))

@@ -67,6 +67,11 @@ class Encoding:
         Suffix of the file's name, without a dot.
     encode : callable
         Makes bytes of a vector's content.
+
+    Examples
+    --------
+    >>> NPZ.suffix, JSON.suffix, JSON
+    ('npz', 'json', Encoding(suffix='json'))
     """
 
     suffix: str
@@ -163,6 +168,14 @@ class Plan:
     ------
     ValueError
         On construction, if a setting is bad.
+
+    Examples
+    --------
+    >>> plan = Plan(families=("garnet", "tied"), count=3, encoding=JSON)
+    >>> [plan.file(recipe) for recipe in plan.recipes]
+    ['garnet-00000.json', 'tied-00000.json', 'garnet-00001.json']
+    >>> plan.provenance()["families"]
+    ['garnet', 'tied']
     """
 
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -208,7 +221,13 @@ class Plan:
         return f"{recipe.name}.{self.encoding.suffix}"
 
     def provenance(self) -> dict[str, Any]:
-        """Say all that the files depend on."""
+        """Say all that the files depend on.
+
+        Raises
+        ------
+        ValueError
+            If python-flint is missing.
+        """
         import tabular_bilevel as tb
 
         try:
