@@ -23,6 +23,7 @@ SOURCE = "".join(
 # Of each array's largest entry. Both solve to rounding; low temperatures and long walks enlarge it.
 CLOSE = 1e-9
 N_VECTORS = 40
+MINUS = "\N{MINUS SIGN}"
 # Standard errors within which a mean of many walks is.
 LIMIT = 5.0
 
@@ -32,7 +33,9 @@ def in_node(tail, given=None, source=SOURCE):
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no node, which runs JavaScript")
-    script = source + f"\nconst given = {json.dumps(given)};\nconsole.log(JSON.stringify({tail}));\n"
+    script = (
+        source + f"\nconst given = {json.dumps(given)};\nconsole.log(JSON.stringify({tail}));\n"
+    )
     # From standard input: a script's name would be looked for in folders of modules.
     ran = subprocess.run([node, "-"], input=script, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -253,7 +256,7 @@ def test_a_setting_goes_through_the_address():
         ('{"map": []}', "map is no list of equally long rows"),
         ('{"map": ["..", "."]}', "map is no list of equally long rows"),
         ('{"map": ["..x"]}', "map is no list of equally long rows"),
-        (json.dumps({"map": ["." * 33]}), "at most 32 × 32"),
+        (json.dumps({"map": ["." * 33]}), "at most 32 \N{MULTIPLICATION SIGN} 32"),
         ('{"start": [1, 1]}', "start is [1,1], not the [row, column] of a free cell"),
         ('{"goal": 3}', "goal is 3, not the [row, column]"),
         ('{"target": [0.5, 0]}', "target is [0.5,0], not the [row, column]"),
@@ -283,7 +286,7 @@ def test_copied_python_computes_the_same(seed, capsys):
 
 def test_the_page_needs_nothing_else():
     page = playground.page()
-    assert "<link rel=\"stylesheet\"" not in page
+    assert '<link rel="stylesheet"' not in page
     assert re.findall(r"\b(?:src|href)=\"(?!data:)", page) == []
     assert "http" not in page.replace("http-equiv", "")
     assert "default-src 'none'" in page  # and the browser would refuse
@@ -519,7 +522,7 @@ def test_the_cell_says_why(page):
     expected = answer(page.setting)
     state = problem_at(page.setting)[0].at((4, 3))
     for line, name in zip(told, ("visits", "influence", "direct", "gradient"), strict=False):
-        number = re.search(r"[+−]?\d\S*", line)[0].replace("−", "-")
+        number = re.search(f"[+{MINUS}]?\\d\\S*", line)[0].replace(MINUS, "-")
         assert float(number) == pytest.approx(expected[name][state], rel=5e-3)  # three digits
     assert told[4].startswith("J, predicted 0.0386")
     assert told[5].startswith("J, exactly 0.0646")

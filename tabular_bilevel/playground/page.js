@@ -61,7 +61,7 @@ function preview(setting) {
 // Keep what is shown, so that it can be undone.
 function keep() {
   compute();
-  if (state.setting === state.kept) return;
+  if (toHash(state.setting) === toHash(state.kept)) return;
   const before = solve(state.kept).objective;
   state.past.push({ setting: state.kept, objective: before });
   state.kept = state.setting;
@@ -304,34 +304,39 @@ function paintWalk(pen, size, now) {
 
 // ---- The words ---------------------------------------------------------------------------------
 
+// Write a text, if it is a new one: a screen reader reads it again otherwise.
+function put(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
+}
+
 function write() {
   const { solved, setting, estimate } = state;
   const objective = byId("objective");
   objective.value = solved.objective;
-  objective.textContent = short(solved.objective);
+  put("objective", short(solved.objective));
   const scale = Math.max(Math.abs(solved.earned), Math.abs(solved.paid)) || 1;
   byId("bar-earned").style.width = `${(100 * solved.earned) / scale}%`;
   byId("bar-paid").style.width = `${(100 * Math.abs(solved.paid)) / scale}%`;
-  byId("parts").textContent = `J = ${short(solved.earned)} earned at the table ` +
+  put("parts", `J = ${short(solved.earned)} earned at the table ` +
     (solved.paid < 0 ? `+ ${short(-solved.paid)} from fees` : `− ${short(solved.paid)} paid in coins`) +
-    `. The robot makes ${short(solved.length)} discounted steps.`;
-  byId("warning").textContent = state.walk?.over ?? warning(setting, solved);
-  byId("legend").textContent = legend();
+    `. The robot makes ${short(solved.length)} discounted steps.`);
+  put("warning", state.walk?.over ?? warning(setting, solved));
+  put("legend", legend());
   byId("undo").disabled = state.past.length === 0;
-  byId("walk").textContent = state.walk && !state.walk.over ? "Stop" : "Walk";
+  put("walk", state.walk && !state.walk.over ? "Stop" : "Walk");
   byId("noise").hidden = state.gradient !== "sampled";
   if (estimate) {
-    byId("noise-words").textContent = `This estimate: cosine ${short(cosine(estimate.mean, solved.gradient))} ` +
+    put("noise-words", `This estimate: cosine ${short(cosine(estimate.mean, solved.gradient))} ` +
       `with the exact gradient; off by ${short(distance(estimate.mean, solved.gradient))} of its length. ` +
-      `In the gradient's picture, ? is a cell whose sign is not clear: within ${CLEAR_SIGN} standard errors of 0.`;
+      `In the gradient's picture, ? is a cell whose sign is not clear: within ${CLEAR_SIGN} standard errors of 0.`);
   }
   for (const [name, [, low, high, steps, powers]] of Object.entries(SLIDERS)) {
     const place = powers ? Math.log(setting[name] / low) / Math.log(high / low) : (setting[name] - low) / (high - low);
     byId(name).value = Math.round(place * steps);
     byId(name).setAttribute("aria-valuetext", setting[name]);
-    byId(`${name}-words`).textContent = setting[name];
+    put(`${name}-words`, String(setting[name]));
   }
-  byId("coin-size").textContent = ` of ${coinSize()}`;
+  put("coin-size", ` of ${coinSize()}`);
   writeHistory();
   writeWhy();
 }
@@ -364,17 +369,17 @@ function writeHistory() {
   const points = all.map((J, k) => `${(300 * k) / Math.max(1, all.length - 1)} ${55 - (50 * (J - low)) / room}`);
   if (all.length === 1) points.push("300 55");
   byId("history").innerHTML = `<path d="M${points.join("L")}"/>`;
-  byId("history-words").textContent = all.length === 1 ? "J, change by change: none yet"
-    : `J, change by change: from ${short(all[0])} to ${short(all.at(-1))}; least ${short(low)}, most ${short(high)}`;
+  put("history-words", all.length === 1 ? "J, change by change: none yet"
+    : `J, change by change: from ${short(all[0])} to ${short(all.at(-1))}; least ${short(low)}, most ${short(high)}`);
 }
 
 function writeWhy() {
   const { solved, setting, focus } = state, s = solved.grid.state(focus);
   byId("coin").disabled = s < 0;
-  byId("why-cell").textContent = describe(focus);
+  put("why-cell", describe(focus));
   byId("coin").value = coinAt(setting, focus);
   byId("coin").setAttribute("aria-valuetext", short(coinAt(setting, focus)));
-  byId("coin-words").textContent = signed(coinAt(setting, focus));
+  put("coin-words", signed(coinAt(setting, focus)));
   byId("why-table").hidden = s < 0;
   if (s < 0) return;
   const size = coinSize();
