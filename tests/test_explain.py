@@ -17,7 +17,7 @@ def test_the_second_lesson_s_gradient_in_words(capsys):
     assert main(["explain", "rounds"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rounds: J = 12"
-    assert lines[1].startswith("BOUNDED: ")
+    assert lines[1] == "the exact gradient, BOUNDED within 1e-13"
     assert lines[2:] == [
         "play never ends; it lasts 3 discounted steps",
         "uphill, J gains 3.484 for each unit of theta: +1.852 with the follower's policy held "

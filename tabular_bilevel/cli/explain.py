@@ -14,6 +14,7 @@ import tabular_bilevel as tb
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray
 from tabular_bilevel._base.files import read_array, write_file
 from tabular_bilevel.checks.localising import parts_of
+from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say, size_of
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
@@ -76,7 +77,7 @@ def explained(name: str, problem: Any, theta: FloatArray) -> Iterator[str]:
     found = tb.hypergradient(problem, theta)
     gradient, model = found.gradient, found.model
     yield f"{name}: J = {found.objective:.6g}"
-    yield str(found.accuracy)
+    yield of_target(found.accuracy, gradient)
     yield _length(model, float(found.visits.sum()))
     slope = float(np.linalg.norm(gradient))
     if slope == 0.0:
