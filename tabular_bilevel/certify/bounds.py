@@ -211,6 +211,7 @@ def refined(
             residual=residual,
             error_bound=residual * _patience(_contraction(model, model.follower_discount)),
             iterations=response.iterations + 1,
+            method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
         evaluation=_evaluation(model, leader),
         measures=measures,

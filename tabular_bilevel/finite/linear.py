@@ -58,6 +58,11 @@ MOST_STEPS = 1.0 / ROUNDOFF
 class LinearSystem(Protocol):
     """A matrix that can be solved with, and its transpose too; b is (S,) or (S, k)."""
 
+    @property
+    def method(self) -> str:
+        """How it is solved, in words."""
+        ...
+
     def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         """Solve (I - discount P) x = b; a residual of `accuracy` times b will do."""
         ...
@@ -68,6 +73,8 @@ class LinearSystem(Protocol):
 
 
 class _Dense:
+    method = "dense factors"
+
     def __init__(self, matrix: FloatArray) -> None:
         # The transpose is dominant by columns, so that LAPACK's pivoting leaves it as it is: the
         # factors keep their signs, occupancies are not negative, and 0 where no path leads.
@@ -83,6 +90,8 @@ class _Dense:
 
 
 class _Sparse:
+    method = "sparse factors"
+
     def __init__(self, matrix: sp.csc_array) -> None:
         # Dominance by rows makes the diagonal a safe pivot, and the pattern is nearly symmetric.
         self._factors = scipy.sparse.linalg.splu(
@@ -106,6 +115,10 @@ class _Swept:
         self._kernel, self._discount = kernel, discount
         self._leading, self._ahead = _leading_vector(kernel, discount, mass)
         self._level = np.full_like(self._leading, 1.0 / self._leading.size)
+
+    @property
+    def method(self) -> str:
+        return "sparse factors" if "_factors" in self.__dict__ else "sweeps"
 
     def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return self._each(b, lambda column: self._right.solve(column, accuracy), _Sparse.solve)
@@ -180,7 +193,7 @@ class _Sweeps:
                     return None
                 matrix = sp.csr_array(sp.eye_array(b.size) - self._discount * self._kernel)
                 step, _ = scipy.sparse.linalg.gmres(
-                    matrix, residual, step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
+                    matrix, residual, x0=step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
                 )
             x += step
             if accuracy > 0.0 and enough:
@@ -324,7 +337,7 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
 
 
 def _policy_weights(model: Model, policy: FloatArray) -> FloatArray:
-    return policy.ravel()[model.entry_row] * model.transition.data
+    return np.asarray(policy.ravel()[model.entry_row] * model.transition.data)
 
 
 def _policy_matrix(model: Model, weights: FloatArray, discount: float) -> FloatArray:
