@@ -330,6 +330,7 @@ class ValueIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = _first_value(model, start), np.empty(model.n_states)
+        scratch = np.empty(model.n_actions)
         done, residual = 0, np.inf
         kernel, policy = model.transition, soft_backup(model, value)[2]
         while done < self.max_iterations:
@@ -344,6 +345,7 @@ class ValueIteration:
                 self.tolerance * _scale(model, value, policy),
                 min(chunk, self.max_iterations - done),
                 other,
+                scratch,
                 value,
             )
             done += sweeps

@@ -774,6 +774,4 @@ def as_transition(
         raise ValueError(f"{row} sums to {sums[k]:.12g}, not {goal}")
     if csr.nnz > MAX_ENTRIES:
         raise ValueError(f"{name} has {csr.nnz} entries, more than {MAX_ENTRIES}")
-    csr.indices = csr.indices.astype(np.int32, copy=False)
-    csr.indptr = csr.indptr.astype(np.int32, copy=False)
     return read_only_matrix(csr)

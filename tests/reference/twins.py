@@ -393,7 +393,7 @@ def influence_sources(
     moves = available & (abs(advantage) + advantage_error > 0.0)
     error = np.where(moves, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
     leak = abs(source.sum(axis=1))
-    return source, balance(error, leak), leak
+    return source, error, leak
 
 
 def add(totals, key, amount):

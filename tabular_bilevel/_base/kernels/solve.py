@@ -41,18 +41,20 @@ def soft_value_iteration(
     tolerance: float,
     max_sweeps: int,
     scratch: FloatArray,
+    action_value: FloatArray,
     value: FloatArray,
 ) -> tuple[int, float]:
     """Sweep V <- T V until max |T V - V| <= tolerance; `value` holds the last T V.
 
-    Returns the number of sweeps and the last sweep's change.
+    Returns the number of sweeps and the last sweep's change. `scratch` has length S, and
+    `action_value` length A.
     """
     n_states, n_actions = reward.shape
-    action_value = np.empty(n_actions)
     change = np.inf
     sweeps = 0
     while sweeps < max_sweeps and change > tolerance:
-        scratch[:] = value
+        for s in range(n_states):
+            scratch[s] = value[s]
         change = 0.0
         for s in range(n_states):
             best = -np.inf
