@@ -494,8 +494,9 @@ class Candidates:
             if fits[k]:
                 gaps = np.abs(table - table[k]).max(axis=1)
                 sizes = np.maximum(np.abs(table).max(axis=1), max(_size(table[k]), self.size))
-                same = (gaps <= SAME * sizes) | (compared.between(table, table[k]) <= ALIKE)
-                same &= left & fits
+                equal = (gaps <= SAME * sizes) & left & fits
+                same = equal | (compared.between(table, table[k]) <= ALIKE) & left & fits
+                k = int(np.argmax(equal))  # the first of the register, of those with one target
                 same[k] = False
             left[same] = left[k] = False
             alike = [
