@@ -166,10 +166,12 @@ def spaced(formula: Element) -> None:
             word = html.unescape(part.text or "")
             if part.tag == "mo" and word in SIGNS and (before is None or opens(before)):
                 part.set("form", "prefix")
+            if part.tag == "mo" and word == "/":
+                part.attrib |= {"lspace": "0", "rspace": "0"}
             if part.tag == "mi" and len(word) > 1:
                 part.tag = "mo"
-                part.set("lspace", "0.17em")
-                part.set("rspace", "0" if after is None or after.tag == "mo" else "0.17em")
+                follows = after is not None and after.tag != "mo"
+                part.attrib |= {"lspace": "0.17em", "rspace": "0.17em" if follows else "0"}
 
 
 def opens(part: Element) -> bool:
