@@ -663,8 +663,10 @@ def _require_ends(model: Model) -> None:
     reached = scipy.sparse.csgraph.breadth_first_order(links, n_states, return_predecessors=False)
     endless = np.setdiff1d(np.arange(n_states), reached)
     if endless.size:
+        state = int(endless[0])
+        name = repr(model.state_names[state]) if model.state_names else state
         raise ValueError(
-            f"leader_discount is 1, and from state {endless[0]} the episode never ends: no path of "
+            f"leader_discount is 1, and from state {name} the episode never ends: no path of "
             "available actions leads to one whose termination is above 0"
         )
 

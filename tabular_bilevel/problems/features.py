@@ -32,6 +32,7 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import cut
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import MOVED, Tangents, product
@@ -356,12 +357,11 @@ class FeatureProblem:
         >>> round(tb.objective(rooms, coins), 5)
         0.01967
         """
-        paid, price = coin_features(self.base), as_finite("price", price)
-        cost = -price * paid if price else None
-        return FeatureProblem(self.base, follower_reward=paid, leader_reward=cost)
+        return coins_on(self.base, price=price)
 
     def __str__(self) -> str:
-        return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+        names = f" ({cut(', '.join(self.parameter_names), 60)})" if self.parameter_names else ""
+        return f"FeatureProblem: {self.n_parameters} parameters{names}; at 0, {self.base}"
 
     @cached_property
     def _only_rewards(self) -> bool:
@@ -443,6 +443,17 @@ def coin_features(base: Model) -> sp.csr_array:
     state, action = np.nonzero(base.available)
     paid = (np.ones(state.size), (state * base.n_actions + action, state))
     return sp.csr_array(paid, shape=(base.available.size, base.n_states))
+
+
+def coins_on(base: Model, *, price: float = 1.0) -> FeatureProblem:
+    """Make the problem of one coin a state; see `FeatureProblem.with_coins`."""
+    paid, price = coin_features(base), as_finite("price", price)
+    return FeatureProblem(
+        base,
+        follower_reward=paid,
+        leader_reward=-price * paid if price else None,
+        parameter_names=base.state_names,
+    )
 
 
 def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:

@@ -11,7 +11,7 @@ from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel._base.arrays import BoolArray, IntArray
 from tabular_bilevel._base.files import read_file, shown
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problems.features import FeatureProblem, coin_features
+from tabular_bilevel.problems.features import FeatureProblem, coins_on
 from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
 
 __all__ = ["grid_kernel", "grid_world", "parse_map", "warehouse"]
@@ -101,8 +101,7 @@ def grid_world(
         leader_discount=leader_discount,
         temperature=temperature,
     )
-    paid = coin_features(base)
-    return FeatureProblem(base, follower_reward=paid, leader_reward=-paid)
+    return coins_on(base)
 
 
 def warehouse(
@@ -180,6 +179,8 @@ def grid_model(
         leader_discount=leader_discount,
         temperature=temperature,
         termination=termination,
+        state_names=[f"{row}, {column}" for row, column in np.argwhere(free)],
+        action_names=("up", "right", "down", "left"),
     )
     return with_map(model, free, S=start, G=goal, T=target)
 
