@@ -383,6 +383,20 @@ def test_a_graph_takes_the_models_names_unless_it_is_given_others():
     assert words == ["a", "b", "a", "one", "two"]
 
 
+def test_a_graph_writes_0_for_what_is_rounding():
+    bandit = tb.problems.bandit(leader_reward=[-1.0, 0.1, 1.2])  # the mean is 0.1, but for rounding
+    words = [text.get_text() for text in plots.influence_graph(bandit, np.zeros(3)).texts]
+    assert words[:3] == ["0 (\u22120.367)", "1 (0)", "2 (+0.367)"]
+
+
+def test_arrows_to_the_end_fan_out_to_the_right_of_a_single_state():
+    ax = plots.graph(tb.problems.fork().base)
+    tips = [arrow._path_original.vertices[-1] for arrow in arrows_of(ax)[1::2]]
+    (x, y), (right, down) = tips
+    assert min(x, y) > 0.5
+    assert (x, y) == pytest.approx((right, -down))
+
+
 def test_arrows_lead_from_rim_to_rim():
     ax = plots.graph(ROUNDS)
     left, right = (patch for patch in ax.patches if isinstance(patch, Circle))

@@ -225,6 +225,7 @@ def values(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None = N
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> ax = tb.plots.values(tb.problems.four_rooms(), np.zeros(105))
     >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
@@ -265,6 +266,7 @@ def occupancy(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> ax = tb.plots.occupancy(tb.problems.four_rooms(), np.zeros(105))
     >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
@@ -307,6 +309,7 @@ def influence(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> ax = tb.plots.influence(tb.problems.four_rooms(), np.zeros(105))
     >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
@@ -346,6 +349,7 @@ def incentives(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> ax = tb.plots.incentives(tb.problems.four_rooms(), np.zeros(105))
     >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()

@@ -76,7 +76,8 @@ def grid_world(
     Examples
     --------
     >>> text = "type octile\nheight 2\nwidth 3\nmap\n...\n.@.\n"
-    >>> print(grid_world(text).n_parameters)
+    >>> import tabular_bilevel as tb
+    >>> print(tb.problems.grid_world(text).n_parameters)
     5
     """
     board = layout if isinstance(layout, GridMap) else GridMap(parse_map(layout, limit=limit))
@@ -130,7 +131,8 @@ def warehouse(
 
     Examples
     --------
-    >>> hall = warehouse()
+    >>> import tabular_bilevel as tb
+    >>> hall = tb.problems.warehouse()
     >>> hall.n_parameters, hall.at((82, 50))
     (38756, 19427)
     """
