@@ -44,6 +44,7 @@ class BilevelProblem(Protocol):
     --------
     A leader that pays theta[0] for the second of two actions, which earns it 1:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Bonus:
     ...     base = tb.problems.bandit().base

@@ -305,6 +305,17 @@ def test_a_large_map_has_letters_only():
     assert sorted(written_in(ax).values()) == ["G", "S", "T"]
 
 
+def test_a_window_shows_its_part_of_the_map_in_the_same_places():
+    numbers = np.arange(10.0)
+    uniform = np.tile([0.0, 1.0, 0.0, 0.0], (10, 1))
+    ax = plots.grid(GRID, numbers, policy=uniform, window=(slice(1, 3), slice(2, None)))
+    np.testing.assert_array_equal(cells_of(ax), [[np.nan, 5.0], [8.0, 9.0]])
+    assert (ax.get_xlim(), ax.get_ylim()) == ((1.5, 3.5), (2.5, 0.5))
+    assert set(written_in(ax).values()) == {"G"}
+    (arrows,) = (found for found in ax.collections if hasattr(found, "U"))
+    assert len(arrows.U) == 3
+
+
 def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
     board = GridMap(np.array([[True, False, True]]), {"S": (0, 0), "G": (0, 0)})
     assert written_in(plots.grid(board, [1.0, 2.0])) == {(0, 0): "SG"}
@@ -317,6 +328,10 @@ def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
     ("call", "message"),
     [
         (lambda: plots.grid(LOOP), "a FeatureProblem that is not made of a map has no cells"),
+        (
+            lambda: plots.grid(GRID, window=(slice(1, 2), slice(1, 3))),
+            r"window \(slice\(1, 2.* has no free cell of the map",
+        ),
         (lambda: plots.grid(GRID, np.ones(12)), r"numbers has shape \(12,\), not \(10,\)"),
         (lambda: plots.grid(GRID, [np.nan] * 10), r"numbers\[0\] is nan"),
         (lambda: plots.grid(GRID, policy=np.ones((10, 3))), r"policy has shape \(10, 3\)"),
