@@ -77,7 +77,7 @@ function undo() {
   const last = state.past.pop();
   if (!last) return;
   state.setting = state.kept = last.setting;
-  refresh();
+  compute();
   told(`undone; J ${short(last.objective)}`);
 }
 
@@ -110,7 +110,10 @@ function stepUphill() {
 
 function useTool(place, opposite = false) {
   const { setting, tool } = state;
-  if (tool === "wall") return change(withWall(setting, place));
+  if (tool === "wall") {
+    const walled = withWall(setting, place);
+    return walled === setting ? say("something stands there") : change(walled);
+  }
   if (!isFree(setting, place)) return say("there is a wall");
   if (tool in LETTERS) return change({ ...setting, [tool]: place });
   return addCoin(place, (tool === "coin") === opposite ? -1 : 1);
@@ -377,12 +380,13 @@ function writeWhy() {
   const { solved, setting, focus } = state, s = solved.grid.state(focus);
   byId("coin").disabled = s < 0;
   put("why-cell", describe(focus));
+  const size = coinSize();
+  Object.assign(byId("coin"), { min: -10 * size, max: 10 * size, step: size / 10 });
   byId("coin").value = coinAt(setting, focus);
   byId("coin").setAttribute("aria-valuetext", short(coinAt(setting, focus)));
   put("coin-words", signed(coinAt(setting, focus)));
   byId("why-table").hidden = s < 0;
   if (s < 0) return;
-  const size = coinSize();
   const more = solve(withCoin(setting, focus, coinAt(setting, focus) + size), solved.value).objective;
   const rows = [
     ["Visits", short(solved.visits[s]), "how often the robot is here, later ones counting less"],
