@@ -410,6 +410,7 @@ def test_a_click_places_a_coin(page):
     assert page.setting["map"][2] == "......."
     assert page.setting["target"] == [4, 2]
     assert page.agrees()
+    assert page.find("#ready").get_attribute("value") == "one of your own"
 
 
 def test_a_wrong_sign_in_the_page_is_seen(chromium, tmp_path):
@@ -631,6 +632,7 @@ def test_the_ready_maps(page, ready):
     name = in_page(page, f"Object.keys(READY)[{ready}]")
     page.find("#ready").send_keys(name)
     assert page.setting == in_page(page, f"READY[{name!r}]")
+    assert page.find("#ready").get_attribute("value") == name
     assert page.agrees()
     side = page.cell(0, 0).size
     assert side["width"] == pytest.approx(side["height"], abs=1.5)
