@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel.problem import named
 from tabular_bilevel.problems import Arrow, fork, from_arrows, rounds
 
 # Fractions against float64, all of moderate size and well conditioned.
@@ -179,11 +180,9 @@ def test_arrows_are_the_tables_that_they_say():
 def test_names_stay_with_the_problem_and_its_models():
     problem = rounds(coins=[("dock", "go"), "aisle"])
     assert problem.parameter_names == ("dock/go", "aisle")
-    for model in (
-        problem.base,
-        problem.model([0.1, 0.2]),
-        pickle.loads(pickle.dumps(problem.base)),
-    ):
+    assert str(problem).startswith("FeatureProblem: 2 parameters (dock/go, aisle); at 0, Model: ")
+    copied = pickle.loads(pickle.dumps(problem))
+    for model in (problem.base, problem.model([0.1, 0.2]), copied.base):
         assert model.state_names == ("dock", "aisle")
         assert model.action_names == (("wait", "go"), ("back", ""))
         assert model.replace(leader_discount=0.5).state_names == ("dock", "aisle")
@@ -255,7 +254,10 @@ def test_bad_arrows_are_named(message):
         ({"initial": "isle"}, "initial leads to 'isle', which is no state"),
         ({"initial": {"dock": 0.5}}, "probabilities of initial sum to 0.5, not 1"),
         ({"initial": {"dock": 0.5, None: 0.5}}, "initial leads to None, which is no state"),
-        ({"leader_discount": 1.0}, "leader_discount is 1, and from state 0 the episode never ends"),
+        (
+            {"leader_discount": 1.0},
+            "leader_discount is 1, and from state 'dock' the episode never ends",
+        ),
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
     ],
 )
@@ -334,6 +336,12 @@ def test_a_gradient_report_says_where_in_words():
 
     report = tb.check_gradient(Wrong(), [0.0, 0.0])
     assert report.comparisons[0].worst == "theta[1] (aisle)"
+
+
+@pytest.mark.parametrize("names", [None, (), ["dock"], lambda self: ["dock"], "ab", 3])
+def test_names_that_are_none_do_not_stop_a_report(names):
+    problem = type("Named", (), {"parameter_names": names})()
+    assert named(problem, "most in gradient[1], at 3") == "most in gradient[1], at 3"
 
 
 def test_without_names_reports_give_numbers():

@@ -213,6 +213,7 @@ def test_coins_pay_the_follower_and_cost_the_leader_their_price(problem, price):
     spent = without.leader_reward - with_them.leader_reward
     np.testing.assert_allclose(spent, price * gained, rtol=1e-15)
     assert coins.model(theta)._grid_map is problem.with_coins().base._grid_map
+    assert coins.parameter_names == ("0, 0", "0, 1", "0, 2", "1, 0", "1, 2")  # cells
 
 
 def test_a_coin_is_not_paid_for_an_action_that_is_not_there():

@@ -104,7 +104,7 @@ def error_bounds(
     --------
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.four_rooms(), [0.0] * 105
-    >>> bounds = error_bounds(problem, theta, tb.hypergradient(problem, theta))
+    >>> bounds = tb.error_bounds(problem, theta, tb.hypergradient(problem, theta))
     >>> bool(bounds.objective < 1e-12 and bounds.gradient.max() < 1e-12)
     True
     """

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, ratio
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
@@ -41,6 +42,9 @@ MISFIT_RATE = 1e-4
 # Directions in which means are compared, for each of so many replicates.
 REPLICATES_A_DIRECTION = 5
 
+# Up to scale, by how much the mean of clipped estimates may be turned, relative to its length.
+MOST_TURNED = 0.02
+
 # Probability from which a mistake is named, and from which more replicates would change little.
 NAMED, CLEAR = 0.5, 0.9
 
@@ -64,6 +68,7 @@ ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequ
 VISIBLY = 0.05
 
 
+@displayed
 @dataclass(frozen=True)
 class Guess:
     """A mistake, or two at once, and how well that explains the estimates.
@@ -243,6 +248,9 @@ class Candidates:
     right : Experience, optional
         What the estimator is known to know, of a law; by default what is right, of so many
         trajectories.
+    together : bool
+        Whether single trajectories are known to be right, so that only how they are combined is in
+        question.
     """
 
     @quiet
@@ -254,6 +262,7 @@ class Candidates:
         horizon: int | None = None,
         count: int | None = None,
         right: Experience | None = None,
+        together: bool = False,
     ) -> None:
         self.problem, self.theta = problem, theta
         if right is None:
@@ -272,6 +281,8 @@ class Candidates:
             self.known_cut = cut_after(right.law.horizon)
             self.singles[self.known_cut] = self._here
         for fault in FAULTS.values():
+            if together and not fault.together:
+                continue
             core = self._core(self._right, fault)
             if core is None:
                 continue
@@ -376,7 +387,13 @@ class Candidates:
 
     @quiet
     def diagnose(
-        self, rows: FloatArray, parts: Parts, *, rounding: float, exactly: bool = False
+        self,
+        rows: FloatArray,
+        parts: Parts,
+        *,
+        rounding: float,
+        exactly: bool = False,
+        up_to_scale: bool = False,
     ) -> Diagnosis:
         """Compare the mean of estimates with the targets of all mistakes, alone and in pairs.
 
@@ -393,30 +410,44 @@ class Candidates:
             Gaps below this, relative to the largest entry, are rounding.
         exactly : bool
             Whether rows is one row.
+        up_to_scale : bool
+            Whether to compare directions only; what is a multiple of the right mean is none then.
 
         Returns
         -------
         Diagnosis
             Mistakes and probabilities; nothing but "none" if no mistake can be seen here.
         """
-        if not self.singles:
-            return Diagnosis(n_replicates=0 if exactly else len(rows))
-        compared = _Comparison(rows, self, parts, max(rounding, EXACT_FIT))
+        rounding = max(rounding, EXACT_FIT)
+        if up_to_scale:
+            length = float(np.linalg.norm(rows.mean(axis=0)))
+            if length == 0.0:
+                return Diagnosis(n_replicates=0 if exactly else len(rows))
+            rows = rows * (float(np.linalg.norm(self.exact)) / length)
+            rounding = max(rounding, _turned(rows))
         targets: dict[tuple[Mistake, ...], FloatArray] = {
             (fault,): target for fault, target in self.singles.items()
         }
+        if up_to_scale:
+            targets = self._directions(targets)
+        if not targets:
+            return Diagnosis(n_replicates=0 if exactly else len(rows))
+        compared = _Comparison(rows, self, parts, rounding, up_to_scale=up_to_scale)
         n_singles = len(targets)
-        if compared.directions > 1 and not compared.fits(np.array(list(targets.values()))).any():
-            targets |= self.pairs(compared.mean, compared.spread)
+        table = compared.nearest(np.array(list(targets.values())))
+        if compared.directions > 1 and not compared.fits(table).any():
+            pairs = self.pairs(compared.mean, compared.spread)
+            targets |= self._directions(pairs) if up_to_scale else pairs
         prior = np.full(len(targets), PRIOR["pair"] / max(1, self.n_pairs))
         prior[:n_singles] = PRIOR["single"] / n_singles
-        if self.known_cut is not None:
+        if self.known_cut is not None and (self.known_cut,) in targets:
             # the cut is known to be there: it is as likely as all that would be a second mistake
             prior[:n_singles] = PRIOR["single"] / (2.0 * max(1, n_singles - 1))
-            prior[list(self.singles).index(self.known_cut)] = PRIOR["single"] / 2.0
+            prior[list(targets).index((self.known_cut,))] = PRIOR["single"] / 2.0
         table = np.array(list(targets.values()))
         logs = compared.log_densities(table) + np.log(prior)
         none = compared.log_density_of_none() + math.log(PRIOR["none"])
+        table = compared.nearest(table)
         fits = compared.fits(table)
         if compared.outside:
             logs = np.full(len(targets), -np.inf)
@@ -432,6 +463,18 @@ class Candidates:
             directions=compared.directions,
         )
         return replace(found, elsewhere=_elsewhere(targets, found, self.problem))
+
+    def _directions(
+        self, targets: Mapping[tuple[Mistake, ...], FloatArray]
+    ) -> dict[tuple[Mistake, ...], FloatArray]:
+        """Make targets as long as the right mean, without those that are multiples of it."""
+        length = float(np.linalg.norm(self.exact))
+        made = {
+            names: target * (length / float(np.linalg.norm(target)))
+            for names, target in targets.items()
+            if target.any()
+        }
+        return {k: each for k, each in made.items() if not _same(each, self.exact, self.size)}
 
     def _grouped(
         self,
@@ -487,8 +530,15 @@ class _Comparison:
     """
 
     def __init__(
-        self, rows: FloatArray, candidates: Candidates, parts: Parts, rounding: float
+        self,
+        rows: FloatArray,
+        candidates: Candidates,
+        parts: Parts,
+        rounding: float,
+        *,
+        up_to_scale: bool = False,
     ) -> None:
+        self._free = up_to_scale
         table = np.array([*candidates.singles.values(), candidates.exact, *parts.values()])
         self._unit = binary_scale(rows, candidates.exact)
         scaled = rows / self._unit
@@ -559,9 +609,28 @@ class _Comparison:
             return -0.5 * squares
         return np.asarray(-self._count / 2.0 * np.log1p(squares / (self._count - 1)))
 
+    def nearest(self, table: FloatArray) -> FloatArray:
+        """Find the multiples of targets that are nearest to the mean; the targets, if to scale."""
+        return table * self._multiples(table)[0][:, None] if self._free else table
+
+    def _multiples(self, table: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Find by what targets are to be multiplied, and their lengths in standard errors."""
+        whitened = table / self._unit @ self._whiten
+        square = (whitened**2).sum(axis=1)
+        along = np.maximum(whitened @ self._middle, 0.0)
+        return ratio(along, square), np.sqrt(square)
+
     def log_densities(self, table: FloatArray) -> FloatArray:
-        """Log densities of the mean, if a target is what it comes to, up to a constant."""
-        return self._log_likelihood(self._squares(table))
+        """Log densities of the mean, if a target is what it comes to, up to a constant.
+
+        Up to scale, a target's multiple has Cauchy's law around 1, and is integrated.
+        """
+        found = self._log_likelihood(self._squares(self.nearest(table)))
+        if not self._free:
+            return found
+        multiple, length = self._multiples(table)
+        prior = -math.log(math.pi) - np.log1p((multiple - 1.0) ** 2)
+        return np.asarray(found + prior + 0.5 * math.log(2.0 * math.pi) - np.log(length + 1e-300))
 
     def distances(self, table: FloatArray) -> FloatArray:
         """Distances of targets from the mean."""
@@ -600,6 +669,8 @@ class _Comparison:
             np.array(self._halves).reshape(-1, self._exact.size),
             self._parts,
         ]
+        if self._free:  # the gradient times a number is right, or turned round
+            models = models[1:]
         width = self._whiten.shape[1]
         known: set[int] = set()
         for columns in models:
@@ -712,6 +783,13 @@ def _is_factor(made: _Core, base: _Core) -> bool:
             "own_action",
         )
     )
+
+
+def _turned(rows: FloatArray) -> float:
+    """Say by how much clipping may turn a mean, relative to it: at most by the noise's square."""
+    mean = rows.mean(axis=0)
+    square, noise = float(mean @ mean), float(((rows - mean) ** 2).sum()) / max(1, len(rows) - 1)
+    return min(MOST_TURNED, noise / square) if square > 0.0 else MOST_TURNED
 
 
 def _size(vector: FloatArray) -> float:

@@ -217,7 +217,7 @@ def check_estimator(
     goal, exact = target_of(problem, theta, target, right)
     accuracy = None if exact is None else exact.accuracy
     pullback = check_pullback(problem, theta)
-    learning = _learning(declared, trajectories_of(taken))
+    learning = _learning(declared, trajectories_of(taken), up_to_scale)
     bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
     replicates = Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
     seen: Replicates | _Beside = replicates
@@ -229,7 +229,7 @@ def check_estimator(
             found = _broken(pullback.trouble, goal, reason="pullback")
         elif replicates.are_determined(estimator):
             row = replicates.rows[0]
-            times = _times(row, goal) if up_to_scale else 1.0
+            times = times_of(row, goal) if up_to_scale else 1.0
             found = judge_exactly(
                 row,
                 times * goal,
@@ -240,6 +240,8 @@ def check_estimator(
             found = dataclasses.replace(
                 found, n_replicates=len(replicates.rows), times=times if up_to_scale else None
             )
+            if times == 0.0:
+                found = dataclasses.replace(found, verdict=Verdict.BIASED, reason="")
         else:
             found = judge_in_looks(
                 seen.drawn,
@@ -355,7 +357,7 @@ def check_estimates(
     goal, exact = target_of(problem, theta, target, right)
     pullback = check_pullback(problem, theta)
     rounding, coarse = rounding_of(precision)
-    learning = _learning(declared, None)
+    learning = _learning(declared, None, up_to_scale)
     if learning.method is not None:
         own = as_estimator(learning.method).at(problem, theta)
         streams = np.random.default_rng(0).spawn(len(estimates))
@@ -433,17 +435,14 @@ class _Learning:
     notes: tuple[str, ...] = ()
 
 
-def _learning(declared: Declared, count: int | None) -> _Learning:
+def _learning(declared: Declared, count: int | None, up_to_scale: bool) -> _Learning:
     if not declared.learns:
         return _Learning()
-    method = declared.method(count)
+    method = None if up_to_scale else declared.method(count)
+    note = "what finite data leave with that critic is taken off: BC-HG was sampled as often"
     if method is None:
-        note = (
-            "with finite data, a critic that learns leaves a bias that is not known here: declare "
-            "the sampler, too"
-        )
-    else:
-        note = "what finite data leave with that critic is taken off: BC-HG was sampled as often"
+        what = "that is not taken off up to scale" if up_to_scale else "to be known by its sampler"
+        note = f"with finite data, a critic that learns leaves a bias, {what}"
     return _Learning(method, (note,))
 
 
@@ -491,13 +490,16 @@ def _explained(
         note = f"not diagnosed, as the problem has no gradient at theta: {error}"
         return dataclasses.replace(found, notes=(*found.notes, note))
     diagnosis, notes = None if found.passed else Diagnosis(), found.notes
-    if found.times is None and (found.verdict is Verdict.BIASED or found.doubtful):
+    if found.verdict is Verdict.BIASED or found.doubtful:
         candidates = Candidates(problem, theta, horizon=horizon, count=count, right=right)
-        diagnosis = candidates.diagnose(seen(), parts, rounding=rounding, exactly=exactly)
+        free = found.times is not None
+        diagnosis = candidates.diagnose(
+            seen(), parts, rounding=rounding, exactly=exactly, up_to_scale=free
+        )
         with contextlib.suppress(BrokenEstimatorError):
             while not diagnosis.clear and replicates.left and not exactly:
                 replicates.drawn(min(2 * len(replicates.rows), replicates.count))
-                diagnosis = candidates.diagnose(seen(), parts, rounding=rounding)
+                diagnosis = candidates.diagnose(seen(), parts, rounding=rounding, up_to_scale=free)
         if target is None and not exactly:
             rate, power = found.false_alarm_rate, found.power
             own = judge(
@@ -512,7 +514,7 @@ def _explained(
 
 
 @quiet
-def _times(mean: FloatArray, target: FloatArray) -> float:
+def times_of(mean: FloatArray, target: FloatArray) -> float:
     """Find the multiple of a target that is nearest to a mean, without turning round."""
     unit = binary_scale(target)
     square = float((target / unit) @ (target / unit))

@@ -113,6 +113,8 @@ class EstimatorReport:
     >>> report = tb.check_estimates(rows, problem, theta)
     >>> report.passed, report.doubtful, report.smallest_visible_bias < 0.2
     (True, False, True)
+    >>> report.standard_deviation.round(1)
+    array([0.1, 0.1])
     >>> report.replicates_for(0.01) > 10_000  # and fewer see a larger one
     True
     >>> report.raise_if_failed()  # in a test suite
@@ -246,13 +248,14 @@ class EstimatorReport:
         else:
             yield from self._found()
         if self.target_accuracy is not None:
-            yield f"the target is {of_target(self.target_accuracy, self.target)}"
+            yield f"the target is {of_target(self.target_accuracy, self.target, self.times)}"
         if self.declared:
             yield (
                 f"declared: {self.declared}; what a right estimator comes to with that is "
                 f"{percent(self.declared_off)} off the gradient"
             )
-        if self.verdict is Verdict.BIASED or self.doubtful:
+        rescaled = self.times is not None and self.scale.wrong
+        if self.verdict is Verdict.BIASED or self.doubtful or rescaled:
             yield from str(self.localisation).splitlines()
         if self.diagnosis is not None and self.diagnosis.guesses:
             told = str(self.diagnosis)
@@ -344,13 +347,14 @@ def percent(share: float, sign: str = "") -> str:
     return format(share, f"{sign}.2%") if abs(share) < 1e4 else f"{100.0 * share:{sign}.1e}%"
 
 
-def of_target(accuracy: Accuracy, target: FloatArray) -> str:
-    """Say what is known of a gradient that estimates are compared with."""
+def of_target(accuracy: Accuracy, target: FloatArray, times: float | None = None) -> str:
+    """Say what is known of a gradient that estimates are compared with, or so many times it."""
     if not accuracy.proven:
         return f"an ESTIMATE of the gradient, not proven to be exact: {accuracy.reason}"
     radius = float(accuracy.gradient.max(initial=0.0))
     within = f"1e{math.ceil(math.log10(radius))}" if radius > 0.0 else "0"  # same on all machines
-    if radius > WELL_KNOWN * np.abs(target).max():
+    factor = 1.0 if times is None else abs(times)
+    if factor and radius > WELL_KNOWN * np.abs(target).max() / factor:
         return f"an ESTIMATE of the gradient, {accuracy.level.name} within {within} only"
     given = f", {accuracy.given}" if accuracy.given else ""
     return f"the exact gradient, {accuracy.level.name} within {within}{given}"

@@ -18,8 +18,11 @@ from tabular_bilevel.checks.estimator import check_estimator
 from tabular_bilevel.checks.report import EstimatorReport, percent
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import as_estimator
+from tabular_bilevel.finite.follower import FollowerSolver
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
+from tabular_bilevel.sampling.critics import Critic
+from tabular_bilevel.sampling.samplers import Sampler
 
 __all__ = [
     "SuiteCase",
@@ -168,7 +171,8 @@ class SuiteReport:
             yield f"  BROKEN on {len(broken)}; no failure on: {', '.join(works)}"
         elif broken and self.elsewhere:
             yield f"  BROKEN on all of them; no failure on: {', '.join(self.elsewhere)}"
-        diagnosed = sum(report.diagnosis is not None for report in self.reports.values())
+        told = (report.diagnosis for report in self.reports.values())
+        diagnosed = sum(found is not None and bool(found.guesses) for found in told)
         for mistake, count in list(self.mistakes.items())[:3]:
             yield f"  explains {count} of {diagnosed} biases: {mistake}"
         asked = {name for report in self.reports.values() for name in report.asked or ()}
@@ -184,6 +188,10 @@ def check_suite(
     visible_bias: float | None = None,
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
+    sampler: Sampler | None = None,
+    follower: FollowerSolver | None = None,
+    critic: Critic | None = None,
+    up_to_scale: bool = False,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
@@ -198,6 +206,8 @@ def check_suite(
         `standard_suite` by default.
     n_replicates, visible_bias, false_alarm_rate, power, burn_in, rng
         As for `check_estimator`; the false-alarm rate is for all problems together.
+    sampler, follower, critic, up_to_scale
+        As for `check_estimator`.
     progress : bool
         Whether to show a bar of the problems, and one of the calls on each.
 
@@ -231,6 +241,10 @@ def check_suite(
         visible_bias=visible_bias,
         false_alarm_rate=false_alarm_rate,
         power=power,
+        sampler=sampler,
+        follower=follower,
+        critic=critic,
+        up_to_scale=up_to_scale,
         burn_in=burn_in,
         rng=rng,
         progress=progress,
@@ -356,7 +370,8 @@ def standard_suite() -> tuple[SuiteCase, ...]:
 
     Examples
     --------
-    >>> for case in standard_suite()[:3]:
+    >>> import tabular_bilevel as tb
+    >>> for case in tb.standard_suite()[:3]:
     ...     print(f"{case.name}: {case.aim}")
     plain: everything at once
     small temperature: 1/temperature missing or twice

@@ -39,6 +39,7 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 
 __all__ = ["Model", "Tangent", "normalised"]
 
@@ -77,6 +78,7 @@ class Model:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.two_state().model([0.0, 0.0])
     >>> model.n_states, model.n_actions, model.temperature
@@ -182,7 +184,8 @@ class Model:
 
         Examples
         --------
-        >>> model = Model.from_tables(
+        >>> import tabular_bilevel as tb
+        >>> model = tb.Model.from_tables(
         ...     transition=[[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.0, 1.0]]],
         ...     follower_reward=[[1.0, 0.0], [0.0, 2.0]],
         ...     leader_reward=[[0.0, 1.0], [0.0, 0.0]],
@@ -191,9 +194,8 @@ class Model:
         ...     leader_discount=0.95,
         ...     temperature=0.1,
         ... )
-        >>> print(model)
-        Model: 2 states, 2 actions, 7 transitions, follower discount 0.9, leader discount 0.95, \
-temperature 0.1
+        >>> str(model).split(", follower")[0]
+        'Model: 2 states, 2 actions, 7 transitions'
         """
         return made_of(
             Origin(),
@@ -362,6 +364,7 @@ temperature 0.1
         )
 
 
+@displayed
 @dataclass(frozen=True)
 class Origin:
     """How far the row sums of the tables that a model is made of are from 1.
@@ -609,8 +612,9 @@ def normalised(
 
     Examples
     --------
+    >>> import tabular_bilevel as tb
     >>> thirds = [0.333333333, 0.333333333, 0.333333334]
-    >>> sum(thirds) == 1.0, normalised([0.2, 0.8 + 1e-12]).tolist()
+    >>> sum(thirds) == 1.0, tb.normalised([0.2, 0.8 + 1e-12]).tolist()
     (True, [0.1999999999998, 0.8000000000002])
     """
     given: Any = table
@@ -659,8 +663,10 @@ def _require_ends(model: Model) -> None:
     reached = scipy.sparse.csgraph.breadth_first_order(links, n_states, return_predecessors=False)
     endless = np.setdiff1d(np.arange(n_states), reached)
     if endless.size:
+        state = int(endless[0])
+        name = repr(model.state_names[state]) if model.state_names else state
         raise ValueError(
-            f"leader_discount is 1, and from state {endless[0]} the episode never ends: no path of "
+            f"leader_discount is 1, and from state {name} the episode never ends: no path of "
             "available actions leads to one whose termination is above 0"
         )
 

@@ -26,6 +26,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
@@ -59,6 +60,7 @@ class Trajectories:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.layered(depth=3, width=1).model([0.0] * 4)
     >>> sample = tb.sample_trajectories(model, np.full((3, 2), 0.5), count=2, horizon=5, rng=0)
@@ -137,6 +139,7 @@ class Trajectories:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Law:
     """The law of trajectories: what infinitely many of them would show.
