@@ -63,7 +63,7 @@ def test_a_call_that_cannot_be_copied_is_made_as_it_is_or_refused_by_name():
     assert dict(tb.sweep([("lock", lock.acquire)])) == {"lock": True}
     assert lock.locked()
     found = {}
-    with pytest.raises(ValueError, match="its call cannot be pickled for a worker: ") as caught:
+    with pytest.raises(ValueError, match=r"its call cannot be pickled for a worker: ") as caught:
         found.update(tb.sweep([("lock", lock.acquire), good], workers=2))
     assert caught.value.__notes__ == ["in the task lock"]
 
@@ -202,7 +202,7 @@ def die():
 
 def test_a_killed_worker_is_an_error_and_not_waited_for():
     tasks = [("dies", die), ("a", partial(time.sleep, 60)), ("b", dict)]
-    with pytest.raises(ChildProcessError, match="a worker process died.*under way: dies, a$"):
+    with pytest.raises(ChildProcessError, match=r"a worker process died.*under way: dies, a$"):
         list(tb.sweep(tasks, workers=2))
 
 
@@ -274,7 +274,7 @@ def test_a_result_that_is_too_large_to_be_read_is_not_kept(tmp_path, monkeypatch
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
     first = tb.sweep([("a", dict), ("b", dict)], folder=tmp_path)
     next(first)
-    with pytest.raises(OSError, match="is being written to by another process"):
+    with pytest.raises(OSError, match=r"is being written to by another process"):
         next(tb.sweep([("c", dict)], folder=tmp_path))
     first.close()
     assert dict(tb.sweep([("c", dict)], folder=tmp_path)) == {"c": {}}
