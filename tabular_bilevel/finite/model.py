@@ -102,6 +102,8 @@ class Model:
     (array([1., 3.]), array([2., 5.]))
     >>> model.entry_row, model.entry_state  # of the stored transitions
     (array([0, 1, 2, 2]), array([0, 0, 1, 1]))
+    >>> model.band, model.least_band, model.narrow
+    ((array([1, 0]), 1), 1, False)
     >>> bool((model.like_transition(model.transition.data) != model.transition).nnz)
     False
     """
@@ -549,7 +551,7 @@ class _Kernel:
         n_states = self.termination.shape[0]
         if self.least_band > NARROW / 2.0 * n_states:  # as in a random graph
             return False
-        return float(self._apart[1].mean()) < NARROW * n_states
+        return bool(self._apart[1].mean() < NARROW * n_states)
 
 
 @dataclass(frozen=True, eq=False)
