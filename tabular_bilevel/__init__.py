@@ -1,7 +1,7 @@
 """Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel import problems
 from tabular_bilevel._base.display import display_all, displayed
@@ -20,14 +20,6 @@ from tabular_bilevel.certify.result import (
     Hypergradient,
     Interval,
 )
-from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
-from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
-from tabular_bilevel.checks.estimator import check_estimates, check_estimator
-from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
-from tabular_bilevel.checks.localising import Factor, Localisation
-from tabular_bilevel.checks.report import EstimatorReport
-from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
-from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -63,7 +55,6 @@ from tabular_bilevel.finite.follower import (
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
-from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
@@ -81,6 +72,24 @@ from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
 from tabular_bilevel.sampling.view import Batch, Jacobian, LeaderView
+
+if TYPE_CHECKING:  # checks take a third of this import: they wait until one is asked for
+    from tabular_bilevel.checks import (
+        Diagnosis,
+        EnumerationReport,
+        EstimatorReport,
+        GradientReport,
+        SuiteCase,
+        SuiteReport,
+        Verdict,
+        check_by_enumeration,
+        check_estimates,
+        check_estimator,
+        check_gradient,
+        check_suite,
+        standard_suite,
+    )
+    from tabular_bilevel.mistakes import Control, controls
 
 __version__ = "0.1.0"
 
@@ -183,19 +192,22 @@ __all__ = [
 ]
 
 display_all(globals())
-for _part in (
-    Factor,
-    Guess,
-    Jacobian,
-    Localisation,
-    RouteComparison,
-    SensitivityBounds,
-):  # of public objects
+for _part in (Jacobian, SensitivityBounds):  # of public objects
     displayed(_part)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "plots"})
+
+
 def __getattr__(name: str) -> Any:
-    """Import `plots` when it is asked for: matplotlib is an extra, and takes a second."""
-    if name == "plots":
-        return importlib.import_module("tabular_bilevel.plots")
-    return found_by_old_name(__name__, name, {"Step": Iteration, "Steps": StepBudget})
+    """Import what takes time when it is asked for; `plots` also takes matplotlib, an extra."""
+    if name in ("checks", "mistakes", "plots"):
+        return importlib.import_module(f"tabular_bilevel.{name}")
+    old = {"Step": Iteration, "Steps": StepBudget}
+    if not (name in old or name.startswith("_")):
+        for folder in ("mistakes", "checks"):
+            part = importlib.import_module(f"tabular_bilevel.{folder}")
+            if name in part.__all__:
+                return getattr(part, name)
+    return found_by_old_name(__name__, name, old)
