@@ -146,7 +146,7 @@ import importlib
 from typing import Any
 
 from tabular_bilevel import problems
-from tabular_bilevel._base.display import display_all, displayed
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.renamed import found_by_old_name
 from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
@@ -163,12 +163,11 @@ from tabular_bilevel.certify.result import (
     Hypergradient,
     Interval,
 )
-from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
+from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.distinction import Distinction, tell_apart
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import check_estimates, check_estimator
-from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
-from tabular_bilevel.checks.localising import Factor, Localisation
+from tabular_bilevel.checks.gradient import GradientReport, check_gradient
 from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
 from tabular_bilevel.checks.verdict import Verdict
@@ -207,7 +206,7 @@ from tabular_bilevel.finite.follower import (
 )
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
-from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
@@ -226,7 +225,7 @@ from tabular_bilevel.sampling.critics import (
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
-from tabular_bilevel.sampling.view import Batch, Jacobian, LeaderView
+from tabular_bilevel.sampling.view import Batch, LeaderView
 
 __version__ = "0.1.0"
 
@@ -340,15 +339,6 @@ __all__ = [
 ]
 
 display_all(globals())
-for _part in (
-    Factor,
-    Guess,
-    Jacobian,
-    Localisation,
-    RouteComparison,
-    SensitivityBounds,
-):  # of public objects
-    displayed(_part)
 
 
 def __getattr__(name: str) -> Any:

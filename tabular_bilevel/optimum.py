@@ -29,7 +29,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.ascent.published import Recipe
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.contract import as_estimator
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
@@ -64,6 +64,7 @@ class Optimum:
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import polish
     >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
     >>> found.gradient_norm < 0.01, found.theta.shape
     (True, (6,))
@@ -195,6 +196,7 @@ def best_of(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import best_of
     >>> game = tb.problems.discrete_toy()
     >>> starts = [[0.0] * 6, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]
     >>> round(best_of(game, starts, horizon=150).objective, 2)
@@ -233,6 +235,7 @@ def anneal(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import anneal
     >>> cooled = [tb.problems.four_rooms(temperature) for temperature in (0.01, 0.003, 0.001)]
     >>> anneal(cooled, [0.0] * 105).objective > 0.3
     True
@@ -260,6 +263,19 @@ class Shake:
     reach : float
         Entries further below the largest one are lifted to this distance; infinite for parameters
         that are no logits.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> theta = np.array([0.0, -50.0])  # the second share of a budget is dead
+    >>> tb.Shake(spread=1.0, reach=6.0)(theta, np.random.default_rng(0)).round(2)
+    array([ 0.13, -6.13])
     """
 
     spread: float = 1.0
@@ -366,6 +382,7 @@ class Perturbed:
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import Perturbed
     >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
     >>> shaken = Perturbed(tb.ExactGradient(), spread=0.1)
     >>> shaken(problem, theta, rng=0).gradient.round(3), shaken.target(problem, theta)
@@ -401,3 +418,5 @@ class Perturbed:
         """Compute the method's target, shape (d,)."""
         target: FloatArray = self.method.target(problem, theta)
         return target
+
+    bias = bias_of

@@ -38,12 +38,13 @@ class BilevelProblem(Protocol):
     a problem may have a method ``pullback_bound(theta, sensitivities, bounds)``: it bounds by how
     much `pullback` of sensitivities is off that are off by `bounds`, rounding included, shape (d,).
 
-    Where it has an attribute `parameter_names`, a sequence of d strings, reports use them.
+    Where it has an attribute `parameter_names`, a list or tuple of d strings, reports use them.
 
     Examples
     --------
     A leader that pays theta[0] for the second of two actions, which earns it 1:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Bonus:
     ...     base = tb.problems.bandit().base
@@ -129,12 +130,14 @@ def pulled_back(
 
 def named(problem: BilevelProblem, text: str) -> str:
     """Say behind each ``gradient[k]`` or ``theta[k]`` in a text what the problem calls it."""
-    names = getattr(problem, "parameter_names", None)
-    if names is None:
-        return text
-    return re.sub(
-        r"(?:gradient|theta)\[(\d+)\]", lambda found: f"{found[0]} ({names[int(found[1])]})", text
-    )
+    given = getattr(problem, "parameter_names", None)
+    names = given if isinstance(given, (list, tuple)) else ()  # not a method, say
+
+    def told(found: re.Match[str]) -> str:
+        k = int(found[1])
+        return f"{found[0]} ({names[k]})" if k < len(names) else found[0]
+
+    return re.sub(r"(?:gradient|theta)\[(\d+)\]", told, text)
 
 
 def require_reward_parameters(

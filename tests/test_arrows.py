@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel.problems import Arrow, fork, from_arrows, rounds
+from tabular_bilevel.problem import named
+from tabular_bilevel.problems import Arrow, fork, from_arrows, rounds, zoo
 
 # Fractions against float64, all of moderate size and well conditioned.
 ROUNDING = 1e-13
+
+# The same tables in another order: sums over hundreds of discounted steps are added up otherwise.
+SUMS = 1e-9
 
 SCALARS = {"follower_discount": 0.5, "leader_discount": 2 / 3, "temperature": 0.5}
 
@@ -179,14 +183,50 @@ def test_arrows_are_the_tables_that_they_say():
 def test_names_stay_with_the_problem_and_its_models():
     problem = rounds(coins=[("dock", "go"), "aisle"])
     assert problem.parameter_names == ("dock/go", "aisle")
-    for model in (
-        problem.base,
-        problem.model([0.1, 0.2]),
-        pickle.loads(pickle.dumps(problem.base)),
-    ):
+    assert str(problem).startswith("FeatureProblem: 2 parameters (dock/go, aisle); at 0, Model: ")
+    copied = pickle.loads(pickle.dumps(problem))
+    for model in (problem.base, problem.model([0.1, 0.2]), copied.base):
         assert model.state_names == ("dock", "aisle")
         assert model.action_names == (("wait", "go"), ("back", ""))
         assert model.replace(leader_discount=0.5).state_names == ("dock", "aisle")
+
+
+def in_words(model):
+    """Write a model as arrows: states and actions are called by their numbers."""
+    arrows = {}
+    kernel = model.transition.toarray().reshape(*model.available.shape, -1)
+    for s, a in np.argwhere(model.available):
+        law = {str(to): kernel[s, a, to] for to in np.flatnonzero(kernel[s, a])}
+        arrows.setdefault(str(s), {})[str(a)] = Arrow(
+            law | {None: model.termination[s, a]},
+            follower_reward=model.follower_reward[s, a],
+            leader_reward=model.leader_reward[s, a],
+        )
+    return arrows
+
+
+@pytest.mark.parametrize("name", ["forbidden and ending", "masked layers", "long horizon", "ties"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_model_in_words_is_the_same_model(name, order):
+    model = zoo.named(name).problem.base
+    arrows = dict(list(in_words(model).items())[::order])
+    problem = from_arrows(
+        arrows,
+        coins=list(arrows),
+        initial={str(s): p for s, p in enumerate(model.initial)},
+        follower_discount=model.follower_discount,
+        leader_discount=model.leader_discount,
+        temperature=model.temperature,
+    )
+    coins = np.repeat(np.eye(model.n_states), model.n_actions, axis=0)
+    tables = tb.FeatureProblem(model, follower_reward=coins, leader_reward=-coins)
+    theta = np.linspace(-0.2, 0.3, model.n_states)
+    ours, known = tb.hypergradient(problem, theta[::order]), tb.hypergradient(tables, theta)
+    scale = np.abs(known.gradient).max()
+    np.testing.assert_allclose(ours.objective, known.objective, rtol=SUMS)
+    np.testing.assert_allclose(ours.gradient[::order], known.gradient, rtol=0, atol=SUMS * scale)
+    np.testing.assert_allclose(ours.visits[::order], known.visits, rtol=SUMS)
+    np.testing.assert_allclose(ours.influence[::order], known.influence, rtol=0, atol=SUMS * scale)
 
 
 GOOD = {"dock": {"wait": "dock", "go": "aisle"}, "aisle": {"back": "dock"}}
@@ -255,7 +295,10 @@ def test_bad_arrows_are_named(message):
         ({"initial": "isle"}, "initial leads to 'isle', which is no state"),
         ({"initial": {"dock": 0.5}}, "probabilities of initial sum to 0.5, not 1"),
         ({"initial": {"dock": 0.5, None: 0.5}}, "initial leads to None, which is no state"),
-        ({"leader_discount": 1.0}, "leader_discount is 1, and from state 0 the episode never ends"),
+        (
+            {"leader_discount": 1.0},
+            "leader_discount is 1, and from state 'dock' the episode never ends",
+        ),
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
     ],
 )
@@ -334,6 +377,12 @@ def test_a_gradient_report_says_where_in_words():
 
     report = tb.check_gradient(Wrong(), [0.0, 0.0])
     assert report.comparisons[0].worst == "theta[1] (aisle)"
+
+
+@pytest.mark.parametrize("names", [None, (), ["dock"], lambda self: ["dock"], "ab", 3])
+def test_names_that_are_none_do_not_stop_a_report(names):
+    problem = type("Named", (), {"parameter_names": names})()
+    assert named(problem, "most in gradient[1], at 3") == "most in gradient[1], at 3"
 
 
 def test_without_names_reports_give_numbers():

@@ -305,6 +305,17 @@ def test_a_large_map_has_letters_only():
     assert sorted(written_in(ax).values()) == ["G", "S", "T"]
 
 
+def test_a_window_shows_its_part_of_the_map_in_the_same_places():
+    numbers = np.arange(10.0)
+    uniform = np.tile([0.0, 1.0, 0.0, 0.0], (10, 1))
+    ax = plots.grid(GRID, numbers, policy=uniform, window=(slice(1, 3), slice(2, None)))
+    np.testing.assert_array_equal(cells_of(ax), [[np.nan, 5.0], [8.0, 9.0]])
+    assert (ax.get_xlim(), ax.get_ylim()) == ((1.5, 3.5), (2.5, 0.5))
+    assert set(written_in(ax).values()) == {"G"}
+    (arrows,) = (found for found in ax.collections if hasattr(found, "U"))
+    assert len(arrows.U) == 3
+
+
 def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
     board = GridMap(np.array([[True, False, True]]), {"S": (0, 0), "G": (0, 0)})
     assert written_in(plots.grid(board, [1.0, 2.0])) == {(0, 0): "SG"}
@@ -317,6 +328,10 @@ def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
     ("call", "message"),
     [
         (lambda: plots.grid(LOOP), "a FeatureProblem that is not made of a map has no cells"),
+        (
+            lambda: plots.grid(GRID, window=(slice(1, 2), slice(1, 3))),
+            r"window \(slice\(1, 2.* has no free cell of the map",
+        ),
         (lambda: plots.grid(GRID, np.ones(12)), r"numbers has shape \(12,\), not \(10,\)"),
         (lambda: plots.grid(GRID, [np.nan] * 10), r"numbers\[0\] is nan"),
         (lambda: plots.grid(GRID, policy=np.ones((10, 3))), r"policy has shape \(10, 3\)"),
@@ -366,6 +381,20 @@ def test_a_graph_takes_the_models_names_unless_it_is_given_others():
         for text in plots.graph(ROUNDS, states=["one", "two"], actions=["a", "b"]).texts
     ]
     assert words == ["a", "b", "a", "one", "two"]
+
+
+def test_a_graph_writes_0_for_what_is_rounding():
+    bandit = tb.problems.bandit(leader_reward=[-1.0, 0.1, 1.2])  # the mean is 0.1, but for rounding
+    words = [text.get_text() for text in plots.influence_graph(bandit, np.zeros(3)).texts]
+    assert words[:3] == ["0 (\u22120.367)", "1 (0)", "2 (+0.367)"]
+
+
+def test_arrows_to_the_end_fan_out_to_the_right_of_a_single_state():
+    ax = plots.graph(tb.problems.fork().base)
+    tips = [arrow._path_original.vertices[-1] for arrow in arrows_of(ax)[1::2]]
+    (x, y), (right, down) = tips
+    assert min(x, y) > 0.5
+    assert (x, y) == pytest.approx((right, -down))
 
 
 def test_arrows_lead_from_rim_to_rim():

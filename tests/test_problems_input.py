@@ -213,6 +213,7 @@ def test_coins_pay_the_follower_and_cost_the_leader_their_price(problem, price):
     spent = without.leader_reward - with_them.leader_reward
     np.testing.assert_allclose(spent, price * gained, rtol=1e-15)
     assert coins.model(theta)._grid_map is problem.with_coins().base._grid_map
+    assert coins.parameter_names == ("0, 0", "0, 1", "0, 2", "1, 0", "1, 2")  # cells
 
 
 def test_a_coin_is_not_paid_for_an_action_that_is_not_there():
@@ -698,3 +699,14 @@ def test_a_problem_names_itself():
     assert str(tb.problems.bandit()).startswith(
         "FeatureProblem: 2 parameters; at 0, Model: 1 states"
     )
+
+
+@pytest.mark.parametrize("wrong", [object(), lambda theta: theta, tb.problems.rounds])
+def test_messages_say_what_was_given_without_its_address(wrong):
+    for given in (
+        lambda: tb.hypergradient(wrong, [0.0]),
+        lambda: tb.solve_follower(tb.problems.bandit().base, solver=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"^\w+ is <.*>, which has no method") as caught:
+            given()
+        assert "0x" not in str(caught.value)

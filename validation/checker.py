@@ -44,7 +44,7 @@ from unknown_mistakes import BLIND, UNKNOWN, Setting
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import estimator as checking
-from tabular_bilevel.checks.diagnosis import Candidates
+from tabular_bilevel.checks.diagnosis import Candidates, Guess
 from tabular_bilevel.checks.localising import Parts, localise, parts_of
 from tabular_bilevel.checks.suite import SuiteCase, standard_suite
 from tabular_bilevel.mistakes.knowledge import right_limit
@@ -564,13 +564,13 @@ def plantings(
             yield Planted("blind" if name in BLIND else "unknown", name, target)
 
 
-def spelled(best: tb.Guess) -> set[str]:
+def spelled(best: Guess) -> set[str]:
     """List all names of what is named, pairs in either order."""
     found = {best.name, *best.alike}
     return found | {" and ".join(name.split(" and ")[::-1]) for name in found}
 
 
-def is_same(planted: Planted, best: tb.Guess, candidates: Candidates) -> bool:
+def is_same(planted: Planted, best: Guess, candidates: Candidates) -> bool:
     """Whether another name has the very same target."""
     if len(best.names) > 1 or planted.kind not in ("single", "pair"):
         return False

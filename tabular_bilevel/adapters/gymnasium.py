@@ -27,6 +27,7 @@ from tabular_bilevel._base.arguments import (
     distribution_tolerance,
     positive_integer,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     available_action,
@@ -97,6 +98,7 @@ def from_gymnasium(
     >>> import gymnasium
     >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import from_gymnasium
     >>> model = from_gymnasium(
     ...     gymnasium.make("FrozenLake-v1"),
     ...     leader_reward=-np.ones((16, 4)),
@@ -175,6 +177,7 @@ def to_gymnasium(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import to_gymnasium
     >>> env = to_gymnasium(tb.problems.four_rooms(), [0.0] * 105, max_steps=100)
     >>> observation, info = env.reset(seed=1)
     >>> observation, reward, terminated, truncated, info = env.step(0)
@@ -186,6 +189,7 @@ def to_gymnasium(
     return env if limit is None else gymnasium.wrappers.TimeLimit(env, limit)
 
 
+@displayed
 class FollowerEnv(gymnasium.Env[int, int]):
     """A model as the follower meets it; `to_gymnasium` says how.
 
@@ -272,6 +276,9 @@ class FollowerEnv(gymnasium.Env[int, int]):
             self._state = None
             return state, reward, True, False, info
         return following, reward, False, False, info
+
+    def __str__(self) -> str:
+        return f"FollowerEnv of a {self.model}"
 
     def _arrive(self, state: int) -> dict[str, Any]:
         self._state = state

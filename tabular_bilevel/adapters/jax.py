@@ -136,6 +136,7 @@ class JaxProblem:
 
     >>> import jax, jax.numpy as jnp
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.jax import JaxProblem
     >>> def tables(theta):
     ...     pay = jnp.zeros((2, 2)).at[0, 0].set(theta[0])
     ...     home = jax.nn.sigmoid(theta[1])

@@ -22,6 +22,7 @@ from gymnasium.spaces import Discrete, Space
 from gymnasium.utils import seeding
 
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     AvailableAnswers,
@@ -79,6 +80,7 @@ def to_pettingzoo(game: MarkovGame, *, max_steps: int | None = None) -> GameEnv:
     The follower of discrete toy 4 answers 0 with its action 1, and 1 with its action 2:
 
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
     >>> env = to_pettingzoo(tb.problems.discrete_toy(), max_steps=100)
     >>> observations, infos = env.reset(seed=1)
     >>> env.action_space("follower")
@@ -93,6 +95,7 @@ def to_pettingzoo(game: MarkovGame, *, max_steps: int | None = None) -> GameEnv:
     return GameEnv(game, None if max_steps is None else positive_integer("max_steps", max_steps))
 
 
+@displayed
 class GameEnv(ParallelEnv):
     """A game as its players meet it; `to_pettingzoo` says how.
 
@@ -167,7 +170,15 @@ class GameEnv(ParallelEnv):
         dict[str, bool],
         dict[str, dict[str, Any]],
     ]:
-        """Play an action of the leader and an action, or an answer, of the follower."""
+        """Play an action of the leader and an action, or an answer, of the follower.
+
+        Raises
+        ------
+        ValueError
+            If an agent's action is missing, or not available.
+        gymnasium.error.ResetNeeded
+            If there is no episode.
+        """
         game, state = self.game, self._state
         if self.np_random is None or not self.agents:
             raise ResetNeeded("there is no episode, or it has ended: call reset")
@@ -193,6 +204,9 @@ class GameEnv(ParallelEnv):
         if over or cut:
             self.agents = []
         return observations, rewards, terminations, truncations, infos
+
+    def __str__(self) -> str:
+        return f"GameEnv of a {self.game}"
 
     def _follower_action(self, submitted: Any, b: int) -> int:
         """Check all that the follower submits, and pick what is played."""

@@ -147,6 +147,7 @@ class TorchProblem:
 
     >>> import torch
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.torch import TorchProblem
     >>> def tables(theta):
     ...     return {"follower_reward": torch.softmax(theta, dim=0)[None, :]}
     >>> problem = TorchProblem(tb.problems.bandit().base, tables, 2)
@@ -222,6 +223,11 @@ class TorchProblem:
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            As `model`; if the direction does not fit theta.
         """
         point = torch.tensor(as_theta(theta, self.n_parameters))
         along = torch.tensor(as_theta(direction, self.n_parameters, name="direction"))

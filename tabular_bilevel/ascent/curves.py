@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, write_file, write_json
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.published import first_theta
@@ -23,6 +24,7 @@ from tabular_bilevel.problem import BilevelProblem
 __all__ = ["Training"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Training:
     """Some seeds of one method on one problem, in one folder.

@@ -22,6 +22,7 @@ class Optimiser(Protocol):
     --------
     One that takes steps of the same length:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Sign:
     ...     def step(self, theta, gradient, memory):
@@ -56,6 +57,7 @@ class GradientAscent:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> theta, gradient = np.zeros(2), np.array([3.0, 4.0])
     >>> tb.GradientAscent(0.1).step(theta, gradient, {})[0]
@@ -103,6 +105,7 @@ class Adam:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> moved, memory = tb.Adam(0.1).step(np.zeros(2), np.array([3.0, -400.0]), {})
     >>> moved.round(6), sorted(memory)  # each coordinate by about the rate

@@ -39,6 +39,20 @@ class Recipe:
         How theta moves along them.
     n_iterations : int
         When to stop.
+
+    Raises
+    ------
+    ValueError
+        On construction, if the method cannot be called, or a setting is out of range.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> recipe = tb.Recipe(tb.ExactGradient(), tb.Adam(0.1), n_iterations=3)
+    >>> problem = tb.problems.two_state()
+    >>> steps = list(recipe.climb(problem, recipe.start(problem, seed=0), rng=0))
+    >>> len(steps), steps[-1].objective > steps[0].objective
+    (3, True)
     """
 
     method: Any
@@ -60,6 +74,11 @@ class Recipe:
             A problem that has `n_parameters`.
         seed : int
             At least 0.
+
+        Raises
+        ------
+        ValueError
+            If the problem does not say how many parameters it has, or the seed is negative.
         """
         return first_theta(seed, positive_integer("problem.n_parameters", problem.n_parameters))
 

@@ -46,7 +46,9 @@ class Curve:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train
     >>> problem, start = tb.problems.two_state(), np.zeros(2)
     >>> run = Run("two-state", problem, start, tb.ExactGradient(), tb.Adam(0.1), 0, 20, every=10)
     >>> curve = train(run)
@@ -96,7 +98,9 @@ class Run:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train
     >>> problem, start = tb.problems.two_state(), np.zeros(2)
     >>> run = Run("two-state", problem, start, tb.ExactGradient(), tb.Adam(0.1), 0, n_iterations=5)
     >>> train(run).objective.shape  # before each of the steps, and after the last
@@ -137,7 +141,9 @@ def train(run: Run) -> Curve:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train
     >>> problem = tb.problems.two_state()
     >>> run = Run("two-state", problem, np.zeros(2), tb.ExactGradient(), tb.Adam(0.1), 0, 50, 10)
     >>> train(run).iteration
@@ -251,7 +257,9 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train_all
     >>> problem, method = tb.problems.bandit(), tb.ExactGradient()
     >>> runs = [Run(f"seed {k}", problem, np.zeros(2), method, tb.Adam(), k, 3) for k in (0, 1)]
     >>> sorted(run.label for run, curve in train_all(runs, workers=1))

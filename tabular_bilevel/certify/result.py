@@ -259,6 +259,7 @@ class Enclosure:
         Examples
         --------
         >>> import tempfile
+        >>> import json
         >>> import tabular_bilevel as tb
         >>> from tabular_bilevel.check_certificate import check_certificate
         >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
@@ -362,6 +363,16 @@ class Hypergradient:
         (the influence mu of each pair) and ``leader_reward`` (its visits), both of shape (S, A).
     model, response, evaluation
         The other stations on the way. Of an ENCLOSED result all are in float64.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> result = tb.hypergradient(tb.problems.rounds(), [0.0, 0.0])
+    >>> result.visits.round(6), (11 * result.influence).round(6)
+    (array([2., 1.]), array([-16.,  16.]))
+    >>> direct, indirect = 11 * result.direct, 11 * result.indirect
+    >>> direct.round(6), indirect.round(6), (11 * result.gradient).round(6)
+    (array([-22., -11.]), array([-16.,  16.]), array([-38.,   5.]))
     """
 
     objective: float

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, ratio
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
@@ -67,6 +68,7 @@ ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequ
 VISIBLY = 0.05
 
 
+@displayed
 @dataclass(frozen=True)
 class Guess:
     """A mistake, or two at once, and how well that explains the estimates.
@@ -494,8 +496,9 @@ class Candidates:
             if fits[k]:
                 gaps = np.abs(table - table[k]).max(axis=1)
                 sizes = np.maximum(np.abs(table).max(axis=1), max(_size(table[k]), self.size))
-                equal = (gaps <= SAME * sizes) & left & fits
-                same = equal | (compared.between(table, table[k]) <= ALIKE) & left & fits
+                left_fitting = left & fits
+                equal = (gaps <= SAME * sizes) & left_fitting
+                same = equal | ((compared.between(table, table[k]) <= ALIKE) & left_fitting)
                 k = int(np.argmax(equal))  # the first of the register, of those with one target
                 same[k] = False
             left[same] = left[k] = False

@@ -29,6 +29,13 @@ class Distinction:
         Groups of mistakes that converge to the same wrong vector.
     told : tuple of str
         Mistakes that converge to a vector of their own.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> found = tb.tell_apart(tb.problems.bandit(), [0.3, -0.2])
+    >>> "half" in found.told, "discounts swapped" in found.hidden
+    (True, True)
     """
 
     hidden: tuple[str, ...]

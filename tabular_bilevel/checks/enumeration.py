@@ -113,8 +113,8 @@ class EnumerationReport:
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
     >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
-    >>> report.passed, report.n_trajectories
-    (False, 16)
+    >>> report.passed, report.n_trajectories, report.standard_deviation.shape
+    (False, 16, (4,))
     >>> print(report.factors["direct"], abs(report.factors["through_follower"].value) < 1e-9)
     1 [1, 1] True
     >>> report.scale.wrong, report.residual < 1e-6

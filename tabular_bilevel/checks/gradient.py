@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_checked_theta, as_generator, entry
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Hypergradient
@@ -45,6 +46,7 @@ ALL_COORDINATES = 200
 RANDOM_DIRECTIONS = 10
 
 
+@displayed
 @dataclass(frozen=True)
 class RouteComparison:
     """One route against the adjoint gradient.

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.result import Hypergradient
 from tabular_bilevel.checks.quantiles import fisher, student
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -57,6 +58,7 @@ LEFT_OUT = 1e-7
 NOTHING, TOLD_APART = 1e-10, 1e-6
 
 
+@displayed
 @dataclass(frozen=True)
 class Factor:
     """By what a part of the gradient is multiplied in an estimator's mean; 1 where it is right.
@@ -92,6 +94,7 @@ class Factor:
 UNKNOWN = Factor()
 
 
+@displayed
 @dataclass(frozen=True)
 class Localisation:
     """Where an estimator's mean and the exact gradient part.

@@ -113,6 +113,8 @@ class EstimatorReport:
     >>> report = tb.check_estimates(rows, problem, theta)
     >>> report.passed, report.doubtful, report.smallest_visible_bias < 0.2
     (True, False, True)
+    >>> report.standard_deviation.round(1)
+    array([0.1, 0.1])
     >>> report.replicates_for(0.01) > 10_000  # and fewer see a larger one
     True
     >>> report.raise_if_failed()  # in a test suite

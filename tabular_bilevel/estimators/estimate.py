@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import Response
@@ -22,6 +23,7 @@ from tabular_bilevel.sampling.trajectories import Trajectories
 __all__ = ["Estimate", "Estimator", "Parts", "bias_of"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Parts:
     """A gradient's two parts, as measures and pulled back when asked for.
@@ -161,6 +163,7 @@ class Estimator(Protocol):
     --------
     One of your own, which averages another's estimates:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Averaged:
     ...     def __init__(self, method, times):

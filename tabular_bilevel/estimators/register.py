@@ -53,6 +53,7 @@ class Setting:
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import METHODS, Setting
     >>> setting = Setting(tb.Episodes(20), step_size=0.1)
     >>> setting.learned().critic.step_size, setting.averaged().critic, setting.told().critic
     (0.1, MonteCarloCritic(), ExactCritic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,11 +40,15 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 
 __all__ = ["Model", "Tangent", "normalised"]
 
 # Compiled loops index entries with 32 bits.
 MAX_ENTRIES = 2**31 - 1
+
+# Steps after which all of a random graph has been reached; each costs a product.
+STEPS_FROM_A_STATE = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,7 @@ class Model:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.two_state().model([0.0, 0.0])
     >>> model.n_states, model.n_actions, model.temperature
@@ -182,7 +188,8 @@ class Model:
 
         Examples
         --------
-        >>> model = Model.from_tables(
+        >>> import tabular_bilevel as tb
+        >>> model = tb.Model.from_tables(
         ...     transition=[[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.0, 1.0]]],
         ...     follower_reward=[[1.0, 0.0], [0.0, 2.0]],
         ...     leader_reward=[[0.0, 1.0], [0.0, 0.0]],
@@ -191,9 +198,8 @@ class Model:
         ...     leader_discount=0.95,
         ...     temperature=0.1,
         ... )
-        >>> print(model)
-        Model: 2 states, 2 actions, 7 transitions, follower discount 0.9, leader discount 0.95, \
-temperature 0.1
+        >>> str(model).split(", follower")[0]
+        'Model: 2 states, 2 actions, 7 transitions'
         """
         return made_of(
             Origin(),
@@ -335,6 +341,11 @@ temperature 0.1
         return self._kernel.entry_state
 
     @property
+    def least_band(self) -> int:
+        """What any numbering's transitions lead apart at least, as far as a quick look can tell."""
+        return self._kernel.least_band
+
+    @property
     def band(self) -> tuple[IntArray, int]:
         """A numbering of the states, shape (S,), and how far apart its transitions lead at most."""
         return self._kernel.band
@@ -362,6 +373,7 @@ temperature 0.1
         )
 
 
+@displayed
 @dataclass(frozen=True)
 class Origin:
     """How far the row sums of the tables that a model is made of are from 1.
@@ -496,6 +508,21 @@ class _Kernel:
         return read_only(self.entry_row // self.termination.shape[1])
 
     @cached_property
+    def least_band(self) -> int:
+        """Bound the band's half width from below, whatever the numbering, at little cost.
+
+        Within k steps of a state there are at most 2 k w others if no step leads further than w.
+        """
+        n_states, n_actions = self.termination.shape
+        reached = np.zeros(n_states)
+        reached[0] = 1.0
+        least = 0
+        for steps in range(1, STEPS_FROM_A_STATE + 1):
+            reached = np.sign(reached + self.transposed @ np.repeat(reached, n_actions))
+            least = max(least, math.ceil((np.count_nonzero(reached) - 1) / (2 * steps)))
+        return least
+
+    @cached_property
     def band(self) -> tuple[IntArray, int]:
         n_states = self.termination.shape[0]
         source, target = self.entry_state, self.transition.indices
@@ -609,8 +636,9 @@ def normalised(
 
     Examples
     --------
+    >>> import tabular_bilevel as tb
     >>> thirds = [0.333333333, 0.333333333, 0.333333334]
-    >>> sum(thirds) == 1.0, normalised([0.2, 0.8 + 1e-12]).tolist()
+    >>> sum(thirds) == 1.0, tb.normalised([0.2, 0.8 + 1e-12]).tolist()
     (True, [0.1999999999998, 0.8000000000002])
     """
     given: Any = table
@@ -659,8 +687,10 @@ def _require_ends(model: Model) -> None:
     reached = scipy.sparse.csgraph.breadth_first_order(links, n_states, return_predecessors=False)
     endless = np.setdiff1d(np.arange(n_states), reached)
     if endless.size:
+        state = int(endless[0])
+        name = repr(model.state_names[state]) if model.state_names else state
         raise ValueError(
-            f"leader_discount is 1, and from state {endless[0]} the episode never ends: no path of "
+            f"leader_discount is 1, and from state {name} the episode never ends: no path of "
             "available actions leads to one whose termination is above 0"
         )
 
@@ -744,6 +774,4 @@ def as_transition(
         raise ValueError(f"{row} sums to {sums[k]:.12g}, not {goal}")
     if csr.nnz > MAX_ENTRIES:
         raise ValueError(f"{name} has {csr.nnz} entries, more than {MAX_ENTRIES}")
-    csr.indices = csr.indices.astype(np.int32, copy=False)
-    csr.indptr = csr.indptr.astype(np.int32, copy=False)
     return read_only_matrix(csr)

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 
 __all__ = ["Sensitivities", "SensitivityBounds"]
@@ -42,6 +43,7 @@ class Sensitivities:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
     >>> result = tb.hypergradient(problem, theta)
@@ -194,6 +196,7 @@ class Sensitivities:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class SensitivityBounds:
     """Bounds of what sensitivities may be off by, entry by entry; infinite where nothing is known.

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.linear import LinearSystem
@@ -31,6 +32,7 @@ SELDOM = 1e-6
 RIGHT = BoltzmannCovariance()
 
 
+@displayed
 @dataclass(frozen=True)
 class Mistake:
     """One thing that is wrong: in the exact computation, in an estimator, or in either.

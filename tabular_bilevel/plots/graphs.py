@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,21 @@ LARGEST, SMALLEST = 0.3, 0.15
 # Widths of arrows in points, of probability 0 and 1.
 THIN, WIDE = 0.6, 3.6
 
-# How far arrows bend, as a share of their length, and the angle between a state's loops.
-BEND, FAN = 0.22, 75.0
+# How far arrows bend, as a share of their length, and the angle between a state's loops; of many,
+# that of all together.
+BEND, FAN, WHEEL = 0.22, 75.0, 330.0
 
-# Length of a loop and of the branch to the end of the episode, from where they start.
-LOOP, STUB = 0.75, 0.35
+# Length of a loop, of an arrow to the end of the episode, and of a branch there.
+LOOP, END, STUB = 0.75, 0.9, 0.35
 
 # Least width and height of a picture, and what is added at each side.
 SPAN, MARGIN = np.array([2.6, 1.0]), 0.12
 
 # Along a curve, from 0 to 1.
 T = np.linspace(0.0, 1.0, 101)[:, None]
+
+# A number below this share of the largest is written as 0.
+ROUNDING = 1e-12
 
 PLAIN, PALE = "#555555", "#E8E8E8"
 # Places of a name along its arrow, in order of preference; and its size: of a letter, of a line.
@@ -117,13 +121,16 @@ def graph(
         size = as_sizes("occupancy", occupancy, (n_states,))
     if measure is not None:
         number = as_numbers("measure", measure, (n_states, n_actions))
-    ax = style.axes(ax, 1.6 if n_states == 2 else 2.6)
+        number[np.abs(number) <= ROUNDING * np.abs(number).max()] = 0.0
+    ax = style.axes(ax, 1.6 if n_states <= 2 else 2.6)
     area = size / (size.max(initial=0.0) or 1.0)
     radius = np.maximum(LARGEST * np.sqrt(area), SMALLEST)
     centre = _ring(n_states)
     ax.set_aspect("equal")
     ax.set_axis_off()
-    board = _Board(centre, radius)
+    successors = {pair: _successors(model, *pair) for pair in pairs}
+    staying = Counter(s for (s, _), to in successors.items() if not _away(s, to))
+    board = _Board(centre, radius, staying)
     for pair in pairs:
         chance = 1.0 if probability is None else float(probability[pair])
         words, colour = names[pair[0]][pair[1]] if names else str(pair[1]), PLAIN
@@ -131,7 +138,7 @@ def graph(
             colour = {1.0: style.BLUE, -1.0: style.ORANGE}.get(np.sign(number[pair]), PLAIN)
             told = f"{number[pair]:+.3g}" if number[pair] else "0"
             words += f" ({told})".replace("-", "\u2212")
-        trunk, hub, branches = board.route(pair[0], _successors(model, *pair), len(words))
+        trunk, hub, branches = board.route(pair[0], successors[pair], len(words))
         _arrow(ax, trunk, _width(chance), colour, head=False)
         for curve, share, ends in branches:
             _arrow(ax, curve, _width(chance * share), colour, head=True)
@@ -220,6 +227,13 @@ def _successors(model: Model, state: int, action: int) -> list[tuple[int | None,
     return [*found, (None, end)] if end > 0.0 else found
 
 
+def _away(
+    state: int, successors: Sequence[tuple[int | None, float]]
+) -> list[tuple[int | None, float]]:
+    """List the successors that are other states."""
+    return [one for one in successors if one[0] not in (state, None)]
+
+
 def _ring(n: int) -> FloatArray:
     """Places on a ring, from the left; a single one in the middle."""
     angle = np.pi - 2.0 * np.pi * np.arange(n) / n
@@ -227,10 +241,13 @@ def _ring(n: int) -> FloatArray:
 
 
 class _Board:
-    """Where states are, and which ways are taken: arrows of the same ends bend apart."""
+    """Where states are, and which ways are taken: arrows of the same ends bend apart.
 
-    def __init__(self, centre: FloatArray, radius: FloatArray) -> None:
-        self.centre, self.radius = centre, radius
+    So do those of a state that lead to no other; `staying` says how many there are.
+    """
+
+    def __init__(self, centre: FloatArray, radius: FloatArray, staying: Mapping[int, int]) -> None:
+        self.centre, self.radius, self.staying = centre, radius, staying
         self._taken: Counter[tuple[int, int | None]] = Counter()
         self._words: list[tuple[FloatArray, float]] = []
         self._points: list[FloatArray] = [centre - radius[:, None], centre + radius[:, None]]
@@ -243,8 +260,7 @@ class _Board:
         The trunk and the branch to the likeliest other state are one curve; it splits at the name,
         where there is room for so many letters.
         """
-        away = [one for one in successors if one[0] not in (state, None)]
-        main = max(away or successors, key=lambda one: one[1])
+        main = max(_away(state, successors) or successors, key=lambda one: one[1])
         whole = self._curve(state, main[0])
         middle = self._free(whole, letters * LETTER)
         hub = whole[middle]
@@ -285,20 +301,20 @@ class _Board:
         return point
 
     def _outward(self, state: int) -> float:
-        """Find the angle away from the ring's middle."""
+        """Find the angle away from the ring's middle; in the middle, to the right."""
         x, y = self.centre[state]
-        return float(np.arctan2(y, x)) if x or y else np.pi / 2.0
+        return float(np.arctan2(y, x)) if x or y else 0.0
 
     def _curve(self, state: int, to: int | None) -> FloatArray:
         """Lead from a state's rim to another's, back to its own, or to the end."""
         here, radius = self.centre[state], self.radius[state]
         if to is None or to == state:
-            before = self._taken[state, None]
+            before, count = self._taken[state, None], self.staying[state]
             self._taken[state, None] += 1
-            turn = np.radians(FAN) * (-1) ** before * ((before + 1) // 2)
+            turn = np.radians(min(FAN, WHEEL / count)) * ((count - 1) / 2.0 - before)
             way = self._outward(state) + turn
             if to is None:
-                return _straight(here + radius * _unit(way), here + (radius + STUB) * _unit(way))
+                return _straight(here + radius * _unit(way), here + (radius + END) * _unit(way))
             spread = np.radians(28.0)
             length = (radius + LOOP) / (0.75 * np.cos(spread))
             one, two = (here + length * _unit(way + turn) for turn in (-spread, spread))

@@ -157,11 +157,12 @@ class Plane:
 
     Examples
     --------
-    >>> where = Plane([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0])
+    >>> import tabular_bilevel as tb
+    >>> where = tb.plots.Plane([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0])
     >>> where.coordinates([[1.0, 3.0, 4.0]])
     array([[3., 2.]])
 
-    >>> through = Plane.through([1.0, 1.0], right=[3.0, 1.0], above=[1.0, 5.0])
+    >>> through = tb.plots.Plane.through([1.0, 1.0], right=[3.0, 1.0], above=[1.0, 5.0])
     >>> through.point(1.0, 0.0), through.point(0.0, 1.0)
     (array([3., 1.]), array([1., 5.]))
     """
@@ -256,7 +257,7 @@ def plane(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> where = Plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])
+    >>> where = tb.plots.Plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])
     >>> ax = tb.plots.plane(tb.problems.two_state(), where, n_points=5)
     >>> ax = tb.plots.path([[0.0, 0.0], [0.2, 0.3], [0.3, 0.5]], where, ax=ax)
     """

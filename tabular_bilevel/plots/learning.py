@@ -52,6 +52,7 @@ def curves(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> from tabular_bilevel.ascent.training import Curve
     >>> made = Curve(np.array([0, 10]), np.array([0.1, 0.4]), np.zeros(2))
@@ -124,11 +125,13 @@ def save_curves(
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> from tabular_bilevel.ascent.training import Curve
     >>> made = Curve(np.array([0, 10]), np.array([0.1, 0.4]), np.zeros(2))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_curves(Path(folder) / "curves.png", {"BC-HG": [made]})
+    ...     tb.plots.save_curves(Path(folder) / "curves.png", {"BC-HG": [made]})
     ...     (Path(folder) / "curves.png").read_bytes()[1:4]
     b'PNG'
     """

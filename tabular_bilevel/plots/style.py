@@ -115,7 +115,9 @@ def signed(numbers: FloatArray) -> tuple[Colormap, Normalize]:
 
     Examples
     --------
-    >>> colours, places = signed(np.array([-1.0, 0.0, 4.0]))
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> colours, places = tb.plots.signed(np.array([-1.0, 0.0, 4.0]))
     >>> [float(places(number)) for number in (-4.0, 0.0, 4.0)]
     [0.0, 0.5, 1.0]
     """
@@ -140,7 +142,9 @@ def ranged(numbers: FloatArray) -> tuple[Colormap, Normalize]:
 
     Examples
     --------
-    >>> colours, places = ranged(np.array([3.0, 5.0]))
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> colours, places = tb.plots.ranged(np.array([3.0, 5.0]))
     >>> [float(places(number)) for number in (3.0, 4.0, 5.0)]
     [0.0, 0.5, 1.0]
     """

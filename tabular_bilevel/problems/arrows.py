@@ -33,6 +33,12 @@ class Arrow:
         The next state; None ends the episode. Or a probability for each of several.
     follower_reward, leader_reward : float
         What the follower and the leader get when the action is taken.
+
+    Examples
+    --------
+    >>> from tabular_bilevel.problems import Arrow
+    >>> Arrow("gate").probabilities, Arrow({"gate": 0.9, None: 0.1}).probabilities[None]
+    ({'gate': 1.0}, 0.1)
     """
 
     to: Destination

@@ -98,7 +98,8 @@ def bandit_closed_form(
 
     Examples
     --------
-    >>> bandit_closed_form([0.0, 0.0])
+    >>> import tabular_bilevel as tb
+    >>> tb.problems.bandit_closed_form([0.0, 0.0])
     (0.5, array([-0.25,  0.25]))
     """  # noqa: D400
     reward = np.array(leader_reward, dtype=np.float64)
@@ -150,7 +151,7 @@ def two_state(
     --------
     >>> import tabular_bilevel as tb
     >>> value, gradient = tb.problems.two_state_closed_form([0.2, -0.3])
-    >>> bool(abs(tb.objective(two_state(), [0.2, -0.3]) - value) < 1e-12)
+    >>> bool(abs(tb.objective(tb.problems.two_state(), [0.2, -0.3]) - value) < 1e-12)
     True
     """
     # rows: home/stay, home/leave, work/work, work/(none); entries in reading order
@@ -211,8 +212,8 @@ def two_state_closed_form(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> value, gradient = two_state_closed_form([0.2, -0.3])
-    >>> exact = tb.hypergradient(two_state(), [0.2, -0.3])
+    >>> value, gradient = tb.problems.two_state_closed_form([0.2, -0.3])
+    >>> exact = tb.hypergradient(tb.problems.two_state(), [0.2, -0.3])
     >>> bool(abs(exact.gradient - gradient).max() < 1e-12)
     True
     """

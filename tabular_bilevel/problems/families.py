@@ -185,6 +185,7 @@ class Family:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from tabular_bilevel.problems import zoo
     >>> family = zoo.FAMILIES["garnet"]
     >>> drawn = family.draw(np.random.default_rng(0), 0, max_states=5)

@@ -32,6 +32,7 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import cut
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import MOVED, Tangents, product
@@ -87,9 +88,13 @@ class FeatureProblem:
 
     >>> import tabular_bilevel as tb
     >>> base = tb.problems.bandit(leader_reward=[0.0, 1.0]).base
-    >>> problem = FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
+    >>> problem = tb.FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
     >>> round(tb.hypergradient(problem, [0.0]).objective, 12)
     0.5
+
+    >>> import tabular_bilevel as tb
+    >>> tb.problems.four_rooms().with_coins().cells[0]
+    array([1, 1])
     """
 
     base: Model
@@ -337,8 +342,14 @@ class FeatureProblem:
         FeatureProblem
             With S parameters, on the same map if there is one.
 
+        Raises
+        ------
+        ValueError
+            If the price is not finite.
+
         Examples
         --------
+        >>> import numpy as np
         >>> import tabular_bilevel as tb
         >>> rooms = tb.problems.four_rooms(temperature=0.005).with_coins(price=0.0)
         >>> coins = np.zeros(rooms.n_parameters)
@@ -346,12 +357,11 @@ class FeatureProblem:
         >>> round(tb.objective(rooms, coins), 5)
         0.01967
         """
-        paid, price = coin_features(self.base), as_finite("price", price)
-        cost = -price * paid if price else None
-        return FeatureProblem(self.base, follower_reward=paid, leader_reward=cost)
+        return coins_on(self.base, price=price)
 
     def __str__(self) -> str:
-        return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+        names = f" ({cut(', '.join(self.parameter_names), 60)})" if self.parameter_names else ""
+        return f"FeatureProblem: {self.n_parameters} parameters{names}; at 0, {self.base}"
 
     @cached_property
     def _only_rewards(self) -> bool:
@@ -365,7 +375,7 @@ class FeatureProblem:
     @cached_property
     def _rewards(self) -> sp.csr_array:
         """Features of both rewards, the follower's above the leader's."""
-        return sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward)))
+        return read_only_matrix(sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward))))
 
     @cached_property
     def _base_rewards(self) -> FloatArray:
@@ -433,6 +443,17 @@ def coin_features(base: Model) -> sp.csr_array:
     state, action = np.nonzero(base.available)
     paid = (np.ones(state.size), (state * base.n_actions + action, state))
     return sp.csr_array(paid, shape=(base.available.size, base.n_states))
+
+
+def coins_on(base: Model, *, price: float = 1.0) -> FeatureProblem:
+    """Make the problem of one coin a state; see `FeatureProblem.with_coins`."""
+    paid, price = coin_features(base), as_finite("price", price)
+    return FeatureProblem(
+        base,
+        follower_reward=paid,
+        leader_reward=-price * paid if price else None,
+        parameter_names=base.state_names,
+    )
 
 
 def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:

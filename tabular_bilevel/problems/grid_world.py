@@ -11,7 +11,7 @@ from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel._base.arrays import BoolArray, IntArray
 from tabular_bilevel._base.files import read_file, shown
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problems.features import FeatureProblem, coin_features
+from tabular_bilevel.problems.features import FeatureProblem, coins_on
 from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
 
 __all__ = ["grid_kernel", "grid_world", "parse_map", "warehouse"]
@@ -76,7 +76,8 @@ def grid_world(
     Examples
     --------
     >>> text = "type octile\nheight 2\nwidth 3\nmap\n...\n.@.\n"
-    >>> print(grid_world(text).n_parameters)
+    >>> import tabular_bilevel as tb
+    >>> print(tb.problems.grid_world(text).n_parameters)
     5
     """
     board = layout if isinstance(layout, GridMap) else GridMap(parse_map(layout, limit=limit))
@@ -100,8 +101,7 @@ def grid_world(
         leader_discount=leader_discount,
         temperature=temperature,
     )
-    paid = coin_features(base)
-    return FeatureProblem(base, follower_reward=paid, leader_reward=-paid)
+    return coins_on(base)
 
 
 def warehouse(
@@ -131,7 +131,8 @@ def warehouse(
 
     Examples
     --------
-    >>> hall = warehouse()
+    >>> import tabular_bilevel as tb
+    >>> hall = tb.problems.warehouse()
     >>> hall.n_parameters, hall.at((82, 50))
     (38756, 19427)
     """
@@ -178,6 +179,8 @@ def grid_model(
         leader_discount=leader_discount,
         temperature=temperature,
         termination=termination,
+        state_names=[f"{row}, {column}" for row, column in np.argwhere(free)],
+        action_names=("up", "right", "down", "left"),
     )
     return with_map(model, free, S=start, G=goal, T=target)
 

@@ -36,7 +36,7 @@ def fork(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> tb.hypergradient(fork(), [0.0]).gradient.round(12)  # -1/4 + 9/16
+    >>> tb.hypergradient(tb.problems.fork(), [0.0]).gradient.round(12)  # -1/4 + 9/16
     array([0.3125])
     """
     quiet = Arrow(None, follower_reward=-cost, leader_reward=prize)
@@ -75,7 +75,7 @@ def rounds(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> result = tb.hypergradient(rounds(), [0.0, 0.0])
+    >>> result = tb.hypergradient(tb.problems.rounds(), [0.0, 0.0])
     >>> (11 * result.gradient).round(9), (11 * result.influence).round(9)
     (array([-38.,   5.]), array([-16.,  16.]))
     """

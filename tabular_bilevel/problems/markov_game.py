@@ -95,9 +95,10 @@ class MarkovGame:
     --------
     >>> import tabular_bilevel as tb
     >>> game = tb.problems.discrete_toy(reward=1.0)
-    >>> print(game.model([0.0] * 6))
-    Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
-temperature 0.05
+    >>> game.parameter_names[2:4]
+    ('f(0|A)', 'f(1|A)')
+    >>> game.n_parameters, str(game.model([0.0] * 6)).split(", follower")[0]
+    (6, 'Model: 6 states, 3 actions, 36 transitions')
     """
 
     n_states: int
@@ -334,6 +335,7 @@ temperature 0.05
 
         Examples
         --------
+        >>> import numpy as np
         >>> import tabular_bilevel as tb
         >>> tb.problems.discrete_toy().leader_policy([0.0, 0.0, np.log(3.0), 0.0, 0.0, 0.0])
         array([[0.5 , 0.5 ],
@@ -438,6 +440,11 @@ temperature 0.05
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         policy = self.leader_policy(theta)
         along = as_theta(direction, self.n_parameters, name="direction").reshape(policy.shape)

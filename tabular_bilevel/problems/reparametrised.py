@@ -53,6 +53,7 @@ class Transform(Protocol):
     --------
     Incentives that are never negative:
 
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> class Exponential:
     ...     n_parameters = 2
@@ -120,7 +121,13 @@ class Budget:
 
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
-        """Map theta, shape (d,), to shares of the total, shape (d - 1,)."""
+        """Map theta, shape (d,), to shares of the total, shape (d - 1,).
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
         return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
 
     @quiet
@@ -194,6 +201,8 @@ class Box:
     >>> box = tb.Box([-0.5, -1.0], [0.5, 1.0])
     >>> problem = tb.Reparametrised(tb.problems.two_state(), box)
     >>> start = box.logits([0.0, 0.0])
+    >>> box.n_parameters
+    2
     >>> box.forward(tb.polish(problem, start).theta).round(3)
     array([-0.5, -1. ])
     """
@@ -246,7 +255,13 @@ class Box:
 
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
-        """Map theta, shape (d,), to x, shape (d,)."""
+        """Map theta, shape (d,), to x, shape (d,).
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
         logits = as_theta(theta, self.n_parameters)
         far = np.exp(-np.abs(logits))
         off = (self.high - self.low) * far / (1.0 + far)  # from the nearer bound
@@ -350,6 +365,11 @@ class Reparametrised:
     (3, array([[2., 2.]]))
     >>> tb.hypergradient(problem, [0.0, 0.0, 0.0]).gradient[:2]
     array([-0.5,  0.5])
+
+    >>> import tabular_bilevel as tb
+    >>> rooms = tb.problems.four_rooms()
+    >>> rooms.cells.shape, rooms.n_parameters, rooms.with_coins().n_parameters
+    ((104, 2), 105, 104)
     """
 
     inner: ForwardProblem
@@ -373,7 +393,13 @@ class Reparametrised:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
-        """Differentiate the tables along a direction of theta, shape (d,)."""
+        """Differentiate the tables along a direction of theta, shape (d,).
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+        """
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)
@@ -388,7 +414,7 @@ class Reparametrised:
         return grid_map(self).state(cell)
 
     def with_coins(self, *, price: float = 1.0) -> FeatureProblem:
-        """Make another problem, with one coin a state; see `FeatureProblem.with_coins`."""
+        """Make another problem, with one coin a state, as `FeatureProblem.with_coins` does."""
         inner: Any = self.inner
         require_method("the inner problem", inner, "with_coins")
         coined: FeatureProblem = inner.with_coins(price=price)

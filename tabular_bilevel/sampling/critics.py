@@ -45,6 +45,7 @@ class LeaderValues:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> values = tb.LeaderValues.under(np.array([[0.25, 0.75]]), np.array([[0.0, 4.0]]))
     >>> values.value, values.advantage

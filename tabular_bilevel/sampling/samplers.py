@@ -81,6 +81,7 @@ class Episodes:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.bandit(leader_discount=0.5).model([0.0, 0.0])
     >>> tb.Episodes(10).horizon(model), tb.Episodes(10, steps=3).horizon(model)  # 2^-27 < 1e-8
@@ -133,6 +134,7 @@ class StepBudget:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.layered(depth=4).model([0.0] * 4)
     >>> policy, rng = tb.solve_follower(model).policy, np.random.default_rng(0)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
@@ -25,6 +26,7 @@ __all__ = ["TraceRule"]
 NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
+@displayed
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TraceRule:
     """How an estimator credits the steps of a trajectory.

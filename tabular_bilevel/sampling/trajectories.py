@@ -26,6 +26,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
@@ -59,6 +60,7 @@ class Trajectories:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.layered(depth=3, width=1).model([0.0] * 4)
     >>> sample = tb.sample_trajectories(model, np.full((3, 2), 0.5), count=2, horizon=5, rng=0)
@@ -123,7 +125,9 @@ class Trajectories:
         if steps >= self.states.shape[1]:
             return self
         columns = (self.states, self.actions, self.next_states)
-        states, actions, following = (column[:, :steps] for column in columns)
+        states, actions, following = (
+            read_only(np.ascontiguousarray(column[:, :steps])) for column in columns
+        )
         lengths = read_only(np.minimum(self.lengths, steps))
         return replace(self, states=states, actions=actions, next_states=following, lengths=lengths)
 
@@ -137,6 +141,7 @@ class Trajectories:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Law:
     """The law of trajectories: what infinitely many of them would show.
@@ -341,7 +346,7 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
     if off.any():
         index = first(off)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
-    return chances
+    return read_only(chances)
 
 
 def draw(
@@ -422,7 +427,8 @@ def draw(
     steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     del parts  # as large as the sample
     steps = np.empty((3, lengths.size, longest), dtype=np.int32)
-    kernels.pad(steps_made, lengths, steps)
+    for row, table in zip(steps_made, steps, strict=True):
+        kernels.pad(row, lengths, table)
     states, actions, following = read_only(steps)
     last = lengths[-1]
     cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
@@ -88,6 +89,7 @@ class Batch:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """Derivatives of a model's tables with respect to theta, which a leader knows.
@@ -135,6 +137,15 @@ class LeaderView:
     It may also ask for what a decentralised leader does not have: the follower's policy and values,
     and its own exact values. `asked` keeps account of that.
 
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    response : Response, optional
+        The follower's; its best one by default.
+
     Attributes
     ----------
     theta : ndarray, shape (d,)
@@ -148,8 +159,14 @@ class LeaderView:
     follower_discount, leader_discount, temperature : float
         As in `Model`.
 
+    Raises
+    ------
+    ValueError
+        On construction, if theta is not a finite vector that fits the problem.
+
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> view = tb.LeaderView(tb.problems.bandit(), [0.0, 0.0])
     >>> view.jacobian.follower_reward.shape, view.sample(4, rng=0).actions.shape, view.asked
@@ -344,6 +361,7 @@ def as_numpy(numbers: Any) -> npt.NDArray[Any]:
     return np.asarray(numbers, dtype=np.float64 if bfloat16 else None)
 
 
+@displayed
 class Precision:
     """The coarsest dtype that numbers came in so far, and the relative size of its last digit."""
 

@@ -95,6 +95,7 @@ class VectorCheck:
 
     Examples
     --------
+    >>> from tabular_bilevel.vectors import VectorCheck
     >>> VectorCheck("garnet-00000.npz", trouble="its checksum is not the manifest's").trouble
     "its checksum is not the manifest's"
     """
@@ -750,6 +751,8 @@ def load_answers(path: str | Path, *, limit: int = LIMIT) -> Answers:
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
+    >>> from pathlib import Path
+    >>> from tabular_bilevel.vectors import load_answers
     >>> with TemporaryDirectory() as folder:
     ...     file = Path(folder) / "answers.json"
     ...     characters = file.write_text('{"garnet-00000": {"gradient": [0.5, null]}}')

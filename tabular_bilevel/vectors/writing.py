@@ -70,6 +70,7 @@ class Encoding:
 
     Examples
     --------
+    >>> from tabular_bilevel.vectors import JSON, NPZ
     >>> NPZ.suffix, JSON.suffix, JSON
     ('npz', 'json', Encoding(suffix='json'))
     """
@@ -171,6 +172,7 @@ class Plan:
 
     Examples
     --------
+    >>> from tabular_bilevel.vectors import JSON, Plan
     >>> plan = Plan(families=("garnet", "tied"), count=3, encoding=JSON)
     >>> [plan.file(recipe) for recipe in plan.recipes]
     ['garnet-00000.json', 'tied-00000.json', 'garnet-00001.json']
@@ -290,11 +292,12 @@ def write_vectors(
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
+    >>> from tabular_bilevel.vectors import Plan, write_vectors
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = list(write_vectors(folder, Plan(families=("garnet", "tied"), count=4)))
-    ...     print(sorted(path.name for path in Path(folder).iterdir()))
-    ['README.md', 'garnet-00000.npz', 'garnet-00001.npz', 'manifest.json', 'tied-00000.npz', \
-'tied-00001.npz']
+    ...     print(sorted(path.name for path in Path(folder).glob("*.npz")))
+    ['garnet-00000.npz', 'garnet-00001.npz', 'tied-00000.npz', 'tied-00001.npz']
     """
     plan, place = Plan() if plan is None else plan, Path(folder)
     n_workers = positive_integer("workers", workers)

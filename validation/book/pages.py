@@ -38,6 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,9 @@ FENCE = re.compile(rf"((?:{NOTE.pattern})*)^```(.*?)\n(.*?)^```$", re.DOTALL | r
 # or as this share of the largest beside them, which is rounding: what is 0 in theory.
 SAME_NUMBER, ROUNDING = 1e-4, 1e-7
 DIGITS = 7  # that a figure's file keeps of each number
+
+# Commands that pages may run, beside our own.
+OTHERS = {"node": ["node"], "pytest": [sys.executable, "-m", "pytest"]}
 
 # A column of 90 mm, and text of 8 points in it, for figures that a page makes without a size.
 LOOKS = {
@@ -164,17 +168,18 @@ def run_commands(text: str) -> None:
     for line in text.splitlines():
         program, *arguments = shlex.split(line, comments=True)
         expected = int(line.rpartition("# ends with ")[2]) if "# ends with" in line else 0
+        said = ""
         if program == "tabular-bilevel":
             status = command_line(arguments)
-        elif program in ("node", "pytest"):
-            command = [sys.executable, "-m", program] if program == "pytest" else [program]
-            done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        elif program in OTHERS:
+            command = [*OTHERS[program], *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            status, said = done.returncode, done.stdout + done.stderr
             print(done.stdout, end="")
-            status = done.returncode
         else:
             raise AssertionError(f"who would run this? {line}")
         if status != expected:
-            raise AssertionError(f"{line}: ends with {status}")
+            raise AssertionError(f"{line}: ends with {status}\n{said}")
 
 
 @contextlib.contextmanager
@@ -372,9 +377,11 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with elsewhere():
                 new, lacking = run(text, page.parent, write=options.write, name=page.name)
-        except AssertionError as error:
+        except Exception as error:
             wrong += 1
             print(f"{page.name}: {error}")
+            if not isinstance(error, AssertionError):
+                traceback.print_exc(file=sys.stdout)
             continue
         if new != text:
             page.write_text(new, encoding="utf-8")
