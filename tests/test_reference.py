@@ -113,7 +113,7 @@ OUR_OWN = {
     "Batch": {"of"},
     "Estimate": {"modelled", "traced"},
     "Experience": {"law", "model", "seeing"},
-    "Model": {"band", "longest_row", "origin"},
+    "Model": {"band", "least_band", "longest_row", "origin"},
     "Sensitivities": {"entries", "times"},
 }
 
