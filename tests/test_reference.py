@@ -72,6 +72,7 @@ MODULES = (
     *("tabular_bilevel", "tabular_bilevel.problems", "tabular_bilevel.problems.zoo"),
     *("tabular_bilevel.plots", "tabular_bilevel.vectors", "tabular_bilevel.strategies"),
     *("tabular_bilevel.optimum", "tabular_bilevel.ascent.training"),
+    "tabular_bilevel.check_certificate",
     *(f"tabular_bilevel.adapters.{name}" for name in ("gymnasium", "jax", "pettingzoo")),
     *(["tabular_bilevel.adapters.torch"] if importlib.util.find_spec("torch") else ()),
 )
