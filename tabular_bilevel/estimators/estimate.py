@@ -197,7 +197,20 @@ class Estimator(Protocol):
         ...
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
+        """Compute what the estimates' mean comes to with infinite data.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The mean.
+        """
         ...
 
 

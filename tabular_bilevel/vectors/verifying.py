@@ -714,6 +714,11 @@ class Answers:
     def require_known(self, vectors: Iterable[Vector]) -> None:
         """Raise ValueError if there is an answer to what is no vector.
 
+        Parameters
+        ----------
+        vectors : iterable of Vector
+            What there is.
+
         Raises
         ------
         ValueError
