@@ -165,7 +165,10 @@ def explained():
     """Public functions, classes, and the methods of these, by name."""
     for name, value in PUBLIC.items():
         yield name, value
-        for key, member in members(value).items() if inspect.isclass(value) else ():
+        if not inspect.isclass(value):
+            continue
+        called = written(value, "__call__")
+        for key, member in (members(value) | ({"__call__": called} if called else {})).items():
             function = getattr(member, "__func__", member)
             if inspect.isfunction(function):
                 yield f"{name}.{key}", function
