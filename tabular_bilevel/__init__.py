@@ -22,7 +22,7 @@ Problems: what theta does
 Tables: the follower's decision process at one theta
     Model                    transitions, both rewards, discounts and temperature, checked
     Tangent                  the derivative of the tables along one direction of theta
-    normalised               tables whose rows sum to 1, and their tangent
+    normalised               distributions scaled so that they sum to 1
 
 The follower's answer, and what it is worth to the leader
     solve_follower           the follower's best answer to a model

@@ -386,7 +386,7 @@ CALLS = {
     ),
     "a maker for a problem": (
         lambda: tb.check_estimator(METHOD, tb.problems.garnet, THETA),
-        "problem is <function garnet .*a function that makes a problem",
+        "problem is <function garnet>.*a function that makes a problem",
     ),
     "a model for a problem": (
         lambda: tb.check_by_enumeration(METHOD, PROBLEM.model(THETA), THETA),

@@ -114,9 +114,21 @@ class FollowerSolver(Protocol):
     """
 
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
-        """Solve the model, from the value V `start` or from 0.
+        """Solve the model.
 
         Raise `ConvergenceError` rather than stop short.
+
+        Parameters
+        ----------
+        model : Model
+            The follower's decision process.
+        start : ndarray, shape (S,), optional
+            A value to start from; 0 by default.
+
+        Returns
+        -------
+        Response
+            The follower's answer.
         """
         ...
 

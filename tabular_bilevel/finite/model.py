@@ -284,11 +284,33 @@ class Model:
         )
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
-        """Copy the model with another initial distribution, as `replace` does."""
+        """Copy the model with another initial distribution, as `replace` does.
+
+        Parameters
+        ----------
+        initial : array_like, shape (S,)
+            Distribution of the first state.
+
+        Returns
+        -------
+        Model
+            A new model.
+        """
         return self.replace(initial=initial)
 
     def with_temperature(self, temperature: npt.ArrayLike) -> Model:
-        """Copy the model with another temperature, as `replace` does."""
+        """Copy the model with another temperature, as `replace` does.
+
+        Parameters
+        ----------
+        temperature : float
+            Positive.
+
+        Returns
+        -------
+        Model
+            A new model.
+        """
         return self.replace(temperature=temperature)
 
     def _with(self, **checked: FloatArray | float) -> Model:
@@ -363,16 +385,49 @@ class Model:
 
     @quiet
     def next_value(self, value: FloatArray) -> FloatArray:
-        """Average over the next state: sum_s' P(s'|s,a) value(s'), shape (S, A)."""
+        """Average over the next state: sum_s' P(s'|s,a) value(s').
+
+        Parameters
+        ----------
+        value : ndarray, shape (S,)
+            A number for each state.
+
+        Returns
+        -------
+        ndarray, shape (S, A)
+            Its mean after each pair; an end counts as 0.
+        """
         return np.asarray(self.transition @ value).reshape(self.n_states, self.n_actions)
 
     @quiet
     def arrivals(self, flow: FloatArray) -> FloatArray:
-        """Push a measure on pairs one step on: sum_{s,a} flow(s,a) P(s'|s,a), shape (S,)."""
+        """Push a measure on pairs one step on: sum_{s,a} flow(s,a) P(s'|s,a).
+
+        Parameters
+        ----------
+        flow : ndarray, shape (S, A)
+            The measure.
+
+        Returns
+        -------
+        ndarray, shape (S,)
+            Where it arrives.
+        """
         return np.asarray(self._kernel.transposed @ flow.ravel())
 
     def like_transition(self, data: FloatArray) -> sp.csr_array:
-        """Matrix with the transitions' sparsity and the given entries, shape (S*A, S)."""
+        """Make a matrix with the transitions' sparsity and the given entries.
+
+        Parameters
+        ----------
+        data : ndarray, shape (nnz,)
+            One number for each stored entry.
+
+        Returns
+        -------
+        scipy.sparse.csr_array, shape (S*A, S)
+            The matrix.
+        """
         kernel = self.transition
         return sp.csr_array((data, kernel.indices, kernel.indptr), shape=kernel.shape)
 
@@ -593,7 +648,18 @@ class Tangent:
 
     @classmethod
     def zero(cls, model: Model) -> Tangent:
-        """Return the tangent of tables that do not move."""
+        """Return the tangent of tables that do not move.
+
+        Parameters
+        ----------
+        model : Model
+            Whose tables.
+
+        Returns
+        -------
+        Tangent
+            Zeros.
+        """
         shape = model.follower_reward.shape
         return cls(
             np.zeros(shape),
