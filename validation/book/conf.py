@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 
 import latex2mathml.converter
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.ext.autodoc.mock import mock
 from sphinx.util import logging
@@ -55,8 +56,12 @@ html_theme_options = {"light_css_variables": small, "dark_css_variables": small}
 
 PACKAGE = tabular_bilevel.__name__
 GROUP = re.compile(r"^(\S.*)\n((?: {4}\w.*\n?)+)", re.MULTILINE)
+NAME = re.compile(r"tb\.(\w+(?:\.\w+)*)(?:\(.*\))?")
 THEORY = re.compile(r"theory\.md sections? \d+(?:(?:, | and | to )\d+)*")
 
+
+# Fonts with brackets and sums of all sizes: of Apple, Windows and Linux.
+FORMULAS = "'STIX Two Math', 'Cambria Math', 'Latin Modern Math', 'DejaVu Math TeX Gyre', math"
 
 # Before a number they are signs, behind one they add.
 SIGNS = {"+", "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{MINUS-OR-PLUS SIGN}"}
@@ -127,6 +132,17 @@ def as_markup(
             lines[i] = THEORY.sub(r":doc:`\g<0> </theory>`", line.replace("|", "\\|"))
 
 
+def link_names(app: Sphinx, doctree: nodes.document) -> None:
+    """Make `tb.NAME` in a text a link to where the name is documented, if it is."""
+    for literal in [*doctree.findall(nodes.literal)]:
+        name = NAME.fullmatch(literal.astext())
+        if name and not isinstance(literal.parent, addnodes.pending_xref | nodes.reference):
+            link = addnodes.pending_xref("", refdomain="py", reftype="obj", refdoc=app.env.docname)
+            link["reftarget"] = f"{PACKAGE}.{name[1]}"
+            literal.replace_self(link)
+            link += literal
+
+
 def as_mathml(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Write a formula, which browsers set; a wide one scrolls by itself."""
     block = isinstance(node, nodes.math_block)
@@ -134,6 +150,7 @@ def as_mathml(translator: HTML5Translator, node: nodes.math | nodes.math_block) 
         node.astext(), display="block" if block else "inline"
     )
     spaced(formula)
+    formula.set("style", f"font-family: {FORMULAS}; font-size: 105%")
     text = ElementTree.tostring(formula, encoding="unicode").replace("&amp;#", "&#")
     if "\\" in text or "&amp;" in text:
         logging.getLogger(__name__).warning("no MathML for: %s", node.astext(), location=node)
@@ -149,10 +166,12 @@ def spaced(formula: Element) -> None:
             word = html.unescape(part.text or "")
             if part.tag == "mo" and word in SIGNS and (before is None or opens(before)):
                 part.set("form", "prefix")
+            if part.tag == "mo" and word == "/":
+                part.attrib |= {"lspace": "0", "rspace": "0"}
             if part.tag == "mi" and len(word) > 1:
                 part.tag = "mo"
-                part.set("lspace", "0.17em")
-                part.set("rspace", "0" if after is None or after.tag == "mo" else "0.17em")
+                follows = after is not None and after.tag != "mo"
+                part.attrib |= {"lspace": "0.17em", "rspace": "0.17em" if follows else "0"}
 
 
 def opens(part: Element) -> bool:
@@ -165,3 +184,4 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (as_mathml, None), (as_mathml, None))
     app.connect("builder-inited", write_names)
     app.connect("autodoc-process-docstring", as_markup)
+    app.connect("doctree-read", link_names)
