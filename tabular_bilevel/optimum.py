@@ -29,7 +29,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.ascent.published import Recipe
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.contract import as_estimator
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
@@ -418,3 +418,5 @@ class Perturbed:
         """Compute the method's target, shape (d,)."""
         target: FloatArray = self.method.target(problem, theta)
         return target
+
+    bias = bias_of

@@ -328,7 +328,16 @@ def test_gradient_and_train_take_somebodys_problem_too(capsys, folder):
         (["through:f"], "No module named 'numpyy' (lacks.py, line 3)"),
         (["stops:f"], "stops:f cannot be used: SystemExit: 3 (stops.py, line 1)"),
         ([], "give an estimator, MODULE:NAME, or estimates, --rows FILE.npy"),
-        (["mine:exact", "--up-to-scale"], "--up-to-scale is for --rows"),
+        (["mine:exact", "--simulator", "mine:PROBLEM"], "--simulator needs a --problem"),
+        (
+            ["mine:exact", "--problem", "garnet", "--enumerate", "--critic", "mine:exact"],
+            "--critic is not for --enumerate, which needs no sampling",
+        ),
+        (
+            ["mine:exact", "--problem", "garnet", "--follower", "mine:PROBLEM"],
+            "which has no method solve",
+        ),
+        (["mine:exact", "--sampler", "mine:nothing"], "module 'mine' has no 'nothing'"),
         (["--rows", "rows.npy"], "--rows needs the --problem and the --theta"),
         (
             ["--rows", "rows.npy", "--problem", "garnet"],

@@ -54,7 +54,8 @@ def iteration_call(model, *, tolerance=1e-9, max_sweeps=10_000):
         "tolerance": tolerance,
         "max_sweeps": max_sweeps,
     }
-    return inputs, {"scratch": np.empty(model.n_states), "value": np.zeros(model.n_states)}
+    scratch = {"scratch": np.empty(model.n_states), "action_value": np.empty(model.n_actions)}
+    return inputs, scratch | {"value": np.zeros(model.n_states)}
 
 
 def sampling_call(model, *, count=40, horizon=12, budget=10_000, survival=1.0, room=480):
@@ -147,6 +148,23 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
 
 
+def look_call(model):
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "available": model.available,
+        "discount": model.follower_discount,
+        "temperature": model.temperature,
+        "value": np.linspace(-1.0, 1.0, model.n_states),
+    }
+    shape = model.follower_reward.shape
+    return inputs, {
+        "action_value": np.empty(shape),
+        "policy": np.empty(shape),
+        "weights": np.empty(model.transition.nnz),
+        "gap": np.empty(model.n_states),
+    }
+
+
 def product_call(model):
     kernel = model.transition
     inputs = kernel_of(model)
@@ -167,8 +185,8 @@ def pullback_errors_call(model):
 
 def pad_call(model):
     lists, arrays = sample_of(model)
-    inputs = {"steps": flattened(lists), "lengths": arrays["lengths"]}
-    return inputs, {"table": np.full((3, len(lists), 12), -7, np.int32)}
+    inputs = {"steps": flattened(lists)[0], "lengths": arrays["lengths"]}
+    return inputs, {"table": np.full((len(lists), 12), -7, np.int32)}
 
 
 def flattened(lists):
@@ -332,8 +350,11 @@ def outward_call(model):
 
 def balance_call(model):
     rng, shape = np.random.default_rng(17), model.follower_reward.shape
-    inputs = {"leak": 1e-4 * rng.random(model.n_states)}
-    return inputs, {"error": model.available * 10.0 ** rng.uniform(-3, 0, shape)}
+    inputs = {
+        "error": model.available * 10.0 ** rng.uniform(-3, 0, shape),
+        "leak": 1e-4 * rng.random(model.n_states),
+    }
+    return inputs, {"tighter": np.full(shape, 7.0)}
 
 
 def advantages_call(model):
@@ -389,6 +410,7 @@ CALLS = {
     "soft_policy": policy_call,
     "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
+    "soft_bellman": look_call,
     "soft_policy_iteration": newton_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
@@ -462,6 +484,19 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
 
 
 @each_model
+def test_a_look_ahead_is_its_twin(model):
+    inputs, outputs = look_call(model)
+    residual, scale = run(kernels.soft_bellman, inputs, outputs)
+    *twin_outputs, twin_residual, twin_scale = twins.soft_bellman(model, inputs["value"])
+    assert agree(residual, twin_residual)
+    assert agree(scale, twin_scale)
+    for found, twin in zip(outputs.values(), twin_outputs, strict=True):
+        infinite = np.isinf(twin)
+        assert agree(found[~infinite], twin[~infinite])
+        assert (found[infinite] == -np.inf).all()
+
+
+@each_model
 @pytest.mark.parametrize(
     ("budget", "survival"), [(10_000, 1.0), (25, 1.0), (24, 1.0), (10_000, 0.7), (25, 0.7)]
 )
@@ -528,9 +563,10 @@ def test_pulled_back_errors_are_0_only_where_nothing_is(name):
 @each_model
 def test_trajectories_are_padded_as_by_the_twin(model):
     inputs, outputs = pad_call(model)
-    run(kernels.pad, inputs, outputs)
-    wanted = twins.pad(sample_of(model)[0], longest=12)
-    np.testing.assert_array_equal(outputs["table"], wanted)
+    lists = sample_of(model)[0]
+    for steps, wanted in zip(flattened(lists), twins.pad(lists, longest=12), strict=True):
+        run(kernels.pad, inputs | {"steps": steps}, outputs)
+        np.testing.assert_array_equal(outputs["table"], wanted)
 
 
 class Stuck:
@@ -833,10 +869,10 @@ def test_errors_on_the_way_to_the_influence_are_the_twins(model, name):
 @each_model
 def test_errors_are_balanced_as_by_the_twin(model):
     inputs, outputs = balance_call(model)
-    twin = twins.balance(outputs["error"], inputs["leak"])
-    assert model.n_actions == 1 or np.any(twin < outputs["error"])
+    twin = twins.balance(**inputs)
+    assert model.n_actions == 1 or np.any(twin < inputs["error"])
     run(kernels.balance, inputs, outputs)
-    assert agree(outputs["error"], twin)
+    assert agree(outputs["tighter"], twin)
 
 
 def test_bounds_are_widened_as_by_the_twin():

@@ -80,6 +80,7 @@ def test_noise_has_its_spread_and_mean_zero():
     assert np.abs(noise.mean(axis=0)).max() < 5.0 * spread / np.sqrt(500)
     assert np.abs(noise.std(axis=0) - spread).max() < 5.0 * spread / np.sqrt(1000)
     np.testing.assert_array_equal(method.target(problem, theta), exact)
+    np.testing.assert_allclose(method.bias(problem, theta), 0.0, atol=ROUNDING)
 
 
 def test_noise_goes_on_from_memory():

@@ -699,3 +699,14 @@ def test_a_problem_names_itself():
     assert str(tb.problems.bandit()).startswith(
         "FeatureProblem: 2 parameters; at 0, Model: 1 states"
     )
+
+
+@pytest.mark.parametrize("wrong", [object(), lambda theta: theta, tb.problems.rounds])
+def test_messages_say_what_was_given_without_its_address(wrong):
+    for given in (
+        lambda: tb.hypergradient(wrong, [0.0]),
+        lambda: tb.solve_follower(tb.problems.bandit().base, solver=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"^\w+ is <.*>, which has no method") as caught:
+            given()
+        assert "0x" not in str(caught.value)

@@ -20,6 +20,7 @@ from functools import cached_property
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel import vectors
 from tabular_bilevel._base import arguments
 
 
@@ -59,6 +60,12 @@ def test_help_begins_with_the_groups():
     places = [shown.index(title) for title in GROUPS]
     assert places == sorted(places)
     assert places[-1] < shown.index("PACKAGE CONTENTS")
+
+
+@pytest.mark.parametrize("module", [tb.problems, tb.plots, vectors])
+def test_a_module_lists_its_names(module):
+    listed = re.findall(r"^- `(\w+)`: \S", module.__doc__, re.MULTILINE)
+    assert sorted(listed) == sorted(module.__all__)
 
 
 MODULES = (

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
+from tabular_bilevel._base.files import brief
 
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
@@ -291,7 +292,7 @@ def require_method(name: str, value: object, method: str) -> None:
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__name__}, not an instance of it")
     if not callable(getattr(value, method, None)):
-        raise ValueError(f"{name} is {value!r}, which has no method {method}")
+        raise ValueError(f"{name} is {brief(repr(value))}, which has no method {method}")
 
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:

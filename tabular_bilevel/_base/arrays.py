@@ -26,6 +26,7 @@ __all__ = [
     "ratio",
     "read_only",
     "read_only_matrix",
+    "read_only_view",
     "restore_read_only",
     "softmax",
 ]
@@ -60,8 +61,19 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+def read_only_view(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Make a view for a kernel that takes read-only arrays and others: two types compile twice."""
+    return read_only(array.view())
+
+
 def read_only_matrix(matrix: sp.csr_array) -> sp.csr_array:
-    """Mark the arrays of a freshly made matrix as read-only and hand it on."""
+    """Mark the arrays of a freshly made matrix as read-only and hand it on.
+
+    Indices that fit have 32 bits: kernels are compiled for one type.
+    """
+    if matrix.indices.dtype != np.int32 and max(matrix.nnz, matrix.shape[1]) < 2**31:
+        matrix.indices = matrix.indices.astype(np.int32)
+        matrix.indptr = matrix.indptr.astype(np.int32)
     for array in (matrix.data, matrix.indices, matrix.indptr):
         read_only(array)
     return matrix

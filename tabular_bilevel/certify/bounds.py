@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import all_finite, as_theta
-from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, read_only_view
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
@@ -211,6 +211,7 @@ def refined(
             residual=residual,
             error_bound=residual * _patience(_contraction(model, model.follower_discount)),
             iterations=response.iterations + 1,
+            method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
         evaluation=_evaluation(model, leader),
         measures=measures,
@@ -498,8 +499,6 @@ class _Follower:
 
 
 def _follower(model: Model, response: Response) -> _Follower:
-    from tabular_bilevel._base import kernels
-
     value, beta = response.value, model.temperature
     discount = model.follower_discount
     contraction = _contraction(model, discount)
@@ -517,12 +516,10 @@ def _follower(model: Model, response: Response) -> _Follower:
     size, spread, advantage = operator.values(residual + stray)
     leak = _leak(model, soft.policy)
     log_ratio = (advantage + stray[:, None]) / beta
-    policy_error = soft.error(log_ratio)
+    policy_error = _balanced(soft.error(log_ratio), leak)
     log_policy_error = soft.log_policy_error + np.where(
         soft.log_policy_error == 0.0, 0.0, log_ratio
     )
-    kernels.balance(policy_error, leak)
-
     value = value + correction
     terms = np.abs(gap) + (np.abs(response.value) + np.abs(correction))[:, None]
     rounding = error + 3.0 * ROUNDOFF * terms
@@ -650,6 +647,7 @@ def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[Floa
         source_error,
         leak,
     )
+    source_error = _balanced(source_error, leak)
     nothing = np.zeros(model.n_states)
     operator = follower.operator
     residual, _ = _flow(model, nothing, source, policy, discount, nothing, nothing)
@@ -832,7 +830,7 @@ def _gaps(
         reward,
         model.available,
         discount,
-        value,
+        read_only_view(value),
         correction,
         gap,
         error,
@@ -858,11 +856,11 @@ def _flow(
         kernel.indptr,
         kernel.indices,
         kernel.data,
-        source,
+        read_only_view(source),
         flow,
         policy,
         discount,
-        measure,
+        read_only_view(measure),
         correction,
         low,
         size,
@@ -872,6 +870,15 @@ def _flow(
         error,
     )
     return residual, error
+
+
+def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
+    """Tighten errors that in each row add up to at most `leak`."""
+    from tabular_bilevel._base import kernels
+
+    tighter = np.empty_like(error)
+    kernels.balance(error, leak, tighter)
+    return tighter
 
 
 def _leak(model: Model, policy: FloatArray) -> FloatArray:

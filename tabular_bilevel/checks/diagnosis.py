@@ -420,10 +420,10 @@ class Candidates:
         """
         rounding = max(rounding, EXACT_FIT)
         if up_to_scale:
-            length = float(np.linalg.norm(rows.mean(axis=0)))
-            if length == 0.0:
+            mean = rows.mean(axis=0)
+            if not mean.any():
                 return Diagnosis(n_replicates=0 if exactly else len(rows))
-            rows = rows * (float(np.linalg.norm(self.exact)) / length)
+            rows = rows / _length(mean) * _length(self.exact)
             rounding = max(rounding, _turned(rows))
         targets: dict[tuple[Mistake, ...], FloatArray] = {
             (fault,): target for fault, target in self.singles.items()
@@ -468,9 +468,9 @@ class Candidates:
         self, targets: Mapping[tuple[Mistake, ...], FloatArray]
     ) -> dict[tuple[Mistake, ...], FloatArray]:
         """Make targets as long as the right mean, without those that are multiples of it."""
-        length = float(np.linalg.norm(self.exact))
+        length = _length(self.exact)
         made = {
-            names: target * (length / float(np.linalg.norm(target)))
+            names: target / _length(target) * length
             for names, target in targets.items()
             if target.any()
         }
@@ -496,8 +496,9 @@ class Candidates:
             if fits[k]:
                 gaps = np.abs(table - table[k]).max(axis=1)
                 sizes = np.maximum(np.abs(table).max(axis=1), max(_size(table[k]), self.size))
-                same = (gaps <= SAME * sizes) | (compared.between(table, table[k]) <= ALIKE)
-                same &= left & fits
+                equal = (gaps <= SAME * sizes) & left & fits
+                same = equal | (compared.between(table, table[k]) <= ALIKE) & left & fits
+                k = int(np.argmax(equal))  # the first of the register, of those with one target
                 same[k] = False
             left[same] = left[k] = False
             alike = [
@@ -790,6 +791,11 @@ def _turned(rows: FloatArray) -> float:
     mean = rows.mean(axis=0)
     square, noise = float(mean @ mean), float(((rows - mean) ** 2).sum()) / max(1, len(rows) - 1)
     return min(MOST_TURNED, noise / square) if square > 0.0 else MOST_TURNED
+
+
+def _length(vector: FloatArray) -> float:
+    unit = binary_scale(vector)
+    return float(np.linalg.norm(vector / unit) * unit)
 
 
 def _size(vector: FloatArray) -> float:

@@ -220,10 +220,7 @@ def check_estimator(
     learning = _learning(declared, trajectories_of(taken), up_to_scale)
     bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
     replicates = Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
-    seen: Replicates | _Beside = replicates
-    if learning.method is not None:
-        own = as_estimator(learning.method).at(problem, theta)
-        seen = _Beside(replicates, Replicates(own, generator.spawn(count), int(burn_in)), goal)
+    seen = learning.beside(replicates, problem, theta, right, generator.spawn(count), int(burn_in))
     try:
         if pullback.trouble:
             found = _broken(pullback.trouble, goal, reason="pullback")
@@ -358,15 +355,14 @@ def check_estimates(
     pullback = check_pullback(problem, theta)
     rounding, coarse = rounding_of(precision)
     learning = _learning(declared, None, up_to_scale)
-    if learning.method is not None:
-        own = as_estimator(learning.method).at(problem, theta)
-        streams = np.random.default_rng(0).spawn(len(estimates))
-        estimates = estimates - Replicates(own, streams, 0).drawn(len(estimates)) + goal
+    streams = np.random.default_rng(0).spawn(len(estimates))
+    rows_given = _Given(list(estimates), rounding)
+    given = learning.beside(rows_given, problem, theta, right, streams)
     if pullback.trouble:
         found = _broken(pullback.trouble, goal, reason="pullback")
     else:
         found = judge(
-            estimates,
+            given.drawn(len(estimates)),
             goal,
             false_alarm_rate=false_alarm_rate,
             power=power,
@@ -382,7 +378,6 @@ def check_estimates(
         pullback_checked=pullback.checked,
         declared=str(declared),
     )
-    given = _Given(list(estimates), rounding)
     return _explained(found, given, problem, theta, exact, right, horizon=steps)
 
 
@@ -403,7 +398,7 @@ class _Given:
 class _Beside:
     """Replicates, less the gaps between a right estimator's and what they come to."""
 
-    replicates: Replicates
+    replicates: Replicates | _Given
     right: Replicates
     limit: FloatArray
 
@@ -413,7 +408,9 @@ class _Beside:
 
     @property
     def rounding(self) -> float:
-        return self.replicates.rounding
+        """What a wrong estimator may be off by besides: nothing says that it has the same gaps."""
+        gap = np.mean(self.right.rows, axis=0) - self.limit
+        return max(self.replicates.rounding, _size(gap) / (_size(self.limit) or 1.0))
 
     @property
     def left(self) -> bool:
@@ -433,6 +430,21 @@ class _Learning:
 
     method: BoltzmannCovariance | None = None
     notes: tuple[str, ...] = ()
+
+    def beside(
+        self,
+        given: Replicates | _Given,
+        problem: BilevelProblem,
+        theta: FloatArray,
+        right: Experience | None,
+        streams: Sequence[np.random.Generator],
+        burn_in: int = 0,
+    ) -> Replicates | _Given | _Beside:
+        """Take what finite data leave off, if it is known."""
+        if self.method is None or right is None:
+            return given
+        own = Replicates(as_estimator(self.method).at(problem, theta), streams, burn_in)
+        return _Beside(given, own, Declared.target(right))
 
 
 def _learning(declared: Declared, count: int | None, up_to_scale: bool) -> _Learning:

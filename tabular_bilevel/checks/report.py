@@ -230,7 +230,9 @@ class EstimatorReport:
             raise CheckFailedError(str(self))
 
     def __str__(self) -> str:
-        return "\n  ".join([f"Estimator check: {self.verdict.value}{self.short}", *self._lines()])
+        beside = ", beside what was declared" if self.declared and not self.trouble else ""
+        first = f"Estimator check: {self.verdict.value}{beside}{self.short}"
+        return "\n  ".join([first, *self._lines()])
 
     @property
     def short(self) -> str:

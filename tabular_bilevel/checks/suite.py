@@ -204,9 +204,9 @@ def check_suite(
         As for `check_estimator`.
     suite : sequence of SuiteCase, optional
         `standard_suite` by default.
-    n_replicates, visible_bias, false_alarm_rate, power, burn_in, rng
+    n_replicates, visible_bias, false_alarm_rate, power
         As for `check_estimator`; the false-alarm rate is for all problems together.
-    sampler, follower, critic, up_to_scale
+    sampler, follower, critic, up_to_scale, burn_in, rng
         As for `check_estimator`.
     progress : bool
         Whether to show a bar of the problems, and one of the calls on each.

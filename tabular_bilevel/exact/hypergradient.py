@@ -16,7 +16,6 @@ from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergr
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.finite.follower import (
     FollowerSolver,
-    PolicyIteration,
     Response,
     response_at,
     solve_follower,
@@ -103,8 +102,6 @@ def hypergradient(
     if isinstance(accuracy, Enclosed):
         return _enclosed(problem, theta, model, accuracy, horizon)
     bounded = horizon is None and not isinstance(accuracy, Estimated)
-    if bounded and solver is None:
-        solver = PolicyIteration(to_rounding=False)  # a step of refinement follows
     response = solve_follower(model, solver=solver, start=start)
     result: Hypergradient | None = None
     reason = "it was asked for"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +46,9 @@ __all__ = ["Model", "Tangent", "normalised"]
 
 # Compiled loops index entries with 32 bits.
 MAX_ENTRIES = 2**31 - 1
+
+# Steps after which all of a random graph has been reached; each costs a product.
+STEPS_FROM_A_STATE = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +341,11 @@ class Model:
         return self._kernel.entry_state
 
     @property
+    def least_band(self) -> int:
+        """What any numbering's transitions lead apart at least, as far as a quick look can tell."""
+        return self._kernel.least_band
+
+    @property
     def band(self) -> tuple[IntArray, int]:
         """A numbering of the states, shape (S,), and how far apart its transitions lead at most."""
         return self._kernel.band
@@ -497,6 +506,21 @@ class _Kernel:
     @cached_property
     def entry_state(self) -> IntArray:
         return read_only(self.entry_row // self.termination.shape[1])
+
+    @cached_property
+    def least_band(self) -> int:
+        """Bound the band's half width from below, whatever the numbering, at little cost.
+
+        Within k steps of a state there are at most 2 k w others if no step leads further than w.
+        """
+        n_states, n_actions = self.termination.shape
+        reached = np.zeros(n_states)
+        reached[0] = 1.0
+        least = 0
+        for steps in range(1, STEPS_FROM_A_STATE + 1):
+            reached = np.sign(reached + self.transposed @ np.repeat(reached, n_actions))
+            least = max(least, math.ceil((np.count_nonzero(reached) - 1) / (2 * steps)))
+        return least
 
     @cached_property
     def band(self) -> tuple[IntArray, int]:
@@ -750,6 +774,4 @@ def as_transition(
         raise ValueError(f"{row} sums to {sums[k]:.12g}, not {goal}")
     if csr.nnz > MAX_ENTRIES:
         raise ValueError(f"{name} has {csr.nnz} entries, more than {MAX_ENTRIES}")
-    csr.indices = csr.indices.astype(np.int32, copy=False)
-    csr.indptr = csr.indptr.astype(np.int32, copy=False)
     return read_only_matrix(csr)

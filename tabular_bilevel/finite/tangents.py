@@ -19,6 +19,7 @@ from tabular_bilevel._base.arrays import (
     IntArray,
     quiet,
     read_only_matrix,
+    read_only_view,
     restore_read_only,
 )
 from tabular_bilevel._base.display import displayed
@@ -212,9 +213,14 @@ def _add(
     """Add the errors of pulled back slopes, and of the sum over them."""
     from tabular_bilevel._base import kernels
 
-    matrix = columns
     kernels.pullback_errors(
-        matrix.indptr, matrix.indices, matrix.data, slopes, errors, roundings, reach
+        columns.indptr,
+        columns.indices,
+        columns.data,
+        read_only_view(slopes),
+        read_only_view(errors),
+        roundings,
+        reach,
     )
 
 
@@ -223,5 +229,6 @@ def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     from tabular_bilevel._base import kernels
 
     result = np.empty(matrix.shape[0])
+    vector = read_only_view(vector)
     kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)
     return result

@@ -3,6 +3,7 @@
 
 const WALK_STEP = 120; // milliseconds of the animation
 const LONGEST_WALK = 200;
+const OWN_MAP = "one of your own";
 const CLEAR_SIGN = 2; // standard errors from 0 at which an estimate's sign is shown
 
 const state = {
@@ -77,7 +78,7 @@ function undo() {
   const last = state.past.pop();
   if (!last) return;
   state.setting = state.kept = last.setting;
-  refresh();
+  compute();
   told(`undone; J ${short(last.objective)}`);
 }
 
@@ -110,7 +111,10 @@ function stepUphill() {
 
 function useTool(place, opposite = false) {
   const { setting, tool } = state;
-  if (tool === "wall") return change(withWall(setting, place));
+  if (tool === "wall") {
+    const walled = withWall(setting, place);
+    return walled === setting ? say("something stands there") : change(walled);
+  }
   if (!isFree(setting, place)) return say("there is a wall");
   if (tool in LETTERS) return change({ ...setting, [tool]: place });
   return addCoin(place, (tool === "coin") === opposite ? -1 : 1);
@@ -208,11 +212,12 @@ function paint(now) {
 
   const numbers = VIEWS[show][2](solved);
   const errors = show === "gradient" && state.gradient === "sampled" ? state.estimate.error : null;
-  const most = numbers.reduce((top, x) => Math.max(top, Math.abs(x)), 0) || 1;
   const hasSign = show === "influence" || show === "gradient";
+  const least = hasSign ? 0 : Math.min(...numbers); // where colours begin
+  const most = numbers.reduce((top, x) => Math.max(top, Math.abs(x - least)), 0) || 1;
   pen.textBaseline = "middle";
   solved.grid.cells.forEach(([i, j], s) => {
-    const x = j * size, y = i * size, share = numbers[s] / most;
+    const x = j * size, y = i * size, share = (numbers[s] - least) / most;
     const unsure = errors && Math.abs(numbers[s]) < CLEAR_SIGN * errors[s];
     pen.fillStyle = colour(unsure ? share / 2 : share);
     pen.fillRect(x + 0.5, y + 0.5, size - 1, size - 1);
@@ -317,6 +322,7 @@ function write() {
   const scale = Math.max(Math.abs(solved.earned), Math.abs(solved.paid)) || 1;
   byId("bar-earned").style.width = `${(100 * solved.earned) / scale}%`;
   byId("bar-paid").style.width = `${(100 * Math.abs(solved.paid)) / scale}%`;
+  byId("bar-paid").classList.toggle("income", solved.paid < 0);
   put("parts", `J = ${short(solved.earned)} earned at the table ` +
     (solved.paid < 0 ? `+ ${short(-solved.paid)} from fees` : `− ${short(solved.paid)} paid in coins`) +
     `. The robot makes ${short(solved.length)} discounted steps.`);
@@ -337,6 +343,8 @@ function write() {
     put(`${name}-words`, String(setting[name]));
   }
   put("coin-size", ` of ${coinSize()}`);
+  byId("ready").value = Object.keys(READY)
+    .find((name) => READY[name].map.join() === setting.map.join()) ?? OWN_MAP;
   writeHistory();
   writeWhy();
 }
@@ -377,12 +385,13 @@ function writeWhy() {
   const { solved, setting, focus } = state, s = solved.grid.state(focus);
   byId("coin").disabled = s < 0;
   put("why-cell", describe(focus));
+  const size = coinSize();
+  Object.assign(byId("coin"), { min: -10 * size, max: 10 * size, step: size / 10 });
   byId("coin").value = coinAt(setting, focus);
   byId("coin").setAttribute("aria-valuetext", short(coinAt(setting, focus)));
   put("coin-words", signed(coinAt(setting, focus)));
   byId("why-table").hidden = s < 0;
   if (s < 0) return;
-  const size = coinSize();
   const more = solve(withCoin(setting, focus, coinAt(setting, focus) + size), solved.value).objective;
   const rows = [
     ["Visits", short(solved.visits[s]), "how often the robot is here, later ones counting less"],
@@ -642,8 +651,8 @@ function begin() {
   makeRadios("gradients", GRADIENTS, "gradient", () => pick("views", "gradient"));
   makeSliders();
   makeExperiments();
-  byId("ready").append(...Object.keys(READY).map((name) => new Option(name)));
-  byId("ready").addEventListener("change", (event) => change(READY[event.target.value]));
+  byId("ready").append(...[...Object.keys(READY), OWN_MAP].map((name) => new Option(name)));
+  byId("ready").addEventListener("change", (event) => change(READY[event.target.value] ?? state.setting));
   byId("walks").addEventListener("change", (event) => { state.walks = Number(event.target.value); refresh(); });
   byId("again").addEventListener("click", () => { state.estimate = null; refresh(); });
   byId("uphill").addEventListener("click", stepUphill);

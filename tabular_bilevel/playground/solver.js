@@ -140,21 +140,18 @@ function solve(setting, guess) {
   const leaderValue = walk.solve(leads);
   const visits = walk.solveTransposed(coins.map((_, s) => (s === start ? 1 : 0)));
 
-  // What a decision is worth to the leader, above the policy's average.
-  const advantage = actionValues(grid, goal, slip, leads, gL, leaderValue)
-    .map((Q, s) => Q.map((q) => q - leaderValue[s]));
-  // The wish for each decision flows to where it may lead, and on: a coin there draws it.
+  // What a decision is worth to the leader beyond the policy's average; by differences, which are
+  // small where the follower hardly ever decides otherwise.
+  const advantage = actionValues(grid, goal, slip, leads, gL, leaderValue).map((Q, s) =>
+    Q.map((q) => Q.reduce((sum, other, action) => sum + policy[s][action] * (q - other), 0)));
+  // The wish for each decision flows to where it leads, and on: a coin there draws it. A slip
+  // takes a share of it to the other moves; the wishes of a state sum to 0.
   const source = new Float64Array(n);
-  const wish = advantage.map((A, s) =>
-    A.map((a, action) => (visits[s] * policy[s][action] * a) / temperature));
-  wish.forEach((w, s) => { // at the goal it is 0
-    const all = w.reduce((sum, x) => sum + x);
-    w.forEach((x, move) => {
-      source[grid.reached[s][move]] += gF * ((1 - slip) * x + (slip / 3) * (all - x));
-    });
-  });
-  const arrivals = equations.solveTransposed(source);
-  const influence = arrivals.map((arriving, s) => arriving + wish[s].reduce((sum, x) => sum + x));
+  advantage.forEach((A, s) => A.forEach((a, move) => {
+    const wish = (visits[s] * policy[s][move] * a) / temperature;
+    source[grid.reached[s][move]] += gF * (1 - slip - slip / 3) * wish;
+  }));
+  const influence = equations.solveTransposed(source);
   const direct = visits.map((d) => -price * d);
   const sum = (of) => visits.reduce((total, d, s) => total + d * of(s), 0);
   return {

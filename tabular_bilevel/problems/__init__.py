@@ -1,4 +1,40 @@
-"""Benchmark problems: published ones, maps, random families and closed forms."""
+"""Benchmark problems: published ones, maps, random families and closed forms.
+
+Small ones, whose answer is known by hand:
+
+- `fork`: one choice and one coin
+- `rounds`: a dock and an aisle, round and round
+- `bandit`: one state, and a payment for each action
+- `bandit_closed_form`: its answer
+- `two_state`: home and work, a payment and a parameter of the kernel
+- `two_state_closed_form`: its answer
+
+Published ones:
+
+- `four_rooms`: 104 cells and a budget of charges
+- `discrete_toy`: a game of three states, in which the leader's best policy is mixed
+
+Maps:
+
+- `grid_world`: a robot's way through any map, one coin a cell
+- `warehouse`: one with 38,756 cells
+- `grid_map`: cells and walls of such a problem
+- `GridMap`: these
+
+Random ones:
+
+- `garnet`: random rewards and successors
+- `layered`: episodes that all end after the same number of steps
+- `random_game`: a game
+- `layered_game`: a game whose episodes do so
+
+Your own, and collections:
+
+- `from_arrows`: a small problem in words
+- `Arrow`: what one action does there
+- `zoo`: instances for tests, ordinary and hard
+- `CATALOGUE`: the problems that the command line knows, by name
+"""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

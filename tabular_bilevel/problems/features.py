@@ -375,7 +375,7 @@ class FeatureProblem:
     @cached_property
     def _rewards(self) -> sp.csr_array:
         """Features of both rewards, the follower's above the leader's."""
-        return sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward)))
+        return read_only_matrix(sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward))))
 
     @cached_property
     def _base_rewards(self) -> FloatArray:

@@ -125,7 +125,9 @@ class Trajectories:
         if steps >= self.states.shape[1]:
             return self
         columns = (self.states, self.actions, self.next_states)
-        states, actions, following = (column[:, :steps] for column in columns)
+        states, actions, following = (
+            read_only(np.ascontiguousarray(column[:, :steps])) for column in columns
+        )
         lengths = read_only(np.minimum(self.lengths, steps))
         return replace(self, states=states, actions=actions, next_states=following, lengths=lengths)
 
@@ -344,7 +346,7 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
     if off.any():
         index = first(off)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
-    return chances
+    return read_only(chances)
 
 
 def draw(
@@ -425,7 +427,8 @@ def draw(
     steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     del parts  # as large as the sample
     steps = np.empty((3, lengths.size, longest), dtype=np.int32)
-    kernels.pad(steps_made, lengths, steps)
+    for row, table in zip(steps_made, steps, strict=True):
+        kernels.pad(row, lengths, table)
     states, actions, following = read_only(steps)
     last = lengths[-1]
     cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns

@@ -639,10 +639,16 @@ class ImplementationReport:
         lines += [f"  {o.vector.name}: {o.trouble}" for o in wrong[:SHOWN]]
         if len(wrong) > SHOWN:
             lines.append(f"  and {len(wrong) - SHOWN} more")
-        lines.append("  wrong / all  flag of those that are wrong more often, which aims at")
-        for flag, (bad, with_it) in self.flags.items():
-            if bad * n > len(wrong) * with_it:
-                lines.append(f"  {bad:5d} / {with_it:3d}  {flag}: {NOTES.get(flag, '')}")
+        often = [
+            f"  {bad:5d} / {with_it:3d}  {flag}: {NOTES.get(flag, '')}"
+            for flag, (bad, with_it) in self.flags.items()
+            if bad * n > len(wrong) * with_it
+        ]
+        if often:
+            lines += [
+                "  wrong / all  flag of those that are wrong more often, which aims at",
+                *often,
+            ]
         if self.telling_flags:
             lines.append(f"  wrong where there is: {', '.join(self.telling_flags)}")
         for name in self.named:

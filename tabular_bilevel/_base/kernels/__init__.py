@@ -28,6 +28,7 @@ from tabular_bilevel._base.kernels.sample import (
     visits,
 )
 from tabular_bilevel._base.kernels.solve import (
+    soft_bellman,
     soft_policy_iteration,
     soft_value_iteration,
     sparse_product,
@@ -48,6 +49,7 @@ __all__ = [
     "sample_trajectories",
     "sarsa",
     "slope_errors",
+    "soft_bellman",
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",

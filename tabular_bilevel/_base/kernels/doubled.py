@@ -142,38 +142,42 @@ def flow_residual(
     for s in range(n_states):
         residual[s] = low[s] = size[s] = small[s] = count[s] = 0.0
     for s in range(n_states):
+        here, more = measure[s], correction[s]
         for a in range(n_actions):
-            product, slip = two_product(policy[s, a], measure[s])
-            leaving, rest = two_sum(flow[s, a], product)
-            extra = rest + (slip + policy[s, a] * correction[s])
-            weight = abs(flow[s, a]) + abs(product)
-            tiny = policy[s, a] * abs(correction[s])
-            lasting = policy[s, a] != 0.0 and (measure[s] != 0.0 or correction[s] != 0.0)
-            if flow[s, a] == 0.0 and not lasting:
+            chance, moved = policy[s, a], flow[s, a]
+            product, slip = two_product(chance, here)
+            leaving, rest = two_sum(moved, product)
+            extra = rest + (slip + chance * more)
+            weight = abs(moved) + abs(product)
+            tiny = chance * abs(more)
+            lasting = chance != 0.0 and (here != 0.0 or more != 0.0)
+            if moved == 0.0 and not lasting:
                 continue
             row = s * n_actions + a
             for k in range(indptr[row], indptr[row + 1]):
-                j = indices[k]
-                product, slip = two_product(data[k], leaving)
+                j, p = indices[k], data[k]
+                product, slip = two_product(p, leaving)
                 residual[j], rest = two_sum(residual[j], product)
-                low[j] += rest + (slip + data[k] * extra)
-                size[j] += data[k] * weight
-                small[j] += data[k] * tiny
+                low[j] += rest + (slip + p * extra)
+                size[j] += p * weight
+                small[j] += p * tiny
                 count[j] += 1.0
     for s in range(n_states):
+        here, more, start, n = measure[s], correction[s], source[s], count[s]
         high, slip = two_product(discount, residual[s])
         rest = discount * low[s] + slip
-        high, slip = two_sum(high, source[s])
+        high, slip = two_sum(high, start)
         rest += slip
-        high, slip = two_sum(high, -measure[s])
-        rest += slip - correction[s]
-        residual[s] = high + rest
-        n = count[s] + 12.0
-        total = discount * size[s] + abs(source[s]) + abs(measure[s])
-        tiny = discount * small[s] + abs(correction[s])
-        something = total + tiny > 0.0 or (discount > 0.0 and count[s] > 0.0)
+        high, slip = two_sum(high, -here)
+        rest += slip - more
+        left = high + rest
+        residual[s] = left
+        total = discount * size[s] + abs(start) + abs(here)
+        tiny = discount * small[s] + abs(more)
+        something = total + tiny > 0.0 or (discount > 0.0 and n > 0.0)
+        n += 12.0
         error[s] = (
-            ROUNDOFF * abs(residual[s])
+            ROUNDOFF * abs(left)
             + 4.0 * n * n * ROUNDOFF * ROUNDOFF * total
             + n * ROUNDOFF * tiny
             + (n * UNDERFLOW if something else 0.0)
@@ -370,18 +374,16 @@ def outward(bounds: FloatArray, factor: float, least: float) -> None:
 
 
 @kernel
-def balance(error: FloatArray, leak: FloatArray) -> None:
+def balance(error: FloatArray, leak: FloatArray, tighter: FloatArray) -> None:
     """Tighten errors that in each row add up to at most `leak`: one makes up for the others."""
     n_states, n_actions = error.shape
-    tighter = np.empty(n_actions)
     for s in range(n_states):
         for a in range(n_actions):
             others = leak[s]
             for b in range(n_actions):
                 if b != a:
                     others += error[s, b]
-            tighter[a] = min(error[s, a], others)
-        error[s] = tighter
+            tighter[s, a] = min(error[s, a], others)
 
 
 @kernel
@@ -473,4 +475,3 @@ def influence_sources(
             total += w
             size += abs(w)
         leak[s] = abs(total) + n_actions * ROUNDOFF * size
-    balance(source_error, leak)

@@ -99,16 +99,11 @@ def sample_trajectories(
 
 @kernel
 def pad(steps: IntArray, lengths: IntArray, table: IntArray) -> None:
-    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length.
-
-    The first axis of `steps` and `table` has what is kept of each step.
-    """
+    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length."""
     start = 0
     for i in range(lengths.size):
-        for k in range(steps.shape[0]):
-            for t in range(lengths[i]):
-                table[k, i, t] = steps[k, start + t]
-            table[k, i, lengths[i] :] = -1
+        for t in range(table.shape[1]):
+            table[i, t] = steps[start + t] if t < lengths[i] else -1
         start += lengths[i]
 
 

@@ -1,0 +1,44 @@
+"""A kernel is compiled for one type of each argument: every further type costs a first call time."""
+
+import json
+import subprocess
+import sys
+
+# What is read-only in one place and is not in another, 64 bits or 32, a view or whole. In a process
+# of its own: tests call kernels as they like.
+DRIVER = """
+import json
+import tabular_bilevel as tb
+from tabular_bilevel._base import kernels
+from tabular_bilevel.problems import zoo
+
+for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, leader unseen"):
+    problem, theta = zoo.named(name).problem, zoo.named(name).theta
+    for level in (tb.Bounded(), tb.Estimated()):
+        result = tb.hypergradient(problem, theta, accuracy=level)
+        tb.error_bounds(problem, theta, result)
+    model, response = result.model, result.response
+    for solver in (tb.ValueIteration(), tb.CompiledPolicyIteration()):
+        for start in (None, response.value):
+            tb.solve_follower(model, solver=solver, start=start)
+    sample = tb.sample_trajectories(model, response.policy.copy(), count=5, horizon=10, rng=0)
+    sample.cut(3).visits(0.9)
+    for critic in (tb.MonteCarloCritic(), tb.SarsaCritic(), tb.TemporalDifferenceCritic()):
+        for sampler in (tb.StepBudget(20, 10), tb.Episodes(3, 10), tb.Survivors(3)):
+            estimator = tb.BoltzmannCovariance(tb.Interaction(sampler, critic))
+            first = estimator(problem, theta, rng=0)
+            estimator(problem, theta, rng=0, memory=first.memory)
+    estimator.target(problem, theta)
+
+print(json.dumps({name: len(getattr(kernels, name).signatures) for name in kernels.__all__}))
+"""
+
+
+def test_a_kernel_is_compiled_once():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DRIVER], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert len(counts) > 20
+    assert counts == dict.fromkeys(counts, 1)
