@@ -1,14 +1,157 @@
-"""Ground truth for bilevel reinforcement learning on finite MDPs and Markov games."""
+"""Ground truth for bilevel reinforcement learning on finite MDPs and Markov games.
+
+A leader chooses theta, which sets the tables of a follower's decision process. The follower
+answers with its best soft policy, and the leader's objective J counts what comes of it.
+``tb.hypergradient`` computes dJ/dtheta exactly, the follower's change of mind included;
+``tb.check_estimator`` tells whether somebody's estimate of it is right.
+
+Public names by what you look for, the first to meet first. ``help(tb.NAME)`` says more of one.
+
+Problems: what theta does
+    problems                 ready-made problems, from two states to a warehouse
+    BilevelProblem           what you write for one of your own: two methods
+    ForwardProblem           a third method, for the independent routes
+    FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
+    MarkovGame               both players act; theta are logits of the leader's policy
+    Reparametrised           a problem of which another vector is the parameter
+    Transform                what turns that vector into theta; write your own
+    Budget                   a transform: incentives that share a budget
+    Box                      a transform: parameters within bounds
+    along                    a problem along a line: one parameter
+
+Tables: the follower's decision process at one theta
+    Model                    transitions, both rewards, discounts and temperature, checked
+    Tangent                  the derivative of the tables along one direction of theta
+    normalised               distributions scaled so that they sum to 1
+
+The follower's answer, and what it is worth to the leader
+    solve_follower           the follower's best answer to a model
+    Response                 its value, action value and policy
+    PolicyIteration          the solver for exact numbers
+    CompiledPolicyIteration  the same, fast for thousands of small solves
+    ValueIteration           the solver of which it is known how it converges
+    StoppedValueIteration    a follower that has not finished thinking
+    FollowerSolver           what a solver of your own must have
+    evaluate_leader          the leader's values under the answer
+    Evaluation               its objective, values and occupancy
+
+Gradients
+    hypergradient            J, its exact gradient, and what they are off by at most
+    Hypergradient            the gradient with its two parts, and all numbers on the way
+    objective                J alone
+    sensitivities            the derivative of J in each table entry, by the adjoint equations
+    Sensitivities            that derivative: influence, occupancy, and so on
+    forward_gradient         the same gradient by another road: forward mode
+    complex_step_gradient    ... by a complex step
+    difference_gradient      ... by differences of J
+    DifferenceGradient       these with their errors
+
+Trust: how far a number may be off
+    Level                    enclosed, bounded, an estimate, or a statistical statement
+    Accuracy                 what is known of a result's errors
+    Estimated                ask for a number without bounds
+    Bounded                  ask for bounds by float64 arithmetic
+    Enclosed                 ask for an enclosure as narrow as you say
+    error_bounds             the bounds of everything on the road
+    ErrorBounds              those bounds
+    enclose                  proven intervals by ball arithmetic
+    Enclosure                those intervals, and a certificate for others to check
+    Interval                 numbers between a lower and an upper bound
+    CertificationError       raised where the accuracy asked for is not reached
+
+Estimators: methods of the literature
+    BoltzmannCovariance      BC-HG, by eligibility traces
+    HyperPolicyGradient      HPGD, by differences of two values
+    SoBiRL                   the score of the first action
+    ValueGapPenalty          PBRL, a penalty on the follower's shortfall
+    NaivePolicyGradient      the direct part alone
+    BiLevelActorCritic       Bi-AC, a critic that trusts the leader to play its best
+    ZeroOrder                differences in random directions
+    AdaptiveModelDesign      AMD, by sweeps of forward mode
+    TruncatedNeumann         implicit differentiation, its inverse cut short
+    ExactGradient            the exact gradient as a method
+    Estimator                what a method is
+    Estimate                 what it returns
+    BatchEstimator           an estimator made of your function of trajectories
+    SamplingEstimator        an estimator made of your function that samples for itself
+
+Sampling: what estimators see
+    Interaction              how trajectories and the leader's values are got
+    Experience               what an estimator has in hand after that
+    Episodes                 so many trajectories, of so many steps at most
+    StepBudget               so many steps in all
+    Survivors                trajectories that are cut by chance
+    Sampler                  what a sampler of your own must have
+    sample_trajectories      trajectories of a model under a policy
+    Trajectories             states, actions and next states, padded
+    count_trajectories       how many trajectories there are
+    ExactCritic              the leader's values from the model
+    MonteCarloCritic         ... from averages of returns
+    SarsaCritic              ... learned by SARSA
+    TemporalDifferenceCritic ... learned by temporal differences
+    Critic                   what a critic of your own must have
+    LeaderValues             what a critic returns
+    LeaderView               what a leader may see of a problem
+    Batch                    trajectories as an estimator of yours is given them
+
+Checks: is it right?
+    check_estimator          is an estimator's mean the gradient? With a false-alarm rate
+    EstimatorReport          what was found, and the smallest bias that would have been
+    check_estimates          the same for rows that you computed elsewhere
+    check_by_enumeration     is its expectation the gradient? Exactly, over all trajectories
+    EnumerationReport        what was found
+    check_gradient           is a problem's pullback right? Several routes to one gradient
+    GradientReport           what was found
+    check_suite              an estimator on many problems, each aimed at a mistake
+    standard_suite           those problems
+    SuiteCase                one of them
+    SuiteReport              what was found on each
+    Verdict                  BIASED, no bias seen, inconclusive or broken
+    Diagnosis                which known mistakes would explain a bias
+    tell_apart               which mistakes a problem can show
+    Distinction              what was found
+    controls                 estimators that are wrong on purpose
+    Control                  one of them
+
+Ascent: climbing with gradients
+    ascend                   from a theta upwards, one estimate at a time
+    resume                   go on from a saved state
+    Iteration                what one iteration did
+    AscentState              what it takes to go on
+    GradientAscent           a step along the gradient
+    Adam                     Adam's step
+    Optimiser                what an optimiser of your own must have
+    published                an ascent as it was published
+    Recipe                   such an ascent: with what, how, and how long
+    Setting                  what the papers vary of a method
+    polish                   to the top of a hill, with exact gradients
+    search                   climb, polish, then shake and polish again
+    Shake                    how a search leaves the basin that it is in
+    Optimum                  what a search found
+
+Errors
+    ConvergenceError         an iteration ended before its tolerance
+    CheckFailedError         a report was asked to raise, and had not passed
+
+More modules, which you import by their full names
+    tabular_bilevel.plots              pictures (extra `plot`)
+    tabular_bilevel.optimum            better optima: more ways to look for them
+    tabular_bilevel.vectors            test vectors with proven answers, for any language
+    tabular_bilevel.adapters           Gymnasium, PettingZoo, JAX, PyTorch (extras of these names)
+    tabular_bilevel.strategies         problems for tests with hypothesis
+    tabular_bilevel.check_certificate  checks a certificate without the rest of the package
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel import problems
-from tabular_bilevel._base.display import display_all, displayed
+from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.renamed import found_by_old_name
 from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
+from tabular_bilevel.ascent.published import Recipe, published
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import error_bounds
 from tabular_bilevel.certify.enclosure import enclose
@@ -35,6 +178,7 @@ from tabular_bilevel.estimators import (
     ZeroOrder,
 )
 from tabular_bilevel.estimators.contract import BatchEstimator, SamplingEstimator
+from tabular_bilevel.estimators.register import Setting
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.exact.routes import (
     DifferenceGradient,
@@ -54,11 +198,12 @@ from tabular_bilevel.finite.follower import (
 )
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
-from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
-from tabular_bilevel.problems.reparametrised import Budget, Reparametrised, Transform
+from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
@@ -71,11 +216,12 @@ from tabular_bilevel.sampling.critics import (
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
-from tabular_bilevel.sampling.view import Batch, Jacobian, LeaderView
+from tabular_bilevel.sampling.view import Batch, LeaderView
 
 if TYPE_CHECKING:  # checks take a third of this import: they wait until one is asked for
     from tabular_bilevel.checks import (
         Diagnosis,
+        Distinction,
         EnumerationReport,
         EstimatorReport,
         GradientReport,
@@ -88,6 +234,7 @@ if TYPE_CHECKING:  # checks take a third of this import: they wait until one is 
         check_gradient,
         check_suite,
         standard_suite,
+        tell_apart,
     )
     from tabular_bilevel.mistakes import Control, controls
 
@@ -104,6 +251,7 @@ __all__ = [
     "BilevelProblem",
     "BoltzmannCovariance",
     "Bounded",
+    "Box",
     "Budget",
     "CertificationError",
     "CheckFailedError",
@@ -113,6 +261,7 @@ __all__ = [
     "Critic",
     "Diagnosis",
     "DifferenceGradient",
+    "Distinction",
     "Enclosed",
     "Enclosure",
     "EnumerationReport",
@@ -144,13 +293,17 @@ __all__ = [
     "MonteCarloCritic",
     "NaivePolicyGradient",
     "Optimiser",
+    "Optimum",
     "PolicyIteration",
+    "Recipe",
     "Reparametrised",
     "Response",
     "Sampler",
     "SamplingEstimator",
     "SarsaCritic",
     "Sensitivities",
+    "Setting",
+    "Shake",
     "SoBiRL",
     "StepBudget",
     "StoppedValueIteration",
@@ -166,6 +319,7 @@ __all__ = [
     "ValueIteration",
     "Verdict",
     "ZeroOrder",
+    "along",
     "ascend",
     "check_by_enumeration",
     "check_estimates",
@@ -183,17 +337,19 @@ __all__ = [
     "hypergradient",
     "normalised",
     "objective",
+    "polish",
     "problems",
+    "published",
     "resume",
     "sample_trajectories",
+    "search",
     "sensitivities",
     "solve_follower",
     "standard_suite",
+    "tell_apart",
 ]
 
 display_all(globals())
-for _part in (Jacobian, SensitivityBounds):  # of public objects
-    displayed(_part)
 
 
 def __dir__() -> list[str]:

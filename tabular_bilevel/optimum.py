@@ -1,13 +1,14 @@
 """Better optima: how far an ascent ended from the best objective that is known.
 
-J is not concave: a plain ascent along the exact gradient ends on the nearest plateau. Three ways
-out, to be combined: many starts, a follower that is warm first and cooled step by step, and noise
-in the gradient (`Perturbed`), each polished by a quasi-Newton method with exact gradients.
+J is not concave: a plain ascent along the exact gradient ends on the nearest plateau. Ways out, to
+be combined: many starts, a follower that is warm first and cooled step by step, an ascent with
+noisy gradients, and shaking what was found. `polish`, a quasi-Newton method with exact gradients,
+ends each. `search` is what did best on four rooms: noise, polish, shake and polish again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,20 +18,24 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import (
     as_finite,
     as_generator,
+    as_positive,
+    as_real,
     as_theta,
+    finite_array,
     positive_integer,
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel.ascent.published import Recipe
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.contract import as_estimator
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
-__all__ = ["Optimum", "Perturbed", "anneal", "best_of", "polish"]
+__all__ = ["Optimum", "Perturbed", "Shake", "anneal", "best_of", "polish", "search"]
 
 # Norm of theta from which on a search is given up: what saturates has done so long before.
 LONGEST = 1e8
@@ -53,6 +58,16 @@ class Optimum:
         How often J and its gradient were computed.
     message : str
         Why the search stopped.
+    history : tuple of float
+        The best objective after each of the times that `search` polished; empty of other ways.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import polish
+    >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
+    >>> found.gradient_norm < 0.01, found.theta.shape
+    (True, (6,))
     """
 
     objective: float
@@ -60,6 +75,7 @@ class Optimum:
     gradient_norm: float
     evaluations: int
     message: str
+    history: tuple[float, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return (
@@ -97,10 +113,15 @@ def polish(
     Optimum
         The best point seen; at least as good as the start.
 
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, or `max_iterations` is not positive.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> found = polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
+    >>> found = tb.polish(tb.problems.discrete_toy(), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], horizon=150)
     >>> round(found.objective, 2)
     27.32
     """
@@ -171,6 +192,15 @@ def best_of(
     ------
     ValueError
         If there are no starts.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import best_of
+    >>> game = tb.problems.discrete_toy()
+    >>> starts = [[0.0] * 6, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]
+    >>> round(best_of(game, starts, horizon=150).objective, 2)
+    27.32
     """
     found = [polish(problem, start, horizon=horizon) for start in starts]
     if not found:
@@ -205,6 +235,7 @@ def anneal(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import anneal
     >>> cooled = [tb.problems.four_rooms(temperature) for temperature in (0.01, 0.003, 0.001)]
     >>> anneal(cooled, [0.0] * 105).objective > 0.3
     True
@@ -215,6 +246,133 @@ def anneal(
         found = polish(problem, theta, horizon=horizon)
         theta = found.theta
     return found
+
+
+@displayed
+@dataclass(frozen=True)
+class Shake:
+    """Move theta at random, out of the basin that it is in.
+
+    A softmax gives nothing to an entry far below the largest one, and no gradient leads back from
+    there: such entries are lifted first.
+
+    Attributes
+    ----------
+    spread : float
+        Standard deviation of the normal number that is added to each entry; positive.
+    reach : float
+        Entries further below the largest one are lifted to this distance; infinite for parameters
+        that are no logits.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> theta = np.array([0.0, -50.0])  # the second share of a budget is dead
+    >>> tb.Shake(spread=1.0, reach=6.0)(theta, np.random.default_rng(0)).round(2)
+    array([ 0.13, -6.13])
+    """
+
+    spread: float = 1.0
+    reach: float = 6.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        as_positive("spread", self.spread)
+        if not as_real("reach", self.reach) >= 0.0:
+            raise ValueError(f"reach is {self.reach}, not at least 0")
+
+    def __call__(self, theta: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Lift and move, shape (d,).
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            Where it was.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            Where to go on from.
+        """
+        lifted = np.maximum(theta, theta.max(initial=-np.inf) - self.reach)
+        return np.asarray(lifted + self.spread * rng.standard_normal(theta.size))
+
+
+def search(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    rng: np.random.Generator | int,
+    recipe: Recipe | None = None,
+    shakes: int = 14,
+    shake: Callable[[FloatArray, np.random.Generator], npt.ArrayLike] = Shake(),
+    horizon: int | None = None,
+) -> Optimum:
+    """Look for the best theta: climb with noise, polish, then shake and polish again and again.
+
+    What a shake leads to is kept where it is better. Nothing says that it is the best there is.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        Where to start.
+    rng : numpy.random.Generator or int
+        Source of randomness, or a seed.
+    recipe : Recipe, optional
+        The ascent that comes first, such as ``tb.published("bchg")``; none by default.
+    shakes : int
+        How often what was found is shaken.
+    shake : callable
+        A `Shake`, or a function of theta and a generator that returns where to polish next.
+    horizon : int, optional
+        Count the leader's rewards of this many steps only.
+
+    Returns
+    -------
+    Optimum
+        The best that was found, the first polish and each shake in its `history`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is bad, or a shake returns no finite vector as long as theta.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> found = tb.search(tb.problems.garnet(), [0.0] * 6, rng=0, shakes=3)
+    >>> len(found.history)
+    4
+    """
+    positive_integer("shakes", shakes)
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {recipe!r}, not a Recipe")
+    if not callable(shake):
+        raise ValueError(f"shake is {shake!r}, not a function of theta and a generator")
+    climbing, shaking = as_generator(rng).spawn(2)
+    start = as_theta(theta)
+    if recipe is not None:
+        *_, last = recipe.climb(problem, start, rng=climbing)
+        start = last.next_theta
+    best = polish(problem, start, horizon=horizon)
+    history, evaluations = [best.objective], best.evaluations
+    for _ in range(shakes):
+        moved = finite_array("shake(...)", shake(best.theta, shaking), best.theta.shape)
+        found = polish(problem, moved, horizon=horizon)
+        evaluations += found.evaluations
+        best = max(best, found, key=lambda optimum: optimum.objective)
+        history.append(best.objective)
+    return replace(best, evaluations=evaluations, history=tuple(history))
 
 
 @displayed
@@ -230,6 +388,20 @@ class Perturbed:
         Where gradients come from, in any form that `ascend` takes.
     spread : float
         Standard deviation of the noise in each coordinate.
+
+    Raises
+    ------
+    ValueError
+        On construction, if the method cannot be called, or `spread` is below 0.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.optimum import Perturbed
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
+    >>> shaken = Perturbed(tb.ExactGradient(), spread=0.1)
+    >>> shaken(problem, theta, rng=0).gradient.round(3), shaken.target(problem, theta)
+    (array([-0.237,  0.237]), array([-0.25,  0.25]))
     """
 
     method: Any
@@ -261,3 +433,5 @@ class Perturbed:
         """Compute the method's target, shape (d,)."""
         target: FloatArray = self.method.target(problem, theta)
         return target
+
+    bias = bias_of

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "BilevelProblem",
     "ForwardProblem",
     "modelled",
+    "named",
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
@@ -35,14 +37,58 @@ class BilevelProblem(Protocol):
     for each table entry, or from `pushforward`, called for each parameter. Where that is too much,
     a problem may have a method ``pullback_bound(theta, sensitivities, bounds)``: it bounds by how
     much `pullback` of sensitivities is off that are off by `bounds`, rounding included, shape (d,).
+
+    Where it has an attribute `parameter_names`, a list or tuple of d strings, reports use them.
+
+    Examples
+    --------
+    A leader that pays theta[0] for the second of two actions, which earns it 1:
+
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> class Bonus:
+    ...     base = tb.problems.bandit().base
+    ...     def model(self, theta):
+    ...         return self.base.with_rewards([[0.0, theta[0]]], [[0.0, 1.0 - theta[0]]])
+    ...     def pullback(self, theta, sensitivities):
+    ...         follower, leader = sensitivities.follower_reward, sensitivities.leader_reward
+    ...         return np.array([follower[0, 1] - leader[0, 1]])
+    >>> tb.hypergradient(Bonus(), [0.0]).gradient
+    array([-0.25])
+    >>> tb.check_gradient(Bonus(), [0.0]).passed
+    True
     """
 
     def model(self, theta: FloatArray) -> Model:
-        """Build the follower's model at theta, shape (d,)."""
+        """Build the follower's model at theta.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        Model
+            The follower's decision process.
+        """
         ...
 
     def pullback(self, theta: FloatArray, sensitivities: Sensitivities) -> FloatArray:
-        """Sum over the tables of sensitivity times d(entry)/d(theta), shape (d,)."""
+        """Sum over the tables of sensitivity times d(entry)/d(theta).
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            The leader's parameter.
+        sensitivities : Sensitivities
+            Of the model at theta, or of anything linear in its tables.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The derivative in theta.
+        """
         ...
 
 
@@ -52,10 +98,33 @@ class ForwardProblem(BilevelProblem, Protocol):
 
     `pushforward` is the Jacobian-vector product of theta -> tables. It is needed only by the
     independent routes that `check_gradient` compares: forward mode and the complex step.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.two_state()
+    >>> isinstance(problem, tb.ForwardProblem)
+    True
+    >>> tangent = problem.pushforward([0.0, 0.0], [1.0, 0.0])  # pay more for staying home
+    >>> tangent.follower_reward, tangent.leader_reward
+    (array([[1., 0.],
+           [0., 0.]]), array([[-1.,  0.],
+           [ 0.,  0.]]))
     """
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
-        """Differentiate the tables along a direction, shape (d,); `Tangent` says in what form."""
+        """Differentiate the tables along a direction.
+
+        Parameters
+        ----------
+        theta, direction : ndarray, shape (d,)
+            Where, and which way.
+
+        Returns
+        -------
+        Tangent
+            The change of each table.
+        """
         ...
 
 
@@ -92,6 +161,18 @@ def pulled_back(
     if found is None:
         raise ValueError("pullback(...) is None: is its return statement missing?")
     return finite_array("pullback(...)", found, theta.shape)
+
+
+def named(problem: BilevelProblem, text: str) -> str:
+    """Say behind each ``gradient[k]`` or ``theta[k]`` in a text what the problem calls it."""
+    given = getattr(problem, "parameter_names", None)
+    names = given if isinstance(given, (list, tuple)) else ()  # not a method, say
+
+    def told(found: re.Match[str]) -> str:
+        k = int(found[1])
+        return f"{found[0]} ({names[k]})" if k < len(names) else found[0]
+
+    return re.sub(r"(?:gradient|theta)\[(\d+)\]", told, text)
 
 
 def require_reward_parameters(

@@ -103,6 +103,7 @@ def models(
     --------
     >>> from hypothesis import given, settings
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.strategies import models
     >>> @settings(derandomize=True, deadline=None, max_examples=5)
     ... @given(models(max_states=3))
     ... def policies_are_distributions(model):
@@ -154,6 +155,7 @@ def problems(
     Examples
     --------
     >>> from hypothesis import given, settings
+    >>> from tabular_bilevel.strategies import problems
     >>> @settings(derandomize=True, deadline=None, max_examples=5)
     ... @given(problems(max_parameters=2))
     ... def sizes_are_as_asked_for(problem):
@@ -228,6 +230,7 @@ def games(
     Examples
     --------
     >>> from hypothesis import given, settings
+    >>> from tabular_bilevel.strategies import games
     >>> @settings(derandomize=True, deadline=None, max_examples=5)
     ... @given(games(allow_hidden=False))
     ... def followers_observe_the_leader(game):
@@ -279,6 +282,7 @@ def instances(
     --------
     >>> from hypothesis import given, settings
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.strategies import instances
     >>> @settings(derandomize=True, deadline=None, max_examples=5)
     ... @given(instances())
     ... def gradients_have_bounds(instance):
@@ -322,6 +326,7 @@ def thetas(problem: Parametrised, *, max_size: float = 1.0) -> SearchStrategy[Fl
     --------
     >>> from hypothesis import given, settings
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.strategies import thetas
     >>> @settings(derandomize=True, deadline=None, max_examples=5)
     ... @given(thetas(tb.problems.two_state()))
     ... def gradients_are_finite(theta):
@@ -348,6 +353,7 @@ def policies(model: Model) -> SearchStrategy[FloatArray]:
     --------
     >>> from hypothesis import given, settings
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.strategies import policies
     >>> model = tb.problems.two_state().base
     >>> @settings(derandomize=True, deadline=None, max_examples=5)
     ... @given(policies(model))
@@ -363,7 +369,7 @@ def _models(
     draw: DrawFn,
     sizes: SearchStrategy[int],
     action_counts: SearchStrategy[int],
-    scalars: SearchStrategy[dict[str, float]],
+    scalars: SearchStrategy[dict[str, Any]],
     rewards: _Rewards,
     allow_unavailable: bool,
     allow_termination: bool,
@@ -417,7 +423,7 @@ def _games(
     sizes: SearchStrategy[int],
     leader_action_counts: SearchStrategy[int],
     action_counts: SearchStrategy[int],
-    scalars: SearchStrategy[dict[str, float]],
+    scalars: SearchStrategy[dict[str, Any]],
     rewards: _Rewards,
     kinds: SearchStrategy[bool],
     allow_unavailable: bool,

@@ -387,6 +387,28 @@ def test_bounds_of_a_budget_hold():
     assert broken(result, bounds, reference, gradient) == []
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0, 700.0, 800.0])
+def test_bounds_of_a_box_and_of_a_line_hold(size):
+    box = tb.Box([-0.1, 0.2, 1e-3], [0.3, 0.7, 2e-3])
+    theta, inner = size * np.array([0.1, -1.0, 0.7]), np.array([1.0 / 3.0, -2.0 / 7.0, 1e5 / 3.0])
+    bound = box.pullback_bound(theta, inner, np.zeros(3))
+    line = tb.along(tb.problems.garnet(n_parameters=3), np.zeros(3), theta).transform
+    with flint.ctx.workprec(BITS):
+        for k in range(3):
+            far = flint.arb(float(theta[k])).exp()
+            wide = flint.arb(float(box.high[k])) - flint.arb(float(box.low[k]))
+            slope = wide * far / (1 + far) ** 2 * flint.arb(float(inner[k]))
+            assert off(box.pullback(theta, inner)[k], slope) <= bound[k] < 1e-13 * abs(inner[k])
+        slope = sum((flint.arb(float(a)) * float(b) for a, b in zip(theta, inner, strict=True)), 0)
+        summed = off(line.pullback([0.0], inner)[0], slope)
+        assert summed <= line.pullback_bound([0.0], inner, np.zeros(3))[0] < 1e-7
+    # what the inner gradient may be off comes on top
+    for transform, at in ((box, theta), (line, [0.0])):
+        moved = transform.pullback(at, inner + 0.25) - transform.pullback(at, inner)
+        told = transform.pullback_bound(at, inner, np.full(3, 0.25))
+        assert (np.abs(moved) <= told).all()
+
+
 # Numbers of 1e-324 and of 1e300 meet.
 MANY_BITS = 3000
 

@@ -151,7 +151,7 @@ def test_help_and_the_book_say_the_statuses(capsys):
         main(["check", "--help"])
     printed = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert check.EPILOG in printed
-    book = Path(__file__).parents[1] / "validation" / "book" / "command-line.md"
+    book = Path(__file__).parents[1] / "validation" / "book" / "reference" / "command-line.md"
     for verdict, status in STATUS.items():
         assert re.search(rf"\| {status} \|.*{verdict.name}", book.read_text())
 
@@ -328,7 +328,16 @@ def test_gradient_and_train_take_somebodys_problem_too(capsys, folder):
         (["through:f"], "No module named 'numpyy' (lacks.py, line 3)"),
         (["stops:f"], "stops:f cannot be used: SystemExit: 3 (stops.py, line 1)"),
         ([], "give an estimator, MODULE:NAME, or estimates, --rows FILE.npy"),
-        (["mine:exact", "--up-to-scale"], "--up-to-scale is for --rows"),
+        (["mine:exact", "--simulator", "mine:PROBLEM"], "--simulator needs a --problem"),
+        (
+            ["mine:exact", "--problem", "garnet", "--enumerate", "--critic", "mine:exact"],
+            "--critic is not for --enumerate, which needs no sampling",
+        ),
+        (
+            ["mine:exact", "--problem", "garnet", "--follower", "mine:PROBLEM"],
+            "which has no method solve",
+        ),
+        (["mine:exact", "--sampler", "mine:nothing"], "module 'mine' has no 'nothing'"),
         (["--rows", "rows.npy"], "--rows needs the --problem and the --theta"),
         (
             ["--rows", "rows.npy", "--problem", "garnet"],
@@ -377,7 +386,7 @@ CALLS = {
     ),
     "a maker for a problem": (
         lambda: tb.check_estimator(METHOD, tb.problems.garnet, THETA),
-        "problem is <function garnet .*a function that makes a problem",
+        "problem is <function garnet>.*a function that makes a problem",
     ),
     "a model for a problem": (
         lambda: tb.check_by_enumeration(METHOD, PROBLEM.model(THETA), THETA),
@@ -465,7 +474,7 @@ class Published:
 
 
 def test_the_lines_between_a_published_script_and_a_report(folder, monkeypatch):
-    book = Path(__file__).parents[1] / "validation" / "book" / "your-own-code.md"
+    book = Path(__file__).parents[1] / "validation" / "book" / "how-to" / "rows-from-elsewhere.md"
     (lines,) = re.findall(r"<!-- file: .*? -->\n```python\n(.*?)```", book.read_text(), re.DOTALL)
     assert len([row for row in lines.splitlines() if row.strip()]) <= 25
     place = folder / "data" / "experiment_reg_lambda_0_001_total_steps_1000" / "config.yaml"
@@ -533,3 +542,34 @@ def test_each_problem_is_a_line_as_it_ends_above_a_bar(folder):
         case.name for case in SUITE[: [c.theta.size for c in SUITE].index(1000)]
     ]
     assert b"a thousand parameters:" in bar
+
+
+def test_what_an_estimator_works_with_is_declared_by_name(said, folder):
+    (folder / "declares.py").write_text(
+        "import tabular_bilevel as tb\n"
+        "stops, few = tb.StoppedValueIteration(sweeps=3), tb.Episodes(100)\n"
+        "learns = tb.MonteCarloCritic()\n"
+        "mine = tb.BoltzmannCovariance(tb.Interaction(few, learns, stops))\n"
+    )
+    at = ["declares.py:mine", "--problem", "garnet", "--seed", "0", "--visible-bias", "0.2"]
+    assert said(*at)[0] == 1
+    known = ["--follower", "declares:stops", "--critic", "declares:learns", "--sampler"]
+    status, printed, _ = said(*at, *known, "declares:few", "--report", "out")
+    assert status == 0
+    assert printed.startswith("Estimator check: no bias seen, beside what was declared\n")
+    written = json.loads((folder / "out" / "report.json").read_text())
+    assert "follower=StoppedValueIteration(sweeps=3, warm_start=True)" in written["declared"]
+    assert written["verdict"] == "no bias seen"
+    status, printed, _ = said(*at, "--simulator", "mine:PROBLEM", "--follower", "declares:stops")
+    assert "simulator=FeatureProblem" in printed
+
+
+def test_directions_are_compared_in_every_form(said, folder):
+    at = ["--problem", "garnet", "--seed", "0"]
+    assert said("mine:half", *at)[0] == 1
+    assert said("mine:half", *at, "--up-to-scale")[0] == 0
+    assert said("mine:half", "--smallest", "--seed", "0", "--up-to-scale")[0] == 0
+    (folder / "halves.py").write_text("import tabular_bilevel as tb\nf = tb.controls()['half']\n")
+    layered = ["halves:f", "--problem", "layered", "--enumerate"]
+    assert said(*layered)[0] == 1
+    assert said(*layered, "--up-to-scale")[0] == 0

@@ -574,6 +574,8 @@ def test_a_bias_where_there_is_little_noise_is_seen_though_no_coordinate_shows_i
     assert (np.abs(report.mean - report.target) < 3.0 * report.standard_error).all()
     assert report.verdict is tb.Verdict.BIASED
     assert report.n_tests == 1
+    spread = noise.std(axis=0, ddof=1)
+    np.testing.assert_allclose(report.standard_deviation, spread, rtol=1e-6)
     assert judge(TARGET[:2] + noise, TARGET[:2], **settings).verdict is not tb.Verdict.BIASED
 
 
@@ -1494,3 +1496,112 @@ def test_deterministic_functions_are_compared_up_to_scale_too(factor, verdict):
     )
     assert report.verdict.value == verdict
     assert report.deterministic
+
+
+def test_mistakes_are_named_up_to_scale_and_a_scale_alone_is_told_on_a_pass():
+    naive = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200)))
+
+    def clipped(problem, theta, rng):
+        estimate = naive(problem, theta, rng=rng).gradient
+        return 1e-3 * estimate / np.linalg.norm(estimate)
+
+    report = tb.check_estimator(clipped, PROBLEM, THETA, rng=0, up_to_scale=True)
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.diagnosis.best.name == "through-follower term dropped"
+    turned = tb.check_estimates(-1e200 * ROWS, PROBLEM, THETA, up_to_scale=True)
+    assert turned.diagnosis.best.name == "sign flipped"
+    other = ROWS @ np.roll(np.eye(6), 1, axis=0)
+    assert tb.check_estimates(other, PROBLEM, THETA, up_to_scale=True).diagnosis.best is None
+    passed = tb.check_estimates(0.1 * ROWS, PROBLEM, THETA, up_to_scale=True)
+    assert passed.passed
+    assert f"the gradient times {passed.scale}" in str(passed)
+    assert passed.scale.low <= 0.1 <= passed.scale.high
+
+
+def test_what_is_always_0_has_no_direction():
+    report = tb.check_estimator(
+        lambda problem, theta, rng: np.zeros(6), PROBLEM, THETA, up_to_scale=True
+    )
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.diagnosis.guesses == ()
+
+
+# ---------------------------------------------------------------- what is declared
+
+
+STOPPED, LEARNT = tb.StoppedValueIteration(sweeps=3), tb.MonteCarloCritic()
+ELSEWHERE = tb.problems.garnet(rng=5)
+OF = {
+    "follower": (STOPPED, {}),
+    "critic": (LEARNT, {"sampler": tb.Episodes(200, 10)}),
+    "simulator": (ELSEWHERE, {}),
+    "sampler": (tb.Episodes(200, 5), {}),
+}
+
+
+@pytest.mark.parametrize("name", OF)
+def test_what_is_declared_is_what_the_target_is_made_with(name):
+    thing, more = OF[name]
+    known = {name: thing, **more}
+    method = tb.BoltzmannCovariance(tb.Interaction(**{"sampler": tb.Episodes(200), **known}))
+    settings = {"rng": 1, "visible_bias": 0.2}
+    assert tb.check_estimator(method, PROBLEM, THETA, **settings).verdict is tb.Verdict.BIASED
+    report = tb.check_estimator(method, PROBLEM, THETA, **settings, **known)
+    assert report.passed
+    assert str(report).startswith("Estimator check: no bias seen, beside what was declared")
+    assert f"{name}={thing!r}" in report.declared
+    assert report.declared_off > 0.1
+    wrong = tb.NaivePolicyGradient(method.interaction)
+    found = tb.check_estimator(wrong, PROBLEM, THETA, **settings, **known)
+    assert found.verdict is tb.Verdict.BIASED
+    assert "through-follower term dropped" in {
+        found.diagnosis.best.name,
+        *found.diagnosis.best.alike,
+    }
+    low, high = found.factors["through_follower"].low, found.factors["through_follower"].high
+    assert low <= 0.0 <= high
+    rows = [method(PROBLEM, THETA, rng=seed).gradient for seed in range(200)]
+    assert tb.check_estimates(rows, PROBLEM, THETA, visible_bias=0.2, **known).passed
+
+
+def test_what_is_declared_and_not_so_is_told():
+    report = tb.check_estimates(ROWS, PROBLEM, THETA, follower=STOPPED)
+    assert report.verdict is tb.Verdict.BIASED
+    assert "the mean is the exact gradient, which is not the target given" in report.notes
+
+
+def test_a_given_target_goes_before_what_is_declared_and_mistakes_do_not():
+    method = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200), follower=STOPPED))
+    report = tb.check_estimator(method, PROBLEM, THETA, follower=STOPPED, target=EXACT, rng=0)
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.diagnosis.best.name == "through-follower term dropped"
+
+
+def test_a_follower_that_goes_on_is_where_the_burn_in_left_it():
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200), follower=STOPPED))
+    settings = {"rng": 0, "burn_in": 10, "follower": STOPPED}
+    report = tb.check_estimator(method, PROBLEM, THETA, **settings)
+    assert report.passed
+    assert report.declared_off < 1e-3
+    exactly = tb.check_estimator(
+        lambda problem, theta, rng: method.target(problem, theta),
+        PROBLEM,
+        THETA,
+        follower=STOPPED,
+    )
+    assert exactly.passed
+    assert exactly.deterministic
+
+
+def test_a_critic_that_learns_says_what_finite_data_leave():
+    known = {"critic": LEARNT, "sampler": tb.Episodes(50, 10)}
+    method = tb.BoltzmannCovariance(tb.Interaction(**known))
+    settings = {"rng": 0, "visible_bias": 0.5, "n_replicates": 100}
+    for more, note in (
+        ({}, "is taken off: BC-HG was sampled as often"),
+        ({"up_to_scale": True}, "not taken off up to scale"),
+    ):
+        report = tb.check_estimator(method, PROBLEM, THETA, **known, **settings, **more)
+        assert any(note in each for each in report.notes)
+    report = tb.check_estimates(ROWS, PROBLEM, THETA, critic=LEARNT)
+    assert any("to be known by its sampler" in each for each in report.notes)

@@ -1,4 +1,4 @@
-"""A kernel is compiled for one type of each argument: others would make a first call slower."""
+"""A kernel is compiled for one type of each argument: each further type slows a first call."""
 
 import json
 import subprocess

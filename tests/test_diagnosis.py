@@ -9,9 +9,10 @@ from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates, suspects
-from tabular_bilevel.checks.localising import parts_of
+from tabular_bilevel.checks.localising import TABLES, parts_of
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT
+from tabular_bilevel.sampling.traces import TraceRule
 
 PROBLEMS = {
     "garnet": tb.problems.garnet(
@@ -392,7 +393,13 @@ def both(one, other, problem, theta):
     for name in (one, other):
         if FAULTS[name].rule is not None:
             rule = FAULTS[name].rule(rule, known)
-    return tb.Estimate.traced(known, *rule.measures(known)).gradient
+    measures = FAULTS[one].measures or FAULTS[other].measures or TraceRule.measures
+    factors = [(rule.direct, rule.direct_tables), (rule.indirect, rule.indirect_tables)]
+    made = (
+        part.times({table: factor * tables.get(table, 1.0) for table in TABLES})
+        for part, (factor, tables) in zip(measures(rule.plain, known), factors, strict=True)
+    )
+    return tb.Estimate.traced(known, *made).gradient
 
 
 PAIRS = [

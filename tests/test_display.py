@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import enum
+from collections.abc import Mapping
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from gymnasium.spaces import Space
 
 import tabular_bilevel as tb
 from tabular_bilevel import plots, problems, vectors
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel.adapters.gymnasium import FollowerEnv
+from tabular_bilevel.adapters.pettingzoo import GameEnv
 from tabular_bilevel.ascent.training import Curve, Run, Setting
+from tabular_bilevel.checks.diagnosis import Guess
+from tabular_bilevel.checks.gradient import RouteComparison
+from tabular_bilevel.checks.localising import Factor, Localisation
+from tabular_bilevel.estimators.contract import as_estimator
+from tabular_bilevel.estimators.estimate import Parts
+from tabular_bilevel.finite.model import Origin
+from tabular_bilevel.finite.sensitivities import SensitivityBounds
+from tabular_bilevel.finite.tangents import Tangents
+from tabular_bilevel.mistakes.register import Mistake
 from tabular_bilevel.optimum import Optimum
+from tabular_bilevel.sampling.traces import TraceRule
+from tabular_bilevel.sampling.trajectories import Law
+from tabular_bilevel.sampling.view import Jacobian
 
 LONGEST = 200
 
@@ -28,7 +45,8 @@ PUBLIC = {
 CLASSES = {name: cls for name, cls in PUBLIC.items() if not getattr(cls, "_is_protocol", False)} | {
     cls.__name__: cls
     for cls in (
-        *(tb.Guess, tb.Jacobian, tb.RouteComparison, tb.SensitivityBounds),
+        *(Factor, Guess, Jacobian, Law, Localisation, Mistake, Origin, Parts, RouteComparison),
+        *(SensitivityBounds, Tangents, TraceRule),
         *(Curve, Optimum, Run, Setting),
     )
 }
@@ -114,7 +132,13 @@ def climbed():
     return next(climb)
 
 
+def failing(view, batch):
+    raise RuntimeError("a long story " * 1000)
+
+
 GARNET, THETA = tb.problems.garnet(), np.linspace(-1.0, 1.0, 6)
+SMALL = (tb.problems.layered(depth=2, width=2), np.full(4, 0.1))
+DIRECT = tb.NaivePolicyGradient()
 ROOMS = tb.problems.four_rooms()
 FOUND = tb.hypergradient(ROOMS, np.zeros(105))
 LEARNED = tb.Interaction(
@@ -135,9 +159,18 @@ REAL = {
     "tangent": GARNET.pushforward(THETA, THETA),
     "method": tb.BoltzmannCovariance(LEARNED),
     "gradient report": tb.check_gradient(GARNET, THETA),
-    "enumeration": tb.check_by_enumeration(
-        tb.NaivePolicyGradient(), tb.problems.layered(), [0.1] * 4
-    ),
+    "enumeration": tb.check_by_enumeration(DIRECT, *SMALL),
+    "broken": tb.check_estimator(failing, *SMALL, rng=0),
+    "suite": tb.check_suite(failing, suite=tb.standard_suite()[:2], rng=0),
+    "distinction": tb.tell_apart(*SMALL),
+    "experience": DIRECT.interaction.gather(*SMALL, rng=0),
+    "limit": DIRECT.interaction.limit(*SMALL),
+    "ready": DIRECT.enumerable(*SMALL),
+    "at theta": as_estimator(failing).at(*SMALL),
+    "environment": FollowerEnv(GARNET.model(THETA)),
+    "environment of a game": GameEnv(tb.problems.random_game(), None),
+    "recipe": tb.published("bchg"),
+    "line": tb.along(GARNET, THETA, THETA),
     "view": tb.LeaderView(GARNET, THETA),
     "jacobian": tb.LeaderView(GARNET, THETA).jacobian,
     "iteration": climbed(),
@@ -153,10 +186,31 @@ REAL = {
 }
 
 
+def reachable(made, depth=3):
+    """Yield an object of ours, and those that its public attributes lead to."""
+    if type(made).__module__.startswith("tabular_bilevel") and not isinstance(made, enum.Enum):
+        yield made
+        names = [name for name, value in vars(type(made)).items() if hasattr(value, "__get__")]
+        names += getattr(made, "__dict__", {})
+        for name in set(names) if depth else ():
+            if not name.startswith("_"):
+                with contextlib.suppress(ValueError):  # a law where there is a sample
+                    yield from reachable(getattr(made, name, None), depth - 1)
+    elif isinstance(made, (tuple, list)):
+        for part in made:
+            yield from reachable(part, depth)
+    elif isinstance(made, Mapping):
+        yield from reachable(list(made.values()), depth)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # old names are asked, too
 @pytest.mark.parametrize("made", REAL.values(), ids=REAL)
-def test_real_objects_are_short(made):
+def test_real_objects_are_short_and_so_is_what_they_lead_to(made):
     read = check(made)
     assert type(made).__name__ in (repr(made) + "".join(read.cells))
+    for part in reachable(made):
+        if not (hasattr(part, "__name__") or isinstance(part, Space)):  # gymnasium shows its own
+            check(part)
 
 
 def test_copies_show_themselves_alike():

@@ -291,6 +291,8 @@ def test_expectation_and_covariance_of_a_bandit_are_known_by_hand():
     assert report.n_trajectories == 3
     np.testing.assert_allclose(report.expectation, pi, atol=ROUNDING)
     np.testing.assert_allclose(report.covariance, np.diag(pi) - np.outer(pi, pi), atol=ROUNDING)
+    spread = np.sqrt(pi * (1.0 - pi))  # of a coin toss
+    np.testing.assert_allclose(report.standard_deviation, spread, atol=ROUNDING)
     pairs = tb.check_by_enumeration(indicator, problem, theta, target=pi, horizon=1, batch_size=2)
     assert pairs.passed
     assert pairs.n_trajectories == 3
@@ -772,3 +774,40 @@ def test_twins_of_the_multinomial_numbers_agree():
     numbers = np.array(list(itertools.combinations_with_replacement(range(3), 4)))
     counted = [len(set(itertools.permutations(row))) for row in numbers.tolist()]
     np.testing.assert_array_equal(enumeration._arrangements(numbers), counted)
+
+
+def test_a_sum_for_a_mean_is_named():
+    layered = tb.problems.layered(depth=2, width=2, n_actions=2)
+
+    class Summed:
+        """BC-HG's estimates of single trajectories, added up."""
+
+        interaction = tb.Interaction()
+
+        def estimate(self, experience):
+            found = tb.BoltzmannCovariance().estimate(experience)
+            return experience.trajectories.count * found.gradient
+
+    report = tb.check_by_enumeration(Summed(), layered, np.full(layered.n_parameters, 0.1))
+    assert report.verdict is tb.Verdict.BIASED
+    assert report.batch_size == 2
+    assert report.diagnosis.best.name == "sum for mean"
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"), [("half", True), ("sign flipped", False), ("no 1/temperature", False)]
+)
+def test_directions_are_compared_up_to_scale(name, passes):
+    layered = tb.problems.layered(depth=2, width=2, n_actions=2, temperature=0.5)
+    theta = np.full(layered.n_parameters, 0.1)
+    report = tb.check_by_enumeration(tb.controls()[name], layered, theta, up_to_scale=True)
+    assert report.passed == passes
+    if passes:
+        assert report.times == pytest.approx(0.5)
+        assert "up to scale: 0.5 times the target" in str(report)
+    else:
+        assert name in {report.diagnosis.best.name, *report.diagnosis.best.alike}
+    with pytest.raises(ValueError, match="target is 0, which has no direction to compare"):
+        tb.check_by_enumeration(
+            tb.controls()[name], layered, theta, target=0.0 * theta, up_to_scale=True
+        )

@@ -10,6 +10,7 @@ from small import patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
+from tabular_bilevel.finite.follower import WIDEST_BAND
 
 # Both solvers leave a residual of a few roundings; values and policies follow within 1 / (1 -
 # discount) and 1 / temperature of that.
@@ -103,18 +104,37 @@ def test_a_start_changes_the_way_and_not_the_answer(make):
     agree(warm, cold, model)
 
 
-def test_a_wide_band_is_left_to_lapack(monkeypatch):
+def random_graph(n_states):
+    return tb.problems.garnet(n_states=n_states).model(np.zeros(6))
+
+
+def test_a_wide_band_is_left_to_policy_iteration(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("compiled")
 
     monkeypatch.setattr(kernels, "soft_policy_iteration", refuse)
-    model = wide(np.random.default_rng(0))
-    _, width = model.band
-    assert model.n_states * width**2 > 1_000_000
+    model = random_graph(400)
+    assert model.n_states * model.band[1] ** 2 > WIDEST_BAND
     found = tb.CompiledPolicyIteration().solve(model)
     np.testing.assert_array_equal(found.value, tb.PolicyIteration().solve(model).value)
     with pytest.raises(AssertionError, match="compiled"):
         tb.CompiledPolicyIteration().solve(narrow(np.random.default_rng(0)))
+
+
+@each_family
+def test_no_numbering_is_narrower_than_the_quick_look_says(make):
+    model = make(np.random.default_rng(1))
+    assert model.least_band <= model.band[1]
+
+
+def test_where_the_quick_look_is_enough_no_numbering_is_looked_for(monkeypatch):
+    def refuse(links):
+        raise AssertionError("numbered")
+
+    monkeypatch.setattr("tabular_bilevel.finite.model.narrowing", refuse)
+    assert tb.solve_follower(random_graph(1500)).method == "policy iteration by sweeps"
+    with pytest.raises(AssertionError, match="numbered"):
+        tb.solve_follower(random_graph(30))
 
 
 @pytest.mark.parametrize("make", [narrow, wide])

@@ -148,6 +148,23 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
 
 
+def look_call(model):
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "available": model.available,
+        "discount": model.follower_discount,
+        "temperature": model.temperature,
+        "value": np.linspace(-1.0, 1.0, model.n_states),
+    }
+    shape = model.follower_reward.shape
+    return inputs, {
+        "action_value": np.empty(shape),
+        "policy": np.empty(shape),
+        "weights": np.empty(model.transition.nnz),
+        "gap": np.empty(model.n_states),
+    }
+
+
 def product_call(model):
     kernel = model.transition
     inputs = kernel_of(model)
@@ -394,6 +411,7 @@ CALLS = {
     "soft_policy": policy_call,
     "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
+    "soft_bellman": look_call,
     "soft_policy_iteration": newton_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
@@ -464,6 +482,19 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     available = model.available
     assert agree(outputs["action_value"][available], action_value[available])
     assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+@each_model
+def test_a_look_ahead_is_its_twin(model):
+    inputs, outputs = look_call(model)
+    residual, scale = run(kernels.soft_bellman, inputs, outputs)
+    *twin_outputs, twin_residual, twin_scale = twins.soft_bellman(model, inputs["value"])
+    assert agree(residual, twin_residual)
+    assert agree(scale, twin_scale)
+    for found, twin in zip(outputs.values(), twin_outputs, strict=True):
+        infinite = np.isinf(twin)
+        assert agree(found[~infinite], twin[~infinite])
+        assert (found[infinite] == -np.inf).all()
 
 
 @each_model

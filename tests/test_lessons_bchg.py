@@ -15,7 +15,7 @@ ROUNDING = 1e-10
 
 def lesson(library):
     pytest.importorskip(library)
-    return importlib.import_module(f"lessons.bchg_{library}").bchg
+    return importlib.import_module(f"book.lessons.bchg_{library}").bchg
 
 
 @pytest.fixture(params=["jax", "torch"])

@@ -207,3 +207,22 @@ def test_a_broken_report_knows_nothing():
     assert str(report.scale) == str(report.factors["direct"]) == "unknown"
     assert report.diagnosis.best is None
     assert report.diagnosis.none_probability == 1.0
+
+
+def test_tables_that_are_not_told_are_listed():
+    problem = tb.problems.garnet(n_parameters=3)
+    report = tb.check_estimator(
+        tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200))), problem, np.full(3, 0.1), rng=0
+    )
+    assert report.localisation.untold == (
+        "follower_reward",
+        "leader_reward",
+        "transition",
+        "initial",
+    )
+    for name in report.localisation.untold:
+        assert not report.factors[name].known
+    assert (
+        "by what these are multiplied cannot be told on this problem: follower's reward, "
+        "leader's reward, kernel, initial distribution"
+    ) in str(report)

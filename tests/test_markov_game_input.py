@@ -365,6 +365,98 @@ def test_sight_is_a_yes_or_a_no(sight):
         game(follower_observes_leader=sight)
 
 
+# ---------------------------------------------------------------- changed games
+
+
+@both_sights
+def test_a_changed_game_is_the_one_made_anew(observes):
+    reward = put(FOLLOWER, (1, slice(None), 0), -np.inf)
+    settings = {
+        "follower_reward": reward,
+        "follower_observes_leader": observes,
+        "state_names": ["in", "out"],
+    }
+    before = game(**settings)
+    changes = {"temperature": 0.1, "leader_discount": 0.5, "leader_reward": -LEADER}
+    after, anew = before.replace(**changes), game(**{**settings, **changes})
+    assert (after.temperature, after.leader_discount, after.state_names) == (
+        0.1,
+        0.5,
+        ("in", "out"),
+    )
+    assert_same_model(after.model(THETA), anew.model(THETA))
+    assert before.temperature == 0.5
+    everything = before.replace(follower_reward=FOLLOWER)
+    assert everything.available.all()
+    assert not after.available.all()
+
+
+def test_a_game_of_float32_may_be_changed():
+    kernel = np.array([1.0 / 3.0, 2.0 / 3.0 + 1e-6], np.float32)
+    coarse = game(transition=np.broadcast_to(kernel, (*SHAPE, 2)))
+    assert coarse.replace(temperature=2.0).temperature == 2.0
+
+
+def test_bad_changes_are_refused():
+    with pytest.raises(TypeError, match=r"^MarkovGame has no argument 'temprature'$"):
+        game().replace(temprature=1.0)
+    with pytest.raises(ValueError, match=r"^temperature is -1\.0, not a positive finite number$"):
+        game().replace(temperature=-1.0)
+    with pytest.raises(ValueError, match=r"^initial sums to 0\.9, not 1$"):
+        game().replace(initial=[0.4, 0.5])
+
+
+# ---------------------------------------------------------------- policies by name
+
+
+def test_logits_are_those_of_the_policy():
+    played = game(state_names=["in", "out"])
+    policy = [[0.2, 0.3, 0.5], [1 / 3, 1 / 3, 1 / 3]]
+    theta = played.logits({"in": policy[0]})
+    np.testing.assert_allclose(played.leader_policy(theta), policy, rtol=1e-14)
+    np.testing.assert_array_equal(theta, game().logits({0: policy[0]}))
+    assert played.parameter_names[:4] == ("f(0|in)", "f(1|in)", "f(2|in)", "f(0|out)")
+    assert game().parameter_names is None
+
+
+def test_the_followers_model_has_the_games_names():
+    names = ["in", "out"]
+    seen, hidden = (game(state_names=names, follower_observes_leader=o) for o in (True, False))
+    assert seen.model(THETA).state_names == ("in/0", "in/1", "in/2", "out/0", "out/1", "out/2")
+    assert hidden.model(THETA).state_names == ("in", "out")
+    assert game().model(THETA).state_names is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"in": [0.2, 0.3, 0.4]}, "f(.|in) sums to 0.9, not 1"),
+        ({"in": [0.5, 0.5]}, "f(.|in) has shape (2,), not (3,)"),
+        ({"in": [0.5, 0.6, -0.1]}, "f(.|in)[2] is -0.1, not a probability"),
+        ({"in": [0.5, np.nan, 0.5]}, "f(.|in)[1] is nan, not a probability"),
+        ({"out": [0.5, 0.0, 0.5]}, "f(1|out) is 0, which no finite logit gives"),
+        ({"on": [0.5, 0.0, 0.5]}, "no state is called 'on'; there are in, out"),
+        ({0: [0.5, 0.0, 0.5]}, "no state is called 0; there are in, out"),
+        ({"in": "abc"}, "f(.|in) has dtype <U3; real numbers are needed"),
+        ([0.5, 0.5], "policy is [0.5, 0.5], not a mapping from states to probabilities"),
+    ],
+)
+def test_bad_policies_are_refused(policy, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        game(state_names=["in", "out"]).logits(policy)
+
+
+def test_bad_names_are_refused():
+    for names, message in (
+        (["in"], "state_names has 1 names, not 2"),
+        (["in", "in"], "state_names has some twice: in, in"),
+        ("io", "state_names is 'io', not a sequence of names"),
+        (["in", 1], "state_names[1] is 1, not a string"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            game(state_names=names)
+
+
 # ---------------------------------------------------------------- refused theta
 
 BAD_THETA = {

@@ -1,10 +1,12 @@
 """Better optima: polishing, many starts, annealing, noise."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel.optimum import Perturbed, anneal, best_of, polish
+from tabular_bilevel.optimum import Perturbed, anneal, best_of
 
 # theta on the discrete toy whose f(0|A) is above one half: the upper basin
 START = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
@@ -16,12 +18,16 @@ ROUNDING = 1e-9
 GRID = 1e-3
 
 
+def searched(**settings):
+    return tb.search(tb.problems.garnet(), np.zeros(6), rng=0, **{"shakes": 1, **settings})
+
+
 def test_polishing_finds_the_mixed_optimum_of_the_toy():
     toy = tb.problems.discrete_toy()
     shares = np.linspace(0.8, 0.9, 101)
     logits = np.log(shares / (1.0 - shares))
     returns = [tb.objective(toy, [0, 0, logit, 0, 0, 0], horizon=150) for logit in logits]
-    found = polish(toy, START, horizon=150)
+    found = tb.polish(toy, START, horizon=150)
     assert max(returns) - ROUNDING <= found.objective <= max(returns) + GRID
     assert found.objective == pytest.approx(
         tb.objective(toy, found.theta, horizon=150), rel=ROUNDING
@@ -35,13 +41,13 @@ def test_polishing_never_ends_below_its_start():
     problem, rng = tb.problems.garnet(), np.random.default_rng(0)
     for _ in range(5):
         theta = rng.normal(size=6)
-        assert polish(problem, theta, max_iterations=3).objective >= tb.objective(problem, theta)
+        assert tb.polish(problem, theta, max_iterations=3).objective >= tb.objective(problem, theta)
 
 
 def test_polishing_gives_up_where_the_objective_is_unbounded():
     base = tb.problems.garnet().base
     linear = tb.FeatureProblem(base, leader_reward=np.ones((base.follower_reward.size, 1)))
-    found = polish(linear, [0.0])
+    found = tb.polish(linear, [0.0])
     assert found.message == "theta is longer than 1e+08: J seems unbounded"
     assert found.evaluations < 200
 
@@ -49,7 +55,7 @@ def test_polishing_gives_up_where_the_objective_is_unbounded():
 def test_the_best_of_many_starts_is_at_least_each():
     problem, rng = tb.problems.four_rooms(), np.random.default_rng(0)
     starts = [np.zeros(105), *(6.0 * rng.normal(size=105) for _ in range(3))]
-    each = [polish(problem, start).objective for start in starts]
+    each = [tb.polish(problem, start).objective for start in starts]
     assert best_of(problem, starts).objective == max(each)
     assert max(each) > min(each) + 0.1  # starts matter here
 
@@ -57,7 +63,7 @@ def test_the_best_of_many_starts_is_at_least_each():
 def test_annealing_leaves_the_plateau_of_four_rooms():
     # 0.0008: where plain ascent from 0 ends, with no incentive spent
     cold = tb.problems.four_rooms()
-    plain = polish(cold, np.zeros(105))
+    plain = tb.polish(cold, np.zeros(105))
     cooled = anneal([tb.problems.four_rooms(t) for t in (0.01, 0.003, 0.001)], np.zeros(105))
     assert plain.objective == pytest.approx(0.0008, abs=1e-4)
     assert cooled.objective == pytest.approx(tb.objective(cold, cooled.theta), rel=ROUNDING)
@@ -74,6 +80,7 @@ def test_noise_has_its_spread_and_mean_zero():
     assert np.abs(noise.mean(axis=0)).max() < 5.0 * spread / np.sqrt(500)
     assert np.abs(noise.std(axis=0) - spread).max() < 5.0 * spread / np.sqrt(1000)
     np.testing.assert_array_equal(method.target(problem, theta), exact)
+    np.testing.assert_allclose(method.bias(problem, theta), 0.0, atol=ROUNDING)
 
 
 def test_noise_goes_on_from_memory():
@@ -83,18 +90,86 @@ def test_noise_goes_on_from_memory():
     assert again.response.iterations == 0 < first.response.iterations
 
 
+def test_a_search_keeps_the_best_of_its_polishes():
+    problem = tb.problems.four_rooms()
+    recipe = dataclasses.replace(tb.published("bchg"), n_iterations=1500)
+    found = tb.search(problem, recipe.start(problem, 3), rng=3, recipe=recipe, shakes=4)
+    assert list(found.history) == sorted(found.history)
+    assert len(found.history) == 5
+    assert found.objective == found.history[-1] > 0.74  # the plateau is at 0.0008
+    assert found.objective == pytest.approx(tb.objective(problem, found.theta), rel=ROUNDING)
+    again = tb.search(problem, recipe.start(problem, 3), rng=3, recipe=recipe, shakes=4)
+    np.testing.assert_array_equal(again.theta, found.theta)
+
+
+def test_a_search_without_noise_stays_on_the_plateau():
+    problem = tb.problems.four_rooms()
+    found = tb.search(problem, np.zeros(105), rng=0, shakes=3)
+    assert found.objective == pytest.approx(0.0008, abs=1e-4)
+
+
+def test_a_search_counts_the_steps_that_are_asked_for():
+    toy = tb.problems.discrete_toy()
+    found = tb.search(toy, START, rng=0, shakes=1, horizon=150)
+    assert found.objective == pytest.approx(
+        tb.objective(toy, found.theta, horizon=150), rel=ROUNDING
+    )
+
+
+def test_a_shake_lifts_what_is_dead_and_moves_everything():
+    theta, rng = np.array([3.0, -50.0, 1.0]), np.random.default_rng(0)
+    moved = np.array([tb.Shake(0.5, 4.0)(theta, rng) for _ in range(2000)])
+    # five standard errors of 2000 normal numbers
+    np.testing.assert_allclose(moved.mean(axis=0), [3.0, -1.0, 1.0], atol=2.5 / 2000**0.5)
+    np.testing.assert_allclose(moved.std(axis=0), 0.5, atol=2.5 / 4000**0.5)
+    far = tb.Shake(1e-9, np.inf)(theta, rng)
+    np.testing.assert_allclose(far, theta, rtol=1e-7)
+
+
+def test_a_shake_of_ones_own_is_taken():
+    target, problem = np.array([0.4, -0.2]), tb.problems.two_state()
+    seen = []
+
+    def shake(theta, rng):
+        seen.append(theta)
+        return target
+
+    tb.search(problem, [0.0, 0.0], rng=0, shakes=2, shake=shake)
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: tb.published("bc-hg"), "method is 'bc-hg', not one of bchg, "),
+        (lambda: tb.published(["bchg"]), r"method is \['bchg'\], not one of bchg, "),
+        (lambda: tb.published("bchg", "warm"), "setting is 'warm', not a Setting"),
+        (
+            lambda: tb.published("bchg").start(tb.ExactGradient(), 0),
+            "problem.n_parameters is None, not a positive whole number",
+        ),
+        (lambda: searched(shake=1.0), "shake is 1.0, not a function of theta and a generator"),
+        (lambda: tb.Recipe(tb.ExactGradient(), 0.1, 5), "optimiser is 0.1, which has no method"),
+        (lambda: tb.Recipe(3, tb.Adam(), 5), "method is 3, "),
+        (lambda: tb.Recipe(tb.ExactGradient(), tb.Adam(), 0), "n_iterations is 0, not a positive"),
+        (lambda: tb.Shake(spread=0.0), "spread is 0.0, not a positive finite number"),
+        (lambda: tb.Shake(reach=-1.0), "reach is -1.0, not at least 0"),
+        (lambda: searched(shakes=0), "shakes is 0, not a positive whole number"),
+        (lambda: searched(recipe="bchg"), "recipe is 'bchg', not a Recipe"),
+        (
+            lambda: searched(shake=lambda t, rng: t[:3]),
+            r"shake\(...\) has shape \(3,\)",
+        ),
+        (lambda: searched(shake=lambda t, rng: t * np.nan), r"shake\(...\)\[0\] is nan"),
         (lambda: best_of(tb.problems.garnet(), []), "starts is empty"),
         (lambda: anneal([], [0.0]), "problems is empty"),
         (lambda: Perturbed(tb.ExactGradient(), -1.0), "spread is -1.0, below 0"),
         (lambda: Perturbed(tb.ExactGradient, 1.0), "method is the class ExactGradient, not an"),
         (
-            lambda: polish(tb.problems.garnet(), np.zeros(6), max_iterations=0),
+            lambda: tb.polish(tb.problems.garnet(), np.zeros(6), max_iterations=0),
             "max_iterations is 0, not a positive whole number",
         ),
-        (lambda: polish(tb.problems.garnet(), np.zeros(5)), r"theta has shape \(5,\)"),
+        (lambda: tb.polish(tb.problems.garnet(), np.zeros(5)), r"theta has shape \(5,\)"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -1,136 +1,207 @@
 """The README and the book: what a page displays runs, prints what it says, and has our words.
 
-The blocks of a page run in order and share their names. A block of text right behind another block
-is what that one prints. Above a block may stand ``<!-- file: NAME -->``, which writes the block to
-a file instead, or ``<!-- command: NAME -->``, which leaves it to the continuous integration.
+`validation/book/pages.py` runs them; what a page may hold is written there.
 """
 
 import ast
-import contextlib
-import io
 import re
-import shlex
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-from tabular_bilevel.cli import main
+from book import pages
+from book.pages import blocks
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "validation" / "book"
-PAGES = [ROOT / "README.md", *sorted(BOOK.glob("*.md"))]
-
-FENCE = re.compile(
-    r"(?:<!-- ([a-z]+): (.*?) -->\n)?^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE
-)
+PAGES = [ROOT / "README.md", *sorted(BOOK.rglob("*.md"))]
 
 
-class Block(NamedTuple):
-    kind: str  # of its note: file, command, or empty
-    name: str
-    language: str
-    text: str
-    follows: bool  # whether nothing but empty lines is between it and the block before
+def of_page(page):
+    """Make a parameter of a page; lessons, which take seconds, have a step of their own in CI."""
+    marks = [pytest.mark.slow] if page.parent.name == "lessons" else []
+    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
 
-def blocks(text):
-    found, end = [], 0
-    for match in FENCE.finditer(text):
-        between = text[end : match.start()].strip()
-        found.append(Block(*(part or "" for part in match.groups()), bool(found) and not between))
-        end = match.end()
-    return found
+def run(text, folder, write=False):
+    with pages.elsewhere():
+        return pages.run(text, folder, write=write)
 
 
-def run_page(text):
-    """Run the blocks of a page in the working folder; raise AssertionError where one is wrong."""
-    namespace, printed = {}, None
-    assert text.count("```") == 2 * len(blocks(text)), "a block is not seen"
-    for block in blocks(text):
-        if block.kind == "file":
-            Path(block.name).write_text(block.text, encoding="utf-8")
-        elif block.language == "python":
-            printed = captured(exec, compile(block.text, "<page>", "exec"), namespace)
-        elif block.language == "sh" and block.kind != "command":
-            printed = captured(run_commands, block.text)
-        elif block.language == "text":
-            assert block.follows, f"nothing prints this:\n{block.text}"
-            assert printed == block.text
-        else:
-            assert block.language == "bibtex" or block.kind == "command", block
-
-
-def captured(function, *arguments):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        function(*arguments)
-    return out.getvalue()
-
-
-def run_commands(text):
-    """Run our own command line; ``# ends with 1`` is the exit status, if it is not 0."""
-    for line in text.splitlines():
-        program, *arguments = shlex.split(line, comments=True)
-        assert program == "tabular-bilevel", f"who would run this? {line}"
-        status = int(line.rpartition("# ends with ")[2]) if "# ends with" in line else 0
-        assert main(arguments) == status, line
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_displays_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
-    (tmp_path / "validation").symlink_to(ROOT / "validation")  # a page may read what is shipped
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # checksums of vectors
-    before = set(sys.modules)
-    run_page(page.read_text(encoding="utf-8"))
-    for name in set(sys.modules) - before:  # another page may have a file of the same name
-        if getattr(sys.modules[name], "__file__", None) == str(tmp_path / f"{name}.py"):
-            monkeypatch.delitem(sys.modules, name)
+@pytest.mark.parametrize("page", [of_page(page) for page in PAGES])
+def test_what_a_page_displays_runs_and_prints_what_it_says(page):
+    _, lacking = run(page.read_text(encoding="utf-8"), page.parent)
+    if lacking:  # the rest is right
+        pytest.skip(f"what needs {', '.join(sorted(lacking))} was not run")
 
 
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "1"),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", r"line 6.*\n.*\n.*\n.*\n-2\n\+1"),
         ("```text\n2\n```\n", "nothing prints this"),
         ("```python\nprint(1)\n```\nThen\n```text\n1\n```\n", "nothing prints this"),
         ("```sh\nrm -r x\n```\n", "who would run this"),
-        ("```sh\ntabular-bilevel problems # ends with 1\n```\n", "problems"),
+        ("```sh\ntabular-bilevel problems # ends with 1\n```\n", "ends with 0"),
+        ("<!-- file: test_x.py -->\n```python\n1 / 0\n```\n```sh\npytest test_x.py\n```", "with 2"),
         ("```perl\n1\n```\n", "perl"),
         ("- a list\n\n  ```python\n  1 / 0\n  ```\n", "not seen"),
     ],
 )
-def test_a_page_that_is_wrong_is_found(wrong, complaint):
+def test_a_page_that_is_wrong_is_found(wrong, complaint, tmp_path):
     with pytest.raises(AssertionError, match=complaint):
-        run_page(wrong)
+        run(wrong, tmp_path)
+
+
+def test_what_needs_something_else_is_skipped_in_words(tmp_path, capsys):
+    text = "```python\nprint(1)\n```\n```text\n1\n```\n"
+    nothing = "<!-- needs: no_such_library -->\n```python\n1 / 0\n```\n```text\n2\n```\n"
+    assert run(text + nothing, tmp_path) == (text + nothing, {"no_such_library"})
+    with pytest.raises(ZeroDivisionError):
+        run(nothing.replace("no_such_library", "numpy"), tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(nothing)
+    assert pages.main([str(page)]) == 0
+    assert "skipped what needs no_such_library" in capsys.readouterr().out
+
+
+def test_what_is_printed_is_put_into_the_page(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("One:\n\n```python\nprint(1)\n```\n\n```text\n```\n\nEnd.\n")
+    assert pages.main([str(tmp_path)]) == 1
+    assert "+1" in capsys.readouterr().out
+    assert pages.main([str(tmp_path), "--write"]) == 0
+    assert page.read_text() == "One:\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\nEnd.\n"
+    assert pages.main([str(page)]) == 0
+
+
+DRAWS = """<!-- figure: heights.svg -->
+```python
+import matplotlib.pyplot as plt
+
+fig, (left, right) = plt.subplots(1, 2)
+left.plot([1, 2, 3], [0.1, 0.2, 4.0], label="J")
+left.bar([1], [2.5])
+left.annotate("top", (3, 4.0), xytext=(1, 3.0), arrowprops={"arrowstyle": "->"})
+left.legend()
+right.imshow([[1, 2], [3, 4]])
+right.quiver([0, 1], [0, 1], [1, 1], [0, 1])
+right.scatter([0.5], [0.5])
+```
+
+![heights](heights.svg)
+"""
+
+
+@pytest.fixture
+def figure(tmp_path):
+    run(DRAWS, tmp_path, write=True)
+    return tmp_path / "heights.svg"
+
+
+def test_a_figure_is_the_same_each_time(figure):
+    before = figure.read_bytes()
+    run(DRAWS, figure.parent)
+    run(DRAWS, figure.parent, write=True)
+    assert figure.read_bytes() == before
+    assert len(before) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("4.0], label", "4.001], label"),
+        ('"J"', '"K"'),
+        ('label="J"', 'label="J", color="red"'),
+        ("[2.5]", "[2.6]"),
+        ('"top"', '"peak"'),
+        ("(3, 4.0), x", "(3, 4.1), x"),
+        ("[3, 4]", "[3, 5]"),
+        ("[1, 1], [0, 1])", "[1, 1], [0, 2])"),
+        ("[0.5], [0.5]", "[0.5], [0.6]"),
+        ("right.scatter", "# right.scatter"),
+        ("1, 2)\n", "1, 2, sharex=True)\n"),
+        ("(heights.svg)", "(other.svg)"),
+        ("fig, (left, right) = plt.subplots(1, 2)", "left = right = plt.Figure().add_subplot()"),
+    ],
+)
+def test_a_figure_that_the_code_does_not_draw_is_found(figure, old, new):
+    assert old in DRAWS
+    with pytest.raises(AssertionError, match=r"shows something else|leaves no|does not show"):
+        run(DRAWS.replace(old, new), figure.parent)
+
+
+def test_rounding_is_no_other_figure(figure):
+    run(DRAWS.replace("4.0], label", "4.00000001], label"), figure.parent)
+
+
+def test_files_that_are_changed_are_found(figure):
+    numbers = figure.with_suffix(".json")
+    right = numbers.read_text()
+    numbers.write_text(right.replace("0.2 ", "0.21 ", 1))
+    assert numbers.read_text() != right
+    with pytest.raises(AssertionError, match=r"is 0\.2, not 0\.21"):
+        run(DRAWS, figure.parent)
+    numbers.write_text(right)
+    run(DRAWS, figure.parent)
+    figure.write_text(figure.read_text().replace("#1f77b4", "#ff0000", 1))
+    with pytest.raises(AssertionError, match=r"is not the picture"):
+        run(DRAWS, figure.parent)
+    figure.unlink()
+    with pytest.raises(AssertionError, match=r"there is no heights\.svg"):
+        run(DRAWS, figure.parent)
+
+
+def test_a_figure_of_axes_that_pyplot_does_not_know_is_taken(tmp_path):
+    text = """<!-- figure: line.svg -->
+```python
+import tabular_bilevel as tb
+
+ax = tb.plots.influence(tb.problems.four_rooms(), [0.0] * 105)
+```
+
+![line](line.svg)
+"""
+    run(text, tmp_path, write=True)
+    run(text, tmp_path)
+
+
+def missing(text, folder):
+    """Find the files that a page in a folder names, and that do not exist."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", re.sub(r"`[^`]*`", "", prose))
+    named = re.findall(r"`(?:python )?((?:tabular_bilevel|tests|validation)/[\w./]*)", text)
+    return [name for name in linked if not (folder / name).exists()] + [
+        name for name in named if not (ROOT / name).exists()
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page):
-    text = page.read_text(encoding="utf-8")
-    missing = [
-        name
-        for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
-        if not (page.parent / name).exists()
-    ] + [
-        name
-        for name in re.findall(r"`(?:python )?((?:tabular_bilevel|tests|validation)/[\w./]*)", text)
-        if not (ROOT / name).exists()
-    ]
-    assert missing == []
+    assert missing(page.read_text(encoding="utf-8"), page.parent) == []
+
+
+def test_files_that_do_not_exist_are_found(tmp_path):
+    text = "[a](gone.md#b) [b](https://x) `tests/gone.py` `c[0](d)`\n```python\nc[0](d)\n```\n"
+    assert missing(text, tmp_path) == ["gone.md", "tests/gone.py"]
 
 
 def test_the_index_has_every_page():
     index = (BOOK / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"({page.name})" not in index] == ["README.md"]
+    assert [
+        str(page.relative_to(BOOK))
+        for page in PAGES[1:]
+        if f"({page.relative_to(BOOK).as_posix()})" not in index and page.parent.name != "lessons"
+    ] == ["README.md"]
 
 
 def test_the_commands_are_there_for_ci():
-    commands = {b.name: b.text for b in blocks(PAGES[0].read_text()) if b.kind == "command"}
+    commands = {
+        b.notes["command"]: b.text for b in blocks(PAGES[0].read_text()) if "command" in b.notes
+    }
     assert "tabular-bilevel verify" in commands["verify"]
     assert "pytest -m 'not slow' -n 2" in commands["tests"]
+    assert "sphinx-build -W" in commands["book"]
+    assert commands["picture"].count("\n") == 2
 
 
 def docstrings():

@@ -30,17 +30,9 @@ GRID = tb.problems.grid_world(
     MAP, start=(0, 0), goal=(2, 3), target=(0, 2), temperature=0.02, follower_discount=0.9
 )
 COINS = np.linspace(-0.02, 0.03, 10)
-ROUNDS = tb.Model.from_tables(
-    transition=[[[1, 0], [0, 1]], [[1, 0], [0, 0]]],
-    follower_reward=[[0, 0], [np.log(6.0), -np.inf]],
-    leader_reward=[[0, 0], [12, 0]],
-    initial=[1, 0],
-    follower_discount=1 / 2,
-    leader_discount=2 / 3,
-    temperature=0.5,
-    available=[[True, True], [True, False]],
-)
-LOOP = tb.FeatureProblem(ROUNDS, follower_reward=[[1, 0], [1, 0], [0, 1], [0, 0]])
+PAID = tb.problems.rounds()
+ROUNDS = PAID.base
+LOOP = tb.FeatureProblem(ROUNDS, follower_reward=PAID.follower_reward)  # others pay
 FLAT = plots.Plane([0.0, 0.0], [1.0, 0.0], [0.0, 2.0])
 WALK = [[0.0, 0.0], [0.2, 0.3], [0.3, 0.8]]
 
@@ -58,9 +50,7 @@ PICTURES = {
     "incentives": lambda ax=None: plots.incentives(GRID, COINS, ax=ax),
     "rooms": lambda ax=None: plots.influence(tb.problems.four_rooms(), np.zeros(105), ax=ax),
     "graph": lambda ax=None: plots.graph(ROUNDS, ax=ax),
-    "influence graph": lambda ax=None: plots.influence_graph(
-        LOOP, [0, 0], states=["dock", "aisle"], actions=[["wait", "go"], ["back", ""]], ax=ax
-    ),
+    "influence graph": lambda ax=None: plots.influence_graph(LOOP, [0, 0], ax=ax),
     "garnet": lambda ax=None: plots.influence_graph(
         tb.problems.garnet(n_states=4, n_actions=2, branching=2), np.zeros(6), ax=ax
     ),
@@ -296,6 +286,9 @@ def test_pictures_of_a_grid_problem_show_what_they_say():
         (plots.incentives, COINS),
     ):
         np.testing.assert_allclose(cells_of(draw(GRID, COINS))[free], wanted, rtol=1e-9)
+    others = GRID.with_coins(price=0.0)  # keeps the map
+    shown = cells_of(plots.influence(others, COINS))[free]
+    np.testing.assert_allclose(shown, tb.hypergradient(others, COINS).gradient, rtol=1e-9)
     rooms, theta = tb.problems.four_rooms(), np.linspace(0.0, 1.0, 105)
     shares = -0.2 * scipy.special.softmax(theta)[:104]
     shares[grid_map(rooms).state((1, 9))] = 0.0  # the goal's is not charged
@@ -312,6 +305,17 @@ def test_a_large_map_has_letters_only():
     assert sorted(written_in(ax).values()) == ["G", "S", "T"]
 
 
+def test_a_window_shows_its_part_of_the_map_in_the_same_places():
+    numbers = np.arange(10.0)
+    uniform = np.tile([0.0, 1.0, 0.0, 0.0], (10, 1))
+    ax = plots.grid(GRID, numbers, policy=uniform, window=(slice(1, 3), slice(2, None)))
+    np.testing.assert_array_equal(cells_of(ax), [[np.nan, 5.0], [8.0, 9.0]])
+    assert (ax.get_xlim(), ax.get_ylim()) == ((1.5, 3.5), (2.5, 0.5))
+    assert set(written_in(ax).values()) == {"G"}
+    (arrows,) = (found for found in ax.collections if hasattr(found, "U"))
+    assert len(arrows.U) == 3
+
+
 def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
     board = GridMap(np.array([[True, False, True]]), {"S": (0, 0), "G": (0, 0)})
     assert written_in(plots.grid(board, [1.0, 2.0])) == {(0, 0): "SG"}
@@ -323,7 +327,11 @@ def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.grid(LOOP), "a FeatureProblem that is not made by .* has no map"),
+        (lambda: plots.grid(LOOP), "a FeatureProblem that is not made of a map has no cells"),
+        (
+            lambda: plots.grid(GRID, window=(slice(1, 2), slice(1, 3))),
+            r"window \(slice\(1, 2.* has no free cell of the map",
+        ),
         (lambda: plots.grid(GRID, np.ones(12)), r"numbers has shape \(12,\), not \(10,\)"),
         (lambda: plots.grid(GRID, [np.nan] * 10), r"numbers\[0\] is nan"),
         (lambda: plots.grid(GRID, policy=np.ones((10, 3))), r"policy has shape \(10, 3\)"),
@@ -363,6 +371,30 @@ def test_a_graph_has_the_numbers_of_the_third_lesson():
     widths = np.array([arrow.get_linewidth() for arrow in arrows_of(ax)[::2]])
     thin, wide = 0.6, 3.6
     np.testing.assert_allclose(widths, thin + (wide - thin) * np.array([0.25, 0.75, 1.0]))
+
+
+def test_a_graph_takes_the_models_names_unless_it_is_given_others():
+    words = [text.get_text() for text in plots.graph(ROUNDS).texts]
+    assert words == ["wait", "go", "back", "dock", "aisle"]
+    words = [
+        text.get_text()
+        for text in plots.graph(ROUNDS, states=["one", "two"], actions=["a", "b"]).texts
+    ]
+    assert words == ["a", "b", "a", "one", "two"]
+
+
+def test_a_graph_writes_0_for_what_is_rounding():
+    bandit = tb.problems.bandit(leader_reward=[-1.0, 0.1, 1.2])  # the mean is 0.1, but for rounding
+    words = [text.get_text() for text in plots.influence_graph(bandit, np.zeros(3)).texts]
+    assert words[:3] == ["0 (\u22120.367)", "1 (0)", "2 (+0.367)"]
+
+
+def test_arrows_to_the_end_fan_out_to_the_right_of_a_single_state():
+    ax = plots.graph(tb.problems.fork().base)
+    tips = [arrow._path_original.vertices[-1] for arrow in arrows_of(ax)[1::2]]
+    (x, y), (right, down) = tips
+    assert min(x, y) > 0.5
+    assert (x, y) == pytest.approx((right, -down))
 
 
 def test_arrows_lead_from_rim_to_rim():
@@ -415,7 +447,7 @@ def test_names_do_not_hide_each_other():
         (lambda: plots.graph(ROUNDS, measure=np.full((2, 2), np.inf)), r"measure\[0, 0\] is inf"),
         (lambda: plots.graph(ROUNDS, states=["dock"]), "states has 1 names, not 2"),
         (lambda: plots.graph(ROUNDS, actions=["a", "b", "c"]), "actions has 3 names, not 2"),
-        (lambda: plots.graph(ROUNDS, actions=[["a", "b"]]), "actions has 1 names, not 2"),
+        (lambda: plots.graph(ROUNDS, actions=[["a", "b"]]), "actions has 1 rows of names, not 2"),
     ],
 )
 def test_what_cannot_be_drawn_as_a_graph_is_named(call, message):
@@ -545,15 +577,12 @@ def slope_of(line):
 
 def test_a_line_has_both_slopes_and_the_best_point():
     theta, direction = np.array([0.1, -0.2]), np.array([0.5, 2.0])
-    paid = tb.FeatureProblem(  # as the leader does, so that the parts differ
-        ROUNDS, follower_reward=LOOP.follower_reward, leader_reward=-LOOP.follower_reward
-    )
     steps = np.linspace(-1.0, 2.0, 31)
-    ax = plots.line(paid, theta, direction, steps=steps, label="mine")
+    ax = plots.line(PAID, theta, direction, steps=steps, label="mine")
     lines = {line.get_label(): line for line in ax.get_lines()}
-    heights = [tb.objective(paid, theta + t * direction) for t in steps]
+    heights = [tb.objective(PAID, theta + t * direction) for t in steps]
     np.testing.assert_array_equal(lines["mine"].get_xydata(), np.column_stack([steps, heights]))
-    found = tb.hypergradient(paid, theta)
+    found = tb.hypergradient(PAID, theta)
     assert slope_of(lines["gradient"]) == pytest.approx(found.gradient @ direction)
     assert slope_of(lines["follower held fixed"]) == pytest.approx(found.direct @ direction)
     assert lines["gradient"].get_linestyle() != lines["follower held fixed"].get_linestyle()
@@ -601,11 +630,8 @@ def test_a_plane_has_coordinates():
 
 
 def test_arrows_on_a_plane_are_both_gradients():
-    paid = tb.FeatureProblem(
-        ROUNDS, follower_reward=LOOP.follower_reward, leader_reward=-LOOP.follower_reward
-    )
-    ax = plots.plane(paid, FLAT, reach=((-1.0, 1.0), (-2.0, 3.0)), n_points=3)
-    found = tb.hypergradient(paid, [0.0, 0.0])
+    ax = plots.plane(PAID, FLAT, reach=((-1.0, 1.0), (-2.0, 3.0)), n_points=3)
+    found = tb.hypergradient(PAID, [0.0, 0.0])
     tips = [np.array(note.xy) for note in ax.texts]
     for tip, gradient in zip(tips, (found.gradient, found.direct), strict=True):
         slopes = np.array([gradient @ FLAT.first, gradient @ FLAT.second])

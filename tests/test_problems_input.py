@@ -138,14 +138,17 @@ def test_a_text_of_one_line_is_taken_for_a_file():
 
 # ---------------------------------------------------------------- grid worlds
 
+WALL = " is not a free cell of the map: there is a wall"
+OUTSIDE = " is not a free cell of the map: it has 2 rows and 3 columns, from 0"
+
 BAD_GRIDS = {
-    "start in a wall": ({"start": (1, 1)}, "start (1, 1) is not a free cell of the map"),
-    "goal in a wall": ({"goal": (1, 1)}, "goal (1, 1) is not a free cell of the map"),
-    "target in a wall": ({"target": (1, 1)}, "target (1, 1) is not a free cell of the map"),
-    "start above": ({"start": (-1, 0)}, "start (-1, 0) is not a free cell of the map"),
-    "goal below": ({"goal": (2, 0)}, "goal (2, 0) is not a free cell of the map"),
-    "target to the left": ({"target": (0, -1)}, "target (0, -1) is not a free cell of the map"),
-    "target to the right": ({"target": (0, 3)}, "target (0, 3) is not a free cell of the map"),
+    "start in a wall": ({"start": (1, 1)}, "start (1, 1)" + WALL),
+    "goal in a wall": ({"goal": (1, 1)}, "goal (1, 1)" + WALL),
+    "target in a wall": ({"target": (1, 1)}, "target (1, 1)" + WALL),
+    "start above": ({"start": (-1, 0)}, "start (-1, 0)" + OUTSIDE),
+    "goal below": ({"goal": (2, 0)}, "goal (2, 0)" + OUTSIDE),
+    "target to the left": ({"target": (0, -1)}, "target (0, -1)" + OUTSIDE),
+    "target to the right": ({"target": (0, 3)}, "target (0, 3)" + OUTSIDE),
     "slip negative": ({"slip": -0.1}, "slip is -0.1, not in [0, 1]"),
     "slip above 1": ({"slip": 1.5}, "slip is 1.5, not in [0, 1]"),
     "slip nan": ({"slip": np.nan}, "slip is nan, not in [0, 1]"),
@@ -174,6 +177,83 @@ def test_cells_that_are_no_pair_of_whole_numbers_are_refused_by_name(name, cell)
 def test_cells_are_pairs_of_whole_numbers_of_any_kind(cell):
     initial = tb.problems.grid_world(MAP, start=cell).base.initial
     np.testing.assert_array_equal(initial, [0.0, 0.0, 1.0, 0.0, 0.0])
+
+
+WITH_MAPS = {
+    "features": tb.problems.grid_world(MAP),
+    "coins": tb.problems.grid_world(MAP).with_coins(price=0.0),
+    "budget": tb.Reparametrised(tb.problems.grid_world(MAP), tb.Budget(total=1.0, n_parameters=6)),
+}
+
+
+@pytest.mark.parametrize("problem", WITH_MAPS.values(), ids=WITH_MAPS)
+def test_cells_and_states_of_a_grid_are_each_others_inverse(problem):
+    np.testing.assert_array_equal(problem.cells, [[0, 0], [0, 1], [0, 2], [1, 0], [1, 2]])
+    assert [problem.at(cell) for cell in problem.cells] == [0, 1, 2, 3, 4]
+    with refused("cell (1, 1)" + WALL):
+        problem.at((1, 1))
+    with refused("cell (0, 3)" + OUTSIDE):
+        problem.at((0, 3))
+
+
+def test_what_has_no_map_has_no_cells():
+    loop = tb.problems.two_state()
+    assert not hasattr(loop, "cells")
+    with refused("a FeatureProblem that is not made of a map has no cells"):
+        loop.at((0, 0))
+
+
+@pytest.mark.parametrize("problem", WITH_MAPS.values(), ids=WITH_MAPS)
+@pytest.mark.parametrize("price", [0.0, 1.0, 2.5])
+def test_coins_pay_the_follower_and_cost_the_leader_their_price(problem, price):
+    coins, theta = problem.with_coins(price=price), np.arange(5.0)
+    without, with_them = coins.model(np.zeros(5)), coins.model(theta)
+    gained = with_them.follower_reward - without.follower_reward
+    np.testing.assert_allclose(gained, np.tile(theta[:, None], 4), rtol=1e-15)
+    spent = without.leader_reward - with_them.leader_reward
+    np.testing.assert_allclose(spent, price * gained, rtol=1e-15)
+    assert coins.model(theta)._grid_map is problem.with_coins().base._grid_map
+    assert coins.parameter_names == ("0, 0", "0, 1", "0, 2", "1, 0", "1, 2")  # cells
+
+
+def test_a_coin_is_not_paid_for_an_action_that_is_not_there():
+    workplace = tb.problems.two_state().with_coins(price=2.0)  # at work there is one action only
+    paid = workplace.follower_reward.toarray().tolist()
+    assert paid == [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    gradient = tb.hypergradient(workplace, [0.1, 0.2]).gradient
+    route = tb.forward_gradient(workplace, [0.1, 0.2])
+    np.testing.assert_allclose(gradient, route, rtol=1e-12)
+
+
+def test_coins_need_a_price_and_features():
+    with refused("price is nan, not a finite number"):
+        tb.problems.two_state().with_coins(price=np.nan)
+    strange = tb.Reparametrised(tb.problems.discrete_toy(), tb.Budget(total=1.0, n_parameters=7))
+    with pytest.raises(ValueError, match=r"inner problem .* has no method with_coins"):
+        strange.with_coins()
+
+
+def test_the_warehouse_is_the_published_map_cell_for_cell(maps):
+    published = tb.problems.grid_world(maps / "warehouse-20-40-10-2-2.map")
+    np.testing.assert_array_equal(tb.problems.warehouse().cells, published.cells)
+
+
+def test_a_map_is_as_good_as_its_text():
+    text = tb.problems.grid_world(MAP, start=(0, 1))
+    board = tb.problems.grid_world(tb.problems.GridMap(FREE), start=(0, 1))
+    np.testing.assert_array_equal(board.base.transition.toarray(), text.base.transition.toarray())
+    np.testing.assert_array_equal(board.base.initial, text.base.initial)
+
+
+@pytest.mark.parametrize(("temperature", "arrives"), [(0.002, True), (0.05, False)])
+def test_the_robot_seeks_its_goal_by_default_and_wanders_when_hotter(temperature, arrives):
+    text = "type octile\nheight 1\nwidth 9\nmap\n.........\n"
+    model = tb.problems.grid_world(text, temperature=temperature).model(np.zeros(9))
+    response = tb.solve_follower(model)
+    steps = tb.evaluate_leader(model, response).occupancy.sum()  # discounted; 100 is for ever
+    assert (steps < 20.0) if arrives else (steps > 60.0)
+    default = tb.solve_follower(tb.problems.grid_world(text).model(np.zeros(9)))
+    assert arrives == np.array_equal(response.policy, default.policy)
 
 
 @pytest.mark.parametrize("slip", [0, 1, 1.0])
@@ -337,6 +417,79 @@ def test_a_budget_that_does_not_fit_its_problem_is_refused():
     problem = tb.Reparametrised(tb.problems.bandit(), tb.Budget(total=1.0, n_parameters=5))
     with refused("theta has shape (4,), not that of a vector of length 2"):
         problem.model(np.zeros(5))
+
+
+# ---------------------------------------------------------------- bounds, and lines
+
+
+def test_a_box_maps_into_its_bounds_and_back():
+    box = tb.Box([-1.0, 0.0, 2.0], [1.0, 0.5, 3.0])
+    inside = np.array([-0.9, 0.25, 2.999])
+    np.testing.assert_allclose(box.forward(box.logits(inside)), inside, rtol=1e-13)
+    np.testing.assert_array_equal(box.forward([-900.0, 0.0, 900.0]), [-1.0, 0.25, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (([0.0, 1.0], [1.0, 1.0]), "low[1] is 1, not below high[1], 1, by a finite number"),
+        (([0.0], -0.5), "low[0] is 0, not below high[0], -0.5, by a finite number"),
+        (
+            (-1.5e308, 1.5e308),
+            "low[0] is -1.5e+308, not below high[0], 1.5e+308, by a finite number",
+        ),
+        ((-np.inf, 0.0), "low[0] is -inf, not a finite number"),
+        (([0.0, 0.0], [np.nan, 1.0]), "high[0] is nan, not a finite number"),
+        (([0.0, 0.0], [1.0, 1.0, 1.0]), "low has shape (2,), not that of a vector of length 3"),
+        (([[0.0]], 1.0), "low has shape (1, 1), not that of a vector of length 1"),
+        (("a", 1.0), "low has dtype <U1; real numbers are needed"),
+        (([], 1.0), "low has shape (0,), not that of a vector of length 1"),
+    ],
+)
+def test_bad_boxes_are_refused(bounds, message):
+    with refused(message):
+        tb.Box(*bounds)
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, 1.5, -0.1])
+def test_a_box_has_no_logits_of_what_is_not_inside(bad):
+    with refused(f"x[1] is {bad:g}, not between the bounds 0 and 1"):
+        tb.Box([0.0, 0.0], 1.0).logits([0.5, bad])
+
+
+def test_a_line_is_the_problem_along_a_direction():
+    problem, theta = tb.problems.garnet(), np.full(6, 0.1)
+    direction = np.arange(6.0)
+    curve = tb.along(problem, theta, direction)
+    there = tb.hypergradient(problem, theta + 0.3 * direction)
+    slope = tb.hypergradient(curve, [0.3])
+    assert slope.objective == there.objective
+    assert slope.gradient == pytest.approx([there.gradient @ direction], rel=1e-13)
+    assert tb.check_gradient(curve, [0.3]).passed
+
+
+@pytest.mark.parametrize(
+    ("theta", "direction", "message"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], "direction is 0, so there is no line"),
+        ([0.0, 0.0], [1.0], "direction has shape (1,), not that of a vector of length 2"),
+        ([0.0, np.inf], [1.0, 0.0], "theta[1] is inf, not a finite number"),
+    ],
+)
+def test_bad_lines_are_refused(theta, direction, message):
+    with refused(message):
+        tb.along(tb.problems.two_state(), theta, direction)
+
+
+def test_a_line_is_of_a_problem():
+    for wrong in ([0.0, 0.0], tb.FeatureProblem):
+        with pytest.raises(ValueError, match=r"^problem is "):
+            tb.along(wrong, [0.0, 0.0], [1.0, 0.0])
+
+
+def test_a_line_has_one_parameter():
+    with refused("theta has shape (2,), not that of a vector of length 1"):
+        tb.along(tb.problems.two_state(), [0.0, 0.0], [1.0, 0.0]).model([0.0, 0.0])
 
 
 # ---------------------------------------------------------------- theta of every problem
@@ -552,3 +705,14 @@ def test_a_problem_names_itself():
     assert str(tb.problems.bandit()).startswith(
         "FeatureProblem: 2 parameters; at 0, Model: 1 states"
     )
+
+
+@pytest.mark.parametrize("wrong", [object(), lambda theta: theta, tb.problems.rounds])
+def test_messages_say_what_was_given_without_its_address(wrong):
+    for given in (
+        lambda: tb.hypergradient(wrong, [0.0]),
+        lambda: tb.solve_follower(tb.problems.bandit().base, solver=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"^\w+ is <.*>, which has no method") as caught:
+            given()
+        assert "0x" not in str(caught.value)

@@ -57,7 +57,8 @@ def road(model, horizon=None):
 
 def dense(model):
     """Arguments of `Model.from_tables`, the kernel as a dense (S, A, S) table."""
-    tables = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    fields = (field.name for field in dataclasses.fields(model))
+    tables = {name: getattr(model, name) for name in fields if not name.endswith("_names")}
     n_states, n_actions = model.available.shape
     tables["transition"] = model.transition.toarray().reshape(n_states, n_actions, n_states)
     return tables

@@ -136,6 +136,31 @@ def test_what_decides_nothing_is_named_with_its_reason():
     assert "explains 2 of 2 biases: through-follower term sign-flipped" in str(report)
 
 
+def test_what_no_mistake_can_explain_is_no_explained_bias():
+    guess = tb.Guess(("half",), ("half the gradient",), (), 1.0, 0.0, fits=True)
+    found = (tb.Diagnosis((guess,), 0.0), tb.Diagnosis(), None)
+    reports = {
+        str(k): tb.EstimatorReport(tb.Verdict.BIASED, diagnosis=each)
+        for k, each in enumerate(found)
+    }
+    assert "explains 1 of 1 biases: half" in str(tb.SuiteReport(reports, 0.001))
+
+
+def test_directions_and_a_stopped_follower_are_checked_on_a_suite():
+    follower = tb.StoppedValueIteration(sweeps=3)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200), follower=follower))
+
+    def small(problem, theta, rng):
+        return 0.01 * method(problem, theta, rng=rng).gradient
+
+    settings = {"suite": SHORT, "rng": 0, "follower": follower, "visible_bias": 0.3}
+    assert tb.check_suite(small, up_to_scale=True, **settings).passed
+    assert tb.check_suite(method, **settings).passed
+    assert tb.check_suite(small, **settings).verdict is tb.Verdict.BIASED
+    settings["follower"] = None
+    assert tb.check_suite(method, **settings).verdict is tb.Verdict.BIASED
+
+
 def test_the_false_alarm_rate_is_shared():
     method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50)))
     report = tb.check_suite(method, suite=SHORT, false_alarm_rate=0.02, rng=0)

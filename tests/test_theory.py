@@ -41,7 +41,7 @@ def cited(text):
 
 
 def all_citations():
-    files = [ROOT / "README.md", *(ROOT / "validation" / "book").glob("*.md")]
+    files = [ROOT / "README.md", *(ROOT / "validation" / "book").rglob("*.md")]
     for folder in ("tabular_bilevel", "tests", "validation"):
         files += (ROOT / folder).rglob("*.py")
     return {

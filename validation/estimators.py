@@ -32,6 +32,7 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.judging import judge
+from tabular_bilevel.problems import grid_map
 
 FALSE_ALARM_RATE = 1e-4
 
@@ -51,6 +52,12 @@ def rewards_only() -> tb.FeatureProblem:
     )
 
 
+def wandering() -> tb.FeatureProblem:
+    """Make the catalogue's grid, so warm that the follower visits all of it."""
+    grid = grid_map(tb.problems.CATALOGUE["grid-world"]())
+    return tb.problems.grid_world(grid, temperature=0.05)
+
+
 PROBLEMS = {
     "garnet": tb.problems.garnet,
     "layered": tb.problems.layered,
@@ -59,7 +66,7 @@ PROBLEMS = {
     "toy": tb.problems.discrete_toy,
     "game": tb.problems.random_game,
     "hidden": lambda: tb.problems.random_game(follower_observes_leader=False),
-    "grid": tb.problems.CATALOGUE["grid-world"],
+    "grid": wandering,
     "four rooms": tb.problems.four_rooms,
 }
 

@@ -18,7 +18,7 @@ from tabular_bilevel.sampling.critics import LeaderValues
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["UNKNOWN", "Setting"]
+__all__ = ["BLIND", "UNKNOWN", "Setting"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,5 +168,80 @@ def _unknown() -> Iterator[tuple[str, Mean]]:
     )
 
 
+def loops_forgotten(at: Setting) -> np.ndarray:
+    """Leave the derivatives of a state's transitions to itself out."""
+    direct, indirect = RIGHT.rule(at.right).measures(at.right)
+    kernel, world = at.right.world.transition, at.right.world
+    moves = kernel.indices != world.entry_row // world.leader_reward.shape[1]
+    parts = (replace(part, transition=part.transition * moves) for part in (direct, indirect))
+    return tb.Estimate.traced(at.right, *parts).gradient
+
+
+def likeliest_only(at: Setting) -> np.ndarray:
+    """Let only steps count, through the follower, in which it takes its likeliest action."""
+    direct, indirect = RIGHT.rule(at.right).measures(at.right)
+    policy = at.right.response.policy
+    kept = indirect.follower_reward * (policy == policy.max(axis=1, keepdims=True))
+    changed = replace(indirect, follower_reward=kept)
+    return tb.Estimate.traced(at.right, direct, changed).gradient
+
+
+def paid(change: Callable[[np.ndarray], np.ndarray]) -> Mean:
+    """Let the critic learn from other rewards of the leader."""
+
+    def values(known: Experience) -> LeaderValues:
+        other = known.world.replace(leader_reward=change(known.world.leader_reward))
+        found = tb.evaluate_leader(other, known.response)
+        return LeaderValues(found.action_value, found.value)
+
+    return valued(values)
+
+
+def flattened(at: Setting) -> np.ndarray:
+    """Draw actions by the square root of their probability."""
+    roots = np.sqrt(at.right.law.policy)
+    law = replace(at.right.law, policy=roots / roots.sum(axis=1, keepdims=True))
+    return RIGHT.estimate(replace(at.right, seen=law)).gradient
+
+
+def first_half(at: Setting) -> np.ndarray:
+    wrong = at.gradient.copy()
+    wrong[(wrong.size + 1) // 2 :] = 0.0
+    return wrong
+
+
+def _blind() -> Iterator[tuple[str, Mean]]:
+    """List those that were written after the diagnosis was final, and run once."""
+    yield "transitions to the same state forgotten", loops_forgotten
+    yield "steps of the likeliest action only", likeliest_only
+    yield "critic of squared rewards", paid(np.square)
+    yield "critic of rewards' signs", paid(lambda reward: np.sign(reward - reward.mean()))
+    yield "actions drawn too evenly", flattened
+    yield "the first half of the coordinates alone", first_half
+    yield (
+        "mean with the gradient at another theta",
+        lambda at: 0.5 * (at.gradient + at.elsewhere(at.theta + 0.7)),
+    )
+    yield (
+        "influence decays at the square of the discount",
+        lambda at: at.ruled(lambda r, e: replace(r, trace_discount=r.trace_discount**2)),
+    )
+    yield (
+        "advantage divided by its largest in each state",
+        credited(lambda credit, e: credit / (np.abs(credit).max(axis=1, keepdims=True) + 1e-300)),
+    )
+    yield (
+        "one baseline for all states",
+        credited(
+            lambda credit, e: (
+                (e.values.action_value - e.world.initial @ e.values.value) / e.planned.temperature
+            )
+        ),
+    )
+
+
+#: Names of the second list.
+BLIND = frozenset(name for name, _ in _blind())
+
 #: What each comes to, by name.
-UNKNOWN: Mapping[str, Mean] = dict(_unknown())
+UNKNOWN: Mapping[str, Mean] = {**dict(_unknown()), **dict(_blind())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
+from tabular_bilevel._base.files import brief
 
 __all__ = [
     "DISTRIBUTION_TOLERANCE",
     "all_finite",
+    "as_action_names",
     "as_array",
     "as_checked_theta",
     "as_discount",
@@ -23,6 +26,7 @@ __all__ = [
     "as_finite",
     "as_generator",
     "as_leader_discount",
+    "as_names",
     "as_positive",
     "as_real",
     "as_theta",
@@ -221,6 +225,37 @@ def as_positive(name: str, value: npt.ArrayLike) -> float:
     return number
 
 
+def as_names(name: str, given: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+    """Copy what `n` things are called, if they have names."""
+    if given is None:
+        return None
+    if isinstance(given, str) or not np.iterable(given):
+        raise ValueError(f"{name} is {given!r}, not a sequence of names")
+    names = tuple(given)
+    if len(names) != n:
+        raise ValueError(f"{name} has {len(names)} names, not {n}")
+    for i, one in enumerate(names):
+        if not isinstance(one, str):
+            raise ValueError(f"{entry(name, (i,))} is {one!r}, not a string")
+    return names
+
+
+def as_action_names(
+    name: str, given: Iterable[Any] | None, shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], ...] | None:
+    """Copy what the actions of each state are called: one sequence for all states, or one each."""
+    if given is None:
+        return None
+    n_states, n_actions = shape
+    rows = given if isinstance(given, str) or not np.iterable(given) else tuple(given)
+    if not isinstance(rows, tuple) or all(isinstance(one, str) for one in rows):
+        return (as_names(name, rows, n_actions) or (),) * n_states
+    if len(rows) != n_states:
+        raise ValueError(f"{name} has {len(rows)} rows of names, not {n_states}")
+    each = (as_names(entry(name, (s,)), row, n_actions) for s, row in enumerate(rows))
+    return tuple(row or () for row in each)
+
+
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
     if hasattr(theta, "pullback"):
@@ -257,7 +292,7 @@ def require_method(name: str, value: object, method: str) -> None:
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__name__}, not an instance of it")
     if not callable(getattr(value, method, None)):
-        raise ValueError(f"{name} is {value!r}, which has no method {method}")
+        raise ValueError(f"{name} is {brief(repr(value))}, which has no method {method}")
 
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:

@@ -164,7 +164,7 @@ def brief(value: Any) -> str:
         text = short_repr(value)
         return text if len(text) <= VALUE else f"{name}(...)"
     if callable(value) and hasattr(value, "__name__"):
-        return cut(f"<{value.__name__}>", VALUE)
+        return cut(f"<{value.__name__.strip('<>')}>", VALUE)  # a lambda has them already
     return cut(repr(value), VALUE)
 
 

@@ -16,6 +16,16 @@ class ConvergenceError(RuntimeError):
         How far the last iterate is from a solution, in the units of the equation.
     iterations : int
         How many iterations were made.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> try:
+    ...     tb.ValueIteration(max_iterations=10).solve(model)
+    ... except tb.ConvergenceError as error:
+    ...     print(error.iterations, error.residual > 0.1)
+    10 True
     """
 
     def __init__(self, message: str, *, residual: float, iterations: int) -> None:
@@ -29,4 +39,16 @@ class ConvergenceError(RuntimeError):
 
 
 class CheckFailedError(AssertionError):
-    """A report that did not pass was asked to raise; the message is the report."""
+    """A report that did not pass was asked to raise; the message is the report.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
+    >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta, horizon=1)
+    >>> try:
+    ...     report.raise_if_failed()
+    ... except tb.CheckFailedError as error:
+    ...     print(str(error).splitlines()[0])
+    Enumeration check: BIASED
+    """

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import zipfile
@@ -69,6 +70,9 @@ DRAFTS = f".[0-9]*-{16 * '[0-9a-f]'}.part"
 # Characters of what a file says that an error repeats.
 LONGEST = 200
 
+# What Python shows of an object that does not show itself.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 
 def shown(text: object) -> str:
     """Spell what a terminal would act on, a line break too, as Python's escapes."""
@@ -78,8 +82,8 @@ def shown(text: object) -> str:
 
 
 def brief(text: object) -> str:
-    """Show the beginning of what may be long."""
-    line = shown(str(text)[: LONGEST + 1])
+    """Show the beginning of what may be long, without addresses, which mean nothing to a reader."""
+    line = shown(ADDRESS.sub("", str(text)[: 2 * LONGEST])[: LONGEST + 1])
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 

@@ -27,6 +27,7 @@ from tabular_bilevel._base.arguments import (
     distribution_tolerance,
     positive_integer,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     available_action,
@@ -97,6 +98,7 @@ def from_gymnasium(
     >>> import gymnasium
     >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import from_gymnasium
     >>> model = from_gymnasium(
     ...     gymnasium.make("FrozenLake-v1"),
     ...     leader_reward=-np.ones((16, 4)),
@@ -175,6 +177,7 @@ def to_gymnasium(
     Examples
     --------
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import to_gymnasium
     >>> env = to_gymnasium(tb.problems.four_rooms(), [0.0] * 105, max_steps=100)
     >>> observation, info = env.reset(seed=1)
     >>> observation, reward, terminated, truncated, info = env.step(0)
@@ -186,6 +189,7 @@ def to_gymnasium(
     return env if limit is None else gymnasium.wrappers.TimeLimit(env, limit)
 
 
+@displayed
 class FollowerEnv(gymnasium.Env[int, int]):
     """A model as the follower meets it; `to_gymnasium` says how.
 
@@ -197,6 +201,17 @@ class FollowerEnv(gymnasium.Env[int, int]):
         The transitions in toy_text's form, without rows for unavailable actions.
     initial_state_distrib : ndarray, shape (S,)
         Distribution of the first state, by toy_text's name.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.gymnasium import FollowerEnv
+    >>> env = FollowerEnv(tb.problems.two_state().model([0.0, 0.0]))
+    >>> observation, info = env.reset(seed=0)
+    >>> observation, info["action_mask"], env.P[1][0]
+    (0, array([1, 1], dtype=int8), [(0.5, 0, 0.5, False), (0.5, 1, 0.5, False)])
+    >>> env.step(1)[:4]  # to work
+    (1, 0.0, False, False)
     """
 
     def __init__(self, model: Model) -> None:
@@ -232,13 +247,37 @@ class FollowerEnv(gymnasium.Env[int, int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Draw a first state."""
+        """Draw a first state; parameters and what is returned as of `gymnasium.Env.reset`."""
         super().reset(seed=seed)
         state = draw(self.np_random, self.model.initial)
         return state, self._arrive(state)
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Take an available action."""
+        """Take an available action.
+
+        Parameters
+        ----------
+        action : int
+            One that the state has.
+
+        Returns
+        -------
+        observation : int
+            The next state; the state before, where the episode ends.
+        reward : float
+            The follower's.
+        terminated, truncated : bool
+            Whether the episode ended; never truncated.
+        info : dict
+            `leader_reward` and `action_mask`.
+
+        Raises
+        ------
+        ValueError
+            If the state lacks the action.
+        gymnasium.error.ResetNeeded
+            If there is no episode.
+        """
         state, model = self._state, self.model
         if state is None:
             raise gymnasium.error.ResetNeeded("there is no episode, or it has ended: call reset")
@@ -253,6 +292,9 @@ class FollowerEnv(gymnasium.Env[int, int]):
             self._state = None
             return state, reward, True, False, info
         return following, reward, False, False, info
+
+    def __str__(self) -> str:
+        return f"FollowerEnv of a {self.model}"
 
     def _arrive(self, state: int) -> dict[str, Any]:
         self._state = state

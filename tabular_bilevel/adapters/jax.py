@@ -125,12 +125,18 @@ class JaxProblem:
     n_parameters : int
         Length of theta.
 
+    Raises
+    ------
+    ValueError
+        On construction, if `n_parameters` is not positive.
+
     Examples
     --------
     A leader who pays a worker at home, and sends workers home with a probability:
 
     >>> import jax, jax.numpy as jnp
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.jax import JaxProblem
     >>> def tables(theta):
     ...     pay = jnp.zeros((2, 2)).at[0, 0].set(theta[0])
     ...     home = jax.nn.sigmoid(theta[1])
@@ -190,6 +196,11 @@ class JaxProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            As `model`.
         """
         theta = as_theta(theta, self.n_parameters)
         with _float64():

@@ -22,6 +22,7 @@ from gymnasium.spaces import Discrete, Space
 from gymnasium.utils import seeding
 
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.adapters._environment import (
     AvailableActions,
     AvailableAnswers,
@@ -79,6 +80,7 @@ def to_pettingzoo(game: MarkovGame, *, max_steps: int | None = None) -> GameEnv:
     The follower of discrete toy 4 answers 0 with its action 1, and 1 with its action 2:
 
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
     >>> env = to_pettingzoo(tb.problems.discrete_toy(), max_steps=100)
     >>> observations, infos = env.reset(seed=1)
     >>> env.action_space("follower")
@@ -93,6 +95,7 @@ def to_pettingzoo(game: MarkovGame, *, max_steps: int | None = None) -> GameEnv:
     return GameEnv(game, None if max_steps is None else positive_integer("max_steps", max_steps))
 
 
+@displayed
 class GameEnv(ParallelEnv):
     """A game as its players meet it; `to_pettingzoo` says how.
 
@@ -102,6 +105,19 @@ class GameEnv(ParallelEnv):
         The tables, for comparison; a learner has no business with them.
     max_steps : int or None
         Where episodes are truncated.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.pettingzoo import GameEnv
+    >>> env = GameEnv(tb.problems.discrete_toy(), None)
+    >>> observations, infos = env.reset(seed=0)
+    >>> observations, env.observation_space("leader"), env.action_space("leader")
+    ({'leader': 0, 'follower': 0}, Discrete(3), Discrete(2))
+    >>> moves = {"leader": 0, "follower": [1, 1]}  # an answer to each of the leader's actions
+    >>> observations, rewards, *_ = env.step(moves)
+    >>> rewards
+    {'leader': 1.0, 'follower': 1.0}
     """
 
     metadata = {"name": "tabular_bilevel_game_v0", "render_modes": []}  # noqa: RUF012 - pettingzoo's
@@ -128,17 +144,39 @@ class GameEnv(ParallelEnv):
         self.np_random: np.random.Generator | None = None
 
     def observation_space(self, agent: str) -> Space[Any]:
-        """Return the agent's space of observations, the states."""
+        """Return the agent's space of observations, the states.
+
+        Parameters
+        ----------
+        agent : str
+            "leader" or "follower".
+
+        Returns
+        -------
+        gymnasium.spaces.Space
+            The space.
+        """
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Space[Any]:
-        """Return the agent's space of actions, or of answers."""
+        """Return the agent's space of actions, or of answers.
+
+        Parameters
+        ----------
+        agent : str
+            "leader" or "follower".
+
+        Returns
+        -------
+        gymnasium.spaces.Space
+            The space.
+        """
         return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
-        """Draw a first state; without a seed, go on with the randomness that there is."""
+        """Draw a first state, as `pettingzoo.ParallelEnv.reset` does; without a seed, go on."""
         if seed is not None or self.np_random is None:
             self.np_random, _ = seeding.np_random(seed)
         self.agents = list(self.possible_agents)
@@ -154,7 +192,25 @@ class GameEnv(ParallelEnv):
         dict[str, bool],
         dict[str, dict[str, Any]],
     ]:
-        """Play an action of the leader and an action, or an answer, of the follower."""
+        """Play an action of the leader and an action, or an answer, of the follower.
+
+        Parameters
+        ----------
+        actions : dict
+            Of "leader" and "follower": an action each, or of the follower an answer.
+
+        Returns
+        -------
+        observations, rewards, terminations, truncations, infos : dict
+            By agent, as of `pettingzoo.ParallelEnv.step`.
+
+        Raises
+        ------
+        ValueError
+            If an agent's action is missing, or not available.
+        gymnasium.error.ResetNeeded
+            If there is no episode.
+        """
         game, state = self.game, self._state
         if self.np_random is None or not self.agents:
             raise ResetNeeded("there is no episode, or it has ended: call reset")
@@ -180,6 +236,9 @@ class GameEnv(ParallelEnv):
         if over or cut:
             self.agents = []
         return observations, rewards, terminations, truncations, infos
+
+    def __str__(self) -> str:
+        return f"GameEnv of a {self.game}"
 
     def _follower_action(self, submitted: Any, b: int) -> int:
         """Check all that the follower submits, and pick what is played."""

@@ -136,12 +136,18 @@ class TorchProblem:
     n_parameters : int
         Length of theta.
 
+    Raises
+    ------
+    ValueError
+        On construction, if `n_parameters` is not positive.
+
     Examples
     --------
     A leader who splits a budget over the actions of a bandit:
 
     >>> import torch
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.adapters.torch import TorchProblem
     >>> def tables(theta):
     ...     return {"follower_reward": torch.softmax(theta, dim=0)[None, :]}
     >>> problem = TorchProblem(tb.problems.bandit().base, tables, 2)
@@ -193,6 +199,11 @@ class TorchProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            As `model`.
         """
         point = torch.tensor(as_theta(theta, self.n_parameters))
         tables, pull = torch.func.vjp(self._tables, point)
@@ -212,6 +223,11 @@ class TorchProblem:
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            As `model`; if the direction does not fit theta.
         """
         point = torch.tensor(as_theta(theta, self.n_parameters))
         along = torch.tensor(as_theta(direction, self.n_parameters, name="direction"))

@@ -70,6 +70,19 @@ class AscentState:
     ------
     ValueError
         On construction, if an entry is bad; the message names it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import tabular_bilevel as tb
+    >>> problem, method, optimiser = tb.problems.bandit(), tb.ExactGradient(), tb.Adam(0.1)
+    >>> start = tb.AscentState.start([0.0, 0.0], rng=0)
+    >>> *_, last = tb.resume(problem, start, method, optimiser, n_iterations=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     last.state.save(f"{folder}/state.npz", note=[1.0])
+    ...     state, more = tb.AscentState.load(f"{folder}/state.npz")
+    >>> state.iteration, bool((state.theta == last.next_theta).all()), more["note"]
+    (3, True, array([1.]))
     """
 
     iteration: int
@@ -91,7 +104,25 @@ class AscentState:
 
     @classmethod
     def start(cls, theta: npt.ArrayLike, *, rng: np.random.Generator | int) -> AscentState:
-        """Stand at the start of an ascent from theta, as `ascend` does."""
+        """Stand at the start of an ascent from theta, as `ascend` does.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            Where it starts.
+        rng : numpy.random.Generator or int
+            Source of randomness, which is copied, or a seed.
+
+        Returns
+        -------
+        AscentState
+            Of no step made.
+
+        Raises
+        ------
+        ValueError
+            If theta is not a finite vector, or `rng` is neither a generator nor a seed.
+        """
         return cls(
             iteration=0,
             theta=read_only(as_theta(theta)),
@@ -190,6 +221,17 @@ class Iteration:
         The method's estimate there.
     next_theta : ndarray, shape (d,)
         Where the step ends.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> method, optimiser = tb.ExactGradient(), tb.GradientAscent(0.1)
+    >>> climb = tb.ascend(tb.problems.bandit(), [0.0, 0.0], method, optimiser, rng=0)
+    >>> first = next(climb)
+    >>> first.objective, first.objective_over(1), first.gradient, first.exact_gradient
+    (0.5, 0.5, array([-0.25,  0.25]), array([-0.25,  0.25]))
+    >>> first.next_theta, round(first.cosine, 12), first.state.iteration
+    (array([-0.025,  0.025]), 1.0, 1)
     """
 
     iteration: int
@@ -226,7 +268,18 @@ class Iteration:
         return float(self._stations[1].objective)
 
     def objective_over(self, horizon: int | None) -> float:
-        """Compute J at the step's start, counting this many of the leader's steps."""
+        """Compute J at the step's start, counting this many of the leader's steps.
+
+        Parameters
+        ----------
+        horizon : int or None
+            How many; all if None.
+
+        Returns
+        -------
+        float
+            J.
+        """
         if horizon is None:
             return self.objective
         return evaluate_leader(self._model, self._stations[0], horizon=horizon).objective
@@ -353,10 +406,14 @@ def resume(
 
     Parameters
     ----------
-    problem, method, optimiser
-        As for `ascend`.
+    problem : BilevelProblem
+        As for `ascend`, like the method and the optimiser.
     state : AscentState
         The state after the last step made.
+    method : Estimator or callable
+        Where gradients come from.
+    optimiser : Optimiser
+        How theta moves along them.
     n_iterations : int, optional
         When to stop, counted from the ascent's start.
     progress : bool
@@ -366,6 +423,21 @@ def resume(
     ------
     Iteration
         The same records as `ascend`.
+
+    Raises
+    ------
+    ValueError
+        As `ascend`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, method, optimiser = tb.problems.bandit(), tb.ExactGradient(), tb.Adam(0.1)
+    >>> *_, whole = tb.ascend(problem, [0.0, 0.0], method, optimiser, rng=0, n_iterations=6)
+    >>> *_, half = tb.ascend(problem, [0.0, 0.0], method, optimiser, rng=0, n_iterations=3)
+    >>> *_, rest = tb.resume(problem, half.state, method, optimiser, n_iterations=6)
+    >>> bool((rest.next_theta == whole.next_theta).all())
+    True
     """
     taken = as_estimator(method, name="method")
     require_method("optimiser", optimiser, "step")

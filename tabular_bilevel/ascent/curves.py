@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, write_file, write_json
 from tabular_bilevel.ascent.optimisers import Optimiser
-from tabular_bilevel.ascent.training import Curve, Run, first_theta, train_all
+from tabular_bilevel.ascent.published import first_theta
+from tabular_bilevel.ascent.training import Curve, Run, train_all
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["Training"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Training:
     """Some seeds of one method on one problem, in one folder.

@@ -16,12 +16,41 @@ __all__ = ["Adam", "GradientAscent", "Optimiser"]
 
 
 class Optimiser(Protocol):
-    """Anything that moves a parameter along gradients; settings are its fields."""
+    """Anything that moves a parameter along gradients; settings are its fields.
+
+    Examples
+    --------
+    One that takes steps of the same length:
+
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> class Sign:
+    ...     def step(self, theta, gradient, memory):
+    ...         return theta + 0.5 * np.sign(gradient), {}
+    >>> climb = tb.ascend(tb.problems.bandit(), [0.0, 0.0], tb.ExactGradient(), Sign(), rng=0)
+    >>> next(climb).next_theta
+    array([-0.5,  0.5])
+    """
 
     def step(
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
-        """Return the next parameter, and what to remember for the next step, by name."""
+        """Make a step.
+
+        Parameters
+        ----------
+        theta, gradient : ndarray, shape (d,)
+            Where the step starts, and the gradient there.
+        memory : mapping of str to ndarray
+            What the step before gave back; empty at first.
+
+        Returns
+        -------
+        theta : ndarray, shape (d,)
+            The next parameter.
+        memory : mapping of str to ndarray
+            What the next step is to be given.
+        """
         ...
 
 
@@ -35,6 +64,21 @@ class GradientAscent:
         Positive.
     largest_norm : float
         Longer gradients are shortened to it; infinite by default.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> theta, gradient = np.zeros(2), np.array([3.0, 4.0])
+    >>> tb.GradientAscent(0.1).step(theta, gradient, {})[0]
+    array([0.3, 0.4])
+    >>> tb.GradientAscent(0.1, largest_norm=1.0).step(theta, gradient, {})[0]
+    array([0.06, 0.08])
     """
 
     rate: float = 0.1
@@ -68,6 +112,19 @@ class Adam:
         Decays of the running means of the gradient and of its square, in [0, 1).
     epsilon : float
         Added to the root of the second; positive.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> moved, memory = tb.Adam(0.1).step(np.zeros(2), np.array([3.0, -400.0]), {})
+    >>> moved.round(6), sorted(memory)  # each coordinate by about the rate
+    (array([ 0.1, -0.1]), ['count', 'first', 'second'])
     """
 
     rate: float = 0.01

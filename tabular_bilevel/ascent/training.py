@@ -29,14 +29,6 @@ __all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
 # Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
 SAVE_EVERY = 5.0
 
-# Of the normal that the first theta is drawn from: the papers' start.
-START_SPREAD = 0.01
-
-
-def first_theta(seed: int, n_parameters: int) -> FloatArray:
-    """Draw where a seed's ascent starts in the papers, near 0, shape (d,)."""
-    return np.random.default_rng([seed, 1]).normal(0.0, START_SPREAD, n_parameters)
-
 
 @displayed
 @dataclass(frozen=True, eq=False)
@@ -51,6 +43,17 @@ class Curve:
         J there.
     theta : ndarray, shape (d,)
         Where the ascent ended.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train
+    >>> problem, start = tb.problems.two_state(), np.zeros(2)
+    >>> run = Run("two-state", problem, start, tb.ExactGradient(), tb.Adam(0.1), 0, 20, every=10)
+    >>> curve = train(run)
+    >>> curve.iteration, round(curve.final() - curve.objective[-1], 12)
+    (array([ 0, 10, 20]), np.float64(0.0))
     """
 
     iteration: IntArray
@@ -58,7 +61,18 @@ class Curve:
     theta: FloatArray = field(repr=False)
 
     def final(self, share: float = 0.05) -> float:
-        """Average the objective over the last iterations, by default a twentieth of them."""
+        """Average the objective over the last iterations, by default a twentieth of them.
+
+        Parameters
+        ----------
+        share : float
+            The part of the iterations that are late.
+
+        Returns
+        -------
+        float
+            The mean objective of these.
+        """
         late = self.iteration >= (1.0 - share) * self.iteration[-1]
         return float(self.objective[late].mean())
 
@@ -92,6 +106,16 @@ class Run:
         Where the curve is saved as it grows.
     limit : int
         Bytes that this file may have when it is read; by default 256 MiB.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train
+    >>> problem, start = tb.problems.two_state(), np.zeros(2)
+    >>> run = Run("two-state", problem, start, tb.ExactGradient(), tb.Adam(0.1), 0, n_iterations=5)
+    >>> train(run).objective.shape  # before each of the steps, and after the last
+    (6,)
     """
 
     label: str
@@ -128,7 +152,9 @@ def train(run: Run) -> Curve:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train
     >>> problem = tb.problems.two_state()
     >>> run = Run("two-state", problem, np.zeros(2), tb.ExactGradient(), tb.Adam(0.1), 0, 50, 10)
     >>> train(run).iteration
@@ -239,6 +265,16 @@ def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve
         If a process was killed.
     Exception
         When all others are done, the first that a run ended with; a note has the run's label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Run, train_all
+    >>> problem, method = tb.problems.bandit(), tb.ExactGradient()
+    >>> runs = [Run(f"seed {k}", problem, np.zeros(2), method, tb.Adam(), k, 3) for k in (0, 1)]
+    >>> sorted(run.label for run, curve in train_all(runs, workers=1))
+    ['seed 0', 'seed 1']
     """
     first: Exception | None = None
     with closing(outcomes(train, runs, positive_integer("workers", workers))) as ended:

@@ -105,7 +105,7 @@ def error_bounds(
     --------
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.four_rooms(), [0.0] * 105
-    >>> bounds = error_bounds(problem, theta, tb.hypergradient(problem, theta))
+    >>> bounds = tb.error_bounds(problem, theta, tb.hypergradient(problem, theta))
     >>> bool(bounds.objective < 1e-12 and bounds.gradient.max() < 1e-12)
     True
     """
@@ -212,6 +212,7 @@ def refined(
             residual=residual,
             error_bound=residual * _patience(_contraction(model, model.follower_discount)),
             iterations=response.iterations + 1,
+            method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
         evaluation=_evaluation(model, leader),
         measures=measures,

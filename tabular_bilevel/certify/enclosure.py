@@ -95,9 +95,9 @@ def enclose(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> print(enclose(tb.problems.two_state(), [0.1, 0.2]))
-    Enclosure: objective 1.7541503336511441 +- 2.2e-16, gradient of 2 parameters +- 4.4e-16, 128 \
-bits
+    >>> proof = tb.enclose(tb.problems.two_state(), [0.1, 0.2])
+    >>> print(proof.objective, "with", proof.precision, "bits")
+    1.7541503336511441 +- 2.2e-16 with 128 bits
     """
     from tabular_bilevel.certify import balls
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, restore_read_only
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.files import write_file
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.finite.follower import Response
@@ -60,6 +60,13 @@ class ErrorBounds:
         Why the objective's bound or the gradient's is infinite; empty if neither is.
     given : str
         What the gradient's bound takes for granted, in words; empty if nothing.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> bounds = tb.hypergradient(tb.problems.two_state(), [0.0, 0.0]).accuracy.bounds
+    >>> bounds.policy.shape, bool(bounds.policy.max() < 1e-12), bounds.vacuous
+    ((2, 2), True, '')
     """
 
     level: ClassVar[Level] = Level.BOUNDED
@@ -93,6 +100,15 @@ class Interval:
     ----------
     lower, upper : ndarray, or float of a single number
         Bounds of each number; infinite where nothing is known.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> unit = tb.Interval(0.0, 1.0)
+    >>> unit.centre, round(unit.radius, 12), unit.contains([0.2, 1.0])
+    (0.5, 0.5, True)
+    >>> unit.overlaps(tb.Interval(1.0, 3.0)), unit.overlaps(tb.Interval(2.0, 3.0))
+    (True, False)
     """
 
     lower: Any
@@ -116,12 +132,34 @@ class Interval:
         return unwrapped(np.where(away > 0.0, np.nextafter(away, np.inf), 0.0))
 
     def contains(self, numbers: npt.ArrayLike) -> bool:
-        """Say whether all of the numbers are within their bounds."""
+        """Say whether all of the numbers are within their bounds.
+
+        Parameters
+        ----------
+        numbers : array_like
+            As many as there are bounds.
+
+        Returns
+        -------
+        bool
+            Whether all are.
+        """
         given = np.asarray(numbers)
         return bool(np.all((self.lower <= given) & (given <= self.upper)))
 
     def overlaps(self, other: Interval) -> bool:
-        """Say whether each of the numbers may be the same as the other's."""
+        """Say whether each of the numbers may be the same as the other's.
+
+        Parameters
+        ----------
+        other : Interval
+            Of as many numbers.
+
+        Returns
+        -------
+        bool
+            Whether all may be the same.
+        """
         return bool(np.all((self.lower <= other.upper) & (other.lower <= self.upper)))
 
     def __str__(self) -> str:
@@ -154,6 +192,15 @@ class Enclosure:
         Bits of precision that it took.
     model, tangents
         What the bounds are about: the tables, and their derivatives in each parameter.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
+    >>> proof.objective.contains(0.5), proof.gradient.contains([-0.25, 0.25]), proof.leak
+    (True, True, 0.0)
+    >>> sorted(proof.certificate()["claims"])
+    ['direct', 'gradient', 'indirect', 'objective']
     """
 
     level: ClassVar[Level] = Level.ENCLOSED
@@ -230,6 +277,19 @@ class Enclosure:
         ------
         ValueError, CertificationError
             As `certificate`; also a ValueError if the path is no regular file's.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import json
+        >>> import tabular_bilevel as tb
+        >>> from tabular_bilevel.check_certificate import check_certificate
+        >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     proof.save_certificate(f"{folder}/proof.json")
+        ...     with open(f"{folder}/proof.json") as file:
+        ...         check_certificate(json.load(file)) > 0  # the bits that it takes
+        True
         """
         write_file(path, json.dumps(self.certificate()).encode())
 
@@ -262,6 +322,15 @@ class Accuracy:
     given : str
         What the proof takes for granted, in words: that the derivatives which a problem's own code
         returns are right, if there are no formulas; empty if nothing.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> result = tb.hypergradient(tb.problems.bandit(), [0.0, 0.0])
+    >>> result.accuracy.proven, result.accuracy.reason
+    (True, '')
+    >>> result.accuracy.is_within(1e-12, result.objective, result.gradient)
+    True
     """
 
     level: Level
@@ -281,7 +350,22 @@ class Accuracy:
 
     @quiet
     def is_within(self, tolerance: float, objective: float, gradient: FloatArray) -> bool:
-        """Say whether the radii are within a part of the objective and of the gradient's size."""
+        """Say whether the radii are within a part of the objective and of the gradient's size.
+
+        Parameters
+        ----------
+        tolerance : float
+            The part.
+        objective : float
+            J.
+        gradient : ndarray, shape (d,)
+            Whose largest entry is its size.
+
+        Returns
+        -------
+        bool
+            Whether both are.
+        """
         size = float(np.abs(gradient).max(initial=0.0))
         widest = float(self.gradient.max(initial=0.0))
         return self.objective <= tolerance * abs(objective) and widest <= tolerance * size
@@ -311,8 +395,21 @@ class Hypergradient:
     accuracy : Accuracy
         What is known of the errors of the objective and the gradient. The parts have no bounds of
         their own, except in the `Enclosure` of an ENCLOSED result.
-    model, response, evaluation, sensitivities
-        The stations on the way; of an ENCLOSED result, too, in float64.
+    sensitivities : Sensitivities
+        dJ/d(every table entry), by the name of the table: of the rewards, ``follower_reward``
+        (the influence mu of each pair) and ``leader_reward`` (its visits), both of shape (S, A).
+    model, response, evaluation
+        The other stations on the way. Of an ENCLOSED result all are in float64.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> result = tb.hypergradient(tb.problems.rounds(), [0.0, 0.0])
+    >>> result.visits.round(6), (11 * result.influence).round(6)
+    (array([2., 1.]), array([-16.,  16.]))
+    >>> direct, indirect = 11 * result.direct, 11 * result.indirect
+    >>> direct.round(6), indirect.round(6), (11 * result.gradient).round(6)
+    (array([-22., -11.]), array([-16.,  16.]), array([-38.,   5.]))
     """
 
     objective: float
@@ -326,6 +423,28 @@ class Hypergradient:
     sensitivities: Sensitivities = field(repr=False)
 
     __setstate__ = restore_read_only
+
+    @property
+    def visits(self) -> FloatArray:
+        """How often the follower is in each state, discounted as the leader does: d_L, (S,)."""
+        return self.evaluation.occupancy
+
+    @property
+    @quiet
+    def influence(self) -> FloatArray:
+        """What one more coin in each state would earn the leader, shape (S,), if others paid it.
+
+        That is n(s), the sum of the influence mu(s,a) over the actions: how J changes through the
+        follower's policy with each unit that it is paid in s, whatever it does there.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> result = tb.hypergradient(tb.problems.rounds(), [0.0, 0.0])
+        >>> result.visits.round(6), result.influence.round(6)
+        (array([2., 1.]), array([-1.454545,  1.454545]))
+        """
+        return read_only(self.sensitivities.follower_reward.sum(axis=1))
 
     @quiet
     def __str__(self) -> str:
@@ -346,6 +465,15 @@ class CertificationError(RuntimeError):
     ----------
     best : Enclosure, Hypergradient or None
         What is proven, if anything; a Hypergradient says so in its `accuracy`.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> try:
+    ...     tb.hypergradient(tb.problems.two_state(), [0.0, 0.0], accuracy=tb.Bounded(1e-20))
+    ... except tb.CertificationError as error:
+    ...     print(error.best.accuracy.level.value)
+    bounded
     """
 
     def __init__(self, message: str, *, best: Enclosure | Hypergradient | None) -> None:

@@ -2,6 +2,7 @@
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
+from tabular_bilevel.checks.distinction import Distinction, tell_apart
 from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
 from tabular_bilevel.checks.estimator import check_estimates, check_estimator
 from tabular_bilevel.checks.gradient import GradientReport, RouteComparison, check_gradient
@@ -12,6 +13,7 @@ from tabular_bilevel.checks.verdict import Verdict
 
 __all__ = [
     "Diagnosis",
+    "Distinction",
     "EnumerationReport",
     "EstimatorReport",
     "Factor",
@@ -28,6 +30,7 @@ __all__ = [
     "check_gradient",
     "check_suite",
     "standard_suite",
+    "tell_apart",
 ]
 
 display_all(globals())

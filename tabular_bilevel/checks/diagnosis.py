@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, ratio
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
+from tabular_bilevel.mistakes.measured import Measures
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
@@ -39,6 +41,9 @@ MISFIT_RATE = 1e-4
 
 # Directions in which means are compared, for each of so many replicates.
 REPLICATES_A_DIRECTION = 5
+
+# Up to scale, by how much the mean of clipped estimates may be turned, relative to its length.
+MOST_TURNED = 0.02
 
 # Probability from which a mistake is named, and from which more replicates would change little.
 NAMED, CLEAR = 0.5, 0.9
@@ -63,6 +68,7 @@ ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequ
 VISIBLY = 0.05
 
 
+@displayed
 @dataclass(frozen=True)
 class Guess:
     """A mistake, or two at once, and how well that explains the estimates.
@@ -115,6 +121,14 @@ class Diagnosis:
         In how many directions means are compared. With one, a single number is visible.
     elsewhere : tuple of str
         Problems of the standard suite that tell apart what is not told apart here.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
+    >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
+    >>> report.diagnosis.best.name, report.diagnosis.clear
+    ('through-follower term dropped', True)
     """
 
     guesses: tuple[Guess, ...] = ()
@@ -188,14 +202,15 @@ class _Core:
 
     experience: Experience
     rule: TraceRule
+    measures: Measures = TraceRule.measures
 
     @cached_property
     def shares(self) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
         """The two parts by table, without factors."""
-        plain = replace(self.rule, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
         seen = self.experience
         direct, indirect = (
-            dict(by_table(seen.problem, seen.theta, measures)) for measures in plain.measures(seen)
+            dict(by_table(seen.problem, seen.theta, measures))
+            for measures in self.measures(self.rule.plain, seen)
         )
         return direct, indirect
 
@@ -230,6 +245,12 @@ class Candidates:
         Steps after which trajectories are known to be cut.
     count : int, optional
         Trajectories of an estimate, where that is known.
+    right : Experience, optional
+        What the estimator is known to know, of a law; by default what is right, of so many
+        trajectories.
+    together : bool
+        Whether single trajectories are known to be right, so that only how they are combined is in
+        question.
     """
 
     @quiet
@@ -240,9 +261,13 @@ class Candidates:
         *,
         horizon: int | None = None,
         count: int | None = None,
+        right: Experience | None = None,
+        together: bool = False,
     ) -> None:
         self.problem, self.theta = problem, theta
-        right = uncut = right_limit(problem, theta, count=count)
+        if right is None:
+            right = right_limit(problem, theta, count=count)
+        uncut = right
         if horizon is not None:
             right = cut(uncut, min(horizon, uncut.law.horizon))
         self.exact, self._here = (RIGHT.estimate(known).gradient for known in (uncut, right))
@@ -256,6 +281,8 @@ class Candidates:
             self.known_cut = cut_after(right.law.horizon)
             self.singles[self.known_cut] = self._here
         for fault in FAULTS.values():
+            if together and not fault.together:
+                continue
             core = self._core(self._right, fault)
             if core is None:
                 continue
@@ -287,7 +314,9 @@ class Candidates:
                 rule = before.rule(rule, known)
         if fault.rule is not None:
             rule = fault.rule(rule, known)
-        made = _Core(known, rule)
+        if fault.measures is not None and base.measures is not TraceRule.measures:
+            return None
+        made = _Core(known, rule, fault.measures or base.measures)
         if known is base.experience and _is_factor(made, base):
             made.__dict__["shares"] = base.shares  # cached: what factors multiply is the same
         return made
@@ -358,7 +387,13 @@ class Candidates:
 
     @quiet
     def diagnose(
-        self, rows: FloatArray, parts: Parts, *, rounding: float, exactly: bool = False
+        self,
+        rows: FloatArray,
+        parts: Parts,
+        *,
+        rounding: float,
+        exactly: bool = False,
+        up_to_scale: bool = False,
     ) -> Diagnosis:
         """Compare the mean of estimates with the targets of all mistakes, alone and in pairs.
 
@@ -375,30 +410,44 @@ class Candidates:
             Gaps below this, relative to the largest entry, are rounding.
         exactly : bool
             Whether rows is one row.
+        up_to_scale : bool
+            Whether to compare directions only; what is a multiple of the right mean is none then.
 
         Returns
         -------
         Diagnosis
             Mistakes and probabilities; nothing but "none" if no mistake can be seen here.
         """
-        if not self.singles:
-            return Diagnosis(n_replicates=0 if exactly else len(rows))
-        compared = _Comparison(rows, self, parts, max(rounding, EXACT_FIT))
+        rounding = max(rounding, EXACT_FIT)
+        if up_to_scale:
+            mean = rows.mean(axis=0)
+            if not mean.any():
+                return Diagnosis(n_replicates=0 if exactly else len(rows))
+            rows = rows / _length(mean) * _length(self.exact)
+            rounding = max(rounding, _turned(rows))
         targets: dict[tuple[Mistake, ...], FloatArray] = {
             (fault,): target for fault, target in self.singles.items()
         }
+        if up_to_scale:
+            targets = self._directions(targets)
+        if not targets:
+            return Diagnosis(n_replicates=0 if exactly else len(rows))
+        compared = _Comparison(rows, self, parts, rounding, up_to_scale=up_to_scale)
         n_singles = len(targets)
-        if compared.directions > 1 and not compared.fits(np.array(list(targets.values()))).any():
-            targets |= self.pairs(compared.mean, compared.spread)
+        table = compared.nearest(np.array(list(targets.values())))
+        if compared.directions > 1 and not compared.fits(table).any():
+            pairs = self.pairs(compared.mean, compared.spread)
+            targets |= self._directions(pairs) if up_to_scale else pairs
         prior = np.full(len(targets), PRIOR["pair"] / max(1, self.n_pairs))
         prior[:n_singles] = PRIOR["single"] / n_singles
-        if self.known_cut is not None:
+        if self.known_cut is not None and (self.known_cut,) in targets:
             # the cut is known to be there: it is as likely as all that would be a second mistake
             prior[:n_singles] = PRIOR["single"] / (2.0 * max(1, n_singles - 1))
-            prior[list(self.singles).index(self.known_cut)] = PRIOR["single"] / 2.0
+            prior[list(targets).index((self.known_cut,))] = PRIOR["single"] / 2.0
         table = np.array(list(targets.values()))
         logs = compared.log_densities(table) + np.log(prior)
         none = compared.log_density_of_none() + math.log(PRIOR["none"])
+        table = compared.nearest(table)
         fits = compared.fits(table)
         if compared.outside:
             logs = np.full(len(targets), -np.inf)
@@ -414,6 +463,18 @@ class Candidates:
             directions=compared.directions,
         )
         return replace(found, elsewhere=_elsewhere(targets, found, self.problem))
+
+    def _directions(
+        self, targets: Mapping[tuple[Mistake, ...], FloatArray]
+    ) -> dict[tuple[Mistake, ...], FloatArray]:
+        """Make targets as long as the right mean, without those that are multiples of it."""
+        length = _length(self.exact)
+        made = {
+            names: target / _length(target) * length
+            for names, target in targets.items()
+            if target.any()
+        }
+        return {k: each for k, each in made.items() if not _same(each, self.exact, self.size)}
 
     def _grouped(
         self,
@@ -435,8 +496,10 @@ class Candidates:
             if fits[k]:
                 gaps = np.abs(table - table[k]).max(axis=1)
                 sizes = np.maximum(np.abs(table).max(axis=1), max(_size(table[k]), self.size))
-                same = (gaps <= SAME * sizes) | (compared.between(table, table[k]) <= ALIKE)
-                same &= left & fits
+                left_fitting = left & fits
+                equal = (gaps <= SAME * sizes) & left_fitting
+                same = equal | ((compared.between(table, table[k]) <= ALIKE) & left_fitting)
+                k = int(np.argmax(equal))  # the first of the register, of those with one target
                 same[k] = False
             left[same] = left[k] = False
             alike = [
@@ -469,8 +532,15 @@ class _Comparison:
     """
 
     def __init__(
-        self, rows: FloatArray, candidates: Candidates, parts: Parts, rounding: float
+        self,
+        rows: FloatArray,
+        candidates: Candidates,
+        parts: Parts,
+        rounding: float,
+        *,
+        up_to_scale: bool = False,
     ) -> None:
+        self._free = up_to_scale
         table = np.array([*candidates.singles.values(), candidates.exact, *parts.values()])
         self._unit = binary_scale(rows, candidates.exact)
         scaled = rows / self._unit
@@ -541,9 +611,28 @@ class _Comparison:
             return -0.5 * squares
         return np.asarray(-self._count / 2.0 * np.log1p(squares / (self._count - 1)))
 
+    def nearest(self, table: FloatArray) -> FloatArray:
+        """Find the multiples of targets that are nearest to the mean; the targets, if to scale."""
+        return table * self._multiples(table)[0][:, None] if self._free else table
+
+    def _multiples(self, table: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Find by what targets are to be multiplied, and their lengths in standard errors."""
+        whitened = table / self._unit @ self._whiten
+        square = (whitened**2).sum(axis=1)
+        along = np.maximum(whitened @ self._middle, 0.0)
+        return ratio(along, square), np.sqrt(square)
+
     def log_densities(self, table: FloatArray) -> FloatArray:
-        """Log densities of the mean, if a target is what it comes to, up to a constant."""
-        return self._log_likelihood(self._squares(table))
+        """Log densities of the mean, if a target is what it comes to, up to a constant.
+
+        Up to scale, a target's multiple has Cauchy's law around 1, and is integrated.
+        """
+        found = self._log_likelihood(self._squares(self.nearest(table)))
+        if not self._free:
+            return found
+        multiple, length = self._multiples(table)
+        prior = -math.log(math.pi) - np.log1p((multiple - 1.0) ** 2)
+        return np.asarray(found + prior + 0.5 * math.log(2.0 * math.pi) - np.log(length + 1e-300))
 
     def distances(self, table: FloatArray) -> FloatArray:
         """Distances of targets from the mean."""
@@ -582,6 +671,8 @@ class _Comparison:
             np.array(self._halves).reshape(-1, self._exact.size),
             self._parts,
         ]
+        if self._free:  # the gradient times a number is right, or turned round
+            models = models[1:]
         width = self._whiten.shape[1]
         known: set[int] = set()
         for columns in models:
@@ -681,7 +772,8 @@ def _tells_apart(instance: zoo.Instance, made: Sequence[tuple[Mistake, ...]]) ->
 def _is_factor(made: _Core, base: _Core) -> bool:
     """Whether two rules differ in factors alone."""
     one, other = made.rule, base.rule
-    return one.credit is other.credit and all(
+    same = one.credit is other.credit and made.measures is base.measures
+    return same and all(
         getattr(one, name) == getattr(other, name)
         for name in (
             "credit_discount",
@@ -693,6 +785,18 @@ def _is_factor(made: _Core, base: _Core) -> bool:
             "own_action",
         )
     )
+
+
+def _turned(rows: FloatArray) -> float:
+    """Say by how much clipping may turn a mean, relative to it: at most by the noise's square."""
+    mean = rows.mean(axis=0)
+    square, noise = float(mean @ mean), float(((rows - mean) ** 2).sum()) / max(1, len(rows) - 1)
+    return min(MOST_TURNED, noise / square) if square > 0.0 else MOST_TURNED
+
+
+def _length(vector: FloatArray) -> float:
+    unit = binary_scale(vector)
+    return float(np.linalg.norm(vector / unit) * unit)
 
 
 def _size(vector: FloatArray) -> float:

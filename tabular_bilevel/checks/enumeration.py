@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from textwrap import indent
@@ -27,14 +27,14 @@ from tabular_bilevel._base.errors import CheckFailedError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Candidates, Diagnosis
-from tabular_bilevel.checks.estimator import target_of
+from tabular_bilevel.checks.estimator import target_of, times_of
 from tabular_bilevel.checks.localising import Factor, Localisation, localise, parts_of
 from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, named
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -104,6 +104,26 @@ class EnumerationReport:
         Which mistakes explain a bias.
     target_accuracy : Accuracy or None
         What is known of the default target's error; None of one that was given.
+    times : float or None
+        Up to scale only: how many times the given target the expectation is; `target` is that
+        multiple.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
+    >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
+    >>> report.passed, report.n_trajectories, report.standard_deviation.shape
+    (False, 16, (4,))
+    >>> print(report.factors["direct"], abs(report.factors["through_follower"].value) < 1e-9)
+    1 [1, 1] True
+    >>> report.scale.wrong, report.residual < 1e-6
+    (True, True)
+    >>> try:
+    ...     report.raise_if_failed()
+    ... except tb.CheckFailedError as error:
+    ...     print(str(error).splitlines()[0])
+    Enumeration check: BIASED
     """
 
     level: ClassVar[Level] = Level.ESTIMATE  # sums of float64, compared to a tolerance
@@ -126,11 +146,17 @@ class EnumerationReport:
     localisation: Localisation = field(default_factory=Localisation, repr=False)
     diagnosis: Diagnosis | None = field(default=None, repr=False)
     target_accuracy: Accuracy | None = field(default=None, repr=False)
+    times: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether the expectation is the target."""
         return self.verdict is Verdict.UNBIASED
+
+    @property
+    def standard_deviation(self) -> FloatArray:
+        """Standard deviation of an estimate, shape (d,)."""
+        return np.sqrt(self.covariance.diagonal())
 
     @property
     def factors(self) -> Mapping[str, Factor]:
@@ -148,7 +174,13 @@ class EnumerationReport:
         return self.localisation.residual
 
     def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed."""
+        """Raise `CheckFailedError` with the report as its message unless the check passed.
+
+        Raises
+        ------
+        CheckFailedError
+            With the report as its message.
+        """
         if not self.passed:
             raise CheckFailedError(str(self))
 
@@ -162,6 +194,7 @@ class EnumerationReport:
             else "; asked for "
             + (", ".join(self.asked) or "nothing that a decentralised leader lacks")
         )
+        scaled = "" if self.times is None else f"up to scale: {self.times:.6g} times the target"
         return (
             f"Enumeration check: {self.verdict.value}\n"
             f"  expectation off by {self.difference:.2g} of the target ({self.where}), tolerance "
@@ -169,11 +202,11 @@ class EnumerationReport:
             f"  all {self.n_trajectories:,} trajectories{batches}, of probability 1 "
             f"{self.total_probability - 1.0:+.1g}\n"
             f"  standard deviation of an estimate {size}{asked}"
-            + "".join(f"\n  {line}" for line in (self.combination, self.reason) if line)
+            + "".join(f"\n  {line}" for line in (scaled, self.combination, self.reason) if line)
             + (
                 ""
                 if self.target_accuracy is None
-                else f"\n  the target is {of_target(self.target_accuracy, self.target)}"
+                else f"\n  the target is {of_target(self.target_accuracy, self.target, self.times)}"
             )
             + (
                 ""
@@ -193,6 +226,7 @@ def check_by_enumeration(
     theta: npt.ArrayLike,
     *,
     target: npt.ArrayLike | None = None,
+    up_to_scale: bool = False,
     horizon: int | None = None,
     batch_size: int = 1,
     limit: int = 1_000_000,
@@ -225,6 +259,8 @@ def check_by_enumeration(
         The leader's parameter.
     target : array_like, shape (d,), optional
         What the expectation should be; the exact hypergradient by default.
+    up_to_scale : bool
+        Whether to compare directions only, as of `check_estimator`.
     horizon : int, optional
         Cut trajectories after this many steps, which leaves a bias: ``estimator.target`` of the
         built-in methods knows it. Needed where a state can be visited twice.
@@ -261,6 +297,8 @@ def check_by_enumeration(
     >>> report.passed, report.n_trajectories, report.covariance.shape
     (True, 384, (4, 4))
     """
+    from tqdm.auto import tqdm
+
     theta = read_only(as_checked_theta(theta))
     as_positive("tolerance", tolerance)
     size, most = positive_integer("batch_size", batch_size), positive_integer("limit", limit)
@@ -275,12 +313,26 @@ def check_by_enumeration(
         )
     goal, exact = target_of(problem, theta, target)
     pullback = check_pullback(problem, theta)
-    report = _expected(_Run(subject, every, size, theta.size), goal, tolerance, most, progress)
+    if up_to_scale and not goal.any():
+        raise ValueError("target is 0, which has no direction to compare, up to scale")
+
+    def expected(run: _Run) -> EnumerationReport:
+        """Add up over all batches of one size."""
+        sums = _Sums(goal)
+        with tqdm(total=run.n_batches, unit=" estimates", disable=not progress) as bar:
+            for probabilities, estimates in run.through(most):
+                sums.add(probabilities, estimates)
+                bar.update(len(estimates))
+        return sums.report(run, tolerance, up_to_scale=up_to_scale)
+
+    report = expected(_Run(subject, every, size, theta.size))
     if size == 1 and report.passed:
-        report = _combined(report, subject, every, goal, tolerance, most, progress)
+        runs = [_Run(subject, every, size, theta.size) for size in SIZES]
+        report = _combined(report, runs, expected, most)
     skipped = f"the problem's pullback was not checked: {pullback.skipped}"
     report = replace(
         report,
+        where=named(problem, report.where),
         target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
         reason=report.reason or (skipped if pullback.skipped else ""),
@@ -295,35 +347,26 @@ def check_by_enumeration(
     report = replace(report, localisation=where)
     if report.verdict is not Verdict.BIASED:
         return report
-    candidates = Candidates(problem, theta, horizon=horizon)
-    return replace(report, diagnosis=candidates.diagnose(rows, parts, rounding=fit, exactly=True))
-
-
-def _expected(
-    run: _Run, goal: FloatArray, tolerance: float, limit: int, progress: bool
-) -> EnumerationReport:
-    """Add up over all batches of one size."""
-    from tqdm.auto import tqdm
-
-    sums = _Sums(goal)
-    with tqdm(total=run.n_batches, unit=" estimates", disable=not progress) as bar:
-        for probabilities, estimates in run.through(limit):
-            sums.add(probabilities, estimates)
-            bar.update(len(estimates))
-    return sums.report(run, tolerance)
+    candidates = Candidates(
+        problem,
+        theta,
+        horizon=horizon,
+        count=report.batch_size,
+        together=report.batch_size > size,
+    )
+    diagnosis = candidates.diagnose(
+        rows, parts, rounding=fit, exactly=True, up_to_scale=up_to_scale
+    )
+    return replace(report, diagnosis=diagnosis)
 
 
 def _combined(
     single: EnumerationReport,
-    subject: Enumerable,
-    every: AllTrajectories,
-    goal: FloatArray,
-    tolerance: float,
+    runs: Sequence[_Run],
+    expected: Callable[[_Run], EnumerationReport],
     limit: int,
-    progress: bool,
 ) -> EnumerationReport:
     """Look at how trajectories are put together, where single ones have the right mean."""
-    runs = [_Run(subject, every, size, goal.size) for size in SIZES]
     other = next(filter(None, (run.unlike_singles() for run in runs)), "")
     if not other:
         told = (
@@ -338,7 +381,7 @@ def _combined(
                 "or take a smaller problem"
             )
             return replace(single, verdict=Verdict.INCONCLUSIVE, combination=other, reason=reason)
-        found = _expected(run, goal, tolerance, limit, progress)
+        found = expected(run)
         if not found.passed:
             told = f"{other}; single trajectories have the right mean, batches of {run.size} do not"
             return replace(found, combination=told)
@@ -515,11 +558,13 @@ class _Sums:
         self._sizes.append(probabilities @ np.abs(estimates))
         self._squares += weighted @ gaps
 
-    def report(self, run: _Run, tolerance: float) -> EnumerationReport:
+    def report(self, run: _Run, tolerance: float, *, up_to_scale: bool) -> EnumerationReport:
         """Judge."""
         target, total = self._target, math.fsum(self._probabilities)
         mean_gap = np.array([math.fsum(column) for column in zip(*self._gaps, strict=True)])
         expectation = total * target + mean_gap
+        times = times_of(expectation, target) if up_to_scale else 1.0
+        target = times * target
         typical = float(np.sum(self._sizes, axis=0).max())  # the largest mean of |estimate|
         scale = float(np.abs(target).max()) or typical or 1.0
         gaps = np.abs(expectation - target)
@@ -528,7 +573,7 @@ class _Sums:
         difference = float(gaps[worst] / scale)
         covariance = self._squares - np.outer(mean_gap, mean_gap)
         return EnumerationReport(
-            verdict=Verdict.UNBIASED if difference <= allowed else Verdict.BIASED,
+            verdict=Verdict.UNBIASED if difference <= allowed and times > 0.0 else Verdict.BIASED,
             difference=difference,
             where=entry("gradient", (worst,)),
             tolerance=allowed,
@@ -539,7 +584,8 @@ class _Sums:
             asked=run.subject.asked,
             expectation=read_only(expectation),
             covariance=read_only((covariance + covariance.T) / 2.0),
-            target=read_only(target),
+            target=read_only(target.copy()),
+            times=times if up_to_scale else None,
         )
 
 

@@ -19,7 +19,8 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
 from tabular_bilevel._base.generators import require_whole
-from tabular_bilevel.certify.result import Hypergradient
+from tabular_bilevel.certify.result import Accuracy, Hypergradient
+from tabular_bilevel.checks.declaring import Declared
 from tabular_bilevel.checks.diagnosis import (
     EXACT_FIT,
     Candidates,
@@ -28,15 +29,21 @@ from tabular_bilevel.checks.diagnosis import (
     trajectories_of,
 )
 from tabular_bilevel.checks.judging import judge, judge_exactly, judge_in_looks
-from tabular_bilevel.checks.localising import localise, parts_of
+from tabular_bilevel.checks.localising import LEFT_OUT, localise, parts_from, parts_of
 from tabular_bilevel.checks.pullback import PullbackTest, check_pullback
 from tabular_bilevel.checks.replicates import BrokenEstimatorError, Replicates, rounding_of
 from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.verdict import Verdict
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.finite.follower import FollowerSolver
+from tabular_bilevel.mistakes.register import RIGHT
+from tabular_bilevel.problem import BilevelProblem, named
 from tabular_bilevel.problems.markov_game import MarkovGame
+from tabular_bilevel.sampling.critics import Critic
+from tabular_bilevel.sampling.experience import Experience
+from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.view import Precision, as_numpy
 
 __all__ = [
@@ -74,6 +81,10 @@ def check_estimator(
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
     target: npt.ArrayLike | None = None,
+    simulator: BilevelProblem | None = None,
+    sampler: Sampler | None = None,
+    follower: FollowerSolver | None = None,
+    critic: Critic | None = None,
     up_to_scale: bool = False,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
@@ -133,6 +144,13 @@ def check_estimator(
     target : array_like, shape (d,), optional
         What the estimates should have as their mean; the exact hypergradient by default, over an
         infinite horizon. For another objective pass its gradient. A bias is diagnosed all the same.
+    simulator, sampler, follower, critic : optional
+        What the estimator is known to work with, as of `Interaction`: a follower that stops early,
+        values that are learnt, trajectories that are cut or come from another model. The target is
+        then what a right estimator comes to with that and infinite data, and mistakes are those
+        beside it; the report says how far that target is from the gradient. A critic that learns
+        leaves a bias with finite data, too: BC-HG with it is sampled as often, with the declared
+        sampler or as many trajectories as the estimator says, and its gaps are taken off.
     up_to_scale : bool
         Whether to compare directions only, for code that clips or normalises: the mean has to be
         the target times any positive number. Visible biases are then gaps across the target, in any
@@ -191,32 +209,39 @@ def check_estimator(
     seed = None if isinstance(rng, np.random.Generator) else rng
     if rng is None:
         rng = seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
-    streams = as_generator(rng).spawn(count)
+    generator = as_generator(rng)
+    streams = generator.spawn(count)
     taken = as_estimator(estimator)
-    goal, exact = target_of(problem, theta, target)
+    declared = Declared(simulator, sampler, follower, critic)
+    right = declared.limit(problem, theta, int(burn_in)) if declared else None
+    goal, exact = target_of(problem, theta, target, right)
     accuracy = None if exact is None else exact.accuracy
     pullback = check_pullback(problem, theta)
+    learning = _learning(declared, trajectories_of(taken), up_to_scale)
     bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
     replicates = Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
+    seen = learning.beside(replicates, problem, theta, right, generator.spawn(count), int(burn_in))
     try:
         if pullback.trouble:
             found = _broken(pullback.trouble, goal, reason="pullback")
         elif replicates.are_determined(estimator):
             row = replicates.rows[0]
-            times = _times(row, goal) if up_to_scale else 1.0
+            times = times_of(row, goal) if up_to_scale else 1.0
             found = judge_exactly(
                 row,
                 times * goal,
-                np.zeros_like(goal) if accuracy is None else times * accuracy.gradient,
+                times * _radius(goal, accuracy, right),
                 visible_bias=wanted,
                 rounding=replicates.rounding,
             )
             found = dataclasses.replace(
                 found, n_replicates=len(replicates.rows), times=times if up_to_scale else None
             )
+            if times == 0.0:
+                found = dataclasses.replace(found, verdict=Verdict.BIASED, reason="")
         else:
             found = judge_in_looks(
-                replicates.drawn,
+                seen.drawn,
                 goal,
                 n_replicates=count,
                 visible_bias=wanted,
@@ -235,20 +260,22 @@ def check_estimator(
     found = dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
-        notes=(*_noted(pullback), *replicates.notes),
+        notes=(*_noted(pullback), *replicates.notes, *learning.notes),
         asked=replicates.asked,
         seed=seed,
         target_accuracy=accuracy,
         burn_in=int(burn_in),
         pullback_checked=pullback.checked,
+        declared=str(declared),
     )
     found = _explained(
         found,
-        replicates,
+        replicates if found.deterministic else seen,
         problem,
         theta,
         exact,
-        horizon=horizon_of(taken, problem, theta),
+        right,
+        horizon=None if declared.sampler else horizon_of(taken, problem, theta),
         count=trajectories_of(taken),
     )
     bar.close()
@@ -264,6 +291,10 @@ def check_estimates(
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
     target: npt.ArrayLike | None = None,
+    simulator: BilevelProblem | None = None,
+    sampler: Sampler | None = None,
+    follower: FollowerSolver | None = None,
+    critic: Critic | None = None,
     up_to_scale: bool = False,
     horizon: int | None = None,
 ) -> EstimatorReport:
@@ -283,7 +314,7 @@ def check_estimates(
         The leader's problem that they were made on.
     theta : array_like, shape (d,)
         Where.
-    visible_bias, false_alarm_rate, power, target, up_to_scale
+    visible_bias, false_alarm_rate, power, target, simulator, sampler, follower, critic, up_to_scale
         As for `check_estimator`.
     horizon : int, optional
         Steps after which the code cuts trajectories, if it does: the diagnosis goes by it.
@@ -318,14 +349,20 @@ def check_estimates(
     precision.note(rows if hasattr(rows, "dtype") else estimates)
     if len(estimates) < FEWEST_REPLICATES:
         raise ValueError(f"rows are {len(estimates)} estimates, fewer than {FEWEST_REPLICATES}")
-    goal, exact = target_of(problem, theta, target)
+    declared = Declared(simulator, sampler, follower, critic)
+    right = declared.limit(problem, theta) if declared else None
+    goal, exact = target_of(problem, theta, target, right)
     pullback = check_pullback(problem, theta)
     rounding, coarse = rounding_of(precision)
+    learning = _learning(declared, None, up_to_scale)
+    streams = np.random.default_rng(0).spawn(len(estimates))
+    rows_given = _Given(list(estimates), rounding)
+    given = learning.beside(rows_given, problem, theta, right, streams)
     if pullback.trouble:
         found = _broken(pullback.trouble, goal, reason="pullback")
     else:
         found = judge(
-            estimates,
+            given.drawn(len(estimates)),
             goal,
             false_alarm_rate=false_alarm_rate,
             power=power,
@@ -336,18 +373,12 @@ def check_estimates(
     found = dataclasses.replace(
         found,
         false_alarm_rate=false_alarm_rate,
-        notes=(*_noted(pullback), *coarse),
+        notes=(*_noted(pullback), *coarse, *learning.notes),
         target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
+        declared=str(declared),
     )
-    return _explained(
-        found,
-        _Given(list(estimates), rounding),
-        problem,
-        theta,
-        exact,
-        horizon=steps,
-    )
+    return _explained(found, given, problem, theta, exact, right, horizon=steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,12 +394,77 @@ class _Given:
         return np.array(self.rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Beside:
+    """Replicates, less the gaps between a right estimator's and what they come to."""
+
+    replicates: Replicates | _Given
+    right: Replicates
+    limit: FloatArray
+
+    @property
+    def rows(self) -> Sequence[FloatArray]:
+        return list(self.drawn(len(self.replicates.rows)))
+
+    @property
+    def rounding(self) -> float:
+        """What a wrong estimator may be off by besides: nothing says that it has the same gaps."""
+        gap = np.mean(self.right.rows, axis=0) - self.limit
+        return max(self.replicates.rounding, _size(gap) / (_size(self.limit) or 1.0))
+
+    @property
+    def left(self) -> bool:
+        return self.replicates.left
+
+    @property
+    def count(self) -> int:
+        return self.replicates.count
+
+    def drawn(self, number: int) -> FloatArray:
+        return self.replicates.drawn(number) - self.right.drawn(number) + self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learning:
+    """A right estimator with the declared critic, if that learns, and what is said of it."""
+
+    method: BoltzmannCovariance | None = None
+    notes: tuple[str, ...] = ()
+
+    def beside(
+        self,
+        given: Replicates | _Given,
+        problem: BilevelProblem,
+        theta: FloatArray,
+        right: Experience | None,
+        streams: Sequence[np.random.Generator],
+        burn_in: int = 0,
+    ) -> Replicates | _Given | _Beside:
+        """Take what finite data leave off, if it is known."""
+        if self.method is None or right is None:
+            return given
+        own = Replicates(as_estimator(self.method).at(problem, theta), streams, burn_in)
+        return _Beside(given, own, Declared.target(right))
+
+
+def _learning(declared: Declared, count: int | None, up_to_scale: bool) -> _Learning:
+    if not declared.learns:
+        return _Learning()
+    method = None if up_to_scale else declared.method(count)
+    note = "what finite data leave with that critic is taken off: BC-HG was sampled as often"
+    if method is None:
+        what = "that is not taken off up to scale" if up_to_scale else "to be known by its sampler"
+        note = f"with finite data, a critic that learns leaves a bias, {what}"
+    return _Learning(method, (note,))
+
+
 def _explained(
     found: EstimatorReport,
-    replicates: Replicates | _Given,
+    replicates: Replicates | _Given | _Beside,
     problem: BilevelProblem,
     theta: FloatArray,
     target: Hypergradient | None,
+    right: Experience | None,
     *,
     horizon: int | None,
     count: int | None = None,
@@ -376,10 +472,17 @@ def _explained(
     """Say where the mean is off and by how much, and which mistakes would make that.
 
     After more and more replicates: a gross bias shows early, which one may not. The mistakes are
-    those of estimators of the gradient, whatever target was given: None if it is not `target`.
+    those of estimators of the gradient, whatever target was given: None if it is not `target`. What
+    is `right` is the estimator's own, if that was declared.
     """
     if found.verdict is Verdict.BROKEN:
         return dataclasses.replace(found, diagnosis=Diagnosis())
+    found = dataclasses.replace(
+        found,
+        where=named(problem, found.where),
+        still=named(problem, found.still),
+        reason=named(problem, found.reason),
+    )
     exactly, rounding = found.deterministic, replicates.rounding
     if exactly:
         rounding = max(EXACT_FIT, rounding)
@@ -389,33 +492,41 @@ def _explained(
 
     try:
         exact = hypergradient(problem, theta) if target is None else target
-        parts = parts_of(problem, theta, exact)
+        parts, whole = parts_of(problem, theta, exact), exact.gradient
+        if right is not None:
+            parts = parts_from(right.problem, theta, *RIGHT.rule(right).measures(right))
+            whole = Declared.target(right)
+            off = _size(whole - exact.gradient) / (_size(exact.gradient) or 1.0)
+            found = dataclasses.replace(found, declared_off=off)
     except ValueError as error:
         note = f"not diagnosed, as the problem has no gradient at theta: {error}"
         return dataclasses.replace(found, notes=(*found.notes, note))
     diagnosis, notes = None if found.passed else Diagnosis(), found.notes
-    if found.times is None and (found.verdict is Verdict.BIASED or found.doubtful):
-        candidates = Candidates(problem, theta, horizon=horizon, count=count)
-        diagnosis = candidates.diagnose(seen(), parts, rounding=rounding, exactly=exactly)
+    if found.verdict is Verdict.BIASED or found.doubtful:
+        candidates = Candidates(problem, theta, horizon=horizon, count=count, right=right)
+        free = found.times is not None
+        diagnosis = candidates.diagnose(
+            seen(), parts, rounding=rounding, exactly=exactly, up_to_scale=free
+        )
         with contextlib.suppress(BrokenEstimatorError):
             while not diagnosis.clear and replicates.left and not exactly:
                 replicates.drawn(min(2 * len(replicates.rows), replicates.count))
-                diagnosis = candidates.diagnose(seen(), parts, rounding=rounding)
+                diagnosis = candidates.diagnose(seen(), parts, rounding=rounding, up_to_scale=free)
         if target is None and not exactly:
             rate, power = found.false_alarm_rate, found.power
             own = judge(
-                seen(), candidates.exact, false_alarm_rate=rate, power=power, rounding=rounding
+                seen(), exact.gradient, false_alarm_rate=rate, power=power, rounding=rounding
             )
             if own.passed:
                 notes = (*notes, "the mean is the exact gradient, which is not the target given")
     where = localise(
-        seen(), parts, exact.gradient, rounding=rounding, is_game=isinstance(problem, MarkovGame)
+        seen(), parts, whole, rounding=rounding, is_game=isinstance(problem, MarkovGame)
     )
     return dataclasses.replace(found, localisation=where, diagnosis=diagnosis, notes=notes)
 
 
 @quiet
-def _times(mean: FloatArray, target: FloatArray) -> float:
+def times_of(mean: FloatArray, target: FloatArray) -> float:
     """Find the multiple of a target that is nearest to a mean, without turning round."""
     unit = binary_scale(target)
     square = float((target / unit) @ (target / unit))
@@ -452,11 +563,28 @@ def _noted(pullback: PullbackTest) -> tuple[str, ...]:
     return (f"the problem's pullback was not checked: {skipped}",) if skipped else ()
 
 
+def _radius(goal: FloatArray, accuracy: Accuracy | None, right: Experience | None) -> FloatArray:
+    """Say how far a target may be from the exact one."""
+    if accuracy is not None:
+        return accuracy.gradient
+    return np.full_like(goal, 0.0 if right is None else LEFT_OUT * np.abs(goal).max())
+
+
+def _size(vector: FloatArray) -> float:
+    unit = binary_scale(vector)
+    return float(unit * np.linalg.norm(vector / unit))
+
+
 def target_of(
-    problem: BilevelProblem, theta: FloatArray, target: npt.ArrayLike | None
+    problem: BilevelProblem,
+    theta: FloatArray,
+    target: npt.ArrayLike | None,
+    right: Experience | None = None,
 ) -> tuple[FloatArray, Hypergradient | None]:
-    """Check a target; or take the gradient, and return what is known of it, too."""
+    """Check a target; or take what was declared's; or the gradient, and what is known of it."""
     if target is not None:
         return finite_array("target", target, theta.shape), None
+    if right is not None:
+        return Declared.target(right), None
     exact = hypergradient(problem, theta)
     return exact.gradient, exact

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_checked_theta, as_generator, entry
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Hypergradient
@@ -21,7 +22,7 @@ from tabular_bilevel.exact.routes import (
     forward_gradient,
 )
 from tabular_bilevel.finite.linear import policy_system
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, named
 
 __all__ = ["GradientReport", "RouteComparison", "check_gradient"]
 
@@ -45,6 +46,7 @@ ALL_COORDINATES = 200
 RANDOM_DIRECTIONS = 10
 
 
+@displayed
 @dataclass(frozen=True)
 class RouteComparison:
     """One route against the adjoint gradient.
@@ -105,6 +107,14 @@ class GradientReport:
         Routes that do not, with the reason.
     n_derivatives : int
         How many directional derivatives were compared.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> report = tb.check_gradient(tb.problems.bandit(), [0.0, 0.0])
+    >>> report.passed, report.n_derivatives, [c.route for c in report.comparisons]
+    (True, 2, ['forward mode', 'complex step', 'differences'])
+    >>> report.raise_if_failed()  # in a test suite
     """
 
     level: ClassVar[Level] = Level.ESTIMATE  # agreement of independent routes is no proof
@@ -119,7 +129,13 @@ class GradientReport:
         return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
 
     def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless all routes agree."""
+        """Raise `CheckFailedError` with the report as its message unless all routes agree.
+
+        Raises
+        ------
+        CheckFailedError
+            With the report as its message.
+        """
         if not self.passed:
             raise CheckFailedError(str(self))
 
@@ -211,7 +227,7 @@ def check_gradient(
             route=route,
             difference=float(gaps[worst]),
             tolerance=allowed,
-            worst=where,
+            worst=named(problem, where),
             adjoint=float(derivatives[worst]),
             other=float(others[worst]),
             n_differing=int((gaps > allowed).sum()),

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.result import Hypergradient
 from tabular_bilevel.checks.quantiles import fisher, student
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -20,7 +21,7 @@ from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensit
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 
-__all__ = ["UNKNOWN", "Factor", "Localisation", "far_off", "localise", "parts_of"]
+__all__ = ["UNKNOWN", "Factor", "Localisation", "far_off", "localise", "parts_from", "parts_of"]
 
 #: Names of the gradient's two parts, of tables, and what is said of them.
 DIRECT, THROUGH = "direct", "through_follower"
@@ -57,6 +58,7 @@ LEFT_OUT = 1e-7
 NOTHING, TOLD_APART = 1e-10, 1e-6
 
 
+@displayed
 @dataclass(frozen=True)
 class Factor:
     """By what a part of the gradient is multiplied in an estimator's mean; 1 where it is right.
@@ -92,6 +94,7 @@ class Factor:
 UNKNOWN = Factor()
 
 
+@displayed
 @dataclass(frozen=True)
 class Localisation:
     """Where an estimator's mean and the exact gradient part.
@@ -107,6 +110,8 @@ class Localisation:
         makes of it on average is taken off. Infinite where nothing is known.
     directions : int
         In how many directions the parts point: with one, a single number is visible.
+    untold : tuple of str
+        Parts and tables of the gradient whose factors this problem does not tell.
     scaled, summed : bool
         Whether the mean is a multiple of the gradient, or a sum of multiples of its parts, but for
         chance.
@@ -118,6 +123,7 @@ class Localisation:
     scale: Factor = UNKNOWN
     residual: float = math.inf
     directions: int = 0
+    untold: tuple[str, ...] = ()
     scaled: bool = False
     summed: bool = False
 
@@ -147,6 +153,9 @@ class Localisation:
         ]
         if tables:
             yield ", ".join(tables)
+        if self.untold:
+            names = ", ".join(SPOKEN[name] for name in self.untold)
+            yield f"by what these are multiplied cannot be told on this problem: {names}"
         if not self.summed:
             yield f"outside what the parts can make: {self.residual:.3g} of the gradient's norm"
 
@@ -176,12 +185,18 @@ def parts_of(
     """
     found = hypergradient(problem, theta) if exact is None else exact
     stations = found.model, found.response, found.evaluation
+    measures = direct_sensitivities(*stations), indirect_sensitivities(*stations)
+    return parts_from(problem, theta, *measures)
+
+
+@quiet
+def parts_from(
+    problem: BilevelProblem, theta: FloatArray, direct: Sensitivities, indirect: Sensitivities
+) -> Parts:
+    """Take two measures apart, by the tables that theta moves; as `parts_of`."""
     shares = {
         (part, table): share
-        for part, measures in (
-            (DIRECT, direct_sensitivities(*stations)),
-            (THROUGH, indirect_sensitivities(*stations)),
-        )
+        for part, measures in ((DIRECT, direct), (THROUGH, indirect))
         for table, share in by_table(problem, theta, measures)
     }
     largest = max((float(np.abs(share).max()) for share in shares.values()), default=0.0)
@@ -269,6 +284,8 @@ def localise(
                 factors[f"{part}_{table}"] = factor
     scaled = sample.fit(whole[:, None])
     scale = scaled.factor(0) if whole.any() else UNKNOWN
+    there = [*places, *(table for table, group in of_table.items() if group)]
+    untold = tuple(name for name in there if not factors[name].known)
     if is_game:
         factors["leader_policy"] = scale
     return Localisation(
@@ -276,6 +293,7 @@ def localise(
         scale=scale,
         residual=sample.outside(singles.axes, whole),
         directions=singles.axes.shape[1],
+        untold=untold,
         scaled=scaled.fits,
         summed=singles.fits,
     )

@@ -18,8 +18,11 @@ from tabular_bilevel.checks.estimator import check_estimator
 from tabular_bilevel.checks.report import EstimatorReport, percent
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import as_estimator
+from tabular_bilevel.finite.follower import FollowerSolver
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
+from tabular_bilevel.sampling.critics import Critic
+from tabular_bilevel.sampling.samplers import Sampler
 
 __all__ = [
     "SuiteCase",
@@ -47,6 +50,13 @@ class SuiteCase:
         The leader's problem.
     theta : ndarray, shape (d,)
         Where estimators are checked.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> case = tb.SuiteCase("mine", "the direct part alone", tb.problems.bandit(), [0.0, 0.0])
+    >>> tb.check_suite(tb.ExactGradient(), suite=[case]).passed
+    True
     """
 
     name: str
@@ -68,6 +78,24 @@ class SuiteReport:
     elsewhere : tuple of str
         Of an estimator that is BROKEN on all of them: what named instances there are on which a
         call returns a gradient, the smallest first.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> case = tb.SuiteCase("mine", "the direct part alone", tb.problems.bandit(), [0.0, 0.0])
+    >>> naive = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(10)))
+    >>> report = tb.check_suite(naive, suite=[case], rng=0)
+    >>> report.passed, report.verdict.value, list(report.mistakes)[:1]
+    (False, 'INCONCLUSIVE', ['through-follower term dropped'])
+    >>> print(report.summary.splitlines()[0])
+    Suite check FAILED: no bias seen on 0 of 1 problems, at false-alarm rate 0.001 in all
+    >>> tb.SuiteReport.of(naive, report.reports, 0.01).passed
+    False
+    >>> try:
+    ...     report.raise_if_failed()
+    ... except tb.CheckFailedError:
+    ...     print("failed")
+    failed
     """
 
     level: ClassVar[Level] = Level.STATISTICAL
@@ -80,7 +108,22 @@ class SuiteReport:
     def of(
         cls, estimator: Any, reports: Mapping[str, EstimatorReport], false_alarm_rate: float
     ) -> SuiteReport:
-        """Gather reports; if the estimator is BROKEN in all, look where else it is defined."""
+        """Gather reports; if the estimator is BROKEN in all, look where else it is defined.
+
+        Parameters
+        ----------
+        estimator : callable
+            As for `check_estimator`.
+        reports : mapping of str to EstimatorReport
+            One a problem, by its name.
+        false_alarm_rate : float
+            Of all together.
+
+        Returns
+        -------
+        SuiteReport
+            The report.
+        """
         elsewhere: tuple[str, ...] = ()
         if all(report.verdict is Verdict.BROKEN for report in reports.values()):
             elsewhere = tuple(case.name for case in defined_on(estimator, _by_size(_others())))
@@ -105,7 +148,13 @@ class SuiteReport:
         return dict(fitting.most_common())
 
     def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed."""
+        """Raise `CheckFailedError` with the report as its message unless the check passed.
+
+        Raises
+        ------
+        CheckFailedError
+            With the report as its message.
+        """
         if not self.passed:
             raise CheckFailedError(str(self))
 
@@ -137,7 +186,8 @@ class SuiteReport:
             yield f"  BROKEN on {len(broken)}; no failure on: {', '.join(works)}"
         elif broken and self.elsewhere:
             yield f"  BROKEN on all of them; no failure on: {', '.join(self.elsewhere)}"
-        diagnosed = sum(report.diagnosis is not None for report in self.reports.values())
+        told = (report.diagnosis for report in self.reports.values())
+        diagnosed = sum(found is not None and bool(found.guesses) for found in told)
         for mistake, count in list(self.mistakes.items())[:3]:
             yield f"  explains {count} of {diagnosed} biases: {mistake}"
         asked = {name for report in self.reports.values() for name in report.asked or ()}
@@ -153,6 +203,10 @@ def check_suite(
     visible_bias: float | None = None,
     false_alarm_rate: float = 1e-3,
     power: float = 0.99,
+    sampler: Sampler | None = None,
+    follower: FollowerSolver | None = None,
+    critic: Critic | None = None,
+    up_to_scale: bool = False,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
     progress: bool = False,
@@ -165,8 +219,10 @@ def check_suite(
         As for `check_estimator`.
     suite : sequence of SuiteCase, optional
         `standard_suite` by default.
-    n_replicates, visible_bias, false_alarm_rate, power, burn_in, rng
+    n_replicates, visible_bias, false_alarm_rate, power
         As for `check_estimator`; the false-alarm rate is for all problems together.
+    sampler, follower, critic, up_to_scale, burn_in, rng
+        As for `check_estimator`.
     progress : bool
         Whether to show a bar of the problems, and one of the calls on each.
 
@@ -200,6 +256,10 @@ def check_suite(
         visible_bias=visible_bias,
         false_alarm_rate=false_alarm_rate,
         power=power,
+        sampler=sampler,
+        follower=follower,
+        critic=critic,
+        up_to_scale=up_to_scale,
         burn_in=burn_in,
         rng=rng,
         progress=progress,
@@ -325,7 +385,8 @@ def standard_suite() -> tuple[SuiteCase, ...]:
 
     Examples
     --------
-    >>> for case in standard_suite()[:3]:
+    >>> import tabular_bilevel as tb
+    >>> for case in tb.standard_suite()[:3]:
     ...     print(f"{case.name}: {case.aim}")
     plain: everything at once
     small temperature: 1/temperature missing or twice

@@ -21,7 +21,9 @@ COMMANDS = {
     "check": "check an estimator of yours, and say what is wrong with it",
     "problems": "list the problems there are",
     "gradient": "compute an exact hypergradient",
+    "explain": "say what an exact hypergradient is made of, in words",
     "train": "climb a leader's objective with a method's gradients, from several starts",
+    "playground": "write a page for the browser: coins on a grid, and what they are worth",
     "vectors": "test vectors, for other implementations",
 }
 

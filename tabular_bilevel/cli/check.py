@@ -39,6 +39,16 @@ EPILOG = (
     "of a suite the worst: BROKEN before BIASED before INCONCLUSIVE"
 )
 
+#: What can be declared of an estimator.
+DECLARED = MappingProxyType(
+    {
+        "simulator": "where trajectories come from, with --problem: another problem",
+        "sampler": "how many trajectories it draws, and where it cuts them",
+        "follower": "how the follower answers",
+        "critic": "where the leader's values come from",
+    }
+)
+
 Report = tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
 
 
@@ -70,8 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--up-to-scale",
         action="store_true",
-        help="with --rows: look at the direction of the mean only, for code that clips or rescales",
+        help="look at the direction of the mean only, for code that clips or rescales",
     )
+    for name, what in DECLARED.items():
+        parser.add_argument(f"--{name}", metavar="MODULE:NAME", help=f"declare {what}")
     parser.add_argument(
         "--theta",
         type=Path,
@@ -155,16 +167,17 @@ def run(options: argparse.Namespace) -> int:
 def _require_fitting(options: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     if options.problem is None:
-        for option in ("theta", "target", "enumerate"):
+        for option in ("theta", "target", "enumerate", "simulator"):
             if getattr(options, option):
                 raise ValueError(f"--{option} needs a --problem")
     if not options.enumerate and (options.horizon is not None or options.batch_size != 1):
         raise ValueError("--horizon and --batch-size need --enumerate")
+    if options.enumerate:
+        for option in (name for name in DECLARED if getattr(options, name)):
+            raise ValueError(f"--{option} is not for --enumerate, which needs no sampling")
     if options.rows is None:
         if options.estimator is None:
             raise ValueError("give an estimator, MODULE:NAME, or estimates, --rows FILE.npy")
-        if options.up_to_scale:
-            raise ValueError("--up-to-scale is for --rows")
         return
     if options.estimator is not None:
         raise ValueError(f"--rows has the estimates: what is {options.estimator!r} for?")
@@ -174,9 +187,16 @@ def _require_fitting(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Gather what all kinds of check take that draw a sample."""
+    declared = {
+        name: loaded(f"--{name}", getattr(options, name))
+        for name in DECLARED
+        if getattr(options, name) is not None
+    }
     return {
         "visible_bias": options.visible_bias,
         "false_alarm_rate": options.false_alarm_rate,
+        "up_to_scale": options.up_to_scale,
+        **declared,
     }
 
 
@@ -218,7 +238,6 @@ def _of_rows(options: argparse.Namespace) -> tb.EstimatorReport:
             rows,
             problem,
             theta,
-            up_to_scale=options.up_to_scale,
             **_target(options),
             **_settings(options),
         )
@@ -250,6 +269,7 @@ def _on_one(
                 theta,
                 horizon=options.horizon,
                 batch_size=options.batch_size,
+                up_to_scale=options.up_to_scale,
                 **_target(options),
             )
             say(enumerated)

@@ -10,6 +10,7 @@ from typing import Any
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel.ascent.published import published
 from tabular_bilevel.cli._common import (
     add_limit,
     add_problem,
@@ -135,8 +136,6 @@ def run(options: argparse.Namespace) -> int:
 def _method(words: Mapping[str, Any]) -> Any:
     """Make one of the package's methods, with these settings."""
     name, slip, simulator = words["method"], words["simulator_slip"], None
-    if name not in METHODS:
-        raise ValueError(f"method is {name!r}, not one of {', '.join(METHODS)}")
     if slip is not None:
         if words["problem"] != "four-rooms":
             raise ValueError(f"simulator-slip is for four-rooms, not for {words['problem']}")
@@ -148,7 +147,7 @@ def _method(words: Mapping[str, Any]) -> Any:
         oracle=tb.StepBudget(5_000, longest),
         simulator=simulator,
     )
-    method = METHODS[name](setting)
+    method = published(name, setting).method
     if simulator is not None and not hasattr(method, "interaction"):
         raise ValueError(f"simulator-slip has no use: {name} samples nothing from it")
     return method

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import as_theta, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.derivatives import tangents_at
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.finite.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING, Memory
@@ -26,6 +26,8 @@ __all__ = ["AdaptiveModelDesign"]
 @dataclass(frozen=True)
 class AdaptiveModelDesign:
     """The AMD method: every table, and its derivative, is swept once an inner iteration.
+
+    Source: Chen et al. (ICML 2022); theory.md section 9.
 
     With pi the softmax of Q_F / temperature and V, dV means under it (V_F the soft maximum)::
 
@@ -45,6 +47,20 @@ class AdaptiveModelDesign:
     ----------
     sweeps : int
         Inner iterations.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> exact = tb.hypergradient(problem, theta).gradient
+    >>> few, many = (tb.AdaptiveModelDesign(sweeps=k).target(problem, theta) for k in (20, 200))
+    >>> bool(abs(few - exact).max() > 0.01), bool(abs(many - exact).max() < 1e-6)
+    (True, True)
     """
 
     sweeps: int = 20
@@ -138,3 +154,5 @@ class AdaptiveModelDesign:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same from tables of zeros, shape (d,): there is no data."""
         return self(problem, theta, rng=0).gradient
+
+    bias = bias_of

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
@@ -41,6 +41,8 @@ MOST_CHOICES = 100
 class BiLevelActorCritic:
     """The naive policy gradient with a critic that trusts the leader to play its best.
 
+    Source: Zhang et al. (AAAI 2020, arXiv:1909.03510); theory.md section 6.
+
     The critic learns by Q-learning, BR(s, b) being the mode of pi(.|s, b)::
 
         Q_L(s, b, a)  <-  r_L + gamma_L max_b' Q_L(s', b', BR(s', b'))
@@ -62,6 +64,21 @@ class BiLevelActorCritic:
         The critic's passes over the data.
     follower : FollowerSolver
         How the follower answers.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> game = tb.problems.layered_game(depth=2, width=1)
+    >>> method, theta = tb.BiLevelActorCritic(tb.Episodes(10)), [0.0] * 4
+    >>> method.target(game, theta).shape, method(game, theta, rng=0).n_trajectories
+    ((4,), 10)
+    >>> method.interaction_for(game).sampler
+    Episodes(n_trajectories=10, steps=None)
     """
 
     sampler: Sampler = Episodes()
@@ -114,12 +131,24 @@ class BiLevelActorCritic:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         return NaivePolicyGradient(self.interaction_for(problem)).target(problem, theta)
 
+    bias = bias_of
+
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""
         return NaivePolicyGradient(self.interaction_for(problem)).enumerable(problem, theta)
 
     def interaction_for(self, problem: BilevelProblem) -> Interaction:
         """Return how experience of a game is got: sampler, follower, and this method's critic.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            A game whose follower sees the leader's action.
+
+        Returns
+        -------
+        Interaction
+            What gathers its experience.
 
         Raises
         ------

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
@@ -31,6 +31,8 @@ __all__ = ["BoltzmannCovariance"]
 @dataclass(frozen=True)
 class BoltzmannCovariance:
     """The BC-HG estimator, for parameters of all tables, a leader's policy and the temperature.
+
+    Source: Kudo et al. (ICAPS 2026, arXiv:2603.14867); theory.md section 6.
 
     With eligibility e_t = gamma_F e_{t-1} + gamma_L^t A_L(s_t, a_t) / temperature, each step of an
     on-policy trajectory contributes::
@@ -64,15 +66,29 @@ class BoltzmannCovariance:
         Whether a step is followed not by its own tail but, as in the published code for four
         rooms, by the average over all visits to its pair.
 
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> problem = tb.problems.bandit(leader_reward=[0.0, 1.0, 0.5])
+    >>> problem, theta = tb.problems.bandit(leader_reward=[0.0, 1.0, 0.2]), [0.0, 0.0, 0.0]
     >>> estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(10_000)))
-    >>> estimate = estimator(problem, [0.0, 0.0, 0.0], rng=0)
-    >>> exact = tb.hypergradient(problem, [0.0, 0.0, 0.0])
+    >>> estimate, exact = estimator(problem, theta, rng=0), tb.hypergradient(problem, theta)
     >>> bool(abs(estimate.gradient - exact.gradient).max() < 0.02)
     True
+    >>> estimator.target(problem, theta).round(4), exact.gradient.round(4)
+    (array([-0.1333,  0.2   , -0.0667]), array([-0.1333,  0.2   , -0.0667]))
+
+    It also takes experience that is there already:
+
+    >>> experience = estimator.interaction.gather(problem, theta, rng=0)
+    >>> bool((estimator.estimate(experience).gradient == estimate.gradient).all())
+    True
+    >>> estimator.sampler
+    Episodes(n_trajectories=10000, steps=None)
     """
 
     interaction: Interaction = Interaction()
@@ -110,6 +126,11 @@ class BoltzmannCovariance:
         -------
         Estimate
             The sampled gradient and its parts.
+
+        Raises
+        ------
+        ValueError
+            If theta does not fit the problem, or `rng` is neither a generator nor a seed.
         """
         return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
 
@@ -165,6 +186,8 @@ class BoltzmannCovariance:
             The exact gradient, but for cut trajectories and the critic's limit.
         """
         return self.estimate(self.interaction.limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""

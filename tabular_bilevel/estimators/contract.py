@@ -40,6 +40,7 @@ from tabular_bilevel._base.arguments import (
     require_real_dtype,
 )
 from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import brief
 from tabular_bilevel._base.frames import defined_at
 from tabular_bilevel.estimators.estimate import Estimate
@@ -117,6 +118,7 @@ class Noted:
             error.add_note(f"in {self._spell(*self._where)}")
 
 
+@displayed
 class AtTheta:
     """An estimator at one theta, to be called often: what all calls share is made once.
 
@@ -195,6 +197,7 @@ class BatchEstimator:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> def direct_term(view, batch):
     ...     weight = view.leader_discount ** np.arange(batch.states.shape[1]) * batch.mask
@@ -259,6 +262,16 @@ class SamplingEstimator:
     ------
     ValueError
         If the function cannot be called so: on construction.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> def direct_part(view, rng):
+    ...     batch = view.sample(50, steps=1, rng=rng)
+    ...     slope = view.jacobian.leader_reward[batch.states[:, 0], batch.actions[:, 0]]
+    ...     return slope.mean(axis=0)
+    >>> tb.SamplingEstimator(direct_part)(tb.problems.two_state(), [0.0, 0.0], rng=0).gradient.shape
+    (2,)
     """
 
     function: Callable[..., Any]
@@ -288,6 +301,7 @@ class SamplingEstimator:
         return AtTheta(self.function, view.theta, call, view=view)
 
 
+@displayed
 @dataclass(frozen=True)
 class Whole:
     """An estimator that sees everything: a method of this package, or what is called like one.

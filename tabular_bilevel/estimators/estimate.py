@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.display import displayed
+from tabular_bilevel.certify.accuracy import Estimated
+from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
@@ -17,9 +20,10 @@ from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["Estimate", "Estimator", "Parts"]
+__all__ = ["Estimate", "Estimator", "Parts", "bias_of"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Parts:
     """A gradient's two parts, as measures and pulled back when asked for.
@@ -73,6 +77,17 @@ class Estimate:
         Size of the sample behind it; 0 for an estimate from the model.
     parts : Parts or None
         The direct and the indirect part, for a method that estimates them apart.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50, steps=1)))
+    >>> estimate = method(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> estimate.n_trajectories, estimate.n_steps, sorted(estimate.memory)
+    (50, 50, ['follower_value', 'leader_action_value'])
+    >>> parts = estimate.parts
+    >>> bool(abs(parts.direct + parts.indirect - estimate.gradient).max() < 1e-12)
+    True
     """
 
     gradient: FloatArray
@@ -142,7 +157,29 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """A method for the hypergradient; its settings are its fields."""
+    """A method for the hypergradient; its settings are its fields.
+
+    Examples
+    --------
+    One of your own, which averages another's estimates:
+
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> class Averaged:
+    ...     def __init__(self, method, times):
+    ...         self.method, self.times = method, times
+    ...     def __call__(self, problem, theta, *, rng, memory={}):
+    ...         rng = np.random.default_rng(rng)
+    ...         found = [self.method(problem, theta, rng=rng).gradient for _ in range(self.times)]
+    ...         return tb.Estimate(np.mean(found, axis=0))
+    ...     def target(self, problem, theta):
+    ...         return self.method.target(problem, theta)
+    >>> method = Averaged(tb.ZeroOrder(radius=0.01), 5)
+    >>> method(tb.problems.bandit(), [0.0, 0.0], rng=0).gradient.shape
+    (2,)
+    >>> method.target(tb.problems.bandit(), [0.0, 0.0]).round(4)
+    array([-0.25,  0.25])
+    """
 
     def __call__(
         self,
@@ -156,9 +193,65 @@ class Estimator(Protocol):
 
         What goes on from call to call, such as a critic's table, starts from `memory`, that of an
         estimate before.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+        rng : numpy.random.Generator or int
+            Source of randomness (it advances), or a seed.
+        memory : mapping of str to ndarray
+            What an earlier estimate left, at a theta nearby.
+
+        Returns
+        -------
+        Estimate
+            The estimate; its `memory` is for the next call.
         """
         ...
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
+        """Compute what the estimates' mean comes to with infinite data.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The mean.
+        """
         ...
+
+
+def bias_of(self: Estimator, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+    """Compute what no amount of data cures: the target less the exact hypergradient.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+
+    Returns
+    -------
+    ndarray, shape (d,)
+        The bias.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> walks = tb.Interaction(tb.Episodes(1, 20))
+    >>> bias = tb.BoltzmannCovariance(walks).bias(tb.problems.two_state(), [0.2, -0.3])
+    >>> bias.round(4)
+    array([0.0472, 0.0074])
+    """
+    exact = hypergradient(problem, theta, accuracy=Estimated()).gradient
+    return np.asarray(self.target(problem, theta) - exact)

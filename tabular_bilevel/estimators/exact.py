@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
-from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.finite.leader import evaluate_leader
@@ -29,6 +29,17 @@ class ExactGradient:
     ----------
     follower : FollowerSolver
         How the follower answers.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> tb.ExactGradient()(tb.problems.bandit(), [0.0, 0.0], rng=0).gradient
+    array([-0.25,  0.25])
     """
 
     follower: FollowerSolver = CompiledPolicyIteration()
@@ -63,3 +74,5 @@ class ExactGradient:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,)."""
         return self(problem, theta, rng=0).gradient
+
+    bias = bias_of

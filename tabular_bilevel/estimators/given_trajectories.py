@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.sampling.critics import Critic, ExactCritic
@@ -16,6 +17,7 @@ from tabular_bilevel.sampling.trajectories import Trajectories
 __all__ = ["GivenTrajectories"]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class GivenTrajectories:
     """A method at one theta.

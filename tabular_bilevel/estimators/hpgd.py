@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
@@ -39,6 +39,8 @@ __all__ = ["HyperPolicyGradient"]
 class HyperPolicyGradient:
     """The HPGD estimator, for parameters of all tables, a leader's policy and the temperature.
 
+    Source: Thoma et al. (NeurIPS 2024, arXiv:2406.01575); theory.md section 6.
+
     The direct part is that of BC-HG. Through the follower goes, for each on-policy trajectory::
 
         (1 / temperature) sum_t gamma_L^t (dQ_F - dV_F)(s_t, a_t) A_L(s_t, a_t)
@@ -63,6 +65,21 @@ class HyperPolicyGradient:
         How trajectories and the leader's values are got.
     oracle : Sampler, optional
         Sampler of the separate sample; by default all averages are taken from the experience.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
+    >>> tb.HyperPolicyGradient().target(problem, theta), tb.hypergradient(problem, theta).gradient
+    (array([-0.25,  0.25]), array([-0.25,  0.25]))
+    >>> few = tb.HyperPolicyGradient(tb.Interaction(tb.Episodes(1)))
+    >>> few(problem, theta, rng=0).gradient  # one visit: its tail is the average, and cancels
+    array([0., 0.])
     """
 
     interaction: Interaction = Interaction()
@@ -101,7 +118,20 @@ class HyperPolicyGradient:
 
     @quiet
     def estimate(self, experience: Experience, tails: Trajectories | Law | None = None) -> Estimate:
-        """Estimate from given experience, with tails from a separate sample if there is one."""
+        """Estimate from given experience, with tails from a separate sample if there is one.
+
+        Parameters
+        ----------
+        experience : Experience
+            As `Interaction.gather` or `limit` makes it.
+        tails : Trajectories or Law, optional
+            A separate sample, or its law; by default that of the experience.
+
+        Returns
+        -------
+        Estimate
+            The estimate.
+        """
         apart = experience if tails is None else replace(experience, seen=tails)
         rule = self.rule(experience, apart)
         direct, indirect = rule.measures(experience)
@@ -133,6 +163,8 @@ class HyperPolicyGradient:
         tails = law_of(self.oracle, everywhere, limit.response.policy)
         values = self.interaction.critic.limit(everywhere, limit.response, self.oracle)
         return self.estimate(replace(limit, values=values), tails).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place.

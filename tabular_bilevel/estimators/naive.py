@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
@@ -32,6 +32,8 @@ __all__ = ["NaivePolicyGradient"]
 class NaivePolicyGradient:
     """The leader's gradient with the follower's policy held fixed.
 
+    Source: the baseline of those papers (arXiv:2603.14867); theory.md section 6.
+
     Each step of an on-policy trajectory contributes gamma_L^t to dJ/dr_L(s_t, a_t) and
     gamma_L^{t+1} V_L(s_{t+1}) to dJ/dlog P(s_{t+1}|s_t, a_t); nothing goes through the follower.
 
@@ -43,6 +45,18 @@ class NaivePolicyGradient:
     interaction : Interaction
         How trajectories and the leader's values are got; the critic matters to parameters of the
         kernel and of a leader's policy only.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]  # the leader pays nothing itself
+    >>> tb.NaivePolicyGradient().target(problem, theta), tb.hypergradient(problem, theta).gradient
+    (array([0., 0.]), array([-0.25,  0.25]))
     """
 
     interaction: Interaction = Interaction()
@@ -75,6 +89,8 @@ class NaivePolicyGradient:
         That is the direct part of the exact gradient, but for cut trajectories and the critic.
         """
         return self.estimate(self.interaction.limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""

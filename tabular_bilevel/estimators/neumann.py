@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
-from tabular_bilevel.estimators.estimate import Estimate, Parts
+from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
 from tabular_bilevel.finite.adjoint import (
     direct_sensitivities,
     influence_measures,
@@ -33,6 +33,8 @@ __all__ = ["TruncatedNeumann"]
 class TruncatedNeumann:
     """The exact gradient, but for the inverse in the influence measure.
 
+    Source: Lorraine, Vicol, Duvenaud (AISTATS 2020, arXiv:1911.02590); theory.md section 9.
+
     In (I - gamma_F P_pi^T) n = gamma_F P^T w the inverse is replaced by its series' first terms::
 
         n = sum_{k < terms} (gamma_F P_pi^T)^k gamma_F P^T w,   mu = w + pi n
@@ -47,6 +49,20 @@ class TruncatedNeumann:
         Number of terms of the series.
     follower : FollowerSolver
         How the follower answers.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> exact = tb.hypergradient(problem, theta).gradient
+    >>> few, many = (tb.TruncatedNeumann(terms=k).target(problem, theta) for k in (1, 200))
+    >>> bool(abs(few - exact).max() > 0.01), bool(abs(many - exact).max() < 1e-6)
+    (True, True)
     """
 
     terms: int = 10
@@ -90,3 +106,5 @@ class TruncatedNeumann:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,): there is no data."""
         return self(problem, theta, rng=0).gradient
+
+    bias = bias_of

@@ -49,6 +49,16 @@ class Setting:
         Sampler of the separate sample of HPGD (oracle).
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem itself.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import METHODS, Setting
+    >>> setting = Setting(tb.Episodes(20), step_size=0.1)
+    >>> setting.learned().critic.step_size, setting.averaged().critic, setting.told().critic
+    (0.1, MonteCarloCritic(), ExactCritic())
+    >>> METHODS["naive"](setting).sampler
+    Episodes(n_trajectories=20, steps=None)
     """
 
     sampler: Sampler = StepBudget(100, 200)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sampling.experience import (
@@ -33,6 +33,8 @@ __all__ = ["SoBiRL"]
 class SoBiRL:
     """The SoBiRL estimator, for parameters of rewards only.
 
+    Source: Yang, Gao, Yuan (AISTATS 2025, arXiv:2405.19697); theory.md section 6.
+
     The direct part is that of BC-HG. Through the follower goes, for each on-policy trajectory::
 
         (1 / temperature) Q_L(s_0, a_0) sum_t ( dr_F(s_t, a_t) - E_pi dr_F(s_t, .) )
@@ -49,6 +51,20 @@ class SoBiRL:
         How trajectories and the leader's values are got.
     discounted : bool
         Whether the sum has weights gamma_F^t.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> for discount in (0.0, 0.5):  # where later steps count, what they do is missing
+    ...     problem, theta = tb.problems.bandit(leader_discount=discount), [0.0, 0.0]
+    ...     print(tb.SoBiRL().target(problem, theta), tb.hypergradient(problem, theta).gradient)
+    [-0.25  0.25] [-0.25  0.25]
+    [-0.25  0.25] [-0.5  0.5]
     """
 
     interaction: Interaction = Interaction()
@@ -111,6 +127,8 @@ class SoBiRL:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         return self.estimate(self._limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place."""

@@ -22,7 +22,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.certify.accuracy import Estimated
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.finite.leader import evaluate_leader
@@ -43,6 +43,8 @@ OPTIMAL = 1e-6
 @dataclass(frozen=True)
 class ZeroOrder:
     """Differences of the leader's objective in random directions, for any problem.
+
+    Source: Nesterov, Spokoiny (Found. Comput. Math. 2017), arXiv:2406.01575; theory.md section 9.
 
     With z standard normal and u the radius, the mean over directions of::
 
@@ -67,6 +69,20 @@ class ZeroOrder:
         Sampler of trajectories whose mean return stands for J; by default J is exact.
     follower : FollowerSolver
         How the follower answers.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]
+    >>> tb.ZeroOrder(radius=0.01).target(problem, theta).round(4)
+    array([-0.25,  0.25])
+    >>> tb.ZeroOrder(radius=0.01, n_directions=10)(problem, theta, rng=0).gradient.shape
+    (2,)
     """
 
     radius: float = 0.1
@@ -174,6 +190,8 @@ class ZeroOrder:
                 axis=0,
             )
         )
+
+    bias = bias_of
 
 
 def cubature(d: int) -> Iterator[tuple[FloatArray, float]]:

@@ -16,7 +16,6 @@ from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergr
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.finite.follower import (
     FollowerSolver,
-    PolicyIteration,
     Response,
     response_at,
     solve_follower,
@@ -103,8 +102,6 @@ def hypergradient(
     if isinstance(accuracy, Enclosed):
         return _enclosed(problem, theta, model, accuracy, horizon)
     bounded = horizon is None and not isinstance(accuracy, Estimated)
-    if bounded and solver is None:
-        solver = PolicyIteration(to_rounding=False)  # a step of refinement follows
     response = solve_follower(model, solver=solver, start=start)
     result: Hypergradient | None = None
     reason = "it was asked for"
@@ -246,6 +243,20 @@ def objective(
     -------
     float
         J(theta), an ESTIMATE: exact but for rounding. `hypergradient` bounds it.
+
+    Raises
+    ------
+    ValueError
+        If theta is not a finite vector that fits the problem, or there is no model at it.
+    ConvergenceError
+        If the follower is not solved.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> round(tb.objective(tb.problems.bandit(leader_reward=[0.0, 1.0]), [0.0, np.log(3.0)]), 12)
+    0.75
     """
     model = modelled(problem, read_only(as_theta(theta)))
     return evaluate_leader(model, solve_follower(model), horizon=horizon).objective

@@ -172,6 +172,13 @@ class DifferenceGradient:
         Derivative of J along each direction.
     error : ndarray, shape (k,)
         Disagreement of the best two extrapolations: an estimate, not a bound.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> found = tb.difference_gradient(tb.problems.bandit(), [0.0, 0.0])
+    >>> found.gradient.round(8), bool(found.error.max() < 1e-8)
+    (array([-0.25,  0.25]), True)
     """
 
     gradient: FloatArray
@@ -214,6 +221,11 @@ def difference_gradient(
     -------
     DifferenceGradient
         Derivatives and the estimates of their errors.
+
+    Raises
+    ------
+    ValueError
+        If theta, a direction, `step` or `levels` is out of range, or no step has a model.
 
     Examples
     --------

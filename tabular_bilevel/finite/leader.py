@@ -17,7 +17,7 @@ __all__ = ["Evaluation", "evaluate_leader"]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The leader's objective, and what its hypergradient needs.
+    """The leader's objective, and what its hypergradient needs (theory.md section 3).
 
     Attributes
     ----------
@@ -35,6 +35,17 @@ class Evaluation:
         same for both horizons.
     horizon : int or None
         Number of steps that count; all if None.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> answer = tb.solve_follower(model)
+    >>> evaluation = tb.evaluate_leader(model, answer)
+    >>> round(float(evaluation.occupancy.sum()), 10)  # 1 / (1 - 0.8), the discounted steps
+    5.0
+    >>> bool(abs((answer.policy * evaluation.advantage).sum(axis=1)).max() < 1e-12)
+    True
     """
 
     objective: float

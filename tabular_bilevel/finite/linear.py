@@ -6,12 +6,14 @@ solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 - up to `DENSE_STATES` states, LAPACK on a dense matrix;
 - larger and narrow (a map, a chain: after reordering, transitions stay near the diagonal), SuperLU,
   whose factors stay sparse;
-- larger and wide (a random graph, whose factors fill up), GMRES, which a discount makes converge
-  fast, refined until the residual is at rounding level; SuperLU where it does not get there.
+- larger and wide (a random graph, whose factors would fill up), sweeps; where they gain too little,
+  GMRES; and SuperLU where that does not get there either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +22,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums, narrowing
-from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.model import NARROW, Model
 
 __all__ = [
     "LinearSystem",
@@ -33,12 +35,17 @@ __all__ = [
 # Measured: the dense factorisation of 500 states takes 4 ms, as long as the sparse one of a grid.
 DENSE_STATES = 500
 
-# Mean distance from the diagonal, as a part of the number of states, below which factors stay
-# sparse. Maps of 40,000 cells have 0.004, random graphs with 3 successors an action 0.3.
-NARROW = 0.1
-
-# Residuals are asked for at this multiple of rounding, relative to the terms they are made of.
+# Residuals are asked for at this multiple of rounding, relative to the terms they are made of;
+# where they get no smaller, the second will do.
 REFINED = 4.0 * np.finfo(np.float64).eps
+ROUNDED = 64.0 * np.finfo(np.float64).eps
+
+# A round of sweeps that does not gain this factor is the last one: GMRES or factors are faster.
+ROUND_OF_SWEEPS = 8
+WORTH_A_ROUND = 4.0
+
+# Sweeps that look for the leading vector; a map, where they are too few, gets factors anyway.
+POWER_SWEEPS = 30
 
 # Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
 MOST_STEPS = 1.0 / ROUNDOFF
@@ -47,8 +54,13 @@ MOST_STEPS = 1.0 / ROUNDOFF
 class LinearSystem(Protocol):
     """A matrix that can be solved with, and its transpose too; b is (S,) or (S, k)."""
 
-    def solve(self, b: FloatArray) -> FloatArray:
-        """Solve (I - discount P) x = b."""
+    @property
+    def method(self) -> str:
+        """How it is solved, in words."""
+        ...
+
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
+        """Solve (I - discount P) x = b; a residual of `accuracy` times b will do."""
         ...
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
@@ -57,6 +69,8 @@ class LinearSystem(Protocol):
 
 
 class _Dense:
+    method = "dense factors"
+
     def __init__(self, matrix: FloatArray) -> None:
         # The transpose is dominant by columns, so that LAPACK's pivoting leaves it as it is: the
         # factors keep their signs, occupancies are not negative, and 0 where no path leads.
@@ -64,7 +78,7 @@ class _Dense:
         factor, self._solve = scipy.linalg.get_lapack_funcs(("getrf", "getrs"), (matrix,))
         self._lu, self._pivots, _ = factor(matrix.T, overwrite_a=True)
 
-    def solve(self, b: FloatArray) -> FloatArray:
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return np.asarray(self._solve(self._lu, self._pivots, b, trans=1)[0])
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
@@ -72,6 +86,8 @@ class _Dense:
 
 
 class _Sparse:
+    method = "sparse factors"
+
     def __init__(self, matrix: sp.csc_array) -> None:
         # Dominance by rows makes the diagonal a safe pivot, and the pattern is nearly symmetric.
         self._factors = scipy.sparse.linalg.splu(
@@ -81,49 +97,148 @@ class _Sparse:
             options={"SymmetricMode": True},
         )
 
-    def solve(self, b: FloatArray) -> FloatArray:
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return np.asarray(self._factors.solve(b))
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return np.asarray(self._factors.solve(b, trans="T"))
 
 
-class _Krylov:
-    def __init__(self, matrix: sp.csr_array) -> None:
-        self._matrix = matrix
-        self._direct: _Sparse | None = None
+class _Swept:
+    """Sweeps, GMRES where they gain too little, and factors where that is better or needed."""
 
-    def solve(self, b: FloatArray) -> FloatArray:
-        return self._solve(self._matrix, b, transposed=False)
+    def __init__(self, kernel: sp.csr_array, discount: float, mass: FloatArray) -> None:
+        self._kernel, self._discount = kernel, discount
+        self._leading, self._ahead = _leading_vector(kernel, discount, mass)
+        self._level = np.full_like(self._leading, 1.0 / self._leading.size)
+
+    @property
+    def method(self) -> str:
+        return "sparse factors" if "_factors" in self.__dict__ else "sweeps"
+
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
+        return self._each(b, lambda column: self._right.solve(column, accuracy), _Sparse.solve)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return self._solve(self._matrix.T.tocsr(), b, transposed=True)
+        return self._each(b, lambda column: self._left.solve(column, 0.0), _Sparse.solve_transposed)
 
-    def _solve(self, matrix: sp.csr_array, b: FloatArray, *, transposed: bool) -> FloatArray:
-        columns = [self._refine(matrix, column) for column in np.atleast_2d(b.T)]
-        if all(column is not None for column in columns):
-            return np.reshape(np.array(columns).T, b.shape)
-        if self._direct is None:
-            self._direct = _Sparse(self._matrix.tocsc())
-        return self._direct.solve_transposed(b) if transposed else self._direct.solve(b)
+    def _each(
+        self,
+        b: FloatArray,
+        swept: Callable[[FloatArray], FloatArray | None],
+        factored: Callable[[_Sparse, FloatArray], FloatArray],
+    ) -> FloatArray:
+        columns = []
+        for column in np.atleast_2d(b.T):
+            x = None if "_factors" in self.__dict__ else swept(column)
+            columns.append(factored(self._factors, column) if x is None else x)
+        return np.reshape(np.array(columns).T, b.shape)
 
-    @staticmethod
-    def _refine(matrix: sp.csr_array, b: FloatArray) -> FloatArray | None:
-        x = np.zeros_like(b)
-        smallest = np.inf
+    @cached_property
+    def _right(self) -> _Sweeps:
+        lost = self._leading - self._discount * self._ahead
+        return _Sweeps(self._kernel, self._discount, self._leading, lost, self._level)
+
+    @cached_property
+    def _left(self) -> _Sweeps:
+        kernel = self._kernel.T.tocsr()
+        lost = self._level - self._discount * (kernel @ self._level)
+        return _Sweeps(kernel, self._discount, self._level, lost, self._leading)
+
+    @cached_property
+    def _factors(self) -> _Sparse:
+        return _Sparse(_matrix(self._kernel, self._discount))
+
+
+class _Sweeps:
+    """Sweeps x <- b + discount P x, before each of which a multiple of `along` is added.
+
+    It makes the residual orthogonal to `against`. Sweeps alone gain a factor of the discount each.
+    What they leave lies along P's leading vector, which is 1 where no episode ends. Without it they
+    gain P's second eigenvalue, too: a half in a random graph, next to nothing on a map. For the
+    transposed system the two vectors change places.
+    """
+
+    def __init__(
+        self,
+        kernel: sp.csr_array,
+        discount: float,
+        along: FloatArray,
+        lost: FloatArray,  # along - discount P along
+        against: FloatArray,
+    ) -> None:
+        self._kernel, self._discount, self._along, self._lost = kernel, discount, along, lost
+        mass = (against * lost).sum()
+        self._against = against / mass if abs(mass) > ROUNDOFF else 0.0 * against
+
+    def solve(self, b: FloatArray, accuracy: float) -> FloatArray | None:
+        """Solve for one right side; None where factors are faster, or nothing else gets there."""
+        b = np.asarray(b, dtype=np.result_type(b, self._kernel))
+        x, residual, smallest = np.zeros_like(b), b, np.inf
         for _ in range(10):
-            residual = b - matrix @ x
-            size = float(np.abs(residual).max())
-            if size <= REFINED * (np.abs(b).max() + np.abs(x).max()):
+            size, terms = _largest(residual), _largest(b) + _largest(x)
+            if size <= max(REFINED * terms, accuracy * _largest(b)):
                 return x
             if not size < smallest / 2.0:
-                return None
+                return x if size <= ROUNDED * terms else None
             smallest = size
-            step, _ = scipy.sparse.linalg.gmres(
-                matrix, residual, rtol=1e-6, atol=0.0, restart=30, maxiter=30
-            )
-            x = x + step
+            step, enough = self._sweep(residual, max(accuracy, 1e-10) * size)
+            if not enough:
+                if _is_narrow(self._kernel):
+                    return None
+                matrix = _matrix(self._kernel, self._discount)
+                step, _ = scipy.sparse.linalg.gmres(
+                    matrix, residual, x0=step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
+                )
+            x += step
+            if accuracy > 0.0 and enough:
+                return x
+            residual = b - x + self._discount * (self._kernel @ x)
         return None
+
+    def _sweep(self, residual: FloatArray, aim: float) -> tuple[FloatArray, bool]:
+        """Sweep from 0; also return whether the residual came down to what was aimed at."""
+        x, part, before = np.zeros_like(residual), np.empty_like(residual), np.inf
+        residual = residual.copy()
+        while True:
+            for _ in range(ROUND_OF_SWEEPS):
+                share = np.multiply(self._against, residual, out=part).sum()  # no threads
+                residual -= np.multiply(self._lost, share, out=part)
+                x += np.multiply(self._along, share, out=part)
+                x += residual
+                size = _largest(residual)
+                if size <= aim:
+                    return x, True
+                residual = self._kernel @ residual
+                residual *= self._discount
+            if not size < before / WORTH_A_ROUND:
+                return x, False
+            before = size
+
+
+def _matrix(kernel: sp.csr_array, discount: float) -> sp.csc_array:
+    return sp.csc_array(sp.eye_array(kernel.shape[0], format="csr") - discount * kernel)
+
+
+def _largest(numbers: FloatArray) -> float:
+    return float(np.abs(numbers).max())
+
+
+def _leading_vector(
+    kernel: sp.csr_array, discount: float, mass: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Find P's leading vector v as far as sweeps need it, given P 1; return v and P v.
+
+    Where no episode ends it is 1. It has to be right as far as 1 - discount P of it is.
+    """
+    leading, ahead = np.ones_like(mass), mass
+    for _ in range(POWER_SWEEPS):
+        top = _largest(ahead)
+        if not top > 0.0 or _largest(ahead / top - leading) <= 0.1 * abs(1.0 - discount * top):
+            break
+        leading = ahead / top
+        ahead = kernel @ leading
+    return leading, ahead
 
 
 def policy_transition(transition: sp.csr_array, policy: FloatArray) -> sp.csr_array:
@@ -143,13 +258,14 @@ def policy_transition(transition: sp.csr_array, policy: FloatArray) -> sp.csr_ar
 def discounted_system(kernel: sp.csr_array, discount: float) -> LinearSystem:
     """Prepare the system I - discount * kernel of a kernel of states, real or complex."""
     n_states = kernel.shape[0]
-    matrix = sp.csr_array(sp.eye_array(n_states, format="csr") - discount * kernel)
-    if n_states <= DENSE_STATES:
-        return _Dense(matrix.toarray())
-    return _Sparse(matrix.tocsc()) if _is_narrow(kernel) else _Krylov(matrix)
+    if n_states > DENSE_STATES:
+        return _Swept(kernel, discount, kernel @ np.ones(n_states))
+    return _Dense(np.eye(n_states) - discount * kernel.toarray())
 
 
-def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSystem:
+def policy_system(
+    model: Model, policy: FloatArray, discount: float, weights: FloatArray | None = None
+) -> LinearSystem:
     """Prepare the system I - discount * P_policy.
 
     Parameters
@@ -160,6 +276,8 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
         Probability of each action.
     discount : float
         In [0, 1].
+    weights : ndarray, shape (nnz,), optional
+        The policy's chances of each stored transition, where they are known.
 
     Returns
     -------
@@ -173,9 +291,17 @@ def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSy
     """
     if discount == 1.0:
         return _undiscounted_system(model, policy)
-    if model.n_states > DENSE_STATES:
-        return discounted_system(policy_transition(model.transition, policy), discount)
-    return _Dense(_policy_matrix(model, policy, discount))
+    if weights is None:
+        weights = _policy_weights(model, policy)
+    if model.n_states <= DENSE_STATES:
+        return _Dense(_policy_matrix(model, weights, discount))
+    n_states, entries = model.n_states, model.transition
+    kernel = sp.csr_array(
+        (weights, entries.indices, entries.indptr[:: model.n_actions]), shape=(n_states, n_states)
+    )
+    if model.narrow:
+        return _Sparse(_matrix(kernel, discount))
+    return _Swept(kernel, discount, np.einsum("sa,sa->s", policy, model.row_mass))
 
 
 def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
@@ -204,7 +330,7 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     """Invert I - discount * P_policy, shape (S, S); for small models."""
     # at half the cost of solving for the unit vectors
     factors, pivots, _ = scipy.linalg.lapack.dgetrf(
-        _policy_matrix(model, policy, discount).T, overwrite_a=True
+        _policy_matrix(model, _policy_weights(model, policy), discount).T, overwrite_a=True
     )
     inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
     if discount == 1.0:
@@ -212,11 +338,14 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     return np.ascontiguousarray(inverse.T)
 
 
-def _policy_matrix(model: Model, policy: FloatArray, discount: float) -> FloatArray:
+def _policy_weights(model: Model, policy: FloatArray) -> FloatArray:
+    return np.asarray(policy.ravel()[model.entry_row] * model.transition.data)
+
+
+def _policy_matrix(model: Model, weights: FloatArray, discount: float) -> FloatArray:
     """Fill I - discount * P_policy directly, at a tenth of a sparse product's overhead."""
     n_states = model.n_states
     place = model.entry_state * n_states + model.transition.indices
-    weights = policy.ravel()[model.entry_row] * model.transition.data
     matrix = grouped_sums(place, -discount * weights, n_states**2).reshape(n_states, n_states)
     matrix[np.diag_indices(n_states)] += 1.0
     return matrix

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 
 __all__ = ["Sensitivities", "SensitivityBounds"]
@@ -22,7 +23,7 @@ __all__ = ["Sensitivities", "SensitivityBounds"]
 
 @dataclass(frozen=True, eq=False)
 class Sensitivities:
-    """Derivatives of the leader's objective with respect to each table entry.
+    """Derivatives of the leader's objective in each table entry (theory.md section 4).
 
     Attributes
     ----------
@@ -39,6 +40,22 @@ class Sensitivities:
         dJ/drho = V_L.
     temperature : float
         dJ/d(temperature).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> result = tb.hypergradient(problem, theta)
+    >>> measures = result.sensitivities
+    >>> along = problem.pushforward(theta, [1.0, 0.0])
+    >>> bool(abs(measures.dot(along) - result.gradient[0]) < 1e-12)
+    True
+    >>> measures.transition_matrix.shape, round(measures.temperature, 4)
+    ((4, 2), -0.9021)
+    >>> alone = tb.Sensitivities.of(measures.model, follower_reward=np.eye(2))
+    >>> problem.pullback(theta, alone)  # the follower's pay for staying home is theta[0]
+    array([1., 0.])
     """
 
     model: Model = field(repr=False)
@@ -161,7 +178,18 @@ class Sensitivities:
 
     @quiet
     def dot(self, tangent: Tangent) -> float:
-        """Differentiate J along a change of the tables."""
+        """Differentiate J along a change of the tables.
+
+        Parameters
+        ----------
+        tangent : Tangent
+            The change.
+
+        Returns
+        -------
+        float
+            The derivative of J along it.
+        """
         return float(
             np.vdot(self.follower_reward, tangent.follower_reward)
             + np.vdot(self.leader_reward, tangent.leader_reward)
@@ -179,6 +207,7 @@ class Sensitivities:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class SensitivityBounds:
     """Bounds of what sensitivities may be off by, entry by entry; infinite where nothing is known.

@@ -23,6 +23,7 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
@@ -35,6 +36,7 @@ MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperatu
 PULLBACK_ROUNDINGS = 8.0
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Tangents:
     """Derivatives of a model's tables in each of d parameters; iterating gives `Tangent` objects.

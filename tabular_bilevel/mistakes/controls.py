@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel.estimators.estimate import Estimate
+from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, Mistake
@@ -34,6 +34,19 @@ class Control:
         What.
     n_trajectories : int
         Trajectories of each estimate.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(temperature=0.5), [0.0, 0.0]
+    >>> wrong = tb.controls()["no 1/temperature"]
+    >>> wrong.target(problem, theta), tb.hypergradient(problem, theta).gradient
+    (array([-0.25,  0.25]), array([-0.5,  0.5]))
     """
 
     fault: Mistake
@@ -59,6 +72,8 @@ class Control:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to, shape (d,)."""
         return self.fault.estimate(self.limit(problem, theta)).gradient
+
+    bias = bias_of
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, which are cut if too long.

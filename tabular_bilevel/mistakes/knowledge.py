@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, read_only, softmax
+from tabular_bilevel._base.arrays import FloatArray, ratio, read_only, softmax
 from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
+from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.follower import PolicyIteration, Response, StoppedValueIteration
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.critics import LeaderValues, SarsaCritic, exact_values
@@ -28,6 +32,7 @@ __all__ = [
     "ended",
     "follower_advantage",
     "from_next_step",
+    "in_probabilities",
     "last_step_missing",
     "leader_value_for_followers",
     "modal_critic",
@@ -35,8 +40,10 @@ __all__ = [
     "right_limit",
     "slipping",
     "stale",
+    "stale_theta",
     "standardised",
     "uniform_critic",
+    "value_stays",
     "value_without_entropy",
 ]
 
@@ -143,6 +150,54 @@ def centred_by_follower_action(known: Experience) -> Experience | None:
     return replace(known, values=centred)
 
 
+@dataclass(frozen=True)
+class InProbabilities:
+    """A game whose derivatives are in the leader's probabilities: each score lacks its factor."""
+
+    game: MarkovGame
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of logits."""
+        return self.game.n_parameters
+
+    def model(self, theta: npt.ArrayLike) -> Model:
+        """Make the game's model."""
+        return self.game.model(theta)
+
+    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+        """Divide the gradient in the logits by the probabilities."""
+        found = self.game.pullback(theta, sensitivities)
+        return ratio(found, self.game.leader_policy(theta).ravel())
+
+
+def in_probabilities(known: Experience) -> Experience | None:
+    """Forget that the leader's probabilities are a softmax."""
+    game = known.problem
+    return replace(known, problem=InProbabilities(game)) if isinstance(game, MarkovGame) else None
+
+
+def stale_theta(rate: float | None) -> Callable[[Experience], Experience | None]:
+    """Know all that was right at another theta: before a step of ascent, or 0."""
+
+    def change(known: Experience) -> Experience | None:
+        if known.again is None:
+            return None
+        before = np.zeros_like(known.theta)
+        if rate is not None:
+            rule = BoltzmannCovariance().rule(known)
+            before = known.theta - rate * Estimate.traced(known, *rule.measures(known)).gradient
+        try:
+            there = known.again(before)
+        except ValueError:  # theta may be anything, and a problem may not be defined there
+            return None
+        law = known.law
+        seen = replace(there.law, horizon=min(law.horizon, there.law.horizon), count=law.count)
+        return replace(there, seen=seen)
+
+    return change
+
+
 def follower_advantage(known: Experience) -> FloatArray:
     """Q_F - V_F, with the follower's bonus for randomness in V_F."""
     response = known.response
@@ -159,6 +214,13 @@ def at_once(known: Experience) -> FloatArray:
     """Leader's reward, less its mean over the follower's actions."""
     reward = np.where(known.planned.available, known.world.leader_reward, 0.0)
     return np.asarray(reward - np.vecdot(known.response.policy, reward)[:, None])
+
+
+def value_stays(known: Experience) -> FloatArray:
+    """r_L + gamma_L V_L(s) - V_L(s)."""
+    world, value = known.world, known.values.value[:, None]
+    found = world.leader_reward + (world.leader_discount - 1.0) * value
+    return np.asarray(np.where(known.planned.available, found, 0.0))
 
 
 def standardised(known: Experience) -> FloatArray:

@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.linear import LinearSystem
 from tabular_bilevel.mistakes import knowledge as known
+from tabular_bilevel.mistakes import measured
 from tabular_bilevel.mistakes import road as on
+from tabular_bilevel.mistakes.measured import Measures
 from tabular_bilevel.mistakes.road import Road
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import Experience
@@ -29,6 +32,7 @@ SELDOM = 1e-6
 RIGHT = BoltzmannCovariance()
 
 
+@displayed
 @dataclass(frozen=True)
 class Mistake:
     """One thing that is wrong: in the exact computation, in an estimator, or in either.
@@ -49,6 +53,8 @@ class Mistake:
         Changes what an estimator knows: follower, critic, and what is seen. Likewise.
     rule : callable, optional
         Changes what the estimator makes of that.
+    measures : callable, optional
+        Adds up what the rule says, before factors.
     together : bool
         Whether it depends on all trajectories of an estimate together, so that no single one shows
         it.
@@ -61,6 +67,7 @@ class Mistake:
     road: Callable[[Road], Road | None] | None = field(default=None, repr=False)
     knowledge: Callable[[Experience], Experience | None] | None = field(default=None, repr=False)
     rule: Callable[[TraceRule, Experience], TraceRule] | None = field(default=None, repr=False)
+    measures: Measures | None = field(default=None, repr=False)
     together: bool = False
 
     def gradient(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray | None:
@@ -80,7 +87,9 @@ class Mistake:
         rule = RIGHT.rule(experience)
         if self.rule is not None:
             rule = self.rule(rule, experience)
-        return Estimate.traced(experience, *rule.measures(experience))
+        if self.measures is None:
+            return Estimate.traced(experience, *rule.measures(experience))
+        return Estimate.traced(experience, *self.measures(rule, experience))
 
     def target(self, right: Experience) -> FloatArray | None:
         """Compute what an estimator with it converges to, shape (d,); None if not defined."""
@@ -339,6 +348,19 @@ def _mistakes() -> Iterator[Mistake]:
             kind="stale follower",
             knowledge=known.stale(sweeps),
         )
+    for rate in (0.1, 1.0):
+        yield Mistake(
+            f"stale theta by a step of rate {rate:g}",
+            f"the gradient where an ascent of rate {rate:g} was a step ago",
+            kind="stale theta",
+            knowledge=known.stale_theta(rate),
+        )
+    yield Mistake(
+        "stale theta of 0",
+        "the gradient at theta = 0",
+        kind="stale theta",
+        knowledge=known.stale_theta(None),
+    )
     yield Mistake(
         "averaged follower",
         "the gradient at a follower that backs up the leader-averaged action value (as in the "
@@ -460,6 +482,31 @@ def _of_tables() -> Iterator[Mistake]:
         "a gradient in which a reward counts by how much its derivative is above the policy's mean",
         rule=lambda r, e: replace(r, centred=True),
     )
+    yield Mistake(
+        "reward features that ignore the action",
+        "a gradient whose follower's reward has the same derivative for all actions of a state, "
+        "their mean: the score of a decision by itself is 0",
+        measures=measured.reward_without_action,
+    )
+    yield Mistake(
+        "V(s) for V(s') in the kernel's tail",
+        "a gradient in which a transition is worth to the follower what the state is that it "
+        "leaves",
+        measures=measured.value_of_the_state,
+    )
+    yield Mistake(
+        "influence clipped to 1",
+        "a gradient whose mean influences at a visit are clipped to [-1, 1]",
+        together=True,
+        measures=measured.per_visit(measured.clipped),
+    )
+    yield Mistake(
+        "influence standardised",
+        "a gradient whose mean influences at a visit have their mean over all steps taken off, and "
+        "are divided by their standard deviation",
+        together=True,
+        measures=measured.per_visit(measured.standardised),
+    )
 
 
 def _of_critics() -> Iterator[Mistake]:
@@ -479,6 +526,18 @@ def _of_critics() -> Iterator[Mistake]:
         "a gradient whose decisions are credited with the reward that they earn at once, and no "
         "later one",
         rule=lambda r, e: replace(r, credit=known.at_once(e) / e.planned.temperature),
+    )
+    yield Mistake(
+        "V(s) for V(s') in the critic",
+        "a gradient whose action values have the leader's value of the state itself in the place "
+        "of the next one's",
+        rule=lambda r, e: replace(r, credit=known.value_stays(e) / e.planned.temperature),
+    )
+    yield Mistake(
+        "one roll-out for both return and tail",
+        "a gradient whose decisions are credited with the return of the very roll-out that they "
+        "are followed down: it has the covariance of the two besides",
+        measures=measured.one_roll_out,
     )
     yield Mistake(
         "modal actions in the critic",
@@ -521,6 +580,11 @@ def _of_games() -> Iterator[Mistake]:
         "follower's action, which depends on the leader's",
         knowledge=known.centred_by_follower_action,
     )
+    yield Mistake(
+        "gradient in the probabilities, not the logits",
+        "the gradient in the leader's probabilities, not in their logits",
+        knowledge=known.in_probabilities,
+    )
 
 
 #: All, by name.
@@ -528,5 +592,5 @@ MISTAKES: Mapping[str, Mistake] = MappingProxyType({each.name: each for each in 
 
 #: Those that an estimator can have.
 FAULTS: Mapping[str, Mistake] = MappingProxyType(
-    {name: each for name, each in MISTAKES.items() if each.knowledge or each.rule}
+    {name: each for name, each in MISTAKES.items() if each.knowledge or each.rule or each.measures}
 )

@@ -4,6 +4,35 @@ Needs matplotlib, which the extra `plot` installs. Axes of its own belong to a n
 column (90 mm) wide, that pyplot does not know: save it by ``ax.figure.savefig("name.svg")``, or in
 a notebook, after ``%matplotlib inline``, end a cell with ``ax.figure``; to use pyplot, pass
 ``ax=plt.gca()``. None of matplotlib's settings is changed.
+
+Of a grid, cell by cell:
+
+- `occupancy`: how often the follower is where
+- `influence`: what one more coin would earn where
+- `values`: the follower's value, and its moves
+- `incentives`: what theta adds to the follower's reward
+- `grid`: any number a state
+- `signed`: colours around 0, for `grid`
+- `ranged`: colours of one hue, for `grid`
+
+Of a small problem:
+
+- `influence_graph`: policy, visits and influence as a graph
+- `graph`: a model as a graph
+
+Of J:
+
+- `line`: along a direction, with both gradients
+- `plane`: on a plane of theta
+- `Plane`: such a plane
+- `path`: an ascent on it
+
+Of estimators and ascents:
+
+- `gradient_bars`: exact against estimate, with intervals
+- `bias_and_variance`: by horizon
+- `curves`: the objective along ascents
+- `save_curves`: these as a file
 """
 
 try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch
 from matplotlib.path import Path
 
+from tabular_bilevel._base.arguments import as_action_names, as_names
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -32,17 +33,21 @@ LARGEST, SMALLEST = 0.3, 0.15
 # Widths of arrows in points, of probability 0 and 1.
 THIN, WIDE = 0.6, 3.6
 
-# How far arrows bend, as a share of their length, and the angle between a state's loops.
-BEND, FAN = 0.22, 75.0
+# How far arrows bend, as a share of their length, and the angle between a state's loops; of many,
+# that of all together.
+BEND, FAN, WHEEL = 0.22, 75.0, 330.0
 
-# Length of a loop and of the branch to the end of the episode, from where they start.
-LOOP, STUB = 0.75, 0.35
+# Length of a loop, of an arrow to the end of the episode, and of a branch there.
+LOOP, END, STUB = 0.75, 0.9, 0.35
 
 # Least width and height of a picture, and what is added at each side.
 SPAN, MARGIN = np.array([2.6, 1.0]), 0.12
 
 # Along a curve, from 0 to 1.
 T = np.linspace(0.0, 1.0, 101)[:, None]
+
+# A number below this share of the largest is written as 0.
+ROUNDING = 1e-12
 
 PLAIN, PALE = "#555555", "#E8E8E8"
 # Places of a name along its arrow, in order of preference; and its size: of a letter, of a line.
@@ -78,9 +83,9 @@ def graph(
         A signed number for each action, such as ``sensitivities.follower_reward``: written beside
         its name; its arrows are orange below 0, blue above.
     states : sequence of str, length S, optional
-        Names; numbers by default.
+        Names; by default the model's, or numbers.
     actions : sequence of str, length A, or one such sequence a state, optional
-        Names; numbers by default.
+        Names; by default the model's, or numbers.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on new axes.
 
@@ -107,10 +112,8 @@ def graph(
     for what, n, most in (("states", n_states, MOST_STATES), ("actions", len(pairs), MOST_ACTIONS)):
         if n > most:
             raise ValueError(f"the model has {n} {what}; a graph has room for {most}")
-    state_names = _names("states", states, n_states)
-    flat = actions is None or all(isinstance(name, str) for name in actions)
-    rows = [actions] * n_states if flat else _names("actions", actions, n_states)
-    names = [_names("actions", row, n_actions) for row in rows]
+    state_names = as_names("states", states, n_states) or model.state_names
+    names = as_action_names("actions", actions, (n_states, n_actions)) or model.action_names
     probability, size, number = None, np.ones(n_states), None
     if policy is not None:
         probability = as_policy("policy", policy, (n_states, n_actions))
@@ -118,28 +121,31 @@ def graph(
         size = as_sizes("occupancy", occupancy, (n_states,))
     if measure is not None:
         number = as_numbers("measure", measure, (n_states, n_actions))
-    ax = style.axes(ax, 1.6 if n_states == 2 else 2.6)
+        number[np.abs(number) <= ROUNDING * np.abs(number).max()] = 0.0
+    ax = style.axes(ax, 1.6 if n_states <= 2 else 2.6)
     area = size / (size.max(initial=0.0) or 1.0)
     radius = np.maximum(LARGEST * np.sqrt(area), SMALLEST)
     centre = _ring(n_states)
     ax.set_aspect("equal")
     ax.set_axis_off()
-    board = _Board(centre, radius)
+    successors = {pair: _successors(model, *pair) for pair in pairs}
+    staying = Counter(s for (s, _), to in successors.items() if not _away(s, to))
+    board = _Board(centre, radius, staying)
     for pair in pairs:
         chance = 1.0 if probability is None else float(probability[pair])
-        words, colour = names[pair[0]][pair[1]], PLAIN
+        words, colour = names[pair[0]][pair[1]] if names else str(pair[1]), PLAIN
         if number is not None:
             colour = {1.0: style.BLUE, -1.0: style.ORANGE}.get(np.sign(number[pair]), PLAIN)
             told = f"{number[pair]:+.3g}" if number[pair] else "0"
             words += f" ({told})".replace("-", "\u2212")
-        trunk, hub, branches = board.route(pair[0], _successors(model, *pair), len(words))
+        trunk, hub, branches = board.route(pair[0], successors[pair], len(words))
         _arrow(ax, trunk, _width(chance), colour, head=False)
         for curve, share, ends in branches:
             _arrow(ax, curve, _width(chance * share), colour, head=True)
             if ends:
                 ax.plot(*curve[-1], marker="s", ms=5, color=style.DARK)
         _text(ax, hub, words, bbox=LABEL)
-    for state, name in enumerate(state_names):
+    for state, name in enumerate(state_names or map(str, range(n_states))):
         ax.add_patch(
             Circle(centre[state], radius[state], facecolor=PALE, edgecolor=style.DARK, lw=1.0)
         )
@@ -177,6 +183,18 @@ def influence_graph(
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        As `graph`; if theta does not fit the problem.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.influence_graph(tb.problems.two_state(), [0.0, 0.0], states=["home", "work"])
+    >>> [text.get_text() for text in ax.texts][:2]
+    ['0 (−1.45)', '1 (+0.551)']
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return graph(
@@ -209,12 +227,11 @@ def _successors(model: Model, state: int, action: int) -> list[tuple[int | None,
     return [*found, (None, end)] if end > 0.0 else found
 
 
-def _names(what: str, names: Sequence[Any] | None, n: int) -> list[Any]:
-    if names is None:
-        return [str(i) for i in range(n)]
-    if len(names) != n:
-        raise ValueError(f"{what} has {len(names)} names, not {n}")
-    return list(names)
+def _away(
+    state: int, successors: Sequence[tuple[int | None, float]]
+) -> list[tuple[int | None, float]]:
+    """List the successors that are other states."""
+    return [one for one in successors if one[0] not in (state, None)]
 
 
 def _ring(n: int) -> FloatArray:
@@ -224,10 +241,13 @@ def _ring(n: int) -> FloatArray:
 
 
 class _Board:
-    """Where states are, and which ways are taken: arrows of the same ends bend apart."""
+    """Where states are, and which ways are taken: arrows of the same ends bend apart.
 
-    def __init__(self, centre: FloatArray, radius: FloatArray) -> None:
-        self.centre, self.radius = centre, radius
+    So do those of a state that lead to no other; `staying` says how many there are.
+    """
+
+    def __init__(self, centre: FloatArray, radius: FloatArray, staying: Mapping[int, int]) -> None:
+        self.centre, self.radius, self.staying = centre, radius, staying
         self._taken: Counter[tuple[int, int | None]] = Counter()
         self._words: list[tuple[FloatArray, float]] = []
         self._points: list[FloatArray] = [centre - radius[:, None], centre + radius[:, None]]
@@ -240,8 +260,7 @@ class _Board:
         The trunk and the branch to the likeliest other state are one curve; it splits at the name,
         where there is room for so many letters.
         """
-        away = [one for one in successors if one[0] not in (state, None)]
-        main = max(away or successors, key=lambda one: one[1])
+        main = max(_away(state, successors) or successors, key=lambda one: one[1])
         whole = self._curve(state, main[0])
         middle = self._free(whole, letters * LETTER)
         hub = whole[middle]
@@ -282,20 +301,20 @@ class _Board:
         return point
 
     def _outward(self, state: int) -> float:
-        """Find the angle away from the ring's middle."""
+        """Find the angle away from the ring's middle; in the middle, to the right."""
         x, y = self.centre[state]
-        return float(np.arctan2(y, x)) if x or y else np.pi / 2.0
+        return float(np.arctan2(y, x)) if x or y else 0.0
 
     def _curve(self, state: int, to: int | None) -> FloatArray:
         """Lead from a state's rim to another's, back to its own, or to the end."""
         here, radius = self.centre[state], self.radius[state]
         if to is None or to == state:
-            before = self._taken[state, None]
+            before, count = self._taken[state, None], self.staying[state]
             self._taken[state, None] += 1
-            turn = np.radians(FAN) * (-1) ** before * ((before + 1) // 2)
+            turn = np.radians(min(FAN, WHEEL / count)) * ((count - 1) / 2.0 - before)
             way = self._outward(state) + turn
             if to is None:
-                return _straight(here + radius * _unit(way), here + (radius + STUB) * _unit(way))
+                return _straight(here + radius * _unit(way), here + (radius + END) * _unit(way))
             spread = np.radians(28.0)
             length = (radius + LOOP) / (0.75 * np.cos(spread))
             one, two = (here + length * _unit(way + turn) for turn in (-spread, spread))

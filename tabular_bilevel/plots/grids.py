@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tabular_bilevel._base.arguments import as_theta
-from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.arrays import FloatArray, IntArray
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import solve_follower
@@ -27,6 +27,9 @@ __all__ = ["grid", "incentives", "influence", "occupancy", "values"]
 # Points of a cell's side below which a sign, or an arrow, would be a dot.
 SIGN_CELL, ARROW_CELL = 9.0, 4.0
 
+# Points between the numbers beside an axis.
+TICK = 16.0
+
 # A mean move shorter than this is no arrow: the follower has no preference.
 SHORTEST_ARROW = 0.05
 
@@ -38,6 +41,7 @@ def grid(
     policy: npt.ArrayLike | None = None,
     label: str = "",
     scale: Scale | None = None,
+    window: tuple[slice, slice] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a grid problem: walls, the cells' letters, and on request a number and a move each.
@@ -60,6 +64,8 @@ def grid(
     scale : callable, optional
         `signed`, whose colours are centred at 0, or `ranged`, of one hue; by default the first
         where a number is below 0. Or a function like them.
+    window : (slice of rows, slice of columns), optional
+        The part of a large map to draw; all of it by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on new axes.
 
@@ -71,7 +77,7 @@ def grid(
     Raises
     ------
     ValueError
-        If there is no map, or numbers or policy do not fit it.
+        If there is no map, numbers or policy do not fit it, or no cell is in the window.
 
     Examples
     --------
@@ -89,20 +95,36 @@ def grid(
     chances = None
     if policy is not None:
         chances = as_policy("policy", policy, (n_states, len(MOVES)))
-    height, width = board.free.shape
+    table: FloatArray = np.full(board.free.shape, np.nan)
+    table[board.free] = shown
+    cells, top, left = board.cells, 0, 0
+    if window is not None:
+        top, bottom, _ = window[0].indices(board.free.shape[0])
+        left, right, _ = window[1].indices(board.free.shape[1])
+        seen = ((cells >= (top, left)) & (cells < (bottom, right))).all(axis=1)
+        if not seen.any():
+            raise ValueError(f"window {window} has no free cell of the map")
+        cells, shown, table = cells[seen], shown[seen], table[top:bottom, left:right]
+        chances = None if chances is None else chances[seen]
+    height, width = table.shape
     beside = height >= width / 2
-    ax = style.axes(ax, 2.9 if beside else 0.9 + 3.0 * height / width)
+    ax = style.axes(ax, 2.9 if beside else 1.1 + 3.0 * height / width)
     if scale is None:
         scale = signed if (shown < 0.0).any() else ranged
     colours, norm = scale(shown)
-    table = np.full(board.free.shape, np.nan)
-    table[board.free] = shown
     image = ax.imshow(
-        table, cmap=colours.with_extremes(bad=style.WALL), norm=norm, interpolation="nearest"
+        table,
+        cmap=colours.with_extremes(bad=style.WALL),
+        norm=norm,
+        interpolation="nearest",
+        extent=(left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5),
     )
     style.finish(ax, "column", "row")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
+    box = ax.get_window_extent()  # before the layout takes some of it
+    side = 72.0 / ax.figure.dpi * min(box.width / width, box.height / height)
+    for axis, length in ((ax.xaxis, width), (ax.yaxis, height)):
+        most = round(side * length / TICK)
+        axis.set_major_locator(MaxNLocator(min(8, max(1, most)), integer=True))
     ax.spines[["top", "right"]].set_visible(True)
     if numbers is not None:
         bar = ax.figure.colorbar(
@@ -117,24 +139,18 @@ def grid(
         bar.locator = MaxNLocator(5)
         bar.update_ticks()
     fill = colours(norm(shown))
-    if chances is not None and _side(ax, board) >= ARROW_CELL:
-        _arrows(ax, board, chances, fill)
-    _write(ax, board, shown, fill, signs=colours is style.DIVERGING, corner=policy is not None)
+    if chances is not None and side >= ARROW_CELL:
+        _arrows(ax, cells, chances, fill)
+    signs = colours is style.DIVERGING and side >= SIGN_CELL
+    _write(ax, board, cells, shown, fill, signs=signs, corner=policy is not None)
     return ax
 
 
-def _side(ax: Axes, board: GridMap) -> float:
-    """Side of a cell in points, before the layout takes some of it."""
-    height, width = board.free.shape
-    box = ax.get_window_extent()
-    return float(72.0 / ax.figure.dpi * min(box.width / width, box.height / height))
-
-
-def _arrows(ax: Axes, board: GridMap, policy: FloatArray, fill: FloatArray) -> None:
+def _arrows(ax: Axes, cells: IntArray, policy: FloatArray, fill: FloatArray) -> None:
     """Draw each cell's mean move."""
     move = policy @ np.array(MOVES, dtype=float)  # rows down, columns right
     seen = np.linalg.norm(move, axis=1) > SHORTEST_ARROW
-    rows, columns = board.cells[seen].T
+    rows, columns = cells[seen].T
     ax.quiver(
         columns,
         rows,
@@ -151,15 +167,21 @@ def _arrows(ax: Axes, board: GridMap, policy: FloatArray, fill: FloatArray) -> N
 
 
 def _write(
-    ax: Axes, board: GridMap, numbers: FloatArray, fill: FloatArray, *, signs: bool, corner: bool
+    ax: Axes,
+    board: GridMap,
+    cells: IntArray,
+    numbers: FloatArray,
+    fill: FloatArray,
+    *,
+    signs: bool,
+    corner: bool,
 ) -> None:
     """Write letters into the cells, and signs if they are large enough for that."""
-    signs = signs and _side(ax, board) >= SIGN_CELL
     letters: dict[tuple[int, int], str] = {}
     for letter, cell in board.letters.items():
         letters[cell] = letters.get(cell, "") + letter
     largest = float(np.abs(numbers).max(initial=0.0))
-    for state, (row, column) in enumerate(board.cells):
+    for state, (row, column) in enumerate(cells):
         text = letters.get((int(row), int(column)), "")
         bold = bool(text)
         if signs:
@@ -195,6 +217,19 @@ def values(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None = N
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, the problem has no map, or `ax` is no axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.values(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ("follower's value", 'column')
     """
     response = solve_follower(modelled(problem, as_theta(theta)))
     return grid(
@@ -223,6 +258,19 @@ def occupancy(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, the problem has no map, or `ax` is no axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.occupancy(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ('expected discounted visits', 'column')
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return grid(
@@ -253,6 +301,19 @@ def influence(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem, the problem has no map, or `ax` is no axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.influence(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ('influence: return per unit of reward', 'column')
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
     return grid(
@@ -285,6 +346,14 @@ def incentives(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None
     ------
     ValueError
         If the problem is not made of features: nobody knows its reward without incentives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> ax = tb.plots.incentives(tb.problems.four_rooms(), np.zeros(105))
+    >>> ax.figure.axes[1].get_ylabel(), ax.get_xlabel()
+    ('incentive', 'column')
     """
     inner: Any = problem
     while hasattr(inner, "inner"):

@@ -150,11 +150,21 @@ class Plane:
     origin, first, second : array_like, shape (d,)
         A point, and two directions that are not parallel.
 
+    Raises
+    ------
+    ValueError
+        On construction, if a vector is not finite, lengths differ, or the directions are parallel.
+
     Examples
     --------
-    >>> where = Plane([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0])
+    >>> import tabular_bilevel as tb
+    >>> where = tb.plots.Plane([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0])
     >>> where.coordinates([[1.0, 3.0, 4.0]])
     array([[3., 2.]])
+
+    >>> through = tb.plots.Plane.through([1.0, 1.0], right=[3.0, 1.0], above=[1.0, 5.0])
+    >>> through.point(1.0, 0.0), through.point(0.0, 1.0)
+    (array([3., 1.]), array([1., 5.]))
     """
 
     origin: FloatArray
@@ -180,18 +190,56 @@ class Plane:
 
     @classmethod
     def through(cls, origin: npt.ArrayLike, right: npt.ArrayLike, above: npt.ArrayLike) -> Plane:
-        """Lay a plane through three points: they have the coordinates (0, 0), (1, 0), (0, 1)."""
+        """Lay a plane through three points: they have the coordinates (0, 0), (1, 0), (0, 1).
+
+        Parameters
+        ----------
+        origin, right, above : array_like, shape (d,)
+            The points.
+
+        Returns
+        -------
+        Plane
+            The plane.
+
+        Raises
+        ------
+        ValueError
+            As of the class: if the points are on one line.
+        """
         start = as_theta(origin, name="origin")
         points = (("right", right), ("above", above))
         ends = [as_theta(point, start.size, name=name) for name, point in points]
         return cls(start, ends[0] - start, ends[1] - start)
 
     def point(self, x: float, y: float) -> FloatArray:
-        """Theta at the coordinates (x, y), shape (d,)."""
+        """Give theta at the coordinates (x, y).
+
+        Parameters
+        ----------
+        x, y : float
+            Coordinates.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            Theta there.
+        """
         return self.origin + x * self.first + y * self.second
 
     def coordinates(self, thetas: npt.ArrayLike) -> FloatArray:
-        """Coordinates of the plane's nearest point to each theta, shape (n, 2)."""
+        """Give the coordinates of the plane's nearest point to each theta.
+
+        Parameters
+        ----------
+        thetas : array_like, shape (n, d)
+            Points, on the plane or off it.
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+            Coordinates of the nearest points of the plane.
+        """
         points = as_numbers("thetas", thetas, (None, self.origin.size))
         axes = np.column_stack([self.first, self.second])
         found = np.linalg.lstsq(axes, (points - self.origin).T, rcond=None)[0]
@@ -241,7 +289,7 @@ def plane(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> where = Plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])
+    >>> where = tb.plots.Plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])
     >>> ax = tb.plots.plane(tb.problems.two_state(), where, n_points=5)
     >>> ax = tb.plots.path([[0.0, 0.0], [0.2, 0.3], [0.3, 0.5]], where, ax=ax)
     """
@@ -349,6 +397,14 @@ def path(
     ------
     ValueError
         If thetas do not fit the plane.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> climb = [[0.0, 0.0], [1.0, 0.5], [1.5, 2.0]]
+    >>> ax = tb.plots.path(climb, tb.plots.Plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
+    >>> ax.lines[0].get_xdata(), ax.lines[0].get_ydata()
+    (array([0. , 1. , 1.5]), array([0. , 0.5, 2. ]))
     """
     if not isinstance(where, Plane):
         raise ValueError(f"where is {where!r}, not a Plane")

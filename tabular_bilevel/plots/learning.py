@@ -49,6 +49,16 @@ def curves(
     ValueError
         If there are no curves under a label, they differ in their iterations, or a value is not
         finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Curve
+    >>> made = Curve(np.array([0, 10]), np.array([0.1, 0.4]), np.zeros(2))
+    >>> ax = tb.plots.curves({"BC-HG": [made]}, published={"BC-HG": 0.45}, best=0.5)
+    >>> ax.lines[0].get_ydata()
+    array([0.1, 0.4])
     """
     for label, group in curves.items():
         if not group:
@@ -111,6 +121,19 @@ def save_curves(
         As for `curves`.
     title : str
         Above the picture.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.ascent.training import Curve
+    >>> made = Curve(np.array([0, 10]), np.array([0.1, 0.4]), np.zeros(2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tb.plots.save_curves(Path(folder) / "curves.png", {"BC-HG": [made]})
+    ...     (Path(folder) / "curves.png").read_bytes()[1:4]
+    b'PNG'
     """
     figure = Figure(figsize=(6.0, 3.7), layout="constrained")
     ax = curves(curves_by_label, ax=figure.add_subplot())

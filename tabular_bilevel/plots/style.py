@@ -99,13 +99,55 @@ def legend(ax: Axes, columns: int = 2) -> None:
 
 
 def signed(numbers: FloatArray) -> tuple[Colormap, Normalize]:
-    """Colours around 0: orange below, white at 0, blue above."""
+    """Colours around 0: orange below, white at 0, blue above.
+
+    Parameters
+    ----------
+    numbers : ndarray
+        Numbers that are drawn; the largest of their sizes has the full colour.
+
+    Returns
+    -------
+    colours : matplotlib.colors.Colormap
+        The colours.
+    places : matplotlib.colors.Normalize
+        Where each number is on them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> colours, places = tb.plots.signed(np.array([-1.0, 0.0, 4.0]))
+    >>> [float(places(number)) for number in (-4.0, 0.0, 4.0)]
+    [0.0, 0.5, 1.0]
+    """
     largest = float(np.abs(numbers).max(initial=0.0)) or 1.0
     return DIVERGING, Normalize(-largest, largest)
 
 
 def ranged(numbers: FloatArray) -> tuple[Colormap, Normalize]:
-    """Colours of one hue, from white for the least number to blue for the largest."""
+    """Colours of one hue, from white for the least number to blue for the largest.
+
+    Parameters
+    ----------
+    numbers : ndarray
+        Numbers that are drawn; at least one.
+
+    Returns
+    -------
+    colours : matplotlib.colors.Colormap
+        The colours.
+    places : matplotlib.colors.Normalize
+        Where each number is on them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> colours, places = tb.plots.ranged(np.array([3.0, 5.0]))
+    >>> [float(places(number)) for number in (3.0, 4.0, 5.0)]
+    [0.0, 0.5, 1.0]
+    """
     low, high = float(numbers.min()), float(numbers.max())
     return ONE_HUE, Normalize(low, high if high > low else low + 1.0)
 

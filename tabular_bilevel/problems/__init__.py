@@ -1,4 +1,40 @@
-"""Benchmark problems: published ones, maps, random families and closed forms."""
+"""Benchmark problems: published ones, maps, random families and closed forms.
+
+Small ones, whose answer is known by hand:
+
+- `fork`: one choice and one coin
+- `rounds`: a dock and an aisle, round and round
+- `bandit`: one state, and a payment for each action
+- `bandit_closed_form`: its answer
+- `two_state`: home and work, a payment and a parameter of the kernel
+- `two_state_closed_form`: its answer
+
+Published ones:
+
+- `four_rooms`: 104 cells and a budget of charges
+- `discrete_toy`: a game of three states, in which the leader's best policy is mixed
+
+Maps:
+
+- `grid_world`: a robot's way through any map, one coin a cell
+- `warehouse`: one with 38,756 cells
+- `grid_map`: cells and walls of such a problem
+- `GridMap`: these
+
+Random ones:
+
+- `garnet`: random rewards and successors
+- `layered`: episodes that all end after the same number of steps
+- `random_game`: a game
+- `layered_game`: a game whose episodes do so
+
+Your own, and collections:
+
+- `from_arrows`: a small problem in words
+- `Arrow`: what one action does there
+- `zoo`: instances for tests, ordinary and hard
+- `CATALOGUE`: the problems that the command line knows, by name
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,6 +42,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel._base.display import display_all
+from tabular_bilevel.problems.arrows import Arrow, from_arrows
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
@@ -16,7 +53,8 @@ from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
-from tabular_bilevel.problems.grid_world import grid_world
+from tabular_bilevel.problems.grid_world import grid_world, warehouse
+from tabular_bilevel.problems.lessons import fork, rounds
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
     garnet,
@@ -31,19 +69,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATALOGUE",
+    "Arrow",
     "GridMap",
     "bandit",
     "bandit_closed_form",
     "discrete_toy",
+    "fork",
     "four_rooms",
+    "from_arrows",
     "garnet",
     "grid_map",
     "grid_world",
     "layered",
     "layered_game",
     "random_game",
+    "rounds",
     "two_state",
     "two_state_closed_form",
+    "warehouse",
     "zoo",
 ]
 
@@ -71,12 +114,15 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "four-rooms": four_rooms,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
+            "warehouse": warehouse,
             "garnet": garnet,
             "layered": layered,
             "layered-game": layered_game,
             "random-game": random_game,
             "bandit": bandit,
             "two-state": two_state,
+            "fork": fork,
+            "rounds": rounds,
         }
     )
 )

@@ -38,9 +38,20 @@ def bandit(
     FeatureProblem
         With one parameter an action.
 
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or not finite, as `Model.from_tables` says.
+
     See Also
     --------
     bandit_closed_form : The answer.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> tb.hypergradient(tb.problems.bandit(leader_reward=[0.0, 1.0]), [0.0, 0.0]).objective
+    0.5
     """
     reward = finite_array("leader_reward", leader_reward, (None,))
     base = Model.from_tables(
@@ -62,7 +73,7 @@ def bandit_closed_form(
     temperature: float = 1.0,
     leader_discount: float = 0.0,
 ) -> tuple[float, FloatArray]:
-    """Objective and gradient of `bandit`: with pi the softmax of theta / temperature::
+    """Objective and gradient of `bandit` (theory.md section 2): pi the softmax of theta / beta::
 
         J = pi.r_L / (1 - gamma_L),   dJ/dtheta_b = pi_b (r_L,b - pi.r_L) / (beta (1 - gamma_L))
 
@@ -80,9 +91,15 @@ def bandit_closed_form(
     gradient : ndarray, shape (A,)
         dJ/dtheta.
 
+    Raises
+    ------
+    ValueError
+        If theta has the wrong length or an entry that is not finite.
+
     Examples
     --------
-    >>> bandit_closed_form([0.0, 0.0])
+    >>> import tabular_bilevel as tb
+    >>> tb.problems.bandit_closed_form([0.0, 0.0])
     (0.5, array([-0.25,  0.25]))
     """  # noqa: D400
     reward = np.array(leader_reward, dtype=np.float64)
@@ -121,9 +138,21 @@ def two_state(
     FeatureProblem
         With two parameters, one of the rewards and one of the kernel.
 
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or not finite, as `Model.from_tables` says.
+
     See Also
     --------
     two_state_closed_form : The answer.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> value, gradient = tb.problems.two_state_closed_form([0.2, -0.3])
+    >>> bool(abs(tb.objective(tb.problems.two_state(), [0.2, -0.3]) - value) < 1e-12)
+    True
     """
     # rows: home/stay, home/leave, work/work, work/(none); entries in reading order
     transition = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.0, 0.0]]])
@@ -156,7 +185,8 @@ def two_state_closed_form(
     With p the probability of being sent home, D = 1 - gamma_F (1 - p) and V the follower's value at
     home, its value at work is W = (wage + gamma_F p V) / D, and V is the root of
     V = beta log(exp((theta_0 + gamma_F V) / beta) + exp(gamma_F W / beta)). The leader's value at
-    home is a quotient N / M, with E = 1 - gamma_L (1 - p) and pi the probability of staying::
+    home is a quotient N / M (theory.md section 3), with E = 1 - gamma_L (1 - p) and pi the
+    probability of staying::
 
         N = -pi theta_0 + (1 - pi) gamma_L / E,   M = 1 - gamma_L pi - (1 - pi) gamma_L^2 p / E
 
@@ -174,11 +204,16 @@ def two_state_closed_form(
     gradient : ndarray, shape (2,)
         dJ/dtheta.
 
+    Raises
+    ------
+    ValueError
+        If theta has the wrong length or an entry that is not finite.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> value, gradient = two_state_closed_form([0.2, -0.3])
-    >>> exact = tb.hypergradient(two_state(), [0.2, -0.3])
+    >>> value, gradient = tb.problems.two_state_closed_form([0.2, -0.3])
+    >>> exact = tb.hypergradient(tb.problems.two_state(), [0.2, -0.3])
     >>> bool(abs(exact.gradient - gradient).max() < 1e-12)
     True
     """

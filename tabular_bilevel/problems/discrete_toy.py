@@ -32,6 +32,11 @@ def discrete_toy(reward: float = 1.0) -> MarkovGame:
     MarkovGame
         With 6 parameters, the logits of f(0|S), f(1|S), f(0|A), ...
 
+    Raises
+    ------
+    ValueError
+        If `reward` is not finite.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -63,4 +68,5 @@ def discrete_toy(reward: float = 1.0) -> MarkovGame:
         follower_discount=0.99,
         leader_discount=0.99,
         temperature=0.05,
+        state_names=("S", "A", "B"),
     )

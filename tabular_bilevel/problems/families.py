@@ -109,7 +109,7 @@ def moved(
         "initial": base.n_states,
         "temperature": 1,
     }
-    chosen = {
+    chosen: Mapping[str, Any] = {
         name: scales.get(name, 1.0) * rng.normal(size=(sizes[name], 3))
         for name in tables or _TABLES
     }
@@ -146,6 +146,13 @@ class Instance:
     flags : tuple of str
         What its tables do not show, as test vectors flag it: ``"closed-form"`` where a formula has
         the answer, ``"leader-policy"`` where theta is one, ``"tied-actions"``.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.zoo.named("two-state").at
+    >>> problem.n_parameters, theta
+    (2, array([0.1, 0.2]))
     """
 
     name: str
@@ -175,6 +182,15 @@ class Family:
         Makes a problem and a parameter from ``(rng, k, max_states)``.
     flags : tuple of str
         Of each `Instance`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabular_bilevel.problems import zoo
+    >>> family = zoo.FAMILIES["garnet"]
+    >>> drawn = family.draw(np.random.default_rng(0), 0, max_states=5)
+    >>> drawn.name, drawn.problem.model(drawn.theta).n_states <= 5
+    ('garnet', True)
     """
 
     name: str
@@ -184,7 +200,22 @@ class Family:
     flags: tuple[str, ...] = ()
 
     def draw(self, rng: np.random.Generator, k: int, max_states: int) -> Instance:
-        """Draw the k-th instance, of at most `max_states` states; some families take turns."""
+        """Draw the k-th instance; some families have kinds, which take turns.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+        k : int
+            Which of them it is.
+        max_states : int
+            Of its model, at most.
+
+        Returns
+        -------
+        Instance
+            The problem and its parameter.
+        """
         return Instance(self.name, *self.make(rng, k, max_states), self.flags)
 
 
@@ -625,7 +656,7 @@ def _extreme(rng: np.random.Generator, k: int, max_states: int) -> Made:
         temperature=beta,
     )
     most = int(rng.choice([0, 3, 100]))
-    features = {
+    features: Mapping[str, Any] = {
         "follower_reward": _extreme_numbers(rng, (S * A, d), most),
         "leader_reward": _extreme_numbers(rng, (S * A, d), most),
         "transition": _extreme_numbers(rng, (base.transition.nnz, d), most),

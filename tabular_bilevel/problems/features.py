@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +14,8 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import (
     all_finite,
     as_entries,
+    as_finite,
+    as_names,
     as_positive,
     as_theta,
     entry,
@@ -29,9 +32,11 @@ from tabular_bilevel._base.arrays import (
     read_only_matrix,
     restore_read_only,
 )
+from tabular_bilevel._base.display import cut
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import MOVED, Tangents, product
+from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import tilt_reach
 
 __all__ = ["FeatureProblem"]
@@ -42,7 +47,7 @@ SMALLEST_TOTAL = 1e-290
 
 @dataclass(frozen=True, eq=False, init=False)
 class FeatureProblem:
-    """Tables that are linear or log-linear in theta.
+    """Tables that are linear or log-linear in theta (theory.md section 1).
 
     With F_r, F_l, F_p, F_i the feature matrices, one row a table entry, one column a parameter::
 
@@ -64,6 +69,13 @@ class FeatureProblem:
         Features of the initial distribution.
     temperature : array_like, shape (d,), optional
         Features of the temperature; (1, d) and scipy.sparse will do.
+    parameter_names : sequence of str, length d, optional
+        What pictures and reports call the parameters.
+
+    Attributes
+    ----------
+    n_parameters : int
+        Length of theta.
 
     Raises
     ------
@@ -76,9 +88,13 @@ class FeatureProblem:
 
     >>> import tabular_bilevel as tb
     >>> base = tb.problems.bandit(leader_reward=[0.0, 1.0]).base
-    >>> problem = FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
+    >>> problem = tb.FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
     >>> round(tb.hypergradient(problem, [0.0]).objective, 12)
     0.5
+
+    >>> import tabular_bilevel as tb
+    >>> tb.problems.four_rooms().with_coins().cells[0]
+    array([1, 1])
     """
 
     base: Model
@@ -88,6 +104,7 @@ class FeatureProblem:
     transition: sp.csr_array = field(repr=False)
     initial: sp.csr_array = field(repr=False)
     temperature: sp.csr_array = field(repr=False)
+    parameter_names: tuple[str, ...] | None = field(default=None, repr=False)
 
     __setstate__ = restore_read_only
 
@@ -100,6 +117,7 @@ class FeatureProblem:
         transition: npt.ArrayLike | sp.sparray | None = None,
         initial: npt.ArrayLike | sp.sparray | None = None,
         temperature: npt.ArrayLike | sp.sparray | None = None,
+        parameter_names: Sequence[str] | None = None,
     ) -> None:
         n_pairs = base.follower_reward.size
         tables = {
@@ -123,6 +141,8 @@ class FeatureProblem:
         width = next(iter(widths.values()))
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "n_parameters", width)
+        names = as_names("parameter_names", parameter_names, width)
+        object.__setattr__(self, "parameter_names", names)
         for name, (_, n_rows) in tables.items():
             features = given[name] if name in given else sp.csr_array((n_rows, width))
             object.__setattr__(self, name, read_only_matrix(features))
@@ -180,6 +200,11 @@ class FeatureProblem:
         -------
         ndarray, shape (d,)
             The derivative with respect to theta.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         return self._slopes.dot(self._tilted(as_theta(theta, self.n_parameters), sensitivities))
 
@@ -249,6 +274,11 @@ class FeatureProblem:
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
@@ -265,8 +295,73 @@ class FeatureProblem:
             temperature=moved.temperature * self._temperature(theta),
         )
 
+    @property
+    def cells(self) -> IntArray:
+        """Row and column of each state, shape (S, 2), of a problem with a map."""
+        return grid_map(self).cells
+
+    def at(self, cell: Cell) -> int:
+        """Give the state of a cell, of a problem with a map.
+
+        Parameters
+        ----------
+        cell : (row, column)
+            Zero-based.
+
+        Returns
+        -------
+        int
+            The state's number, and that of its coin.
+
+        Raises
+        ------
+        ValueError
+            If that is a wall or off the map, or there is no map.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> rooms = tb.problems.four_rooms()
+        >>> rooms.at((8, 4)), rooms.cells[66].tolist()
+        (66, [8, 4])
+        """
+        return grid_map(self).state(cell)
+
+    def with_coins(self, *, price: float = 1.0) -> FeatureProblem:
+        """Make another problem of the same base: one coin a state, theta, instead of its features.
+
+        The follower gets theta_s for each action in state s; a coin below 0 is a fee.
+
+        Parameters
+        ----------
+        price : float
+            What the leader pays for a coin of 1: by default 1; 0 if somebody else pays.
+
+        Returns
+        -------
+        FeatureProblem
+            With S parameters, on the same map if there is one.
+
+        Raises
+        ------
+        ValueError
+            If the price is not finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tabular_bilevel as tb
+        >>> rooms = tb.problems.four_rooms(temperature=0.005).with_coins(price=0.0)
+        >>> coins = np.zeros(rooms.n_parameters)
+        >>> coins[rooms.at((8, 4))] = 0.001
+        >>> round(tb.objective(rooms, coins), 5)
+        0.01967
+        """
+        return coins_on(self.base, price=price)
+
     def __str__(self) -> str:
-        return f"FeatureProblem: {self.n_parameters} parameters; at 0, {self.base}"
+        names = f" ({cut(', '.join(self.parameter_names), 60)})" if self.parameter_names else ""
+        return f"FeatureProblem: {self.n_parameters} parameters{names}; at 0, {self.base}"
 
     @cached_property
     def _only_rewards(self) -> bool:
@@ -341,6 +436,24 @@ class FeatureProblem:
     def _centre_start(self, direction: FloatArray, start: FloatArray) -> FloatArray:
         """Jacobian of the initial distribution with respect to its logits."""
         return start * (direction - start @ direction / self._start_mass)
+
+
+def coin_features(base: Model) -> sp.csr_array:
+    """Features of a coin a state, paid for each action there, shape (S*A, S)."""
+    state, action = np.nonzero(base.available)
+    paid = (np.ones(state.size), (state * base.n_actions + action, state))
+    return sp.csr_array(paid, shape=(base.available.size, base.n_states))
+
+
+def coins_on(base: Model, *, price: float = 1.0) -> FeatureProblem:
+    """Make the problem of one coin a state; see `FeatureProblem.with_coins`."""
+    paid, price = coin_features(base), as_finite("price", price)
+    return FeatureProblem(
+        base,
+        follower_reward=paid,
+        leader_reward=-price * paid if price else None,
+        parameter_names=base.state_names,
+    )
 
 
 def _less_likeliest(slopes: FloatArray, probability: FloatArray, row: IntArray) -> FloatArray:

@@ -17,6 +17,11 @@ __all__ = ["GridMap", "grid_map"]
 
 Cell = tuple[int, int]
 
+
+class NoMapError(AttributeError, ValueError):
+    """A problem without a map: has no cells, for ``hasattr``, and was wrong to be given."""
+
+
 # Where a model keeps its map: copies with other rewards keep it, too.
 ATTRIBUTE = "_grid_map"
 
@@ -31,6 +36,19 @@ class GridMap:
         Which cells are free.
     letters : mapping of str to (row, column)
         Cells with a name of one letter: the start S, the goal G, the target T.
+
+    Raises
+    ------
+    ValueError
+        On construction, if there is no free cell, or a letter is not on one.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> hall = tb.problems.GridMap([[True, False, True]], letters={"S": (0, 0)})
+    >>> hall.cells, hall.state((0, 2))
+    (array([[0, 0],
+           [0, 2]]), 1)
     """
 
     free: BoolArray
@@ -80,9 +98,13 @@ class GridMap:
         except (TypeError, ValueError):
             raise ValueError(f"{name} is {cell!r}, not a (row, column) of whole numbers") from None
         height, width = self.free.shape
-        if not (0 <= row < height and 0 <= column < width and self.free[row, column]):
-            raise ValueError(f"{name} {(row, column)} is not a free cell of the map")
-        return int(self.free.ravel()[: row * width + column].sum())
+        if not (0 <= row < height and 0 <= column < width):
+            why = f"it has {height} rows and {width} columns, from 0"
+        elif not self.free[row, column]:
+            why = "there is a wall"
+        else:
+            return int(self.free.ravel()[: row * width + column].sum())
+        raise ValueError(f"{name} {(row, column)} is not a free cell of the map: {why}")
 
     def __str__(self) -> str:
         height, width = self.free.shape
@@ -95,7 +117,8 @@ def grid_map(problem: Any) -> GridMap:
     Parameters
     ----------
     problem : BilevelProblem or Model
-        Made by `grid_world` or `four_rooms`, in other parameters perhaps, or of the same base.
+        Made by `grid_world`, `warehouse` or `four_rooms`, in other parameters perhaps, or of the
+        same base.
 
     Returns
     -------
@@ -105,7 +128,7 @@ def grid_map(problem: Any) -> GridMap:
     Raises
     ------
     ValueError
-        If the problem has no map.
+        If the problem has no map; it is an AttributeError, too.
 
     Examples
     --------
@@ -119,9 +142,7 @@ def grid_map(problem: Any) -> GridMap:
         base = base.inner
     found = getattr(getattr(base, "base", base), ATTRIBUTE, None)
     if not isinstance(found, GridMap):
-        raise ValueError(
-            f"a {type(problem).__name__} that is not made by grid_world or four_rooms has no map"
-        )
+        raise NoMapError(f"a {type(problem).__name__} that is not made of a map has no cells")
     return found
 
 

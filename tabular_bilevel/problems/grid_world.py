@@ -11,10 +11,10 @@ from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel._base.arrays import BoolArray, IntArray
 from tabular_bilevel._base.files import read_file, shown
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problems.features import FeatureProblem
+from tabular_bilevel.problems.features import FeatureProblem, coins_on
 from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
 
-__all__ = ["grid_kernel", "grid_world", "parse_map"]
+__all__ = ["grid_kernel", "grid_world", "parse_map", "warehouse"]
 
 FREE, BLOCKED = ".G", "@OT"
 
@@ -26,7 +26,7 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 def grid_world(
-    path_or_text: str | PathLike[str],
+    layout: str | PathLike[str] | GridMap,
     *,
     start: Cell | None = None,
     goal: Cell | None = None,
@@ -34,7 +34,7 @@ def grid_world(
     slip: float = 0.2,
     follower_discount: float = 0.99,
     leader_discount: float = 0.99,
-    temperature: float = 0.05,
+    temperature: float = 0.002,
     limit: int = LARGEST_MAP,
 ) -> FeatureProblem:
     r"""Build a robot's way through a map, with one incentive a free cell.
@@ -45,10 +45,10 @@ def grid_world(
 
     Parameters
     ----------
-    path_or_text : str or path
+    layout : str, path or GridMap
         A map in the MovingAI format (a text if it has line breaks, else a file): the lines
         ``type octile``, ``height H``, ``width W``, ``map``, and H rows; '.' and 'G' are free, '@',
-        'O' and 'T' blocked.
+        'O' and 'T' blocked. Or the cells and walls themselves.
     start, goal, target : (row, column), optional
         Free cells, zero-based; by default the first, the last and the middle one in reading order.
     slip : float
@@ -56,7 +56,10 @@ def grid_world(
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
-        Temperature of the follower; positive.
+        Temperature of the follower; positive. Its entropy is worth up to temperature * log(4) a
+        step, so never arriving is worth temperature * log(4) / (1 - follower_discount) to it, 0.28
+        by default. Where the goal, follower_discount ** steps, is worth less, it wanders instead:
+        at discount 0.99, everywhere above the temperature 0.0072, and here beyond 128 steps.
     limit : int
         Bytes that a file may have; by default 2 MiB.
 
@@ -73,33 +76,79 @@ def grid_world(
     Examples
     --------
     >>> text = "type octile\nheight 2\nwidth 3\nmap\n...\n.@.\n"
-    >>> print(grid_world(text).n_parameters)
+    >>> import tabular_bilevel as tb
+    >>> print(tb.problems.grid_world(text).n_parameters)
     5
     """
-    free = parse_map(path_or_text, limit=limit)
-    kernel, cells = grid_kernel(free, slip=slip)
-    n_states, layout = len(cells), GridMap(free)
+    board = layout if isinstance(layout, GridMap) else GridMap(parse_map(layout, limit=limit))
+    kernel, cells = grid_kernel(board.free, slip=slip)
+    n_states = len(cells)
     places = [
-        default if cell is None else layout.state(cell, name=name)
+        default if cell is None else board.state(cell, name=name)
         for name, cell, default in (
             ("start", start, 0),
             ("goal", goal, n_states - 1),
             ("target", target, n_states // 2),
         )
     ]
-    return FeatureProblem(
-        grid_model(
-            kernel,
-            free,
-            start=places[0],
-            goal=places[1],
-            target=places[2],
-            follower_discount=follower_discount,
-            leader_discount=leader_discount,
-            temperature=temperature,
-        ),
-        follower_reward=cell_features(n_states),
-        leader_reward=-cell_features(n_states),
+    base = grid_model(
+        kernel,
+        board.free,
+        start=places[0],
+        goal=places[1],
+        target=places[2],
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
+    )
+    return coins_on(base)
+
+
+def warehouse(
+    *,
+    slip: float = 0.1,
+    follower_discount: float = 0.99,
+    leader_discount: float = 0.99,
+    temperature: float = 0.002,
+) -> FeatureProblem:
+    """Build a large `grid_world`: a hall of 164 x 340 cells, with blocks of shelves and a border.
+
+    38,756 cells are free, and each has a coin. The robot walks along the hall's middle, from
+    (82, 2) to (82, 100); the leader's table is on its way, at (82, 50), beside a second lane.
+
+    Source: cell for cell the map warehouse-20-40-10-2-2 of the MovingAI benchmarks (Stern et al.,
+    SoCS 2019, arXiv:1906.08291).
+
+    Parameters
+    ----------
+    slip, follower_discount, leader_discount, temperature : float
+        As for `grid_world`.
+
+    Returns
+    -------
+    FeatureProblem
+        With 38,756 parameters. A hypergradient takes seconds.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> hall = tb.problems.warehouse()
+    >>> hall.n_parameters, hall.at((82, 50))
+    (38756, 19427)
+    """
+    row, column = np.indices((164, 340))
+    border = (row == 0) | (row == 163) | (column == 0) | (column == 339)
+    block = (row >= 3) & (row <= 160) & (column >= 51) & (column <= 288)
+    shelf = block & ((row - 3) % 4 < 2) & ((column - 51) % 12 < 10)
+    return grid_world(
+        GridMap(~(border | shelf)),
+        start=(82, 2),
+        goal=(82, 100),
+        target=(82, 50),
+        slip=slip,
+        follower_discount=follower_discount,
+        leader_discount=leader_discount,
+        temperature=temperature,
     )
 
 
@@ -130,13 +179,10 @@ def grid_model(
         leader_discount=leader_discount,
         temperature=temperature,
         termination=termination,
+        state_names=[f"{row}, {column}" for row, column in np.argwhere(free)],
+        action_names=("up", "right", "down", "left"),
     )
     return with_map(model, free, S=start, G=goal, T=target)
-
-
-def cell_features(n_states: int) -> sp.csr_array:
-    """Features of an incentive paid in a cell whatever the action, shape (S*A, S)."""
-    return sp.csr_array(sp.kron(sp.eye_array(n_states), np.ones((len(MOVES), 1))))
 
 
 def parse_map(path_or_text: str | PathLike[str], *, limit: int = LARGEST_MAP) -> BoolArray:

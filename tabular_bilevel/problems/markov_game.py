@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,6 +14,7 @@ import scipy.sparse as sp
 
 from tabular_bilevel._base.arguments import (
     as_distribution,
+    as_names,
     as_theta,
     finite_array,
     first,
@@ -71,6 +74,16 @@ class MarkovGame:
         Whether the follower sees b before it acts.
     termination : array_like, shape (S, B, A), optional
         Probability that the game ends after the step; 0 by default.
+    state_names : sequence of str, length S, optional
+        What the states are called, no two alike; numbers by default. To a follower that observes
+        the leader's action they are called "A/0", "A/1", and so on.
+
+    Attributes
+    ----------
+    n_states, n_leader_actions, n_actions : int
+        S, B and A.
+    available : ndarray of bool, shape (S, B, A)
+        Which actions the follower has.
 
     Raises
     ------
@@ -82,9 +95,10 @@ class MarkovGame:
     --------
     >>> import tabular_bilevel as tb
     >>> game = tb.problems.discrete_toy(reward=1.0)
-    >>> print(game.model([0.0] * 6))
-    Model: 6 states, 3 actions, 36 transitions, follower discount 0.99, leader discount 0.99, \
-temperature 0.05
+    >>> game.parameter_names[2:4]
+    ('f(0|A)', 'f(1|A)')
+    >>> game.n_parameters, str(game.model([0.0] * 6)).split(", follower")[0]
+    (6, 'Model: 6 states, 3 actions, 36 transitions')
     """
 
     n_states: int
@@ -100,11 +114,11 @@ temperature 0.05
     initial: FloatArray = field(repr=False)
     termination: FloatArray = field(repr=False)
     available: BoolArray = field(repr=False)
+    state_names: tuple[str, ...] | None = field(repr=False)
     _form: _Form = field(repr=False)
 
     __setstate__ = restore_read_only
 
-    @quiet
     def __init__(
         self,
         *,
@@ -117,7 +131,38 @@ temperature 0.05
         temperature: float,
         follower_observes_leader: bool = True,
         termination: npt.ArrayLike | None = None,
+        state_names: Sequence[str] | None = None,
     ) -> None:
+        self._set(
+            Origin(),
+            transition=transition,
+            follower_reward=follower_reward,
+            leader_reward=leader_reward,
+            initial=initial,
+            follower_discount=follower_discount,
+            leader_discount=leader_discount,
+            temperature=temperature,
+            follower_observes_leader=follower_observes_leader,
+            termination=termination,
+            state_names=state_names,
+        )
+
+    @quiet
+    def _set(
+        self,
+        origin: Origin,
+        /,
+        *,
+        transition: npt.ArrayLike | sp.sparray | sp.spmatrix,
+        follower_reward: npt.ArrayLike,
+        leader_reward: npt.ArrayLike,
+        initial: npt.ArrayLike,
+        follower_observes_leader: bool,
+        termination: npt.ArrayLike | None,
+        state_names: Sequence[str] | None,
+        **scalars: float,
+    ) -> None:
+        """Check the tables, which may be made of others, and keep them."""
         if not isinstance(follower_observes_leader, (bool, np.bool_)):
             raise ValueError(
                 f"follower_observes_leader is {follower_observes_leader!r}, not True or False"
@@ -136,13 +181,17 @@ temperature 0.05
                 f"action {a} of state {s} is available after one of the leader's actions 0 and {b} "
                 "only, which a follower that does not observe the leader cannot know"
             )
+        names = as_names("state_names", state_names, shape[0])
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError(f"state_names has some twice: {', '.join(names)}")
         ends = as_termination(termination, mask)
+        start = as_distribution("initial", initial, shape[0], origin=origin.initial)
         fields = {
             "n_states": shape[0],
             "n_leader_actions": shape[1],
             "n_actions": shape[2],
             "transition": as_transition(
-                "transition", transition, shape, shape[0], ends, mask, origin=Origin()
+                "transition", transition, shape, shape[0], ends, mask, origin=origin
             ),
             "follower_reward": read_only(
                 finite_array("follower_reward", follower, shape, where=mask)
@@ -150,13 +199,12 @@ temperature 0.05
             "leader_reward": read_only(
                 finite_array("leader_reward", leader_reward, shape, where=mask)
             ),
-            "initial": read_only(as_distribution("initial", initial, shape[0])),
+            "initial": read_only(start),
             "termination": read_only(ends),
             "available": read_only(mask),
-            "follower_discount": follower_discount,
-            "leader_discount": leader_discount,
-            "temperature": temperature,
             "follower_observes_leader": follower_observes_leader,
+            "state_names": names,
+            **scalars,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -164,6 +212,42 @@ temperature 0.05
             self, "_form", _Observed(self) if follower_observes_leader else _Hidden(self)
         )
         self.model(np.zeros(self.n_parameters))  # the scalars' checks are the model's
+
+    def replace(self, **changes: Any) -> MarkovGame:
+        """Copy the game with some of its tables, discounts or the like changed.
+
+        Parameters
+        ----------
+        **changes
+            Any argument of `MarkovGame`, checked as there.
+
+        Returns
+        -------
+        MarkovGame
+            A new game.
+
+        Raises
+        ------
+        ValueError
+            As `MarkovGame`.
+        TypeError
+            If a name is not an argument of `MarkovGame`.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> tb.problems.discrete_toy().replace(temperature=0.1).temperature
+        0.1
+        """
+        kept = {name: getattr(self, name) for name in inspect.signature(MarkovGame).parameters}
+        # -inf forbids an action; here that is stored apart
+        kept["follower_reward"] = np.where(self.available, self.follower_reward, -np.inf)
+        unknown = sorted(changes.keys() - kept.keys())
+        if unknown:
+            raise TypeError(f"MarkovGame has no argument {unknown[0]!r}")
+        game = object.__new__(MarkovGame)
+        game._set(self._origin, **{**kept, **changes})
+        return game
 
     @cached_property
     def _origin(self) -> Origin:
@@ -173,6 +257,64 @@ temperature 0.05
     def n_parameters(self) -> int:
         """Length of theta, S*B."""
         return self.n_states * self.n_leader_actions
+
+    @property
+    def parameter_names(self) -> tuple[str, ...] | None:
+        """What the entries of theta are called, f(0|A) and so on, if the states have names."""
+        if self.state_names is None:
+            return None
+        return tuple(f"f({b}|{s})" for s in self.state_names for b in range(self.n_leader_actions))
+
+    @property
+    def _states(self) -> Sequence[Any]:
+        """Names of the states, or numbers."""
+        return self.state_names or range(self.n_states)
+
+    @quiet
+    def logits(self, policy: Mapping[Any, npt.ArrayLike]) -> FloatArray:
+        """Find theta at which the leader plays a policy: the logarithms of its probabilities.
+
+        Parameters
+        ----------
+        policy : mapping of str to array_like, shape (B,)
+            By the state's name, or its number if the states have no names: the probability of each
+            of the leader's actions, all above 0. States that are not there get the uniform policy.
+
+        Returns
+        -------
+        ndarray, shape (S*B,)
+            Theta.
+
+        Raises
+        ------
+        ValueError
+            If there is no such state, or its numbers are no distribution or not all above 0; the
+            message names the state and the number.
+
+        Examples
+        --------
+        >>> import tabular_bilevel as tb
+        >>> game = tb.problems.discrete_toy()
+        >>> theta = game.logits({"A": [0.85, 0.15]})
+        >>> game.leader_policy(theta)
+        array([[0.5 , 0.5 ],
+               [0.85, 0.15],
+               [0.5 , 0.5 ]])
+        """
+        if not isinstance(policy, Mapping):
+            raise ValueError(f"policy is {policy!r}, not a mapping from states to probabilities")
+        number = {state: s for s, state in enumerate(self._states)}
+        theta = np.zeros((self.n_states, self.n_leader_actions))
+        for state, row in policy.items():
+            if state not in number:
+                known = ", ".join(map(str, number))
+                raise ValueError(f"no state is called {state!r}; there are {known}")
+            chances = as_distribution(f"f(.|{state})", row, self.n_leader_actions)
+            if not chances.all():
+                b = int(np.argmin(chances))
+                raise ValueError(f"f({b}|{state}) is 0, which no finite logit gives")
+            theta[number[state]] = np.log(chances)
+        return theta.ravel()
 
     @quiet
     def leader_policy(self, theta: npt.ArrayLike) -> FloatArray:
@@ -187,6 +329,20 @@ temperature 0.05
         -------
         ndarray, shape (S, B)
             Probability of each leader action.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tabular_bilevel as tb
+        >>> tb.problems.discrete_toy().leader_policy([0.0, 0.0, np.log(3.0), 0.0, 0.0, 0.0])
+        array([[0.5 , 0.5 ],
+               [0.75, 0.25],
+               [0.5 , 0.5 ]])
         """
         logits = as_theta(theta, self.n_parameters).reshape(self.n_states, self.n_leader_actions)
         return softmax(logits)
@@ -286,6 +442,11 @@ temperature 0.05
         -------
         Tangent
             Change of the tables.
+
+        Raises
+        ------
+        ValueError
+            If theta has the wrong length or an entry that is not finite.
         """
         policy = self.leader_policy(theta)
         along = as_theta(direction, self.n_parameters, name="direction").reshape(policy.shape)
@@ -335,6 +496,8 @@ class _Observed:
         self._following: IntArray = following.ravel()
         self._indptr = kernel.indptr * np.int32(n_leader)
         self._arrival = np.repeat(kernel.data, n_leader)  # P(s'|s,b,a) for each of its entries
+        names = game.state_names
+        self._names = names and [f"{s}/{b}" for s in names for b in range(n_leader)]
 
     def tables(self, leader_policy: FloatArray) -> dict[str, Any]:
         game = self._game
@@ -349,6 +512,7 @@ class _Observed:
             "initial": (game.initial[:, None] * leader_policy).ravel(),
             "termination": game.termination.reshape(n_pairs, n_actions),
             "available": game.available.reshape(n_pairs, n_actions),
+            "state_names": self._names,
         }
 
     def slopes(self) -> dict[str, sp.csr_array]:
@@ -389,6 +553,7 @@ class _Hidden:
             "initial": game.initial,
             "termination": np.minimum(_mixed(leader_policy, game.termination), 1.0),
             "available": game.available[:, 0],
+            "state_names": game.state_names,
         }
 
     def slopes(self) -> dict[str, sp.csr_array]:

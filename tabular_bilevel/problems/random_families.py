@@ -35,10 +35,12 @@ def garnet(
 
     Parameters
     ----------
-    n_states, n_actions, n_parameters : int
+    n_states, n_actions : int
         Sizes.
     branching : int, optional
         Successors a state and action; 3, or as many as there are states.
+    n_parameters : int
+        Length of theta.
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
@@ -51,11 +53,17 @@ def garnet(
     FeatureProblem
         With `n_parameters` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
-    >>> print(garnet(rng=1).model([0.0] * 6))
-    Model: 20 states, 4 actions, 240 transitions, follower discount 0.9, leader discount 0.95, \
-temperature 0.1
+    >>> import tabular_bilevel as tb
+    >>> str(tb.problems.garnet(rng=1).model([0.0] * 6)).split(", follower")[0]
+    'Model: 20 states, 4 actions, 240 transitions'
     """
     generator = as_generator(rng)
     n_rows = positive_integer("n_states", n_states) * positive_integer("n_actions", n_actions)
@@ -90,10 +98,12 @@ def layered(
 
     Parameters
     ----------
-    depth, width, n_actions, n_parameters : int
-        Layers, states a layer, actions, parameters.
+    depth, width, n_actions : int
+        Layers, states a layer, actions.
     branching : int, optional
         Successors a state and action; 2, or as many as a layer has states.
+    n_parameters : int
+        Length of theta.
     follower_discount, leader_discount : float
         In [0, 1).
     temperature : float
@@ -106,9 +116,16 @@ def layered(
     FeatureProblem
         With `n_parameters` parameters; rewards, kernel and initial distribution depend on them.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
-    >>> problem = layered(depth=3, width=2)
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.layered(depth=3, width=2)
     >>> problem.model([0.0] * 4).n_states
     6
     """
@@ -163,9 +180,16 @@ def layered_game(
     MarkovGame
         With ``depth * width * n_leader_actions`` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
-    >>> print(layered_game(depth=3))
+    >>> import tabular_bilevel as tb
+    >>> print(tb.problems.layered_game(depth=3))
     MarkovGame: 9 states, 2 leader actions, 2 follower actions; the follower observes the leader
     """
     generator = as_generator(rng)
@@ -220,9 +244,16 @@ def random_game(
     MarkovGame
         With ``n_states * n_leader_actions`` parameters.
 
+    Raises
+    ------
+    ValueError
+        If a size is not positive, a discount, the temperature or `rng` is out of range, or
+        `branching` is larger than the number of states to choose from.
+
     Examples
     --------
-    >>> print(random_game(rng=3))
+    >>> import tabular_bilevel as tb
+    >>> print(tb.problems.random_game(rng=3))
     MarkovGame: 6 states, 2 leader actions, 3 follower actions; the follower observes the leader
     """
     generator = as_generator(rng)

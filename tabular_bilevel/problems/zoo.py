@@ -70,6 +70,7 @@ def named(name: str) -> Instance:
 
     Examples
     --------
+    >>> from tabular_bilevel.problems.zoo import named
     >>> named("game").problem.follower_observes_leader
     True
     """
@@ -108,6 +109,7 @@ def draw(
 
     Examples
     --------
+    >>> from tabular_bilevel.problems.zoo import draw
     >>> draw("garnet", 5, number=2, max_states=30).theta.shape
     (3,)
     """
@@ -134,8 +136,14 @@ def budgeted(instance: Instance, rng: np.random.Generator | int) -> Instance:
     Instance
         With a parameter more.
 
+    Raises
+    ------
+    ValueError
+        If `rng` is neither a generator nor a seed.
+
     Examples
     --------
+    >>> from tabular_bilevel.problems.zoo import budgeted, named
     >>> budgeted(named("two-state"), 0).theta.shape
     (3,)
     """

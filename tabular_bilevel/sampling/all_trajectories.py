@@ -48,7 +48,7 @@ def count_trajectories(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> count_trajectories(tb.problems.layered(depth=20).model([0.0] * 4))
+    >>> tb.count_trajectories(tb.problems.layered(depth=20).model([0.0] * 4))
     1649267441664
     """
     chances = solve_follower(model).policy if policy is None else as_policy(model, policy)

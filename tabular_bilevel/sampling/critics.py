@@ -43,6 +43,14 @@ class LeaderValues:
         Q_L.
     value : ndarray, shape (S,)
         V_L.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> values = tb.LeaderValues.under(np.array([[0.25, 0.75]]), np.array([[0.0, 4.0]]))
+    >>> values.value, values.advantage
+    (array([3.]), array([[-3.,  1.]]))
     """
 
     action_value: FloatArray
@@ -50,7 +58,20 @@ class LeaderValues:
 
     @classmethod
     def under(cls, policy: FloatArray, action_value: FloatArray) -> LeaderValues:
-        """Average action values under a policy, shapes (S, A)."""
+        """Average action values under a policy.
+
+        Parameters
+        ----------
+        policy : ndarray, shape (S, A)
+            The follower's.
+        action_value : ndarray, shape (S, A)
+            Q_L.
+
+        Returns
+        -------
+        LeaderValues
+            These, and V_L.
+        """
         return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
 
     @cached_property
@@ -60,7 +81,24 @@ class LeaderValues:
 
 
 class Critic(Protocol):
-    """Anything that gives the leader's values."""
+    """Anything that gives the leader's values.
+
+    Examples
+    --------
+    One that is off by a constant; no constant changes an advantage:
+
+    >>> import tabular_bilevel as tb
+    >>> class Shifted:
+    ...     def values(self, response, trajectories, *, rng, previous=None):
+    ...         found = tb.ExactCritic().values(response, trajectories, rng=rng)
+    ...         return tb.LeaderValues(found.action_value + 1.0, found.value + 1.0)
+    ...     def limit(self, model, response, sampler):
+    ...         found = tb.ExactCritic().limit(model, response, sampler)
+    ...         return tb.LeaderValues(found.action_value + 1.0, found.value + 1.0)
+    >>> method = tb.BoltzmannCovariance(tb.Interaction(critic=Shifted()))
+    >>> method.target(tb.problems.bandit(), [0.0, 0.0]).round(6)
+    array([-0.25,  0.25])
+    """
 
     def values(
         self,
@@ -74,17 +112,57 @@ class Critic(Protocol):
 
         The trajectories know the model they come from. A critic that learns goes on from its
         `previous` action values, shape (S, A), if there are any.
+
+        Parameters
+        ----------
+        response : Response
+            The follower's.
+        trajectories : Trajectories
+            What was seen of it.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+        previous : ndarray, shape (S, A), optional
+            Action values that an earlier call ended with.
+
+        Returns
+        -------
+        LeaderValues
+            Q_L and V_L.
         """
         ...
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Compute what the values come to with infinitely many of a sampler's trajectories."""
+        """Compute what the values come to with infinitely many of a sampler's trajectories.
+
+        Parameters
+        ----------
+        model : Model
+            Where trajectories come from.
+        response : Response
+            The follower's.
+        sampler : Sampler
+            Whose trajectories.
+
+        Returns
+        -------
+        LeaderValues
+            Q_L and V_L.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ExactCritic:
-    """The true Q_L and V_L, from the model."""
+    """The true Q_L and V_L, from the model.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> interaction = tb.Interaction(tb.Episodes(1), tb.ExactCritic())
+    >>> experience = interaction.gather(tb.problems.bandit(leader_discount=0.5), [0.0, 0.0], rng=0)
+    >>> experience.values.value  # 1/2 a step, and steps weigh 2 in all
+    array([1.])
+    """
 
     @quiet
     def values(
@@ -110,6 +188,14 @@ class MonteCarloCritic:
 
     What is cut from a trajectory is missing in its returns. Pairs that were not visited have Q_L
     0, and states V_L 0: nothing is known of them.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> interaction = tb.Interaction(tb.Episodes(1000, steps=1), tb.MonteCarloCritic())
+    >>> experience = interaction.gather(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> experience.values.action_value, bool(abs(experience.values.value[0] - 0.5) < 0.05)
+    (array([[0., 1.]]), True)
     """
 
     @quiet
@@ -173,6 +259,20 @@ class SarsaCritic:
     cut_is_end : bool
         Whether the last step of a trajectory that was cut is treated as an episode's end, as the
         published code does, which makes values too small, or passed over.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> critic = tb.SarsaCritic(step_size=0.5, sweeps=5)
+    >>> interaction = tb.Interaction(tb.Episodes(20, steps=4), critic)
+    >>> experience = interaction.gather(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> experience.values.action_value.round(3)  # 0 and 1 in truth
+    array([[0., 1.]])
     """
 
     step_size: float = 0.1
@@ -256,6 +356,20 @@ class TemporalDifferenceCritic:
         In (0, 1].
     sweeps : int
         Passes over the data; the target is renewed before each.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> critic = tb.TemporalDifferenceCritic(step_size=0.5, sweeps=5)
+    >>> interaction = tb.Interaction(tb.Episodes(20, steps=4), critic)
+    >>> experience = interaction.gather(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> experience.values.action_value.round(3)  # 0 and 1 in truth
+    array([[0., 1.]])
     """
 
     step_size: float = 0.1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -52,6 +53,18 @@ class Experience:
         The critic's values of the leader.
     memory : mapping of str to ndarray
         What the next call starts from.
+    again : callable, optional
+        Of a law: computes what would be known at another theta.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.two_state(), [0.0, 0.0]
+    >>> experience = tb.Interaction(tb.Episodes(5, steps=9)).gather(problem, theta, rng=0)
+    >>> experience.trajectories.count, experience.world is experience.planned
+    (5, True)
+    >>> experience.values.advantage.shape, sorted(experience.memory)
+    ((2, 2), ['follower_value', 'leader_action_value'])
     """
 
     problem: BilevelProblem = field(repr=False)
@@ -61,6 +74,7 @@ class Experience:
     seen: Trajectories | Law
     values: LeaderValues
     memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+    again: Callable[[FloatArray], Experience] | None = field(default=None, repr=False)
 
     @property
     def world(self) -> Model:
@@ -120,6 +134,19 @@ class Interaction:
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem that the follower plans with. The
         published four rooms have such a mismatch.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range, or a part lacks the method that it needs.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> interaction = tb.Interaction(tb.Episodes(20), tb.MonteCarloCritic())
+    >>> experience = interaction.gather(tb.problems.bandit(), [0.0, 0.0], rng=0)
+    >>> tb.BoltzmannCovariance(interaction).estimate(experience).n_trajectories
+    20
     """
 
     sampler: Sampler = Episodes()
@@ -159,6 +186,11 @@ class Interaction:
         -------
         Experience
             What an estimator's `estimate` takes.
+
+        Raises
+        ------
+        ValueError
+            If theta does not fit the problem, or a simulator's tables do not fit the problem's.
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned = modelled(problem, theta)
@@ -179,8 +211,10 @@ class Interaction:
             memory={FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value},
         )
 
-    def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
-        """Compute what `gather` comes to with infinite data, from an empty memory.
+    def limit(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, *, memory: Memory = NOTHING
+    ) -> Experience:
+        """Compute what `gather` comes to with infinite data.
 
         Parameters
         ----------
@@ -188,6 +222,8 @@ class Interaction:
             The leader's problem.
         theta : array_like, shape (d,)
             The leader's parameter.
+        memory : mapping of str to ndarray
+            What an earlier call left to the follower; by default it starts anew.
 
         Returns
         -------
@@ -196,7 +232,7 @@ class Interaction:
         """
         theta = read_only(as_theta(theta))
         planned = modelled(problem, theta)
-        response = self.follower.solve(planned)
+        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
         world = self._simulated(theta, planned)
         return Experience(
             problem=problem if self.simulator is None else self.simulator,
@@ -205,6 +241,7 @@ class Interaction:
             response=response,
             seen=law_of(self.sampler, world, response.policy),
             values=self.critic.limit(world, response, self.sampler),
+            again=partial(self.limit, problem),
         )
 
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:

@@ -25,18 +25,75 @@ OUTLIVED = 1e-12
 
 
 class Sampler(Protocol):
-    """Anything that draws trajectories of a model under a policy."""
+    """Anything that draws trajectories of a model under a policy.
+
+    Examples
+    --------
+    One that draws twice as many as another:
+
+    >>> import tabular_bilevel as tb
+    >>> class Twice:
+    ...     def __init__(self, sampler):
+    ...         self.sampler = sampler
+    ...     def sample(self, model, policy, *, rng):
+    ...         count, steps = 2 * self.sampler.n_trajectories, self.horizon(model)
+    ...         return tb.sample_trajectories(model, policy, count=count, horizon=steps, rng=rng)
+    ...     def horizon(self, model):
+    ...         return self.sampler.horizon(model)
+    ...     def survival(self, model):
+    ...         return 1.0
+    >>> method = tb.BoltzmannCovariance(tb.Interaction(Twice(tb.Episodes(10))))
+    >>> method(tb.problems.bandit(), [0.0, 0.0], rng=0).n_trajectories
+    20
+    """
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw the trajectories."""
+        """Draw the trajectories.
+
+        Parameters
+        ----------
+        model : Model
+            Where they are made.
+        policy : ndarray, shape (S, A)
+            Probability of each action.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+
+        Returns
+        -------
+        Trajectories
+            The sample.
+        """
         ...
 
     def horizon(self, model: Model) -> int:
-        """Count the steps after which a trajectory is cut."""
+        """Count the steps after which a trajectory is cut.
+
+        Parameters
+        ----------
+        model : Model
+            Where they are made.
+
+        Returns
+        -------
+        int
+            The number of steps.
+        """
         ...
 
     def survival(self, model: Model) -> float:
-        """Return the probability with which a step is followed by another."""
+        """Return the probability with which a step is followed by another.
+
+        Parameters
+        ----------
+        model : Model
+            Where they are made.
+
+        Returns
+        -------
+        float
+            The probability; 1 where nothing is cut by chance.
+        """
         ...
 
 
@@ -53,6 +110,22 @@ class Episodes:
         the objective, but one that leaves a bias. By default so many that what is left out is below
         a part in 10^8: ln(1e-8) / ln(max discount), 1,833 for a discount of 0.99. At a leader's
         discount of 1 it is the longest episode, and must be given if there is none.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.bandit(leader_discount=0.5).model([0.0, 0.0])
+    >>> tb.Episodes(10).horizon(model), tb.Episodes(10, steps=3).horizon(model)  # 2^-27 < 1e-8
+    (27, 3)
+    >>> policy, rng = tb.solve_follower(model).policy, np.random.default_rng(0)
+    >>> tb.Episodes(4, steps=3).sample(model, policy, rng=rng).lengths
+    array([3, 3, 3, 3])
     """
 
     n_trajectories: int = 1000
@@ -90,6 +163,21 @@ class StepBudget:
         Number of steps in all.
     time_limit : int, optional
         Steps after which an episode is given up; by default as in `Episodes`.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.layered(depth=4).model([0.0] * 4)
+    >>> policy, rng = tb.solve_follower(model).policy, np.random.default_rng(0)
+    >>> sample = tb.StepBudget(10).sample(model, policy, rng=rng)
+    >>> sample.lengths, sample.complete  # the last is cut
+    (array([4, 4, 2]), 2)
     """
 
     n_steps: int
@@ -135,6 +223,21 @@ class Survivors:
         Each from a fresh start.
     probability : float, optional
         Probability of going on after a step; the larger discount by default.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem = tb.problems.bandit(leader_discount=0.5)
+    >>> sampler, theta = tb.Survivors(10), [0.0, 0.0]
+    >>> sampler.survival(problem.model(theta))
+    0.5
+    >>> tb.BoltzmannCovariance(tb.Interaction(sampler)).target(problem, theta).round(6)
+    array([-0.5,  0.5])
     """
 
     n_trajectories: int = 1000
@@ -162,7 +265,14 @@ class Survivors:
         return max(1, math.ceil(math.log(OUTLIVED) / math.log(self.survival(model))))
 
     def survival(self, model: Model) -> float:
-        """Return the probability with which a step is followed by another."""
+        """Return the probability with which a step is followed by another.
+
+        Raises
+        ------
+        ValueError
+            If weights would grow without bound: the leader's discount is 1, or `probability` is
+            below a discount.
+        """
         largest = max(model.follower_discount, model.leader_discount)
         if largest == 1.0:
             raise ValueError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
@@ -26,6 +27,7 @@ __all__ = ["TraceRule"]
 NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
+@displayed
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TraceRule:
     """How an estimator credits the steps of a trajectory.
@@ -94,6 +96,11 @@ class TraceRule:
             direct_tables=both(self.direct_tables, direct_tables),
             indirect_tables=both(self.indirect_tables, indirect_tables),
         )
+
+    @property
+    def plain(self) -> TraceRule:
+        """The same without factors."""
+        return replace(self, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
 
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
         """Add up sensitivities along trajectories, or compute the mean of that over their law.

@@ -27,6 +27,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     restore_read_only,
 )
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
@@ -57,6 +58,22 @@ class Trajectories:
     survival : float
         Probability with which a step was followed by another if the episode went on; what is
         summed over steps t is to be divided by survival^t.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.layered(depth=3, width=1).model([0.0] * 4)
+    >>> sample = tb.sample_trajectories(model, np.full((3, 2), 0.5), count=2, horizon=5, rng=0)
+    >>> sample.count, sample.states.tolist(), sample.terminated, sample.mask.sum(axis=1)
+    (2, [[0, 1, 2], [0, 1, 2]], array([ True,  True]), array([3, 3]))
+    >>> sample.follower_reward.shape, sample.leader_reward.shape
+    ((2, 3), (2, 3))
+    >>> counts, weights = sample.visits(discount=0.5)
+    >>> counts.sum(axis=1), weights.sum(axis=1)
+    (array([2., 2., 2.]), array([2. , 1. , 0.5]))
+    >>> sample.cut(2).lengths
+    array([2, 2])
     """
 
     states: IntArray
@@ -95,7 +112,20 @@ class Trajectories:
         return self._earned(self.model.leader_reward)
 
     def visits(self, discount: float) -> tuple[FloatArray, FloatArray]:
-        """Count visits, and add up discount^t over them, both (S, A)."""
+        """Count visits, and add up discount^t over them.
+
+        Parameters
+        ----------
+        discount : float
+            What a visit a step later weighs.
+
+        Returns
+        -------
+        counts : ndarray, shape (S, A)
+            Visits.
+        weights : ndarray, shape (S, A)
+            Their discounted sums.
+        """
         counts, weights = np.zeros((2, *self.model.follower_reward.shape))
         kernels.visits(
             self.states, self.actions, self.lengths, discount / self.survival, counts, weights
@@ -103,7 +133,18 @@ class Trajectories:
         return counts, weights
 
     def cut(self, steps: int) -> Trajectories:
-        """Keep the first steps of each trajectory."""
+        """Keep the first steps of each trajectory.
+
+        Parameters
+        ----------
+        steps : int
+            How many.
+
+        Returns
+        -------
+        Trajectories
+            The beginnings.
+        """
         if steps >= self.states.shape[1]:
             return self
         columns = (self.states, self.actions, self.next_states)
@@ -123,6 +164,7 @@ class Trajectories:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Law:
     """The law of trajectories: what infinitely many of them would show.

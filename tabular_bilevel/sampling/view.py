@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_finite, as_generator, as_theta, finite_array
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import Response, solve_follower
 from tabular_bilevel.finite.model import Model
@@ -47,6 +48,14 @@ class Batch:
     survival : float
         Probability with which a step was followed by another if the episode went on; what is summed
         over steps t is to be divided by survival^t. 1 unless trajectories are cut by chance.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> view = tb.LeaderView(tb.problems.layered(depth=2, width=1), [0.0] * 4)
+    >>> batch = view.sample(3, steps=5, rng=0)
+    >>> batch.states.tolist(), batch.next_states.tolist(), batch.lengths
+    ([[0, 1], [0, 1], [0, 1]], [[1, -1], [1, -1], [1, -1]], array([2, 2, 2]))
     """
 
     states: IntArray
@@ -80,6 +89,7 @@ class Batch:
         )
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """Derivatives of a model's tables with respect to theta, which a leader knows.
@@ -127,6 +137,15 @@ class LeaderView:
     It may also ask for what a decentralised leader does not have: the follower's policy and values,
     and its own exact values. `asked` keeps account of that.
 
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    response : Response, optional
+        The follower's; its best one by default.
+
     Attributes
     ----------
     theta : ndarray, shape (d,)
@@ -139,6 +158,29 @@ class LeaderView:
         Reward per step.
     follower_discount, leader_discount, temperature : float
         As in `Model`.
+
+    Raises
+    ------
+    ValueError
+        On construction, if theta is not a finite vector that fits the problem.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> view = tb.LeaderView(tb.problems.bandit(), [0.0, 0.0])
+    >>> view.jacobian.follower_reward.shape, view.sample(4, rng=0).actions.shape, view.asked
+    ((1, 2, 2), (4, 1), ())
+    >>> view.pullback(follower_reward=[[3.0, 5.0]])
+    array([3., 5.])
+    >>> view.follower_policy, view.follower_value.round(4), view.follower_action_value
+    (array([[0.5, 0.5]]), array([0.6931]), array([[0., 0.]]))
+    >>> view.leader_value, view.leader_action_value, view.leader_advantage
+    (array([0.5]), array([[0., 1.]]), array([[-0.5,  0.5]]))
+    >>> print(view.asked[:2], len(view.asked))
+    ('follower_action_value', 'follower_policy') 6
+    >>> view.draw(tb.Episodes(2, steps=1), np.random.default_rng(0)).lengths
+    array([1, 1])
     """
 
     def __init__(
@@ -195,6 +237,11 @@ class LeaderView:
         -------
         ndarray, shape (d,)
             A gradient.
+
+        Raises
+        ------
+        ValueError
+            If a table of weights has the wrong shape, or is not finite.
         """
         model = self._model
 
@@ -242,11 +289,29 @@ class LeaderView:
         -------
         Batch
             The trajectories.
+
+        Raises
+        ------
+        ValueError
+            If a number is not positive, or `rng` is neither a generator nor a seed.
         """
         return self.draw(Episodes(n_trajectories, steps), as_generator(rng))
 
     def draw(self, sampler: Sampler, rng: np.random.Generator) -> Batch:
-        """Let the follower act as long as a sampler says."""
+        """Let the follower act as long as a sampler says.
+
+        Parameters
+        ----------
+        sampler : Sampler
+            How much, and where trajectories are cut.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+
+        Returns
+        -------
+        Batch
+            The trajectories.
+        """
         return Batch.of(sampler.sample(self._model, self._response.policy, rng=rng))
 
     @property
@@ -309,6 +374,7 @@ def as_numpy(numbers: Any) -> npt.NDArray[Any]:
     return np.asarray(numbers, dtype=np.float64 if bfloat16 else None)
 
 
+@displayed
 class Precision:
     """The coarsest dtype that numbers came in so far, and the relative size of its last digit."""
 

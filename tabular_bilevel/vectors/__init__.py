@@ -1,4 +1,33 @@
-"""Ground truth as data: test vectors with proven answers, for implementations in any language."""
+"""Ground truth as data: test vectors with proven answers, for implementations in any language.
+
+To use them:
+
+- `load_vectors`: all of a folder
+- `load_vector`: one
+- `Vector`: its tables, their derivatives and its answer
+- `check_implementation`: is a function right on them?
+- `ImplementationReport`: what was found, and which mistake it looks like
+- `outcome`: the same of one vector
+- `Outcome`: what was found on it
+- `load_answers`: answers that were computed elsewhere
+- `Answers`: these, to be checked
+- `NOTES`: what each flag aims at
+- `StoredProblem`: a vector as a problem
+- `reference_gradient`: the right answer in float64
+
+To make them:
+
+- `write_vectors`: a folder of vectors
+- `Plan`: what it is made from
+- `Encoding`: how a file is written
+- `NPZ`: as a zip archive of arrays
+- `JSON`: as text
+- `FAMILIES`: what they are drawn from, by name
+- `Family`: one of these
+- `Instance`: what is drawn
+- `check_vectors`: are the files what they should be?
+- `VectorCheck`: what was found of one
+"""
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems.zoo import Family, Instance

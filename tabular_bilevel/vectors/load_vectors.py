@@ -117,6 +117,22 @@ class Vector:
     objective_noise, gradient_noise : float
         What a float64 computation may be off by without a mistake, in the order of magnitude:
         absolute, in the units of J and of the gradient.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> vector = loaded[0]
+    >>> vector.transition.shape, vector.dense_tangent_transition.shape, vector.theta.size
+    ((1, 3, 1), (3, 1, 3, 1), 3)
+    >>> low, high = vector.objective_bounds
+    >>> bool(low <= vector.objective <= high)
+    True
+    >>> bool(abs(vector.direct + vector.indirect - vector.gradient).max() < 1e-12)
+    True
     """
 
     name: str
@@ -206,6 +222,16 @@ def load_vectors(folder: str | Path, *, limit: int = LIMIT) -> tuple[Vector, ...
         If a file is damaged, of another schema, no regular file, or larger than the limit.
     OSError
         If a file is missing, or cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=2)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> [vector.name for vector in loaded]
+    ['closed-form-00000', 'closed-form-00001']
     """
     path = Path(folder) / "manifest.json"
     try:
@@ -251,6 +277,16 @@ def load_vector(path: str | Path, *, sha256: str | None = None, limit: int = LIM
         each other.
     OSError
         If it is missing, or cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("tied",), count=1)))
+    ...     vector = vectors.load_vector(f"{folder}/tied-00000.npz")
+    >>> vector.family, "tied-actions" in vector.flags
+    ('tied', True)
     """
     is_text = str(path).endswith(".json")
     raw = _bytes(path, limit // JSON_GROWTH if is_text else limit)

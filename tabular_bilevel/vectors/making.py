@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import CertificationError, Enclosure, Hypergradient, Interval
@@ -56,6 +57,7 @@ LARGEST_NOISE = 2.0**1000
 TRIES = 20
 
 
+@displayed
 @dataclass(frozen=True)
 class Recipe:
     """What a vector is made from; its numbers depend on nothing else.

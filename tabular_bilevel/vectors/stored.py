@@ -37,6 +37,18 @@ class StoredProblem:
         Derivatives of the initial distribution.
     temperature : ndarray, shape (d,)
         Derivatives of the temperature.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = vectors.StoredProblem.of(loaded[0]), loaded[0].theta
+    >>> problem.n_parameters == theta.size, tb.check_gradient(problem, theta).comparisons[0].passed
+    (True, True)
     """
 
     tables: Model
@@ -48,7 +60,23 @@ class StoredProblem:
 
     @classmethod
     def of(cls, vector: Vector) -> StoredProblem:
-        """Take a vector's tables, entries of the kernel in any order; ValueError if no model's."""
+        """Take a vector's tables.
+
+        Parameters
+        ----------
+        vector : Vector
+            What the loader made; entries of the kernel in any order.
+
+        Returns
+        -------
+        StoredProblem
+            A problem at that theta alone.
+
+        Raises
+        ------
+        ValueError
+            If its tables are no model's, or its derivatives do not fit them.
+        """
         n_states, n_actions = vector.follower_reward.shape
         parts = vector.transition_data, vector.transition_indices, vector.transition_indptr
         kernel = sp.csr_array(parts, shape=(n_states * n_actions, n_states))
@@ -128,6 +156,17 @@ def reference_gradient(vector: Vector) -> tuple[float, FloatArray]:
     ------
     ValueError
         If its tables are no model's.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> objective, gradient = vectors.reference_gradient(loaded[0])
+    >>> bool(abs(gradient - loaded[0].gradient).max() < 1e-9)
+    True
     """
     result = hypergradient(StoredProblem.of(vector), vector.theta)
     return result.objective, result.gradient

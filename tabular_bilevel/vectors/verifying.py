@@ -92,6 +92,12 @@ class VectorCheck:
         What is wrong with it; empty if nothing is.
     proven_again : bool
         Whether its answer was enclosed again.
+
+    Examples
+    --------
+    >>> from tabular_bilevel.vectors import VectorCheck
+    >>> VectorCheck("garnet-00000.npz", trouble="its checksum is not the manifest's").trouble
+    "its checksum is not the manifest's"
     """
 
     file: str
@@ -137,6 +143,16 @@ def check_vectors(
     ValueError
         If there is no manifest, it is of another format, or lists nothing, something twice, or
         what is not in the folder.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     found = list(vectors.check_vectors(folder))
+    >>> found
+    [VectorCheck(file='closed-form-00000.npz', trouble='', proven_again=True)]
     """
     place = Path(folder)
     n_again = None if sample is None else positive_integer("sample", sample)
@@ -337,6 +353,17 @@ class Outcome:
         Whether all that it returned were finite numbers.
     multiple : tuple of two floats, or None
         Of a wrong answer that is a multiple of the gradient: by what, at least and at most.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> broken = vectors.outcome(loaded[0], lambda vector: 1 / 0)
+    >>> broken.passed, broken.trouble
+    (False, 'ZeroDivisionError: division by zero')
     """
 
     vector: Vector = field(repr=False)
@@ -377,6 +404,18 @@ def outcome(
     -------
     Outcome
         The comparison.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> right = vectors.outcome(loaded[0], vectors.reference_gradient)
+    >>> half = vectors.outcome(loaded[0], lambda vector: 0.5 * vector.gradient)
+    >>> right.passed, half.passed, [round(factor, 4) for factor in half.multiple]
+    (True, False, [0.5, 0.5])
     """
     answer = None
     try:
@@ -500,6 +539,21 @@ class ImplementationReport:
     ----------
     outcomes : tuple of Outcome
         One outcome for each vector.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=2)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> report = vectors.check_implementation(loaded, lambda vector: -vector.gradient)
+    >>> report.passed, len(report.wrong), report.named, report.multiples
+    (False, 2, ('through-follower term sign-flipped',), ("the gradient's negative",))
+    >>> report.mistakes
+    {'through-follower term sign-flipped': (1, 1)}
+    >>> report.flags["closed-form"], report.telling_flags[0]
+    ((2, 2), 'closed-form')
     """
 
     outcomes: tuple[Outcome, ...] = field(repr=False)
@@ -585,10 +639,16 @@ class ImplementationReport:
         lines += [f"  {o.vector.name}: {o.trouble}" for o in wrong[:SHOWN]]
         if len(wrong) > SHOWN:
             lines.append(f"  and {len(wrong) - SHOWN} more")
-        lines.append("  wrong / all  flag of those that are wrong more often, which aims at")
-        for flag, (bad, with_it) in self.flags.items():
-            if bad * n > len(wrong) * with_it:
-                lines.append(f"  {bad:5d} / {with_it:3d}  {flag}: {NOTES.get(flag, '')}")
+        often = [
+            f"  {bad:5d} / {with_it:3d}  {flag}: {NOTES.get(flag, '')}"
+            for flag, (bad, with_it) in self.flags.items()
+            if bad * n > len(wrong) * with_it
+        ]
+        if often:
+            lines += [
+                "  wrong / all  flag of those that are wrong more often, which aims at",
+                *often,
+            ]
         if self.telling_flags:
             lines.append(f"  wrong where there is: {', '.join(self.telling_flags)}")
         for name in self.named:
@@ -628,19 +688,58 @@ class Answers:
     ----------
     answers : mapping of str to pair
         By the name of the vector, J, or None, and the gradient.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> answers = vectors.Answers({vector.name: (None, vector.gradient) for vector in loaded})
+    >>> answers.require_known(loaded)
+    >>> vectors.check_implementation(loaded, answers).passed
+    True
     """
 
     answers: Mapping[str, tuple[float | None, FloatArray]] = field(repr=False)
 
     def __call__(self, vector: Vector) -> Any:
-        """Return the answer to a vector; ValueError if there is none."""
+        """Return the answer to a vector; ValueError if there is none.
+
+        Parameters
+        ----------
+        vector : Vector
+            What the loader made.
+
+        Returns
+        -------
+        ndarray, shape (d,), or pair of float and that
+            The gradient, or J and the gradient.
+
+        Raises
+        ------
+        ValueError
+            If there is no answer to it.
+        """
         if vector.name not in self.answers:
             raise ValueError("there is no answer to it")
         objective, gradient = self.answers[vector.name]
         return gradient if objective is None else (objective, gradient)
 
     def require_known(self, vectors: Iterable[Vector]) -> None:
-        """Raise ValueError if there is an answer to what is no vector."""
+        """Raise ValueError if there is an answer to what is no vector.
+
+        Parameters
+        ----------
+        vectors : iterable of Vector
+            What there is.
+
+        Raises
+        ------
+        ValueError
+            If there is one; the message names it.
+        """
         unknown = self.answers.keys() - {vector.name for vector in vectors}
         if unknown:
             raise ValueError(
@@ -669,6 +768,17 @@ def load_answers(path: str | Path, *, limit: int = LIMIT) -> Answers:
         If the file is no regular one, too large, or not as its schema says.
     OSError
         If it cannot be read.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from pathlib import Path
+    >>> from tabular_bilevel.vectors import load_answers
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "answers.json"
+    ...     characters = file.write_text('{"garnet-00000": {"gradient": [0.5, null]}}')
+    ...     load_answers(file).answers
+    {'garnet-00000': (None, array([0.5, nan]))}
     """
     document = read_json(path, limit)
     _require_conform(Path(path), document, ANSWERS_SCHEMA)
@@ -719,6 +829,16 @@ def check_implementation(
     ------
     ValueError
         If the tolerance is not positive.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from tabular_bilevel import vectors
+    >>> with TemporaryDirectory() as folder:
+    ...     recipes = list(vectors.write_vectors(folder, vectors.Plan(("closed-form",), count=1)))
+    ...     loaded = vectors.load_vectors(folder)
+    >>> vectors.check_implementation(loaded, vectors.reference_gradient).passed
+    True
     """
     allowed = as_positive("tolerance", tolerance)
     return ImplementationReport(tuple(outcome(v, implementation, allowed) for v in vectors))

@@ -67,6 +67,12 @@ class Encoding:
         Suffix of the file's name, without a dot.
     encode : callable
         Makes bytes of a vector's content.
+
+    Examples
+    --------
+    >>> from tabular_bilevel.vectors import JSON, NPZ
+    >>> NPZ.suffix, JSON.suffix, JSON
+    ('npz', 'json', Encoding(suffix='json'))
     """
 
     suffix: str
@@ -163,6 +169,15 @@ class Plan:
     ------
     ValueError
         On construction, if a setting is bad.
+
+    Examples
+    --------
+    >>> from tabular_bilevel.vectors import JSON, Plan
+    >>> plan = Plan(families=("garnet", "tied"), count=3, encoding=JSON)
+    >>> [plan.file(recipe) for recipe in plan.recipes]
+    ['garnet-00000.json', 'tied-00000.json', 'garnet-00001.json']
+    >>> plan.provenance()["families"]
+    ['garnet', 'tied']
     """
 
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -204,11 +219,28 @@ class Plan:
         )
 
     def file(self, recipe: Recipe) -> str:
-        """Name a vector's file."""
+        """Name a vector's file.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            One of `recipes`.
+
+        Returns
+        -------
+        str
+            The name, without a folder.
+        """
         return f"{recipe.name}.{self.encoding.suffix}"
 
     def provenance(self) -> dict[str, Any]:
-        """Say all that the files depend on."""
+        """Say all that the files depend on.
+
+        Raises
+        ------
+        ValueError
+            If python-flint is missing.
+        """
         import tabular_bilevel as tb
 
         try:
@@ -271,11 +303,12 @@ def write_vectors(
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
+    >>> from tabular_bilevel.vectors import Plan, write_vectors
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = list(write_vectors(folder, Plan(families=("garnet", "tied"), count=4)))
-    ...     print(sorted(path.name for path in Path(folder).iterdir()))
-    ['README.md', 'garnet-00000.npz', 'garnet-00001.npz', 'manifest.json', 'tied-00000.npz', \
-'tied-00001.npz']
+    ...     print(sorted(path.name for path in Path(folder).glob("*.npz")))
+    ['garnet-00000.npz', 'garnet-00001.npz', 'tied-00000.npz', 'tied-00001.npz']
     """
     plan, place = Plan() if plan is None else plan, Path(folder)
     n_workers = positive_integer("workers", workers)

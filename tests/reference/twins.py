@@ -56,22 +56,30 @@ def draw(rng, outcomes):
     return outcomes[-1][0]  # rounding left the sum below u
 
 
+def soft_bellman(model, value):
+    """Q = r + gamma P V, pi = softmax(Q / beta), pi P, T V - V, its size, and the terms' scale."""
+    beta, gamma = model.temperature, model.follower_discount
+    action_value = np.full((model.n_states, model.n_actions), -np.inf)
+    for (s, a), laws in successors(model).items():
+        ahead = sum(p * value[following] for following, p in laws if following is not None)
+        action_value[s, a] = model.follower_reward[s, a] + gamma * ahead
+    improved = beta * np.logaddexp.reduce(action_value / beta, axis=1)
+    policy = np.exp((action_value - improved[:, None]) / beta)
+    kernel = model.transition.tocoo()
+    weights = [policy.ravel()[row] * p for row, p in zip(kernel.row, kernel.data, strict=True)]
+    earned = (policy * np.abs(model.follower_reward)).sum(axis=1)
+    scale = max(beta, np.abs(value).max(), earned.max())
+    gap = improved - value
+    return action_value, policy, np.array(weights), gap, np.abs(gap).max(), scale
+
+
 def soft_policy_iteration(model, value, *, tolerance, max_iterations):
     """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, the steps and the residual."""
-    beta, gamma, n_states = model.temperature, model.follower_discount, model.n_states
-    outcomes = successors(model)
+    outcomes, n_states = successors(model), model.n_states
     value = np.array(value)
     iterations = 0
     while True:
-        action_value = np.full((n_states, model.n_actions), -np.inf)
-        for (s, a), laws in outcomes.items():
-            ahead = sum(p * value[following] for following, p in laws if following is not None)
-            action_value[s, a] = model.follower_reward[s, a] + gamma * ahead
-        improved = beta * np.logaddexp.reduce(action_value / beta, axis=1)
-        policy = np.exp((action_value - improved[:, None]) / beta)
-        residual = np.abs(improved - value).max()
-        earned = (policy * np.abs(model.follower_reward)).sum(axis=1)
-        scale = max(beta, np.abs(value).max(), earned.max())
+        action_value, policy, _, gap, residual, scale = soft_bellman(model, value)
         if residual <= tolerance * scale or iterations == max_iterations:
             return value, action_value, policy, iterations, residual
         chain = np.zeros((n_states, n_states))
@@ -79,7 +87,7 @@ def soft_policy_iteration(model, value, *, tolerance, max_iterations):
             for following, p in laws:
                 if following is not None:
                     chain[s, following] += policy[s, a] * p
-        value = value + np.linalg.solve(np.eye(n_states) - gamma * chain, improved - value)
+        value = value + np.linalg.solve(np.eye(n_states) - model.follower_discount * chain, gap)
         iterations += 1
 
 

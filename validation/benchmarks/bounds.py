@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     cases = [("four rooms", tb.problems.four_rooms(), 300)]
     if options.map is not None:
-        cases.append((options.map.stem, tb.problems.grid_world(options.map), 5))
+        cases.append((options.map.stem, tb.problems.grid_world(options.map, temperature=0.05), 5))
     print(
         f"{'problem':<32}{'states':>7}{'plain':>12}{'bounded':>12}{'ratio':>7}{'J':>10}"
         f"{'radius':>9}{'of grad':>9}"

@@ -79,17 +79,6 @@ def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
     return float(model.initial @ leader_value), measures
 
 
-def warehouse(height: int = 160, width: int = 330) -> str:
-    """Draw a warehouse: blocks of shelves, two rows deep, with aisles between."""
-    rows = [["."] * width for _ in range(height)]
-    for i in range(4, height - 4):
-        for j in range(6, width - 6):
-            if i % 4 in (0, 1) and j % 12 < 10:
-                rows[i][j] = "@"
-    body = "\n".join("".join(row) for row in rows)
-    return f"type octile\nheight {height}\nwidth {width}\nmap\n{body}\n"
-
-
 def seconds(run: Callable[[], object], repeats: int) -> float:
     """Take the median time of a warm call."""
     run()
@@ -106,13 +95,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--map", type=Path, help="a MovingAI map for the large problem")
     options = parser.parse_args()
-    grid = tb.problems.grid_world(
-        warehouse() if options.map is None else options.map,
-        slip=0.2,
-        follower_discount=0.99,
-        leader_discount=0.99,
-        temperature=0.05,
-    )
+    settings = {"slip": 0.2, "temperature": 0.05}
+    if options.map is None:
+        grid = tb.problems.warehouse(**settings)
+    else:
+        grid = tb.problems.grid_world(options.map, **settings)
     print(f"{'problem':<28}{'parameters':>11}{'ours':>11}{'plain':>11}{'ratio':>8}{'differ':>10}")
     for name, problem, repeats in (
         ("four rooms", tb.problems.four_rooms(), 200),

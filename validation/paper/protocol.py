@@ -13,7 +13,8 @@ from itertools import product
 from pathlib import Path
 
 import tabular_bilevel as tb
-from tabular_bilevel.ascent.training import Run, first_theta
+from tabular_bilevel.ascent.published import first_theta
+from tabular_bilevel.ascent.training import Run
 from tabular_bilevel.estimators.register import METHODS, Setting
 
 RATES = (0.5, 0.1, 0.05, 0.01)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         visits,
     )
     from tabular_bilevel._base.kernels.solve import (
+        soft_bellman,
         soft_policy_iteration,
         soft_value_iteration,
         sparse_product,
@@ -52,6 +53,7 @@ __all__ = [
     "sample_trajectories",
     "sarsa",
     "slope_errors",
+    "soft_bellman",
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",

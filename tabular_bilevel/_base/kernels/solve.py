@@ -10,6 +10,7 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
+    "soft_bellman",
     "soft_policy_iteration",
     "soft_value_iteration",
     "sparse_product",
@@ -76,6 +77,60 @@ def soft_value_iteration(
 
 
 @kernel
+def soft_bellman(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    reward: FloatArray,
+    available: BoolArray,
+    discount: float,
+    temperature: float,
+    value: FloatArray,
+    action_value: FloatArray,
+    policy: FloatArray,
+    weights: FloatArray,
+    gap: FloatArray,
+) -> tuple[float, float]:
+    """Look one step ahead: Q of V, its soft policy, and the gap T V - V.
+
+    `weights` are the policy's chances of each stored transition.
+
+    Returns the largest |gap|, and the scale of the terms of the equation T V = V.
+    """
+    n_states, n_actions = reward.shape
+    residual = 0.0
+    scale = temperature
+    for s in range(n_states):
+        best = -np.inf
+        for a in range(n_actions):
+            action_value[s, a] = -np.inf
+            if available[s, a]:
+                row = s * n_actions + a
+                ahead = 0.0
+                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    ahead += data[k] * value[np.uint64(indices[k])]  # no sign to look at
+                action_value[s, a] = reward[s, a] + discount * ahead
+                best = max(best, action_value[s, a])
+        total = 0.0
+        for a in range(n_actions):
+            policy[s, a] = math.exp((action_value[s, a] - best) / temperature)
+            total += policy[s, a]
+        earned = 0.0
+        for a in range(n_actions):
+            chance = policy[s, a] / total
+            policy[s, a] = chance
+            earned += chance * abs(reward[s, a])
+            row = s * n_actions + a
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                weights[k] = chance * data[k]
+        gap[s] = best + temperature * math.log(total) - value[s]
+        if abs(gap[s]) > residual or math.isnan(gap[s]):  # which stays
+            residual = abs(gap[s])
+        scale = max(scale, abs(value[s]), earned)
+    return residual, scale
+
+
+@kernel
 def soft_policy_iteration(
     indptr: IntArray,
     indices: IntArray,
@@ -101,38 +156,26 @@ def soft_policy_iteration(
     """
     n_states, n_actions = reward.shape
     width = band.shape[1] // 2
+    weights = np.empty(data.size)
+    gap = np.empty(n_states)
     iterations = 0
     while True:
-        residual = 0.0
-        scale = temperature
+        residual, scale = soft_bellman(
+            indptr,
+            indices,
+            data,
+            reward,
+            available,
+            discount,
+            temperature,
+            value,
+            action_value,
+            policy,
+            weights,
+            gap,
+        )
         for s in range(n_states):
-            best = -np.inf
-            for a in range(n_actions):
-                if available[s, a]:
-                    row = s * n_actions + a
-                    ahead = 0.0
-                    for k in range(indptr[row], indptr[row + 1]):
-                        ahead += data[k] * value[indices[k]]
-                    action_value[s, a] = reward[s, a] + discount * ahead
-                    best = max(best, action_value[s, a])
-                else:
-                    action_value[s, a] = -np.inf
-            total = 0.0
-            for a in range(n_actions):
-                weight = 0.0
-                if available[s, a]:
-                    weight = math.exp((action_value[s, a] - best) / temperature)
-                policy[s, a] = weight
-                total += weight
-            earned = 0.0
-            for a in range(n_actions):
-                policy[s, a] /= total
-                earned += policy[s, a] * abs(reward[s, a])
-            gap = best + temperature * math.log(total) - value[s]
-            step[place[s]] = gap
-            if abs(gap) > residual or math.isnan(gap):  # which stays
-                residual = abs(gap)
-            scale = max(scale, abs(value[s]), earned)
+            step[place[s]] = gap[s]
         if not residual > tolerance * scale or iterations == max_iterations:
             return iterations, residual
         band[:] = 0.0
@@ -140,9 +183,8 @@ def soft_policy_iteration(
             i = place[s]
             for a in range(n_actions):
                 row = s * n_actions + a
-                weight = discount * policy[s, a]
                 for k in range(indptr[row], indptr[row + 1]):
-                    band[i, place[indices[k]] - i + width] -= weight * data[k]
+                    band[i, place[indices[k]] - i + width] -= discount * weights[k]
             band[i, width] += 1.0
         for i in range(n_states):
             for below in range(i + 1, min(i + width + 1, n_states)):

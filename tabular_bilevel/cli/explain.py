@@ -1,0 +1,183 @@
+"""``explain``: what J gains by, and through whom, in words."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tabular_bilevel as tb
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray
+from tabular_bilevel._base.files import read_array, write_file
+from tabular_bilevel.checks.localising import parts_of
+from tabular_bilevel.checks.report import of_target
+from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say, size_of
+from tabular_bilevel.derivatives import has_pushforward, tangents_along
+from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
+from tabular_bilevel.problem import named
+from tabular_bilevel.problems.grid_map import grid_map
+
+# How many parameters are explained, and below which share of a gradient's entry a cause is not.
+SHOWN, SMALL = 5, 0.01
+
+# Play that lasts this share of what the discount allows hardly ever ends.
+HARDLY_ENDS = 0.99
+
+WHY = {
+    ("direct", "leader_reward"): "the leader's own reward changes",
+    ("direct", "transition"): "play goes elsewhere, with the same policy",
+    ("direct", "initial"): "play starts elsewhere",
+    ("through_follower", "follower_reward"): "the follower is paid otherwise, and changes its mind",
+    (
+        "through_follower",
+        "transition",
+    ): "the follower foresees where play goes, and changes its mind",
+    ("through_follower", "temperature"): "the follower chooses more evenly, or less",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    add_problem(parser)
+    parser.add_argument(
+        "--theta", type=Path, metavar="FILE.npy", help="the leader's parameter; by default 0"
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw influence on a grid, or on a small problem's arrows; svg, png or pdf",
+    )
+    add_limit(parser, "bytes that theta's file may have")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain the gradient at a theta, and draw where it comes from."""
+    problem = problem_of(options.problem)
+    if options.theta is None:
+        theta = np.zeros(size_of(options.problem, problem))
+    else:
+        with of_option("--theta"):
+            theta = read_array(options.theta, options.limit)
+    for line in explained(options.problem, problem, theta):
+        say(line)
+    if options.plot is not None:
+        with of_option("--plot"):
+            write_file(options.plot, _picture(problem, theta, options.plot.suffix[1:] or "svg"))
+        say(f"influence is drawn in {options.plot}")
+    return 0
+
+
+def explained(name: str, problem: Any, theta: FloatArray) -> Iterator[str]:
+    """Tell what J's gradient is made of, line by line."""
+    found = tb.hypergradient(problem, theta)
+    gradient, model = found.gradient, found.model
+    yield f"{name}: J = {found.objective:.6g}"
+    yield of_target(found.accuracy, gradient)
+    yield _length(model, float(found.visits.sum()))
+    slope = float(np.linalg.norm(gradient))
+    if slope == 0.0:
+        yield "the gradient is 0: no parameter matters here, to first order"
+        return
+    direct, through = (float(part @ gradient) / slope for part in (found.direct, found.indirect))
+    yield (
+        f"uphill, J gains {slope:.4g} for each unit of theta: {direct:+.4g} with the follower's "
+        f"policy held fixed, {through:+.4g} through the follower"
+    )
+    if direct < 0.0:
+        yield "the direct part alone leads downhill"
+    largest = [
+        k for k in np.argsort(-np.abs(gradient), kind="stable")[:SHOWN].tolist() if gradient[k]
+    ]
+    share = float(np.sum((gradient[largest] / slope) ** 2))
+    yield (
+        f"what matters most, {len(largest)} of {theta.size} parameters with {100.0 * share:.3g} % "
+        "of the gradient's squared length:"
+    )
+    causes, places = parts_of(problem, theta, found), _places(problem, theta, found, largest)
+    for k in largest:
+        yield named(problem, f"theta[{k}]") + (
+            f": {gradient[k]:+.4g} = direct {found.direct[k]:+.4g}, "
+            f"through the follower {found.indirect[k]:+.4g}"
+        )
+        shares = {cause: share[k] for cause, share in causes.items()}
+        for cause in sorted(shares, key=lambda cause: -abs(shares[cause])):
+            if abs(shares[cause]) > SMALL * abs(gradient[k]):
+                yield f"  {shares[cause]:+.4g}  {WHY[cause]}{places.get((k, *cause), '')}"
+
+
+def _places(
+    problem: Any, theta: FloatArray, found: tb.Hypergradient, largest: list[int]
+) -> dict[tuple[int, str, str], str]:
+    """Say in which state most of each cause is, where the problem can be differentiated forward."""
+    if not has_pushforward(problem):
+        return {}
+    axes = (np.eye(1, theta.size, k)[0] for k in largest)
+    model, tangents = tangents_along(problem, theta, axes)
+    stations = found.model, found.response, found.evaluation
+    measures = {
+        "direct": direct_sensitivities(*stations),
+        "through_follower": indirect_sensitivities(*stations),
+    }
+    places = {}
+    for k, tangent in zip(largest, tangents, strict=True):
+        for part, table in WHY:
+            if table == "temperature":
+                continue
+            products = np.ravel(getattr(measures[part], table) * getattr(tangent, table))
+            if table == "transition":
+                state = model.entry_row // model.n_actions
+            else:
+                state = np.arange(products.size) // (products.size // model.n_states)
+            by_state = np.bincount(state, products, model.n_states)
+            where = int(np.argmax(np.abs(by_state)))
+            rest = np.abs(np.delete(by_state, where)).max(initial=0.0)
+            alone = rest <= SMALL * abs(by_state[where])
+            most = "" if alone else f"the largest share, {by_state[where]:+.4g}, "
+            places[k, part, table] = f"; {most}in {_name(problem, found, where)}"
+    return places
+
+
+def _length(model: tb.Model, length: float) -> str:
+    """Say how long play lasts, and whether the follower puts its end off."""
+    if not (model.termination[model.available] > ROUNDOFF).any():
+        return f"play never ends; it lasts {length:.4g} discounted steps"
+    if model.leader_discount == 1.0:
+        return f"play lasts {length:.4g} steps"
+    most = 1.0 / (1.0 - model.leader_discount)
+    hardly = "; it hardly ever ends" if length > HARDLY_ENDS * most else ""
+    return f"play lasts {length:.4g} discounted steps, of at most {most:.4g}{hardly}"
+
+
+def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
+    """Name a state, and say what it is like."""
+    names = found.model.state_names
+    if names is not None:
+        name = names[state]
+    else:
+        try:
+            row, column = grid_map(problem).cells[state]
+            name = f"cell ({row}, {column})"
+        except ValueError:
+            name = f"state {state}"
+    return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
+
+
+def _picture(problem: Any, theta: FloatArray, kind: str) -> bytes:
+    try:
+        from tabular_bilevel.plots import influence, influence_graph
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    try:
+        grid_map(problem)
+    except ValueError:
+        axes: Any = influence_graph(problem, theta)
+    else:
+        axes = influence(problem, theta)
+    raw = io.BytesIO()
+    axes.figure.savefig(raw, format=kind, dpi=200)
+    return raw.getvalue()

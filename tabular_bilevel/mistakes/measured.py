@@ -1,0 +1,159 @@
+"""What an estimator can get wrong when it adds up what its rule says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from tabular_bilevel._base.arrays import FloatArray, ratio, read_only
+from tabular_bilevel.finite.adjoint import temperature_slope
+from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.sampling.experience import Experience
+from tabular_bilevel.sampling.traces import TraceRule
+from tabular_bilevel.sampling.trajectories import Law
+from tabular_bilevel.sampling.view import entries_of
+
+__all__ = [
+    "Measures",
+    "clipped",
+    "one_roll_out",
+    "per_visit",
+    "reward_without_action",
+    "standardised",
+    "value_of_the_state",
+]
+
+#: What a rule without factors makes of experience: direct measures, and those through the follower.
+Measures = Callable[[TraceRule, Experience], tuple[Sensitivities, Sensitivities]]
+
+# Of a mean influence at a visit and the shares of the visits, both (S, A), another mean influence.
+Change = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+def per_visit(change: Change) -> Measures:
+    """Change the mean influence at a visit to each pair."""
+
+    def measures(rule: TraceRule, known: Experience) -> tuple[Sensitivities, Sensitivities]:
+        direct, indirect = rule.measures(known)
+        visits = known.seen.visits(1.0)[0] / max(1, known.seen.complete)
+        mean = ratio(indirect.follower_reward, visits)
+        influence = visits * change(mean, visits / max(visits.sum(), 1e-300))
+        return direct, _of_influence(known, influence)
+
+    return measures
+
+
+def clipped(mean: FloatArray, share: FloatArray) -> FloatArray:
+    """Clip to [-1, 1]."""
+    return np.clip(mean, -1.0, 1.0)
+
+
+def standardised(mean: FloatArray, share: FloatArray) -> FloatArray:
+    """Take the mean over all steps off, and divide by the standard deviation."""
+    centred = mean - np.vdot(share, mean)
+    return np.asarray(centred / (np.sqrt(np.vdot(share, centred**2)) or 1.0))
+
+
+def reward_without_action(
+    rule: TraceRule, known: Experience
+) -> tuple[Sensitivities, Sensitivities]:
+    """Take the mean of the follower's reward's derivative over a state's actions."""
+    direct, indirect = rule.measures(known)
+    available = known.planned.available
+    even = available / available.sum(axis=1, keepdims=True)
+    spread = even * indirect.follower_reward.sum(axis=1, keepdims=True)
+    return direct, replace(indirect, follower_reward=read_only(spread))
+
+
+def value_of_the_state(rule: TraceRule, known: Experience) -> tuple[Sensitivities, Sensitivities]:
+    """Value a transition, for the follower, by the state that it leaves."""
+    direct, indirect = rule.measures(known)
+    world = known.world
+    flow = world.follower_discount * indirect.follower_reward * known.response.value[:, None]
+    return direct, replace(indirect, transition=read_only(flow.ravel()[world.entry_row]))
+
+
+def one_roll_out(rule: TraceRule, known: Experience) -> tuple[Sensitivities, Sensitivities]:
+    """Credit a step with what one trajectory pays, which is followed down the very same one.
+
+    What the leader earns later depends, like the steps to come, on where it goes; the
+    product's mean has their covariance, too.
+    """
+    direct, _ = rule.measures(known)
+    add_up = _expected_roll_outs if isinstance(known.seen, Law) else _sampled_roll_outs
+    influence, arriving = add_up(rule, known)
+    world, temperature = known.world, known.planned.temperature
+    ahead = world.follower_discount * known.response.value[world.transition.indices]
+    return direct, _of_influence(known, influence / temperature, arriving * ahead / temperature)
+
+
+def _expected_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray, FloatArray]:
+    """Compute the mean credit that comes along at each pair, and with each transition.
+
+    `spent` is the reward of the steps so far, less the values where credit began, and `weight` what
+    the reward of later steps counts: both over all steps where credit began.
+    """
+    law, policy, reward = known.law, known.response.policy, known.world.leader_reward
+    made_in, row = law.made_in, known.world.entry_row
+    onward = known.world.transition.indices
+    left = [np.zeros(made_in.n_states)]  # the leader's values, when few steps are left
+    pairs_left = []
+    for _ in range(law.horizon):
+        ahead = made_in.next_value(left[-1])
+        if law.restarts:
+            ahead = ahead + made_in.termination * (made_in.initial @ left[-1])
+        pairs_left.append(reward + rule.leader_discount * ahead)
+        left.append(np.vecdot(policy, pairs_left[-1]))
+    influence, arriving = np.zeros(policy.shape), np.zeros(made_in.transition.nnz)
+    spent, discount, weight = np.zeros(made_in.n_states), 1.0, 1.0
+    for t, pairs in enumerate(law.steps()):
+        before = policy * (spent - discount * pairs.sum(axis=1) * known.values.value)[:, None]
+        influence += before + weight * pairs * pairs_left[law.horizon - 1 - t]
+        earned = before + weight * pairs * reward
+        later = rule.leader_discount * left[law.horizon - 1 - t][onward]
+        arriving += earned.ravel()[row] + weight * pairs.ravel()[row] * later
+        spent = rule.trace_discount * law.arrivals(earned)
+        discount *= rule.credit_discount
+        weight = discount + rule.trace_discount * rule.leader_discount * weight
+    likelier = ratio(made_in.transition.data, known.world.transition.data)
+    return influence, arriving * likelier
+
+
+def _sampled_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray, FloatArray]:
+    sample, world = known.trajectories, known.world
+    influence, arriving = np.zeros(world.leader_reward.shape), np.zeros(world.transition.nnz)
+    paid, columns = np.zeros_like(sample.leader_reward), sample.states.shape[1]
+    later = np.zeros(sample.count)
+    for t in range(columns - 1, -1, -1):
+        later = paid[:, t] = sample.leader_reward[:, t] + rule.leader_discount * later
+    trace, entries = np.zeros(sample.count), entries_of(sample)
+    for t in range(columns):
+        on = sample.mask[:, t]
+        s, a = sample.states[on, t], sample.actions[on, t]
+        credit = rule.credit_discount**t * (paid[on, t] - known.values.value[s])
+        trace[on] = rule.trace_discount * trace[on] + credit
+        np.add.at(influence, (s, a), trace[on])
+        moved = entries[:, t] >= 0
+        taken = entries[moved, t]
+        np.add.at(arriving, taken, trace[moved] / world.transition.data[taken])
+    complete = max(1, sample.complete)
+    return influence / complete, arriving / complete
+
+
+def _of_influence(
+    known: Experience, influence: FloatArray, transition: FloatArray | None = None
+) -> Sensitivities:
+    """Make all that goes through the follower of an influence."""
+    world, response = known.world, known.response
+    if transition is None:
+        flow = world.follower_discount * influence.ravel()[world.entry_row]
+        transition = flow * response.value[world.transition.indices]
+    return Sensitivities.of(
+        world,
+        follower_reward=influence,
+        transition=transition,
+        temperature=partial(temperature_slope, known.planned, response, influence),
+    )
