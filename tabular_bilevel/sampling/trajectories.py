@@ -446,7 +446,7 @@ def draw(
     steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     del parts  # as large as the sample
     steps = np.empty((3, lengths.size, longest), dtype=np.int32)
-    kernels.pad(*steps_made, lengths, steps)
+    kernels.pad(steps_made[0], steps_made[1], steps_made[2], lengths, steps)
     states, actions, following = read_only(steps)
     last = lengths[-1]
     cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns
