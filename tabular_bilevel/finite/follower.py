@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
     as_positive,
     finite_array,
@@ -241,8 +242,6 @@ class PolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        from tabular_bilevel._base import kernels
-
         kernel, shape = model.transition, model.follower_reward.shape
         value, gap = _first_value(model, start), np.empty(model.n_states)
         weights, before = np.empty(kernel.nnz), 0.0
@@ -344,8 +343,6 @@ class ValueIteration:
         ConvergenceError
             If `max_iterations` sweeps do not reach the tolerance.
         """
-        from tabular_bilevel._base import kernels
-
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = _first_value(model, start), np.empty(model.n_states)
@@ -437,8 +434,6 @@ class CompiledPolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        from tabular_bilevel._base import kernels
-
         if not _is_banded(model):
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)
