@@ -344,6 +344,8 @@ def search(
     positive_integer("shakes", shakes)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ValueError(f"recipe is {recipe!r}, not a Recipe")
+    if not callable(shake):
+        raise ValueError(f"shake is {shake!r}, not a function of theta and a generator")
     climbing, shaking = as_generator(rng).spawn(2)
     start = as_theta(theta)
     if recipe is not None:

@@ -31,7 +31,7 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import ForwardProblem
+from tabular_bilevel.problem import ForwardProblem, require_problem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import softmax_reach
@@ -444,7 +444,7 @@ def along(
     Raises
     ------
     ValueError
-        If the two differ in length, or the direction is 0.
+        If that is no problem, the two vectors differ in length, or the direction is 0.
 
     Examples
     --------
@@ -455,4 +455,5 @@ def along(
     >>> print(slope.round(6), round(tb.hypergradient(problem, theta).gradient @ direction, 6))
     [-5.687607] -5.687607
     """
+    require_problem(problem)
     return Reparametrised(problem, Line(np.asarray(theta), np.asarray(direction)))
