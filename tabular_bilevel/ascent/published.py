@@ -86,7 +86,7 @@ class Recipe:
     def climb(
         self, problem: BilevelProblem, theta: Any, *, rng: np.random.Generator | int
     ) -> Iterator[Iteration]:
-        """Climb from theta as `ascend` does, with the recipe's settings."""
+        """Climb from theta with the recipe's settings, as `ascend` does."""
         return ascend(
             problem, theta, self.method, self.optimiser, rng=rng, n_iterations=self.n_iterations
         )
