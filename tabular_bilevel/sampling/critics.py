@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import as_finite, as_real, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, ratio, read_only
 from tabular_bilevel.finite.follower import Response
@@ -57,7 +58,20 @@ class LeaderValues:
 
     @classmethod
     def under(cls, policy: FloatArray, action_value: FloatArray) -> LeaderValues:
-        """Average action values under a policy, shapes (S, A)."""
+        """Average action values under a policy.
+
+        Parameters
+        ----------
+        policy : ndarray, shape (S, A)
+            The follower's.
+        action_value : ndarray, shape (S, A)
+            Q_L.
+
+        Returns
+        -------
+        LeaderValues
+            These, and V_L.
+        """
         return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
 
     @cached_property
@@ -98,11 +112,42 @@ class Critic(Protocol):
 
         The trajectories know the model they come from. A critic that learns goes on from its
         `previous` action values, shape (S, A), if there are any.
+
+        Parameters
+        ----------
+        response : Response
+            The follower's.
+        trajectories : Trajectories
+            What was seen of it.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+        previous : ndarray, shape (S, A), optional
+            Action values that an earlier call ended with.
+
+        Returns
+        -------
+        LeaderValues
+            Q_L and V_L.
         """
         ...
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Compute what the values come to with infinitely many of a sampler's trajectories."""
+        """Compute what the values come to with infinitely many of a sampler's trajectories.
+
+        Parameters
+        ----------
+        model : Model
+            Where trajectories come from.
+        response : Response
+            The follower's.
+        sampler : Sampler
+            Whose trajectories.
+
+        Returns
+        -------
+        LeaderValues
+            Q_L and V_L.
+        """
         ...
 
 
@@ -163,8 +208,6 @@ class MonteCarloCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Average the returns."""
-        from tabular_bilevel._base import kernels
-
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
@@ -254,8 +297,6 @@ class SarsaCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories."""
-        from tabular_bilevel._base import kernels
-
         model = trajectories.model
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
@@ -388,8 +429,6 @@ def learn_differences(
     previous: FloatArray | None,
 ) -> LeaderValues:
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
-    from tabular_bilevel._base import kernels
-
     model = trajectories.model
     table = first_table(model, previous)
     steps = flat_steps(trajectories)
