@@ -64,7 +64,8 @@ def test_a_call_that_cannot_be_copied_is_made_as_it_is_or_refused_by_name():
     assert lock.locked()
     found = {}
     with pytest.raises(ValueError, match=r"its call cannot be pickled for a worker: ") as caught:
-        found.update(tb.sweep([("lock", lock.acquire), good], workers=2))
+        gather(tb.sweep([("lock", lock.acquire), good], workers=2), found)
+    assert found == {"good": 3}
     assert caught.value.__notes__ == ["in the task lock"]
 
 
@@ -142,6 +143,11 @@ def fail(kind=KeyError):
     raise kind("on purpose")
 
 
+def gather(results, found):
+    for name, made in results:
+        found[name] = made
+
+
 class PeculiarError(Exception):
     """One that pickle cannot make again."""
 
@@ -164,11 +170,16 @@ def test_a_task_that_fails_is_named_and_does_not_end_the_others(workers, tmp_pat
     ]
     found = {}
     with pytest.raises(KeyError, match="on purpose") as caught:
-        for name, made in tb.sweep(tasks, folder=tmp_path, workers=workers):
-            found[name] = made
+        gather(tb.sweep(tasks, folder=tmp_path, workers=workers), found)
     assert found == {"good": 1, "better": 2}
     assert caught.value.__notes__ == ["in the task bad", "1 more failed: worse"]
     assert sorted(contents(tmp_path)) == ["better.pickle", "good.pickle"]
+
+
+def test_an_error_of_all_is_told_once():
+    with pytest.raises(KeyError) as caught:
+        list(tb.sweep([(name, fail) for name in "abc"]))
+    assert caught.value.__notes__ == ["in each of 3 tasks"]
 
 
 def test_an_error_of_a_worker_says_where_it_was_and_may_be_of_any_kind():
@@ -188,8 +199,7 @@ def test_a_result_that_cannot_be_copied_is_refused_by_name(tmp_path):
 def test_a_task_that_exits_ends_its_worker_not_the_sweep():
     found = {}
     with pytest.raises(RuntimeError, match="SystemExit: 0") as caught:
-        for name, made in tb.sweep([("exit", partial(sys.exit, 0)), ("a", dict)], workers=2):
-            found[name] = made
+        gather(tb.sweep([("exit", partial(sys.exit, 0)), ("a", dict)], workers=2), found)
     assert found == {"a": {}}
     assert caught.value.__notes__ == ["in the task exit"]
     with pytest.raises(SystemExit):  # of this process, as from a handler of a signal

@@ -89,7 +89,7 @@ def sweep(
         If the folder cannot be written, or another process writes to it.
     Exception
         When all others are done, what the first task that failed ended with; notes name it, and
-        how many more failed.
+        those that failed, too.
 
     Examples
     --------
@@ -159,9 +159,12 @@ def _swept(
             made = _kept(path)
             bar.update()
             yield name, made
+        waiting = dict.fromkeys(left)
+        bar.set_description(next(iter(waiting), ""))
         with closing(_outcomes(left, paths, min(workers, max(len(left), 1)))) as ended:
             for name, outcome in ended:
-                bar.set_description(name)
+                del waiting[name]
+                bar.set_description(next(iter(waiting), name))
                 bar.update()
                 if isinstance(outcome, Exception):
                     errors[name] = outcome
@@ -170,11 +173,14 @@ def _swept(
                     yield name, pickle.loads(outcome)
     failed = [name for name in calls if name in errors]
     if failed:
-        first, *others = failed
-        errors[first].add_note(f"in the task {shown(first)}")
-        if others:
-            errors[first].add_note(f"{len(others)} more failed: {brief(', '.join(others))}")
-        raise errors[first]
+        error = errors[failed[0]]
+        if len(calls) == len(failed) > 1 and len(set(map(str, errors.values()))) == 1:
+            error.add_note(f"in each of {len(failed)} tasks")
+        else:
+            error.add_note(f"in the task {shown(failed[0])}")
+            if failed[1:]:
+                error.add_note(f"{len(failed[1:])} more failed: {brief(', '.join(failed[1:]))}")
+        raise error
 
 
 def _kept(path: Path) -> Any:
