@@ -103,9 +103,11 @@ def sweep(
     ... ]
     >>> for name, J in tb.sweep(tasks):
     ...     print(f"{name}: J = {J:.4f}")
-    >>> with tempfile.TemporaryDirectory() as folder:  # here results outlive the process
+    temperature 0.1: J = 1.2807
+    temperature 1.0: J = 0.9538
+    >>> with tempfile.TemporaryDirectory() as folder:
     ...     made = dict(tb.sweep(tasks, folder=folder))
-    ...     dict(tb.sweep(tasks, folder=folder)) == made  # read, not made again
+    ...     print(dict(tb.sweep(tasks, folder=folder)) == made)  # read, not made again
     True
     """
     calls: dict[str, Callable[[], Made]] = {}
