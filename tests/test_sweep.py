@@ -212,7 +212,7 @@ def die():
 
 def test_a_killed_worker_is_an_error_and_not_waited_for():
     tasks = [("dies", die), ("a", partial(time.sleep, 60)), ("b", dict)]
-    with pytest.raises(ChildProcessError, match=r"a worker process died.*under way: dies, a$"):
+    with pytest.raises(ChildProcessError, match=r"a worker process died.*under way: dies, a \("):
         list(tb.sweep(tasks, workers=2))
 
 
@@ -348,25 +348,49 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(numbers
 # ---------------------------------------------------------------- a cluster
 
 
-def test_a_dask_cluster_has_the_same_bytes(tmp_path):
+@pytest.fixture(scope="module")
+def cluster():
     distributed = pytest.importorskip(
         "distributed", reason="needs Dask: pip install 'tabular-bilevel[cluster]'"
     )
-    tasks = [(f"task {k}", partial(noted, k, tmp_path / "log")) for k in range(6)]
     settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with (
+        distributed.dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         distributed.LocalCluster(**settings) as cluster,
         distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
     ):
-        first = tb.sweep(tasks, folder=tmp_path / "dask")
-        next(first)
-        first.close()
-        made = dict(tb.sweep([*tasks, ("threads", threads)], folder=tmp_path / "dask"))
-        with pytest.raises(KeyError, match="on purpose") as caught:
-            list(tb.sweep([("bad", fail), ("good", dict)]))
-    assert made.pop("threads") == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    (tmp_path / "dask" / "threads.pickle").unlink()
-    assert caught.value.__notes__ == ["in the task bad"]
-    list(tb.sweep(tasks, folder=tmp_path / "alone"))
+        yield
+
+
+@pytest.fixture
+def on_cluster(cluster):
+    with joblib.parallel_config(backend="dask"):
+        yield
+
+
+def test_a_dask_cluster_has_the_same_bytes(on_cluster, tmp_path):
+    tasks = [(f"task {k}", partial(noted, k, tmp_path / "log")) for k in range(6)]
+    first = tb.sweep(tasks, folder=tmp_path / "dask")
+    next(first)
+    first.close()
+    assert len(dict(tb.sweep(tasks, folder=tmp_path / "dask"))) == 6
+    with joblib.parallel_config("loky"):
+        list(tb.sweep(tasks, folder=tmp_path / "alone"))
     assert contents(tmp_path / "alone") == contents(tmp_path / "dask")
+
+
+def test_a_dask_worker_computes_with_one_thread(on_cluster):
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    assert dict(tb.sweep([("threads", threads)])) == {"threads": one}
+
+
+def test_a_task_that_fails_on_dask_is_named(on_cluster):
+    with pytest.raises(KeyError, match="on purpose") as caught:
+        list(tb.sweep([("bad", fail), ("good", dict)]))
+    assert caught.value.__notes__ == ["in the task bad"]
+
+
+def test_a_task_that_kills_its_worker_of_dask_is_not_waited_for(on_cluster):
+    with pytest.raises(ChildProcessError, match=r"under way: dies \(Attempted to run"):
+        list(tb.sweep([("dies", die)]))
+    assert dict(tb.sweep([("good", dict)])) == {"good": {}}

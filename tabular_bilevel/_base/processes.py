@@ -84,7 +84,7 @@ def sweep(
         If a task is no pair of a name and a call, a name is there twice or cannot be a file's, or a
         kept result cannot be read.
     ChildProcessError
-        If a worker process was killed.
+        If a worker process was killed, or does not find this package; what was finished is kept.
     OSError
         If the folder cannot be written, or another process writes to it.
     Exception
@@ -210,27 +210,56 @@ def _outcomes(
     work = [
         joblib.delayed(_attempt)(name, _Call(call), paths.get(name)) for name, call in calls.items()
     ]
-    left, results = dict.fromkeys(calls), None
+    left, at_once, results = dict.fromkeys(calls), joblib.effective_n_jobs(workers), None
+    with _failures_told():
+        try:
+            with _own_processes():
+                results = joblib.Parallel(
+                    workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
+                )(work)
+            for name, outcome, trace in results:
+                if isinstance(outcome, Exception) and outcome.__traceback__ is None:
+                    outcome.__cause__ = ChildProcessError(trace)  # it has travelled
+                del left[name]
+                yield name, outcome
+        except Exception as error:  # of joblib or a cluster: what a task raises is an outcome
+            if results is None:
+                raise
+            begun = ", ".join(list(left)[:at_once])  # they begin in order
+            raise ChildProcessError(
+                f"a worker process died, or cannot work; under way: {brief(begun)} ({brief(error)})"
+            ) from error
+        finally:
+            if results is not None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of joblib, that work is given up
+                    results.close()
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Have joblib hear of work that a Dask cluster gives up: it would wait for that for ever."""
+    from joblib.parallel import BACKENDS, get_active_backend
+
+    backend, _ = get_active_backend()
+    if not isinstance(backend, BACKENDS.get("dask", ())):
+        yield
+        return
+    submit, retrieve = backend.submit, backend.retrieve_result_callback
+
+    def told(work: Any, callback: Callable[[Any], None]) -> Any:
+        future = submit(work, callback)
+        future.add_done_callback(lambda done: callback(done) if done.exception() else None)
+        return future
+
+    def retrieved(out: Any) -> Any:
+        return retrieve(out.result() if hasattr(out, "add_done_callback") else out)
+
+    backend.submit, backend.retrieve_result_callback = told, retrieved
     try:
-        with _own_processes():
-            results = joblib.Parallel(
-                workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
-            )(work)
-        for name, outcome, trace in results:
-            if isinstance(outcome, Exception) and outcome.__traceback__ is None:  # it has travelled
-                outcome.__cause__ = ChildProcessError(trace)
-            del left[name]
-            yield name, outcome
-    except joblib.externals.loky.process_executor.BrokenProcessPool as error:
-        begun = ", ".join(list(left)[:workers])  # they begin in order
-        raise ChildProcessError(
-            f"a worker process died, killed or out of memory; under way: {brief(begun)}"
-        ) from error
+        yield
     finally:
-        if results is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of joblib, that work is given up
-                results.close()
+        del backend.submit, backend.retrieve_result_callback
 
 
 class _Call:
