@@ -32,6 +32,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import all_finite, as_theta
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, read_only_view
 from tabular_bilevel.certify.result import (
@@ -283,8 +284,6 @@ class _Explicit:
     def __init__(
         self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
     ) -> None:
-        from tabular_bilevel._base import kernels
-
         n_states, n_actions = policy.shape
         inverse = policy_inverse(model, policy, discount)
         patience = _patience_of(model, policy, discount, aside, lambda: inverse.sum(axis=1))
@@ -447,8 +446,6 @@ class _SoftPolicy:
     """The policy and the soft residual of a value, from its gaps Q(s,a) - V(s)."""
 
     def __init__(self, model: Model, gap: FloatArray, error: FloatArray) -> None:
-        from tabular_bilevel._base import kernels
-
         tables = np.empty((5, *gap.shape))
         self.policy, self._log_error, self._spare, self.log_policy, self.log_policy_error = tables
         self.residual, self.residual_error = np.empty((2, model.n_states))
@@ -561,8 +558,6 @@ class _Leader:
 
 def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) -> _Leader:
     """Refine an evaluation, or what the operator makes of the policy."""
-    from tabular_bilevel._base import kernels
-
     discount, policy = model.leader_discount, follower.policy
     contraction = _contraction(model, discount)
     operator = (
@@ -628,8 +623,6 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
 
 def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[FloatArray, FloatArray]:
     """Compute the centre's influence measure, and bound its error, shapes (S, A)."""
-    from tabular_bilevel._base import kernels
-
     policy, discount = follower.policy, model.follower_discount
     source, source_error = np.empty((2, *policy.shape))
     leak = np.empty(model.n_states)
@@ -718,8 +711,6 @@ class _Centre:
 
 
 def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> _Centre:
-    from tabular_bilevel._base import kernels
-
     follower = _follower(model, response)
     leader = _leader(model, follower, evaluation)
     influence, influence_error = _influence(model, follower, leader)
@@ -819,8 +810,6 @@ def _gaps(
     model: Model, reward: FloatArray, discount: float, value: FloatArray, correction: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Compute r + discount P v - v(s) for v = value + correction, and what that is off by."""
-    from tabular_bilevel._base import kernels
-
     kernel = model.transition
     gap, error = np.empty((2, *reward.shape))
     kernels.value_gaps(
@@ -848,8 +837,6 @@ def _flow(
     correction: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Compute source + discount P^T (flow + policy m) - m for m = measure + correction."""
-    from tabular_bilevel._base import kernels
-
     kernel = model.transition
     low, size, small, count, residual, error = np.empty((6, model.n_states))
     kernels.flow_residual(
@@ -874,8 +861,6 @@ def _flow(
 
 def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
     """Tighten errors that in each row add up to at most `leak`."""
-    from tabular_bilevel._base import kernels
-
     tighter = np.empty_like(error)
     kernels.balance(error, leak, tighter)
     return tighter
@@ -890,8 +875,6 @@ def _leak(model: Model, policy: FloatArray) -> FloatArray:
 
 def _outward(bound: npt.ArrayLike) -> FloatArray:
     """Pay for the rounding of bounds; what is no number bounds nothing."""
-    from tabular_bilevel._base import kernels
-
     wider = np.array(bound, dtype=np.float64, order="C")
     kernels.outward(wider.reshape(-1), OUTWARD, UNDERFLOW)
     return read_only(wider)

@@ -18,12 +18,11 @@ from tabular_bilevel._base.arguments import as_positive, as_theta, finite_array,
 from tabular_bilevel._base.arrays import ComplexArray, FloatArray, centred, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.derivatives import tangents_along
-from tabular_bilevel.exact.hypergradient import objective
-from tabular_bilevel.finite.follower import log_policy, solve_follower
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, log_policy, solve_follower
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, modelled
 
 __all__ = [
     "DifferenceGradient",
@@ -239,10 +238,13 @@ def difference_gradient(
     """
     theta, rows = _directions(theta, directions)
     count, step = positive_integer("levels", levels), as_positive("step", step)
-    problem.model(theta)  # if theta itself is bad, say so
+    solver = CompiledPolicyIteration()
+    here = solve_follower(modelled(problem, theta), solver=solver)  # if theta is bad, say so
 
     def at(theta: FloatArray) -> float:
-        return objective(problem, theta, horizon=horizon)
+        model = modelled(problem, theta)
+        response = solve_follower(model, solver=solver, start=here.value)
+        return evaluate_leader(model, response, horizon=horizon).objective
 
     gradient, error = np.empty(len(rows)), np.empty(len(rows))
     for k, row in enumerate(rows):

@@ -98,12 +98,25 @@ def sample_trajectories(
 
 
 @kernel
-def pad(steps: IntArray, lengths: IntArray, table: IntArray) -> None:
-    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length."""
+def pad(
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    lengths: IntArray,
+    table: IntArray,
+) -> None:
+    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length.
+
+    The first axis of `table` has the three of a step.
+    """
     start = 0
     for i in range(lengths.size):
-        for t in range(table.shape[1]):
-            table[i, t] = steps[start + t] if t < lengths[i] else -1
+        for t in range(lengths[i]):
+            table[0, i, t] = states[start + t]
+            table[1, i, t] = actions[start + t]
+            table[2, i, t] = next_states[start + t]
+        for t in range(lengths[i], table.shape[2]):
+            table[0, i, t] = table[1, i, t] = table[2, i, t] = -1
         start += lengths[i]
 
 
