@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
+from tabular_bilevel._base.generators import addresses
 
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
 ROUNDING = 1e-12
@@ -391,8 +393,8 @@ def sources_call(model):
 
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel."""
-    stream = {} if rng is None else {"rng": rng}
-    return kernel(**stream, **inputs, **outputs)
+    stream = () if rng is None else addresses(rng)
+    return kernel(*stream, **inputs, **outputs)
 
 
 def agree(array, other):
@@ -569,16 +571,6 @@ def test_trajectories_are_padded_as_by_the_twin(model):
     np.testing.assert_array_equal(outputs["table"], wanted)
 
 
-class Stuck:
-    """A generator that always returns the same number."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def random(self):
-        return self.number
-
-
 # Distributions whose sum is short of 1 by rounding, with impossible outcomes at both ends.
 SHORT = 1.0 - 1e-10
 
@@ -595,8 +587,10 @@ SHORT = 1.0 - 1e-10
 def test_impossible_outcomes_are_never_drawn(number, termination, step):
     law = np.array([0.0, 0.5, 0.5 * SHORT, 0.0])
     outputs = {name: np.zeros(1, int) for name in ("states", "actions", "next_states")}
-    kernels.sample_trajectories.py_func(
-        Stuck(number),
+    stuck = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)(lambda state: number)
+    kernels.sample_trajectories(
+        ctypes.cast(stuck, ctypes.c_void_p).value,
+        0,
         indptr=4 * np.arange(17),
         indices=np.tile(np.arange(4), 16),
         data=np.tile(law * (1.0 - termination), 16),
@@ -904,8 +898,9 @@ def test_kernels_change_their_outputs_only(model, name):
     compiled = {k: v.copy() for k, v in outputs.items()}
     given = {k: writable(v) for k, v in inputs.items()}
     draws = name == "sample_trajectories"
-    kernel.py_func(**({"rng": np.random.default_rng(8)} if draws else {}), **given, **outputs)
-    run(kernel, inputs, compiled, rng=np.random.default_rng(8) if draws else None)
+    rng, same = (np.random.default_rng(8) if draws else None for _ in range(2))
+    run(kernel.py_func, given, outputs, rng=rng)
+    run(kernel, inputs, compiled, rng=same)
     for key, array in given.items():
         np.testing.assert_array_equal(array, inputs[key])
     for key, array in outputs.items():

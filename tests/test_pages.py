@@ -74,6 +74,14 @@ def test_what_is_printed_is_put_into_the_page(tmp_path, capsys):
     assert pages.main([str(page)]) == 0
 
 
+@pytest.mark.parametrize("name", ["gone.md", "picture.svg", "empty"])
+def test_what_is_no_page_is_refused(name, tmp_path):
+    (tmp_path / "picture.svg").write_text("<svg/>")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=f"{name} is no page"):
+        pages.main([str(tmp_path / name)])
+
+
 DRAWS = """<!-- figure: heights.svg -->
 ```python
 import matplotlib.pyplot as plt

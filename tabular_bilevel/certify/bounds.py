@@ -44,7 +44,7 @@ from tabular_bilevel.certify.result import (
 from tabular_bilevel.derivatives import Reach, reach
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import Evaluation
-from tabular_bilevel.finite.linear import policy_inverse, policy_system
+from tabular_bilevel.finite.linear import factored_system, policy_inverse
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.problem import (
@@ -335,7 +335,7 @@ class _Factored:
         self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
     ) -> None:
         self._model, self._policy, self._discount = model, policy, discount
-        self._system = system = policy_system(model, policy, discount)
+        self._system = system = factored_system(model, policy, discount)
         self.patience = _patience_of(
             model, policy, discount, aside, lambda: system.solve(np.ones(model.n_states))
         )

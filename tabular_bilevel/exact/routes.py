@@ -18,11 +18,12 @@ from tabular_bilevel._base.arguments import as_positive, as_theta, finite_array,
 from tabular_bilevel._base.arrays import ComplexArray, FloatArray, centred, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.derivatives import tangents_along
-from tabular_bilevel.finite.follower import CompiledPolicyIteration, log_policy, solve_follower
+from tabular_bilevel.exact.hypergradient import objective
+from tabular_bilevel.finite.follower import log_policy, solve_follower
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, modelled
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 
 __all__ = [
     "DifferenceGradient",
@@ -238,13 +239,11 @@ def difference_gradient(
     """
     theta, rows = _directions(theta, directions)
     count, step = positive_integer("levels", levels), as_positive("step", step)
-    solver = CompiledPolicyIteration()
-    here = solve_follower(modelled(problem, theta), solver=solver)  # if theta is bad, say so
+    problem.model(theta)  # if theta itself is bad, say so
 
     def at(theta: FloatArray) -> float:
-        model = modelled(problem, theta)
-        response = solve_follower(model, solver=solver, start=here.value)
-        return evaluate_leader(model, response, horizon=horizon).objective
+        # not from a start nearby: within the tolerance it would be the answer to both
+        return objective(problem, theta, horizon=horizon)
 
     gradient, error = np.empty(len(rows)), np.empty(len(rows))
     for k, row in enumerate(rows):

@@ -28,6 +28,7 @@ from tabular_bilevel._base.arrays import (
     restore_read_only,
 )
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.generators import addresses
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
@@ -421,7 +422,7 @@ def draw(
             ) from error
         lengths: IntArray = np.empty(min(rows, size), dtype=np.int64)
         filled, made, most = kernels.sample_trajectories(
-            rng,
+            *addresses(rng),
             kernel.indptr,
             kernel.indices,
             kernel.data,

@@ -384,11 +384,12 @@ def unlike(written: Any, now: Any, where: str) -> str | None:
     return next((found for part in parts if (found := unlike(*part))), None)
 
 
-def pages_in(paths: list[Path]) -> list[Path]:
-    """Return the pages, and all those below the folders."""
-    return [
-        page for path in paths for page in (sorted(path.rglob("*.md")) if path.is_dir() else [path])
-    ]
+def pages_in(path: Path) -> list[Path]:
+    """Return a page itself, or all pages in a folder and below."""
+    pages = sorted(path.rglob("*.md")) if path.is_dir() else [path]
+    if not pages or not all(page.suffix == ".md" and page.exists() for page in pages):
+        raise SystemExit(f"{path} is no page, nor a folder of pages")
+    return pages
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -398,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put in what is printed and drawn now")
     options = parser.parse_args(arguments)
     wrong = 0
-    for page in pages_in([path.absolute() for path in options.pages]):
+    for page in [page.absolute() for path in options.pages for page in pages_in(path)]:
         began = time.perf_counter()
         text = page.read_text(encoding="utf-8")
         try:
