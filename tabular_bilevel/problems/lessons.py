@@ -34,6 +34,11 @@ def fork(
     FeatureProblem
         With one state, two actions and one parameter.
 
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or the temperature not positive.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -72,6 +77,11 @@ def rounds(
     -------
     FeatureProblem
         With one parameter a coin.
+
+    Raises
+    ------
+    ValueError
+        As `fork`; if a coin is where nothing is.
 
     Examples
     --------
