@@ -209,6 +209,13 @@ def test_a_reader_who_leaves_is_no_error():
     assert unread(["problems"]) == (0, "")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell is needed that closes what it hands on")
+def test_a_standard_output_that_is_closed_is_no_error():
+    words = f"'{sys.executable}' -m tabular_bilevel problems >&-"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ---------------------------------------------------------------- train
 
 TRAIN = ["train", "two_state", "--method", "bchg", "--steps", "40", "--batch", "10"]
