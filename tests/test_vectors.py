@@ -312,7 +312,7 @@ def test_a_mistake_that_does_not_explain_everything_is_named_with_what_is_left(m
     printed = str(check_implementation(moderate, overflows))
     (n_left,) = re.findall(r"'exponentials that overflow' on .*; (\d+) others are wrong", printed)
     assert int(n_left) > len(moderate) / 2
-    assert "wrong more often, which aims at\n  agrees" in printed  # no flag is
+    assert "wrong more often" not in printed  # no flag is
 
 
 def test_a_tolerance_has_to_be_positive(shipped):
