@@ -163,15 +163,12 @@ def _length(model: tb.Model, length: float) -> str:
 
 def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
     """Name a state, and say what it is like."""
-    names = found.model.state_names
-    if names is not None:
-        name = names[state]
-    else:
-        try:
-            row, column = grid_map(problem).cells[state]
-            name = f"cell ({row}, {column})"
-        except ValueError:
-            name = f"state {state}"
+    try:
+        row, column = grid_map(problem).cells[state]
+        name = f"cell ({row}, {column})"
+    except ValueError:
+        names = found.model.state_names
+        name = names[state] if names else f"state {state}"
     return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
 
 
