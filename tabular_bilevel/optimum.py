@@ -288,23 +288,29 @@ class Shake:
         if not as_real("reach", self.reach) >= 0.0:
             raise ValueError(f"reach is {self.reach}, not at least 0")
 
-    def __call__(self, theta: FloatArray, rng: np.random.Generator) -> FloatArray:
+    def __call__(self, theta: npt.ArrayLike, rng: np.random.Generator | int) -> FloatArray:
         """Lift and move, shape (d,).
 
         Parameters
         ----------
-        theta : ndarray, shape (d,)
+        theta : array_like, shape (d,)
             Where it was.
-        rng : numpy.random.Generator
-            Source of randomness; it advances.
+        rng : numpy.random.Generator or int
+            Source of randomness (it advances), or a seed.
 
         Returns
         -------
         ndarray, shape (d,)
             Where to go on from.
+
+        Raises
+        ------
+        ValueError
+            If theta is not a finite vector, or `rng` is neither a generator nor a seed.
         """
-        lifted = np.maximum(theta, theta.max(initial=-np.inf) - self.reach)
-        return np.asarray(lifted + self.spread * rng.standard_normal(theta.size))
+        before = as_theta(theta)
+        lifted = np.maximum(before, before.max(initial=-np.inf) - self.reach)
+        return np.asarray(lifted + self.spread * as_generator(rng).standard_normal(before.size))
 
 
 def search(

@@ -20,10 +20,10 @@ __all__ = [
     "BilevelProblem",
     "ForwardProblem",
     "modelled",
-    "named",
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
+    "with_names",
 ]
 
 
@@ -163,7 +163,7 @@ def pulled_back(
     return finite_array("pullback(...)", found, theta.shape)
 
 
-def named(problem: BilevelProblem, text: str) -> str:
+def with_names(problem: BilevelProblem, text: str) -> str:
     """Say behind each ``gradient[k]`` or ``theta[k]`` in a text what the problem calls it."""
     given = getattr(problem, "parameter_names", None)
     names = given if isinstance(given, (list, tuple)) else ()  # not a method, say

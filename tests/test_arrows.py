@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel.problem import named
+from tabular_bilevel.problem import with_names
 from tabular_bilevel.problems import Arrow, fork, from_arrows, rounds, zoo
 
 # Fractions against float64, all of moderate size and well conditioned.
@@ -308,6 +308,13 @@ def test_bad_settings_are_named(settings, message):
         from_arrows(GOOD, **{"coins": ["dock"], **SCALARS, **settings})
 
 
+def test_an_arrow_does_not_change_with_what_it_was_made_of():
+    probabilities = {"gate": 1.0}
+    arrow = Arrow(probabilities)
+    probabilities["gate"] = 0.5
+    assert arrow.probabilities == {"gate": 1.0}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -396,7 +403,7 @@ def test_a_gradient_report_says_where_in_words():
 @pytest.mark.parametrize("names", [None, (), ["dock"], lambda self: ["dock"], "ab", 3])
 def test_names_that_are_none_do_not_stop_a_report(names):
     problem = type("Named", (), {"parameter_names": names})()
-    assert named(problem, "most in gradient[1], at 3") == "most in gradient[1], at 3"
+    assert with_names(problem, "most in gradient[1], at 3") == "most in gradient[1], at 3"
 
 
 def test_without_names_reports_give_numbers():

@@ -507,6 +507,10 @@ def test_intervals():
     assert interval.radius.tolist() == [0.0, np.nextafter(0.5, 1.0), np.inf]
     assert interval.contains([0.0, 2.0, -5.0])
     assert not interval.contains([0.0, 2.1, -5.0])
+    with pytest.raises(ValueError, match=r"numbers has shape \(2,\), that of the bounds is \(3,\)"):
+        interval.contains([0.0, 2.0])
+    with pytest.raises(ValueError, match="numbers has dtype complex128; real numbers are needed"):
+        interval.contains(1j)
     assert "shape (3,)" in str(interval)
     tiny = tb.Interval(-SMALLEST, SMALLEST)
     assert (tiny.centre, tiny.radius) == (0.0, 2 * SMALLEST)

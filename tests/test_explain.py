@@ -112,6 +112,14 @@ def test_without_a_pushforward_there_is_no_place():
     assert parameters(Backward(problem), theta) == parameters(problem, theta)
 
 
+def test_a_place_on_a_map_is_a_cell():
+    problem = tb.problems.CATALOGUE["grid-world"]()
+    theta = np.zeros(problem.n_parameters)
+    found = tb.hypergradient(problem, theta)
+    row, column = problem.cells[1]
+    assert explain._name(problem, found, 1).startswith(f"cell ({row}, {column}) (visits ")
+
+
 def of_length(problem):
     return list(explain.explained("problem", problem, np.zeros(problem.n_parameters)))[2]
 

@@ -162,6 +162,8 @@ def test_a_shake_of_ones_own_is_taken():
         (lambda: tb.Recipe(tb.ExactGradient(), tb.Adam(), 0), "n_iterations is 0, not a positive"),
         (lambda: tb.Shake(spread=0.0), "spread is 0.0, not a positive finite number"),
         (lambda: tb.Shake(reach=-1.0), "reach is -1.0, not at least 0"),
+        (lambda: tb.Shake()([0.0, np.nan], 0), r"theta\[1\] is nan, not a finite number"),
+        (lambda: tb.Shake()([0.0], None), "rng is None, not a numpy Generator or a seed"),
         (lambda: searched(shakes=0), "shakes is 0, not a positive whole number"),
         (lambda: searched(recipe="bchg"), "recipe is 'bchg', not a Recipe"),
         (

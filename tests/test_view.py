@@ -360,3 +360,22 @@ def test_rows_of_other_libraries_are_averaged_and_their_dtype_is_noted(library, 
     np.testing.assert_allclose(found, exact * np.array([1, 2, 3]), atol=4 * EPS[dtype])
     report = tb.check_estimator(batched, problem, theta, n_replicates=30, rng=0)
     assert report.notes[0].startswith(f"estimates are {dtype}: gaps below")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("often", 0), "sampler is 'often', which has no method sample"),
+        ((tb.Episodes(2), "x"), "rng is 'x', not a numpy Generator or a seed of at least 0"),
+    ],
+)
+def test_what_draws_nothing_is_refused(asked, message):
+    with refused(message):
+        tb.LeaderView(tb.problems.bandit(), [0.0, 0.0]).draw(*asked)
+
+
+def test_trajectories_are_cut_after_a_number_of_steps():
+    model = tb.problems.bandit().model([0.0, 0.0])
+    sample = tb.sample_trajectories(model, [[0.5, 0.5]], count=2, horizon=3, rng=0)
+    with refused("steps is -1, not a positive whole number"):
+        sample.cut(-1)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base.arguments import as_numbers
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.files import write_file
 from tabular_bilevel.certify.accuracy import Level
@@ -137,14 +138,21 @@ class Interval:
         Parameters
         ----------
         numbers : array_like
-            As many as there are bounds.
+            As many as there are bounds; or one for all of them, or many for one pair.
 
         Returns
         -------
         bool
             Whether all are.
+
+        Raises
+        ------
+        ValueError
+            If they are not real, or of another shape than the bounds.
         """
-        given = np.asarray(numbers)
+        given, shape = as_numbers("numbers", numbers), np.shape(self.lower)
+        if given.shape and shape and given.shape != shape:
+            raise ValueError(f"numbers has shape {given.shape}, that of the bounds is {shape}")
         return bool(np.all((self.lower <= given) & (given <= self.upper)))
 
     def overlaps(self, other: Interval) -> bool:

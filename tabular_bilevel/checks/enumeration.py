@@ -34,7 +34,7 @@ from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.problem import BilevelProblem, named
+from tabular_bilevel.problem import BilevelProblem, with_names
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -332,7 +332,7 @@ def check_by_enumeration(
     skipped = f"the problem's pullback was not checked: {pullback.skipped}"
     report = replace(
         report,
-        where=named(problem, report.where),
+        where=with_names(problem, report.where),
         target_accuracy=None if exact is None else exact.accuracy,
         pullback_checked=pullback.checked,
         reason=report.reason or (skipped if pullback.skipped else ""),

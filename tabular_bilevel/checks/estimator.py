@@ -39,7 +39,7 @@ from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import FollowerSolver
 from tabular_bilevel.mistakes.register import RIGHT
-from tabular_bilevel.problem import BilevelProblem, named
+from tabular_bilevel.problem import BilevelProblem, with_names
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.critics import Critic
 from tabular_bilevel.sampling.experience import Experience
@@ -479,9 +479,9 @@ def _explained(
         return dataclasses.replace(found, diagnosis=Diagnosis())
     found = dataclasses.replace(
         found,
-        where=named(problem, found.where),
-        still=named(problem, found.still),
-        reason=named(problem, found.reason),
+        where=with_names(problem, found.where),
+        still=with_names(problem, found.still),
+        reason=with_names(problem, found.reason),
     )
     exactly, rounding = found.deterministic, replicates.rounding
     if exactly:

@@ -22,7 +22,7 @@ from tabular_bilevel.exact.routes import (
     forward_gradient,
 )
 from tabular_bilevel.finite.linear import policy_system
-from tabular_bilevel.problem import BilevelProblem, named
+from tabular_bilevel.problem import BilevelProblem, with_names
 
 __all__ = ["GradientReport", "RouteComparison", "check_gradient"]
 
@@ -227,7 +227,7 @@ def check_gradient(
             route=route,
             difference=float(gaps[worst]),
             tolerance=allowed,
-            worst=named(problem, where),
+            worst=with_names(problem, where),
             adjoint=float(derivatives[worst]),
             other=float(others[worst]),
             n_differing=int((gaps > allowed).sum()),

@@ -18,7 +18,7 @@ from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say, size_of
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
-from tabular_bilevel.problem import named
+from tabular_bilevel.problem import with_names
 from tabular_bilevel.problems.grid_map import grid_map
 
 # How many parameters are explained, and below which share of a gradient's entry a cause is not.
@@ -107,7 +107,7 @@ def explained(name: str, problem: Any, theta: FloatArray) -> Iterator[str]:
     )
     causes, places = parts_of(problem, theta, found), _places(problem, theta, found, largest)
     for k in largest:
-        yield named(problem, f"theta[{k}]") + (
+        yield with_names(problem, f"theta[{k}]") + (
             f": {gradient[k]:+.4g} = direct {found.direct[k]:+.4g}, "
             f"through the follower {found.indirect[k]:+.4g}"
         )
@@ -163,15 +163,12 @@ def _length(model: tb.Model, length: float) -> str:
 
 def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
     """Name a state, and say what it is like."""
-    names = found.model.state_names
-    if names is not None:
-        name = names[state]
-    else:
-        try:
-            row, column = grid_map(problem).cells[state]
-            name = f"cell ({row}, {column})"
-        except ValueError:
-            name = f"state {state}"
+    try:
+        row, column = grid_map(problem).cells[state]
+        name = f"cell ({row}, {column})"
+    except ValueError:
+        names = found.model.state_names
+        name = names[state] if names else f"state {state}"
     return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
 
 

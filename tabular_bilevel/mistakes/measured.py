@@ -40,7 +40,7 @@ def per_visit(change: Change) -> Measures:
         direct, indirect = rule.measures(known)
         visits = known.seen.visits(1.0)[0] / max(1, known.seen.complete)
         mean = ratio(indirect.follower_reward, visits)
-        influence = visits * change(mean, visits / max(visits.sum(), 1e-300))
+        influence = visits * change(mean, visits / (visits.sum() or 1.0))
         return direct, _of_influence(known, influence)
 
     return measures

@@ -45,6 +45,11 @@ class Arrow:
     follower_reward: float = 0.0
     leader_reward: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Keep probabilities that the caller cannot change."""
+        if isinstance(self.to, Mapping):
+            object.__setattr__(self, "to", dict(self.to))
+
     @property
     def probabilities(self) -> Mapping[str | None, float]:
         """Probability of each destination; None is the end."""

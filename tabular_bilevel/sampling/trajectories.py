@@ -145,7 +145,13 @@ class Trajectories:
         -------
         Trajectories
             The beginnings.
+
+        Raises
+        ------
+        ValueError
+            If `steps` is not a positive whole number.
         """
+        positive_integer("steps", steps)
         if steps >= self.states.shape[1]:
             return self
         columns = (self.states, self.actions, self.next_states)

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_finite, as_generator, as_theta, finite_array
+from tabular_bilevel._base.arguments import (
+    as_finite,
+    as_generator,
+    as_theta,
+    finite_array,
+    require_method,
+)
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.derivatives import tangents_at
@@ -295,24 +301,31 @@ class LeaderView:
         ValueError
             If a number is not positive, or `rng` is neither a generator nor a seed.
         """
-        return self.draw(Episodes(n_trajectories, steps), as_generator(rng))
+        return self.draw(Episodes(n_trajectories, steps), rng)
 
-    def draw(self, sampler: Sampler, rng: np.random.Generator) -> Batch:
+    def draw(self, sampler: Sampler, rng: np.random.Generator | int) -> Batch:
         """Let the follower act as long as a sampler says.
 
         Parameters
         ----------
         sampler : Sampler
             How much, and where trajectories are cut.
-        rng : numpy.random.Generator
-            Source of randomness; it advances.
+        rng : numpy.random.Generator or int
+            Source of randomness (it advances), or a seed.
 
         Returns
         -------
         Batch
             The trajectories.
+
+        Raises
+        ------
+        ValueError
+            If that is no sampler, or `rng` is neither a generator nor a seed.
         """
-        return Batch.of(sampler.sample(self._model, self._response.policy, rng=rng))
+        require_method("sampler", sampler, "sample")
+        policy = self._response.policy
+        return Batch.of(sampler.sample(self._model, policy, rng=as_generator(rng)))
 
     @property
     def follower_policy(self) -> FloatArray:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 import tabular_bilevel as tb
 
@@ -168,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the table to this file, too")
     options = parser.parse_args(arguments)
+    threadpool_limits(1)  # ours: the libraries that look at the environment are loaded
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
     rows, versions = [], {"python": platform.python_version()}
     versions |= {name: version(name) for name in ("tabular-bilevel", "numpy", "scipy", "numba")}
@@ -189,7 +191,9 @@ def main(arguments: list[str] | None = None) -> int:
             peer.communicate()
     print(f"medians of {options.runs} runs in turn; {versions}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 
