@@ -148,6 +148,27 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
 
 
+def measures_call(model):
+    place, width = model.band
+    response = tb.solve_follower(model)
+    tables = ("leader_reward", "initial", "follower_discount", "leader_discount", "temperature")
+    inputs = kernel_of(model) | {name: getattr(model, name) for name in tables}
+    inputs |= {"follower_value": response.value, "policy": response.policy, "place": place}
+    states, pairs, stored = model.n_states, model.available.shape, model.transition.nnz
+    shapes = {
+        "band": (states, 2 * width + 1),
+        "value": states,
+        "action_value": pairs,
+        "occupancy": states,
+        "continuation": stored,
+        "pairs": pairs,
+        "direct": stored,
+        "influence": pairs,
+        "indirect": stored,
+    }
+    return inputs, {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+
+
 def look_call(model):
     inputs = kernel_of(model) | {
         "reward": model.follower_reward,
@@ -412,6 +433,7 @@ CALLS = {
     "soft_value_iteration": iteration_call,
     "soft_bellman": look_call,
     "soft_policy_iteration": newton_call,
+    "leader_measures": measures_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
     "expected_traces": expected_call,
@@ -481,6 +503,19 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     available = model.available
     assert agree(outputs["action_value"][available], action_value[available])
     assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+@each_model
+@pytest.mark.parametrize("leader_discount", [None, 0.0, 0.5])
+def test_leader_measures_are_their_twins(model, leader_discount):
+    if leader_discount is not None:
+        model = model.replace(leader_discount=leader_discount)
+    inputs, outputs = measures_call(model)
+    run(kernels.leader_measures, inputs, outputs)
+    twin = twins.leader_measures(model, inputs["policy"], inputs["follower_value"])
+    assert {*twin, "band"} == {*outputs}
+    for name, wanted in twin.items():
+        assert agree(outputs[name], wanted)
 
 
 @each_model

@@ -420,7 +420,7 @@ class CompiledPolicyIteration:
         """
         from tabular_bilevel._base import kernels
 
-        if not _is_banded(model):
+        if not is_banded(model):
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)
         place, width = model.band
@@ -520,8 +520,8 @@ class StoppedValueIteration:
         return response_at(model, value, self.sweeps)
 
 
-def _is_banded(model: Model) -> bool:
-    """Whether elimination within the model's band is fast; a quick look comes first."""
+def is_banded(model: Model) -> bool:
+    """Say whether elimination within the model's band is fast; a quick look comes first."""
     if model.n_states * model.least_band**2 > WIDEST_BAND:
         return False
     return model.n_states * model.band[1] ** 2 <= WIDEST_BAND

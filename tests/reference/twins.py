@@ -91,6 +91,35 @@ def soft_policy_iteration(model, value, *, tolerance, max_iterations):
         iterations += 1
 
 
+def leader_measures(model, policy, follower_value):
+    """V_L, Q_L, d_L, d_L V_L', and dJ in r_L and P with pi held fixed, in r_F and P through pi."""
+    beta, gamma, gamma_l = model.temperature, model.follower_discount, model.leader_discount
+    kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
+    chain = np.einsum("sa,sat->st", policy, kernel)
+    eye = np.eye(model.n_states)
+    value = np.linalg.solve(eye - gamma_l * chain, (policy * model.leader_reward).sum(axis=1))
+    occupancy = np.linalg.solve(eye - gamma_l * chain.T, model.initial)
+    action_value = model.leader_reward + gamma_l * kernel @ value
+    pairs = occupancy[:, None] * policy
+    advantage = action_value - (policy * action_value).sum(axis=1, keepdims=True)
+    advantage -= (policy * advantage).sum(axis=1, keepdims=True)  # what rounding left
+    source = pairs * advantage / beta
+    arrivals = np.einsum("sa,sat->t", gamma * source, kernel)
+    influence = source + policy * np.linalg.solve(eye - gamma * chain.T, arrivals)[:, None]
+    row, following = model.transition.tocoo().coords
+    s, a = row // model.n_actions, row % model.n_actions
+    return {
+        "value": value,
+        "action_value": action_value,
+        "occupancy": occupancy,
+        "continuation": occupancy[s] * value[following],
+        "pairs": pairs,
+        "direct": gamma_l * pairs[s, a] * value[following],
+        "influence": influence,
+        "indirect": gamma * influence[s, a] * follower_value[following],
+    }
+
+
 def sample_trajectories(rng, model, policy, *, count, horizon, budget=np.inf, survival=1.0):
     """Play `count` episodes; each is a list of (s, a, s'), with s' = None at the end."""
     outcomes = successors(model)

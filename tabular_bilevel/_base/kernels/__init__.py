@@ -28,6 +28,7 @@ from tabular_bilevel._base.kernels.sample import (
     visits,
 )
 from tabular_bilevel._base.kernels.solve import (
+    leader_measures,
     soft_bellman,
     soft_policy_iteration,
     soft_value_iteration,
@@ -42,6 +43,7 @@ __all__ = [
     "expected_traces",
     "flow_residual",
     "influence_sources",
+    "leader_measures",
     "monte_carlo",
     "outward",
     "pad",
