@@ -22,7 +22,7 @@ Problems: what theta does
 Tables: the follower's decision process at one theta
     Model                    transitions, both rewards, discounts and temperature, checked
     Tangent                  the derivative of the tables along one direction of theta
-    normalised               tables whose rows sum to 1, and their tangent
+    normalised               distributions scaled so that they sum to 1
 
 The follower's answer, and what it is worth to the leader
     solve_follower           the follower's best answer to a model
@@ -143,7 +143,7 @@ More modules, which you import by their full names
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel import problems
 from tabular_bilevel._base.display import display_all
@@ -163,14 +163,6 @@ from tabular_bilevel.certify.result import (
     Hypergradient,
     Interval,
 )
-from tabular_bilevel.checks.diagnosis import Diagnosis
-from tabular_bilevel.checks.distinction import Distinction, tell_apart
-from tabular_bilevel.checks.enumeration import EnumerationReport, check_by_enumeration
-from tabular_bilevel.checks.estimator import check_estimates, check_estimator
-from tabular_bilevel.checks.gradient import GradientReport, check_gradient
-from tabular_bilevel.checks.report import EstimatorReport
-from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, standard_suite
-from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators import (
     AdaptiveModelDesign,
     BiLevelActorCritic,
@@ -207,7 +199,6 @@ from tabular_bilevel.finite.follower import (
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.mistakes.controls import Control, controls
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
@@ -226,6 +217,26 @@ from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView
+
+if TYPE_CHECKING:  # checks take a third of this import: they wait until one is asked for
+    from tabular_bilevel.checks import (
+        Diagnosis,
+        Distinction,
+        EnumerationReport,
+        EstimatorReport,
+        GradientReport,
+        SuiteCase,
+        SuiteReport,
+        Verdict,
+        check_by_enumeration,
+        check_estimates,
+        check_estimator,
+        check_gradient,
+        check_suite,
+        standard_suite,
+        tell_apart,
+    )
+    from tabular_bilevel.mistakes import Control, controls
 
 __version__ = "0.1.0"
 
@@ -341,8 +352,18 @@ __all__ = [
 display_all(globals())
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "plots"})
+
+
 def __getattr__(name: str) -> Any:
-    """Import `plots` when it is asked for: matplotlib is an extra, and takes a second."""
-    if name == "plots":
-        return importlib.import_module("tabular_bilevel.plots")
-    return found_by_old_name(__name__, name, {"Step": Iteration, "Steps": StepBudget})
+    """Import what takes time when it is asked for; `plots` also takes matplotlib, an extra."""
+    if name in ("checks", "mistakes", "plots"):
+        return importlib.import_module(f"tabular_bilevel.{name}")
+    old = {"Step": Iteration, "Steps": StepBudget}
+    if not (name in old or name.startswith("_")):
+        for folder in ("mistakes", "checks"):
+            part = importlib.import_module(f"tabular_bilevel.{folder}")
+            if name in part.__all__:
+                return getattr(part, name)
+    return found_by_old_name(__name__, name, old)

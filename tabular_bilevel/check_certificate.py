@@ -83,15 +83,51 @@ Slopes = list[tuple[int, float]]  # places and numbers
 
 
 class RejectedError(Exception):
-    """The certificate does not prove what it claims."""
+    """The certificate does not prove what it claims.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.check_certificate import RejectedError, check_certificate
+    >>> document = tb.enclose(tb.problems.bandit(), [0.0, 0.0]).certificate()
+    >>> document["claims"]["objective"] = 2 * ["0x1.8000000000000p-1"]  # 3/4, and it is 1/2
+    >>> try:
+    ...     check_certificate(document)
+    ... except RejectedError as error:
+    ...     print(error)
+    objective[0] is not within the bounds that are claimed
+    """
 
 
 class UnprovenError(RejectedError):
-    """The claims may be true, but the proof is too coarse to show them."""
+    """The claims may be true, but the proof is too coarse to show them.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.check_certificate import UnprovenError, check_certificate
+    >>> document = tb.enclose(tb.problems.bandit(), [0.0, 0.0]).certificate()
+    >>> document["proof"]["leader_value"] = ["0x1p+0"]  # 1, and it is 1/2
+    >>> try:
+    ...     check_certificate(document)
+    ... except UnprovenError as error:
+    ...     print(error)
+    objective[0] is not shown with 1024 bits
+    """
 
 
 class NoCertificateError(RejectedError):
-    """The file or document is no certificate: it does not even claim anything."""
+    """The file or document is no certificate: it does not even claim anything.
+
+    Examples
+    --------
+    >>> from tabular_bilevel.check_certificate import NoCertificateError, check_certificate
+    >>> try:
+    ...     check_certificate({"format": "another"})
+    ... except NoCertificateError as error:
+    ...     print(error)
+    the document has no follower_discount
+    """
 
 
 class _CoarseError(Exception):
@@ -182,6 +218,14 @@ def check_certificate(document: dict[str, Any]) -> int:
         If the certificate does not prove its claims; the message says where. An `UnprovenError`
         says that they may be true, a `NoCertificateError` that the document is no certificate: an
         entry is missing, unknown or not what it should be.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> from tabular_bilevel.check_certificate import check_certificate
+    >>> document = tb.enclose(tb.problems.bandit(), [0.0, 0.0]).certificate()
+    >>> check_certificate(document)  # bits
+    512
     """
     instance = _Instance(document)
     widths: dict[str, Fraction] = {}

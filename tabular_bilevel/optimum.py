@@ -288,7 +288,20 @@ class Shake:
             raise ValueError(f"reach is {self.reach}, not at least 0")
 
     def __call__(self, theta: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Lift and move, shape (d,)."""
+        """Lift and move, shape (d,).
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            Where it was.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            Where to go on from.
+        """
         lifted = np.maximum(theta, theta.max(initial=-np.inf) - self.reach)
         return np.asarray(lifted + self.spread * rng.standard_normal(theta.size))
 
@@ -344,6 +357,8 @@ def search(
     positive_integer("shakes", shakes)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ValueError(f"recipe is {recipe!r}, not a Recipe")
+    if not callable(shake):
+        raise ValueError(f"shake is {shake!r}, not a function of theta and a generator")
     climbing, shaking = as_generator(rng).spawn(2)
     start = as_theta(theta)
     if recipe is not None:

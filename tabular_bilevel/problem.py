@@ -60,11 +60,35 @@ class BilevelProblem(Protocol):
     """
 
     def model(self, theta: FloatArray) -> Model:
-        """Build the follower's model at theta, shape (d,)."""
+        """Build the follower's model at theta.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        Model
+            The follower's decision process.
+        """
         ...
 
     def pullback(self, theta: FloatArray, sensitivities: Sensitivities) -> FloatArray:
-        """Sum over the tables of sensitivity times d(entry)/d(theta), shape (d,)."""
+        """Sum over the tables of sensitivity times d(entry)/d(theta).
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            The leader's parameter.
+        sensitivities : Sensitivities
+            Of the model at theta, or of anything linear in its tables.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The derivative in theta.
+        """
         ...
 
 
@@ -89,7 +113,18 @@ class ForwardProblem(BilevelProblem, Protocol):
     """
 
     def pushforward(self, theta: FloatArray, direction: FloatArray) -> Tangent:
-        """Differentiate the tables along a direction, shape (d,); `Tangent` says in what form."""
+        """Differentiate the tables along a direction.
+
+        Parameters
+        ----------
+        theta, direction : ndarray, shape (d,)
+            Where, and which way.
+
+        Returns
+        -------
+        Tangent
+            The change of each table.
+        """
         ...
 
 

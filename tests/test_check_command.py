@@ -386,7 +386,7 @@ CALLS = {
     ),
     "a maker for a problem": (
         lambda: tb.check_estimator(METHOD, tb.problems.garnet, THETA),
-        "problem is <function garnet .*a function that makes a problem",
+        "problem is <function garnet>.*a function that makes a problem",
     ),
     "a model for a problem": (
         lambda: tb.check_by_enumeration(METHOD, PROBLEM.model(THETA), THETA),
@@ -542,3 +542,34 @@ def test_each_problem_is_a_line_as_it_ends_above_a_bar(folder):
         case.name for case in SUITE[: [c.theta.size for c in SUITE].index(1000)]
     ]
     assert b"a thousand parameters:" in bar
+
+
+def test_what_an_estimator_works_with_is_declared_by_name(said, folder):
+    (folder / "declares.py").write_text(
+        "import tabular_bilevel as tb\n"
+        "stops, few = tb.StoppedValueIteration(sweeps=3), tb.Episodes(100)\n"
+        "learns = tb.MonteCarloCritic()\n"
+        "mine = tb.BoltzmannCovariance(tb.Interaction(few, learns, stops))\n"
+    )
+    at = ["declares.py:mine", "--problem", "garnet", "--seed", "0", "--visible-bias", "0.2"]
+    assert said(*at)[0] == 1
+    known = ["--follower", "declares:stops", "--critic", "declares:learns", "--sampler"]
+    status, printed, _ = said(*at, *known, "declares:few", "--report", "out")
+    assert status == 0
+    assert printed.startswith("Estimator check: no bias seen, beside what was declared\n")
+    written = json.loads((folder / "out" / "report.json").read_text())
+    assert "follower=StoppedValueIteration(sweeps=3, warm_start=True)" in written["declared"]
+    assert written["verdict"] == "no bias seen"
+    status, printed, _ = said(*at, "--simulator", "mine:PROBLEM", "--follower", "declares:stops")
+    assert "simulator=FeatureProblem" in printed
+
+
+def test_directions_are_compared_in_every_form(said, folder):
+    at = ["--problem", "garnet", "--seed", "0"]
+    assert said("mine:half", *at)[0] == 1
+    assert said("mine:half", *at, "--up-to-scale")[0] == 0
+    assert said("mine:half", "--smallest", "--seed", "0", "--up-to-scale")[0] == 0
+    (folder / "halves.py").write_text("import tabular_bilevel as tb\nf = tb.controls()['half']\n")
+    layered = ["halves:f", "--problem", "layered", "--enumerate"]
+    assert said(*layered)[0] == 1
+    assert said(*layered, "--up-to-scale")[0] == 0

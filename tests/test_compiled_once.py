@@ -1,4 +1,4 @@
-"""A kernel is compiled for one type of each argument: every further type costs a first call time."""
+"""A kernel is compiled for one type of each argument: each further type slows a first call."""
 
 import json
 import subprocess

@@ -438,6 +438,7 @@ def test_the_followers_model_has_the_games_names():
         ({"on": [0.5, 0.0, 0.5]}, "no state is called 'on'; there are in, out"),
         ({0: [0.5, 0.0, 0.5]}, "no state is called 0; there are in, out"),
         ({"in": "abc"}, "f(.|in) has dtype <U3; real numbers are needed"),
+        ([0.5, 0.5], "policy is [0.5, 0.5], not a mapping from states to probabilities"),
     ],
 )
 def test_bad_policies_are_refused(policy, message):

@@ -142,6 +142,13 @@ def test_a_shake_of_ones_own_is_taken():
     ("call", "message"),
     [
         (lambda: tb.published("bc-hg"), "method is 'bc-hg', not one of bchg, "),
+        (lambda: tb.published(["bchg"]), r"method is \['bchg'\], not one of bchg, "),
+        (lambda: tb.published("bchg", "warm"), "setting is 'warm', not a Setting"),
+        (
+            lambda: tb.published("bchg").start(tb.ExactGradient(), 0),
+            "problem.n_parameters is None, not a positive whole number",
+        ),
+        (lambda: searched(shake=1.0), "shake is 1.0, not a function of theta and a generator"),
         (lambda: tb.Recipe(tb.ExactGradient(), 0.1, 5), "optimiser is 0.1, which has no method"),
         (lambda: tb.Recipe(3, tb.Adam(), 5), "method is 3, "),
         (lambda: tb.Recipe(tb.ExactGradient(), tb.Adam(), 0), "n_iterations is 0, not a positive"),

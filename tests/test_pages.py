@@ -165,19 +165,24 @@ ax = tb.plots.influence(tb.problems.four_rooms(), [0.0] * 105)
     run(text, tmp_path)
 
 
+def missing(text, folder):
+    """Find the files that a page in a folder names, and that do not exist."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", re.sub(r"`[^`]*`", "", prose))
+    named = re.findall(r"`(?:python )?((?:tabular_bilevel|tests|validation)/[\w./]*)", text)
+    return [name for name in linked if not (folder / name).exists()] + [
+        name for name in named if not (ROOT / name).exists()
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page):
-    text = page.read_text(encoding="utf-8")
-    missing = [
-        name
-        for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
-        if not (page.parent / name).exists()
-    ] + [
-        name
-        for name in re.findall(r"`(?:python )?((?:tabular_bilevel|tests|validation)/[\w./]*)", text)
-        if not (ROOT / name).exists()
-    ]
-    assert missing == []
+    assert missing(page.read_text(encoding="utf-8"), page.parent) == []
+
+
+def test_files_that_do_not_exist_are_found(tmp_path):
+    text = "[a](gone.md#b) [b](https://x) `tests/gone.py` `c[0](d)`\n```python\nc[0](d)\n```\n"
+    assert missing(text, tmp_path) == ["gone.md", "tests/gone.py"]
 
 
 def test_the_index_has_every_page():

@@ -481,6 +481,12 @@ def test_bad_lines_are_refused(theta, direction, message):
         tb.along(tb.problems.two_state(), theta, direction)
 
 
+def test_a_line_is_of_a_problem():
+    for wrong in ([0.0, 0.0], tb.FeatureProblem):
+        with pytest.raises(ValueError, match=r"^problem is "):
+            tb.along(wrong, [0.0, 0.0], [1.0, 0.0])
+
+
 def test_a_line_has_one_parameter():
     with refused("theta has shape (2,), not that of a vector of length 1"):
         tb.along(tb.problems.two_state(), [0.0, 0.0], [1.0, 0.0]).model([0.0, 0.0])

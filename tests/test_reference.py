@@ -72,6 +72,7 @@ MODULES = (
     *("tabular_bilevel", "tabular_bilevel.problems", "tabular_bilevel.problems.zoo"),
     *("tabular_bilevel.plots", "tabular_bilevel.vectors", "tabular_bilevel.strategies"),
     *("tabular_bilevel.optimum", "tabular_bilevel.ascent.training"),
+    "tabular_bilevel.check_certificate",
     *(f"tabular_bilevel.adapters.{name}" for name in ("gymnasium", "jax", "pettingzoo")),
     *(["tabular_bilevel.adapters.torch"] if importlib.util.find_spec("torch") else ()),
 )
@@ -113,7 +114,7 @@ OUR_OWN = {
     "Batch": {"of"},
     "Estimate": {"modelled", "traced"},
     "Experience": {"law", "model", "seeing"},
-    "Model": {"band", "longest_row", "origin"},
+    "Model": {"band", "least_band", "longest_row", "origin"},
     "Sensitivities": {"entries", "times"},
 }
 
@@ -164,7 +165,10 @@ def explained():
     """Public functions, classes, and the methods of these, by name."""
     for name, value in PUBLIC.items():
         yield name, value
-        for key, member in members(value).items() if inspect.isclass(value) else ():
+        if not inspect.isclass(value):
+            continue
+        called = written(value, "__call__")
+        for key, member in (members(value) | ({"__call__": called} if called else {})).items():
             function = getattr(member, "__func__", member)
             if inspect.isfunction(function):
                 yield f"{name}.{key}", function
@@ -203,10 +207,22 @@ def has_an_example_that_cannot_be_copied(value):
     return used - made
 
 
+def refers(value):
+    """Whether a docstring says that something is as of another name."""
+    return re.search(r"\b[Aa]s(?: of|) `", inspect.getdoc(value) or "")
+
+
+def implements(function):
+    """Whether it is a method of a contract, which a protocol explains, or a method before it."""
+    owner, _, name = function.__qualname__.rpartition(".")
+    stated = {cls.__name__ for cls in CLASSES.values() if getattr(cls, "_is_protocol", False)}
+    return bool(owner) and name in SHOWN_BY_CONTRACT and owner not in stated
+
+
 def explains_other_parameters(function):
-    told = names_in(sections(function).get("Parameters", ""))
-    is_method = "." in function.__qualname__
-    return told != parameters(function) and (told or not is_method) and (told, function.__name__)
+    told, taken = names_in(sections(function).get("Parameters", "")), parameters(function)
+    unexplained = not told and (implements(function) or refers(function))
+    return told != taken and not unexplained and (told, taken)
 
 
 def does_not_say_what_it_returns(function):
@@ -241,7 +257,7 @@ def does_not_say_what_it_raises(value):
     made = [value]
     if inspect.isclass(value):
         made = [written(value, name) for name in ("__init__", "__post_init__")]
-    if "Raises" in sections(value) or re.search(r"\b[Aa]s(?: of|) `", inspect.getdoc(value) or ""):
+    if "Raises" in sections(value) or refers(value):
         return False
     return any(checks_arguments(each) for each in made if each is not None)
 

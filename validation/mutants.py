@@ -345,8 +345,8 @@ MUTANTS = (
     Mutant(
         "bounds that take the value for exact",
         "_follower",
-        "policy_error = soft.error(log_ratio)",
-        "policy_error = soft.error(0.0)",
+        "policy_error = _balanced(soft.error(log_ratio), leak)",
+        "policy_error = _balanced(soft.error(0.0), leak)",
         (BOUNDS,),
     ),
     Mutant(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import reprlib
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -52,7 +51,7 @@ def display_all(module: dict[str, Any]) -> None:
         Its `globals`, with `__all__`.
     """
     for name in module["__all__"]:
-        if isinstance(module[name], type):
+        if isinstance(module.get(name), type):  # what is imported later is not there yet
             displayed(module[name])
 
 
@@ -98,11 +97,17 @@ def table(self: object) -> str:
     if not dataclasses.is_dataclass(self):
         return _line(head if head.startswith(name) else f"{name}: {head}".removesuffix(": "))
     rows = "".join(
-        f'<tr><th style="text-align: left">{html.escape(key)}</th>'
-        f'<td style="text-align: left">{html.escape(text)}</td></tr>'
+        f'<tr><th style="text-align: left">{_escaped(key)}</th>'
+        f'<td style="text-align: left">{_escaped(text)}</td></tr>'
         for key, text in _rows(self)
     )
-    return f"<table><caption>{html.escape(cut(head or name, CELL))}</caption>{rows}</table>"
+    return f"<table><caption>{_escaped(cut(head or name, CELL))}</caption>{rows}</table>"
+
+
+def _escaped(text: str) -> str:
+    import html  # which reads two thousand names of characters
+
+    return html.escape(text)
 
 
 def _rows(self: Any) -> Iterator[tuple[str, str]]:
@@ -210,7 +215,7 @@ def _first_line(value: object) -> str:
 
 
 def _line(text: str) -> str:
-    return f"<div>{html.escape(cut(text, CELL))}</div>"
+    return f"<div>{_escaped(cut(text, CELL))}</div>"
 
 
 def _call(name: str, parts: list[str]) -> str:

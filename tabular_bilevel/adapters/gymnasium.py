@@ -247,13 +247,29 @@ class FollowerEnv(gymnasium.Env[int, int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Draw a first state."""
+        """Draw a first state; parameters and what is returned as of `gymnasium.Env.reset`."""
         super().reset(seed=seed)
         state = draw(self.np_random, self.model.initial)
         return state, self._arrive(state)
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         """Take an available action.
+
+        Parameters
+        ----------
+        action : int
+            One that the state has.
+
+        Returns
+        -------
+        observation : int
+            The next state; the state before, where the episode ends.
+        reward : float
+            The follower's.
+        terminated, truncated : bool
+            Whether the episode ended; never truncated.
+        info : dict
+            `leader_reward` and `action_mask`.
 
         Raises
         ------

@@ -144,17 +144,39 @@ class GameEnv(ParallelEnv):
         self.np_random: np.random.Generator | None = None
 
     def observation_space(self, agent: str) -> Space[Any]:
-        """Return the agent's space of observations, the states."""
+        """Return the agent's space of observations, the states.
+
+        Parameters
+        ----------
+        agent : str
+            "leader" or "follower".
+
+        Returns
+        -------
+        gymnasium.spaces.Space
+            The space.
+        """
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Space[Any]:
-        """Return the agent's space of actions, or of answers."""
+        """Return the agent's space of actions, or of answers.
+
+        Parameters
+        ----------
+        agent : str
+            "leader" or "follower".
+
+        Returns
+        -------
+        gymnasium.spaces.Space
+            The space.
+        """
         return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
-        """Draw a first state; without a seed, go on with the randomness that there is."""
+        """Draw a first state, as `pettingzoo.ParallelEnv.reset` does; without a seed, go on."""
         if seed is not None or self.np_random is None:
             self.np_random, _ = seeding.np_random(seed)
         self.agents = list(self.possible_agents)
@@ -171,6 +193,16 @@ class GameEnv(ParallelEnv):
         dict[str, dict[str, Any]],
     ]:
         """Play an action of the leader and an action, or an answer, of the follower.
+
+        Parameters
+        ----------
+        actions : dict
+            Of "leader" and "follower": an action each, or of the follower an answer.
+
+        Returns
+        -------
+        observations, rewards, terminations, truncations, infos : dict
+            By agent, as of `pettingzoo.ParallelEnv.step`.
 
         Raises
         ------

@@ -106,6 +106,18 @@ class AscentState:
     def start(cls, theta: npt.ArrayLike, *, rng: np.random.Generator | int) -> AscentState:
         """Stand at the start of an ascent from theta, as `ascend` does.
 
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            Where it starts.
+        rng : numpy.random.Generator or int
+            Source of randomness, which is copied, or a seed.
+
+        Returns
+        -------
+        AscentState
+            Of no step made.
+
         Raises
         ------
         ValueError
@@ -256,7 +268,18 @@ class Iteration:
         return float(self._stations[1].objective)
 
     def objective_over(self, horizon: int | None) -> float:
-        """Compute J at the step's start, counting this many of the leader's steps."""
+        """Compute J at the step's start, counting this many of the leader's steps.
+
+        Parameters
+        ----------
+        horizon : int or None
+            How many; all if None.
+
+        Returns
+        -------
+        float
+            J.
+        """
         if horizon is None:
             return self.objective
         return evaluate_leader(self._model, self._stations[0], horizon=horizon).objective

@@ -35,7 +35,22 @@ class Optimiser(Protocol):
     def step(
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
-        """Return the next parameter, and what to remember for the next step, by name."""
+        """Make a step.
+
+        Parameters
+        ----------
+        theta, gradient : ndarray, shape (d,)
+            Where the step starts, and the gradient there.
+        memory : mapping of str to ndarray
+            What the step before gave back; empty at first.
+
+        Returns
+        -------
+        theta : ndarray, shape (d,)
+            The next parameter.
+        memory : mapping of str to ndarray
+            What the next step is to be given.
+        """
         ...
 
 

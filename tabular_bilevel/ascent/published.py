@@ -80,12 +80,13 @@ class Recipe:
         ValueError
             If the problem does not say how many parameters it has, or the seed is negative.
         """
-        return first_theta(seed, positive_integer("problem.n_parameters", problem.n_parameters))
+        size = getattr(problem, "n_parameters", None)
+        return first_theta(seed, positive_integer("problem.n_parameters", size))
 
     def climb(
         self, problem: BilevelProblem, theta: Any, *, rng: np.random.Generator | int
     ) -> Iterator[Iteration]:
-        """Climb from theta as `ascend` does, with the recipe's settings."""
+        """Climb from theta with the recipe's settings, as `ascend` does."""
         return ascend(
             problem, theta, self.method, self.optimiser, rng=rng, n_iterations=self.n_iterations
         )
@@ -128,7 +129,9 @@ def published(name: str, setting: Setting | None = None) -> Recipe:
     >>> last.iteration, recipe.n_iterations
     (4, 10000)
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method is {name!r}, not one of {', '.join(METHODS)}")
-    method = METHODS[name](Setting() if setting is None else setting)
+    if not isinstance(setting, Setting | None):
+        raise ValueError(f"setting is {setting!r}, not a Setting")
+    method = METHODS[name](setting or Setting())
     return Recipe(method, GradientAscent(0.1, 1.0), 10_000)

@@ -61,7 +61,18 @@ class Curve:
     theta: FloatArray = field(repr=False)
 
     def final(self, share: float = 0.05) -> float:
-        """Average the objective over the last iterations, by default a twentieth of them."""
+        """Average the objective over the last iterations, by default a twentieth of them.
+
+        Parameters
+        ----------
+        share : float
+            The part of the iterations that are late.
+
+        Returns
+        -------
+        float
+            The mean objective of these.
+        """
         late = self.iteration >= (1.0 - share) * self.iteration[-1]
         return float(self.objective[late].mean())
 

@@ -132,12 +132,34 @@ class Interval:
         return unwrapped(np.where(away > 0.0, np.nextafter(away, np.inf), 0.0))
 
     def contains(self, numbers: npt.ArrayLike) -> bool:
-        """Say whether all of the numbers are within their bounds."""
+        """Say whether all of the numbers are within their bounds.
+
+        Parameters
+        ----------
+        numbers : array_like
+            As many as there are bounds.
+
+        Returns
+        -------
+        bool
+            Whether all are.
+        """
         given = np.asarray(numbers)
         return bool(np.all((self.lower <= given) & (given <= self.upper)))
 
     def overlaps(self, other: Interval) -> bool:
-        """Say whether each of the numbers may be the same as the other's."""
+        """Say whether each of the numbers may be the same as the other's.
+
+        Parameters
+        ----------
+        other : Interval
+            Of as many numbers.
+
+        Returns
+        -------
+        bool
+            Whether all may be the same.
+        """
         return bool(np.all((self.lower <= other.upper) & (other.lower <= self.upper)))
 
     def __str__(self) -> str:
@@ -328,7 +350,22 @@ class Accuracy:
 
     @quiet
     def is_within(self, tolerance: float, objective: float, gradient: FloatArray) -> bool:
-        """Say whether the radii are within a part of the objective and of the gradient's size."""
+        """Say whether the radii are within a part of the objective and of the gradient's size.
+
+        Parameters
+        ----------
+        tolerance : float
+            The part.
+        objective : float
+            J.
+        gradient : ndarray, shape (d,)
+            Whose largest entry is its size.
+
+        Returns
+        -------
+        bool
+            Whether both are.
+        """
         size = float(np.abs(gradient).max(initial=0.0))
         widest = float(self.gradient.max(initial=0.0))
         return self.objective <= tolerance * abs(objective) and widest <= tolerance * size

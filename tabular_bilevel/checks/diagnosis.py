@@ -496,8 +496,9 @@ class Candidates:
             if fits[k]:
                 gaps = np.abs(table - table[k]).max(axis=1)
                 sizes = np.maximum(np.abs(table).max(axis=1), max(_size(table[k]), self.size))
-                equal = (gaps <= SAME * sizes) & left & fits
-                same = equal | (compared.between(table, table[k]) <= ALIKE) & left & fits
+                left_fitting = left & fits
+                equal = (gaps <= SAME * sizes) & left_fitting
+                same = equal | ((compared.between(table, table[k]) <= ALIKE) & left_fitting)
                 k = int(np.argmax(equal))  # the first of the register, of those with one target
                 same[k] = False
             left[same] = left[k] = False

@@ -177,7 +177,10 @@ class EstimatorReport:
 
     @property
     def standard_deviation(self) -> FloatArray:
-        """Standard deviation of an estimate, shape (d,), from those that were drawn."""
+        """Standard deviation of an estimate, shape (d,), from those that were drawn.
+
+        With a declared critic that learns, that of the gap to another estimator's estimate.
+        """
         return np.asarray(self.standard_error * math.sqrt(self.n_replicates))
 
     @property

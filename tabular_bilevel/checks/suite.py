@@ -108,7 +108,22 @@ class SuiteReport:
     def of(
         cls, estimator: Any, reports: Mapping[str, EstimatorReport], false_alarm_rate: float
     ) -> SuiteReport:
-        """Gather reports; if the estimator is BROKEN in all, look where else it is defined."""
+        """Gather reports; if the estimator is BROKEN in all, look where else it is defined.
+
+        Parameters
+        ----------
+        estimator : callable
+            As for `check_estimator`.
+        reports : mapping of str to EstimatorReport
+            One a problem, by its name.
+        false_alarm_rate : float
+            Of all together.
+
+        Returns
+        -------
+        SuiteReport
+            The report.
+        """
         elsewhere: tuple[str, ...] = ()
         if all(report.verdict is Verdict.BROKEN for report in reports.values()):
             elsewhere = tuple(case.name for case in defined_on(estimator, _by_size(_others())))

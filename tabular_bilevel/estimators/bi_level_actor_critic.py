@@ -140,6 +140,16 @@ class BiLevelActorCritic:
     def interaction_for(self, problem: BilevelProblem) -> Interaction:
         """Return how experience of a game is got: sampler, follower, and this method's critic.
 
+        Parameters
+        ----------
+        problem : BilevelProblem
+            A game whose follower sees the leader's action.
+
+        Returns
+        -------
+        Interaction
+            What gathers its experience.
+
         Raises
         ------
         ValueError

@@ -126,6 +126,11 @@ class BoltzmannCovariance:
         -------
         Estimate
             The sampled gradient and its parts.
+
+        Raises
+        ------
+        ValueError
+            If theta does not fit the problem, or `rng` is neither a generator nor a seed.
         """
         return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
 

@@ -193,11 +193,40 @@ class Estimator(Protocol):
 
         What goes on from call to call, such as a critic's table, starts from `memory`, that of an
         estimate before.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+        rng : numpy.random.Generator or int
+            Source of randomness (it advances), or a seed.
+        memory : mapping of str to ndarray
+            What an earlier estimate left, at a theta nearby.
+
+        Returns
+        -------
+        Estimate
+            The estimate; its `memory` is for the next call.
         """
         ...
 
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
+        """Compute what the estimates' mean comes to with infinite data.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The mean.
+        """
         ...
 
 

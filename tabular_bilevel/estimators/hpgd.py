@@ -118,7 +118,20 @@ class HyperPolicyGradient:
 
     @quiet
     def estimate(self, experience: Experience, tails: Trajectories | Law | None = None) -> Estimate:
-        """Estimate from given experience, with tails from a separate sample if there is one."""
+        """Estimate from given experience, with tails from a separate sample if there is one.
+
+        Parameters
+        ----------
+        experience : Experience
+            As `Interaction.gather` or `limit` makes it.
+        tails : Trajectories or Law, optional
+            A separate sample, or its law; by default that of the experience.
+
+        Returns
+        -------
+        Estimate
+            The estimate.
+        """
         apart = experience if tails is None else replace(experience, seen=tails)
         rule = self.rule(experience, apart)
         direct, indirect = rule.measures(experience)

@@ -4,10 +4,10 @@ The matrix is an M-matrix, diagonally dominant by rows, so elimination needs no 
 solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 - up to `DENSE_STATES` states, LAPACK on a dense matrix;
-- larger, sweeps, as far as each gains: in a random graph, whose factors would fill up, it does;
-- where they do not and the kernel is narrow (a map, a chain: after reordering, transitions stay
-  near the diagonal), SuperLU, whose factors stay sparse;
-- where it is wide, GMRES, and SuperLU if that does not get there.
+- larger and narrow (a map, a chain: after reordering, transitions stay near the diagonal), SuperLU,
+  whose factors stay sparse;
+- larger and wide (a random graph, whose factors would fill up), sweeps; where they gain too little,
+  GMRES; and SuperLU where that does not get there either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums, narrowing
-from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.model import NARROW, Model
 
 __all__ = [
     "LinearSystem",
@@ -34,10 +34,6 @@ __all__ = [
 
 # Measured: the dense factorisation of 500 states takes 4 ms, as long as the sparse one of a grid.
 DENSE_STATES = 500
-
-# Mean distance from the diagonal, as a part of the number of states, below which factors stay
-# sparse. Maps of 40,000 cells have 0.004, random graphs with 3 successors an action 0.3.
-NARROW = 0.1
 
 # Residuals are asked for at this multiple of rounding, relative to the terms they are made of;
 # where they get no smaller, the second will do.
@@ -151,8 +147,7 @@ class _Swept:
 
     @cached_property
     def _factors(self) -> _Sparse:
-        matrix = sp.eye_array(self._kernel.shape[0]) - self._discount * self._kernel
-        return _Sparse(matrix.tocsc())
+        return _Sparse(_matrix(self._kernel, self._discount))
 
 
 class _Sweeps:
@@ -191,7 +186,7 @@ class _Sweeps:
             if not enough:
                 if _is_narrow(self._kernel):
                     return None
-                matrix = sp.csr_array(sp.eye_array(b.size) - self._discount * self._kernel)
+                matrix = _matrix(self._kernel, self._discount)
                 step, _ = scipy.sparse.linalg.gmres(
                     matrix, residual, x0=step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
                 )
@@ -219,6 +214,10 @@ class _Sweeps:
             if not size < before / WORTH_A_ROUND:
                 return x, False
             before = size
+
+
+def _matrix(kernel: sp.csr_array, discount: float) -> sp.csc_array:
+    return sp.csc_array(sp.eye_array(kernel.shape[0], format="csr") - discount * kernel)
 
 
 def _largest(numbers: FloatArray) -> float:
@@ -296,10 +295,13 @@ def policy_system(
         weights = _policy_weights(model, policy)
     if model.n_states <= DENSE_STATES:
         return _Dense(_policy_matrix(model, weights, discount))
-    kernel, n_states = model.transition, model.n_states
-    steps = (weights, kernel.indices, kernel.indptr[:: model.n_actions])
-    mass = np.einsum("sa,sa->s", policy, model.row_mass)
-    return _Swept(sp.csr_array(steps, shape=(n_states, n_states)), discount, mass)
+    n_states, entries = model.n_states, model.transition
+    kernel = sp.csr_array(
+        (weights, entries.indices, entries.indptr[:: model.n_actions]), shape=(n_states, n_states)
+    )
+    if model.narrow:
+        return _Sparse(_matrix(kernel, discount))
+    return _Swept(kernel, discount, np.einsum("sa,sa->s", policy, model.row_mass))
 
 
 def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:

@@ -178,7 +178,18 @@ class Sensitivities:
 
     @quiet
     def dot(self, tangent: Tangent) -> float:
-        """Differentiate J along a change of the tables."""
+        """Differentiate J along a change of the tables.
+
+        Parameters
+        ----------
+        tangent : Tangent
+            The change.
+
+        Returns
+        -------
+        float
+            The derivative of J along it.
+        """
         return float(
             np.vdot(self.follower_reward, tangent.follower_reward)
             + np.vdot(self.leader_reward, tangent.leader_reward)

@@ -192,6 +192,16 @@ class Plane:
     def through(cls, origin: npt.ArrayLike, right: npt.ArrayLike, above: npt.ArrayLike) -> Plane:
         """Lay a plane through three points: they have the coordinates (0, 0), (1, 0), (0, 1).
 
+        Parameters
+        ----------
+        origin, right, above : array_like, shape (d,)
+            The points.
+
+        Returns
+        -------
+        Plane
+            The plane.
+
         Raises
         ------
         ValueError
@@ -203,11 +213,33 @@ class Plane:
         return cls(start, ends[0] - start, ends[1] - start)
 
     def point(self, x: float, y: float) -> FloatArray:
-        """Theta at the coordinates (x, y), shape (d,)."""
+        """Give theta at the coordinates (x, y).
+
+        Parameters
+        ----------
+        x, y : float
+            Coordinates.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            Theta there.
+        """
         return self.origin + x * self.first + y * self.second
 
     def coordinates(self, thetas: npt.ArrayLike) -> FloatArray:
-        """Coordinates of the plane's nearest point to each theta, shape (n, 2)."""
+        """Give the coordinates of the plane's nearest point to each theta.
+
+        Parameters
+        ----------
+        thetas : array_like, shape (n, d)
+            Points, on the plane or off it.
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+            Coordinates of the nearest points of the plane.
+        """
         points = as_numbers("thetas", thetas, (None, self.origin.size))
         axes = np.column_stack([self.first, self.second])
         found = np.linalg.lstsq(axes, (points - self.origin).T, rcond=None)[0]

@@ -36,11 +36,12 @@ Your own, and collections:
 - `CATALOGUE`: the problems that the command line knows, by name
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel._base.display import display_all
-from tabular_bilevel.problems import zoo
 from tabular_bilevel.problems.arrows import Arrow, from_arrows
 from tabular_bilevel.problems.closed_form import (
     bandit,
@@ -62,6 +63,9 @@ from tabular_bilevel.problems.random_families import (
     random_game,
 )
 from tabular_bilevel.problems.reparametrised import Reparametrised
+
+if TYPE_CHECKING:
+    from tabular_bilevel.problems import zoo
 
 __all__ = [
     "CATALOGUE",
@@ -124,3 +128,10 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
 )
 
 display_all(globals())
+
+
+def __getattr__(name: str) -> Any:
+    """Import the zoo when it is asked for."""
+    if name == "zoo":
+        return importlib.import_module("tabular_bilevel.problems.zoo")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -200,7 +200,22 @@ class Family:
     flags: tuple[str, ...] = ()
 
     def draw(self, rng: np.random.Generator, k: int, max_states: int) -> Instance:
-        """Draw the k-th instance, of at most `max_states` states; some families take turns."""
+        """Draw the k-th instance; some families have kinds, which take turns.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+        k : int
+            Which of them it is.
+        max_states : int
+            Of its model, at most.
+
+        Returns
+        -------
+        Instance
+            The problem and its parameter.
+        """
         return Instance(self.name, *self.make(rng, k, max_states), self.flags)
 
 

@@ -301,6 +301,8 @@ class MarkovGame:
                [0.85, 0.15],
                [0.5 , 0.5 ]])
         """
+        if not isinstance(policy, Mapping):
+            raise ValueError(f"policy is {policy!r}, not a mapping from states to probabilities")
         number = {state: s for s, state in enumerate(self._states)}
         theta = np.zeros((self.n_states, self.n_leader_actions))
         for state, row in policy.items():

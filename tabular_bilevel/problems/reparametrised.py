@@ -31,7 +31,7 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import ForwardProblem
+from tabular_bilevel.problem import ForwardProblem, require_problem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import softmax_reach
@@ -74,15 +74,52 @@ class Transform(Protocol):
         ...
 
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
-        """Map theta to x."""
+        """Map theta to x.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The parameter.
+
+        Returns
+        -------
+        ndarray, shape (k,)
+            The parameter of the problem within.
+        """
         ...
 
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
-        """Turn a gradient with respect to x into one with respect to theta."""
+        """Turn a gradient with respect to x into one with respect to theta.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The parameter.
+        gradient : ndarray, shape (k,)
+            A gradient in x.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The gradient in theta.
+        """
         ...
 
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of x."""
+        """Turn a direction of theta into one of x.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d,)
+            The parameter.
+        direction : ndarray, shape (d,)
+            A direction of theta.
+
+        Returns
+        -------
+        ndarray, shape (k,)
+            The direction of x.
+        """
         ...
 
 
@@ -235,7 +272,17 @@ class Box:
 
     @quiet
     def logits(self, x: npt.ArrayLike) -> FloatArray:
-        """Find theta at which the parameters are x, shape (d,).
+        """Find theta at which the parameters are x.
+
+        Parameters
+        ----------
+        x : array_like, shape (d,)
+            Each entry between its bounds.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The theta whose `forward` is x.
 
         Raises
         ------
@@ -444,7 +491,7 @@ def along(
     Raises
     ------
     ValueError
-        If the two differ in length, or the direction is 0.
+        If that is no problem, the two vectors differ in length, or the direction is 0.
 
     Examples
     --------
@@ -455,4 +502,5 @@ def along(
     >>> print(slope.round(6), round(tb.hypergradient(problem, theta).gradient @ direction, 6))
     [-5.687607] -5.687607
     """
+    require_problem(problem)
     return Reparametrised(problem, Line(np.asarray(theta), np.asarray(direction)))

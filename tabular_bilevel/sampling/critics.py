@@ -57,7 +57,20 @@ class LeaderValues:
 
     @classmethod
     def under(cls, policy: FloatArray, action_value: FloatArray) -> LeaderValues:
-        """Average action values under a policy, shapes (S, A)."""
+        """Average action values under a policy.
+
+        Parameters
+        ----------
+        policy : ndarray, shape (S, A)
+            The follower's.
+        action_value : ndarray, shape (S, A)
+            Q_L.
+
+        Returns
+        -------
+        LeaderValues
+            These, and V_L.
+        """
         return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
 
     @cached_property
@@ -98,11 +111,42 @@ class Critic(Protocol):
 
         The trajectories know the model they come from. A critic that learns goes on from its
         `previous` action values, shape (S, A), if there are any.
+
+        Parameters
+        ----------
+        response : Response
+            The follower's.
+        trajectories : Trajectories
+            What was seen of it.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+        previous : ndarray, shape (S, A), optional
+            Action values that an earlier call ended with.
+
+        Returns
+        -------
+        LeaderValues
+            Q_L and V_L.
         """
         ...
 
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
-        """Compute what the values come to with infinitely many of a sampler's trajectories."""
+        """Compute what the values come to with infinitely many of a sampler's trajectories.
+
+        Parameters
+        ----------
+        model : Model
+            Where trajectories come from.
+        response : Response
+            The follower's.
+        sampler : Sampler
+            Whose trajectories.
+
+        Returns
+        -------
+        LeaderValues
+            Q_L and V_L.
+        """
         ...
 
 

@@ -48,15 +48,52 @@ class Sampler(Protocol):
     """
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw the trajectories."""
+        """Draw the trajectories.
+
+        Parameters
+        ----------
+        model : Model
+            Where they are made.
+        policy : ndarray, shape (S, A)
+            Probability of each action.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+
+        Returns
+        -------
+        Trajectories
+            The sample.
+        """
         ...
 
     def horizon(self, model: Model) -> int:
-        """Count the steps after which a trajectory is cut."""
+        """Count the steps after which a trajectory is cut.
+
+        Parameters
+        ----------
+        model : Model
+            Where they are made.
+
+        Returns
+        -------
+        int
+            The number of steps.
+        """
         ...
 
     def survival(self, model: Model) -> float:
-        """Return the probability with which a step is followed by another."""
+        """Return the probability with which a step is followed by another.
+
+        Parameters
+        ----------
+        model : Model
+            Where they are made.
+
+        Returns
+        -------
+        float
+            The probability; 1 where nothing is cut by chance.
+        """
         ...
 
 

@@ -111,7 +111,20 @@ class Trajectories:
         return self._earned(self.model.leader_reward)
 
     def visits(self, discount: float) -> tuple[FloatArray, FloatArray]:
-        """Count visits, and add up discount^t over them, both (S, A)."""
+        """Count visits, and add up discount^t over them.
+
+        Parameters
+        ----------
+        discount : float
+            What a visit a step later weighs.
+
+        Returns
+        -------
+        counts : ndarray, shape (S, A)
+            Visits.
+        weights : ndarray, shape (S, A)
+            Their discounted sums.
+        """
         from tabular_bilevel._base import kernels
 
         counts, weights = np.zeros((2, *self.model.follower_reward.shape))
@@ -121,7 +134,18 @@ class Trajectories:
         return counts, weights
 
     def cut(self, steps: int) -> Trajectories:
-        """Keep the first steps of each trajectory."""
+        """Keep the first steps of each trajectory.
+
+        Parameters
+        ----------
+        steps : int
+            How many.
+
+        Returns
+        -------
+        Trajectories
+            The beginnings.
+        """
         if steps >= self.states.shape[1]:
             return self
         columns = (self.states, self.actions, self.next_states)

@@ -298,7 +298,20 @@ class LeaderView:
         return self.draw(Episodes(n_trajectories, steps), as_generator(rng))
 
     def draw(self, sampler: Sampler, rng: np.random.Generator) -> Batch:
-        """Let the follower act as long as a sampler says."""
+        """Let the follower act as long as a sampler says.
+
+        Parameters
+        ----------
+        sampler : Sampler
+            How much, and where trajectories are cut.
+        rng : numpy.random.Generator
+            Source of randomness; it advances.
+
+        Returns
+        -------
+        Batch
+            The trajectories.
+        """
         return Batch.of(sampler.sample(self._model, self._response.policy, rng=rng))
 
     @property

@@ -60,7 +60,17 @@ class StoredProblem:
 
     @classmethod
     def of(cls, vector: Vector) -> StoredProblem:
-        """Take a vector's tables, entries of the kernel in any order; ValueError if no model's.
+        """Take a vector's tables.
+
+        Parameters
+        ----------
+        vector : Vector
+            What the loader made; entries of the kernel in any order.
+
+        Returns
+        -------
+        StoredProblem
+            A problem at that theta alone.
 
         Raises
         ------

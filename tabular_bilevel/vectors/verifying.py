@@ -705,7 +705,23 @@ class Answers:
     answers: Mapping[str, tuple[float | None, FloatArray]] = field(repr=False)
 
     def __call__(self, vector: Vector) -> Any:
-        """Return the answer to a vector; ValueError if there is none."""
+        """Return the answer to a vector; ValueError if there is none.
+
+        Parameters
+        ----------
+        vector : Vector
+            What the loader made.
+
+        Returns
+        -------
+        ndarray, shape (d,), or pair of float and that
+            The gradient, or J and the gradient.
+
+        Raises
+        ------
+        ValueError
+            If there is no answer to it.
+        """
         if vector.name not in self.answers:
             raise ValueError("there is no answer to it")
         objective, gradient = self.answers[vector.name]
@@ -713,6 +729,11 @@ class Answers:
 
     def require_known(self, vectors: Iterable[Vector]) -> None:
         """Raise ValueError if there is an answer to what is no vector.
+
+        Parameters
+        ----------
+        vectors : iterable of Vector
+            What there is.
 
         Raises
         ------

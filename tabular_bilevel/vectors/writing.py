@@ -219,7 +219,18 @@ class Plan:
         )
 
     def file(self, recipe: Recipe) -> str:
-        """Name a vector's file."""
+        """Name a vector's file.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            One of `recipes`.
+
+        Returns
+        -------
+        str
+            The name, without a folder.
+        """
         return f"{recipe.name}.{self.encoding.suffix}"
 
     def provenance(self) -> dict[str, Any]:
