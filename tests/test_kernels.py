@@ -148,6 +148,24 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
 
 
+def factors_call(model):
+    place, width = model.band
+    kernel = kernel_of(model)
+    policy = tb.solve_follower(model).policy
+    kernel["weights"] = policy.ravel()[model.entry_row] * kernel.pop("data")
+    return {**kernel, "discount": 0.9, "place": place}, {
+        "band": np.full((model.n_states, 2 * width + 1), np.nan)
+    }
+
+
+def inverse_call(model):
+    inputs, outputs = factors_call(model)
+    run(kernels.band_factors, inputs, outputs)
+    names = ("rows", "inverse")
+    shape = (model.n_states, model.n_states)
+    return outputs | {"place": inputs["place"]}, {name: np.full(shape, np.nan) for name in names}
+
+
 def measures_call(model):
     place, width = model.band
     response = tb.solve_follower(model)
@@ -325,12 +343,10 @@ def reach_call(model):
     inputs = kernel_of(model) | {
         "policy": tb.solve_follower(model).policy,
         "discount": model.follower_discount,
-        "reach": np.random.default_rng(14).normal(size=(n_states, n_states)),
+        "inverse": np.random.default_rng(14).normal(size=(n_states, n_states)),
     }
-    return inputs, {
-        "mean": np.full((n_states, n_states), 7.0),
-        "advantage": np.full((n_states * n_actions, n_states), 7.0),
-    }
+    outputs = {name: np.full((n_states, n_states), 7.0) for name in ("sizes", "spread", "rest")}
+    return inputs, outputs | {"advantage": np.full((n_states * n_actions, n_states), 7.0)}
 
 
 def policy_call(model, *, scale=1.0):
@@ -424,6 +440,8 @@ CALLS = {
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
+    "band_factors": factors_call,
+    "band_inverse": inverse_call,
     "outward": outward_call,
     "influence_sources": sources_call,
     "flow_residual": flow_call,
@@ -503,6 +521,29 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     available = model.available
     assert agree(outputs["action_value"][available], action_value[available])
     assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+def unbanded(band):
+    """The factors L and U, whole."""
+    n, width = band.shape[0], band.shape[1] // 2
+    both = sum(
+        np.diag(band[max(0, -k) : n - max(0, k), width + k], k)
+        for k in range(-min(width, n - 1), min(width, n - 1) + 1)
+    )
+    return np.tril(both, -1) + np.eye(n), np.triu(both)
+
+
+@each_model
+def test_band_factors_and_their_inverse_are_their_twins(model):
+    inputs, outputs = factors_call(model)
+    run(kernels.band_factors, inputs, outputs)
+    policy, place = tb.solve_follower(model).policy, inputs["place"]
+    matrix = twins.band_factors(model, policy, inputs["discount"], place)
+    lower, upper = unbanded(outputs["band"])
+    assert agree(lower @ upper, matrix)
+    inputs, outputs = inverse_call(model)
+    run(kernels.band_inverse, inputs, outputs)
+    assert agree(outputs["inverse"], twins.band_inverse(matrix, place))
 
 
 @each_model
@@ -923,10 +964,10 @@ def test_bounds_are_widened_as_by_the_twin():
 def test_the_reach_of_actions_is_the_twins(model):
     inputs, outputs = reach_call(model)
     run(kernels.action_reach, inputs, outputs)
-    mean, advantage = twins.action_reach(
-        model, inputs["policy"], inputs["discount"], inputs["reach"]
+    squares, advantage = twins.action_reach(
+        model, inputs["policy"], inputs["discount"], inputs["inverse"]
     )
-    assert agree(outputs["mean"], mean)
+    assert all(agree(outputs[name], square) for name, square in squares.items())
     table = outputs["advantage"].reshape(*model.available.shape, model.n_states)
     assert all(agree(table[pair], row) for pair, row in advantage.items())
 

@@ -1,4 +1,4 @@
-"""The compiled pass from a response to measures gives the numbers of the road that is to be read."""
+"""The compiled pass from a response to measures gives the numbers of the readable road."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ class _Explicit:
         n_states, n_actions = policy.shape
         inverse = policy_inverse(model, policy, discount)
         patience = _patience_of(model, policy, discount, aside, lambda: inverse.sum(axis=1))
-        mean = np.empty((n_states, n_states))
+        self._sizes, self._spread, rest = np.empty((3, n_states, n_states))
         self._advantage = np.empty((n_states * n_actions, n_states))
         kernel = model.transition
         kernels.action_reach(
@@ -298,19 +298,18 @@ class _Explicit:
             policy,
             discount,
             inverse,
-            mean,
+            self._sizes,
+            self._spread,
+            rest,
             self._advantage,
         )
         # exact inverse - inverse = exact inverse (I - matrix inverse)
-        rest = mean - inverse
-        rest[np.diag_indices(n_states)] += 1.0
-        self._sizes = np.abs(inverse)
-        size = float(self._sizes.sum(axis=1).max())
+        ones = np.ones(n_states)
+        size = float((self._sizes @ ones).max())
         rounding = _row_terms(model) * ROUNDOFF
-        off = float(np.abs(rest).sum(axis=1).max()) + 2.0 * rounding * (size + 1.0)
+        off = float((rest @ ones).max()) + 2.0 * rounding * (size + 1.0)
         exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
         self._off = 2.0 * (exact * off + rounding * size)
-        self._spread = np.abs(inverse - inverse.mean(axis=0))
         self._inverse, self.patience = inverse, patience
 
     def solve(self, b: FloatArray) -> FloatArray:

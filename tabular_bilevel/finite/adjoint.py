@@ -6,7 +6,14 @@ from functools import partial
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, centred, grouped_sums, quiet, read_only, read_only_view
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    centred,
+    grouped_sums,
+    quiet,
+    read_only,
+    read_only_view,
+)
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.linear import policy_system

@@ -91,6 +91,19 @@ def soft_policy_iteration(model, value, *, tolerance, max_iterations):
         iterations += 1
 
 
+def band_factors(model, policy, discount, place):
+    """I - discount P_pi, its states in the order of their places."""
+    kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
+    chain = np.einsum("sa,sat->st", policy, kernel)
+    order = np.argsort(place)
+    return (np.eye(model.n_states) - discount * chain)[np.ix_(order, order)]
+
+
+def band_inverse(matrix, place):
+    """Invert a matrix whose states are in the order of their places, and put them back."""
+    return np.linalg.inv(matrix)[np.ix_(place, place)]
+
+
 def leader_measures(model, policy, follower_value):
     """V_L, Q_L, d_L, d_L V_L', and dJ in r_L and P with pi held fixed, in r_F and P through pi."""
     beta, gamma, gamma_l = model.temperature, model.follower_discount, model.leader_discount
@@ -336,16 +349,22 @@ def flow_residual(model, source, flow, policy, discount, measure, correction):
     return residual
 
 
-def action_reach(model, policy, discount, reach):
-    """Compute discount P reach by action, its mean under the policy, and the distances to that."""
+def action_reach(model, policy, discount, inverse):
+    """Compute |inverse|, |it - its mean row|, |I - matrix inverse|, and |gamma (P - P_pi) inverse|.
+
+    The last is by action: {(s, a): row}.
+    """
     ahead = {
-        (s, a): discount * sum(p * reach[j] for j, p in laws if j is not None)
+        (s, a): discount * sum(p * inverse[j] for j, p in laws if j is not None)
         for (s, a), laws in successors(model).items()
     }
-    mean = np.zeros_like(reach)
+    mean = np.zeros_like(inverse)
     for (s, a), row in ahead.items():
         mean[s] += policy[s, a] * row
-    return mean, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    spread = abs(inverse - inverse.mean(axis=0))
+    rest = abs(np.eye(len(mean)) + mean - inverse)
+    advantage = {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    return {"sizes": abs(inverse), "spread": spread, "rest": rest}, advantage
 
 
 def soft_policy(gap, available, temperature):

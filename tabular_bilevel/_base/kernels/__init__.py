@@ -28,6 +28,8 @@ from tabular_bilevel._base.kernels.sample import (
     visits,
 )
 from tabular_bilevel._base.kernels.solve import (
+    band_factors,
+    band_inverse,
     leader_measures,
     soft_bellman,
     soft_policy_iteration,
@@ -39,6 +41,8 @@ __all__ = [
     "action_reach",
     "advantages",
     "balance",
+    "band_factors",
+    "band_inverse",
     "eligibility_traces",
     "expected_traces",
     "flow_residual",

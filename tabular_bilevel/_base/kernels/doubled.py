@@ -191,25 +191,37 @@ def action_reach(
     data: FloatArray,
     policy: FloatArray,
     discount: float,
-    reach: FloatArray,
-    mean: FloatArray,
+    inverse: FloatArray,
+    sizes: FloatArray,
+    spread: FloatArray,
+    rest: FloatArray,
     advantage: FloatArray,
 ) -> None:
-    """From `reach` (S, S), by state, to discount P reach, by action.
+    """Prepare bounds from the inverse of I - discount P_policy, shape (S, S), as it was computed.
 
-    `mean` (S, S) is its average under the policy, and `advantage` (S*A, S) the distance to that.
+    `sizes` are its entries', `spread` the distances to its mean row, `rest` the entries of I less
+    the matrix times the inverse, and `advantage` (S*A, S) those of discount P inverse, of an action
+    less its mean under the policy; all without signs.
     """
     n_states, n_actions = policy.shape
+    mean = np.zeros(n_states)
     for s in range(n_states):
-        average = mean[s]
-        average[:] = 0.0
+        for i in range(n_states):
+            mean[i] += inverse[s, i]
+    for i in range(n_states):
+        mean[i] /= n_states
+    average = np.empty(n_states)
+    for s in range(n_states):
+        for i in range(n_states):
+            average[i] = 0.0
         for a in range(n_actions):
             row = s * n_actions + a
             ahead = advantage[row]
-            ahead[:] = 0.0
+            for i in range(n_states):
+                ahead[i] = 0.0
             for k in range(indptr[row], indptr[row + 1]):
                 weight = discount * data[k]
-                following = reach[indices[k]]
+                following = inverse[indices[k]]
                 for i in range(n_states):
                     ahead[i] += weight * following[i]
             chance = policy[s, a]
@@ -219,6 +231,11 @@ def action_reach(
             ahead = advantage[s * n_actions + a]
             for i in range(n_states):
                 ahead[i] = abs(ahead[i] - average[i])
+        average[s] += 1.0
+        for i in range(n_states):
+            sizes[s, i] = abs(inverse[s, i])
+            spread[s, i] = abs(inverse[s, i] - mean[i])
+            rest[s, i] = abs(average[i] - inverse[s, i])
 
 
 @kernel

@@ -10,6 +10,8 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
+    "band_factors",
+    "band_inverse",
     "leader_measures",
     "soft_bellman",
     "soft_policy_iteration",
@@ -147,7 +149,9 @@ def band_factors(
     """
     n_states, width = band.shape[0], band.shape[1] // 2
     n_actions = (indptr.size - 1) // n_states
-    band[:] = 0.0
+    for i in range(n_states):
+        for j in range(2 * width + 1):
+            band[i, j] = 0.0
     for s in range(n_states):
         i = place[s]
         for k in range(indptr[s * n_actions], indptr[(s + 1) * n_actions]):
@@ -244,6 +248,34 @@ def soft_policy_iteration(
         for s in range(n_states):
             value[s] += step[place[s]]
         iterations += 1
+
+
+@kernel
+def band_inverse(band: FloatArray, place: IntArray, rows: FloatArray, inverse: FloatArray) -> None:
+    """Invert L U of `band_factors`, all columns at once; `rows` is scratch, shape (S, S)."""
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        row = rows[i]
+        for t in range(n):
+            row[t] = 0.0
+        row[i] = 1.0
+        for j in range(max(0, i - width), i):
+            factor, above = band[i, j - i + width], rows[j]
+            if factor != 0.0:
+                for t in range(j + 1):
+                    row[t] -= factor * above[t]
+    for i in range(n - 1, -1, -1):
+        row = rows[i]
+        for j in range(i + 1, min(i + width + 1, n)):
+            factor, below = band[i, j - i + width], rows[j]
+            if factor != 0.0:
+                for t in range(n):
+                    row[t] -= factor * below[t]
+        for t in range(n):
+            row[t] /= band[i, width]
+    for s in range(n):
+        for t in range(n):
+            inverse[s, t] = rows[place[s], place[t]]
 
 
 @kernel
