@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import bounds, road
+from benchmarks import bounds, road, small
 
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
@@ -27,4 +27,12 @@ def test_the_cost_of_bounds_is_measured(tmp_path, capsys):
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split()[:5] == ["problem", "states", "plain", "bounded", "ratio"]
     assert [line.split()[0] for line in lines] == ["four", "small"]
+    assert all(float(line.split()[-1]) < ROUNDING for line in lines)
+
+
+def test_small_models_are_measured_and_agree(capsys):
+    assert small.main(["--repeats", "1"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["temperature", "what", "median", "least", "ratio", "differ"]
+    assert len(lines) >= 4 * len(small.TEMPERATURES)
     assert all(float(line.split()[-1]) < ROUNDING for line in lines)

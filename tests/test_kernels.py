@@ -141,29 +141,22 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
     return inputs, {
         "band": np.empty((model.n_states, 2 * width + 1)),
-        "step": np.empty(model.n_states),
+        "step": np.empty((model.n_states, 1)),
         "value": np.linspace(-1.0, 1.0, model.n_states),
         "action_value": np.empty(shape),
         "policy": np.empty(shape),
     }
 
 
-def factors_call(model):
+def band_call(model):
     place, width = model.band
     kernel = kernel_of(model)
     policy = tb.solve_follower(model).policy
     kernel["weights"] = policy.ravel()[model.entry_row] * kernel.pop("data")
     return {**kernel, "discount": 0.9, "place": place}, {
-        "band": np.full((model.n_states, 2 * width + 1), np.nan)
+        "band": np.full((model.n_states, 2 * width + 1), np.nan),
+        "x": np.random.default_rng(7).normal(size=(model.n_states, 3)),
     }
-
-
-def inverse_call(model):
-    inputs, outputs = factors_call(model)
-    run(kernels.band_factors, inputs, outputs)
-    names = ("rows", "inverse")
-    shape = (model.n_states, model.n_states)
-    return outputs | {"place": inputs["place"]}, {name: np.full(shape, np.nan) for name in names}
 
 
 def measures_call(model):
@@ -345,8 +338,10 @@ def reach_call(model):
         "discount": model.follower_discount,
         "inverse": np.random.default_rng(14).normal(size=(n_states, n_states)),
     }
-    outputs = {name: np.full((n_states, n_states), 7.0) for name in ("sizes", "spread", "rest")}
-    return inputs, outputs | {"advantage": np.full((n_states * n_actions, n_states), 7.0)}
+    return inputs, {
+        "rest": np.full((n_states, n_states), 7.0),
+        "advantage": np.full((n_states * n_actions, n_states), 7.0),
+    }
 
 
 def policy_call(model, *, scale=1.0):
@@ -440,8 +435,7 @@ CALLS = {
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
-    "band_factors": factors_call,
-    "band_inverse": inverse_call,
+    "solve_band": band_call,
     "outward": outward_call,
     "influence_sources": sources_call,
     "flow_residual": flow_call,
@@ -534,16 +528,14 @@ def unbanded(band):
 
 
 @each_model
-def test_band_factors_and_their_inverse_are_their_twins(model):
-    inputs, outputs = factors_call(model)
-    run(kernels.band_factors, inputs, outputs)
-    policy, place = tb.solve_follower(model).policy, inputs["place"]
-    matrix = twins.band_factors(model, policy, inputs["discount"], place)
+def test_solve_band_is_its_twin_and_leaves_the_factors(model):
+    inputs, outputs = band_call(model)
+    sides, policy = outputs["x"].copy(), tb.solve_follower(model).policy
+    run(kernels.solve_band, inputs, outputs)
+    matrix, x = twins.solve_band(model, policy, inputs["discount"], inputs["place"], sides)
+    assert agree(outputs["x"], x)
     lower, upper = unbanded(outputs["band"])
     assert agree(lower @ upper, matrix)
-    inputs, outputs = inverse_call(model)
-    run(kernels.band_inverse, inputs, outputs)
-    assert agree(outputs["inverse"], twins.band_inverse(matrix, place))
 
 
 @each_model
@@ -964,10 +956,10 @@ def test_bounds_are_widened_as_by_the_twin():
 def test_the_reach_of_actions_is_the_twins(model):
     inputs, outputs = reach_call(model)
     run(kernels.action_reach, inputs, outputs)
-    squares, advantage = twins.action_reach(
+    rest, advantage = twins.action_reach(
         model, inputs["policy"], inputs["discount"], inputs["inverse"]
     )
-    assert all(agree(outputs[name], square) for name, square in squares.items())
+    assert agree(outputs["rest"], rest)
     table = outputs["advantage"].reshape(*model.available.shape, model.n_states)
     assert all(agree(table[pair], row) for pair, row in advantage.items())
 

@@ -288,7 +288,7 @@ class _Explicit:
         n_states, n_actions = policy.shape
         inverse = policy_inverse(model, policy, discount)
         patience = _patience_of(model, policy, discount, aside, lambda: inverse.sum(axis=1))
-        self._sizes, self._spread, rest = np.empty((3, n_states, n_states))
+        rest = np.empty((n_states, n_states))
         self._advantage = np.empty((n_states * n_actions, n_states))
         kernel = model.transition
         kernels.action_reach(
@@ -298,13 +298,12 @@ class _Explicit:
             policy,
             discount,
             inverse,
-            self._sizes,
-            self._spread,
             rest,
             self._advantage,
         )
         # exact inverse - inverse = exact inverse (I - matrix inverse)
-        ones = np.ones(n_states)
+        self._sizes, ones = np.abs(inverse), np.ones(n_states)
+        self._spread = np.abs(inverse - inverse.mean(axis=0))
         size = float((self._sizes @ ones).max())
         rounding = _row_terms(model) * ROUNDOFF
         off = float((rest @ ones).max()) + 2.0 * rounding * (size + 1.0)

@@ -449,7 +449,7 @@ class CompiledPolicyIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty(model.n_states)
+        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
         done, iterations, limit = 0, 1, 1
         while iterations == limit and done < self.max_iterations:
             limit = min(chunk, self.max_iterations - done)

@@ -337,13 +337,11 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     if n_states**2 * width <= LARGEST_BAND_INVERSE:
         from tabular_bilevel._base import kernels
 
-        kernel = model.transition
-        band, (scratch, inverse) = (
-            np.empty((n_states, 2 * width + 1)),
-            np.empty((2, n_states, n_states)),
-        )
-        kernels.band_factors(kernel.indptr, kernel.indices, weights, discount, place, band)
-        kernels.band_inverse(band, place, scratch, inverse)
+        kernel, rows = model.transition, np.zeros((n_states, n_states))
+        rows[place, np.arange(n_states)] = 1.0
+        band = np.empty((n_states, 2 * width + 1))
+        kernels.solve_band(kernel.indptr, kernel.indices, weights, discount, place, band, rows)
+        inverse = rows[place]
     else:  # at half the cost of solving for the unit vectors
         factors, pivots, _ = scipy.linalg.lapack.dgetrf(
             _policy_matrix(model, weights, discount).T, overwrite_a=True

@@ -91,17 +91,13 @@ def soft_policy_iteration(model, value, *, tolerance, max_iterations):
         iterations += 1
 
 
-def band_factors(model, policy, discount, place):
-    """I - discount P_pi, its states in the order of their places."""
+def solve_band(model, policy, discount, place, sides):
+    """Make I - discount P_pi, its states in the order of their places, and solve with it."""
     kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
     chain = np.einsum("sa,sat->st", policy, kernel)
     order = np.argsort(place)
-    return (np.eye(model.n_states) - discount * chain)[np.ix_(order, order)]
-
-
-def band_inverse(matrix, place):
-    """Invert a matrix whose states are in the order of their places, and put them back."""
-    return np.linalg.inv(matrix)[np.ix_(place, place)]
+    matrix = (np.eye(model.n_states) - discount * chain)[np.ix_(order, order)]
+    return matrix, np.linalg.solve(matrix, sides)
 
 
 def leader_measures(model, policy, follower_value):
@@ -350,10 +346,7 @@ def flow_residual(model, source, flow, policy, discount, measure, correction):
 
 
 def action_reach(model, policy, discount, inverse):
-    """Compute |inverse|, |it - its mean row|, |I - matrix inverse|, and |gamma (P - P_pi) inverse|.
-
-    The last is by action: {(s, a): row}.
-    """
+    """Compute |I - matrix inverse|, and |gamma (P - P_pi) inverse| by action: {(s, a): row}."""
     ahead = {
         (s, a): discount * sum(p * inverse[j] for j, p in laws if j is not None)
         for (s, a), laws in successors(model).items()
@@ -361,10 +354,8 @@ def action_reach(model, policy, discount, inverse):
     mean = np.zeros_like(inverse)
     for (s, a), row in ahead.items():
         mean[s] += policy[s, a] * row
-    spread = abs(inverse - inverse.mean(axis=0))
     rest = abs(np.eye(len(mean)) + mean - inverse)
-    advantage = {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
-    return {"sizes": abs(inverse), "spread": spread, "rest": rest}, advantage
+    return rest, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
 
 
 def soft_policy(gap, available, temperature):

@@ -28,12 +28,11 @@ from tabular_bilevel._base.kernels.sample import (
     visits,
 )
 from tabular_bilevel._base.kernels.solve import (
-    band_factors,
-    band_inverse,
     leader_measures,
     soft_bellman,
     soft_policy_iteration,
     soft_value_iteration,
+    solve_band,
     sparse_product,
 )
 
@@ -41,8 +40,6 @@ __all__ = [
     "action_reach",
     "advantages",
     "balance",
-    "band_factors",
-    "band_inverse",
     "eligibility_traces",
     "expected_traces",
     "flow_residual",
@@ -59,6 +56,7 @@ __all__ = [
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "solve_band",
     "sparse_product",
     "temporal_differences",
     "value_gaps",

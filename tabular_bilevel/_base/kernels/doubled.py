@@ -192,26 +192,17 @@ def action_reach(
     policy: FloatArray,
     discount: float,
     inverse: FloatArray,
-    sizes: FloatArray,
-    spread: FloatArray,
     rest: FloatArray,
     advantage: FloatArray,
 ) -> None:
-    """Prepare bounds from the inverse of I - discount P_policy, shape (S, S), as it was computed.
+    """From the inverse of I - discount P_policy, shape (S, S), as it was computed, by action.
 
-    `sizes` are its entries', `spread` the distances to its mean row, `rest` the entries of I less
-    the matrix times the inverse, and `advantage` (S*A, S) those of discount P inverse, of an action
-    less its mean under the policy; all without signs.
+    `advantage` (S*A, S) is discount P inverse, of an action less its mean under the policy, and
+    `rest` (S, S) is I less the matrix times the inverse; both without signs.
     """
     n_states, n_actions = policy.shape
-    mean = np.zeros(n_states)
     for s in range(n_states):
-        for i in range(n_states):
-            mean[i] += inverse[s, i]
-    for i in range(n_states):
-        mean[i] /= n_states
-    average = np.empty(n_states)
-    for s in range(n_states):
+        average = rest[s]
         for i in range(n_states):
             average[i] = 0.0
         for a in range(n_actions):
@@ -233,9 +224,7 @@ def action_reach(
                 ahead[i] = abs(ahead[i] - average[i])
         average[s] += 1.0
         for i in range(n_states):
-            sizes[s, i] = abs(inverse[s, i])
-            spread[s, i] = abs(inverse[s, i] - mean[i])
-            rest[s, i] = abs(average[i] - inverse[s, i])
+            average[i] = abs(average[i] - inverse[s, i])
 
 
 @kernel
@@ -344,10 +333,13 @@ def slope_errors(
                 ahead = value[indices[k]]
                 slope = discount * flow[s, a] * ahead
                 slopes[k] += slope
-                errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
-                # the slope's rounding, and that of the value where the flow is off
-                errors[k] += ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
-                errors[k] += UNDERFLOW * abs(ahead)
+                # with the slope's rounding, and that of the value where the flow is off
+                errors[k] += (
+                    off * abs(ahead - mean)
+                    + at_most * spread[indices[k]]
+                    + ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
+                    + UNDERFLOW * abs(ahead)
+                )
 
 
 @kernel

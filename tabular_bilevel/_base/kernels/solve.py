@@ -10,12 +10,11 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
-    "band_factors",
-    "band_inverse",
     "leader_measures",
     "soft_bellman",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "solve_band",
     "sparse_product",
 ]
 
@@ -134,20 +133,23 @@ def soft_bellman(
 
 
 @kernel
-def band_factors(
+def solve_band(
     indptr: IntArray,
     indices: IntArray,
     weights: FloatArray,
     discount: float,
     place: IntArray,
     band: FloatArray,
+    x: FloatArray,
 ) -> None:
-    """Factor I - discount P_policy = L U, `weights` being the policy's chances of each transition.
+    """Solve (I - discount P_policy) x = b in place, `weights` being the chances of transitions.
 
     `place` renumbers the states so that transitions stay within the band: `band` has a row a state
-    and 2 w + 1 columns. The matrix is dominant by rows: no pivots are needed.
+    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. `x` has a
+    row a place, and a column for each right side. The matrix is dominant by rows: no pivots are
+    needed.
     """
-    n_states, width = band.shape[0], band.shape[1] // 2
+    n_states, width, n_sides = band.shape[0], band.shape[1] // 2, x.shape[1]
     n_actions = (indptr.size - 1) // n_states
     for i in range(n_states):
         for j in range(2 * width + 1):
@@ -158,35 +160,34 @@ def band_factors(
             band[i, place[indices[k]] - i + width] -= discount * weights[k]
         band[i, width] += 1.0
     for i in range(n_states):
-        pivot = band[i, width + 1 :]
+        pivot = band[i, width:]
         last = width
-        while last > 0 and pivot[last - 1] == 0.0:
+        while last > 0 and pivot[last] == 0.0:
             last -= 1
         for below in range(i + 1, min(i + width + 1, n_states)):
             target = band[below, i - below + width :]
             if target[0] != 0.0:
-                factor = target[0] / band[i, width]
+                factor = target[0] / pivot[0]
                 target[0] = factor
-                for j in range(last):
-                    target[j + 1] -= factor * pivot[j]
-
-
-@kernel
-def solve_band(band: FloatArray, x: FloatArray) -> None:
-    """Solve L U x = b in place, of `band_factors`."""
-    n, width = band.shape[0], band.shape[1] // 2
-    for i in range(n):
-        for below in range(i + 1, min(i + width + 1, n)):
-            x[below] -= band[below, i - below + width] * x[i]
-    for i in range(n - 1, -1, -1):
-        x[i] /= band[i, width]
+                for j in range(1, last + 1):
+                    target[j] -= factor * pivot[j]
+                x[below, 0] -= factor * x[i, 0]  # a loop of one turn costs three times as much
+                for c in range(1, n_sides):
+                    x[below, c] -= factor * x[i, c]
+    for i in range(n_states - 1, -1, -1):
+        for c in range(n_sides):
+            x[i, c] /= band[i, width]
         for above in range(max(0, i - width), i):
-            x[above] -= band[above, i - above + width] * x[i]
+            factor = band[above, i - above + width]
+            if factor != 0.0:
+                x[above, 0] -= factor * x[i, 0]
+                for c in range(1, n_sides):
+                    x[above, c] -= factor * x[i, c]
 
 
 @kernel
 def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
-    """Solve (L U)^T x = b in place, of `band_factors`: where b >= 0, nothing cancels."""
+    """Solve (L U)^T x = b in place, of the factors of `solve_band`: if b >= 0, nothing cancels."""
     n, width = band.shape[0], band.shape[1] // 2
     for i in range(n):
         x[i] /= band[i, width]
@@ -217,7 +218,7 @@ def soft_policy_iteration(
 ) -> tuple[int, float]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` and `band` are those of `band_factors`, and `step` has length S.
+    `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
     Returns the number of steps and the residual of `value`, to which the other outputs belong.
     """
     n_states = value.size
@@ -240,42 +241,13 @@ def soft_policy_iteration(
             gap,
         )
         for s in range(n_states):
-            step[place[s]] = gap[s]
+            step[place[s], 0] = gap[s]
         if not residual > tolerance * scale or iterations == max_iterations:
             return iterations, residual
-        band_factors(indptr, indices, weights, discount, place, band)
-        solve_band(band, step)
+        solve_band(indptr, indices, weights, discount, place, band, step)
         for s in range(n_states):
-            value[s] += step[place[s]]
+            value[s] += step[place[s], 0]
         iterations += 1
-
-
-@kernel
-def band_inverse(band: FloatArray, place: IntArray, rows: FloatArray, inverse: FloatArray) -> None:
-    """Invert L U of `band_factors`, all columns at once; `rows` is scratch, shape (S, S)."""
-    n, width = band.shape[0], band.shape[1] // 2
-    for i in range(n):
-        row = rows[i]
-        for t in range(n):
-            row[t] = 0.0
-        row[i] = 1.0
-        for j in range(max(0, i - width), i):
-            factor, above = band[i, j - i + width], rows[j]
-            if factor != 0.0:
-                for t in range(j + 1):
-                    row[t] -= factor * above[t]
-    for i in range(n - 1, -1, -1):
-        row = rows[i]
-        for j in range(i + 1, min(i + width + 1, n)):
-            factor, below = band[i, j - i + width], rows[j]
-            if factor != 0.0:
-                for t in range(n):
-                    row[t] -= factor * below[t]
-        for t in range(n):
-            row[t] /= band[i, width]
-    for s in range(n):
-        for t in range(n):
-            inverse[s, t] = rows[place[s], place[t]]
 
 
 @kernel
@@ -306,12 +278,11 @@ def leader_measures(
     `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` and
     `direct` are the direct part in the leader's reward and the kernel, `influence` and `indirect`
     the indirect one in the follower's reward and the kernel. `place` and `band` are those of
-    `band_factors`.
+    `solve_band`.
     """
     n_states, n_actions = policy.shape
     weights = np.empty(data.size)
-    placed = np.empty((2, n_states))
-    earned, arriving = placed[0], placed[1]
+    earned, arriving = np.empty((n_states, 1)), np.empty(n_states)
     for s in range(n_states):
         mean = 0.0
         for a in range(n_actions):
@@ -319,13 +290,13 @@ def leader_measures(
             mean += policy[s, a] * leader_reward[s, a]
             for k in range(indptr[row], indptr[row + 1]):
                 weights[k] = policy[s, a] * data[k]
-        earned[place[s]], arriving[place[s]] = mean, initial[s]
-    band_factors(indptr, indices, weights, leader_discount, place, band)
-    solve_band(band, earned)
+        earned[place[s], 0], arriving[place[s]] = mean, initial[s]
+    solve_band(indptr, indices, weights, leader_discount, place, band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
-        value[s], occupancy[s] = earned[place[s]], arriving[place[s]]
-    arriving[:] = 0.0
+        value[s], occupancy[s] = earned[place[s], 0], arriving[place[s]]
+    for s in range(n_states):
+        arriving[s] = 0.0
     for s in range(n_states):
         lasting, mean, rest = occupancy[s], 0.0, 0.0
         for a in range(n_actions):
@@ -345,7 +316,7 @@ def leader_measures(
             for k in range(indptr[row], indptr[row + 1]):
                 arriving[place[indices[k]]] += follower_discount * data[k] * influence[s, a]
     if follower_discount != leader_discount:
-        band_factors(indptr, indices, weights, follower_discount, place, band)
+        solve_band(indptr, indices, weights, follower_discount, place, band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
         for a in range(n_actions):
