@@ -62,7 +62,7 @@ OUTWARD = 1.0 + 2.0**-20
 UNDERFLOW = 2.0**-960
 
 # What a few products of bounds lose that underflow, before they are magnified.
-LOST = 2.0**-1050
+LOST = 2.0**-990
 
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
