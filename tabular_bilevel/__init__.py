@@ -129,6 +129,9 @@ Ascent: climbing with gradients
     Shake                    how a search leaves the basin that it is in
     Optimum                  what a search found
 
+Many runs
+    sweep                    tasks in several processes or machines, kept, gone on with
+
 Errors
     ConvergenceError         an iteration ended before its tolerance
     CheckFailedError         a report was asked to raise, and had not passed
@@ -148,6 +151,7 @@ from typing import TYPE_CHECKING, Any
 from tabular_bilevel import problems
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
+from tabular_bilevel._base.processes import sweep
 from tabular_bilevel._base.renamed import found_by_old_name
 from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
 from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
@@ -346,6 +350,7 @@ __all__ = [
     "sensitivities",
     "solve_follower",
     "standard_suite",
+    "sweep",
     "tell_apart",
 ]
 

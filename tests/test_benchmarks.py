@@ -1,8 +1,9 @@
 """The benchmark runs, and its plain implementation gives the package's gradient."""
 
+import json
 import sys
 
-from benchmarks import bounds, road, small
+from benchmarks import bounds, road, small, solvers
 
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
@@ -36,3 +37,19 @@ def test_small_models_are_measured_and_agree(capsys):
     assert heading.split() == ["temperature", "what", "median", "least", "ratio", "differ"]
     assert len(lines) >= 4 * len(small.TEMPERATURES)
     assert all(float(line.split()[-1]) < ROUNDING for line in lines)
+
+
+def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
+    table = tmp_path / "table.json"
+    few = ["--states", "600", "--sides", "5", "--no-warehouse", "--no-peer", "--runs", "1"]
+    assert solvers.main([*few, "--json", str(table)]) == 0
+    heading, _, *lines, last = capsys.readouterr().out.splitlines()
+    assert heading.split(" | ")[:3] == ["| problem", "states", "method"]
+    assert len(lines) == 4
+    assert last.startswith("medians of 1 runs")
+    rows = json.loads(table.read_text())["rows"]
+    assert [row["method"] for row in rows[2:]] == [
+        "policy iteration by sweeps",
+        "compiled policy iteration by a band of 13",
+    ]
+    assert all(row["sup error"] < solvers.SUP_ERROR for row in rows)

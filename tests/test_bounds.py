@@ -276,7 +276,7 @@ def test_a_lying_solver_makes_bounds_large_and_not_wrong(answer, states, monkeyp
     result = tb.hypergradient(problem, AT_ZERO)
     honest = error_bounds(problem, AT_ZERO, result)
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", states)
-    monkeypatch.setattr(bounding, "policy_system", lambda *_: Liar(answer))
+    monkeypatch.setattr(bounding, "factored_system", lambda *_: Liar(answer))
     monkeypatch.setattr(bounding, "policy_inverse", lambda *_: answer(np.eye(6)))
     bounds = error_bounds(problem, AT_ZERO, result)
     assert broken(result, bounds, *truth_of(problem, result)) == []
@@ -291,7 +291,7 @@ def test_inverses_are_bounded_whatever_a_solver_says(states, monkeypatch):
     ones, nothing = np.ones(model.n_states), np.zeros(policy.shape)
     visits = policy_system(model, policy, 0.99).solve_transposed(ones)
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", states)
-    monkeypatch.setattr(bounding, "policy_system", lambda *_: Liar(np.zeros_like))
+    monkeypatch.setattr(bounding, "factored_system", lambda *_: Liar(np.zeros_like))
     operator = bounding._operator(model, policy, 0.99)
     assert (operator.values(ones)[0] >= (1.0 - 1e-12) / (1.0 - 0.99)).all()
     assert (operator.measures(ones, nothing) >= (1.0 - 1e-12) * visits).all()

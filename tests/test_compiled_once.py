@@ -18,7 +18,7 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
         result = tb.hypergradient(problem, theta, accuracy=level)
         tb.error_bounds(problem, theta, result)
     model, response = result.model, result.response
-    for solver in (tb.ValueIteration(), tb.CompiledPolicyIteration()):
+    for solver in (tb.PolicyIteration(), tb.ValueIteration(), tb.CompiledPolicyIteration()):
         for start in (None, response.value):
             tb.solve_follower(model, solver=solver, start=start)
     sample = tb.sample_trajectories(model, response.policy.copy(), count=5, horizon=10, rng=0)

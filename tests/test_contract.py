@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
 
 import kinds
@@ -15,7 +16,7 @@ from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRO
 from scipy import stats
 
 import tabular_bilevel as tb
-from tabular_bilevel.ascent.training import Run, train, train_all
+from tabular_bilevel.ascent.training import Run, train
 from tabular_bilevel.cli import main
 from tabular_bilevel.estimators.contract import as_memory
 from tabular_bilevel.optimum import Perturbed
@@ -51,8 +52,8 @@ def trained(estimator):
     return (train(a_run(estimator)).theta - THETA) / CLIMB.rate
 
 
-def trained_with_others(estimator):
-    ((_, curve),) = train_all([a_run(estimator)], workers=1)
+def trained_in_a_sweep(estimator):
+    ((_, curve),) = tb.sweep([("a", partial(train, a_run(estimator)))])
     return (curve.theta - THETA) / CLIMB.rate
 
 
@@ -73,7 +74,7 @@ def enumerated(estimator):
 
 
 ENTRIES = (
-    ascended, resumed, perturbed, trained, trained_with_others, checked, checked_on_a_suite,
+    ascended, resumed, perturbed, trained, trained_in_a_sweep, checked, checked_on_a_suite,
     enumerated,
 )  # fmt: skip
 each_entry = pytest.mark.parametrize("entry", ENTRIES)

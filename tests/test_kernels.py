@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
+from tabular_bilevel._base.generators import addresses
 
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
 ROUNDING = 1e-12
@@ -217,8 +219,9 @@ def pullback_errors_call(model):
 
 def pad_call(model):
     lists, arrays = sample_of(model)
-    inputs = {"steps": flattened(lists)[0], "lengths": arrays["lengths"]}
-    return inputs, {"table": np.full((len(lists), 12), -7, np.int32)}
+    inputs = dict(zip(("states", "actions", "next_states"), flattened(lists), strict=True))
+    inputs |= {"lengths": arrays["lengths"]}
+    return inputs, {"table": np.full((3, len(lists), 12), -7, np.int32)}
 
 
 def flattened(lists):
@@ -355,7 +358,8 @@ def policy_call(model, *, scale=1.0):
     }
     names = ("policy", "log_error", "spare", "log_policy", "log_policy_error")
     tables = {name: np.full(shape, 7.0) for name in names}
-    rows = {name: np.full(model.n_states, 7.0) for name in ("residual", "residual_error")}
+    names = ("residual", "residual_error", "leak")
+    rows = {name: np.full(model.n_states, 7.0) for name in names}
     return inputs, tables | rows
 
 
@@ -422,8 +426,8 @@ def sources_call(model):
 
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel."""
-    stream = {} if rng is None else {"rng": rng}
-    return kernel(**stream, **inputs, **outputs)
+    stream = () if rng is None else addresses(rng)
+    return kernel(*stream, **inputs, **outputs)
 
 
 def agree(array, other):
@@ -631,20 +635,9 @@ def test_pulled_back_errors_are_0_only_where_nothing_is(name):
 @each_model
 def test_trajectories_are_padded_as_by_the_twin(model):
     inputs, outputs = pad_call(model)
-    lists = sample_of(model)[0]
-    for steps, wanted in zip(flattened(lists), twins.pad(lists, longest=12), strict=True):
-        run(kernels.pad, inputs | {"steps": steps}, outputs)
-        np.testing.assert_array_equal(outputs["table"], wanted)
-
-
-class Stuck:
-    """A generator that always returns the same number."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def random(self):
-        return self.number
+    run(kernels.pad, inputs, outputs)
+    wanted = twins.pad(sample_of(model)[0], longest=12)
+    np.testing.assert_array_equal(outputs["table"], wanted)
 
 
 # Distributions whose sum is short of 1 by rounding, with impossible outcomes at both ends.
@@ -663,8 +656,10 @@ SHORT = 1.0 - 1e-10
 def test_impossible_outcomes_are_never_drawn(number, termination, step):
     law = np.array([0.0, 0.5, 0.5 * SHORT, 0.0])
     outputs = {name: np.zeros(1, int) for name in ("states", "actions", "next_states")}
-    kernels.sample_trajectories.py_func(
-        Stuck(number),
+    stuck = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)(lambda state: number)
+    kernels.sample_trajectories(
+        ctypes.cast(stuck, ctypes.c_void_p).value,
+        0,
         indptr=4 * np.arange(17),
         indices=np.tile(np.arange(4), 16),
         data=np.tile(law * (1.0 - termination), 16),
@@ -907,6 +902,8 @@ def test_soft_policies_are_the_twins(model, scale):
     assert np.all(off <= 2.0 * outputs["log_policy_error"] + 1e-15)
     assert outputs["log_policy_error"].max() <= 1e-12 * max(scale, 1.0) / model.temperature
     assert np.abs(outputs["residual_error"]).max() <= 1e-13 * max(scale, model.temperature)
+    for chances, leak in zip(outputs["policy"], outputs["leak"], strict=True):
+        assert abs(1 - sum(map(Fraction, chances.tolist()))) <= leak <= 1e-15
 
 
 @each_model
@@ -972,8 +969,9 @@ def test_kernels_change_their_outputs_only(model, name):
     compiled = {k: v.copy() for k, v in outputs.items()}
     given = {k: writable(v) for k, v in inputs.items()}
     draws = name == "sample_trajectories"
-    kernel.py_func(**({"rng": np.random.default_rng(8)} if draws else {}), **given, **outputs)
-    run(kernel, inputs, compiled, rng=np.random.default_rng(8) if draws else None)
+    rng, same = (np.random.default_rng(8) if draws else None for _ in range(2))
+    run(kernel.py_func, given, outputs, rng=rng)
+    run(kernel, inputs, compiled, rng=same)
     for key, array in given.items():
         np.testing.assert_array_equal(array, inputs[key])
     for key, array in outputs.items():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import scipy.sparse.linalg
 from sizes import sizes
 
 import tabular_bilevel as tb
@@ -41,7 +40,7 @@ def random_graph(n_states):
 
 MODELS = {
     "dense factors": random_graph(40),
-    "sparse factors": corridor(600),
+    "BiCGSTAB": corridor(600),
     "sweeps": random_graph(600),
 }
 
@@ -71,14 +70,35 @@ def test_both_solvers_agree_at_every_size(kind):
     assert gap <= fast.error_bound + plain.error_bound + ROUNDING
 
 
-def test_an_iteration_that_does_not_get_there_gives_way_to_factors(monkeypatch):
-    system = linear.policy_system(MODELS["sweeps"], tb.solve_follower(MODELS["sweeps"]).policy, 0.9)
+@pytest.mark.parametrize("kind", ["BiCGSTAB", "sweeps"])
+def test_an_iteration_that_does_not_get_there_gives_way_to_factors(kind, monkeypatch):
+    policy = tb.solve_follower(MODELS[kind]).policy
     b = np.random.default_rng(2).normal(size=(600, 2))
+    system = linear.policy_system(MODELS[kind], policy, 0.9)
     expected, transposed = system.solve(b), system.solve_transposed(b)
     monkeypatch.setattr(linear, "WORTH_A_ROUND", np.inf)  # no sweep does
-    monkeypatch.setattr(scipy.sparse.linalg, "gmres", lambda matrix, b, **_: (0.0 * b, 1))
+    monkeypatch.setattr(linear, "MOST_ITERATIONS", 1)
+    system = linear.policy_system(MODELS[kind], policy, 0.9)
     np.testing.assert_allclose(system.solve(b), expected, atol=ROUNDING)
     np.testing.assert_allclose(system.solve_transposed(b), transposed, atol=ROUNDING)
+    assert system.method == "sparse factors"
+
+
+def test_for_many_right_sides_a_narrow_model_is_factored():
+    for kind, method in (("BiCGSTAB", "sparse factors"), ("sweeps", "sweeps")):
+        policy = tb.solve_follower(MODELS[kind]).policy
+        assert linear.factored_system(MODELS[kind], policy, 0.9).method == method
+
+
+@pytest.mark.parametrize("kind", ["BiCGSTAB", "sweeps"])
+def test_a_small_right_side_is_solved_as_well_and_what_is_not_negative_stays_so(kind):
+    system = linear.policy_system(MODELS[kind], tb.solve_follower(MODELS[kind]).policy, 0.9)
+    b = np.zeros(600)
+    b[7] = 1.0
+    solved = system.solve_transposed(b)
+    assert (solved >= 0.0).all()
+    small = system.solve_transposed(1e-200 * b)
+    np.testing.assert_allclose(small, 1e-200 * solved, rtol=0.0, atol=1e-200 * ROUNDING)
 
 
 def featured(kind):
@@ -92,7 +112,7 @@ def featured(kind):
 
 @sizes(
     ("kind", "horizon"),
-    [("sparse factors", None), ("sparse factors", 12)],
+    [("BiCGSTAB", None), ("BiCGSTAB", 12)],
     [("sweeps", None), ("sweeps", 12)],
 )
 def test_large_models_have_checked_gradients(kind, horizon):

@@ -74,6 +74,14 @@ def test_what_is_printed_is_put_into_the_page(tmp_path, capsys):
     assert pages.main([str(page)]) == 0
 
 
+@pytest.mark.parametrize("name", ["gone.md", "picture.svg", "empty"])
+def test_what_is_no_page_is_refused(name, tmp_path):
+    (tmp_path / "picture.svg").write_text("<svg/>")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=f"{name} is no page"):
+        pages.main([str(tmp_path / name)])
+
+
 DRAWS = """<!-- figure: heights.svg -->
 ```python
 import matplotlib.pyplot as plt
@@ -112,6 +120,13 @@ def test_a_figure_is_the_same_each_time(figure):
         ("4.0], label", "4.001], label"),
         ('"J"', '"K"'),
         ('label="J"', 'label="J", color="red"'),
+        ('label="J"', 'label="J", linestyle="--"'),
+        ('label="J"', 'label="J", visible=False'),
+        ("4]])", '4]], cmap="magma")'),
+        ("4]])", "4]], vmax=9)"),
+        ("left.legend()", "left.set_xticks([1], ['one'])\nleft.legend()"),
+        ("left.legend()", "fig.suptitle('heights')\nleft.legend()"),
+        ("left.legend()", "left.set_yscale('log')\nleft.legend()"),
         ("[2.5]", "[2.6]"),
         ('"top"', '"peak"'),
         ("(3, 4.0), x", "(3, 4.1), x"),
@@ -190,8 +205,15 @@ def test_the_index_has_every_page():
     assert [
         str(page.relative_to(BOOK))
         for page in PAGES[1:]
-        if f"({page.relative_to(BOOK).as_posix()})" not in index and page.parent.name != "lessons"
+        if f"({page.relative_to(BOOK).as_posix()})" not in index
     ] == ["README.md"]
+
+
+def test_the_index_says_how_long_lessons_take():
+    index = (BOOK / "README.md").read_text(encoding="utf-8")
+    for page in sorted(BOOK.glob("lessons/[0-9]*.md")):
+        (minutes,) = re.findall(r"^\*(\d+) minutes", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert re.search(rf"\({page.parent.name}/{page.name}\) \| .* \| {minutes} min \|", index)
 
 
 def test_the_commands_are_there_for_ci():

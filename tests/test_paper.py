@@ -85,7 +85,7 @@ def test_a_run_that_fails_is_named_and_its_cell_left_out(reproduce, tmp_path, mo
     assert "sobirl" not in methods
     error = capsys.readouterr().err
     assert "1 runs failed, the first: made to fail, in a call of " in error, error[-900:]
-    assert "in the run four-rooms-0.001-100-sobirl" in error
+    assert "in the task four-rooms-0.001-100-sobirl" in error
 
 
 @sizes("every", [6], [3])

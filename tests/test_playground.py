@@ -585,6 +585,7 @@ def test_sampled_and_frozen_gradients(page):
     assert page.text("#noise-words") != first
     page.find("#gradients [value=frozen]").click()
     assert not page.find("#noise").is_displayed()
+    assert "influence" not in page.text("#legend")
     page.find("#uphill").click()
     assert all(coin < 0 for _, _, coin in page.setting["coins"])
     assert page.agrees()

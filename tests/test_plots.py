@@ -115,6 +115,20 @@ def test_all_that_is_written_has_eight_points_and_is_on_the_page(draw):
 
 
 @each_picture
+def test_numbers_along_an_axis_do_not_touch(draw):
+    figure = draw().figure
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+            shown = [text for place, text in ticks if low <= place <= high and text.get_text()]
+            gap = figure.dpi / 72.0  # a point on either side
+            boxes = [text.get_window_extent().padded(gap) for text in shown]
+            assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
+
+
+@each_picture
 def test_axes_are_labelled_and_it_can_be_saved(draw):
     ax = draw()
     assert not ax.axison or (ax.get_xlabel() and ax.get_ylabel())

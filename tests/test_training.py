@@ -2,22 +2,20 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.ascent import training
 from tabular_bilevel.ascent.curves import Training
-from tabular_bilevel.ascent.training import Curve, Run, train, train_all
+from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.estimators.register import METHODS, Setting
 
 PROBLEM = tb.problems.two_state()
@@ -166,11 +164,14 @@ def test_a_growing_curve_is_saved(tmp_path, monkeypatch):
     assert saved == [*range(1, 13), 12]
 
 
+def swept(runs, workers):
+    return tb.sweep([(run.label, partial(train, run)) for run in runs], workers=workers)
+
+
 def test_two_workers_make_the_curves_of_one():
-    runs = [a_run(seed=seed) for seed in range(3)]
-    alone = dict(train_all(runs, workers=1))
-    shared = dict(train_all(runs, workers=2))
-    assert all(same(alone[run], shared[run]) for run in runs)
+    runs = [a_run(seed=seed, label=str(seed)) for seed in range(3)]
+    alone, shared = (dict(swept(runs, workers)) for workers in (1, 2))
+    assert all(same(alone[run.label], shared[run.label]) for run in runs)
 
 
 @dataclasses.dataclass
@@ -193,8 +194,8 @@ def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_w
     endless = a_run(n_iterations=10**9, path=tmp_path / "curve.npz", label="endless")
     under_way = tmp_path / "under-way"
     announced = dataclasses.replace(endless, method=Announced(endless.method, under_way))
-    results = train_all([a_run(), announced], workers=2)
-    assert next(results)[0].label == "two-state"
+    results = swept([a_run(), announced], workers=2)
+    assert next(results)[0] == "two-state"
     while not under_way.exists():
         time.sleep(0.01)
     results.close()
@@ -203,107 +204,20 @@ def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_w
     assert same(train(longer), train(dataclasses.replace(longer, path=None)))
 
 
-class Killed:
-    """A method that kills its process."""
-
-    def __call__(self, problem, theta, *, rng, memory):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_worker_is_an_error_and_not_waited_for():
-    with pytest.raises(ChildProcessError, match="a worker process died"):
-        list(train_all([a_run(method=Killed())], workers=2))
-
-
-def test_an_error_in_a_worker_is_raised():
-    with pytest.raises(ValueError, match="every is 0, not a positive whole number"):
-        list(train_all([a_run(every=0)], workers=2))
-
-
-class PeculiarError(Exception):
-    """One that pickle cannot make again."""
-
-    def __init__(self, what, number):
-        super().__init__(f"{what} {number}")
-        self.add_note("noted")
-
-
-@dataclasses.dataclass
-class Failing:
-    """A method that fails."""
-
-    kind: type = ValueError
-    words: tuple = ("it does not work",)
-
-    def __call__(self, problem, theta, *, rng, memory):
-        raise self.kind(*self.words)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_fails_does_not_end_the_others(workers):
-    runs = [
-        a_run(label="bad", method=Failing()),
-        a_run(label="good"),
-        a_run(label="worse", every=0),
-        a_run(label="better", seed=2),
-    ]
-    made = set()
-    with pytest.raises(ValueError, match=r"it does not work|every is 0") as caught:
-        made.update(run.label for run, _ in train_all(runs, workers=workers))
-    assert made == {"better", "good"}
-    assert caught.value.__notes__[-1] in ("in the run bad", "in the run worse")
-    if workers == 1:  # then it is the first
-        assert caught.value.__notes__[-1] == "in the run bad"
-
-
-def test_an_error_of_a_worker_says_where_it_was_and_may_be_of_any_kind():
-    failing = Failing(PeculiarError, ("it is", 7))
-    with pytest.raises(RuntimeError, match=r"^PeculiarError: it is 7") as caught:
-        list(train_all([a_run(method=failing), a_run()], workers=2))
-    assert caught.value.__notes__[0] == "noted"
-    assert caught.value.__notes__[-1] == "in the run two-state"
-    assert "in __call__" in str(caught.value.__cause__)
-
-
-def test_a_context_of_joblib_says_where_the_work_is_done(monkeypatch):
-    """Threads see this process's memory; its own processes do not."""
-    seen = []
-    monkeypatch.setattr(training, "train", lambda run: seen.append(run.seed) or train(run))
-    runs = [a_run(seed=seed) for seed in range(3)]
-    alone = dict(train_all(runs, workers=1))
-    with joblib.parallel_config("threading"):
-        shared = dict(train_all(runs, workers=2))
-    assert sorted(seen) == [0, 0, 1, 1, 2, 2]
-    assert all(same(alone[run], shared[run]) for run in runs)
-
-
-def threads(_):
-    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-
-def test_a_worker_computes_with_one_thread_unless_joblib_is_told_otherwise():
-    found = [made for _, made in outcomes(threads, [0, 1], workers=2)]
-    assert found == 2 * [{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}]
-    with joblib.parallel_config("loky", inner_max_num_threads=3):
-        ((_, made),) = outcomes(threads, [0], workers=2)
-    assert made["OMP_NUM_THREADS"] == "3"
-
-
 # Two workers, one of which is idle, and a file that says that the other is busy.
 ENDLESS = """
-import dataclasses, os, sys
+import dataclasses, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from test_training import Announced, a_run
-from tabular_bilevel.ascent.training import train_all
+from test_training import Announced, a_run, swept
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
     run = a_run(n_iterations=10**9, path=folder / "curve.npz", label="endless")
     run = dataclasses.replace(run, method=Announced(run.method, folder / "under-way"))
-    for finished, _ in train_all([a_run(), run], workers=2):
-        print(finished.label, flush=True)
+    for finished, _ in swept([a_run(), run], workers=2):
+        print(finished, flush=True)
 """
 
 
@@ -338,11 +252,6 @@ def test_workers_end_when_their_parent_is_killed(number, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert tb.AscentState.load(tmp_path / "curve.npz")[0].iteration >= 4
-
-
-def test_the_number_of_workers_is_checked():
-    with pytest.raises(ValueError, match="workers is 0"):
-        list(train_all([a_run()], workers=0))
 
 
 # ---------------------------------------------------------------- curves for people

@@ -5,6 +5,7 @@ A state that was changed may make numpy read outside of its memory: each entry i
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -14,12 +15,26 @@ import numpy as np
 
 from tabular_bilevel._base.files import brief
 
-__all__ = ["generator_at", "plain", "require_generator_state", "require_whole", "state_of"]
+__all__ = [
+    "addresses",
+    "generator_at",
+    "plain",
+    "require_generator_state",
+    "require_whole",
+    "state_of",
+]
 
 SEEDS = "seed_sequence"
 
 # Words of a seed sequence's pool, and bits of its entropy: anything more is a mistake.
 LARGEST_POOL, LARGEST_ENTROPY = 2**10, 2**13
+
+
+def addresses(generator: np.random.Generator) -> tuple[int, int]:
+    """Find the C function that draws uniform numbers for a generator, and the state it takes."""
+    interface = generator.bit_generator.ctypes
+    function = ctypes.cast(interface.next_double, ctypes.c_void_p).value
+    return int(function or 0), int(interface.state_address)
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, write_file, write_json
+from tabular_bilevel._base.processes import sweep
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.published import first_theta
-from tabular_bilevel.ascent.training import Curve, Run, train_all
+from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 
@@ -100,9 +102,10 @@ class Training:
         """
         positive_integer("steps", self.n_iterations)
         self.folder.mkdir(parents=True, exist_ok=True)
-        runs = {self._run(seed): seed for seed in self.seeds}
-        for run, curve in train_all(list(runs), workers=min(workers, len(runs))):
-            yield runs[run], curve
+        seeds = {f"seed {seed}": seed for seed in self.seeds}
+        tasks = ((name, partial(train, self._run(seed))) for name, seed in seeds.items())
+        for name, curve in sweep(tasks, workers=workers):
+            yield seeds[name], curve
 
     def _run(self, seed: int) -> Run:
         return Run(

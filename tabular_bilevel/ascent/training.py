@@ -1,4 +1,4 @@
-"""Training: whole curves of ascents, saved as they grow, many at a time.
+"""Training: whole curves of ascents, saved as they grow.
 
 What an interrupt or a crash leaves is gone on with; the curve is the same as without it.
 """
@@ -6,8 +6,7 @@ What an interrupt or a crash leaves is gone on with; the curve is the same as wi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from tabular_bilevel._base.arguments import finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import LIMIT, brief, shown
-from tabular_bilevel._base.processes import outcomes
 from tabular_bilevel.ascent.ascent import AscentState, Iteration, resume
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = ["METHODS", "Curve", "Run", "Setting", "train", "train_all"]
+__all__ = ["METHODS", "Curve", "Run", "Setting", "train"]
 
 # Seconds between two saves of a growing curve: what a crash may cost, and far above a save's time.
 SAVE_EVERY = 5.0
@@ -237,52 +235,3 @@ def _noted(
 def finished(theta: FloatArray, iterations: list[int], objectives: list[float]) -> Curve:
     """Freeze a curve."""
     return Curve(read_only(np.array(iterations)), read_only(np.array(objectives)), theta)
-
-
-def train_all(runs: Sequence[Run], *, workers: int) -> Iterator[tuple[Run, Curve]]:
-    """Make many ascents, one process each at a time; results do not depend on how many.
-
-    joblib starts the processes, or hands the work to what a surrounding ``joblib.parallel_config``
-    names. Closing ends them at once; what runs with a path then loses at most five seconds.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        What is to be done.
-    workers : int
-        Processes; with 1 this one does the work.
-
-    Yields
-    ------
-    run : Run
-        Each run when it is finished, in no certain order.
-    curve : Curve
-        Its curve.
-
-    Raises
-    ------
-    ChildProcessError
-        If a process was killed.
-    Exception
-        When all others are done, the first that a run ended with; a note has the run's label.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import tabular_bilevel as tb
-    >>> from tabular_bilevel.ascent.training import Run, train_all
-    >>> problem, method = tb.problems.bandit(), tb.ExactGradient()
-    >>> runs = [Run(f"seed {k}", problem, np.zeros(2), method, tb.Adam(), k, 3) for k in (0, 1)]
-    >>> sorted(run.label for run, curve in train_all(runs, workers=1))
-    ['seed 0', 'seed 1']
-    """
-    first: Exception | None = None
-    with closing(outcomes(train, runs, positive_integer("workers", workers))) as ended:
-        for run, curve in ended:
-            if isinstance(curve, Curve):
-                yield run, curve
-            elif first is None:  # the others can go on
-                curve.add_note(f"in the run {run.label}")
-                first = curve
-    if first is not None:
-        raise first

@@ -32,6 +32,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import all_finite, as_theta
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, read_only_view
 from tabular_bilevel.certify.result import (
@@ -43,7 +44,7 @@ from tabular_bilevel.certify.result import (
 from tabular_bilevel.derivatives import Reach, reach
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import Evaluation
-from tabular_bilevel.finite.linear import policy_inverse, policy_system
+from tabular_bilevel.finite.linear import factored_system, policy_inverse
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.problem import (
@@ -283,8 +284,6 @@ class _Explicit:
     def __init__(
         self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
     ) -> None:
-        from tabular_bilevel._base import kernels
-
         n_states, n_actions = policy.shape
         inverse = policy_inverse(model, policy, discount)
         patience = _patience_of(model, policy, discount, aside, lambda: inverse.sum(axis=1))
@@ -334,7 +333,7 @@ class _Factored:
         self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
     ) -> None:
         self._model, self._policy, self._discount = model, policy, discount
-        self._system = system = policy_system(model, policy, discount)
+        self._system = system = factored_system(model, policy, discount)
         self.patience = _patience_of(
             model, policy, discount, aside, lambda: system.solve(np.ones(model.n_states))
         )
@@ -445,11 +444,9 @@ class _SoftPolicy:
     """The policy and the soft residual of a value, from its gaps Q(s,a) - V(s)."""
 
     def __init__(self, model: Model, gap: FloatArray, error: FloatArray) -> None:
-        from tabular_bilevel._base import kernels
-
         tables = np.empty((5, *gap.shape))
         self.policy, self._log_error, self._spare, self.log_policy, self.log_policy_error = tables
-        self.residual, self.residual_error = np.empty((2, model.n_states))
+        self.residual, self.residual_error, self.leak = np.empty((3, model.n_states))
         self._available = model.available
         kernels.soft_policy(
             gap,
@@ -463,6 +460,7 @@ class _SoftPolicy:
             self.log_policy_error,
             self.residual,
             self.residual_error,
+            self.leak,
         )
 
     def error(self, log_ratio: FloatArray | float) -> FloatArray:
@@ -512,9 +510,8 @@ def _follower(model: Model, response: Response) -> _Follower:
     crude = contraction * residual.max() * _patience(contraction)  # of the value ahead
     stray = (aside + soft.error(2.0 * crude / beta)).sum(axis=1) * crude
     size, spread, advantage = operator.values(residual + stray)
-    leak = _leak(model, soft.policy)
     log_ratio = (advantage + stray[:, None]) / beta
-    policy_error = _balanced(soft.error(log_ratio), leak)
+    policy_error = _balanced(soft.error(log_ratio), soft.leak)
     log_policy_error = soft.log_policy_error + np.where(
         soft.log_policy_error == 0.0, 0.0, log_ratio
     )
@@ -534,10 +531,10 @@ def _follower(model: Model, response: Response) -> _Follower:
         error=policy_error,
         log_policy=soft.log_policy,
         log_policy_error=log_policy_error,
-        leak=leak,
+        leak=soft.leak,
         aside=aside + policy_error,
         operator_policy=stored.policy,
-        operator_leak=_leak(model, stored.policy),
+        operator_leak=stored.leak,
     )
 
 
@@ -559,8 +556,6 @@ class _Leader:
 
 def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) -> _Leader:
     """Refine an evaluation, or what the operator makes of the policy."""
-    from tabular_bilevel._base import kernels
-
     discount, policy = model.leader_discount, follower.policy
     contraction = _contraction(model, discount)
     operator = (
@@ -626,8 +621,6 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
 
 def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[FloatArray, FloatArray]:
     """Compute the centre's influence measure, and bound its error, shapes (S, A)."""
-    from tabular_bilevel._base import kernels
-
     policy, discount = follower.policy, model.follower_discount
     source, source_error = np.empty((2, *policy.shape))
     leak = np.empty(model.n_states)
@@ -716,8 +709,6 @@ class _Centre:
 
 
 def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> _Centre:
-    from tabular_bilevel._base import kernels
-
     follower = _follower(model, response)
     leader = _leader(model, follower, evaluation)
     influence, influence_error = _influence(model, follower, leader)
@@ -817,8 +808,6 @@ def _gaps(
     model: Model, reward: FloatArray, discount: float, value: FloatArray, correction: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Compute r + discount P v - v(s) for v = value + correction, and what that is off by."""
-    from tabular_bilevel._base import kernels
-
     kernel = model.transition
     gap, error = np.empty((2, *reward.shape))
     kernels.value_gaps(
@@ -846,8 +835,6 @@ def _flow(
     correction: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Compute source + discount P^T (flow + policy m) - m for m = measure + correction."""
-    from tabular_bilevel._base import kernels
-
     kernel = model.transition
     low, size, small, count, residual, error = np.empty((6, model.n_states))
     kernels.flow_residual(
@@ -872,24 +859,13 @@ def _flow(
 
 def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
     """Tighten errors that in each row add up to at most `leak`."""
-    from tabular_bilevel._base import kernels
-
     tighter = np.empty_like(error)
     kernels.balance(error, leak, tighter)
     return tighter
 
 
-def _leak(model: Model, policy: FloatArray) -> FloatArray:
-    """Bound how far the policy's sums are from 1."""
-    total = policy.sum(axis=1)
-    additions = model.available.sum(axis=1) - 1.0
-    return np.asarray(np.abs(1.0 - total) + ROUNDOFF * additions * total)
-
-
 def _outward(bound: npt.ArrayLike) -> FloatArray:
     """Pay for the rounding of bounds; what is no number bounds nothing."""
-    from tabular_bilevel._base import kernels
-
     wider = np.array(bound, dtype=np.float64, order="C")
     kernels.outward(wider.reshape(-1), OUTWARD, UNDERFLOW)
     return read_only(wider)

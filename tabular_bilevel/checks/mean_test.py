@@ -544,10 +544,10 @@ def dependence(scores: FloatArray) -> Dependence:
         and the means of `BATCHES` batches (Kruskal and Wallis, "Use of ranks in one-criterion
         variance analysis", Journal of the American Statistical Association 47, 1952).
     """
-    from scipy import stats
-
     count = len(scores)
-    ranks = _standardised(stats.rankdata(scores) - (count + 1) / 2.0)
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(ties) - (ties - 1) / 2.0
+    ranks = _standardised(mean_rank[place] - (count + 1) / 2.0)
     seen = float(_order(ranks[None])[0])
     found = seen > normal(DEPENDENCE_RATE / (LONGEST_LAG + 1))
     if found:  # the normal law is too narrow where many are the same: ask the orders themselves

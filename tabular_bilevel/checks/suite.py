@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import numpy as np
 from tabular_bilevel._base.arguments import as_generator
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.processes import sweep
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.checks.estimator import check_estimator
 from tabular_bilevel.checks.report import EstimatorReport, percent
@@ -209,6 +211,7 @@ def check_suite(
     up_to_scale: bool = False,
     burn_in: int = 0,
     rng: np.random.Generator | int | None = None,
+    workers: int = 1,
     progress: bool = False,
 ) -> SuiteReport:
     """Run `check_estimator` on a suite of problems, at one false-alarm rate for all.
@@ -223,8 +226,10 @@ def check_suite(
         As for `check_estimator`; the false-alarm rate is for all problems together.
     sampler, follower, critic, up_to_scale, burn_in, rng
         As for `check_estimator`.
+    workers : int
+        Problems at a time, as for `sweep`; the report does not depend on it.
     progress : bool
-        Whether to show a bar of the problems, and one of the calls on each.
+        Whether to show a bar of the problems and, with one worker, one of the calls on each.
 
     Returns
     -------
@@ -262,9 +267,12 @@ def check_suite(
         up_to_scale=up_to_scale,
         burn_in=burn_in,
         rng=rng,
+        workers=workers,
         progress=progress,
     )
-    return SuiteReport.of(estimator, dict(reports), false_alarm_rate)
+    found = dict(reports)
+    in_order = {case.name: found[case.name] for case in cases}
+    return SuiteReport.of(estimator, in_order, false_alarm_rate)
 
 
 def suite_reports(
@@ -273,29 +281,26 @@ def suite_reports(
     *,
     false_alarm_rate: float,
     rng: np.random.Generator | int | None = None,
+    workers: int = 1,
     progress: bool = False,
     **settings: Any,
 ) -> Iterator[tuple[str, EstimatorReport]]:
-    """Check on one problem after the other; arguments as of `check_suite`."""
+    """Check on each problem, and give its report when it is there; arguments as of `check_suite`."""
     seeds: list[int | None] = [None] * len(suite)
     if rng is not None:
         seeds = [int(s.integers(2**63)) for s in as_generator(rng).spawn(len(suite))]
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(suite), unit=" problems", leave=False, disable=not progress) as bar:
-        for case, seed in zip(suite, seeds, strict=True):
-            bar.set_description(case.name)
-            report = check_estimator(
-                estimator,
-                case.problem,
-                case.theta,
-                false_alarm_rate=false_alarm_rate / len(suite),
-                rng=seed,
-                progress=progress,
-                **settings,
-            )
-            bar.update()
-            yield case.name, report
+    check = partial(
+        check_estimator,
+        estimator,
+        false_alarm_rate=false_alarm_rate / len(suite),
+        progress=progress and workers == 1,
+        **settings,
+    )
+    tasks = (
+        (case.name, partial(check, case.problem, case.theta, rng=seed))
+        for case, seed in zip(suite, seeds, strict=True)
+    )
+    return sweep(tasks, workers=workers, progress=progress)
 
 
 def defined_on(estimator: Any, cases: Sequence[SuiteCase]) -> Iterator[SuiteCase]:

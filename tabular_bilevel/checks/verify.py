@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -183,11 +183,11 @@ class Stage:
     name : str
         What it is about.
     run : callable
-        Does the work and returns the checks.
+        Does the work, and yields each check when it is done.
     """
 
     name: str
-    run: Callable[[], list[Check]]
+    run: Callable[[], Iterable[Check]]
 
 
 def stages(cases: tuple[Case, ...]) -> list[Stage]:
@@ -220,14 +220,13 @@ def _best() -> Enclosed | None:
     return None if importlib.util.find_spec("flint") is None else Enclosed()
 
 
-def _follower_checks(case: Case) -> list[Check]:
-    checks = []
+def _follower_checks(case: Case) -> Iterator[Check]:
     for label, compute, known, digit in case.published:
         ours = compute()
         gap, allowed = abs(ours.objective - known), LAST_DIGIT * digit
         detail = f"ours {ours.objective:.9g}, known {known:.9g}"
         level, radius = ours.accuracy.level, ours.accuracy.objective
-        checks.append(Check(case.name, label, gap, allowed, gap <= allowed, detail, level, radius))
+        yield Check(case.name, label, gap, allowed, gap <= allowed, detail, level, radius)
     model = case.problem.model(case.theta)
     fast, plain = PolicyIteration().solve(model), ValueIteration().solve(model)
     gap = float(np.abs(fast.value - plain.value).max())
@@ -238,7 +237,7 @@ def _follower_checks(case: Case) -> list[Check]:
     bounds = hypergradient(case.problem, case.theta).accuracy.bounds
     radius = math.inf if bounds is None else float(bounds.value.max())
     level = Level.BOUNDED if math.isfinite(radius) else Level.ESTIMATE
-    return [*checks, Check(case.name, agree, gap, bound, gap <= bound, detail, level, radius)]
+    yield Check(case.name, agree, gap, bound, gap <= bound, detail, level, radius)
 
 
 def _proof_checks(case: Case) -> list[Check]:

@@ -242,6 +242,7 @@ def difference_gradient(
     problem.model(theta)  # if theta itself is bad, say so
 
     def at(theta: FloatArray) -> float:
+        # not from a start nearby: within the tolerance it would be the answer to both
         return objective(problem, theta, horizon=horizon)
 
     gradient, error = np.empty(len(rows)), np.empty(len(rows))

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import (
     FloatArray,
     centred,
@@ -130,8 +131,6 @@ def road(
         evaluation = evaluate_leader(model, response, horizon=horizon)
         direct = direct_sensitivities(model, response, evaluation)
         return evaluation, direct, indirect_sensitivities(model, response, evaluation)
-    from tabular_bilevel._base import kernels
-
     kernel, (place, width) = model.transition, model.band
     value, occupancy = np.empty((2, model.n_states))
     action_value, pairs, influence = np.empty((3, *model.available.shape))

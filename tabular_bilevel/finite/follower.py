@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
     as_positive,
     finite_array,
@@ -17,7 +18,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.finite.linear import LinearSystem, policy_system
+from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 
 __all__ = [
@@ -40,9 +41,6 @@ SMALLEST_RESIDUAL = 16.0 * np.finfo(np.float64).eps
 # A Newton step is solved to the square of what the last one gained (Eisenstat and Walker, 1996,
 # choice 2), and at least to this: the next one has another policy, and would not gain by more.
 LARGEST_FORCING = 0.1
-
-# After a step that left less of the residual, the factors serve once more: the policy hardly moved.
-GAIN_OF_OLD_FACTORS = 0.1
 
 # States times the square of the band's half width, up to which the compiled elimination is used.
 # Measured on open grids against SuperLU: 2 ms for 17 at 1e6, 32 for 66 at 2e7, 146 for 183 at 1e8;
@@ -240,14 +238,11 @@ class PolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        from tabular_bilevel._base import kernels
-
         kernel, shape = model.transition, model.follower_reward.shape
         value, gap = _first_value(model, start), np.empty(model.n_states)
         weights, before = np.empty(kernel.nnz), 0.0
         reached: Response | None = None
-        system: LinearSystem | None = None
-        old_factors, how = GAIN_OF_OLD_FACTORS, "one look ahead"
+        how = "one look ahead"
         for iteration in range(self.max_iterations + 1):
             action_value, policy = np.empty(shape), np.empty(shape)
             residual, scale = kernels.soft_bellman(
@@ -274,10 +269,7 @@ class PolicyIteration:
             if not math.isfinite(residual):
                 break
             gained = residual / before if before > 0.0 else 1.0
-            if gained > 1.0:
-                old_factors = 0.0  # they led astray
-            if system is None or system.method == "sweeps" or not gained < old_factors:
-                system = policy_system(model, policy, model.follower_discount, weights)
+            system = policy_system(model, policy, model.follower_discount, weights)
             accuracy = min(LARGEST_FORCING, gained**2)
             value, before = value + system.solve(gap, accuracy=accuracy), residual
             how = system.method
@@ -344,8 +336,6 @@ class ValueIteration:
         ConvergenceError
             If `max_iterations` sweeps do not reach the tolerance.
         """
-        from tabular_bilevel._base import kernels
-
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = _first_value(model, start), np.empty(model.n_states)
@@ -437,8 +427,6 @@ class CompiledPolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        from tabular_bilevel._base import kernels
-
         if not is_banded(model):
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)

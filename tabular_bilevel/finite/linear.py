@@ -4,10 +4,9 @@ The matrix is an M-matrix, diagonally dominant by rows, so elimination needs no 
 solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 - up to `DENSE_STATES` states, LAPACK on a dense matrix;
-- larger and narrow (a map, a chain: after reordering, transitions stay near the diagonal), SuperLU,
-  whose factors stay sparse;
-- larger and wide (a random graph, whose factors would fill up), sweeps; where they gain too little,
-  GMRES; and SuperLU where that does not get there either.
+- larger, sweeps, as far as they gain enough: in a random graph, whose factors would fill up;
+- where they do not, BiCGSTAB: on a map, as long as the discount is not too near 1;
+- where that does not get there either, SuperLU, whose factors stay sparse on maps and chains.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ import scipy.linalg
 import scipy.sparse as sp
 import scipy.sparse.linalg
 
-from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums, narrowing
-from tabular_bilevel.finite.model import NARROW, Model
+from tabular_bilevel._base import kernels
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums
+from tabular_bilevel.finite.model import Model
 
 __all__ = [
     "LinearSystem",
     "discounted_system",
+    "factored_system",
     "policy_inverse",
     "policy_system",
     "policy_transition",
@@ -44,11 +45,15 @@ LARGEST_BAND_INVERSE = 1_000_000
 REFINED = 4.0 * np.finfo(np.float64).eps
 ROUNDED = 64.0 * np.finfo(np.float64).eps
 
-# A round of sweeps that does not gain this factor is the last one: GMRES or factors are faster.
+# A round of sweeps that does not gain this factor is the last one: BiCGSTAB is faster.
 ROUND_OF_SWEEPS = 8
 WORTH_A_ROUND = 4.0
 
-# Sweeps that look for the leading vector; a map, where they are too few, gets factors anyway.
+# Iterations of BiCGSTAB beyond which factors are faster. On a warehouse of 38,756 states and at a
+# discount of 0.99, 114 reach rounding in half of the time of a factorisation.
+MOST_ITERATIONS = 250
+
+# Sweeps that look for the leading vector, without which they gain little anyway.
 POWER_SWEEPS = 30
 
 # Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
@@ -109,7 +114,7 @@ class _Sparse:
 
 
 class _Swept:
-    """Sweeps, GMRES where they gain too little, and factors where that is better or needed."""
+    """Sweeps, BiCGSTAB where they gain too little, and factors where neither gets there."""
 
     def __init__(self, kernel: sp.csr_array, discount: float, mass: FloatArray) -> None:
         self._kernel, self._discount = kernel, discount
@@ -118,7 +123,10 @@ class _Swept:
 
     @property
     def method(self) -> str:
-        return "sparse factors" if "_factors" in self.__dict__ else "sweeps"
+        if "_factors" in self.__dict__:
+            return "sparse factors"
+        ways = [self.__dict__.get(way) for way in ("_right", "_left")]
+        return "BiCGSTAB" if any(way and "_matrix" in way.__dict__ for way in ways) else "sweeps"
 
     def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
         return self._each(b, lambda column: self._right.solve(column, accuracy), _Sparse.solve)
@@ -135,7 +143,9 @@ class _Swept:
         columns = []
         for column in np.atleast_2d(b.T):
             x = None if "_factors" in self.__dict__ else swept(column)
-            columns.append(factored(self._factors, column) if x is None else x)
+            x = factored(self._factors, column) if x is None else x
+            # what a path leads to has not less than none of it
+            columns.append(np.maximum(x, 0.0) if x.dtype == float and column.min() >= 0.0 else x)
         return np.reshape(np.array(columns).T, b.shape)
 
     @cached_property
@@ -175,6 +185,10 @@ class _Sweeps:
         mass = (against * lost).sum()
         self._against = against / mass if abs(mass) > ROUNDOFF else 0.0 * against
 
+    @cached_property
+    def _matrix(self) -> sp.csr_array:
+        return _matrix(self._kernel, self._discount).tocsr()
+
     def solve(self, b: FloatArray, accuracy: float) -> FloatArray | None:
         """Solve for one right side; None where factors are faster, or nothing else gets there."""
         b = np.asarray(b, dtype=np.result_type(b, self._kernel))
@@ -188,14 +202,19 @@ class _Sweeps:
             smallest = size
             step, enough = self._sweep(residual, max(accuracy, 1e-10) * size)
             if not enough:
-                if _is_narrow(self._kernel):
-                    return None
-                matrix = _matrix(self._kernel, self._discount)
-                step, _ = scipy.sparse.linalg.gmres(
-                    matrix, residual, x0=step, rtol=1e-6, atol=0.0, restart=30, maxiter=30
+                step, failed = scipy.sparse.linalg.bicgstab(  # which takes small numbers for 0
+                    self._matrix,
+                    residual / size,
+                    x0=step / size,
+                    rtol=max(accuracy, 1e-10),
+                    atol=0.0,
+                    maxiter=MOST_ITERATIONS,
                 )
+                if failed:
+                    return None
+                step *= size
             x += step
-            if accuracy > 0.0 and enough:
+            if accuracy > 0.0:
                 return x
             residual = b - x + self._discount * (self._kernel @ x)
         return None
@@ -299,13 +318,20 @@ def policy_system(
         weights = _policy_weights(model, policy)
     if model.n_states <= DENSE_STATES:
         return _Dense(_policy_matrix(model, weights, discount))
-    n_states, entries = model.n_states, model.transition
-    kernel = sp.csr_array(
-        (weights, entries.indices, entries.indptr[:: model.n_actions]), shape=(n_states, n_states)
-    )
-    if model.narrow:
-        return _Sparse(_matrix(kernel, discount))
+    if model.overlapping:
+        kernel = policy_transition(model.transition, policy)
+    else:
+        entries, shape = model.transition, (model.n_states, model.n_states)
+        starts = entries.indptr[:: model.n_actions]
+        kernel = sp.csr_array((weights, entries.indices, starts), shape=shape)
     return _Swept(kernel, discount, np.einsum("sa,sa->s", policy, model.row_mass))
+
+
+def factored_system(model: Model, policy: FloatArray, discount: float) -> LinearSystem:
+    """Prepare the system of `policy_system` for many right sides: factors, where sparse."""
+    if discount == 1.0 or model.n_states <= DENSE_STATES or not model.narrow:
+        return policy_system(model, policy, discount)
+    return _Sparse(_matrix(policy_transition(model.transition, policy), discount))
 
 
 def _undiscounted_system(model: Model, policy: FloatArray) -> LinearSystem:
@@ -335,8 +361,6 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     n_states, weights = model.n_states, _policy_weights(model, policy)
     place, width = model.band
     if n_states**2 * width <= LARGEST_BAND_INVERSE:
-        from tabular_bilevel._base import kernels
-
         kernel, rows = model.transition, np.zeros((n_states, n_states))
         rows[place, np.arange(n_states)] = 1.0
         band = np.empty((n_states, 2 * width + 1))
@@ -366,10 +390,3 @@ def _policy_matrix(model: Model, weights: FloatArray, discount: float) -> FloatA
     matrix = grouped_sums(place, -discount * weights, n_states**2).reshape(n_states, n_states)
     matrix[np.diag_indices(n_states)] += 1.0
     return matrix
-
-
-def _is_narrow(kernel: sp.csr_array) -> bool:
-    place = narrowing(kernel)
-    row, column = sp.coo_array(kernel).coords
-    distance = float(np.abs(place[row] - place[column]).mean())
-    return distance < NARROW * place.size

@@ -51,6 +51,9 @@ MAX_ENTRIES = 2**31 - 1
 # sparse. Maps of 40,000 cells have 0.004, random graphs with 3 successors an action 0.3.
 NARROW = 0.1
 
+# States that are looked at to tell whether actions lead to the same places.
+SOME_STATES = 100
+
 # Steps after which all of a random graph has been reached; each costs a product.
 STEPS_FROM_A_STATE = 6
 
@@ -102,8 +105,8 @@ class Model:
     (array([1., 3.]), array([2., 5.]))
     >>> model.entry_row, model.entry_state  # of the stored transitions
     (array([0, 1, 2, 2]), array([0, 0, 1, 1]))
-    >>> model.band, model.least_band, model.narrow
-    ((array([1, 0]), 1), 1, False)
+    >>> model.band, model.least_band, model.narrow, model.overlapping
+    ((array([1, 0]), 1), 1, False, False)
     >>> bool((model.like_transition(model.transition.data) != model.transition).nnz)
     False
     """
@@ -379,6 +382,11 @@ class Model:
         return self._kernel.narrow
 
     @property
+    def overlapping(self) -> bool:
+        """Whether a state's actions lead to the same places: on average more than two to each."""
+        return self._kernel.overlapping
+
+    @property
     def band(self) -> tuple[IntArray, int]:
         """A numbering of the states, shape (S,), and how far apart its transitions lead at most."""
         return self._kernel.band
@@ -607,6 +615,13 @@ class _Kernel:
         if self.least_band > NARROW / 2.0 * n_states:  # as in a random graph
             return False
         return bool(self._apart[1].mean() < NARROW * n_states)
+
+    @cached_property
+    def overlapping(self) -> bool:
+        source, target = self.entry_state, self.transition.indices
+        some = source < SOME_STATES
+        pairs = np.column_stack([source[some], target[some]])
+        return 2 * len(np.unique(pairs, axis=0)) < len(pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     FloatArray,
@@ -211,8 +212,6 @@ def _add(
     reach: FloatArray,
 ) -> None:
     """Add the errors of pulled back slopes, and of the sum over them."""
-    from tabular_bilevel._base import kernels
-
     kernels.pullback_errors(
         columns.indptr,
         columns.indices,
@@ -226,8 +225,6 @@ def _add(
 
 def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     """Multiply, at a third of what scipy's operator costs with a small matrix."""
-    from tabular_bilevel._base import kernels
-
     result = np.empty(matrix.shape[0])
     vector = read_only_view(vector)
     kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)

@@ -98,14 +98,15 @@ const EXPERIMENTS = [
     columns: OUTCOME,
     run: () => [0.05, 0.1, 0.2].map((coin) =>
       outcome(`coin ${coin}, table`, withCoin(HALL, TABLE, coin))),
-    because: ([small, middle, large]) => "A coin above 1 − 0.95 = 0.05 a step is worth more than " +
-      `leaving: the robot stays. It makes ${short(middle.numbers[1])} of at most 20 discounted steps, ` +
-      `and J jumps from ${short(small.objective)} to ${short(middle.objective)}. A larger coin buys ` +
-      `little more and costs twice as much: ${short(large.objective)}.`,
+    because: ([small, middle, large]) => "Putting off the goal by a step costs the robot 1 − 0.95 = 0.05 " +
+      `of it. At a coin of 0.05 it is in two minds, and J is ${short(small.objective)}. At 0.1 it stays, for ` +
+      `${short(middle.numbers[1])} of at most 20 discounted steps, and J is ${short(middle.objective)}. A larger ` +
+      `coin buys little more and costs twice as much: ${short(large.objective)}.`,
   },
   {
     name: "Twenty steps uphill",
-    question: "You climb twenty steps with different gradients: the exact one, one that takes the " +
+    question: "A step uphill moves each coin in proportion to its gradient, the largest by 0.002. " +
+      "You climb twenty steps with different gradients: the exact one, one that takes the " +
       "robot as frozen, and ones sampled from 10, 100 or 1000 walks a step (the mean of ten climbs; " +
       "Look shows one of them). Which one raises J least?",
     answers: ["The frozen robot's", "The one from 10 walks", "All get about as far"],
@@ -123,14 +124,15 @@ const EXPERIMENTS = [
   },
   {
     name: "Noise",
-    question: "One estimate from 10 walks is off by some share of the gradient's length. With a " +
+    question: "One estimate from 10 walks is off by some share of the gradient's length, its noise. With a " +
       "hundred times as many walks, by how much does that share shrink?",
     answers: ["To about a tenth", "To about a hundredth", "Not at all"],
     right: 0,
     columns: ["cosine (median)", "noise"],
     run: () => [10, 100, 1000].map((walks) => noiseRow(walks)),
     because: ([few, , many]) => `From ${short(few.noise)} to ${short(many.noise)} of the length: a ` +
-      "hundred times the walks, a tenth of the noise, as for any mean. Yet the direction is good " +
-      `early: the cosine with the exact gradient is ${short(few.numbers[0])} after ten walks already.`,
+      "hundred times the walks, a tenth of the noise, as for any mean. The noise of ten walks is mostly that " +
+      "a few estimates are far too long. Their direction is good early: half of them have a cosine above " +
+      `${short(few.numbers[0])} with the exact gradient.`,
   },
 ];

@@ -350,7 +350,9 @@ function write() {
 }
 
 function legend() {
-  const [name, meaning] = VIEWS[state.show];
+  const [name, usual] = VIEWS[state.show];
+  const frozen = state.show === "gradient" && state.gradient === "frozen";
+  const meaning = frozen ? "only what the coin costs, as if the robot kept its plan" : usual;
   const sides = state.show === "influence" || state.show === "gradient"
     ? " Blue and +: J gains; orange and −: J loses." : " Bluer for more.";
   const how = state.show === "gradient" ? ` (${GRADIENTS[state.gradient]})` : "";

@@ -137,6 +137,7 @@ def line(
         label="best seen",
     )
     style.finish(ax, "step along the direction", "leader's objective J")
+    ax.locator_params(axis="x", nbins=6)  # numbers below zero are wide
     style.legend(ax)
     return ax
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import as_finite, as_real, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, ratio, read_only
 from tabular_bilevel.finite.follower import Response
@@ -207,8 +208,6 @@ class MonteCarloCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Average the returns."""
-        from tabular_bilevel._base import kernels
-
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
@@ -298,8 +297,6 @@ class SarsaCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories."""
-        from tabular_bilevel._base import kernels
-
         model = trajectories.model
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
@@ -432,8 +429,6 @@ def learn_differences(
     previous: FloatArray | None,
 ) -> LeaderValues:
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
-    from tabular_bilevel._base import kernels
-
     model = trajectories.model
     table = first_table(model, previous)
     steps = flat_steps(trajectories)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
@@ -126,8 +127,6 @@ class TraceRule:
     def _added_up(
         self, experience: Experience, sample: Trajectories
     ) -> tuple[Sensitivities, Sensitivities]:
-        from tabular_bilevel._base import kernels
-
         model, response, values = sample.model, experience.response, experience.values
         kernel = model.transition
         influence, occupancy = np.zeros((2, *self.credit.shape))

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
     as_array,
     as_generator,
@@ -27,6 +28,7 @@ from tabular_bilevel._base.arrays import (
     restore_read_only,
 )
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.generators import addresses
 from tabular_bilevel.finite.model import Model
 
 __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
@@ -125,8 +127,6 @@ class Trajectories:
         weights : ndarray, shape (S, A)
             Their discounted sums.
         """
-        from tabular_bilevel._base import kernels
-
         counts, weights = np.zeros((2, *self.model.follower_reward.shape))
         kernels.visits(
             self.states, self.actions, self.lengths, discount / self.survival, counts, weights
@@ -247,8 +247,6 @@ class Law:
         The mean eligibility at a pair; the leader's weights; and of the steps that another follows,
         the weights that its own action has: the leader's, and the credit's.
         """
-        from tabular_bilevel._base import kernels
-
         world, policy = self.made_in, self.policy
         kernel = world.transition
         law, carried = world.initial.copy(), np.zeros(world.n_states)
@@ -405,8 +403,6 @@ def draw(
     Trajectories
         The sample.
     """
-    from tabular_bilevel._base import kernels
-
     kernel = model.transition
     left = rows * columns if n_steps is None else n_steps
     parts: list[IntArray] = []
@@ -426,7 +422,7 @@ def draw(
             ) from error
         lengths: IntArray = np.empty(min(rows, size), dtype=np.int64)
         filled, made, most = kernels.sample_trajectories(
-            rng,
+            *addresses(rng),
             kernel.indptr,
             kernel.indices,
             kernel.data,
@@ -451,8 +447,7 @@ def draw(
     steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     del parts  # as large as the sample
     steps = np.empty((3, lengths.size, longest), dtype=np.int32)
-    for row, table in zip(steps_made, steps, strict=True):
-        kernels.pad(row, lengths, table)
+    kernels.pad(steps_made[0], steps_made[1], steps_made[2], lengths, steps)
     states, actions, following = read_only(steps)
     last = lengths[-1]
     cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns

@@ -30,7 +30,7 @@ from tabular_bilevel._base.files import (
     write_file,
     write_json,
 )
-from tabular_bilevel._base.processes import outcomes
+from tabular_bilevel._base.processes import sweep
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import (
@@ -323,15 +323,16 @@ def write_vectors(
             if found is not None:
                 sums[recipe] = found
                 yield recipe
-        missing = [recipe for recipe in plan.recipes if recipe not in sums]
-        make = partial(_write_one, place, plan)
-        with closing(outcomes(make, missing, min(n_workers, max(len(missing), 1)))) as ended:
-            for recipe, checksum in ended:
-                if isinstance(checksum, Exception):
-                    raise checksum
-                sums[recipe] = checksum
-                notes.add(plan.file(recipe), checksum)
-                yield recipe
+        missing = {plan.file(recipe): recipe for recipe in plan.recipes if recipe not in sums}
+        tasks = (
+            (file, partial(_write_one, place / file, plan.encoding, recipe))
+            for file, recipe in missing.items()
+        )
+        with closing(sweep(tasks, workers=n_workers)) as written:
+            for file, checksum in written:
+                sums[missing[file]] = checksum
+                notes.add(file, checksum)
+                yield missing[file]
         _finish(place, plan, provenance, sums)
         notes.drop()
 
@@ -419,10 +420,10 @@ def _kept(path: Path, notes: _Notebook) -> str | None:
     return checksum if notes.knows(path.name, checksum) else None
 
 
-def _write_one(place: Path, plan: Plan, recipe: Recipe) -> str:
+def _write_one(path: Path, encoding: Encoding, recipe: Recipe) -> str:
     """Make a vector and write its file; return its checksum."""
-    raw = plan.encoding.encode(made(recipe))
-    write_file(place / plan.file(recipe), raw)
+    raw = encoding.encode(made(recipe))
+    write_file(path, raw)
     return hashlib.sha256(raw).hexdigest()
 
 

@@ -51,17 +51,12 @@ default_role = "py:obj"
 html_theme = "furo"
 html_title = project
 html_show_copyright = False
-small = {"code-font-size": "75%"}  # a hundred characters in a line
-html_theme_options = {"light_css_variables": small, "dark_css_variables": small}
+html_static_path = html_css_files = ["site.css"]
 
 PACKAGE = tabular_bilevel.__name__
 GROUP = re.compile(r"^(\S.*)\n((?: {4}\w.*\n?)+)", re.MULTILINE)
 NAME = re.compile(r"tb\.(\w+(?:\.\w+)*)(?:\(.*\))?")
 THEORY = re.compile(r"theory\.md sections? \d+(?:(?:, | and | to )\d+)*")
-
-
-# Fonts with brackets and sums of all sizes: of Apple, Windows and Linux.
-FORMULAS = "'STIX Two Math', 'Cambria Math', 'Latin Modern Math', 'DejaVu Math TeX Gyre', math"
 
 # Before a number they are signs, behind one they add.
 SIGNS = {"+", "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}", "\N{MINUS-OR-PLUS SIGN}"}
@@ -150,11 +145,10 @@ def as_mathml(translator: HTML5Translator, node: nodes.math | nodes.math_block) 
         node.astext(), display="block" if block else "inline"
     )
     spaced(formula)
-    formula.set("style", f"font-family: {FORMULAS}; font-size: 105%")
     text = ElementTree.tostring(formula, encoding="unicode").replace("&amp;#", "&#")
     if "\\" in text or "&amp;" in text:
         logging.getLogger(__name__).warning("no MathML for: %s", node.astext(), location=node)
-    translator.body.append(f'<div style="overflow-x: auto">{text}</div>' if block else text)
+    translator.body.append(f'<div class="formula">{text}</div>' if block else text)
     raise nodes.SkipNode
 
 

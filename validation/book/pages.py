@@ -264,45 +264,72 @@ def checksum(picture: Path) -> str:
 
 
 def drawn(figure: Any) -> list[Any]:
-    """Put into words and numbers what is drawn, axes by axes."""
-    return [on_axes(ax) for ax in figure.axes]
+    """Put into words and numbers what is drawn, on the axes and last beside them."""
+    loose = [text.get_text() for text in visible(figure.texts)]
+    loose += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    return [on_axes(ax) for ax in figure.axes] + ([loose] if loose else [])
+
+
+def visible(artists: Any) -> list[Any]:
+    """Leave out what is hidden."""
+    return [artist for artist in artists if artist.get_visible()]
 
 
 def on_axes(ax: Any) -> dict[str, Any]:
     """Put into words and numbers what is drawn on axes: not how large or where on the page."""
     found: dict[str, Any] = {
         "title": ax.get_title(),
-        "x": [ax.get_xlabel(), ax.get_xscale(), *plain(ax.get_xlim())],
-        "y": [ax.get_ylabel(), ax.get_yscale(), *plain(ax.get_ylim())],
+        "x": [*along(ax.xaxis), *plain(ax.get_xlim())],
+        "y": [*along(ax.yaxis), *plain(ax.get_ylim())],
     }
     if ax.get_label() == "<colorbar>":  # its colours are those of what it belongs to
         return found
-    legend = ax.get_legend()
+    legend, texts = ax.get_legend(), visible(ax.texts)
     parts = {
         "legend": [text.get_text() for text in legend.get_texts()] if legend else [],
-        "texts": [[text.get_text(), *plain(text.get_position())] for text in ax.texts],
-        "notes": [plain(text.xy) for text in ax.texts if hasattr(text, "xy")],
-        "lines": [as_drawn(line, points=line.get_xydata()) for line in ax.lines],
-        "images": [
-            {"numbers": plain(image.get_array()), "range": plain(image.get_clim())}
-            for image in ax.images
-        ],
-        "patches": [as_drawn(patch, points=corners(patch)) for patch in ax.patches],
-        "collections": [as_drawn(group, **gathered(group)) for group in ax.collections],
-        "axes": [on_axes(child) for child in ax.child_axes],
+        "texts": [[text.get_text(), *plain(text.get_position())] for text in texts],
+        "notes": [plain(text.xy) for text in texts if hasattr(text, "xy")],
+        "lines": [as_drawn(line, points=line.get_xydata()) for line in visible(ax.lines)],
+        "images": [coloured(image) for image in visible(ax.images)],
+        "patches": [as_drawn(patch, points=corners(patch)) for patch in visible(ax.patches)],
+        "collections": [as_drawn(group, **gathered(group)) for group in visible(ax.collections)],
+        "axes": [on_axes(child) for child in visible(ax.child_axes)],
     }
     return found | {name: part for name, part in parts.items() if part}
 
 
+def along(axis: Any) -> list[str]:
+    """Return what is written along an axis: its label, its scale, and ticks that are chosen."""
+    from matplotlib.category import StrCategoryLocator
+    from matplotlib.ticker import FixedLocator
+
+    chosen = isinstance(axis.get_major_locator(), FixedLocator | StrCategoryLocator)
+    ticks = [tick.get_text() for tick in axis.get_ticklabels()] if chosen else []
+    return [axis.get_label_text(), axis.get_scale(), *ticks]
+
+
+def coloured(artist: Any) -> dict[str, Any]:
+    """Return numbers that are shown as colours, and the colours."""
+    return {
+        "numbers": plain(artist.get_array()),
+        "colours": artist.get_cmap().name,
+        "range": plain(artist.get_clim()),
+    }
+
+
 def as_drawn(artist: Any, **arrays: Any) -> dict[str, Any]:
-    """Return the numbers of lines or areas, with their widths and colours, which may tell some."""
+    """Return the numbers of lines or areas, and what of their looks may tell something."""
     from matplotlib.colors import to_rgba_array
 
+    found = {name: plain(array) for name, array in arrays.items() if array is not None}
+    found["width"] = plain(artist.get_linewidth())
+    if getattr(artist, "get_array", lambda: None)() is not None:
+        return found | coloured(artist)
     colour = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()
-    arrays |= {"width": artist.get_linewidth()}
-    if arrays.get("numbers") is None:
-        arrays |= {"colour": to_rgba_array(colour)}
-    return {name: plain(array) for name, array in arrays.items() if array is not None}
+    found["colour"] = plain(to_rgba_array(colour))
+    if hasattr(artist, "get_marker"):
+        found["style"] = [str(artist.get_linestyle()), str(artist.get_marker())]
+    return found
 
 
 def corners(patch: Any) -> Any:
@@ -316,10 +343,10 @@ def corners(patch: Any) -> Any:
 
 
 def gathered(group: Any) -> dict[str, Any]:
-    """Return the numbers of a collection: arrows, markers, areas, or a mesh."""
+    """Return where the parts of a collection are: arrows, markers, areas, or a mesh."""
+    arrays = {"places": group.get_offsets()}
     if hasattr(group, "U"):
-        return {"places": group.get_offsets(), "right": group.U, "up": group.V}
-    arrays = {"places": group.get_offsets(), "numbers": group.get_array()}
+        return arrays | {"right": group.U, "up": group.V}
     if hasattr(group, "get_coordinates"):
         return arrays | {"mesh": group.get_coordinates()}
     return arrays | {"points": [path.vertices for path in group.get_paths()]}
@@ -357,11 +384,12 @@ def unlike(written: Any, now: Any, where: str) -> str | None:
     return next((found for part in parts if (found := unlike(*part))), None)
 
 
-def pages_in(paths: list[Path]) -> list[Path]:
-    """Return the pages, and all those below the folders."""
-    return [
-        page for path in paths for page in (sorted(path.rglob("*.md")) if path.is_dir() else [path])
-    ]
+def pages_in(path: Path) -> list[Path]:
+    """Return a page itself, or all pages in a folder and below."""
+    pages = sorted(path.rglob("*.md")) if path.is_dir() else [path]
+    if not pages or not all(page.suffix == ".md" and page.exists() for page in pages):
+        raise SystemExit(f"{path} is no page, nor a folder of pages")
+    return pages
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -371,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put in what is printed and drawn now")
     options = parser.parse_args(arguments)
     wrong = 0
-    for page in pages_in([path.absolute() for path in options.pages]):
+    for page in [page.absolute() for path in options.pages for page in pages_in(path)]:
         began = time.perf_counter()
         text = page.read_text(encoding="utf-8")
         try:

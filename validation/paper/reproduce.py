@@ -30,7 +30,7 @@ import numpy as np
 from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell, Scale
 
 import tabular_bilevel as tb
-from tabular_bilevel.ascent.training import Curve, Run, train_all
+from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
 
 # Schedules of temperatures above the one that is meant, as multiples of it.
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         results = make(plan, options.workers)
         if not results:
             return 1
-        rows = tabulate(results, optima(results, scale, options.out / "optima" / options.scale))
+        rows = tabulate(results, optima(results, scale, options))
     except KeyboardInterrupt:
         print("interrupted: start again with the same options to go on", file=sys.stderr)
         return 130
@@ -96,20 +96,15 @@ def make(plan: dict[Cell, list[Run]], workers: int) -> dict[Cell, list[Curve]]:
 
 
 def made(runs: list[Run], workers: int) -> dict[str, Curve]:
-    """Make runs, and say how far it is; by label, those that did not fail."""
+    """Make runs; by label, those that did not fail."""
     found: dict[str, Curve] = {}
-    start = time.monotonic()
+    tasks = ((run.label, partial(train, run)) for run in runs)
     try:
-        for count, (run, curve) in enumerate(train_all(runs, workers=workers), start=1):
-            found[run.label] = curve
-            spent = time.monotonic() - start
-            print(
-                f"\r{count} of {len(runs)} runs, {spent:.0f} s", end="", file=sys.stderr, flush=True
-            )
-        print(file=sys.stderr)
+        for label, curve in tb.sweep(tasks, workers=workers, progress=True):
+            found[label] = curve
     except (ValueError, tb.ConvergenceError) as error:
         words = ", ".join([str(error), *error.__notes__])
-        print(f"\n{len(runs) - len(found)} runs failed, the first: {words}", file=sys.stderr)
+        print(f"{len(runs) - len(found)} runs failed, the first: {words}", file=sys.stderr)
     return found
 
 
@@ -128,14 +123,14 @@ def forecast(plan: dict[Cell, list[Run]], workers: int, every: int) -> None:
 
 
 def optima(
-    results: dict[Cell, list[Curve]], scale: Scale, folder: Path
+    results: dict[Cell, list[Curve]], scale: Scale, options: argparse.Namespace
 ) -> dict[tuple[str, float, str], float]:
     """Find the best objective known of each problem, by every way there is.
 
-    What a way found is saved, and not searched for again.
+    What a way found is kept, and not searched for again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     known: dict[tuple[str, float, str], float] = {}
+    tasks, asked = [], {}
     for key, cells in grouped(results).items():
         problem, horizon = cells[0].build()[0], cells[0].horizon
         ends = [curve.theta for curve in best_curves(results, cells)]
@@ -144,15 +139,16 @@ def optima(
             "noise in exact ascent": partial(noisy, problem, horizon, scale.noisy_steps),
             "many starts, annealed": partial(annealed, cells[0], problem, scale.starts),
         }
-        known[key] = -np.inf
         for way, search in ways.items():
-            place = folder / ("-".join(map(str, (*key, way))).replace(" ", "-") + ".npy")
-            if not place.exists():
-                found = search()
-                print(f"{key[0]} {key[1]:g}: {way}: {found}")
-                np.save(place, found.theta)
-            objective = tb.objective(problem, np.load(place), horizon=horizon)
-            known[key] = max(known[key], objective)
+            name = " ".join(map(str, (*key, way)))
+            tasks.append((name, search))
+            asked[name] = key, problem, horizon
+    folder = options.out / "optima" / options.scale
+    for name, found in tb.sweep(tasks, folder=folder, workers=options.workers, progress=True):
+        print(f"{name}: {found}")
+        key, problem, horizon = asked[name]
+        objective = tb.objective(problem, found.theta, horizon=horizon)
+        known[key] = max(known.get(key, -np.inf), objective)
     return known
 
 

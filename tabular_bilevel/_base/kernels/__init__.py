@@ -5,36 +5,40 @@ file alone, is never stale. Each has a slow, readable twin in tests/reference/tw
 model take its transitions as ``indptr, indices, data`` of a CSR matrix with row s * A + a.
 """
 
-from tabular_bilevel._base.kernels.doubled import (
-    action_reach,
-    advantages,
-    balance,
-    flow_residual,
-    influence_sources,
-    outward,
-    pullback_errors,
-    slope_errors,
-    soft_policy,
-    value_gaps,
-)
-from tabular_bilevel._base.kernels.sample import (
-    eligibility_traces,
-    expected_traces,
-    monte_carlo,
-    pad,
-    sample_trajectories,
-    sarsa,
-    temporal_differences,
-    visits,
-)
-from tabular_bilevel._base.kernels.solve import (
-    leader_measures,
-    soft_bellman,
-    soft_policy_iteration,
-    soft_value_iteration,
-    solve_band,
-    sparse_product,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # numba is imported when a kernel is asked for
+    from tabular_bilevel._base.kernels.doubled import (
+        action_reach,
+        advantages,
+        balance,
+        flow_residual,
+        influence_sources,
+        outward,
+        pullback_errors,
+        slope_errors,
+        soft_policy,
+        value_gaps,
+    )
+    from tabular_bilevel._base.kernels.sample import (
+        eligibility_traces,
+        expected_traces,
+        monte_carlo,
+        pad,
+        sample_trajectories,
+        sarsa,
+        temporal_differences,
+        visits,
+    )
+    from tabular_bilevel._base.kernels.solve import (
+        leader_measures,
+        soft_bellman,
+        soft_policy_iteration,
+        soft_value_iteration,
+        solve_band,
+        sparse_product,
+    )
 
 __all__ = [
     "action_reach",
@@ -62,3 +66,13 @@ __all__ = [
     "value_gaps",
     "visits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the kernels when one is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for file in ("doubled", "sample", "solve"):
+        part = importlib.import_module(f"{__name__}.{file}")
+        globals().update({kernel: getattr(part, kernel) for kernel in part.__all__})
+    return globals()[name]

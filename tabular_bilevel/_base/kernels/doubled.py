@@ -241,12 +241,14 @@ def soft_policy(
     log_policy_error: FloatArray,
     residual: FloatArray,
     residual_error: FloatArray,
+    leak: FloatArray,
 ) -> None:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into a policy and V's soft residual T V - V.
 
     `log_error` bounds what the logarithm of the policy is off by, and `residual_error` the
     residual. Where `spare` is not 0, that logarithm may be anything, and the probability is less
     than that. `log_policy`, which underflow leaves alone, is off by at most `log_policy_error`.
+    `leak` bounds how far the policy's sums are from 1.
     """
     n_states, n_actions = gap.shape
     for s in range(n_states):
@@ -275,9 +277,12 @@ def soft_policy(
                 choices += 1
         # the sum is off by its terms' errors, which weigh as much as they do; exp(0) is 1
         fraction = (choices - 1) * ROUNDOFF
+        mass = 0.0
         for a in range(n_actions):
             policy[s, a] /= total
+            mass += policy[s, a]
             fraction += spare[s, a] + policy[s, a] * math.expm1(log_error[s, a])
+        leak[s] = abs(1.0 - mass) + (choices - 1) * ROUNDOFF * mass
         fraction = 2.0 * fraction if fraction < 0.5 else np.inf
         for a in range(n_actions):
             log_error[s, a] += fraction + 2.0 * ROUNDOFF

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import ctypes
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
 
 from tabular_bilevel._base.arrays import FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
@@ -19,9 +24,38 @@ __all__ = [
 ]
 
 
+def uniform(function: int, state: int) -> float:
+    """Draw from [0, 1) by a bit generator's C function, given its address and its state's.
+
+    Kernels that take a `Generator` spend as much on opening it as on a hundred steps.
+    """
+    return float(ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)(function)(state))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call(typing: Any, function: Any, state: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.DoubleType(), [pointer]).as_pointer()
+        address, argument = arguments
+        function = builder.inttoptr(address, kind)
+        return builder.call(function, [builder.inttoptr(argument, pointer)])
+
+    return types.float64(types.int64, types.int64), emit
+
+
+@overload(uniform)  # type: ignore[untyped-decorator]
+def _compiled(function: Any, state: Any) -> Any:
+    def compiled(function: Any, state: Any) -> Any:
+        return _call(function, state)
+
+    return compiled
+
+
 @kernel
 def sample_trajectories(
-    rng: np.random.Generator,
+    function: int,
+    generator: int,
     indptr: IntArray,
     indices: IntArray,
     data: FloatArray,
@@ -42,7 +76,7 @@ def sample_trajectories(
     step it goes on with probability `survival`. None is begun that might not find room. Returns the
     number of trajectories, of steps in all, and of steps in the longest.
 
-    Draws by inversion, one uniform number for the start, two for each step, and one to survive it
+    Draws by inversion, one `uniform` number for the start, two for each step, and one to survive it
     if that is uncertain. Where rounding leaves a gap at the top of a distribution, the last
     possible outcome is taken.
     """
@@ -52,7 +86,7 @@ def sample_trajectories(
         limit = min(horizon, budget - total)
         if total + limit > states.size:
             break
-        u = rng.random()
+        u = uniform(function, generator)
         state = -1
         for s in range(n_states):
             if initial[s] > 0.0:
@@ -62,9 +96,9 @@ def sample_trajectories(
                 u -= initial[s]
         t = 0
         while t < limit and state >= 0:
-            if t > 0 and survival < 1.0 and rng.random() >= survival:
+            if t > 0 and survival < 1.0 and uniform(function, generator) >= survival:
                 break
-            u = rng.random()
+            u = uniform(function, generator)
             action = -1
             for a in range(n_actions):
                 if policy[state, a] > 0.0:
@@ -73,7 +107,7 @@ def sample_trajectories(
                         break
                     u -= policy[state, a]
             row = state * n_actions + action
-            u = rng.random()
+            u = uniform(function, generator)
             following = -1
             inside = False
             for k in range(indptr[row], indptr[row + 1]):
@@ -98,12 +132,25 @@ def sample_trajectories(
 
 
 @kernel
-def pad(steps: IntArray, lengths: IntArray, table: IntArray) -> None:
-    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length."""
+def pad(
+    states: IntArray,
+    actions: IntArray,
+    next_states: IntArray,
+    lengths: IntArray,
+    table: IntArray,
+) -> None:
+    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length.
+
+    The first axis of `table` has the three of a step.
+    """
     start = 0
     for i in range(lengths.size):
-        for t in range(table.shape[1]):
-            table[i, t] = steps[start + t] if t < lengths[i] else -1
+        for t in range(lengths[i]):
+            table[0, i, t] = states[start + t]
+            table[1, i, t] = actions[start + t]
+            table[2, i, t] = next_states[start + t]
+        for t in range(lengths[i], table.shape[2]):
+            table[0, i, t] = table[1, i, t] = table[2, i, t] = -1
         start += lengths[i]
 
 
