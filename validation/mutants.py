@@ -74,6 +74,7 @@ COMMENT = Mutant(
 KNOWN = "tests/test_known_answers.py"
 FOLLOWER = "tests/test_follower.py"
 KERNELS = "tests/test_kernels.py"
+ROAD = "tests/test_road.py"
 BOUNDS = "tests/test_bounds.py"
 ENCLOSURE = "tests/test_enclosure.py"
 CERTIFICATE = "tests/test_certificate.py"
@@ -86,28 +87,42 @@ MUTANTS = (
         "evaluate_leader",
         "policy, discount = response.policy, model.leader_discount",
         "policy, discount = response.policy, model.follower_discount",
-        (KNOWN,),
+        (ROAD,),
     ),
     Mutant(
         "the influence spreads at the leader's discount",
         "indirect_sensitivities",
         "policy, discount = response.policy, model.follower_discount",
         "policy, discount = response.policy, model.leader_discount",
-        (KNOWN,),
+        (ROAD,),
     ),
     Mutant(
         "influence without what led there: mu = w",
         "indirect_sensitivities",
         "source + policy * arrivals[:, None])",
         "source)",
-        (KNOWN,),
+        (ROAD,),
+    ),
+    Mutant(
+        "the compiled influence spreads at the leader's discount",
+        "leader_measures",
+        "    if follower_discount != leader_discount:\n",
+        "    if False:\n",
+        (ROAD,),
+    ),
+    Mutant(
+        "the compiled influence's source is not centred",
+        "leader_measures",
+        "influence[s, a] = lasting * action_value[s, a] - mean",
+        "influence[s, a] = lasting * action_value[s, a]",
+        (ROAD,),
     ),
     Mutant(
         "no dP in the direct part",
         "direct_sensitivities",
         "        transition=flow,\n",
         "",
-        (PLAIN,),
+        (ROAD,),
     ),
     Mutant(
         "no dP in the part through the follower",
@@ -345,8 +360,8 @@ MUTANTS = (
     Mutant(
         "bounds that take the value for exact",
         "_follower",
-        "policy_error = _balanced(soft.error(log_ratio), leak)",
-        "policy_error = _balanced(soft.error(0.0), leak)",
+        "policy_error = _balanced(soft.error(log_ratio), soft.leak)",
+        "policy_error = _balanced(soft.error(0.0), soft.leak)",
         (BOUNDS,),
     ),
     Mutant(
