@@ -219,7 +219,7 @@ class StackelbergCritic:
         choice = np.zeros(first.size, dtype=np.int64)
         for _ in range(MOST_CHOICES):
             pairs = np.repeat(answered[first + choice], self.n_leader_actions)
-            system = discounted_system(model.transition[pairs], model.leader_discount)
+            system = discounted_system(model, model.transition[pairs], model.leader_discount)
             value = system.solve(model.leader_reward.ravel()[pairs])
             table = model.leader_reward + model.leader_discount * model.next_value(value)
             worth = table.ravel()[answered].reshape(-1, self.n_leader_actions)

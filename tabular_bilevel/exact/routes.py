@@ -381,7 +381,7 @@ def _complex_derivative(
         # the imaginary parts add up to 0, as do changes of probabilities, and not just nearly
         policy -= 1j * policy.real * policy.imag.sum(axis=1, keepdims=True)
         gap = real + temperature * np.log(total) - value
-        system = discounted_system(policy_transition(kernel, policy), model.follower_discount)
+        system = discounted_system(model, policy_transition(kernel, policy), model.follower_discount)
         step = system.solve(gap)
         value = value + step
         # a direction that changes nothing leaves rounding noise of the value itself
@@ -395,7 +395,7 @@ def _complex_derivative(
             iterations=20,
         )
     if horizon is None:
-        system = discounted_system(policy_transition(kernel, policy), model.leader_discount)
+        system = discounted_system(model, policy_transition(kernel, policy), model.leader_discount)
         leader_value = np.asarray(
             system.solve((policy * leader_reward).sum(axis=1)), dtype=np.complex128
         )

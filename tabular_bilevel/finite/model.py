@@ -47,9 +47,9 @@ __all__ = ["Model", "Tangent", "normalised"]
 # Compiled loops index entries with 32 bits.
 MAX_ENTRIES = 2**31 - 1
 
-# Mean distance from the diagonal, as a part of the number of states, below which factors stay
-# sparse. Maps of 40,000 cells have 0.004, random graphs with 3 successors an action 0.3.
-NARROW = 0.1
+# Mean distance from the diagonal, in roots of the number of states, up to which factors stay sparse.
+# Grids of 40,000 cells have 1.1, lattices in space 2.5 and more, random graphs a third of the root.
+NARROW = 1.5
 
 # States that are looked at to tell whether actions lead to the same places.
 SOME_STATES = 100
@@ -611,10 +611,11 @@ class _Kernel:
 
     @cached_property
     def narrow(self) -> bool:
-        n_states = self.termination.shape[0]
-        if self.least_band > NARROW / 2.0 * n_states:  # as in a random graph
+        narrow = NARROW * math.sqrt(self.termination.shape[0])
+        if self.least_band > 4.0 * narrow:  # as in a random graph
             return False
-        return bool(self._apart[1].mean() < NARROW * n_states)
+        apart = self._apart[1]
+        return bool(apart.sum() <= narrow * apart.size)
 
     @cached_property
     def overlapping(self) -> bool:
