@@ -301,11 +301,11 @@ class _Explicit:
             self._advantage,
         )
         # exact inverse - inverse = exact inverse (I - matrix inverse)
-        self._sizes, ones = np.abs(inverse), np.ones(n_states)
+        self._sizes = np.abs(inverse)
         self._spread = np.abs(inverse - inverse.mean(axis=0))
-        size = float((self._sizes @ ones).max())
+        size = float(self._sizes.sum(axis=1).max())
         rounding = _row_terms(model) * ROUNDOFF
-        off = float((rest @ ones).max()) + 2.0 * rounding * (size + 1.0)
+        off = float(rest.sum(axis=1).max()) + 2.0 * rounding * (size + 1.0)
         exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
         self._off = 2.0 * (exact * off + rounding * size)
         self._inverse, self.patience = inverse, patience
