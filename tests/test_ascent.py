@@ -106,13 +106,13 @@ def test_a_step_knows_the_exact_objective_and_gradient():
 
 def test_what_is_exact_is_computed_when_asked_for_and_once(monkeypatch):
     calls = []
-    real = ascent.evaluate_leader
+    real = ascent.road
 
     def counted(*arguments, **settings):
         calls.append(1)
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(ascent, "evaluate_leader", counted)
+    monkeypatch.setattr(ascent, "road", counted)
     step = next(tb.ascend(REWARDS, np.zeros(3), METHODS["bchg"](SETTING), tb.Adam(), rng=0))
     assert not calls
     assert step.objective == step.objective

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from benchmarks import bounds, road, solvers, sweep
+from benchmarks import bounds, road, small, solvers, sweep
 
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
@@ -31,10 +31,18 @@ def test_the_cost_of_bounds_is_measured(tmp_path, capsys):
     assert all(float(line.split()[-1]) < ROUNDING for line in lines)
 
 
+def test_small_models_are_measured_and_agree(capsys):
+    assert small.main(["--repeats", "1"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["temperature", "what", "median", "least", "ratio", "differ"]
+    assert len(lines) >= 4 * len(small.TEMPERATURES)
+    assert all(float(line.split()[-1]) < ROUNDING for line in lines)
+
+
 def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
     table = tmp_path / "table.json"
-    small = ["--states", "600", "--sides", "5", "--no-warehouse", "--no-peer", "--runs", "1"]
-    assert solvers.main([*small, "--json", str(table)]) == 0
+    few = ["--states", "600", "--sides", "5", "--no-warehouse", "--no-peer", "--runs", "1"]
+    assert solvers.main([*few, "--json", str(table)]) == 0
     heading, _, *lines, last = capsys.readouterr().out.splitlines()
     assert heading.split(" | ")[:3] == ["| problem", "states", "method"]
     assert len(lines) == 4

@@ -143,11 +143,43 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
     }
     return inputs, {
         "band": np.empty((model.n_states, 2 * width + 1)),
-        "step": np.empty(model.n_states),
+        "step": np.empty((model.n_states, 1)),
         "value": np.linspace(-1.0, 1.0, model.n_states),
         "action_value": np.empty(shape),
         "policy": np.empty(shape),
     }
+
+
+def band_call(model):
+    place, width = model.band
+    kernel = kernel_of(model)
+    policy = tb.solve_follower(model).policy
+    kernel["weights"] = policy.ravel()[model.entry_row] * kernel.pop("data")
+    return {**kernel, "discount": 0.9, "place": place}, {
+        "band": np.full((model.n_states, 2 * width + 1), np.nan),
+        "x": np.random.default_rng(7).normal(size=(model.n_states, 3)),
+    }
+
+
+def measures_call(model):
+    place, width = model.band
+    response = tb.solve_follower(model)
+    tables = ("leader_reward", "initial", "follower_discount", "leader_discount", "temperature")
+    inputs = kernel_of(model) | {name: getattr(model, name) for name in tables}
+    inputs |= {"follower_value": response.value, "policy": response.policy, "place": place}
+    states, pairs, stored = model.n_states, model.available.shape, model.transition.nnz
+    shapes = {
+        "band": (states, 2 * width + 1),
+        "value": states,
+        "action_value": pairs,
+        "occupancy": states,
+        "continuation": stored,
+        "pairs": pairs,
+        "direct": stored,
+        "influence": pairs,
+        "indirect": stored,
+    }
+    return inputs, {name: np.full(shape, np.nan) for name, shape in shapes.items()}
 
 
 def look_call(model):
@@ -307,10 +339,10 @@ def reach_call(model):
     inputs = kernel_of(model) | {
         "policy": tb.solve_follower(model).policy,
         "discount": model.follower_discount,
-        "reach": np.random.default_rng(14).normal(size=(n_states, n_states)),
+        "inverse": np.random.default_rng(14).normal(size=(n_states, n_states)),
     }
     return inputs, {
-        "mean": np.full((n_states, n_states), 7.0),
+        "rest": np.full((n_states, n_states), 7.0),
         "advantage": np.full((n_states * n_actions, n_states), 7.0),
     }
 
@@ -326,7 +358,8 @@ def policy_call(model, *, scale=1.0):
     }
     names = ("policy", "log_error", "spare", "log_policy", "log_policy_error")
     tables = {name: np.full(shape, 7.0) for name in names}
-    rows = {name: np.full(model.n_states, 7.0) for name in ("residual", "residual_error")}
+    names = ("residual", "residual_error", "leak")
+    rows = {name: np.full(model.n_states, 7.0) for name in names}
     return inputs, tables | rows
 
 
@@ -406,6 +439,7 @@ CALLS = {
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
+    "solve_band": band_call,
     "outward": outward_call,
     "influence_sources": sources_call,
     "flow_residual": flow_call,
@@ -415,6 +449,7 @@ CALLS = {
     "soft_value_iteration": iteration_call,
     "soft_bellman": look_call,
     "soft_policy_iteration": newton_call,
+    "leader_measures": measures_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
     "expected_traces": expected_call,
@@ -484,6 +519,40 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     available = model.available
     assert agree(outputs["action_value"][available], action_value[available])
     assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+def unbanded(band):
+    """The factors L and U, whole."""
+    n, width = band.shape[0], band.shape[1] // 2
+    both = sum(
+        np.diag(band[max(0, -k) : n - max(0, k), width + k], k)
+        for k in range(-min(width, n - 1), min(width, n - 1) + 1)
+    )
+    return np.tril(both, -1) + np.eye(n), np.triu(both)
+
+
+@each_model
+def test_solve_band_is_its_twin_and_leaves_the_factors(model):
+    inputs, outputs = band_call(model)
+    sides, policy = outputs["x"].copy(), tb.solve_follower(model).policy
+    run(kernels.solve_band, inputs, outputs)
+    matrix, x = twins.solve_band(model, policy, inputs["discount"], inputs["place"], sides)
+    assert agree(outputs["x"], x)
+    lower, upper = unbanded(outputs["band"])
+    assert agree(lower @ upper, matrix)
+
+
+@each_model
+@pytest.mark.parametrize("leader_discount", [None, 0.0, 0.5])
+def test_leader_measures_are_their_twins(model, leader_discount):
+    if leader_discount is not None:
+        model = model.replace(leader_discount=leader_discount)
+    inputs, outputs = measures_call(model)
+    run(kernels.leader_measures, inputs, outputs)
+    twin = twins.leader_measures(model, inputs["policy"], inputs["follower_value"])
+    assert {*twin, "band"} == {*outputs}
+    for name, wanted in twin.items():
+        assert agree(outputs[name], wanted)
 
 
 @each_model
@@ -833,6 +902,8 @@ def test_soft_policies_are_the_twins(model, scale):
     assert np.all(off <= 2.0 * outputs["log_policy_error"] + 1e-15)
     assert outputs["log_policy_error"].max() <= 1e-12 * max(scale, 1.0) / model.temperature
     assert np.abs(outputs["residual_error"]).max() <= 1e-13 * max(scale, model.temperature)
+    for chances, leak in zip(outputs["policy"], outputs["leak"], strict=True):
+        assert abs(1 - sum(map(Fraction, chances.tolist()))) <= leak <= 1e-15
 
 
 @each_model
@@ -882,10 +953,10 @@ def test_bounds_are_widened_as_by_the_twin():
 def test_the_reach_of_actions_is_the_twins(model):
     inputs, outputs = reach_call(model)
     run(kernels.action_reach, inputs, outputs)
-    mean, advantage = twins.action_reach(
-        model, inputs["policy"], inputs["discount"], inputs["reach"]
+    rest, advantage = twins.action_reach(
+        model, inputs["policy"], inputs["discount"], inputs["inverse"]
     )
-    assert agree(outputs["mean"], mean)
+    assert agree(outputs["rest"], rest)
     table = outputs["advantage"].reshape(*model.available.shape, model.n_states)
     assert all(agree(table[pair], row) for pair, row in advantage.items())
 

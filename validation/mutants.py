@@ -74,6 +74,7 @@ COMMENT = Mutant(
 KNOWN = "tests/test_known_answers.py"
 FOLLOWER = "tests/test_follower.py"
 KERNELS = "tests/test_kernels.py"
+ROAD = "tests/test_road.py"
 BOUNDS = "tests/test_bounds.py"
 SWEEP = "tests/test_sweep.py"
 ENCLOSURE = "tests/test_enclosure.py"
@@ -87,49 +88,63 @@ MUTANTS = (
         "evaluate_leader",
         "policy, discount = response.policy, model.leader_discount",
         "policy, discount = response.policy, model.follower_discount",
-        (KNOWN,),
+        (ROAD,),
     ),
     Mutant(
         "the influence spreads at the leader's discount",
         "indirect_sensitivities",
         "policy, discount = response.policy, model.follower_discount",
         "policy, discount = response.policy, model.leader_discount",
-        (KNOWN,),
+        (ROAD,),
     ),
     Mutant(
         "influence without what led there: mu = w",
         "indirect_sensitivities",
         "source + policy * arrivals[:, None])",
         "source)",
-        (KNOWN,),
+        (ROAD,),
+    ),
+    Mutant(
+        "the compiled influence spreads at the leader's discount",
+        "leader_measures",
+        "    if follower_discount != leader_discount:\n",
+        "    if False:\n",
+        (ROAD,),
+    ),
+    Mutant(
+        "the compiled influence's source is not centred",
+        "leader_measures",
+        "influence[s, a] = lasting * action_value[s, a] - mean",
+        "influence[s, a] = lasting * action_value[s, a]",
+        (ROAD,),
     ),
     Mutant(
         "no dP in the direct part",
         "direct_sensitivities",
         "        transition=flow,\n",
         "",
-        (PLAIN,),
+        (ROAD,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "influence_measures",
         "        transition=flow * response.value[model.transition.indices],\n",
         "",
-        (PLAIN,),
+        (ROAD,),
     ),
     Mutant(
         "no drho",
         "direct_sensitivities",
         "        initial=evaluation.value.copy(),\n",
         "",
-        (PLAIN,),
+        (ROAD,),
     ),
     Mutant(
         "P of small models transposed",
         "_policy_matrix",
         "place = model.entry_state * n_states + model.transition.indices",
         "place = model.transition.indices * n_states + model.entry_state",
-        (KNOWN,),
+        (ROAD,),
     ),
     Mutant(
         "P of large models not transposed",
@@ -173,14 +188,14 @@ MUTANTS = (
         "influence_source",
         "centred(weighted, policy) / model.temperature)",
         "centred(weighted, policy) / model.temperature**2)",
-        (f"{KNOWN}::test_bandit_as_by_hand",),
+        (ROAD,),
     ),
     Mutant(
         "action values in place of advantages",
         "influence_source",
         "policy * centred(weighted, policy)",
         "policy * weighted",
-        (f"{KNOWN}::test_bandit_as_by_hand",),
+        (ROAD,),
     ),
     Mutant(
         "a step more than the horizon",
@@ -346,8 +361,8 @@ MUTANTS = (
     Mutant(
         "bounds that take the value for exact",
         "_follower",
-        "policy_error = _balanced(soft.error(log_ratio), leak)",
-        "policy_error = _balanced(soft.error(0.0), leak)",
+        "policy_error = _balanced(soft.error(log_ratio), soft.leak)",
+        "policy_error = _balanced(soft.error(0.0), soft.leak)",
         (BOUNDS,),
     ),
     Mutant(
@@ -559,7 +574,7 @@ MUTANTS = (
         "influence_measures",
         "        temperature=partial(temperature_slope, model, response, influence),\n",
         "",
-        ("tests/test_temperature.py",),
+        (ROAD,),
     ),
     Mutant(
         "bounds that take the temperature's slope for exact",

@@ -41,8 +41,8 @@ BoolArray = npt.NDArray[np.bool_]
 #: sum of their sizes.
 ROUNDOFF = 2.0**-53
 
-#: What underflows is lost by 2^-1074: some sums of it, before they are magnified.
-UNDERFLOW = 2.0**-1060
+#: What underflows is lost by 2^-1074: many sums of it, before they are magnified.
+UNDERFLOW = 2.0**-1000
 
 #: Decorates what callers call: numbers may underflow or overflow on the way, which is looked for in
 #: the results, so that numpy's error state and warnings have no say. Nor have they in a stranger's

@@ -9,9 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel.finite.adjoint import sensitivities
+from tabular_bilevel.finite.adjoint import road
 from tabular_bilevel.finite.follower import solve_follower
-from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
 
@@ -111,9 +110,8 @@ def objective_and_slopes(
 ) -> tuple[float, dict[str, FloatArray]]:
     """Compute J, and its derivatives with respect to the tables."""
     model = model_of(base, tables)
-    response = solve_follower(model)
-    evaluation = evaluate_leader(model, response, horizon=horizon)
-    return evaluation.objective, cotangents(sensitivities(model, response, evaluation), tables)
+    evaluation, direct, indirect = road(model, solve_follower(model), horizon=horizon)
+    return evaluation.objective, cotangents(direct + indirect, tables)
 
 
 def _stored(base: Model, kernel: Any) -> sp.csr_array:

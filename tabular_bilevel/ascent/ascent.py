@@ -33,10 +33,11 @@ from tabular_bilevel._base.renamed import keywords_renamed
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.contract import Noted, Taken, as_estimator, as_memory
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.finite.adjoint import sensitivities
+from tabular_bilevel.finite.adjoint import road
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, Response
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
@@ -252,12 +253,12 @@ class Iteration:
         return self.problem.model(self.theta) if known is None else known
 
     @cached_property
-    def _stations(self) -> tuple[Response, Evaluation]:
-        """The exact response and evaluation, whatever follower the method has."""
+    def _stations(self) -> tuple[Response, Evaluation, Sensitivities, Sensitivities]:
+        """The exact response and what follows from it, whatever follower the method has."""
         known = self.estimate.response
         start = None if known is None else known.value
         response = CompiledPolicyIteration().solve(self._model, start=start)
-        return response, evaluate_leader(self._model, response)
+        return response, *road(self._model, response)
 
     @property
     def objective(self) -> float:
@@ -287,8 +288,8 @@ class Iteration:
     @cached_property
     def exact_gradient(self) -> FloatArray:
         """The gradient at the step's start, exact but for rounding: an ESTIMATE, shape (d,)."""
-        measures = sensitivities(self._model, *self._stations)
-        return read_only(pulled_back(self.problem, self.theta, measures))
+        _, _, direct, indirect = self._stations
+        return read_only(pulled_back(self.problem, self.theta, direct + indirect))
 
     @property
     @quiet

@@ -10,9 +10,8 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_theta, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
-from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
+from tabular_bilevel.finite.adjoint import road
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
-from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
 
@@ -61,14 +60,8 @@ class ExactGradient:
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
-        evaluation = evaluate_leader(model, response)
-        parts = Parts(
-            problem,
-            theta,
-            direct_sensitivities(model, response, evaluation),
-            indirect_sensitivities(model, response, evaluation),
-        )
-        return Estimate.modelled(parts, model, response)
+        _, direct, indirect = road(model, response)
+        return Estimate.modelled(Parts(problem, theta, direct, indirect), model, response)
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:

@@ -6,9 +6,17 @@ from functools import partial
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, centred, grouped_sums, quiet
-from tabular_bilevel.finite.follower import Response, log_policy
-from tabular_bilevel.finite.leader import Evaluation
+from tabular_bilevel._base import kernels
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    centred,
+    grouped_sums,
+    quiet,
+    read_only,
+    read_only_view,
+)
+from tabular_bilevel.finite.follower import Response, is_banded, log_policy
+from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
@@ -18,6 +26,7 @@ __all__ = [
     "indirect_sensitivities",
     "influence_measures",
     "influence_source",
+    "road",
     "sensitivities",
     "temperature_slope",
 ]
@@ -108,6 +117,64 @@ def indirect_sensitivities(
     system = policy_system(model, policy, discount)
     arrivals = system.solve_transposed(discount * model.arrivals(source))
     return influence_measures(model, response, source + policy * arrivals[:, None])
+
+
+def road(
+    model: Model, response: Response, *, horizon: int | None = None
+) -> tuple[Evaluation, Sensitivities, Sensitivities]:
+    """Evaluate the leader and differentiate, in one compiled pass where the model is narrow.
+
+    Returns the same, but for rounding, as `evaluate_leader`, `direct_sensitivities` and
+    `indirect_sensitivities`: those are to be read.
+    """
+    if horizon is not None or model.leader_discount == 1.0 or not is_banded(model):
+        evaluation = evaluate_leader(model, response, horizon=horizon)
+        direct = direct_sensitivities(model, response, evaluation)
+        return evaluation, direct, indirect_sensitivities(model, response, evaluation)
+    kernel, (place, width) = model.transition, model.band
+    value, occupancy = np.empty((2, model.n_states))
+    action_value, pairs, influence = np.empty((3, *model.available.shape))
+    continuation, direct_flow, indirect_flow = np.empty((3, kernel.nnz))
+    kernels.leader_measures(
+        kernel.indptr,
+        kernel.indices,
+        kernel.data,
+        model.leader_reward,
+        model.initial,
+        model.follower_discount,
+        model.leader_discount,
+        model.temperature,
+        read_only_view(response.value),
+        read_only_view(response.policy),
+        place,
+        np.empty((model.n_states, 2 * width + 1)),
+        value,
+        action_value,
+        occupancy,
+        continuation,
+        pairs,
+        direct_flow,
+        influence,
+        indirect_flow,
+    )
+    evaluation = Evaluation(
+        objective=float(model.initial @ value),
+        value=read_only(value),
+        action_value=read_only(action_value),
+        occupancy=read_only(occupancy),
+        continuation=read_only(continuation),
+        horizon=None,
+    )
+    return (
+        evaluation,
+        Sensitivities.of(model, leader_reward=pairs, transition=direct_flow, initial=value),
+        Sensitivities.of(
+            model,
+            follower_reward=influence,
+            transition=indirect_flow,
+            temperature=partial(temperature_slope, model, response, influence),
+        ),
+    )
 
 
 def influence_source(model: Model, response: Response, evaluation: Evaluation) -> FloatArray:

@@ -427,7 +427,7 @@ class CompiledPolicyIteration:
         ConvergenceError
             If `max_iterations` steps do not reach the tolerance.
         """
-        if not _is_banded(model):
+        if not is_banded(model):
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)
         place, width = model.band
@@ -437,7 +437,7 @@ class CompiledPolicyIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty(model.n_states)
+        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
         done, iterations, limit = 0, 1, 1
         while iterations == limit and done < self.max_iterations:
             limit = min(chunk, self.max_iterations - done)
@@ -527,8 +527,8 @@ class StoppedValueIteration:
         return response_at(model, value, self.sweeps)
 
 
-def _is_banded(model: Model) -> bool:
-    """Whether elimination within the model's band is fast; a quick look comes first."""
+def is_banded(model: Model) -> bool:
+    """Say whether elimination within the model's band is fast; a quick look comes first."""
     if model.n_states * model.least_band**2 > WIDEST_BAND:
         return False
     return model.n_states * model.band[1] ** 2 <= WIDEST_BAND

@@ -21,6 +21,7 @@ import scipy.linalg
 import scipy.sparse as sp
 import scipy.sparse.linalg
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums
 from tabular_bilevel.finite.model import Model
 
@@ -35,6 +36,10 @@ __all__ = [
 
 # Measured: the dense factorisation of 500 states takes 4 ms, as long as the sparse one of a grid.
 DENSE_STATES = 500
+
+# States squared times the band's half width, up to which elimination within the band inverts faster
+# than LAPACK. Measured: 45 against 146 us in four rooms, level on random graphs of 100 states.
+LARGEST_BAND_INVERSE = 1_000_000
 
 # Residuals are asked for at this multiple of rounding, relative to the terms they are made of;
 # where they get no smaller, the second will do.
@@ -396,14 +401,25 @@ def _require_steps(steps: FloatArray) -> None:
 
 def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
     """Invert I - discount * P_policy, shape (S, S); for small models."""
-    # at half the cost of solving for the unit vectors
-    factors, pivots, _ = scipy.linalg.lapack.dgetrf(
-        _policy_matrix(model, _policy_weights(model, policy), discount).T, overwrite_a=True
-    )
-    inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
+    n_states, weights = model.n_states, _policy_weights(model, policy)
+    place, width = model.band
+    if n_states**2 * width <= LARGEST_BAND_INVERSE:
+        kernel, rows = model.transition, np.zeros((n_states, n_states))
+        rows[place, np.arange(n_states)] = 1.0
+        band = np.empty((n_states, 2 * width + 1))
+        kernels.solve_band(kernel.indptr, kernel.indices, weights, discount, place, band, rows)
+        inverse = rows[place]
+    else:  # at half the cost of solving for the unit vectors
+        factors, pivots, _ = scipy.linalg.lapack.dgetrf(
+            _policy_matrix(model, weights, discount).T, overwrite_a=True
+        )
+        inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
+        inverse = (
+            np.ascontiguousarray(inverse.T) if singular == 0 else np.full_like(inverse, np.inf)
+        )
     if discount == 1.0:
-        _require_steps(inverse.sum(axis=0) if singular == 0 else np.full(model.n_states, np.inf))
-    return np.ascontiguousarray(inverse.T)
+        _require_steps(inverse.sum(axis=1))
+    return inverse
 
 
 def _policy_weights(model: Model, policy: FloatArray) -> FloatArray:

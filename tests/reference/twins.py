@@ -91,6 +91,44 @@ def soft_policy_iteration(model, value, *, tolerance, max_iterations):
         iterations += 1
 
 
+def solve_band(model, policy, discount, place, sides):
+    """Make I - discount P_pi, its states in the order of their places, and solve with it."""
+    kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
+    chain = np.einsum("sa,sat->st", policy, kernel)
+    order = np.argsort(place)
+    matrix = (np.eye(model.n_states) - discount * chain)[np.ix_(order, order)]
+    return matrix, np.linalg.solve(matrix, sides)
+
+
+def leader_measures(model, policy, follower_value):
+    """V_L, Q_L, d_L, d_L V_L', and dJ in r_L and P with pi held fixed, in r_F and P through pi."""
+    beta, gamma, gamma_l = model.temperature, model.follower_discount, model.leader_discount
+    kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
+    chain = np.einsum("sa,sat->st", policy, kernel)
+    eye = np.eye(model.n_states)
+    value = np.linalg.solve(eye - gamma_l * chain, (policy * model.leader_reward).sum(axis=1))
+    occupancy = np.linalg.solve(eye - gamma_l * chain.T, model.initial)
+    action_value = model.leader_reward + gamma_l * kernel @ value
+    pairs = occupancy[:, None] * policy
+    advantage = action_value - (policy * action_value).sum(axis=1, keepdims=True)
+    advantage -= (policy * advantage).sum(axis=1, keepdims=True)  # what rounding left
+    source = pairs * advantage / beta
+    arrivals = np.einsum("sa,sat->t", gamma * source, kernel)
+    influence = source + policy * np.linalg.solve(eye - gamma * chain.T, arrivals)[:, None]
+    row, following = model.transition.tocoo().coords
+    s, a = row // model.n_actions, row % model.n_actions
+    return {
+        "value": value,
+        "action_value": action_value,
+        "occupancy": occupancy,
+        "continuation": occupancy[s] * value[following],
+        "pairs": pairs,
+        "direct": gamma_l * pairs[s, a] * value[following],
+        "influence": influence,
+        "indirect": gamma * influence[s, a] * follower_value[following],
+    }
+
+
 def sample_trajectories(rng, model, policy, *, count, horizon, budget=np.inf, survival=1.0):
     """Play `count` episodes; each is a list of (s, a, s'), with s' = None at the end."""
     outcomes = successors(model)
@@ -307,16 +345,17 @@ def flow_residual(model, source, flow, policy, discount, measure, correction):
     return residual
 
 
-def action_reach(model, policy, discount, reach):
-    """Compute discount P reach by action, its mean under the policy, and the distances to that."""
+def action_reach(model, policy, discount, inverse):
+    """Compute |I - matrix inverse|, and |gamma (P - P_pi) inverse| by action: {(s, a): row}."""
     ahead = {
-        (s, a): discount * sum(p * reach[j] for j, p in laws if j is not None)
+        (s, a): discount * sum(p * inverse[j] for j, p in laws if j is not None)
         for (s, a), laws in successors(model).items()
     }
-    mean = np.zeros_like(reach)
+    mean = np.zeros_like(inverse)
     for (s, a), row in ahead.items():
         mean[s] += policy[s, a] * row
-    return mean, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    rest = abs(np.eye(len(mean)) + mean - inverse)
+    return rest, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
 
 
 def soft_policy(gap, available, temperature):

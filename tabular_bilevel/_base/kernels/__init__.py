@@ -32,9 +32,11 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         visits,
     )
     from tabular_bilevel._base.kernels.solve import (
+        leader_measures,
         soft_bellman,
         soft_policy_iteration,
         soft_value_iteration,
+        solve_band,
         sparse_product,
     )
 
@@ -46,6 +48,7 @@ __all__ = [
     "expected_traces",
     "flow_residual",
     "influence_sources",
+    "leader_measures",
     "monte_carlo",
     "outward",
     "pad",
@@ -57,6 +60,7 @@ __all__ = [
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "solve_band",
     "sparse_product",
     "temporal_differences",
     "value_gaps",

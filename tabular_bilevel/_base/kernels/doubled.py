@@ -27,8 +27,9 @@ __all__ = [
 ROUNDOFF, SPLITTER = 2.0**-53, 2.0**27 + 1.0
 
 
-# What the exact product may lose where a partial product underflows.
-UNDERFLOW = 2.0**-1060
+# What the exact product may lose where a partial product underflows, and more: sums with numbers
+# below the normal ones take a hundred times as long.
+UNDERFLOW = 2.0**-1000
 
 
 # Assumed relative error of exp, expm1 and log, in roundoffs: 4 units in the last place. Measured:
@@ -191,25 +192,28 @@ def action_reach(
     data: FloatArray,
     policy: FloatArray,
     discount: float,
-    reach: FloatArray,
-    mean: FloatArray,
+    inverse: FloatArray,
+    rest: FloatArray,
     advantage: FloatArray,
 ) -> None:
-    """From `reach` (S, S), by state, to discount P reach, by action.
+    """From the inverse of I - discount P_policy, shape (S, S), as it was computed, by action.
 
-    `mean` (S, S) is its average under the policy, and `advantage` (S*A, S) the distance to that.
+    `advantage` (S*A, S) is discount P inverse, of an action less its mean under the policy, and
+    `rest` (S, S) is I less the matrix times the inverse; both without signs.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
-        average = mean[s]
-        average[:] = 0.0
+        average = rest[s]
+        for i in range(n_states):
+            average[i] = 0.0
         for a in range(n_actions):
             row = s * n_actions + a
             ahead = advantage[row]
-            ahead[:] = 0.0
+            for i in range(n_states):
+                ahead[i] = 0.0
             for k in range(indptr[row], indptr[row + 1]):
                 weight = discount * data[k]
-                following = reach[indices[k]]
+                following = inverse[indices[k]]
                 for i in range(n_states):
                     ahead[i] += weight * following[i]
             chance = policy[s, a]
@@ -219,6 +223,9 @@ def action_reach(
             ahead = advantage[s * n_actions + a]
             for i in range(n_states):
                 ahead[i] = abs(ahead[i] - average[i])
+        average[s] += 1.0
+        for i in range(n_states):
+            average[i] = abs(average[i] - inverse[s, i])
 
 
 @kernel
@@ -234,12 +241,14 @@ def soft_policy(
     log_policy_error: FloatArray,
     residual: FloatArray,
     residual_error: FloatArray,
+    leak: FloatArray,
 ) -> None:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into a policy and V's soft residual T V - V.
 
     `log_error` bounds what the logarithm of the policy is off by, and `residual_error` the
     residual. Where `spare` is not 0, that logarithm may be anything, and the probability is less
     than that. `log_policy`, which underflow leaves alone, is off by at most `log_policy_error`.
+    `leak` bounds how far the policy's sums are from 1.
     """
     n_states, n_actions = gap.shape
     for s in range(n_states):
@@ -268,9 +277,12 @@ def soft_policy(
                 choices += 1
         # the sum is off by its terms' errors, which weigh as much as they do; exp(0) is 1
         fraction = (choices - 1) * ROUNDOFF
+        mass = 0.0
         for a in range(n_actions):
             policy[s, a] /= total
+            mass += policy[s, a]
             fraction += spare[s, a] + policy[s, a] * math.expm1(log_error[s, a])
+        leak[s] = abs(1.0 - mass) + (choices - 1) * ROUNDOFF * mass
         fraction = 2.0 * fraction if fraction < 0.5 else np.inf
         for a in range(n_actions):
             log_error[s, a] += fraction + 2.0 * ROUNDOFF
@@ -327,10 +339,13 @@ def slope_errors(
                 ahead = value[indices[k]]
                 slope = discount * flow[s, a] * ahead
                 slopes[k] += slope
-                errors[k] += off * abs(ahead - mean) + at_most * spread[indices[k]]
-                # the slope's rounding, and that of the value where the flow is off
-                errors[k] += ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
-                errors[k] += UNDERFLOW * abs(ahead)
+                # with the slope's rounding, and that of the value where the flow is off
+                errors[k] += (
+                    off * abs(ahead - mean)
+                    + at_most * spread[indices[k]]
+                    + ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
+                    + UNDERFLOW * abs(ahead)
+                )
 
 
 @kernel

@@ -10,9 +10,11 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
+    "leader_measures",
     "soft_bellman",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "solve_band",
     "sparse_product",
 ]
 
@@ -131,6 +133,72 @@ def soft_bellman(
 
 
 @kernel
+def solve_band(
+    indptr: IntArray,
+    indices: IntArray,
+    weights: FloatArray,
+    discount: float,
+    place: IntArray,
+    band: FloatArray,
+    x: FloatArray,
+) -> None:
+    """Solve (I - discount P_policy) x = b in place, `weights` being the chances of transitions.
+
+    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
+    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. `x` has a
+    row a place, and a column for each right side. The matrix is dominant by rows: no pivots are
+    needed.
+    """
+    n_states, width, n_sides = band.shape[0], band.shape[1] // 2, x.shape[1]
+    n_actions = (indptr.size - 1) // n_states
+    for i in range(n_states):
+        for j in range(2 * width + 1):
+            band[i, j] = 0.0
+    for s in range(n_states):
+        i = place[s]
+        for k in range(indptr[s * n_actions], indptr[(s + 1) * n_actions]):
+            band[i, place[indices[k]] - i + width] -= discount * weights[k]
+        band[i, width] += 1.0
+    for i in range(n_states):
+        pivot = band[i, width:]
+        last = width
+        while last > 0 and pivot[last] == 0.0:
+            last -= 1
+        for below in range(i + 1, min(i + width + 1, n_states)):
+            target = band[below, i - below + width :]
+            if target[0] != 0.0:
+                factor = target[0] / pivot[0]
+                target[0] = factor
+                for j in range(1, last + 1):
+                    target[j] -= factor * pivot[j]
+                x[below, 0] -= factor * x[i, 0]  # a loop of one turn costs three times as much
+                for c in range(1, n_sides):
+                    x[below, c] -= factor * x[i, c]
+    for i in range(n_states - 1, -1, -1):
+        for c in range(n_sides):
+            x[i, c] /= band[i, width]
+        for above in range(max(0, i - width), i):
+            factor = band[above, i - above + width]
+            if factor != 0.0:
+                x[above, 0] -= factor * x[i, 0]
+                for c in range(1, n_sides):
+                    x[above, c] -= factor * x[i, c]
+
+
+@kernel
+def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
+    """Solve (L U)^T x = b in place, of the factors of `solve_band`: if b >= 0, nothing cancels."""
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        x[i] /= band[i, width]
+        for j in range(i + 1, min(i + width + 1, n)):
+            x[j] -= band[i, j - i + width] * x[i]
+    for i in range(n - 1, -1, -1):
+        for j in range(max(0, i - width), i):
+            x[j] -= band[i, j - i + width] * x[i]
+
+
+@kernel
 def soft_policy_iteration(
     indptr: IntArray,
     indices: IntArray,
@@ -150,12 +218,10 @@ def soft_policy_iteration(
 ) -> tuple[int, float]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
-    and 2 w + 1 columns. The matrix I - discount P_policy is dominant by rows: no pivots are needed.
+    `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
     Returns the number of steps and the residual of `value`, to which the other outputs belong.
     """
-    n_states, n_actions = reward.shape
-    width = band.shape[1] // 2
+    n_states = value.size
     weights = np.empty(data.size)
     gap = np.empty(n_states)
     iterations = 0
@@ -175,32 +241,89 @@ def soft_policy_iteration(
             gap,
         )
         for s in range(n_states):
-            step[place[s]] = gap[s]
+            step[place[s], 0] = gap[s]
         if not residual > tolerance * scale or iterations == max_iterations:
             return iterations, residual
-        band[:] = 0.0
+        solve_band(indptr, indices, weights, discount, place, band, step)
         for s in range(n_states):
-            i = place[s]
-            for a in range(n_actions):
-                row = s * n_actions + a
-                for k in range(indptr[row], indptr[row + 1]):
-                    band[i, place[indices[k]] - i + width] -= discount * weights[k]
-            band[i, width] += 1.0
-        for i in range(n_states):
-            for below in range(i + 1, min(i + width + 1, n_states)):
-                left = i - below + width
-                factor = band[below, left] / band[i, width]
-                if factor != 0.0:
-                    pivot = band[i, width + 1 :]
-                    target = band[below, left + 1 :]
-                    for j in range(width):
-                        target[j] -= factor * pivot[j]
-                    step[below] -= factor * step[i]
-        for i in range(n_states - 1, -1, -1):
-            total = step[i]
-            for j in range(1, min(width, n_states - 1 - i) + 1):
-                total -= band[i, width + j] * step[i + j]
-            step[i] = total / band[i, width]
-        for s in range(n_states):
-            value[s] += step[place[s]]
+            value[s] += step[place[s], 0]
         iterations += 1
+
+
+@kernel
+def leader_measures(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    leader_reward: FloatArray,
+    initial: FloatArray,
+    follower_discount: float,
+    leader_discount: float,
+    temperature: float,
+    follower_value: FloatArray,
+    policy: FloatArray,
+    place: IntArray,
+    band: FloatArray,
+    value: FloatArray,
+    action_value: FloatArray,
+    occupancy: FloatArray,
+    continuation: FloatArray,
+    pairs: FloatArray,
+    direct: FloatArray,
+    influence: FloatArray,
+    indirect: FloatArray,
+) -> None:
+    """Evaluate the leader and solve the adjoint equations, with one elimination or two.
+
+    `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` and
+    `direct` are the direct part in the leader's reward and the kernel, `influence` and `indirect`
+    the indirect one in the follower's reward and the kernel. `place` and `band` are those of
+    `solve_band`.
+    """
+    n_states, n_actions = policy.shape
+    weights = np.empty(data.size)
+    earned, arriving = np.empty((n_states, 1)), np.empty(n_states)
+    for s in range(n_states):
+        mean = 0.0
+        for a in range(n_actions):
+            row = s * n_actions + a
+            mean += policy[s, a] * leader_reward[s, a]
+            for k in range(indptr[row], indptr[row + 1]):
+                weights[k] = policy[s, a] * data[k]
+        earned[place[s], 0], arriving[place[s]] = mean, initial[s]
+    solve_band(indptr, indices, weights, leader_discount, place, band, earned)
+    solve_band_transposed(band, arriving)
+    for s in range(n_states):
+        value[s], occupancy[s] = earned[place[s], 0], arriving[place[s]]
+    for s in range(n_states):
+        arriving[s] = 0.0
+    for s in range(n_states):
+        lasting, mean, rest = occupancy[s], 0.0, 0.0
+        for a in range(n_actions):
+            row = s * n_actions + a
+            ahead = 0.0
+            for k in range(indptr[row], indptr[row + 1]):
+                ahead += data[k] * value[indices[k]]
+            action_value[s, a] = leader_reward[s, a] + leader_discount * ahead
+            pairs[s, a] = lasting * policy[s, a]
+            mean += pairs[s, a] * action_value[s, a]
+        for a in range(n_actions):  # twice, as `centred` does
+            influence[s, a] = lasting * action_value[s, a] - mean
+            rest += policy[s, a] * influence[s, a]
+        for a in range(n_actions):
+            influence[s, a] = policy[s, a] * (influence[s, a] - rest) / temperature
+            row = s * n_actions + a
+            for k in range(indptr[row], indptr[row + 1]):
+                arriving[place[indices[k]]] += follower_discount * data[k] * influence[s, a]
+    if follower_discount != leader_discount:
+        solve_band(indptr, indices, weights, follower_discount, place, band, earned)
+    solve_band_transposed(band, arriving)
+    for s in range(n_states):
+        for a in range(n_actions):
+            influence[s, a] += policy[s, a] * arriving[place[s]]
+            row = s * n_actions + a
+            for k in range(indptr[row], indptr[row + 1]):
+                j = indices[k]
+                continuation[k] = occupancy[s] * value[j]
+                direct[k] = leader_discount * policy[s, a] * continuation[k]
+                indirect[k] = follower_discount * influence[s, a] * follower_value[j]
