@@ -96,6 +96,15 @@ def test_long_horizons_converge_within_their_bound(solver, discount):
     assert gap <= response.error_bound + better.error_bound + 1e-9
 
 
+@pytest.mark.parametrize("solver", [tb.PolicyIteration, tb.CompiledPolicyIteration])
+def test_policy_iteration_ends_at_rounding_not_at_the_tolerance(solver):
+    model = tb.problems.four_rooms().model(np.zeros(105))
+    start = tb.solve_follower(model).value + 1e-6
+    response = tb.solve_follower(model, solver=solver(tolerance=1e-5), start=start)
+    assert response.residual <= 1e-14
+    assert response.iterations == 1
+
+
 def test_results_name_themselves():
     model = tb.problems.four_rooms().model(np.zeros(105))
     response = tb.solve_follower(model)

@@ -38,9 +38,28 @@ def random_graph(n_states):
     return tb.problems.garnet(n_states=n_states, follower_discount=DISCOUNT).model(np.zeros(6))
 
 
+def cliques(n_states, discount=DISCOUNT):
+    """Build groups of 20 states that are left rarely, for anywhere: wide, and mixes slowly."""
+    rng = np.random.default_rng(0)
+    near = np.arange(n_states)[:, None, None] // 20 * 20 + rng.integers(20, size=(n_states, 2, 3))
+    columns = np.concatenate([near, rng.integers(n_states, size=(n_states, 2, 1))], axis=2)
+    rows = np.repeat(np.arange(2 * n_states), 4)
+    data = np.tile([0.4, 0.3, 0.299, 0.001], 2 * n_states)
+    return tb.Model.from_tables(
+        transition=sp.csr_array((data, (rows, columns.ravel())), shape=(2 * n_states, n_states)),
+        follower_reward=rng.normal(size=(n_states, 2)),
+        leader_reward=rng.normal(size=(n_states, 2)),
+        initial=np.full(n_states, 1.0 / n_states),
+        follower_discount=discount,
+        leader_discount=0.9,
+        temperature=0.2,
+    )
+
+
 MODELS = {
     "dense factors": random_graph(40),
-    "BiCGSTAB": corridor(600),
+    "sparse factors": corridor(600),
+    "BiCGSTAB": cliques(600),
     "sweeps": random_graph(600),
 }
 
@@ -77,7 +96,7 @@ def test_an_iteration_that_does_not_get_there_gives_way_to_factors(kind, monkeyp
     system = linear.policy_system(MODELS[kind], policy, 0.9)
     expected, transposed = system.solve(b), system.solve_transposed(b)
     monkeypatch.setattr(linear, "WORTH_A_ROUND", np.inf)  # no sweep does
-    monkeypatch.setattr(linear, "MOST_ITERATIONS", 1)
+    monkeypatch.setattr(linear._Sweeps, "_iterate", lambda *_: None)
     system = linear.policy_system(MODELS[kind], policy, 0.9)
     np.testing.assert_allclose(system.solve(b), expected, atol=ROUNDING)
     np.testing.assert_allclose(system.solve_transposed(b), transposed, atol=ROUNDING)
@@ -85,12 +104,43 @@ def test_an_iteration_that_does_not_get_there_gives_way_to_factors(kind, monkeyp
 
 
 def test_for_many_right_sides_a_narrow_model_is_factored():
-    for kind, method in (("BiCGSTAB", "sparse factors"), ("sweeps", "sweeps")):
+    for kind, method in (("sparse factors", "sparse factors"), ("sweeps", "sweeps")):
         policy = tb.solve_follower(MODELS[kind]).policy
-        assert linear.factored_system(MODELS[kind], policy, 0.9).method == method
+        assert linear.policy_system(MODELS[kind], policy, 0.5).method == "sweeps"
+        assert linear.factored_system(MODELS[kind], policy, 0.5).method == method
 
 
-@pytest.mark.parametrize("kind", ["BiCGSTAB", "sweeps"])
+def test_a_wide_graph_that_mixes_slowly_is_not_factored():
+    model = cliques(2000)
+    policy = np.full((2000, 2), 0.5)
+    system = linear.policy_system(model, policy, 0.9999)
+    b = np.random.default_rng(4).normal(size=2000)
+    x = system.solve(b)
+    residual = b - x + 0.9999 * (policy * model.next_value(x)).sum(axis=1)
+    assert np.abs(residual).max() <= linear.ROUNDED * (np.abs(b).max() + np.abs(x).max())
+    assert (model.narrow, system.method) == (False, "BiCGSTAB")
+
+
+@pytest.mark.parametrize(("most", "method"), [(250, "BiCGSTAB"), (1, "sparse factors")])
+def test_an_inexact_step_on_a_map_needs_no_factors_unless_it_takes_long(most, method, monkeypatch):
+    monkeypatch.setattr(linear, "MOST_ITERATIONS", most)
+    model, policy = MODELS["sparse factors"], np.full((600, 2), 0.5)
+    system = linear.policy_system(model, policy, DISCOUNT)
+    b = np.random.default_rng(5).normal(size=600)
+    x = system.solve(b, accuracy=1e-3)
+    residual = b - x + DISCOUNT * (policy * model.next_value(x)).sum(axis=1)
+    assert np.abs(residual).max() <= 1.001e-3 * np.abs(b).max()
+    assert system.method == method
+
+
+def test_inexact_steps_are_not_many_more(monkeypatch):
+    model = random_graph(600)
+    inexact = tb.solve_follower(model).iterations
+    monkeypatch.setattr(linear, "DENSE_STATES", 600)
+    assert inexact <= tb.solve_follower(model).iterations + 2
+
+
+@pytest.mark.parametrize("kind", ["sparse factors", "BiCGSTAB", "sweeps"])
 def test_a_small_right_side_is_solved_as_well_and_what_is_not_negative_stays_so(kind):
     system = linear.policy_system(MODELS[kind], tb.solve_follower(MODELS[kind]).policy, 0.9)
     b = np.zeros(600)
@@ -112,7 +162,7 @@ def featured(kind):
 
 @sizes(
     ("kind", "horizon"),
-    [("BiCGSTAB", None), ("BiCGSTAB", 12)],
+    [("BiCGSTAB", None), ("sparse factors", 12)],
     [("sweeps", None), ("sweeps", 12)],
 )
 def test_large_models_have_checked_gradients(kind, horizon):
