@@ -170,7 +170,7 @@ MUTANTS = (
         "_Swept._each",
         "if exact and x.dtype",
         "if x.dtype",
-        ("tests/test_linear.py::test_inexact_steps_are_not_many_more",),
+        ("tests/test_linear.py::test_a_half_solved_step_is_not_cut_at_0",),
     ),
     Mutant(
         "compiled iteration ends at its tolerance",
