@@ -26,6 +26,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.files import brief
 from tabular_bilevel.ascent.published import Recipe
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.contract import as_estimator
@@ -356,9 +357,9 @@ def search(
     """
     positive_integer("shakes", shakes)
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise ValueError(f"recipe is {recipe!r}, not a Recipe")
+        raise ValueError(f"recipe is {brief(repr(recipe))}, not a Recipe")
     if not callable(shake):
-        raise ValueError(f"shake is {shake!r}, not a function of theta and a generator")
+        raise ValueError(f"shake is {brief(repr(shake))}, not a function of theta and a generator")
     climbing, shaking = as_generator(rng).spawn(2)
     start = as_theta(theta)
     if recipe is not None:

@@ -293,6 +293,7 @@ def test_bad_arrows_are_named(message):
         ({"coins": ["dock", "dock"]}, "coins[1] is 'dock', where one is already"),
         ({"coins": []}, "coins is empty"),
         ({"initial": "isle"}, "initial leads to 'isle', which is no state"),
+        ({"initial": ["dock"]}, "initial is ['dock']: give a state's name, or a probability for"),
         ({"initial": {"dock": 0.5}}, "probabilities of initial sum to 0.5, not 1"),
         ({"initial": {"dock": 0.5, None: 0.5}}, "initial leads to None, which is no state"),
         (
@@ -305,6 +306,19 @@ def test_bad_arrows_are_named(message):
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         from_arrows(GOOD, **{"coins": ["dock"], **SCALARS, **settings})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fork(cost="log 3"), "cost has dtype <U5; real numbers are needed"),
+        (lambda: fork(prize=np.nan), "prize is nan, not a finite number"),
+        (lambda: rounds(prize=np.inf), "prize is inf, not a finite number"),
+    ],
+)
+def test_bad_prizes_and_costs_are_named(make, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make()
 
 
 @pytest.mark.parametrize(

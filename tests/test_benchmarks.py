@@ -3,7 +3,7 @@
 import json
 import sys
 
-from benchmarks import bounds, road, solvers
+from benchmarks import bounds, road, solvers, sweep
 
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
@@ -45,3 +45,11 @@ def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
         "compiled policy iteration by a band of 13",
     ]
     assert all(row["sup error"] < solvers.SUP_ERROR for row in rows)
+
+
+def test_what_workers_gain_is_measured_beside_what_they_could(capsys):
+    assert sweep.main(["--repeats", "1", "--tasks", "2", "--iterations", "2"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["one,", "s", "two,", "s", "ratio"]
+    names = ["a sweep, workers started", "a sweep, workers there", "plain processes"]
+    assert [line[:26].strip() for line in lines] == names

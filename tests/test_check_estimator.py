@@ -303,6 +303,10 @@ def test_no_parameters_no_check():
         (lambda: tb.Episodes(0), "n_trajectories is 0, not a positive whole number"),
         (lambda: tb.Episodes(1, 0), "steps is 0, not a positive whole number"),
         (lambda: tb.Interaction(critic="x"), "critic is 'x', which has no method values"),
+        (
+            lambda: tb.Interaction(critic={}).limit(tb.problems.bandit(), [0.0, 0.0]),
+            "critic is {}, which has no method limit",
+        ),
     ],
 )
 def test_estimator_settings_are_checked(make, message):

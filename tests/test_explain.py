@@ -124,6 +124,8 @@ def test_how_long_play_lasts():
     assert "of at most 100" in of_length(seeks)
     assert "hardly ever ends" not in of_length(seeks)
     assert of_length(wanders).endswith("of at most 100; it hardly ever ends")
+    # always over after its one step, and the leader looks no further than that
+    assert of_length(tb.problems.fork()) == "play lasts 1 discounted steps, of at most 1"
     ends = tb.problems.layered()
     undiscounted = tb.FeatureProblem(
         ends.base.replace(leader_discount=1.0), follower_reward=ends.follower_reward
@@ -156,8 +158,15 @@ def test_influence_is_drawn(problem, kind, tmp_path, capsys):
 
 
 def test_what_cannot_be_drawn_is_told(tmp_path, monkeypatch, capsys):
-    assert main(["explain", "rounds", "--plot", str(tmp_path / "picture.odd")]) == 2
-    assert "--plot: Format 'odd' is not supported" in capsys.readouterr().err
+    for place, message in (
+        (tmp_path / "picture.odd", "picture.odd ends in none of svg, png, pdf\n"),
+        (tmp_path / "none" / "picture.svg", "No such file or directory"),
+        (tmp_path, "is no regular file"),
+    ):
+        assert main(["explain", "rounds", "--plot", str(place)]) == 2
+        told = capsys.readouterr()
+        assert (told.out, told.err.count("\n")) == ("", 1)  # before the work
+        assert message in told.err
     assert main(["explain", "garnet", "--plot", str(tmp_path / "picture.svg")]) == 2
     assert "--plot: the model has 20 states" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "tabular_bilevel.plots", None)

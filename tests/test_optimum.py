@@ -150,6 +150,14 @@ def test_a_shake_of_ones_own_is_taken():
         ),
         (lambda: searched(shake=1.0), "shake is 1.0, not a function of theta and a generator"),
         (lambda: tb.Recipe(tb.ExactGradient(), 0.1, 5), "optimiser is 0.1, which has no method"),
+        (
+            lambda: tb.published("bchg").start(tb.problems.bandit(), -1),
+            "seed is -1, not a whole number from 0 to",
+        ),
+        (
+            lambda: tb.published("bchg").start(tb.problems.bandit(), []),
+            r"seed is \[\], not a whole number from 0 to",
+        ),
         (lambda: tb.Recipe(3, tb.Adam(), 5), "method is 3, "),
         (lambda: tb.Recipe(tb.ExactGradient(), tb.Adam(), 0), "n_iterations is 0, not a positive"),
         (lambda: tb.Shake(spread=0.0), "spread is 0.0, not a positive finite number"),

@@ -346,6 +346,16 @@ def test_a_map_alone_will_do_and_one_cell_may_have_two_letters():
             lambda: plots.grid(GRID, window=(slice(1, 2), slice(1, 3))),
             r"window \(slice\(1, 2.* has no free cell of the map",
         ),
+        (lambda: plots.grid(GRID, window=(1, 2)), r"window is \(1, 2\), not a slice of rows"),
+        (lambda: plots.grid(GRID, window=[slice(2)]), r"window is \[slice.*, not a slice of rows"),
+        (
+            lambda: plots.grid(GRID, window=(slice(0, 3, 2), slice(3))),
+            r"window is \(slice\(0, 3, 2\), .*, not a slice of rows",  # which would be all rows
+        ),
+        (
+            lambda: plots.grid(GRID, window=(slice("a"), slice(3))),
+            "window is .*: slice indices must be integers",
+        ),
         (lambda: plots.grid(GRID, np.ones(12)), r"numbers has shape \(12,\), not \(10,\)"),
         (lambda: plots.grid(GRID, [np.nan] * 10), r"numbers\[0\] is nan"),
         (lambda: plots.grid(GRID, policy=np.ones((10, 3))), r"policy has shape \(10, 3\)"),

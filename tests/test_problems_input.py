@@ -444,6 +444,7 @@ def test_a_box_maps_into_its_bounds_and_back():
         (([[0.0]], 1.0), "low has shape (1, 1), not that of a vector of length 1"),
         (("a", 1.0), "low has dtype <U1; real numbers are needed"),
         (([], 1.0), "low has shape (0,), not that of a vector of length 1"),
+        (([[1.0], [2.0, 3.0]], 5.0), "low is not a rectangular array of numbers"),
     ],
 )
 def test_bad_boxes_are_refused(bounds, message):
@@ -472,6 +473,7 @@ def test_a_line_is_the_problem_along_a_direction():
     ("theta", "direction", "message"),
     [
         ([0.0, 0.0], [0.0, 0.0], "direction is 0, so there is no line"),
+        ([[0.0], [0.0, 1.0]], [1.0, 1.0], "theta is not a rectangular array of numbers"),
         ([0.0, 0.0], [1.0], "direction has shape (1,), not that of a vector of length 2"),
         ([0.0, np.inf], [1.0, 0.0], "theta[1] is inf, not a finite number"),
     ],

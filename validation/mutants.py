@@ -75,6 +75,7 @@ KNOWN = "tests/test_known_answers.py"
 FOLLOWER = "tests/test_follower.py"
 KERNELS = "tests/test_kernels.py"
 BOUNDS = "tests/test_bounds.py"
+SWEEP = "tests/test_sweep.py"
 ENCLOSURE = "tests/test_enclosure.py"
 CERTIFICATE = "tests/test_certificate.py"
 RIGHT = "tests/test_agreement.py::test_a_right_problem_passes"
@@ -622,6 +623,34 @@ MUTANTS = (
         "endless = ~((steps > 0.0) & (steps < MOST_STEPS))",
         "endless = ~(steps < MOST_STEPS)",
         ("tests/test_undiscounted.py",),
+    ),
+    Mutant(
+        "BLAS computes with as many threads as it likes",
+        "_swept",
+        "threadpool_limits(1),",
+        "nullcontext(),",
+        (f"{SWEEP}::test_rounding_does_not_depend_on_threads",),
+    ),
+    Mutant(
+        "a task sees what another changed",
+        "_Call.__call__",
+        "pickle.loads(_packed(call))",
+        "call",
+        (f"{SWEEP}::test_a_result_depends_on_its_task_alone",),
+    ),
+    Mutant(
+        "what is there is made again",
+        "_swept",
+        "if name not in there",
+        "if name",
+        (f"{SWEEP}::test_what_is_there_is_read_and_the_rest_made",),
+    ),
+    Mutant(
+        "errors of tasks are forgotten",
+        "_swept",
+        "        raise error\n",
+        "        pass\n",
+        (f"{SWEEP}::test_a_task_that_fails_is_named_and_does_not_end_the_others",),
     ),
 )
 

@@ -22,6 +22,7 @@ __all__ = [
     "centred",
     "grouped_sums",
     "narrowing",
+    "norm",
     "quiet",
     "ratio",
     "read_only",
@@ -85,6 +86,12 @@ def binary_scale(*arrays: FloatArray) -> float:
     """Find the power of two just below the largest absolute entry: dividing by it is exact."""
     largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
     return math.ldexp(1.0, math.frexp(largest)[1] - 1)
+
+
+def norm(vector: FloatArray) -> float:
+    """Compute a Euclidean norm; its squares neither overflow nor vanish."""
+    unit = binary_scale(vector)
+    return float(np.linalg.norm(vector / unit) * unit)
 
 
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:

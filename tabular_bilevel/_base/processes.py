@@ -84,12 +84,12 @@ def sweep(
         If a task is no pair of a name and a call, a name is there twice or cannot be a file's, or a
         kept result cannot be read.
     ChildProcessError
-        If a worker process was killed.
+        If a worker process was killed, or does not find this package; what was finished is kept.
     OSError
         If the folder cannot be written, or another process writes to it.
     Exception
         When all others are done, what the first task that failed ended with; notes name it, and
-        how many more failed.
+        those that failed, too.
 
     Examples
     --------
@@ -103,9 +103,11 @@ def sweep(
     ... ]
     >>> for name, J in tb.sweep(tasks):
     ...     print(f"{name}: J = {J:.4f}")
-    >>> with tempfile.TemporaryDirectory() as folder:  # here results outlive the process
+    temperature 0.1: J = 1.2807
+    temperature 1.0: J = 0.9538
+    >>> with tempfile.TemporaryDirectory() as folder:
     ...     made = dict(tb.sweep(tasks, folder=folder))
-    ...     dict(tb.sweep(tasks, folder=folder)) == made  # read, not made again
+    ...     print(dict(tb.sweep(tasks, folder=folder)) == made)  # read, not made again
     True
     """
     calls: dict[str, Callable[[], Made]] = {}
@@ -159,9 +161,12 @@ def _swept(
             made = _kept(path)
             bar.update()
             yield name, made
+        waiting = dict.fromkeys(left)
+        bar.set_description(next(iter(waiting), ""))
         with closing(_outcomes(left, paths, min(workers, max(len(left), 1)))) as ended:
             for name, outcome in ended:
-                bar.set_description(name)
+                del waiting[name]
+                bar.set_description(next(iter(waiting), name))
                 bar.update()
                 if isinstance(outcome, Exception):
                     errors[name] = outcome
@@ -170,11 +175,14 @@ def _swept(
                     yield name, pickle.loads(outcome)
     failed = [name for name in calls if name in errors]
     if failed:
-        first, *others = failed
-        errors[first].add_note(f"in the task {shown(first)}")
-        if others:
-            errors[first].add_note(f"{len(others)} more failed: {brief(', '.join(others))}")
-        raise errors[first]
+        error = errors[failed[0]]
+        if len(calls) == len(failed) > 1 and len(set(map(str, errors.values()))) == 1:
+            error.add_note(f"in each of {len(failed)} tasks")
+        else:
+            error.add_note(f"in the task {shown(failed[0])}")
+            if failed[1:]:
+                error.add_note(f"{len(failed[1:])} more failed: {brief(', '.join(failed[1:]))}")
+        raise error
 
 
 def _kept(path: Path) -> Any:
@@ -202,27 +210,56 @@ def _outcomes(
     work = [
         joblib.delayed(_attempt)(name, _Call(call), paths.get(name)) for name, call in calls.items()
     ]
-    left, results = dict.fromkeys(calls), None
+    left, at_once, results = dict.fromkeys(calls), joblib.effective_n_jobs(workers), None
+    with _failures_told():
+        try:
+            with _own_processes():
+                results = joblib.Parallel(
+                    workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
+                )(work)
+            for name, outcome, trace in results:
+                if isinstance(outcome, Exception) and outcome.__traceback__ is None:
+                    outcome.__cause__ = ChildProcessError(trace)  # it has travelled
+                del left[name]
+                yield name, outcome
+        except Exception as error:  # of joblib or a cluster: what a task raises is an outcome
+            if results is None:
+                raise
+            begun = ", ".join(list(left)[:at_once])  # they begin in order
+            raise ChildProcessError(
+                f"a worker process died, or cannot work; under way: {brief(begun)} ({brief(error)})"
+            ) from error
+        finally:
+            if results is not None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of joblib, that work is given up
+                    results.close()
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Have joblib hear of work that a Dask cluster gives up: it would wait for that for ever."""
+    from joblib.parallel import BACKENDS, get_active_backend
+
+    backend, _ = get_active_backend()
+    if not isinstance(backend, BACKENDS.get("dask", ())):
+        yield
+        return
+    submit, retrieve = backend.submit, backend.retrieve_result_callback
+
+    def told(work: Any, callback: Callable[[Any], None]) -> Any:
+        future = submit(work, callback)
+        future.add_done_callback(lambda done: callback(done) if done.exception() else None)
+        return future
+
+    def retrieved(out: Any) -> Any:
+        return retrieve(out.result() if hasattr(out, "add_done_callback") else out)
+
+    backend.submit, backend.retrieve_result_callback = told, retrieved
     try:
-        with _own_processes():
-            results = joblib.Parallel(
-                workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
-            )(work)
-        for name, outcome, trace in results:
-            if isinstance(outcome, Exception) and outcome.__traceback__ is None:  # it has travelled
-                outcome.__cause__ = ChildProcessError(trace)
-            del left[name]
-            yield name, outcome
-    except joblib.externals.loky.process_executor.BrokenProcessPool as error:
-        begun = ", ".join(list(left)[:workers])  # they begin in order
-        raise ChildProcessError(
-            f"a worker process died, killed or out of memory; under way: {brief(begun)}"
-        ) from error
+        yield
     finally:
-        if results is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of joblib, that work is given up
-                results.close()
+        del backend.submit, backend.retrieve_result_callback
 
 
 class _Call:

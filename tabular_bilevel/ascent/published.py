@@ -10,6 +10,8 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.files import brief
+from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.ascent.ascent import Iteration, ascend
 from tabular_bilevel.ascent.optimisers import GradientAscent, Optimiser
 from tabular_bilevel.estimators.contract import as_estimator
@@ -75,12 +77,19 @@ class Recipe:
         seed : int
             At least 0.
 
+        Returns
+        -------
+        ndarray, shape (d,)
+            The start.
+
         Raises
         ------
         ValueError
-            If the problem does not say how many parameters it has, or the seed is negative.
+            If the problem does not say how many parameters it has, or the seed is no whole number
+            of 64 bits.
         """
         size = getattr(problem, "n_parameters", None)
+        require_whole("seed", seed, 0, 2**64 - 1)
         return first_theta(seed, positive_integer("problem.n_parameters", size))
 
     def climb(
@@ -132,6 +141,6 @@ def published(name: str, setting: Setting | None = None) -> Recipe:
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method is {name!r}, not one of {', '.join(METHODS)}")
     if not isinstance(setting, Setting | None):
-        raise ValueError(f"setting is {setting!r}, not a Setting")
+        raise ValueError(f"setting is {brief(repr(setting))}, not a Setting")
     method = METHODS[name](setting or Setting())
     return Recipe(method, GradientAscent(0.1, 1.0), 10_000)

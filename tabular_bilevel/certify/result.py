@@ -287,7 +287,7 @@ class Enclosure:
         >>> proof = tb.enclose(tb.problems.bandit(), [0.0, 0.0])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     proof.save_certificate(f"{folder}/proof.json")
-        ...     with open(f"{folder}/proof.json") as file:
+        ...     with open(f"{folder}/proof.json", encoding="utf-8") as file:
         ...         check_certificate(json.load(file)) > 0  # the bits that it takes
         True
         """

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, ratio
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, norm, quiet, ratio
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
@@ -423,7 +423,7 @@ class Candidates:
             mean = rows.mean(axis=0)
             if not mean.any():
                 return Diagnosis(n_replicates=0 if exactly else len(rows))
-            rows = rows / _length(mean) * _length(self.exact)
+            rows = rows / norm(mean) * norm(self.exact)
             rounding = max(rounding, _turned(rows))
         targets: dict[tuple[Mistake, ...], FloatArray] = {
             (fault,): target for fault, target in self.singles.items()
@@ -468,9 +468,9 @@ class Candidates:
         self, targets: Mapping[tuple[Mistake, ...], FloatArray]
     ) -> dict[tuple[Mistake, ...], FloatArray]:
         """Make targets as long as the right mean, without those that are multiples of it."""
-        length = _length(self.exact)
+        length = norm(self.exact)
         made = {
-            names: target / _length(target) * length
+            names: target / norm(target) * length
             for names, target in targets.items()
             if target.any()
         }
@@ -792,11 +792,6 @@ def _turned(rows: FloatArray) -> float:
     mean = rows.mean(axis=0)
     square, noise = float(mean @ mean), float(((rows - mean) ** 2).sum()) / max(1, len(rows) - 1)
     return min(MOST_TURNED, noise / square) if square > 0.0 else MOST_TURNED
-
-
-def _length(vector: FloatArray) -> float:
-    unit = binary_scale(vector)
-    return float(np.linalg.norm(vector / unit) * unit)
 
 
 def _size(vector: FloatArray) -> float:

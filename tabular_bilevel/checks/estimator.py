@@ -17,7 +17,7 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, norm, quiet, read_only
 from tabular_bilevel._base.generators import require_whole
 from tabular_bilevel.certify.result import Accuracy, Hypergradient
 from tabular_bilevel.checks.declaring import Declared
@@ -355,7 +355,7 @@ def check_estimates(
     pullback = check_pullback(problem, theta)
     rounding, coarse = rounding_of(precision)
     learning = _learning(declared, None, up_to_scale)
-    streams = np.random.default_rng(0).spawn(len(estimates))
+    streams = np.random.default_rng(0).spawn(len(estimates))  # the same rows, the same report
     rows_given = _Given(list(estimates), rounding)
     given = learning.beside(rows_given, problem, theta, right, streams)
     if pullback.trouble:
@@ -410,7 +410,7 @@ class _Beside:
     def rounding(self) -> float:
         """What a wrong estimator may be off by besides: nothing says that it has the same gaps."""
         gap = np.mean(self.right.rows, axis=0) - self.limit
-        return max(self.replicates.rounding, _size(gap) / (_size(self.limit) or 1.0))
+        return max(self.replicates.rounding, norm(gap) / (norm(self.limit) or 1.0))
 
     @property
     def left(self) -> bool:
@@ -496,7 +496,7 @@ def _explained(
         if right is not None:
             parts = parts_from(right.problem, theta, *RIGHT.rule(right).measures(right))
             whole = Declared.target(right)
-            off = _size(whole - exact.gradient) / (_size(exact.gradient) or 1.0)
+            off = norm(whole - exact.gradient) / (norm(exact.gradient) or 1.0)
             found = dataclasses.replace(found, declared_off=off)
     except ValueError as error:
         note = f"not diagnosed, as the problem has no gradient at theta: {error}"
@@ -568,11 +568,6 @@ def _radius(goal: FloatArray, accuracy: Accuracy | None, right: Experience | Non
     if accuracy is not None:
         return accuracy.gradient
     return np.full_like(goal, 0.0 if right is None else LEFT_OUT * np.abs(goal).max())
-
-
-def _size(vector: FloatArray) -> float:
-    unit = binary_scale(vector)
-    return float(unit * np.linalg.norm(vector / unit))
 
 
 def target_of(

@@ -285,7 +285,7 @@ def suite_reports(
     progress: bool = False,
     **settings: Any,
 ) -> Iterator[tuple[str, EstimatorReport]]:
-    """Check on each problem, and give its report when it is there; arguments as of `check_suite`."""
+    """Check on each problem, give reports as they come; arguments as of `check_suite`."""
     seeds: list[int | None] = [None] * len(suite)
     if rng is not None:
         seeds = [int(s.integers(2**63)) for s in as_generator(rng).spawn(len(suite))]

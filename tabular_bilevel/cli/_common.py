@@ -100,8 +100,10 @@ def of_option(option: str) -> Iterator[None]:
 def say(line: object, write: Callable[[str], Any] = print) -> None:
     """Print a line, or some, with escapes shown: names and messages may be a stranger's.
 
-    If whoever read our lines has seen enough, the work goes on in silence.
+    If whoever read our lines has seen enough, or nobody ever did, the work goes on in silence.
     """
+    if sys.stdout is None:  # it was closed before we began
+        return
     try:
         write("\n".join(map(shown, str(line).split("\n"))))
         sys.stdout.flush()

@@ -12,7 +12,7 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray
-from tabular_bilevel._base.files import read_array, write_file
+from tabular_bilevel._base.files import read_array, require_writable, shown, write_file
 from tabular_bilevel.checks.localising import parts_of
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say, size_of
@@ -24,8 +24,11 @@ from tabular_bilevel.problems.grid_map import grid_map
 # How many parameters are explained, and below which share of a gradient's entry a cause is not.
 SHOWN, SMALL = 5, 0.01
 
-# Play that lasts this share of what the discount allows hardly ever ends.
+# Play hardly ever ends whose later steps weigh this share of what they would if it never did.
 HARDLY_ENDS = 0.99
+
+# Formats of a picture.
+KINDS = "svg", "png", "pdf"
 
 WHY = {
     ("direct", "leader_reward"): "the leader's own reward changes",
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="FILE",
-        help="draw influence on a grid, or on a small problem's arrows; svg, png or pdf",
+        help="draw influence on a grid, or on a small problem's arrows: " + ", ".join(KINDS),
     )
     add_limit(parser, "bytes that theta's file may have")
 
@@ -58,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain the gradient at a theta, and draw where it comes from."""
     problem = problem_of(options.problem)
+    if options.plot is not None:
+        with of_option("--plot"):  # better now than after the work
+            require_writable(options.plot)
+            kind = _kind(options.plot)
     if options.theta is None:
         theta = np.zeros(size_of(options.problem, problem))
     else:
@@ -67,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         say(line)
     if options.plot is not None:
         with of_option("--plot"):
-            write_file(options.plot, _picture(problem, theta, options.plot.suffix[1:] or "svg"))
+            write_file(options.plot, _picture(problem, theta, kind))
         say(f"influence is drawn in {options.plot}")
     return 0
 
@@ -149,7 +156,8 @@ def _length(model: tb.Model, length: float) -> str:
     if model.leader_discount == 1.0:
         return f"play lasts {length:.4g} steps"
     most = 1.0 / (1.0 - model.leader_discount)
-    hardly = "; it hardly ever ends" if length > HARDLY_ENDS * most else ""
+    # the first step is always made: where the discount is 0, it is all there is
+    hardly = "; it hardly ever ends" if length - 1.0 > HARDLY_ENDS * (most - 1.0) else ""
     return f"play lasts {length:.4g} discounted steps, of at most {most:.4g}{hardly}"
 
 
@@ -165,6 +173,14 @@ def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
         except ValueError:
             name = f"state {state}"
     return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
+
+
+def _kind(picture: Path) -> str:
+    """Say in which format a picture is wanted."""
+    kind = picture.suffix[1:].lower() or KINDS[0]
+    if kind not in KINDS:
+        raise ValueError(f"{shown(picture)} ends in none of {', '.join(KINDS)}")
+    return kind
 
 
 def _picture(problem: Any, theta: FloatArray, kind: str) -> bytes:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE.npy",
-        help="where to write the gradient; by default beside theta, as FILE-parser.npy",
+        help="where to write the gradient; by default beside theta, as FILE-gradient.npy",
     )
     add_limit(parser, "bytes that theta's file may have")
 

@@ -85,7 +85,8 @@ def grid(
     >>> rooms = tb.problems.four_rooms(temperature=0.005)
     >>> found = tb.hypergradient(rooms, [0.0] * 105)
     >>> ax = tb.plots.grid(rooms, found.evaluation.value, label="leader's value")
-    >>> ax.figure.savefig("/dev/null", format="svg")
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('column', 'row')
     """
     board = where if isinstance(where, GridMap) else grid_map(where)
     n_states = len(board.cells)
@@ -99,8 +100,7 @@ def grid(
     table[board.free] = shown
     cells, top, left = board.cells, 0, 0
     if window is not None:
-        top, bottom, _ = window[0].indices(board.free.shape[0])
-        left, right, _ = window[1].indices(board.free.shape[1])
+        (top, bottom), (left, right) = _sides(window, board)
         seen = ((cells >= (top, left)) & (cells < (bottom, right))).all(axis=1)
         if not seen.any():
             raise ValueError(f"window {window} has no free cell of the map")
@@ -144,6 +144,17 @@ def grid(
     signs = colours is style.DIVERGING and side >= SIGN_CELL
     _write(ax, board, cells, shown, fill, signs=signs, corner=policy is not None)
     return ax
+
+
+def _sides(window: Any, board: GridMap) -> list[tuple[int, int]]:
+    """Find where a window begins and ends, in rows and in columns."""
+    parts = window if isinstance(window, tuple) else ()
+    if len(parts) != 2 or not all(isinstance(one, slice) and one.step is None for one in parts):
+        raise ValueError(f"window is {window!r}, not a slice of rows and a slice of columns")
+    try:
+        return [one.indices(n)[:2] for one, n in zip(parts, board.free.shape, strict=True)]
+    except TypeError as error:
+        raise ValueError(f"window is {window!r}: {error}") from error
 
 
 def _arrows(ax: Axes, cells: IntArray, policy: FloatArray, fill: FloatArray) -> None:

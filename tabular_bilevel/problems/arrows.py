@@ -129,6 +129,10 @@ def from_arrows(
             leader_reward[pair] = as_finite(f"leader_reward of {what}", arrow.leader_reward)
     if initial is None:
         initial = next(iter(rows))
+    if not isinstance(initial, (str, Mapping)):
+        raise ValueError(
+            f"initial is {brief(repr(initial))}: give a state's name, or a probability for each"
+        )
     start: Mapping[Any, float] = initial if isinstance(initial, Mapping) else {initial: 1.0}
     base = Model.from_tables(
         transition=transition,

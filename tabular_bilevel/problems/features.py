@@ -91,8 +91,6 @@ class FeatureProblem:
     >>> problem = tb.FeatureProblem(base, follower_reward=[[0], [1]], leader_reward=[[0], [-1]])
     >>> round(tb.hypergradient(problem, [0.0]).objective, 12)
     0.5
-
-    >>> import tabular_bilevel as tb
     >>> tb.problems.four_rooms().with_coins().cells[0]
     array([1, 1])
     """

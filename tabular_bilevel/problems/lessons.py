@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tabular_bilevel._base.arguments import as_finite
 from tabular_bilevel.problems.arrows import Arrow, Place, from_arrows
 from tabular_bilevel.problems.features import FeatureProblem
 
@@ -33,13 +34,18 @@ def fork(
     FeatureProblem
         With one state, two actions and one parameter.
 
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or the temperature not positive.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
     >>> tb.hypergradient(tb.problems.fork(), [0.0]).gradient.round(12)  # -1/4 + 9/16
     array([0.3125])
     """
-    quiet = Arrow(None, follower_reward=-cost, leader_reward=prize)
+    quiet = Arrow(None, -as_finite("cost", cost), as_finite("prize", prize))
     return from_arrows(
         {"fork": {"noisy": None, "quiet": quiet}},
         coins=[("fork", "quiet")],
@@ -72,6 +78,11 @@ def rounds(
     FeatureProblem
         With one parameter a coin.
 
+    Raises
+    ------
+    ValueError
+        As `fork`; if a coin is where nothing is.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -79,7 +90,7 @@ def rounds(
     >>> (11 * result.gradient).round(9), (11 * result.influence).round(9)
     (array([-38.,   5.]), array([-16.,  16.]))
     """
-    back = Arrow("dock", follower_reward=math.log(6.0), leader_reward=prize)
+    back = Arrow("dock", follower_reward=math.log(6.0), leader_reward=as_finite("prize", prize))
     return from_arrows(
         {"dock": {"wait": "dock", "go": "aisle"}, "aisle": {"back": back}},
         coins=coins,

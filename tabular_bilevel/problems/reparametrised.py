@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
+    as_array,
     as_finite,
     as_theta,
     entry,
@@ -251,7 +252,9 @@ class Box:
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        sides = {name: np.atleast_1d(getattr(self, name)) for name in ("low", "high")}
+        sides = {
+            name: np.atleast_1d(as_array(name, getattr(self, name))) for name in ("low", "high")
+        }
         size = max(side.size for side in sides.values())
         for name, side in sides.items():
             wide = np.broadcast_to(side, (size,)) if side.shape == (1,) else side
@@ -412,8 +415,6 @@ class Reparametrised:
     (3, array([[2., 2.]]))
     >>> tb.hypergradient(problem, [0.0, 0.0, 0.0]).gradient[:2]
     array([-0.5,  0.5])
-
-    >>> import tabular_bilevel as tb
     >>> rooms = tb.problems.four_rooms()
     >>> rooms.cells.shape, rooms.n_parameters, rooms.with_coins().n_parameters
     ((104, 2), 105, 104)
@@ -503,4 +504,4 @@ def along(
     [-5.687607] -5.687607
     """
     require_problem(problem)
-    return Reparametrised(problem, Line(np.asarray(theta), np.asarray(direction)))
+    return Reparametrised(problem, Line(as_theta(theta), as_theta(direction, name="direction")))

@@ -230,6 +230,7 @@ class Interaction:
         Experience
             Of a law; what an estimator's target is made of.
         """
+        require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
         planned = modelled(problem, theta)
         response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))

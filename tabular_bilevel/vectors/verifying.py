@@ -776,7 +776,7 @@ def load_answers(path: str | Path, *, limit: int = LIMIT) -> Answers:
     >>> from tabular_bilevel.vectors import load_answers
     >>> with TemporaryDirectory() as folder:
     ...     file = Path(folder) / "answers.json"
-    ...     characters = file.write_text('{"garnet-00000": {"gradient": [0.5, null]}}')
+    ...     count = file.write_bytes(b'{"garnet-00000": {"gradient": [0.5, null]}}')
     ...     load_answers(file).answers
     {'garnet-00000': (None, array([0.5, nan]))}
     """
