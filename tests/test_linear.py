@@ -133,11 +133,38 @@ def test_an_inexact_step_on_a_map_needs_no_factors_unless_it_takes_long(most, me
     assert system.method == method
 
 
-def test_inexact_steps_are_not_many_more(monkeypatch):
-    model = random_graph(600)
-    inexact = tb.solve_follower(model).iterations
+def test_a_half_solved_step_is_not_cut_at_0(monkeypatch):
+    system = linear.policy_system(MODELS["sweeps"], np.full((600, 4), 0.25), DISCOUNT)
+    half = np.linspace(-1.0, 1.0, 600)
+    monkeypatch.setattr(linear._Sweeps, "solve", lambda *_: half)
+    np.testing.assert_array_equal(system.solve(np.ones(600), accuracy=0.1), half)
+    np.testing.assert_array_equal(system.solve(np.ones(600)), np.maximum(half, 0.0))
+
+
+def test_a_model_without_transitions_is_narrow():
+    model = MODELS["sweeps"]
+    ended = model.replace(transition=0.0 * model.transition, termination=np.ones((600, 4)))
+    empty = ended.replace(transition=sp.csr_array(ended.transition.shape))
+    for none in (ended, empty):
+        system = linear.factored_system(none, np.full((600, 4), 0.25), DISCOUNT)
+        np.testing.assert_array_equal(system.solve(np.arange(600.0)), np.arange(600.0))
+    assert empty.narrow
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (random_graph(600), 2),
+        # where steps to a tenth only get nowhere
+        (corridor(510).replace(follower_discount=0.99999, temperature=1.0), 10),
+        (corridor(600).replace(follower_discount=0.99999, temperature=1.0), 10),
+    ],
+)
+def test_inexact_steps_are_not_many_more(model, more, monkeypatch):
+    solver = tb.PolicyIteration(max_iterations=100)
+    inexact = solver.solve(model).iterations
     monkeypatch.setattr(linear, "DENSE_STATES", 600)
-    assert inexact <= tb.solve_follower(model).iterations + 2
+    assert inexact <= solver.solve(model).iterations + more
 
 
 @pytest.mark.parametrize("kind", ["sparse factors", "BiCGSTAB", "sweeps"])

@@ -170,9 +170,23 @@ MUTANTS = (
     Mutant(
         "steps no more exact near the solution",
         "PolicyIteration.solve",
-        "accuracy = min(LARGEST_FORCING, gained**2)",
-        "accuracy = LARGEST_FORCING",
+        "accuracy = min(forcing, gained**2)",
+        "accuracy = forcing",
         ("tests/test_linear.py::test_inexact_steps_are_not_many_more",),
+    ),
+    Mutant(
+        "steps no more exact that gain nothing",
+        "PolicyIteration.solve",
+        "forcing /= 10.0",
+        "forcing /= 1.0",
+        ("tests/test_linear.py::test_inexact_steps_are_not_many_more",),
+    ),
+    Mutant(
+        "half-solved steps cut at 0",
+        "_Swept._each",
+        "if exact and x.dtype",
+        "if x.dtype",
+        ("tests/test_linear.py::test_a_half_solved_step_is_not_cut_at_0",),
     ),
     Mutant(
         "compiled iteration ends at its tolerance",

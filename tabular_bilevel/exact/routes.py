@@ -381,7 +381,8 @@ def _complex_derivative(
         # the imaginary parts add up to 0, as do changes of probabilities, and not just nearly
         policy -= 1j * policy.real * policy.imag.sum(axis=1, keepdims=True)
         gap = real + temperature * np.log(total) - value
-        system = discounted_system(model, policy_transition(kernel, policy), model.follower_discount)
+        chain = policy_transition(kernel, policy)
+        system = discounted_system(model, chain, model.follower_discount)
         step = system.solve(gap)
         value = value + step
         # a direction that changes nothing leaves rounding noise of the value itself

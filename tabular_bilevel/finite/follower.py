@@ -40,6 +40,7 @@ SMALLEST_RESIDUAL = 16.0 * np.finfo(np.float64).eps
 
 # A Newton step is solved to the square of what the last one gained (Eisenstat and Walker, 1996,
 # choice 2), and at least to this: the next one has another policy, and would not gain by more.
+# After each step that gains nothing, the next ones are solved to a tenth of it.
 LARGEST_FORCING = 0.1
 
 # States times the square of the band's half width, up to which the compiled elimination is used.
@@ -240,7 +241,7 @@ class PolicyIteration:
         """
         kernel, shape = model.transition, model.follower_reward.shape
         value, gap = _first_value(model, start), np.empty(model.n_states)
-        weights, before = np.empty(kernel.nnz), 0.0
+        weights, before, forcing = np.empty(kernel.nnz), 0.0, LARGEST_FORCING
         reached: Response | None = None
         how = "one look ahead"
         for iteration in range(self.max_iterations + 1):
@@ -268,9 +269,11 @@ class PolicyIteration:
                     return reached
             if not math.isfinite(residual):
                 break
-            gained = residual / before if before > 0.0 else 1.0
+            gained = residual / before if iteration > 0 else 1.0
+            if iteration > 0 and gained >= 1.0:  # only exact steps are sure to converge
+                forcing /= 10.0
             system = policy_system(model, policy, model.follower_discount, weights)
-            accuracy = min(LARGEST_FORCING, gained**2)
+            accuracy = min(forcing, gained**2)
             value, before = value + system.solve(gap, accuracy=accuracy), residual
             how = system.method
         if reached is not None:
@@ -375,7 +378,7 @@ class CompiledPolicyIteration:
 
     Banded elimination takes the place of LAPACK. The first call compiles; after that, a solve of
     four rooms that starts nearby takes a tenth of `PolicyIteration`'s time. Where the band is too
-    wide for that to pay, `PolicyIteration` solves. As there, the last step goes below the tolerance.
+    wide for that to pay, `PolicyIteration` solves. As there, the last step leads to rounding.
 
     Attributes
     ----------

@@ -132,7 +132,12 @@ class _Swept:
         return "BiCGSTAB" if any(way and not way.enough for way in ways) else "sweeps"
 
     def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
-        return self._each(b, lambda column: self._right.solve(column, accuracy), _Sparse.solve)
+        return self._each(
+            b,
+            lambda column: self._right.solve(column, accuracy),
+            _Sparse.solve,
+            exact=accuracy == 0.0,
+        )
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return self._each(b, lambda column: self._left.solve(column, 0.0), _Sparse.solve_transposed)
@@ -142,21 +147,22 @@ class _Swept:
         b: FloatArray,
         swept: Callable[[FloatArray], FloatArray | None],
         factored: Callable[[_Sparse, FloatArray], FloatArray],
+        *,
+        exact: bool = True,
     ) -> FloatArray:
         columns = []
         for column in np.atleast_2d(b.T):
             x = None if "_factors" in self.__dict__ else swept(column)
             x = factored(self._factors, column) if x is None else x
-            # what a path leads to has not less than none of it
-            columns.append(np.maximum(x, 0.0) if x.dtype == float and column.min() >= 0.0 else x)
+            if exact and x.dtype == float and column.min() >= 0.0:
+                x = np.maximum(x, 0.0)  # what a path leads to has not less than none of it
+            columns.append(x)
         return np.reshape(np.array(columns).T, b.shape)
 
     @cached_property
     def _right(self) -> _Sweeps:
         lost = self._leading - self._discount * self._ahead
-        return _Sweeps(
-            self._model, self._kernel, self._discount, self._leading, lost, self._level
-        )
+        return _Sweeps(self._model, self._kernel, self._discount, self._leading, lost, self._level)
 
     @cached_property
     def _left(self) -> _Sweeps:
@@ -249,9 +255,11 @@ class _Sweeps:
         shadow = direction = residual
         product = _inner(shadow, residual)
         for _ in range(most):
+            if _largest(residual) <= aim:
+                return x
             ahead = self._times(direction)
             pivot = _inner(shadow, ahead)
-            if not abs(pivot) > 0.0:  # a breakdown
+            if not abs(pivot) > 0.0:  # breaks down, as below
                 return None
             length = product / pivot
             x = x + length * direction
@@ -259,11 +267,12 @@ class _Sweeps:
             if _largest(residual) <= aim:
                 return x
             image = self._times(residual)
-            damping = _inner(image, residual) / max(_inner(image, image).real, np.finfo(np.float64).tiny)
+            power = _inner(image, image)
+            if not abs(power) > 0.0:
+                return None
+            damping = _inner(image, residual) / power
             x += damping * residual
             residual = residual - damping * image
-            if _largest(residual) <= aim:
-                return x
             before, product = product, _inner(shadow, residual)
             if not abs(damping * before) > 0.0:
                 return None

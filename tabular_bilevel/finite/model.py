@@ -47,8 +47,8 @@ __all__ = ["Model", "Tangent", "normalised"]
 # Compiled loops index entries with 32 bits.
 MAX_ENTRIES = 2**31 - 1
 
-# Mean distance from the diagonal, in roots of the number of states, up to which factors stay sparse.
-# Grids of 40,000 cells have 1.1, lattices in space 2.5 and more, random graphs a third of the root.
+# Mean distance from the diagonal, in roots of the number of states, up to which factors stay
+# sparse. Grids of 40,000 cells have 1.1, lattices in space 2.5 and more, random graphs 50 and more.
 NARROW = 1.5
 
 # States that are looked at to tell whether actions lead to the same places.
