@@ -13,14 +13,13 @@ from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
-from tabular_bilevel.finite.adjoint import road
+from tabular_bilevel.finite.adjoint import evaluated, road
 from tabular_bilevel.finite.follower import (
     FollowerSolver,
     Response,
     response_at,
     solve_follower,
 )
-from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back
 
@@ -257,4 +256,4 @@ def objective(
     0.75
     """
     model = modelled(problem, read_only(as_theta(theta)))
-    return evaluate_leader(model, solve_follower(model), horizon=horizon).objective
+    return evaluated(model, solve_follower(model), horizon=horizon).objective

@@ -23,6 +23,7 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 
 __all__ = [
     "direct_sensitivities",
+    "evaluated",
     "indirect_sensitivities",
     "influence_measures",
     "influence_source",
@@ -119,6 +120,17 @@ def indirect_sensitivities(
     return influence_measures(model, response, source + policy * arrivals[:, None])
 
 
+def evaluated(model: Model, response: Response, *, horizon: int | None = None) -> Evaluation:
+    """Evaluate the leader with the very numbers of `road`."""
+    if _has_compiled_road(model, horizon):
+        return road(model, response)[0]
+    return evaluate_leader(model, response, horizon=horizon)
+
+
+def _has_compiled_road(model: Model, horizon: int | None) -> bool:
+    return horizon is None and model.leader_discount < 1.0 and is_banded(model)
+
+
 def road(
     model: Model, response: Response, *, horizon: int | None = None
 ) -> tuple[Evaluation, Sensitivities, Sensitivities]:
@@ -127,7 +139,7 @@ def road(
     Returns the same, but for rounding, as `evaluate_leader`, `direct_sensitivities` and
     `indirect_sensitivities`: those are to be read.
     """
-    if horizon is not None or model.leader_discount == 1.0 or not is_banded(model):
+    if not _has_compiled_road(model, horizon):
         evaluation = evaluate_leader(model, response, horizon=horizon)
         direct = direct_sensitivities(model, response, evaluation)
         return evaluation, direct, indirect_sensitivities(model, response, evaluation)
