@@ -140,7 +140,8 @@ def test_what_comes_after_the_end_does_not_matter(make):
         for s, row in P.items()
     }
     changed = model_of(treasure, initial=env.initial_state_distrib)
-    assert objective(changed) == objective(model_of(env))
+    # solved to the rounding of the largest value, which is now that of the treasure
+    assert objective(changed) == pytest.approx(objective(model_of(env)), rel=ROUNDING)
 
 
 def test_the_cliff_walk_takes_thirteen_steps():

@@ -728,7 +728,9 @@ def test_the_gradient_is_the_direct_and_the_indirect_part(drawn, horizon):
         pulled = problem.pullback(theta, result.sensitivities)
         assert gradient_close(pulled, result.gradient, result)
         if not result.accuracy.proven:
-            assert result.objective == tb.objective(problem, theta, horizon=horizon)
+            largest = np.abs(result.evaluation.value).max()
+            alone = tb.objective(problem, theta, horizon=horizon)  # by another road: other rounding
+            assert abs(result.objective - alone) <= 100.0 * ROUNDING * largest
 
 
 @given(BOTH, HORIZONS)

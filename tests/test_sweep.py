@@ -323,7 +323,7 @@ def slow_tasks():
 
 @sizes(
     "numbers",
-    [[signal.SIGKILL, signal.SIGINT, signal.SIGKILL]],
+    [[signal.SIGKILL]],
     [3 * [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]],
 )
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(numbers, tmp_path):

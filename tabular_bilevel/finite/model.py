@@ -106,7 +106,7 @@ class Model:
     >>> model.entry_row, model.entry_state  # of the stored transitions
     (array([0, 1, 2, 2]), array([0, 0, 1, 1]))
     >>> model.band, model.least_band, model.narrow, model.overlapping
-    ((array([1, 0]), 1), 1, False, False)
+    ((array([1, 0]), 1), 1, True, False)
     >>> bool((model.like_transition(model.transition.data) != model.transition).nnz)
     False
     """
