@@ -223,7 +223,7 @@ def test_the_commands_are_there_for_ci():
     assert "tabular-bilevel verify" in commands["verify"]
     assert "pytest -m 'not slow' -n 2" in commands["tests"]
     assert "sphinx-build -W" in commands["book"]
-    assert "explain rounds --plot" in commands["picture"]
+    assert "tb.plots.line(tb.problems.fork()" in commands["picture"]
 
 
 def docstrings():
