@@ -127,7 +127,7 @@ def test_the_smallest_visible_bias_is_seen_as_often_as_stated(runs):
 
 
 def test_bias_along_the_target_is_reported():
-    report = tb.check_estimator(noisy(scale=1.5), PROBLEM, THETA)
+    report = tb.check_estimator(noisy(scale=1.5), PROBLEM, THETA, rng=0)
     assert report.verdict is tb.Verdict.BIASED
     assert report.bias == pytest.approx(0.5, abs=0.1)
     with pytest.raises(tb.CheckFailedError, match="BIASED"):
@@ -154,10 +154,10 @@ def test_a_deterministic_estimator_is_compared_to_rounding():
     def off(problem, theta, rng):
         return EXACT * (1.0 + 1e-6)
 
-    right = tb.check_estimator(exact, PROBLEM, THETA)
+    right = tb.check_estimator(exact, PROBLEM, THETA, rng=0)
     assert right.passed
     assert right.smallest_visible_bias < 1e-8
-    report = tb.check_estimator(off, PROBLEM, THETA)
+    report = tb.check_estimator(off, PROBLEM, THETA, rng=0)
     assert report.verdict is tb.Verdict.BIASED
     assert report.deterministic
     assert report.n_replicates == 5
@@ -179,7 +179,9 @@ def test_what_is_nearly_always_zero_is_no_false_alarm(runs):
 
 
 def test_noise_that_would_hide_everything_proves_nothing():
-    loud = tb.check_estimator(noisy(noise=lambda rng: 1e3 * rng.normal(size=6)), PROBLEM, THETA)
+    loud = tb.check_estimator(
+        noisy(noise=lambda rng: 1e3 * rng.normal(size=6)), PROBLEM, THETA, rng=0
+    )
     assert loud.verdict is tb.Verdict.INCONCLUSIVE
     assert loud.smallest_visible_bias > 1.0
     assert loud.replicates_for(0.01) > 10**9
@@ -527,8 +529,12 @@ def test_float32_does_not_hide_a_bias_however_small_the_noise(spread):
 
 def test_a_systematic_error_of_the_size_of_float32s_rounding_is_none():
     off = 1.0 + 8 * np.finfo(np.float32).eps
-    assert tb.check_estimator(rounded("float32", scale=off, spread=1e-7), PROBLEM, THETA).passed
-    assert not tb.check_estimator(rounded("float64", scale=off, spread=1e-9), PROBLEM, THETA).passed
+    assert tb.check_estimator(
+        rounded("float32", scale=off, spread=1e-7), PROBLEM, THETA, rng=0
+    ).passed
+    assert not tb.check_estimator(
+        rounded("float64", scale=off, spread=1e-9), PROBLEM, THETA, rng=0
+    ).passed
 
 
 # ---------------------------------------------------------------- Hotelling's test
@@ -1167,9 +1173,9 @@ def test_a_deterministic_function_is_right_to_the_bound_or_biased(off, verdict):
 
 def test_a_deterministic_float32_is_right_to_its_rounding():
     coarse = EXACT.astype("float32")
-    assert tb.check_estimator(lambda problem, theta, rng: coarse, PROBLEM, THETA).passed
+    assert tb.check_estimator(lambda problem, theta, rng: coarse, PROBLEM, THETA, rng=0).passed
     off = (1.001 * EXACT).astype("float32")
-    report = tb.check_estimator(lambda problem, theta, rng: off, PROBLEM, THETA)
+    report = tb.check_estimator(lambda problem, theta, rng: off, PROBLEM, THETA, rng=0)
     assert report.verdict is tb.Verdict.BIASED
 
 
@@ -1185,7 +1191,7 @@ def test_deterministic_functions_of_any_scale_are_judged(scale):
     )
     assert wrong.verdict is tb.Verdict.BIASED
     zero = tb.check_estimator(
-        lambda problem, theta, rng: 0.0 * EXACT, PROBLEM, THETA, target=np.zeros(6)
+        lambda problem, theta, rng: 0.0 * EXACT, PROBLEM, THETA, target=np.zeros(6), rng=0
     )
     assert zero.passed
 
@@ -1385,6 +1391,7 @@ def test_rows_are_judged_as_calls_are():
         PROBLEM,
         THETA,
         visible_bias=1e-9,
+        rng=0,
     )
     rows = tb.check_estimates(ROWS, PROBLEM, THETA)
     assert rows.passed
@@ -1496,7 +1503,7 @@ def test_a_gap_across_of_the_size_that_is_claimed_does_not_pass_up_to_scale():
 @pytest.mark.parametrize(("factor", "verdict"), [(2.0, "no bias seen"), (-2.0, "BIASED")])
 def test_deterministic_functions_are_compared_up_to_scale_too(factor, verdict):
     report = tb.check_estimator(
-        lambda problem, theta, rng: factor * EXACT, PROBLEM, THETA, up_to_scale=True
+        lambda problem, theta, rng: factor * EXACT, PROBLEM, THETA, up_to_scale=True, rng=0
     )
     assert report.verdict.value == verdict
     assert report.deterministic
@@ -1524,7 +1531,7 @@ def test_mistakes_are_named_up_to_scale_and_a_scale_alone_is_told_on_a_pass():
 
 def test_what_is_always_0_has_no_direction():
     report = tb.check_estimator(
-        lambda problem, theta, rng: np.zeros(6), PROBLEM, THETA, up_to_scale=True
+        lambda problem, theta, rng: np.zeros(6), PROBLEM, THETA, up_to_scale=True, rng=0
     )
     assert report.verdict is tb.Verdict.BIASED
     assert report.diagnosis.guesses == ()
@@ -1593,6 +1600,7 @@ def test_a_follower_that_goes_on_is_where_the_burn_in_left_it():
         PROBLEM,
         THETA,
         follower=STOPPED,
+        rng=0,
     )
     assert exactly.passed
     assert exactly.deterministic
