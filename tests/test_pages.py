@@ -27,6 +27,7 @@ def run(text, folder, write=False):
         return pages.run(text, folder, write=write)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own
 @pytest.mark.parametrize("page", [of_page(page) for page in PAGES])
 def test_what_a_page_displays_runs_and_prints_what_it_says(page):
     _, lacking = run(page.read_text(encoding="utf-8"), page.parent)
