@@ -508,12 +508,13 @@ def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
 def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     inputs, outputs = newton_call(model, tolerance=1e-11, max_iterations=max_iterations)
     start = outputs["value"].copy()
-    iterations, residual = run(kernels.soft_policy_iteration, inputs, outputs)
-    value, action_value, policy, twin_iterations, twin_residual = twins.soft_policy_iteration(
-        model, start, tolerance=1e-11, max_iterations=max_iterations
+    iterations, residual, scale = run(kernels.soft_policy_iteration, inputs, outputs)
+    value, action_value, policy, twin_iterations, twin_residual, twin_scale = (
+        twins.soft_policy_iteration(model, start, tolerance=1e-11, max_iterations=max_iterations)
     )
     assert iterations == twin_iterations
     assert agree(residual, twin_residual)
+    assert agree(scale, twin_scale)
     assert agree(outputs["value"], value)
     assert agree(outputs["policy"], policy)
     available = model.available

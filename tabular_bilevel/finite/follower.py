@@ -442,7 +442,7 @@ class CompiledPolicyIteration:
         chunk = max(1, 20_000_000 // work)
         band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
 
-        def newton(tolerance: float, limit: int) -> tuple[int, float]:
+        def newton(tolerance: float, limit: int) -> tuple[int, float, float]:
             return kernels.soft_policy_iteration(
                 kernel.indptr,
                 kernel.indices,
@@ -464,16 +464,15 @@ class CompiledPolicyIteration:
         done, iterations, limit = 0, 1, 1
         while iterations == limit and done < self.max_iterations:
             limit = min(chunk, self.max_iterations - done)
-            iterations, residual = newton(self.tolerance, limit)
+            iterations, residual, scale = newton(self.tolerance, limit)
             done += iterations
-        scale = _scale(model, value, policy)
         # the loop has compared residual and scale, unless it was stopped
         if not math.isfinite(residual) or (
             done == self.max_iterations and not residual <= self.tolerance * scale
         ):
             raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, done)
         if residual > SMALLEST_RESIDUAL * scale:  # from the tolerance, one step leads to rounding
-            iterations, residual = newton(SMALLEST_RESIDUAL, 1)
+            iterations, residual, _ = newton(SMALLEST_RESIDUAL, 1)
             done += iterations
         method = f"compiled policy iteration by a band of {2 * width + 1}"
         return _response(model, value, action_value, policy, residual, done, method)

@@ -200,7 +200,7 @@ def influence_graph(
     return graph(
         found.model,
         policy=found.response.policy,
-        occupancy=found.evaluation.occupancy,
+        occupancy=found.visits,
         measure=found.sensitivities.follower_reward,
         states=states,
         actions=actions,

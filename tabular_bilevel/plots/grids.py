@@ -286,7 +286,7 @@ def occupancy(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     found = hypergradient(problem, theta, accuracy=Estimated())
     return grid(
         problem,
-        found.evaluation.occupancy,
+        found.visits,
         policy=found.response.policy,
         label="expected discounted visits",
         ax=ax,
@@ -329,7 +329,7 @@ def influence(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     found = hypergradient(problem, theta, accuracy=Estimated())
     return grid(
         problem,
-        found.sensitivities.follower_reward.sum(axis=1),
+        found.influence,
         label="influence: return per unit of reward",
         scale=signed,
         ax=ax,

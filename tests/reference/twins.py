@@ -74,14 +74,14 @@ def soft_bellman(model, value):
 
 
 def soft_policy_iteration(model, value, *, tolerance, max_iterations):
-    """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, the steps and the residual."""
+    """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, steps, residual and scale."""
     outcomes, n_states = successors(model), model.n_states
     value = np.array(value)
     iterations = 0
     while True:
         action_value, policy, _, gap, residual, scale = soft_bellman(model, value)
         if residual <= tolerance * scale or iterations == max_iterations:
-            return value, action_value, policy, iterations, residual
+            return value, action_value, policy, iterations, residual, scale
         chain = np.zeros((n_states, n_states))
         for (s, a), laws in outcomes.items():
             for following, p in laws:

@@ -215,11 +215,12 @@ def soft_policy_iteration(
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-) -> tuple[int, float]:
+) -> tuple[int, float, float]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
     `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
-    Returns the number of steps and the residual of `value`, to which the other outputs belong.
+    Returns the number of steps, the residual of `value`, to which the other outputs belong, and the
+    scale.
     """
     n_states = value.size
     weights = np.empty(data.size)
@@ -243,7 +244,7 @@ def soft_policy_iteration(
         for s in range(n_states):
             step[place[s], 0] = gap[s]
         if not residual > tolerance * scale or iterations == max_iterations:
-            return iterations, residual
+            return iterations, residual, scale
         solve_band(indptr, indices, weights, discount, place, band, step)
         for s in range(n_states):
             value[s] += step[place[s], 0]
