@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, ratio, read_only, softmax
+from tabular_bilevel._base.arrays import FloatArray, ratio, read_only
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.finite.follower import PolicyIteration, Response, StoppedValueIteration
+from tabular_bilevel.finite.follower import (
+    PolicyIteration,
+    Response,
+    StoppedValueIteration,
+    soft_maximum,
+)
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
@@ -301,7 +306,7 @@ def averaged_follower(known: Experience) -> Experience | None:
             np.einsum("sb,sba->sa", policy, np.where(game.available, action_value, 0.0)),
             -np.inf,
         )
-        improved = _soft_maximum(averaged, beta)
+        improved, _ = soft_maximum(averaged, beta)
         change = float(np.abs(improved - value).max())
         value = improved
         if change <= 1e-12 * max(1.0, float(np.abs(value).max())):
@@ -313,16 +318,11 @@ def averaged_follower(known: Experience) -> Experience | None:
             iterations=rounds,
         )
     answers = action_value.reshape(model.follower_reward.shape)
+    value, chances = soft_maximum(answers, beta)
     response = replace(
         known.response,
-        value=read_only(_soft_maximum(answers, beta)),
+        value=read_only(value),
         action_value=read_only(answers),
-        policy=read_only(softmax(answers / beta)),
+        policy=read_only(chances),
     )
     return answered_by(known, response)
-
-
-def _soft_maximum(table: FloatArray, temperature: float) -> FloatArray:
-    top = table.max(axis=1)
-    total = np.exp((table - top[:, None]) / temperature).sum(axis=1)
-    return np.asarray(top + temperature * np.log(total))
