@@ -632,6 +632,11 @@ class StoppedPolicyIteration:
         -------
         Response
             The follower's answer, not optimal; its action values are the table.
+
+        Raises
+        ------
+        ValueError
+            If the start does not fit the model, or is not finite.
         """
         available, shape = model.available, model.follower_reward.shape
 
