@@ -570,6 +570,7 @@ class StoppedPolicyIteration:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tabular_bilevel as tb
     >>> model = tb.problems.two_state().model([0.0, 0.0])
     >>> early, late = (tb.StoppedPolicyIteration(steps=k).solve(model) for k in (1, 9))
@@ -579,6 +580,8 @@ class StoppedPolicyIteration:
     >>> method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(10, 5), follower=follower))
     >>> estimate = method(tb.problems.two_state(), [0.0, 0.0], rng=0)
     >>> estimate.memory["follower_action_value"].shape
+    (2, 2)
+    >>> follower.begin(model, previous=None, rng=np.random.default_rng(0)).shape
     (2, 2)
     """
 
