@@ -41,6 +41,9 @@ __all__ = [
     "last_step_missing",
     "leader_value_for_followers",
     "modal_critic",
+    "modal_critic_of_both",
+    "never_ending",
+    "replayed",
     "restarting",
     "right_limit",
     "slipping",
@@ -103,6 +106,25 @@ def modal_critic(known: Experience) -> Experience:
     policy = known.response.policy
     modal = replace(known.response, policy=np.eye(policy.shape[1])[policy.argmax(axis=1)])
     return replace(known, values=exact_values(known.law.made_in, modal))
+
+
+def modal_critic_of_both(known: Experience) -> Experience | None:
+    """Value what comes next as if both players took their likeliest actions."""
+    game = known.problem
+    if not isinstance(game, MarkovGame) or not game.follower_observes_leader:
+        return None
+    n_states, n_leader, n_actions = game.follower_reward.shape
+    modal = known.response.policy.argmax(axis=1).reshape(n_states, n_leader)
+    chosen = game.leader_policy(known.theta).argmax(axis=1)
+    states = np.arange(n_states)
+    reward = np.where(game.available, game.leader_reward, 0.0).ravel()
+    rows = np.ravel_multi_index(
+        (states, chosen, modal[states, chosen]), (n_states, n_leader, n_actions)
+    )
+    discounted = game.leader_discount * game.transition.toarray()
+    value = np.linalg.solve(np.eye(n_states) - discounted[rows], reward[rows])
+    action_value = (reward + discounted @ value).reshape(-1, n_actions)
+    return replace(known, values=LeaderValues.under(known.response.policy, action_value))
 
 
 def critic_of_followers_discount(known: Experience) -> Experience:
@@ -203,6 +225,24 @@ def stale_theta(rate: float | None) -> Callable[[Experience], Experience | None]
     return change
 
 
+def replayed(rate: float | None) -> Callable[[Experience], Experience | None]:
+    """See what was done at another theta, as `stale_theta` has it; all else is of now."""
+
+    def change(known: Experience) -> Experience | None:
+        before = stale_theta(rate)(known)
+        if before is None:
+            return None
+        now, then = known.law.made_in.transition, before.law.made_in.transition
+        if not (
+            np.array_equal(now.indptr, then.indptr) and np.array_equal(now.indices, then.indices)
+        ):
+            return None
+        seen = replace(known.law, policy=before.law.policy, source=before.law.made_in)
+        return replace(known, seen=seen)
+
+    return change
+
+
 def follower_advantage(known: Experience) -> FloatArray:
     """Q_F - V_F, with the follower's bonus for randomness in V_F."""
     response = known.response
@@ -247,6 +287,11 @@ def ended(known: Experience) -> float:
         return 0.0
     ends = np.where(seen.model.available, seen.made_in.termination, 0.0)
     return float(np.vdot(seen.visits(1.0)[1], ends))
+
+
+def never_ending(known: Experience) -> Experience | None:
+    """Leave as it is what is cut after one number of steps, whatever happens."""
+    return known if known.law.survival == 1.0 and ended(known) == 0.0 else None
 
 
 def restarting(known: Experience) -> Experience | None:
