@@ -228,13 +228,13 @@ class Scale:
 
     def ablation(self, slip: str) -> Iterator[Cell]:
         """List what is run with followers that stop."""
-        for carried in (True, False):
-            for method, stop in product(self.ablation_methods, self.stops):
-                for cell in self.of_rooms(0.003, 100, method, slip):
-                    yield replace(cell, stop=stop, carried=carried)
-            for method, stop in product(TOY_METHODS, self.toy_stops):
-                for cell in self.of_toy(1.0, method, slip):
-                    yield replace(cell, stop=stop, carried=carried)
+        ways = True, False
+        for carried, method, stop in product(ways, self.ablation_methods, self.stops):
+            for cell in self.of_rooms(0.003, 100, method, slip):
+                yield replace(cell, stop=stop, carried=carried)
+        for carried, method, stop in product(ways, TOY_METHODS, self.toy_stops):
+            for cell in self.of_toy(1.0, method, slip):
+                yield replace(cell, stop=stop, carried=carried)
 
     def of_rooms(self, temperature: float, steps: int, method: str, slip: str) -> Iterator[Cell]:
         """List the rates and critic's steps of a method on four rooms."""
@@ -288,6 +288,7 @@ SCALES = {
         ablation_methods=("bchg", "hpgd-mc", "naive"),
         ablation_seeds=3,
         stops=(1, 5, 50),
+        toy_stops=(1, 5, 100),
     ),
     "full": Scale(
         rooms=tuple(product((0.001, 0.003, 0.005), (100, 200, 400, 1000))),
