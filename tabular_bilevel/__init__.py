@@ -17,6 +17,7 @@ Problems: what theta does
     Transform                what turns that vector into theta; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
+    Contexts                 several followers, met by chance, and one theta for all
     along                    a problem along a line: one parameter
 
 Tables: the follower's decision process at one theta
@@ -205,6 +206,7 @@ from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
@@ -260,6 +262,7 @@ __all__ = [
     "CertificationError",
     "CheckFailedError",
     "CompiledPolicyIteration",
+    "Contexts",
     "Control",
     "ConvergenceError",
     "Critic",

@@ -27,7 +27,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
-__all__ = ["MOVED", "Tangents", "product", "summing"]
+__all__ = ["MOVED", "Tangents", "product", "stored", "summing"]
 
 #: The tables that theta may move, in the order of `Tangent`.
 MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
@@ -196,6 +196,16 @@ class Tangents:
             bound = abs(mass) + ROUNDOFF * terms * size
             masses[name] = read_only_matrix(sp.csr_array(bound.T))
         return masses
+
+
+def stored(change: Any, model: Model) -> Any:
+    """Read a kernel's change at its stored entries: it may come as a whole table."""
+    kernel = model.transition
+    if sp.issparse(change):
+        change = change.toarray()
+    if np.ndim(change) > 1 and np.size(change) == kernel.shape[0] * kernel.shape[1]:
+        change = np.reshape(change, kernel.shape)[model.entry_row, kernel.indices]
+    return change
 
 
 def summing(group: IntArray, n_groups: int) -> sp.csr_array:

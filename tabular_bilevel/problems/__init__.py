@@ -11,7 +11,7 @@ Small ones, whose answer is known by hand:
 
 Published ones:
 
-- `four_rooms`: 104 cells and a budget of charges
+- `four_rooms`: 104 cells and a budget of charges; one goal, or several followers' goals
 - `discrete_toy`: a game of three states, in which the leader's best policy is mixed
 
 Maps:
@@ -107,11 +107,17 @@ def _demo_grid() -> FeatureProblem:
     return grid_world(_DEMO_MAP)
 
 
+def _two_goals() -> Reparametrised:
+    """Build four rooms with the two goals of the HPGD paper's code: one theta, two followers."""
+    return four_rooms(goals=((1, 9), (11, 11)))
+
+
 #: The problems the command line knows, each with its default settings.
 CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGame]] = (
     MappingProxyType(
         {
             "four-rooms": four_rooms,
+            "four-rooms-two-goals": _two_goals,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
             "warehouse": warehouse,
