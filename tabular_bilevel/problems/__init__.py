@@ -12,6 +12,7 @@ Small ones, whose answer is known by hand:
 Published ones:
 
 - `four_rooms`: 104 cells and a budget of charges; one goal, or several followers' goals
+- `tax_design`: households that work and consume, and four taxes
 - `discrete_toy`: a game of three states, in which the leader's best policy is mixed
 
 Maps:
@@ -63,6 +64,7 @@ from tabular_bilevel.problems.random_families import (
     random_game,
 )
 from tabular_bilevel.problems.reparametrised import Reparametrised
+from tabular_bilevel.problems.tax_design import tax_design
 
 if TYPE_CHECKING:
     from tabular_bilevel.problems import zoo
@@ -84,6 +86,7 @@ __all__ = [
     "layered_game",
     "random_game",
     "rounds",
+    "tax_design",
     "two_state",
     "two_state_closed_form",
     "warehouse",
@@ -112,12 +115,18 @@ def _two_goals() -> Reparametrised:
     return four_rooms(goals=((1, 9), (11, 11)))
 
 
+def _small_tax() -> Reparametrised:
+    """Build tax design with two households on a coarse grid, and 32 actions of the 1250."""
+    return tax_design(n_assets=21, n_hours=4, n_levels=2)
+
+
 #: The problems the command line knows, each with its default settings.
 CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGame]] = (
     MappingProxyType(
         {
             "four-rooms": four_rooms,
             "four-rooms-two-goals": _two_goals,
+            "tax-design": _small_tax,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
             "warehouse": warehouse,
