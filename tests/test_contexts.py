@@ -14,6 +14,7 @@ from tabular_bilevel.problems import contexts, zoo
 ROUNDING = 1e-10
 
 PROBLEM, THETA = zoo.named("two followers").at
+GOALS = (1, 9), (11, 11)
 FORK, DEAR = tb.problems.fork(), tb.problems.fork(cost=2.0)
 
 
@@ -238,6 +239,8 @@ class Heated:
     ("make", "message"),
     [
         (lambda: tb.Contexts([]), "problems is empty"),
+        (lambda: tb.Contexts(FORK), r"problems is FeatureProblem\(.*, not a sequence of problems"),
+        (lambda: tb.problems.four_rooms(goals=GOALS).cells, "each context has a map of its own"),
         (lambda: tb.Contexts([FORK, 3]), r"problems\[1\] is 3, which has no method model"),
         (lambda: tb.Contexts([FORK, tb.problems.two_state()]), r"problems\[1\] has 2 parameters, "),
         (lambda: tb.Contexts([FORK, DEAR], [0.5, 0.6]), r"weights sums to 1.1, not 1"),
@@ -260,9 +263,6 @@ class Heated:
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-GOALS = (1, 9), (11, 11)
 
 
 def test_four_rooms_with_two_goals_are_two_walks():
