@@ -32,6 +32,7 @@ The follower's answer, and what it is worth to the leader
     CompiledPolicyIteration  the same, fast for thousands of small solves
     ValueIteration           the solver of which it is known how it converges
     StoppedValueIteration    a follower that has not finished thinking
+    StoppedPolicyIteration   the same, with a table of its own, as in the papers
     FollowerSolver           what a solver of your own must have
     evaluate_leader          the leader's values under the answer
     Evaluation               its objective, values and occupancy
@@ -197,6 +198,7 @@ from tabular_bilevel.finite.follower import (
     FollowerSolver,
     PolicyIteration,
     Response,
+    StoppedPolicyIteration,
     StoppedValueIteration,
     ValueIteration,
     solve_follower,
@@ -313,6 +315,7 @@ __all__ = [
     "Shake",
     "SoBiRL",
     "StepBudget",
+    "StoppedPolicyIteration",
     "StoppedValueIteration",
     "SuiteCase",
     "SuiteReport",

@@ -158,7 +158,7 @@ def test_a_method_is_given_the_trajectories_that_it_would_draw():
         (tb.SoBiRL(), "SoBiRL is defined for parameters of rewards only"),
         (
             tb.HyperPolicyGradient(oracle=tb.Episodes(9)),
-            "a sample of its own, from its oracle",
+            "a sample of its own, from Episodes",
         ),
     ):
         with pytest.raises(ValueError, match=message):

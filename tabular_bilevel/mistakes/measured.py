@@ -18,6 +18,7 @@ from tabular_bilevel.sampling.view import entries_of
 
 __all__ = [
     "Measures",
+    "averaged_tails",
     "clipped",
     "one_roll_out",
     "per_visit",
@@ -55,6 +56,35 @@ def standardised(mean: FloatArray, share: FloatArray) -> FloatArray:
     """Take the mean over all steps off, and divide by the standard deviation."""
     centred = mean - np.vdot(share, mean)
     return np.asarray(centred / (np.sqrt(np.vdot(share, centred**2)) or 1.0))
+
+
+def averaged_tails(rule: TraceRule, known: Experience) -> tuple[Sensitivities, Sensitivities]:
+    """Divide what follows a step by the sum of its weights, over the steps that are left."""
+    direct, _ = rule.measures(known)
+    seen = known.seen
+    columns = seen.horizon if isinstance(seen, Law) else seen.states.shape[1]
+    # discount^0 + ... + discount^(left - 1), by the number of steps left
+    weights = np.cumsum(rule.trace_discount ** np.arange(columns))
+    influence = np.zeros(rule.credit.shape)
+    if isinstance(seen, Law):
+        carried, discount = np.zeros(seen.model.n_states), 1.0
+        for t, pairs in enumerate(seen.steps()):
+            own = discount / weights[columns - 1 - t] * pairs * rule.credit
+            own += seen.policy * carried[:, None]
+            influence += own
+            carried = rule.trace_discount * seen.arrivals(own)
+            discount *= rule.credit_discount
+    else:
+        carried = np.zeros(seen.count)
+        for t in range(columns):
+            on = t < seen.lengths
+            pair = seen.states[on, t], seen.actions[on, t]
+            credit = rule.credit_discount**t * rule.credit[pair]
+            own = credit / weights[seen.lengths[on] - 1 - t]
+            carried[on] = rule.trace_discount * carried[on] + own
+            np.add.at(influence, pair, carried[on])
+        influence /= max(1, seen.complete)
+    return direct, _of_influence(known, influence)
 
 
 def reward_without_action(

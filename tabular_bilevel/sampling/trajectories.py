@@ -31,7 +31,15 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.generators import addresses
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
+__all__ = [
+    "Law",
+    "Trajectories",
+    "as_policy",
+    "draw",
+    "joined",
+    "row_blocks",
+    "sample_trajectories",
+]
 
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
@@ -465,6 +473,29 @@ def draw(
         model=model,
         complete=lengths.size - int(cut),
         survival=survival,
+    )
+
+
+def joined(samples: list[Trajectories]) -> Trajectories:
+    """Put samples of one model in a row, padded to the longest of all."""
+    if len(samples) == 1:
+        return samples[0]
+    count = sum(sample.count for sample in samples)
+    longest = max(sample.states.shape[1] for sample in samples)
+    steps = np.full((3, count, longest), -1, dtype=np.int32)
+    row = 0
+    for sample in samples:
+        block = slice(row, row + sample.count), slice(sample.states.shape[1])
+        steps[:, *block] = sample.states, sample.actions, sample.next_states
+        row += sample.count
+    states, actions, following = read_only(steps)
+    return replace(
+        samples[0],
+        states=states,
+        actions=actions,
+        next_states=following,
+        lengths=read_only(np.concatenate([sample.lengths for sample in samples])),
+        complete=sum(sample.complete for sample in samples),
     )
 
 
