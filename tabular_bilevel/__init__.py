@@ -108,6 +108,7 @@ Checks: is it right?
     standard_suite           those problems
     SuiteCase                one of them
     SuiteReport              what was found on each
+    save_report              any of these reports as a page for a browser
     Verdict                  BIASED, no bias seen, inconclusive or broken
     Diagnosis                which known mistakes would explain a bias
     tell_apart               which mistakes a problem can show
@@ -245,6 +246,7 @@ if TYPE_CHECKING:  # checks take a third of this import: they wait until one is 
         tell_apart,
     )
     from tabular_bilevel.mistakes import Control, controls
+    from tabular_bilevel.pages import save_report
 
 __version__ = "0.1.0"
 
@@ -352,6 +354,7 @@ __all__ = [
     "published",
     "resume",
     "sample_trajectories",
+    "save_report",
     "search",
     "sensitivities",
     "solve_follower",
@@ -373,7 +376,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"tabular_bilevel.{name}")
     old = {"Step": Iteration, "Steps": StepBudget}
     if not (name in old or name.startswith("_")):
-        for folder in ("mistakes", "checks"):
+        for folder in ("mistakes", "checks", "pages"):
             part = importlib.import_module(f"tabular_bilevel.{folder}")
             if name in part.__all__:
                 return getattr(part, name)

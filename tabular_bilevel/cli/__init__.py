@@ -83,7 +83,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             if name in words and command is not commands["vectors"]:
                 module = import_module(f"tabular_bilevel.cli.{prefix}{name}")
                 module.add_arguments(command)
-                command.set_defaults(command=module.run)
+                command.set_defaults(command=module.run, words=words)
     return parser
 
 
