@@ -74,20 +74,13 @@ def flat(measures):
     return np.concatenate([getattr(part, slot) for part in measures for slot in slots], axis=None)
 
 
-def alone(sample, k):
-    """Take one trajectory."""
-    row = slice(k, k + 1)
-    tables = {name: getattr(sample, name)[row] for name in ("states", "actions", "next_states")}
-    return replace(sample, **tables, lengths=sample.lengths[row], complete=1)
-
-
 def mean_over_all(rule, limit):
     """Average over all trajectories, by their probabilities."""
     law = limit.law
     every = AllTrajectories(law.made_in, law.policy, horizon=law.horizon)
     sample, probabilities = every.take(np.arange(every.count))
     return sum(
-        p * flat(rule.measures(limit.seeing(alone(sample, k)))) for k, p in enumerate(probabilities)
+        p * flat(rule.measures(limit.seeing(sample.part(slice(k, k + 1))))) for k, p in enumerate(probabilities)
     )
 
 
