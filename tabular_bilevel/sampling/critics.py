@@ -457,4 +457,3 @@ def first_table(model: Model, previous: FloatArray | None) -> FloatArray:
     """Copy the previous table, or start one of zeros, shape (S, A)."""
     shape = model.leader_reward.shape
     return np.zeros(shape) if previous is None else finite_array("previous", previous, shape)
-

@@ -143,9 +143,8 @@ class TraceRule:
                 sums.starts,
             )
         if direct.answers is not None:
-            entries, starts = direct.answers
-            direct.entries[:] += ratio(entries, kernel.data)
-            direct.starts[:] += ratio(starts, model.initial)
+            direct.entries[:] += ratio(direct.answers[0], kernel.data)
+            direct.starts[:] += ratio(direct.answers[1], model.initial)
         measures = Sensitivities.of(
             model, leader_reward=direct.pairs, transition=direct.entries, initial=direct.starts
         )
@@ -200,10 +199,10 @@ class TraceRule:
 
         advantage = answers(experience.values.advantage.ravel(), leader_discount, shares[0])
         if not self.late:
-            entries, starts = answers(credit, credit_discount, shares[1])
-            indirect.starts[:] = starts
+            carried, begun = answers(credit, credit_discount, shares[1])
+            indirect.starts[:] = begun
             if model.follower_discount > 0.0:
-                indirect.entries[:] += entries / model.follower_discount
+                indirect.entries[:] += carried / model.follower_discount
         return replace(direct, answers=advantage), indirect
 
     @quiet

@@ -36,7 +36,8 @@ __all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_tra
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
 
-# Steps of trajectories that are gone along between two returns of compiled code: about 0.1 s.
+# Steps that are made, and that are gone along, between two returns of compiled code: about 0.1 s.
+STEPS_BETWEEN_RETURNS = 2_500_000
 STEPS_OF_A_BLOCK = 5_000_000
 
 # Entries of the kernel, times steps, between two returns of compiled code: about 0.1 s.
@@ -135,31 +136,48 @@ class Trajectories:
         Raises
         ------
         ValueError
-            If a step is none of the model's; the message names it.
+            If the tables' shapes differ, a length is not within them, or a step is none of the
+            model's; the message names it.
         """
-        mask = _mask(lengths, states.shape[1])
+        lengths, wide = np.asarray(lengths), states.shape[1:]
+        for name, table in (("actions", actions), ("next_states", next_states)):
+            if table.shape != states.shape:
+                raise ValueError(
+                    f"{name} has shape {table.shape}, not that of states, {states.shape}"
+                )
+        if lengths.shape != states.shape[:1] or len(wide) != 1:
+            raise ValueError(
+                f"lengths has shape {lengths.shape}, and states {states.shape}, not (count,) and "
+                "(count, longest)"
+            )
+        for i, length in enumerate(lengths.tolist()):
+            if positive_integer(entry("lengths", (i,)), length) > wide[0]:
+                raise ValueError(
+                    f"{entry('lengths', (i,))} is {length}, not within {wide[0]} columns"
+                )
+        mask = _mask(lengths, *wide)
         s, a, following = (
             np.asarray(table[mask], dtype=np.int64) for table in (states, actions, next_states)
         )
         (n_states, n_actions), kernel = model.follower_reward.shape, model.transition
-        pairs = s * n_actions + a
-        key = model.entry_row.astype(np.int64) * n_states + kernel.indices
+        known = (s >= 0) & (s < n_states) & (a >= 0) & (a < n_actions) & (following < n_states)
+        pairs = np.where(known, s * n_actions + a, 0)
+        stored = model.entry_row.astype(np.int64) * n_states + kernel.indices
         wanted = pairs * n_states + following
-        entries = np.minimum(np.searchsorted(key, wanted), max(0, kernel.nnz - 1))
-        known = (s >= 0) & (s < n_states) & (a >= 0) & (a < n_actions)
-        known &= (following == -1) | (kernel.nnz > 0 and key[entries] == wanted)
+        entries = np.searchsorted(stored, wanted)
+        entries[(following < 0) | (np.append(stored, -1)[entries] != wanted)] = -1
+        known &= (entries >= 0) | (following == -1) & (model.termination.ravel()[pairs] > 0.0)
         if not known.all():
             row, t = (int(k) for k in np.argwhere(mask)[np.argmin(known)])
             raise ValueError(
                 f"step {t} of trajectory {row}, state {states[row, t]}, action {actions[row, t]}, "
                 f"next state {next_states[row, t]}, is none of the model's"
             )
-        entries[following < 0] = -1
         return cls(
             pairs=read_only(pairs.astype(kernel.indices.dtype)),
             entries=read_only(entries.astype(kernel.indices.dtype)),
             lengths=read_only(np.array(lengths, dtype=np.int64)),
-            longest=states.shape[1],
+            longest=wide[0],
             model=model,
             complete=len(lengths) if complete is None else complete,
             survival=survival,
@@ -448,13 +466,13 @@ class Law:
                 world, policy, rows=count, columns=columns, rng=rng, survival=self.survival
             )
             return replace(drawn, model=self.model)
-        drawn = [
+        made = [
             draw(world, policy, rows=columns, columns=columns, rng=rng, n_steps=columns)
             for _ in range(count)
         ]
         return Trajectories(
-            pairs=read_only(np.concatenate([episodes.pairs for episodes in drawn])),
-            entries=read_only(np.concatenate([episodes.entries for episodes in drawn])),
+            pairs=read_only(np.concatenate([episodes.pairs for episodes in made])),
+            entries=read_only(np.concatenate([episodes.entries for episodes in made])),
             lengths=read_only(np.full(count, columns)),
             longest=columns,
             model=self.model,
@@ -564,9 +582,8 @@ def draw(
     counts: list[IntArray] = []
     longest = 0
     while rows > 0 and left > 0:
-        # Compiled code cannot be interrupted: it returns about every 0.1 s. Pages that are not
-        # written to cost nothing.
-        size = min(left, max(columns, 2_500_000))
+        # Compiled code cannot be interrupted. Pages that are not written to cost nothing.
+        size = min(left, max(columns, STEPS_BETWEEN_RETURNS))
         try:
             flat = np.empty((2, size), dtype=kernel.indices.dtype)
         except MemoryError as error:
