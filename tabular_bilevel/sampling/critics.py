@@ -10,8 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arguments import as_nonnegative, as_real, finite_array, positive_integer
-from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, ratio, read_only
+from tabular_bilevel._base.arguments import (
+    as_nonnegative,
+    as_real,
+    finite_array,
+    positive_integer,
+)
+from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -211,13 +216,12 @@ class MonteCarloCritic:
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
-            trajectories.states,
-            trajectories.actions,
+            trajectories.pairs,
             trajectories.lengths,
-            model.leader_reward,
+            model.leader_reward.ravel(),
             model.leader_discount / trajectories.survival,
-            counts,
-            returns,
+            counts.ravel(),
+            returns.ravel(),
         )
         return visited_mean(counts, returns)
 
@@ -306,21 +310,21 @@ class SarsaCritic:
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
             table += self.initial_spread * rng.standard_normal(table.shape)
-        steps = flat_steps(trajectories)
+        followed = np.ones(trajectories.pairs.size, dtype=bool)
+        followed[trajectories.ends - 1] = False
         for _ in range(self.sweeps):
-            order = rng.permutation(steps)
+            order = rng.permutation(followed.size)
             for block in row_blocks(order.size, SCATTERED):
                 kernels.sarsa(
                     order[block],
-                    trajectories.states,
-                    trajectories.actions,
-                    trajectories.next_states,
-                    trajectories.lengths,
-                    model.leader_reward,
+                    trajectories.pairs,
+                    trajectories.entries,
+                    followed,
+                    model.leader_reward.ravel(),
                     model.leader_discount,
                     self.step_size,
                     self.cut_is_end,
-                    table,
+                    table.ravel(),
                 )
         return LeaderValues.under(response.policy, table)
 
@@ -439,20 +443,19 @@ def learn_differences(
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
     model = trajectories.model
     table = first_table(model, previous)
-    steps = flat_steps(trajectories)
     for _ in range(sweeps):
-        order, target = rng.permutation(steps), target_value(table)
+        order, target = rng.permutation(trajectories.pairs.size), target_value(table)
         for block in row_blocks(order.size, SCATTERED):
             kernels.temporal_differences(
                 order[block],
-                trajectories.states,
-                trajectories.actions,
-                trajectories.next_states,
-                model.leader_reward,
+                trajectories.pairs,
+                trajectories.entries,
+                model.transition.indices,
+                model.leader_reward.ravel(),
                 model.leader_discount,
                 step_size,
                 target,
-                table,
+                table.ravel(),
             )
     return LeaderValues.under(response.policy, table)
 
@@ -467,10 +470,3 @@ def first_table(model: Model, previous: FloatArray | None) -> FloatArray:
     """Copy the previous table, or start one of zeros, shape (S, A)."""
     shape = model.leader_reward.shape
     return np.zeros(shape) if previous is None else finite_array("previous", previous, shape)
-
-
-def flat_steps(trajectories: Trajectories) -> IntArray:
-    """List the steps as row * columns + column, without the padding."""
-    if trajectories.count == 1:
-        return np.arange(trajectories.states.size)
-    return np.flatnonzero(trajectories.states.ravel() >= 0)
