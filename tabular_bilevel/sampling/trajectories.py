@@ -89,8 +89,10 @@ class Trajectories:
     >>> counts, weights = sample.visits(discount=0.5)
     >>> counts.sum(axis=1), weights.sum(axis=1)
     (array([2., 2., 2.]), array([2. , 1. , 0.5]))
-    >>> sample.cut(2).lengths
-    array([2, 2])
+    >>> sample.cut(2).lengths, sample.part(slice(1)).lengths, sample.ends
+    (array([2, 2]), array([3]), array([3, 6]))
+    >>> sample.entry_table.shape, [pairs.size for pairs, _, _ in sample.blocks()]
+    ((2, 3), [6])
     >>> tables = {name: getattr(sample, name) for name in ("states", "actions", "next_states")}
     >>> again = tb.Trajectories.of_tables(**tables, lengths=sample.lengths, model=model)
     >>> bool((again.entries == sample.entries).all())
@@ -638,24 +640,15 @@ def draw(
 
 
 def joined(samples: list[Trajectories]) -> Trajectories:
-    """Put samples of one model in a row, padded to the longest of all."""
+    """Put samples of one model in a row."""
     if len(samples) == 1:
         return samples[0]
-    count = sum(sample.count for sample in samples)
-    longest = max(sample.states.shape[1] for sample in samples)
-    steps = np.full((3, count, longest), -1, dtype=np.int32)
-    row = 0
-    for sample in samples:
-        block = slice(row, row + sample.count), slice(sample.states.shape[1])
-        steps[:, *block] = sample.states, sample.actions, sample.next_states
-        row += sample.count
-    states, actions, following = read_only(steps)
     return replace(
         samples[0],
-        states=states,
-        actions=actions,
-        next_states=following,
+        pairs=read_only(np.concatenate([sample.pairs for sample in samples])),
+        entries=read_only(np.concatenate([sample.entries for sample in samples])),
         lengths=read_only(np.concatenate([sample.lengths for sample in samples])),
+        longest=max(sample.longest for sample in samples),
         complete=sum(sample.complete for sample in samples),
     )
 
