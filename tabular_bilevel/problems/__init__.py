@@ -14,6 +14,7 @@ Published ones:
 - `four_rooms`: 104 cells and a budget of charges; one goal, or several followers' goals
 - `tax_design`: households that work and consume, and four taxes
 - `discrete_toy`: a game of three states, in which the leader's best policy is mixed
+- `discrete_toys`: fourteen others of its kind, in which it is not
 
 Maps:
 
@@ -50,7 +51,7 @@ from tabular_bilevel.problems.closed_form import (
     two_state,
     two_state_closed_form,
 )
-from tabular_bilevel.problems.discrete_toy import discrete_toy
+from tabular_bilevel.problems.discrete_toy import TOYS, discrete_toy, discrete_toys
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
@@ -76,6 +77,7 @@ __all__ = [
     "bandit",
     "bandit_closed_form",
     "discrete_toy",
+    "discrete_toys",
     "fork",
     "four_rooms",
     "from_arrows",
@@ -120,6 +122,14 @@ def _small_tax() -> Reparametrised:
     return tax_design(n_assets=21, n_hours=4, n_levels=2)
 
 
+def _toy(name: str) -> Callable[[], MarkovGame]:
+    def make() -> MarkovGame:
+        return discrete_toys()[name]
+
+    make.__doc__ = f"Build the published game 'discrete toy {name}'."
+    return make
+
+
 #: The problems the command line knows, each with its default settings.
 CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGame]] = (
     MappingProxyType(
@@ -138,6 +148,7 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "two-state": two_state,
             "fork": fork,
             "rounds": rounds,
+            **{f"toy-{name}": _toy(name) for name in TOYS},
         }
     )
 )

@@ -95,7 +95,7 @@ def four_rooms(
     >>> print(rooms.inner)
     Contexts: 2 followers, with weights [0.5 0.5]
     >>> round(tb.objective(rooms, [0.0] * 105), 8)
-    -0.0
+    -0.26162262
     """
     price = as_finite("penalty", penalty)
     free = np.array([[cell == " " for cell in row] for row in LAYOUT.split("\n")[1:-1]])
