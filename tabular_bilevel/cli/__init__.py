@@ -23,6 +23,7 @@ COMMANDS = {
     "gradient": "compute an exact hypergradient",
     "explain": "say what an exact hypergradient is made of, in words",
     "train": "climb a leader's objective with a method's gradients, from several starts",
+    "compare": "compare ascents that train has saved, on a page",
     "playground": "write a page for the browser: coins on a grid, and what they are worth",
     "vectors": "test vectors, for other implementations",
 }

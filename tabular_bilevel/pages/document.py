@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 import tabular_bilevel as tb
 from tabular_bilevel._base.html import element, written
 
-__all__ = ["Check", "Source", "checks", "document", "figure", "number", "table"]
+__all__ = ["Check", "Row", "Source", "checks", "document", "figure", "number", "table"]
 
 # What numbers depend on, beside this package and Python.
 LIBRARIES = "numpy", "scipy", "numba", "python-flint"
@@ -103,7 +103,7 @@ def _again(source: Source) -> Iterator[Element]:
         yield element("pre", element("code", source.command))
     if source.seeds:
         yield element("p", f"Random numbers: {source.seeds}.")
-    yield table("Versions", ("what", "version"), _versions())
+    yield table("Versions", ("what", "version"), map(Row, _versions()))
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -116,13 +116,18 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, "not installed"
 
 
+@dataclass(frozen=True)
+class Row:
+    """Cells of a table, the first of which names them, and what is said below; wide on a phone."""
+
+    cells: Sequence[Element | str]
+    detail: str = ""
+
+
 def table(
-    caption: str,
-    heads: Sequence[str],
-    rows: Iterable[Sequence[Element | str]],
-    numbers: Collection[int] = (),
+    caption: str, heads: Sequence[str], rows: Iterable[Row], numbers: Collection[int] = ()
 ) -> Element:
-    """Make a table, whose rows are named by their first cells.
+    """Make a table.
 
     Parameters
     ----------
@@ -130,8 +135,8 @@ def table(
         What it is of.
     heads : sequence of str
         Names of the columns.
-    rows : iterable of sequences of Element or str
-        As many cells each; an element is a cell itself.
+    rows : iterable of Row
+        Each of as many cells.
     numbers : collection of int
         Columns of numbers, which are set to the right.
 
@@ -140,51 +145,41 @@ def table(
     xml.etree.ElementTree.Element
         The table.
     """
-    look = ["number" if k in numbers else None for k in range(len(heads))]
-    made = [element("tr", *(_cell(k, cell, look[k]) for k, cell in enumerate(row))) for row in rows]
-    return _table(caption, heads, numbers, made)
 
+    def cell(k: int, content: Element | str) -> Element:
+        number = "number" if k in numbers else None
+        if k == 0:
+            return element("th", content, scope="row")
+        return element("td", content, class_=number)
 
-def _table(
-    caption: str, heads: Sequence[str], numbers: Collection[int], rows: Iterable[Element]
-) -> Element:
+    made = []
+    for row in rows:
+        cells = [cell(k, content) for k, content in enumerate(row.cells)]
+        made.append(element("tr", *cells, class_="more" if row.detail else None))
+        if row.detail:
+            made.append(element("tr", element("td", row.detail, colspan=len(heads))))
+    named = [
+        element("th", name, scope="col", class_="number" if k in numbers else None)
+        for k, name in enumerate(heads)
+    ]
     return element(
         "table",
         element("caption", caption),
-        element(
-            "thead",
-            element(
-                "tr",
-                *(
-                    element("th", name, scope="col", class_="number" if k in numbers else None)
-                    for k, name in enumerate(heads)
-                ),
-            ),
-        ),
-        element("tbody", *rows),
+        element("thead", element("tr", *named)),
+        element("tbody", *made),
     )
-
-
-def _cell(k: int, cell: Element | str, look: str | None) -> Element:
-    if not isinstance(cell, str):
-        return cell
-    return element("td", cell, class_=look) if k else element("th", cell, scope="row")
 
 
 def checks(caption: str, rows: Iterable[Check]) -> Element:
     """Make a table of checks, one a row."""
-    made = []
-    for row in rows:
-        name = element("a", row.name, href=f"#{row.link}") if row.link else row.name
-        found, allowed = (element("td", x, class_="number") for x in (row.found, row.allowed))
-        result = element("td", row.result if row.good else element("strong", row.result))
-        if row.good is False:
-            result.set("class", "bad")
-        cells = element("th", name, scope="row"), found, allowed, result
-        made.append(element("tr", *cells, class_="more" if row.detail else None))
-        if row.detail:
-            made.append(element("tr", element("td", row.detail, colspan=4)))
-    return _table(caption, ("check", "found", "allowed", "result"), (1, 2), made)
+
+    def row(check: Check) -> Row:
+        link = element("a", check.name, href=f"#{check.link}") if check.link else check.name
+        bad = "bad" if check.good is False else None
+        result = check.result if check.good else element("strong", check.result, class_=bad)
+        return Row((link, check.found, check.allowed, result), check.detail)
+
+    return table(caption, ("check", "found", "allowed", "result"), map(row, rows), numbers=(1, 2))
 
 
 def figure(picture: Element, *caption: Element | str) -> Element:

@@ -169,7 +169,8 @@ def bars(rows: Sequence[Pair], told: str) -> Element:
     axis = _Axis.of((0.0, *ends), EDGE, WIDTH - EDGE)
     height, thick = 2.6 * LINE, 0.65 * LINE
     bottom = height * len(rows) + 4
-    drawn = [*_axis_below(axis, bottom, "{:g}".format)]
+    nothing = _line(axis(0.0), 0, axis(0.0), bottom)
+    drawn = [nothing, *_axis_below(axis, bottom, "{:g}".format)]
     for i, row in enumerate(rows):
         top = height * i
         drawn.append(_text(EDGE, top + 0.75 * LINE, cut(row.name, NAME)))
@@ -184,7 +185,6 @@ def bars(rows: Sequence[Pair], told: str) -> Element:
             _line(low, middle, high, middle, stroke_width=1.5),
             *(_line(x, middle - 4, x, middle + 4, stroke_width=1.5) for x in (low, high)),
         ]
-    drawn.append(_line(axis(0.0), 0, axis(0.0), bottom))
     return _picture(bottom + 1.4 * LINE, told, drawn)
 
 

@@ -21,7 +21,16 @@ from tabular_bilevel.checks.quantiles import student
 from tabular_bilevel.checks.report import EstimatorReport, of_target, percent
 from tabular_bilevel.checks.suite import SuiteReport, told
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.pages.document import Check, Source, checks, document, figure, number, table
+from tabular_bilevel.pages.document import (
+    Check,
+    Row,
+    Source,
+    checks,
+    document,
+    figure,
+    number,
+    table,
+)
 from tabular_bilevel.pages.figures import Pair, Span, bars, drawable, spans
 
 __all__ = ["page_of", "page_of_verification"]
@@ -201,7 +210,7 @@ def _factors(found: Localisation, level: str) -> Iterator[Element]:
         "Factors, at 99%",
         ("part", "factor", "from", "to", "is 1"),
         (
-            (name, number(f.value), number(f.low), number(f.high), "no" if f.wrong else "maybe")
+            Row((name, *map(number, (f.value, f.low, f.high)), "no" if f.wrong else "maybe"))
             for name, f in known.items()
         ),
         numbers=(1, 2, 3),
@@ -245,7 +254,7 @@ def _gradients(report: EstimatorReport | EnumerationReport, level: str) -> Itera
         f"Target and {what}",
         ("entry", "target", what, "\N{PLUS-MINUS SIGN}"),
         (
-            (row.name, number(row.exact, 5), number(row.mean, 5), number(row.half, 2))
+            Row((row.name, number(row.exact, 5), number(row.mean, 5), number(row.half, 2)))
             for row in rows
         ),
         numbers=(1, 2, 3),
@@ -263,22 +272,18 @@ def _guesses(diagnosis: Diagnosis, level: str) -> Iterator[Element]:
         ("mistake", "probability", "distance", "fits"),
         (
             *(
-                (
-                    element(
-                        "th",
+                Row(
+                    (
                         guess.name,
-                        element("small", f"not told apart here: {', '.join(guess.alike)}")
-                        if guess.alike
-                        else None,
-                        scope="row",
+                        _probability(guess.probability),
+                        number(guess.distance),
+                        "yes" if guess.fits else "no",
                     ),
-                    _probability(guess.probability),
-                    number(guess.distance),
-                    "yes" if guess.fits else "no",
+                    f"not told apart here: {', '.join(guess.alike)}" if guess.alike else "",
                 )
                 for guess in diagnosis.guesses[:GUESSES]
             ),
-            ("none that is known", _probability(diagnosis.none_probability), "", ""),
+            Row(("none that is known", _probability(diagnosis.none_probability), "", "")),
         ),
         numbers=(1, 2),
     )
