@@ -221,7 +221,8 @@ def soft_policy_iteration(
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
     From there one step more leads to rounding: it is left out if the residual is at most `rounding`
-    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
+    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
+    `solve_band`, and `step` has shape (S, 1).
     Returns the number of steps, the residual of `value`, to which the other outputs belong, the
     scale, and whether the tolerance was reached.
     """
