@@ -148,7 +148,7 @@ def weigh_call(model, *, baseline=True):
     return inputs, {"entries": outputs[1]["gone"], "starts": outputs[1]["starts"]}
 
 
-def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
+def newton_call(model, *, tolerance=1e-13, rounding=1e-13, max_iterations=1000):
     place, width = model.band
     shape = model.follower_reward.shape
     inputs = kernel_of(model) | {
@@ -157,6 +157,7 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
         "discount": model.follower_discount,
         "temperature": model.temperature,
         "tolerance": tolerance,
+        "rounding": rounding,
         "max_iterations": max_iterations,
         "place": place,
     }
@@ -519,15 +520,18 @@ def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
 
 
 @each_model
-@pytest.mark.parametrize("max_iterations", [0, 1, 1000])
-def test_soft_policy_iteration_is_its_twin(model, max_iterations):
-    inputs, outputs = newton_call(model, tolerance=1e-11, max_iterations=max_iterations)
+@pytest.mark.parametrize("max_iterations", [0, 1, 2, 1000])
+@pytest.mark.parametrize("rounding", [1e-11, -1.0])  # no step more, or one
+def test_soft_policy_iteration_is_its_twin(model, max_iterations, rounding):
+    settings = {"tolerance": 1e-11, "rounding": rounding, "max_iterations": max_iterations}
+    inputs, outputs = newton_call(model, **settings)
     start = outputs["value"].copy()
-    iterations, residual, scale = run(kernels.soft_policy_iteration, inputs, outputs)
+    iterations, residual, scale, near = run(kernels.soft_policy_iteration, inputs, outputs)
     value, action_value, policy, twin_iterations, twin_residual, twin_scale = (
-        twins.soft_policy_iteration(model, start, tolerance=1e-11, max_iterations=max_iterations)
+        twins.soft_policy_iteration(model, start, **settings)
     )
     assert iterations == twin_iterations
+    assert near == (twin_residual <= 1e-11 * twin_scale)
     assert agree(residual, twin_residual)
     assert agree(scale, twin_scale)
     assert agree(outputs["value"], value)

@@ -190,9 +190,9 @@ MUTANTS = (
     ),
     Mutant(
         "compiled iteration ends at its tolerance",
-        "CompiledPolicyIteration.solve",
-        "if residual > SMALLEST_RESIDUAL * scale:",
-        "if False:",
+        "soft_policy_iteration",
+        "not residual > rounding * scale",
+        "near",
         (FOLLOWER,),
     ),
     Mutant(

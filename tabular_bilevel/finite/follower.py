@@ -444,8 +444,9 @@ class CompiledPolicyIteration:
         chunk = max(1, 20_000_000 // work)
         band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
 
-        def newton(tolerance: float, limit: int) -> tuple[int, float, float]:
-            return kernels.soft_policy_iteration(
+        done, near = 0, False
+        while done < self.max_iterations and not near:
+            iterations, residual, _, near = kernels.soft_policy_iteration(
                 kernel.indptr,
                 kernel.indices,
                 kernel.data,
@@ -453,8 +454,9 @@ class CompiledPolicyIteration:
                 model.available,
                 model.follower_discount,
                 model.temperature,
-                tolerance,
-                limit,
+                self.tolerance,
+                SMALLEST_RESIDUAL,
+                min(chunk, self.max_iterations - done),
                 place,
                 band,
                 step,
@@ -462,20 +464,9 @@ class CompiledPolicyIteration:
                 action_value,
                 policy,
             )
-
-        done, iterations, limit = 0, 1, 1
-        while iterations == limit and done < self.max_iterations:
-            limit = min(chunk, self.max_iterations - done)
-            iterations, residual, scale = newton(self.tolerance, limit)
             done += iterations
-        # the loop has compared residual and scale, unless it was stopped
-        if not math.isfinite(residual) or (
-            done == self.max_iterations and not residual <= self.tolerance * scale
-        ):
+        if not (near and math.isfinite(residual)):  # NaN ends the loop, too
             raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, done)
-        if residual > SMALLEST_RESIDUAL * scale:  # from the tolerance, one step leads to rounding
-            iterations, residual, _ = newton(SMALLEST_RESIDUAL, 1)
-            done += iterations
         method = f"compiled policy iteration by a band of {2 * width + 1}"
         return _response(model, value, action_value, policy, residual, done, method)
 

@@ -74,14 +74,18 @@ def soft_bellman(model, value):
     return action_value, policy, np.array(weights), gap, np.abs(gap).max(), scale
 
 
-def soft_policy_iteration(model, value, *, tolerance, max_iterations):
+def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
     """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, steps, residual and scale."""
     outcomes, n_states = successors(model), model.n_states
     value = np.array(value)
-    iterations = 0
+    iterations, spare = 0, 1  # what comes after the tolerance does not count
     while True:
         action_value, policy, _, gap, residual, scale = soft_bellman(model, value)
-        if residual <= tolerance * scale or iterations == max_iterations:
+        if residual <= tolerance * scale:
+            if residual <= rounding * scale or not spare:
+                return value, action_value, policy, iterations, residual, scale
+            spare -= 1
+        elif iterations == max_iterations:
             return value, action_value, policy, iterations, residual, scale
         chain = np.zeros((n_states, n_states))
         for (s, a), laws in outcomes.items():

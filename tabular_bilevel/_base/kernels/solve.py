@@ -160,17 +160,18 @@ def solve_band(
             band[i, place[indices[k]] - i + width] -= discount * weights[k]
         band[i, width] += 1.0
     for i in range(n_states):
-        pivot = band[i, width:]
-        last = width
-        while last > 0 and pivot[last] == 0.0:
+        last = 2 * width
+        while last > width and band[i, last] == 0.0:
             last -= 1
+        right = band[i, width + 1 : last + 1]
         for below in range(i + 1, min(i + width + 1, n_states)):
-            target = band[below, i - below + width :]
-            if target[0] != 0.0:
-                factor = target[0] / pivot[0]
-                target[0] = factor
-                for j in range(1, last + 1):
-                    target[j] -= factor * pivot[j]
+            first = i - below + width
+            if band[below, first] != 0.0:
+                factor = band[below, first] / band[i, width]
+                band[below, first] = factor
+                target = band[below, first + 1 : first + 1 + right.size]
+                for j in range(right.size):
+                    target[j] -= factor * right[j]
                 x[below, 0] -= factor * x[i, 0]  # a loop of one turn costs three times as much
                 for c in range(1, n_sides):
                     x[below, c] -= factor * x[i, c]
@@ -208,6 +209,7 @@ def soft_policy_iteration(
     discount: float,
     temperature: float,
     tolerance: float,
+    rounding: float,
     max_iterations: int,
     place: IntArray,
     band: FloatArray,
@@ -215,17 +217,20 @@ def soft_policy_iteration(
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-) -> tuple[int, float, float]:
+) -> tuple[int, float, float, bool]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
-    Returns the number of steps, the residual of `value`, to which the other outputs belong, and the
-    scale.
+    From there one step more leads to rounding: it is left out if the residual is at most `rounding`
+    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
+    `solve_band`, and `step` has shape (S, 1).
+    Returns the number of steps, the residual of `value`, to which the other outputs belong, the
+    scale, and whether the tolerance was reached.
     """
     n_states = value.size
     weights = np.empty(data.size)
     gap = np.empty(n_states)
     iterations = 0
+    last = False
     while True:
         residual, scale = soft_bellman(
             indptr,
@@ -243,8 +248,10 @@ def soft_policy_iteration(
         )
         for s in range(n_states):
             step[place[s], 0] = gap[s]
-        if not residual > tolerance * scale or iterations == max_iterations:
-            return iterations, residual, scale
+        near = last or not residual > tolerance * scale
+        if last or not residual > rounding * scale or (iterations == max_iterations and not near):
+            return iterations, residual, scale, near
+        last = near
         solve_band(indptr, indices, weights, discount, place, band, step)
         for s in range(n_states):
             value[s] += step[place[s], 0]
