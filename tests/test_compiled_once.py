@@ -30,6 +30,9 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
             estimator(problem, theta, rng=0, memory=first.memory)
     estimator.target(problem, theta)
 
+wide = tb.problems.garnet(n_states=600, leader_discount=0.5)
+tb.hypergradient(wide, [0.0] * 6)
+
 print(json.dumps({name: len(getattr(kernels, name).signatures) for name in kernels.__all__}))
 """
 
