@@ -32,6 +32,9 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
             tb.BoltzmannCovariance(estimator.interaction, own_action=True)(problem, theta, rng=0)
     estimator.target(problem, theta)
 
+wide = tb.problems.garnet(n_states=600, leader_discount=0.5)
+tb.hypergradient(wide, [0.0] * 6)
+
 print(json.dumps({name: len(getattr(kernels, name).signatures) for name in kernels.__all__}))
 """
 

@@ -8,12 +8,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import twins
 from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.generators import addresses
+from tabular_bilevel.finite import linear
 
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
 ROUNDING = 1e-12
@@ -211,12 +213,49 @@ def look_call(model):
         "value": np.linspace(-1.0, 1.0, model.n_states),
     }
     shape = model.follower_reward.shape
+    return inputs, {"action_value": np.empty(shape), "policy": np.empty(shape)}
+
+
+def gap_call(model):
+    value = np.linspace(-1.0, 1.0, model.n_states)
+    action_value, logits = twins.look_ahead(model, value)
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "temperature": model.temperature,
+        "value": value,
+        "action_value": action_value,
+    }
+    del inputs["indices"]
     return inputs, {
-        "action_value": np.empty(shape),
-        "policy": np.empty(shape),
+        "policy": np.exp(logits),
         "weights": np.empty(model.transition.nnz),
         "gap": np.empty(model.n_states),
     }
+
+
+def sweeps_call(model, *, tolerance=1e-13, max_sweeps=1000):
+    rng, discount = np.random.default_rng(20), 0.9
+    matrix = linear.policy_transition(model.transition, tb.solve_follower(model).policy)
+    b, along, against = (
+        rng.normal(size=model.n_states),
+        np.ones(model.n_states),
+        rng.random(model.n_states),
+    )
+    against /= against @ (along - discount * (matrix @ along))
+    inputs = {
+        "indptr": matrix.indptr,
+        "indices": matrix.indices,
+        "data": matrix.data,
+        "discount": discount,
+        "stays": 1.0 / (1.0 - discount * matrix.diagonal()),
+        "b": b,
+        "along": along,
+        "against": against,
+        "lost": against - discount * (matrix.T @ against),
+        "tolerance": tolerance,
+        "max_sweeps": max_sweeps,
+    }
+    return inputs, {"x": np.zeros(model.n_states)}
 
 
 def product_call(model):
@@ -462,7 +501,9 @@ CALLS = {
     "soft_policy": policy_call,
     "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
-    "soft_bellman": look_call,
+    "look_ahead": look_call,
+    "soft_gap": gap_call,
+    "linear_sweeps": sweeps_call,
     "soft_policy_iteration": newton_call,
     "leader_measures": measures_call,
     "sample_trajectories": sampling_call,
@@ -578,14 +619,43 @@ def test_leader_measures_are_their_twins(model, leader_discount):
 @each_model
 def test_a_look_ahead_is_its_twin(model):
     inputs, outputs = look_call(model)
-    residual, scale = run(kernels.soft_bellman, inputs, outputs)
-    *twin_outputs, twin_residual, twin_scale = twins.soft_bellman(model, inputs["value"])
+    run(kernels.look_ahead, inputs, outputs)
+    same_numbers(outputs.values(), twins.look_ahead(model, inputs["value"]))
+
+
+@each_model
+def test_a_soft_gap_is_its_twin(model):
+    inputs, outputs = gap_call(model)
+    residual, scale = run(kernels.soft_gap, inputs, outputs)
+    *wanted, twin_residual, twin_scale = twins.soft_gap(
+        model, inputs["value"], inputs["action_value"]
+    )
     assert agree(residual, twin_residual)
     assert agree(scale, twin_scale)
-    for found, twin in zip(outputs.values(), twin_outputs, strict=True):
+    same_numbers(outputs.values(), wanted)
+
+
+def same_numbers(outputs, wanted):
+    for found, twin in zip(outputs, wanted, strict=True):
         infinite = np.isinf(twin)
         assert agree(found[~infinite], twin[~infinite])
         assert (found[infinite] == -np.inf).all()
+
+
+@each_model
+@pytest.mark.parametrize("max_sweeps", [1, 3, 1000])
+def test_linear_sweeps_are_their_twins(model, max_sweeps):
+    inputs, outputs = sweeps_call(model, max_sweeps=max_sweeps)
+    change = run(kernels.linear_sweeps, inputs, outputs)
+    parts = (inputs["data"], inputs["indices"], inputs["indptr"])
+    kernel = sp.csr_array(parts, shape=(model.n_states, model.n_states)).toarray()
+    names = ("discount", "b", "along", "against")
+    settings = {"tolerance": 1e-13, "max_sweeps": max_sweeps}
+    x, wanted = twins.linear_sweeps(kernel, *(inputs[name] for name in names), **settings)
+    assert agree(outputs["x"], x)
+    assert agree(change, wanted)
+    solved = np.linalg.solve(np.eye(len(x)) - inputs["discount"] * kernel, inputs["b"])
+    assert max_sweeps < 1000 or agree(x, solved)
 
 
 @each_model

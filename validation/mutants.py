@@ -155,10 +155,10 @@ MUTANTS = (
     ),
     Mutant(
         "sweeps along the leading vector, not without it",
-        "_Sweeps._sweep",
-        "residual -= np.multiply(self._lost, share, out=part)",
-        "residual += np.multiply(self._lost, share, out=part)",
-        ("tests/test_linear.py::test_the_system_fits_the_models_shape_and_is_solved",),
+        "linear_sweeps",
+        "x[s] += share * along[s]",
+        "x[s] -= share * along[s]",
+        ("tests/test_kernels.py::test_linear_sweeps_are_their_twins",),
     ),
     Mutant(
         "wide graphs given up as soon as maps",
@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "steps no more exact near the solution",
         "PolicyIteration.solve",
-        "accuracy = min(forcing, gained**2)",
-        "accuracy = forcing",
+        "accuracy = max(min(forcing, gained**2), enough)",
+        "accuracy = max(forcing, enough)",
         ("tests/test_linear.py::test_inexact_steps_are_not_many_more",),
     ),
     Mutant(

@@ -57,13 +57,18 @@ def draw(rng, outcomes):
     return outcomes[-1][0]  # rounding left the sum below u
 
 
-def soft_bellman(model, value):
-    """Q = r + gamma P V, pi = softmax(Q / beta), pi P, T V - V, its size, and the terms' scale."""
-    beta, gamma = model.temperature, model.follower_discount
+def look_ahead(model, value):
+    """Q = r + gamma P V, and (Q - max Q) / beta."""
     action_value = np.full((model.n_states, model.n_actions), -np.inf)
     for (s, a), laws in successors(model).items():
         ahead = sum(p * value[following] for following, p in laws if following is not None)
-        action_value[s, a] = model.follower_reward[s, a] + gamma * ahead
+        action_value[s, a] = model.follower_reward[s, a] + model.follower_discount * ahead
+    return action_value, (action_value - action_value.max(axis=1)[:, None]) / model.temperature
+
+
+def soft_gap(model, value, action_value):
+    """pi = softmax(Q / beta), pi P, T V - V, its size, and the terms' scale."""
+    beta = model.temperature
     improved = beta * np.logaddexp.reduce(action_value / beta, axis=1)
     policy = np.exp((action_value - improved[:, None]) / beta)
     kernel = model.transition.tocoo()
@@ -71,7 +76,7 @@ def soft_bellman(model, value):
     earned = (policy * np.abs(model.follower_reward)).sum(axis=1)
     scale = max(beta, np.abs(value).max(), earned.max())
     gap = improved - value
-    return action_value, policy, np.array(weights), gap, np.abs(gap).max(), scale
+    return policy, np.array(weights), gap, np.abs(gap).max(), scale
 
 
 def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
@@ -80,7 +85,8 @@ def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
     value = np.array(value)
     iterations, spare = 0, 1  # what comes after the tolerance does not count
     while True:
-        action_value, policy, _, gap, residual, scale = soft_bellman(model, value)
+        action_value, _ = look_ahead(model, value)
+        policy, _, gap, residual, scale = soft_gap(model, value, action_value)
         if residual <= tolerance * scale:
             if residual <= rounding * scale or not spare:
                 return value, action_value, policy, iterations, residual, scale
@@ -94,6 +100,19 @@ def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
                     chain[s, following] += policy[s, a] * p
         value = value + np.linalg.solve(np.eye(n_states) - model.follower_discount * chain, gap)
         iterations += 1
+
+
+def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps):
+    """Gauss-Seidel on (I - gamma P) x = b, even states first; before, against.residual made 0."""
+    matrix = np.eye(len(b)) - discount * kernel
+    x, sweeps, change = np.zeros_like(b), 0, np.inf
+    while sweeps < max_sweeps and change > tolerance:
+        x = x + along * (against @ (b - matrix @ x)) / (against @ matrix @ along)
+        before = x.copy()
+        for s in [*range(0, len(b), 2), *range(1, len(b), 2)]:
+            x[s] = (b[s] - matrix[s] @ x + matrix[s, s] * x[s]) / matrix[s, s]
+        sweeps, change = sweeps + 1, np.abs(x - before).max()
+    return x, change
 
 
 def solve_band(model, policy, discount, place, sides):

@@ -35,7 +35,9 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
     )
     from tabular_bilevel._base.kernels.solve import (
         leader_measures,
-        soft_bellman,
+        linear_sweeps,
+        look_ahead,
+        soft_gap,
         soft_policy_iteration,
         soft_value_iteration,
         solve_band,
@@ -52,6 +54,8 @@ __all__ = [
     "flow_residual",
     "influence_sources",
     "leader_measures",
+    "linear_sweeps",
+    "look_ahead",
     "monte_carlo",
     "outward",
     "pad",
@@ -59,7 +63,7 @@ __all__ = [
     "sample_trajectories",
     "sarsa",
     "slope_errors",
-    "soft_bellman",
+    "soft_gap",
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
