@@ -33,12 +33,8 @@ from tabular_bilevel._base.renamed import keywords_renamed
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.contract import Noted, Taken, as_estimator, as_memory
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.finite.adjoint import road
-from tabular_bilevel.finite.follower import CompiledPolicyIteration, Response
-from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
-from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem, pulled_back
+from tabular_bilevel.kinds import AnyModel, evaluate_leader, road, solve_follower
+from tabular_bilevel.problem import AnyProblem, pulled_back
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
 __all__ = ["AscentState", "Iteration", "ascend", "resume"]
@@ -236,7 +232,7 @@ class Iteration:
     """
 
     iteration: int
-    problem: BilevelProblem = field(repr=False)
+    problem: AnyProblem = field(repr=False)
     theta: FloatArray = field(repr=False)
     estimate: Estimate = field(repr=False)
     next_theta: FloatArray = field(repr=False)
@@ -248,16 +244,16 @@ class Iteration:
         return self.estimate.gradient
 
     @cached_property
-    def _model(self) -> Model:
+    def _model(self) -> AnyModel:
         known = self.estimate.model
         return self.problem.model(self.theta) if known is None else known
 
     @cached_property
-    def _stations(self) -> tuple[Response, Evaluation, Sensitivities, Sensitivities]:
+    def _stations(self) -> tuple[Any, Any, Any, Any]:
         """The exact response and what follows from it, whatever follower the method has."""
         known = self.estimate.response
         start = None if known is None else known.value
-        response = CompiledPolicyIteration().solve(self._model, start=start)
+        response = solve_follower(self._model, start=start)
         return response, *road(self._model, response)
 
     @property
@@ -283,7 +279,7 @@ class Iteration:
         """
         if horizon is None:
             return self.objective
-        return evaluate_leader(self._model, self._stations[0], horizon=horizon).objective
+        return float(evaluate_leader(self._model, self._stations[0], horizon=horizon).objective)
 
     @cached_property
     def exact_gradient(self) -> FloatArray:
@@ -324,7 +320,7 @@ class Iteration:
 
 @keywords_renamed(n_steps="n_iterations")
 def ascend(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     method: Any,
     optimiser: Optimiser,
@@ -395,7 +391,7 @@ def ascend(
 
 @keywords_renamed(n_steps="n_iterations")
 def resume(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     state: AscentState,
     method: Any,
     optimiser: Optimiser,
@@ -453,7 +449,7 @@ def resume(
 
 
 def climb(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     state: AscentState,
     method: Taken,
     optimiser: Optimiser,
