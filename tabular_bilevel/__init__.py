@@ -11,8 +11,10 @@ Problems: what theta does
     problems                 ready-made problems, from two states to a warehouse
     BilevelProblem           what you write for one of your own: two methods
     ForwardProblem           a third method, for the independent routes
+    LinearQuadraticProblem   the same two methods, for a state that is continuous
     FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
     MarkovGame               both players act; theta are logits of the leader's policy
+    LinearQuadraticGame      both act on a continuous state; theta is the leader's gain
     Reparametrised           a problem of which another vector is the parameter
     Transform                what turns that vector into theta; write your own
     Budget                   a transform: incentives that share a budget
@@ -24,6 +26,12 @@ Tables: the follower's decision process at one theta
     Model                    transitions, both rewards, discounts and temperature, checked
     Tangent                  the derivative of the tables along one direction of theta
     normalised               distributions scaled so that they sum to 1
+
+Continuous states: linear dynamics, quadratic costs, everything in closed form
+    LinearQuadraticModel     the follower's decision process at one theta, checked
+    QuadraticReward          what the leader earns a step: a quadratic
+    GaussianBump             ... or a hill around a place
+    lq                       answer, evaluation and sensitivities of this kind of model
 
 The follower's answer, and what it is worth to the leader
     solve_follower           the follower's best answer to a model
@@ -151,7 +159,7 @@ More modules, which you import by their full names
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tabular_bilevel import problems
+from tabular_bilevel import lq, problems
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.processes import sweep
@@ -193,7 +201,6 @@ from tabular_bilevel.exact.routes import (
     difference_gradient,
     forward_gradient,
 )
-from tabular_bilevel.finite.adjoint import sensitivities
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
@@ -202,15 +209,18 @@ from tabular_bilevel.finite.follower import (
     StoppedPolicyIteration,
     StoppedValueIteration,
     ValueIteration,
-    solve_follower,
 )
-from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
+from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import evaluate_leader, sensitivities, solve_follower
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, LinearQuadraticProblem
 from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem
+from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
@@ -289,6 +299,7 @@ __all__ = [
     "FeatureProblem",
     "FollowerSolver",
     "ForwardProblem",
+    "GaussianBump",
     "GradientAscent",
     "GradientReport",
     "HyperPolicyGradient",
@@ -299,6 +310,9 @@ __all__ = [
     "LeaderValues",
     "LeaderView",
     "Level",
+    "LinearQuadraticGame",
+    "LinearQuadraticModel",
+    "LinearQuadraticProblem",
     "MarkovGame",
     "Model",
     "MonteCarloCritic",
@@ -306,6 +320,7 @@ __all__ = [
     "Optimiser",
     "Optimum",
     "PolicyIteration",
+    "QuadraticReward",
     "Recipe",
     "Reparametrised",
     "Response",
@@ -347,6 +362,7 @@ __all__ = [
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "lq",
     "normalised",
     "objective",
     "polish",
