@@ -74,6 +74,7 @@ Estimators: methods of the literature
     HyperPolicyGradient      HPGD, by differences of two values
     SoBiRL                   the score of the first action
     ValueGapPenalty          PBRL, a penalty on the follower's shortfall
+    RegularisedActorCritic   that in a single loop, its two policies still learning
     NaivePolicyGradient      the direct part alone
     BiLevelActorCritic       Bi-AC, a critic that trusts the leader to play its best
     ZeroOrder                differences in random directions
@@ -187,6 +188,7 @@ from tabular_bilevel.estimators import (
     ExactGradient,
     HyperPolicyGradient,
     NaivePolicyGradient,
+    RegularisedActorCritic,
     SoBiRL,
     TruncatedNeumann,
     ValueGapPenalty,
@@ -322,6 +324,7 @@ __all__ = [
     "PolicyIteration",
     "QuadraticReward",
     "Recipe",
+    "RegularisedActorCritic",
     "Reparametrised",
     "Response",
     "Sampler",

@@ -12,6 +12,7 @@ Small ones, whose answer is known by hand:
 Published ones:
 
 - `four_rooms`: 104 cells and a budget of charges; one goal, or several followers' goals
+- `goal_position`: an open grid, on which the leader places the goal
 - `tax_design`: households that work and consume, and four taxes
 - `discrete_toy`: a game of three states, in which the leader's best policy is mixed
 - `discrete_toys`: fourteen others of its kind, in which it is not
@@ -58,6 +59,7 @@ from tabular_bilevel.problems.closed_form import (
 from tabular_bilevel.problems.discrete_toy import TOYS, discrete_toy, discrete_toys
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
+from tabular_bilevel.problems.goal_position import goal_position
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world, warehouse
 from tabular_bilevel.problems.lessons import fork, rounds
@@ -88,6 +90,7 @@ __all__ = [
     "four_rooms",
     "from_arrows",
     "garnet",
+    "goal_position",
     "grid_map",
     "grid_world",
     "layered",
@@ -143,6 +146,7 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "four-rooms": four_rooms,
             "four-rooms-two-goals": _two_goals,
             "tax-design": _small_tax,
+            "goal-position": goal_position,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
             "warehouse": warehouse,
