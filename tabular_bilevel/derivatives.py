@@ -21,7 +21,15 @@ from tabular_bilevel._base.arrays import ROUNDOFF, UNDERFLOW, FloatArray
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents, stored
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, modelled, pulled_back
+from tabular_bilevel.kinds import AnyModel, by_kind
+from tabular_bilevel.lq.model import checked_tangent
+from tabular_bilevel.problem import (
+    AnyProblem,
+    BilevelProblem,
+    ForwardProblem,
+    model_at,
+    pulled_back,
+)
 from tabular_bilevel.problems.contexts import Contexts, shares, shares_of_bounds
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
@@ -53,15 +61,15 @@ def has_pushforward(problem: object) -> TypeGuard[ForwardProblem]:
 
 
 def tangents_along(
-    problem: BilevelProblem, theta: FloatArray, directions: Iterable[FloatArray]
-) -> tuple[Model, Iterator[Tangent]]:
+    problem: AnyProblem, theta: FloatArray, directions: Iterable[FloatArray]
+) -> tuple[Any, Iterator[Any]]:
     """Build the model at theta, and its checked tangents along directions, one at a time."""
     if not has_pushforward(problem):
         raise TypeError(
             f"{type(problem).__name__} has no pushforward(theta, direction), which forward mode "
             "needs"
         )
-    model = modelled(problem, theta)
+    model = model_at(problem, theta)
     return model, _pushed(problem, theta, model, directions)
 
 
@@ -182,9 +190,9 @@ def _axis(k: int, n: int) -> FloatArray:
 
 
 def _pushed(
-    problem: Any, theta: FloatArray, model: Model, directions: Iterable[FloatArray]
-) -> Iterator[Tangent]:
-    return (_checked(problem.pushforward(theta, row), model) for row in directions)
+    problem: Any, theta: FloatArray, model: AnyModel, directions: Iterable[FloatArray]
+) -> Iterator[Any]:
+    return (_checked(model, problem.pushforward(theta, row)) for row in directions)
 
 
 def n_entries(model: Model) -> int:
@@ -259,7 +267,7 @@ def _require_linear(
         )
 
 
-def _checked(tangent: Tangent, model: Model) -> Tangent:
+def _checked_tables(model: Model, tangent: Tangent) -> Tangent:
     """Check what a pushforward returned."""
     change, available = stored(tangent.transition, model), model.available
     tables = {
@@ -277,6 +285,9 @@ def _checked(tangent: Tangent, model: Model) -> Tangent:
     )
     _require_no_leaks("pushforward(...)", checked, model)
     return checked
+
+
+_checked = by_kind(_checked_tables, checked_tangent)
 
 
 def _require_no_leaks(source: str, tangent: Tangent, model: Model) -> None:

@@ -16,6 +16,8 @@ Published ones:
 - `tax_design`: households that work and consume, and four taxes
 - `discrete_toy`: a game of three states, in which the leader's best policy is mixed
 - `discrete_toys`: fourteen others of its kind, in which it is not
+- `building_thermal_control`: four zones to insulate and ventilate; the state is continuous
+- `bilevel_lqr`: a game with a continuous state, in which the leader lures the follower away
 
 Maps:
 
@@ -46,6 +48,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems.arrows import Arrow, from_arrows
+from tabular_bilevel.problems.bilevel_lqr import bilevel_lqr
+from tabular_bilevel.problems.building import building_thermal_control
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
@@ -78,6 +82,8 @@ __all__ = [
     "GridMap",
     "bandit",
     "bandit_closed_form",
+    "bilevel_lqr",
+    "building_thermal_control",
     "discrete_toy",
     "discrete_toys",
     "fork",
