@@ -253,6 +253,10 @@ class Heated:
         ),
         (lambda: tb.Contexts([FORK, DEAR]).model([0.0, 1.0]), "theta has shape"),
         (
+            lambda: tb.Contexts([tb.problems.building_thermal_control()]).model(np.zeros(8)),
+            r"problems\[0\].model\(theta\) is a LinearQuadraticModel: this is for tables only",
+        ),
+        (
             lambda: tb.forward_gradient(tb.Contexts([Heated(1.0), Heated(2.0)]), [0.0]),
             r"problems\[1\] moves the temperature by 2, and problems\[0\] by 1",
         ),
