@@ -34,8 +34,8 @@ __all__ = [
     "policy_transition",
 ]
 
-# Measured on random graphs: a solve by factors takes as long as one by sweeps, 0.9 ms; at 400 states
-# it takes thirty times as long.
+# Measured on random graphs: a solve by factors takes as long as one by sweeps, 0.9 ms; at 400
+# states thirty times as long.
 DENSE_STATES = 150
 
 # States squared times the band's half width, up to which elimination within the band inverts faster
