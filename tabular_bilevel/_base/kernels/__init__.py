@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         value_gaps,
     )
     from tabular_bilevel._base.kernels.sample import (
+        answers,
         eligibility_traces,
         expected_traces,
         monte_carlo,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         sarsa,
         temporal_differences,
         visits,
+        weigh_arrivals,
     )
     from tabular_bilevel._base.kernels.solve import (
         leader_measures,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
 __all__ = [
     "action_reach",
     "advantages",
+    "answers",
     "balance",
     "eligibility_traces",
     "expected_traces",
@@ -69,6 +72,7 @@ __all__ = [
     "temporal_differences",
     "value_gaps",
     "visits",
+    "weigh_arrivals",
 ]
 
 

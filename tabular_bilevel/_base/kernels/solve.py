@@ -316,6 +316,7 @@ def soft_policy_iteration(
     discount: float,
     temperature: float,
     tolerance: float,
+    rounding: float,
     max_iterations: int,
     place: IntArray,
     band: FloatArray,
@@ -325,15 +326,18 @@ def soft_policy_iteration(
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-) -> tuple[int, float, float]:
+) -> tuple[int, float, float, bool]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` and `band` are those of `factor_band`.
-    Returns the number of steps, the residual of `value`, to which the other outputs belong, and the
-    scale.
+    From there one step more leads to rounding: it is left out if the residual is at most `rounding`
+    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
+    `factor_band`.
+    Returns the number of steps, the residual of `value`, to which the other outputs belong, the
+    scale, and whether the tolerance was reached.
     """
     n_states = value.size
     iterations = 0
+    last = False
     while True:
         look_ahead(
             indptr,
@@ -355,8 +359,10 @@ def soft_policy_iteration(
         )
         for s in range(n_states):
             step[place[s]] = gap[s]
-        if not residual > tolerance * scale or iterations == max_iterations:
-            return iterations, residual, scale
+        near = last or not residual > tolerance * scale
+        if last or not residual > rounding * scale or (iterations == max_iterations and not near):
+            return iterations, residual, scale, near
+        last = near
         factor_band(indptr, indices, weights, discount, place, band)
         solve_factors(band, step)
         for s in range(n_states):
