@@ -156,7 +156,7 @@ class Contexts:
         """
         at = as_theta(theta)
         pulled = [one.pullback(at, part) for one, part in shares(self, at, sensitivities)]
-        return finite_array("pullback(...)", pulled, (len(pulled), at.size)).sum(axis=0)
+        return np.asarray(finite_array("pullback(...)", pulled, (len(pulled), at.size)).sum(axis=0))
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
