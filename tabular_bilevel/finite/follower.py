@@ -53,8 +53,8 @@ NEWTON_ROUNDING = 2.0 * np.finfo(np.float64).eps
 LOOKS = 2
 
 # States times the square of the band's half width, up to which the compiled elimination is used.
-# Measured on open grids against SuperLU: 2 ms for 17 at 1e6, 32 for 66 at 2e7, 146 for 183 at 1e8;
-# on random graphs against LAPACK: level up to 2e7.
+# Measured on open grids against SuperLU: 2 ms for 17 at 1e6, 32 for 66 at 2e7, 146 for 183 at 1e8.
+# On a random graph sweeps are faster from `DENSE_STATES` states on.
 WIDEST_BAND = 20_000_000
 
 
@@ -253,8 +253,7 @@ class PolicyIteration:
         weights, before, forcing = np.empty(kernel.nnz), 0.0, LARGEST_FORCING
         reached: Response | None = None
         how = "one look ahead"
-        wide = model.n_states > DENSE_STATES and not model.narrow
-        looks = LOOKS if wide and start is None else 0
+        looks = LOOKS if start is None and _is_wide(model) else 0
         for iteration in range(self.max_iterations + 1):
             action_value, policy = np.empty(shape), np.empty(shape)
             kernels.look_ahead(
@@ -681,10 +680,15 @@ class StoppedPolicyIteration:
 
 
 def is_banded(model: Model) -> bool:
-    """Say whether elimination within the model's band is fast; a quick look comes first."""
-    if model.n_states * model.least_band**2 > WIDEST_BAND:
+    """Say whether elimination within the model's band is fast."""
+    return not _is_wide(model) and model.n_states * model.band[1] ** 2 <= WIDEST_BAND
+
+
+def _is_wide(model: Model) -> bool:
+    """Say whether a model that is not small has long steps; a quick look comes first."""
+    if model.n_states <= DENSE_STATES:
         return False
-    return model.n_states * model.band[1] ** 2 <= WIDEST_BAND
+    return model.n_states * model.least_band**2 > WIDEST_BAND or not model.narrow
 
 
 def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
