@@ -181,7 +181,9 @@ def newton_call(model, *, tolerance=1e-13, rounding=1e-13, max_iterations=1000):
     }
     return inputs, {
         "band": np.empty((model.n_states, 2 * width + 1)),
-        "step": np.empty((model.n_states, 1)),
+        "step": np.empty(model.n_states),
+        "gap": np.empty(model.n_states),
+        "weights": np.empty(model.transition.nnz),
         "value": np.linspace(-1.0, 1.0, model.n_states),
         "action_value": np.empty(shape),
         "policy": np.empty(shape),

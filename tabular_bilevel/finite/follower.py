@@ -464,7 +464,8 @@ class CompiledPolicyIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
+        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.nnz)
+        step, gap = np.empty(model.n_states), np.empty(model.n_states)
 
         done, near = 0, False
         while done < self.max_iterations and not near:
@@ -482,6 +483,8 @@ class CompiledPolicyIteration:
                 place,
                 band,
                 step,
+                gap,
+                weights,
                 value,
                 action_value,
                 policy,

@@ -13,7 +13,7 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.lq.follower import Response, closed_loop
-from tabular_bilevel.lq.linear import lyapunov, spectral_radius, symmetric
+from tabular_bilevel.lq.linear import is_stable, lyapunov, powers, spectral_radius, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws
 
@@ -94,8 +94,8 @@ def evaluate_leader(
 ) -> Evaluation:
     """Evaluate J and its derivatives, the follower's policy held fixed.
 
-    A horizon is that of the model, if none is given. Raises ValueError if all steps of a quadratic
-    count and the discounted sum diverges.
+    A horizon is that of the model, if none is given. Raises ValueError if all steps count and their
+    discounted sum diverges, or under a bump the state does.
     """
     steps = counted_steps(model, horizon)
     gain, covariance = response.gain, response.covariance
@@ -119,6 +119,12 @@ def evaluate_leader(
         spreading = discount * weights[0] * value
         start = [2.0 * value @ model.initial_mean, value]
     else:
+        if steps is None and not is_stable(closed):
+            raise ValueError(
+                "a bump over all steps needs a state that does not run away: the spectral radius "
+                f"of the closed loop is {spectral_radius(closed):.6g}, not below 1; give a "
+                "leader_horizon"
+            )
         count = rounding_horizon(discount) if steps is None else steps
         laws = state_laws(model, response, count)
         weights = np.asarray(discount ** np.arange(count), dtype=np.float64)
@@ -205,11 +211,10 @@ def state_laws(model: LinearQuadraticModel, response: Response, n_steps: int) ->
         )
     closed = closed_loop(model, response.gain)
     noise = moved_noise(model, response.covariance)
-    means, covariances = np.empty((count, n)), np.empty((count, n, n))
-    means[0], covariances[0] = model.initial_mean, model.initial_covariance
-    for t in range(1, count):
-        means[t] = closed @ means[t - 1]
-        covariances[t] = closed @ covariances[t - 1] @ closed.T + noise
+    moved = powers(closed, count)
+    means, back = moved @ model.initial_mean, moved.swapaxes(1, 2)
+    covariances = moved @ model.initial_covariance @ back
+    covariances[1:] += (moved @ noise @ back)[:-1].cumsum(axis=0)
     if not (np.isfinite(means[-1]).all() and np.isfinite(covariances[-1]).all()):
         raise ValueError(
             f"the law of the state overflows float64 within {count:,} steps: the closed loop has "
@@ -222,16 +227,13 @@ def _back(
     closed: FloatArray, laws: StateLaws, means: FloatArray, covariances: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Take derivatives in the laws of all steps back to closed loop, noise and start."""
-    n_steps, n = means.shape
-    flow, noise = np.zeros((2, n, n))
-    mean, covariance = means[-1], covariances[-1]
-    for t in range(n_steps - 2, -1, -1):
-        noise += covariance
-        ahead = covariance @ closed
-        flow += mean[:, None] * laws.means[t] + 2.0 * ahead @ laws.covariances[t]
-        mean = means[t] + mean @ closed
-        covariance = covariances[t] + closed.T @ ahead
-    return flow, symmetric(noise), mean, symmetric(covariance)
+    means, covariances, across = means.copy(), covariances.copy(), closed.T.copy()
+    for t in range(len(means) - 2, -1, -1):
+        means[t] += across @ means[t + 1]
+        covariances[t] += across @ covariances[t + 1] @ closed
+    flow = means[1:].T @ laws.means[:-1]
+    flow += 2.0 * np.tensordot(covariances[1:] @ closed, laws.covariances[:-1], ((0, 2), (0, 1)))
+    return flow, symmetric(covariances[1:].sum(axis=0)), means[0], symmetric(covariances[0])
 
 
 def rounding_horizon(discount: float) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 
-__all__ = ["is_stable", "lyapunov", "spectral_radius", "symmetric"]
+__all__ = ["is_stable", "lyapunov", "powers", "spectral_radius", "symmetric"]
 
 # Squares of a stable matrix in float64: 2^64 steps reach any radius that is told from 1.
 MOST_SQUARES = 64
@@ -42,6 +42,19 @@ def is_stable(matrix: FloatArray) -> bool:
     return False
 
 
+def powers(matrix: FloatArray, count: int) -> FloatArray:
+    """Stack matrix^k for k = 0, ..., count - 1, by doubling the stack."""
+    stack = np.empty((count, *matrix.shape))
+    stack[0] = np.eye(len(matrix))
+    done, power = 1, matrix
+    while done < count:
+        more = min(done, count - done)
+        np.matmul(stack[:more], power, out=stack[done : done + more])
+        done, power = done + more, power @ power
+    return stack
+
+
+@quiet
 def lyapunov(matrix: npt.NDArray[Any], source: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Solve X = matrix X matrix' + source: the sum of matrix^k source matrix'^k over k >= 0.
 

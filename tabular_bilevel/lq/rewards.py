@@ -264,7 +264,12 @@ class _Widened:
     def __init__(self, centre: Any, precision: Any, laws: StateLaws) -> None:
         grown = np.eye(len(centre)) + 2.0 * laws.covariances @ precision
         sign, size = np.linalg.slogdet(grown)
-        self.shrunk = np.linalg.inv(grown)
+        try:
+            self.shrunk = np.linalg.inv(grown)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                "the covariance of the state is too wide for the precision of the bump, in float64"
+            ) from error
         self.precision = symmetric(precision @ self.shrunk)
         self.gap = laws.means - centre
         self.pull = (self.precision @ self.gap[:, :, None])[:, :, 0]

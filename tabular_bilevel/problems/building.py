@@ -30,6 +30,9 @@ EXCHANGE = np.array(
 # How much of a zone's deviation grows a step for lack of insulation.
 LEAKING = np.array([0.04, 0.03, 0.06, 0.05])
 
+# Insulations and airflows lie between 0 and 1.
+DESIGNS = Box(np.zeros(8), np.ones(8))
+
 # What the leader pays a step for u'u, and for insulations and airflows squared.
 INPUT_COST, DESIGN_COST = 0.5, 0.1
 
@@ -63,10 +66,6 @@ class Building:
         """Length of theta: an insulation and an airflow a zone."""
         return 2 * self.base.n_states
 
-    @property
-    def _box(self) -> Box:
-        return Box(np.zeros(self.n_parameters), np.ones(self.n_parameters))
-
     def design(self, theta: npt.ArrayLike) -> FloatArray:
         """Turn theta into what it means.
 
@@ -85,7 +84,7 @@ class Building:
         ValueError
             If theta has the wrong length or an entry that is not finite.
         """
-        return self._box.forward(theta)
+        return DESIGNS.forward(theta)
 
     @quiet
     def model(self, theta: npt.ArrayLike) -> LinearQuadraticModel:
@@ -101,13 +100,13 @@ class Building:
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to theta."""
         paid = -2.0 * DESIGN_COST * self.design(theta) * sensitivities.leader_reward["constant"]
-        return self._box.pullback(theta, np.tensordot(SLOPES, sensitivities.dynamics, 2) + paid)
+        return DESIGNS.pullback(theta, np.tensordot(SLOPES, sensitivities.dynamics, 2) + paid)
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta."""
         way = as_theta(direction, self.n_parameters, name="direction")
-        moved = self._box.pushforward(theta, way)
+        moved = DESIGNS.pushforward(theta, way)
         return Tangent(
             dynamics=np.tensordot(moved, SLOPES, axes=1),
             leader_reward={"constant": -2.0 * DESIGN_COST * moved @ self.design(theta)},

@@ -205,6 +205,47 @@ def soft_gap(
 
 
 @kernel
+def factor_band(
+    indptr: IntArray,
+    indices: IntArray,
+    weights: FloatArray,
+    discount: float,
+    place: IntArray,
+    band: FloatArray,
+) -> None:
+    """Factor I - discount P_policy = L U, `weights` being the chances of transitions.
+
+    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
+    and 2 w + 1 columns, and comes to hold the factors, L without its diagonal of 1. The matrix is
+    dominant by rows: no pivots are needed.
+    """
+    n_states, width = band.shape[0], band.shape[1] // 2
+    n_actions = (indptr.size - 1) // n_states
+    for i in range(n_states):
+        for j in range(2 * width + 1):
+            band[i, j] = 0.0
+    for s in range(n_states):
+        i = place[s]
+        row = band[i]
+        for k in range(np.uint64(indptr[s * n_actions]), np.uint64(indptr[(s + 1) * n_actions])):
+            row[np.uint64(place[indices[k]] - i + width)] -= discount * weights[k]
+        row[width] += 1.0
+    for i in range(n_states):
+        pivot = band[i, width:]
+        last = width
+        while last > 0 and pivot[last] == 0.0:
+            last -= 1
+        last = min((last + 3) // 4 * 4, width)  # an instruction takes four
+        for below in range(i + 1, min(i + width + 1, n_states)):
+            target = band[below, i - below + width :]
+            if target[0] != 0.0:
+                factor = target[0] / pivot[0]
+                target[0] = factor
+                for j in range(1, last + 1):
+                    target[j] -= factor * pivot[j]
+
+
+@kernel
 def solve_band(
     indptr: IntArray,
     indices: IntArray,
@@ -214,53 +255,47 @@ def solve_band(
     band: FloatArray,
     x: FloatArray,
 ) -> None:
-    """Solve (I - discount P_policy) x = b in place, `weights` being the chances of transitions.
+    """Solve (I - discount P_policy) x = b in place, with the factors of `factor_band`.
 
-    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
-    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. `x` has a
-    row a place, and a column for each right side. The matrix is dominant by rows: no pivots are
-    needed.
+    `x` has a row a place, and a column for each right side.
     """
+    factor_band(indptr, indices, weights, discount, place, band)
     n_states, width, n_sides = band.shape[0], band.shape[1] // 2, x.shape[1]
-    n_actions = (indptr.size - 1) // n_states
     for i in range(n_states):
-        for j in range(2 * width + 1):
-            band[i, j] = 0.0
-    for s in range(n_states):
-        i = place[s]
-        for k in range(indptr[s * n_actions], indptr[(s + 1) * n_actions]):
-            band[i, place[indices[k]] - i + width] -= discount * weights[k]
-        band[i, width] += 1.0
-    for i in range(n_states):
-        last = 2 * width
-        while last > width and band[i, last] == 0.0:
-            last -= 1
-        right = band[i, width + 1 : last + 1]
-        for below in range(i + 1, min(i + width + 1, n_states)):
-            first = i - below + width
-            if band[below, first] != 0.0:
-                factor = band[below, first] / band[i, width]
-                band[below, first] = factor
-                target = band[below, first + 1 : first + 1 + right.size]
-                for j in range(right.size):
-                    target[j] -= factor * right[j]
-                x[below, 0] -= factor * x[i, 0]  # a loop of one turn costs three times as much
-                for c in range(1, n_sides):
-                    x[below, c] -= factor * x[i, c]
+        for j in range(max(0, width - i), width):
+            factor = band[i, j]
+            if factor != 0.0:
+                for c in range(n_sides):
+                    x[i, c] -= factor * x[i + j - width, c]
     for i in range(n_states - 1, -1, -1):
+        for j in range(1, min(width, n_states - 1 - i) + 1):
+            factor = band[i, width + j]
+            if factor != 0.0:
+                for c in range(n_sides):
+                    x[i, c] -= factor * x[i + j, c]
         for c in range(n_sides):
             x[i, c] /= band[i, width]
-        for above in range(max(0, i - width), i):
-            factor = band[above, i - above + width]
-            if factor != 0.0:
-                x[above, 0] -= factor * x[i, 0]
-                for c in range(1, n_sides):
-                    x[above, c] -= factor * x[i, c]
+
+
+@kernel
+def solve_factors(band: FloatArray, x: FloatArray) -> None:
+    """Solve L U x = b in place, of the factors of `factor_band`; what was found last comes last."""
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        total = x[i]
+        for j in range(max(0, width - i), width):
+            total -= band[i, np.uint64(j)] * x[np.uint64(i + j - width)]
+        x[i] = total
+    for i in range(n - 1, -1, -1):
+        total = x[i]
+        for j in range(min(width, n - 1 - i), 0, -1):
+            total -= band[i, np.uint64(width + j)] * x[np.uint64(i + j)]
+        x[i] = total / band[i, width]
 
 
 @kernel
 def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
-    """Solve (L U)^T x = b in place, of the factors of `solve_band`: if b >= 0, nothing cancels."""
+    """Solve (L U)^T x = b in place, of the factors of `factor_band`: if b >= 0, nothing cancels."""
     n, width = band.shape[0], band.shape[1] // 2
     for i in range(n):
         x[i] /= band[i, width]
@@ -286,6 +321,8 @@ def soft_policy_iteration(
     place: IntArray,
     band: FloatArray,
     step: FloatArray,
+    gap: FloatArray,
+    weights: FloatArray,
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
@@ -294,13 +331,11 @@ def soft_policy_iteration(
 
     From there one step more leads to rounding: it is left out if the residual is at most `rounding`
     times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
-    `solve_band`, and `step` has shape (S, 1).
+    `factor_band`.
     Returns the number of steps, the residual of `value`, to which the other outputs belong, the
     scale, and whether the tolerance was reached.
     """
     n_states = value.size
-    weights = np.empty(data.size)
-    gap = np.empty(n_states)
     iterations = 0
     last = False
     while True:
@@ -323,14 +358,15 @@ def soft_policy_iteration(
             indptr, data, reward, temperature, value, action_value, policy, weights, gap
         )
         for s in range(n_states):
-            step[place[s], 0] = gap[s]
+            step[place[s]] = gap[s]
         near = last or not residual > tolerance * scale
         if last or not residual > rounding * scale or (iterations == max_iterations and not near):
             return iterations, residual, scale, near
         last = near
-        solve_band(indptr, indices, weights, discount, place, band, step)
+        factor_band(indptr, indices, weights, discount, place, band)
+        solve_factors(band, step)
         for s in range(n_states):
-            value[s] += step[place[s], 0]
+            value[s] += step[place[s]]
         iterations += 1
 
 
@@ -362,11 +398,11 @@ def leader_measures(
     `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` and
     `direct` are the direct part in the leader's reward and the kernel, `influence` and `indirect`
     the indirect one in the follower's reward and the kernel. `place` and `band` are those of
-    `solve_band`.
+    `factor_band`.
     """
     n_states, n_actions = policy.shape
     weights = np.empty(data.size)
-    earned, arriving = np.empty((n_states, 1)), np.empty(n_states)
+    earned, arriving = np.empty(n_states), np.empty(n_states)
     for s in range(n_states):
         mean = 0.0
         for a in range(n_actions):
@@ -374,11 +410,12 @@ def leader_measures(
             mean += policy[s, a] * leader_reward[s, a]
             for k in range(indptr[row], indptr[row + 1]):
                 weights[k] = policy[s, a] * data[k]
-        earned[place[s], 0], arriving[place[s]] = mean, initial[s]
-    solve_band(indptr, indices, weights, leader_discount, place, band, earned)
+        earned[place[s]], arriving[place[s]] = mean, initial[s]
+    factor_band(indptr, indices, weights, leader_discount, place, band)
+    solve_factors(band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
-        value[s], occupancy[s] = earned[place[s], 0], arriving[place[s]]
+        value[s], occupancy[s] = earned[place[s]], arriving[place[s]]
     for s in range(n_states):
         arriving[s] = 0.0
     for s in range(n_states):
@@ -400,7 +437,7 @@ def leader_measures(
             for k in range(indptr[row], indptr[row + 1]):
                 arriving[place[indices[k]]] += follower_discount * data[k] * influence[s, a]
     if follower_discount != leader_discount:
-        solve_band(indptr, indices, weights, follower_discount, place, band, earned)
+        factor_band(indptr, indices, weights, follower_discount, place, band)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
         for a in range(n_actions):
