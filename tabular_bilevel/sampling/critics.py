@@ -310,8 +310,8 @@ class SarsaCritic:
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
             table += self.initial_spread * rng.standard_normal(table.shape)
-        followed = np.ones(trajectories.pairs.size, dtype=bool)
-        followed[trajectories.ends - 1] = False
+        followed = np.empty(trajectories.pairs.size, dtype=bool)
+        kernels.mark_followed(trajectories.lengths, followed)
         for _ in range(self.sweeps):
             order = rng.permutation(followed.size)
             for block in row_blocks(order.size, SCATTERED):

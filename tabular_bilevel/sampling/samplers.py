@@ -99,7 +99,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Episodes:
-    """A fixed number of trajectories, all held at once: about 13 bytes a step.
+    """A fixed number of trajectories, all held at once: about 8 bytes a step.
 
     Attributes
     ----------
