@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    as_flag,
     as_positive,
     finite_array,
     positive_integer,
@@ -18,6 +19,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel._base.renamed import without_use
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 
@@ -180,6 +182,7 @@ def solve_follower(
     return response
 
 
+@without_use("to_rounding")
 @dataclass(frozen=True, kw_only=True)
 class PolicyIteration:
     """Soft policy iteration: Newton's method on T V - V = 0 (theory.md section 2).
@@ -192,8 +195,6 @@ class PolicyIteration:
         Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
     max_iterations : int
         Steps before giving up.
-    to_rounding : bool
-        Whether steps go on below the tolerance for as long as each halves the residual.
 
     Raises
     ------
@@ -211,7 +212,6 @@ class PolicyIteration:
 
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
-    to_rounding: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -265,7 +265,7 @@ class PolicyIteration:
             if residual <= self.tolerance * scale:
                 method = f"policy iteration by {how}"
                 reached = _response(model, value, action_value, policy, residual, iteration, method)
-                if residual <= SMALLEST_RESIDUAL * scale or not self.to_rounding:
+                if residual <= SMALLEST_RESIDUAL * scale:
                     return reached
             if not math.isfinite(residual):
                 break
@@ -513,6 +513,7 @@ class StoppedValueIteration:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:

@@ -10,7 +10,14 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arguments import as_finite, as_real, finite_array, positive_integer
+from tabular_bilevel._base.arguments import (
+    as_finite,
+    as_flag,
+    as_generator,
+    as_real,
+    finite_array,
+    positive_integer,
+)
 from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, ratio, read_only
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
@@ -174,6 +181,7 @@ class ExactCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Evaluate the leader exactly; of the trajectories, only the model is used."""
+        as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
     @quiet
@@ -208,6 +216,7 @@ class MonteCarloCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Average the returns."""
+        as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
@@ -286,6 +295,7 @@ class SarsaCritic:
         require_step_size(self.step_size)
         if as_finite("initial_spread", self.initial_spread) < 0.0:
             raise ValueError(f"initial_spread is {self.initial_spread}, below 0")
+        as_flag("cut_is_end", self.cut_is_end)
 
     @quiet
     def values(
@@ -297,7 +307,7 @@ class SarsaCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories."""
-        model = trajectories.model
+        model, rng = trajectories.model, as_generator(rng)
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
             table += self.initial_spread * rng.standard_normal(table.shape)
@@ -429,7 +439,7 @@ def learn_differences(
     previous: FloatArray | None,
 ) -> LeaderValues:
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
-    model = trajectories.model
+    model, rng = trajectories.model, as_generator(rng)
     table = first_table(model, previous)
     steps = flat_steps(trajectories)
     for _ in range(sweeps):

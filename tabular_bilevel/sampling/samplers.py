@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from tabular_bilevel._base.arguments import as_real, positive_integer
+from tabular_bilevel._base.arguments import as_generator, as_real, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
-from tabular_bilevel.sampling.trajectories import Trajectories, draw
+from tabular_bilevel.sampling.trajectories import Trajectories, as_known_policy, draw
 
 __all__ = ["Episodes", "Sampler", "StepBudget", "Survivors", "negligible_horizon"]
 
@@ -139,7 +139,7 @@ class Episodes:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
+        return drawn(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
 
     def horizon(self, model: Model) -> int:
         """Count the steps after which a trajectory is cut."""
@@ -191,7 +191,7 @@ class StepBudget:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(
+        return drawn(
             model,
             policy,
             rows=self.n_steps,
@@ -251,7 +251,7 @@ class Survivors:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(
+        return drawn(
             model,
             policy,
             rows=self.n_trajectories,
@@ -287,6 +287,13 @@ class Survivors:
                 "grow without bound"
             )
         return self.probability
+
+
+def drawn(
+    model: Model, policy: FloatArray, *, rng: np.random.Generator, **how: Any
+) -> Trajectories:
+    """Draw as `draw` does, after a look at what was given."""
+    return draw(model, as_known_policy(model, policy), rng=as_generator(rng), **how)
 
 
 def negligible_horizon(model: Model) -> int:

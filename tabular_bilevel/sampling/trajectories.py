@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    DISTRIBUTION_TOLERANCE,
     as_array,
     as_generator,
+    as_leader_discount,
     distribution_tolerance,
     entry,
     finite_array,
@@ -31,7 +33,15 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.generators import addresses
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
+__all__ = [
+    "Law",
+    "Trajectories",
+    "as_known_policy",
+    "as_policy",
+    "draw",
+    "row_blocks",
+    "sample_trajectories",
+]
 
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
@@ -118,7 +128,7 @@ class Trajectories:
         Parameters
         ----------
         discount : float
-            What a visit a step later weighs.
+            What a visit a step later weighs, in [0, 1].
 
         Returns
         -------
@@ -126,7 +136,13 @@ class Trajectories:
             Visits.
         weights : ndarray, shape (S, A)
             Their discounted sums.
+
+        Raises
+        ------
+        ValueError
+            If the discount is not in [0, 1].
         """
+        discount = as_leader_discount(discount, name="discount")
         counts, weights = np.zeros((2, *self.model.follower_reward.shape))
         kernels.visits(
             self.states, self.actions, self.lengths, discount / self.survival, counts, weights
@@ -375,6 +391,17 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
         index = first(off)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
     return read_only(chances)
+
+
+def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
+    """Take a policy as it is if it is one, as a solver's is; `as_policy` says what is wrong."""
+    if type(policy) is np.ndarray and policy.dtype == np.float64:
+        available = model.available
+        if policy.shape == available.shape and policy.min() >= 0.0:
+            off = policy.sum(axis=1) - 1.0
+            if np.abs(off).max() <= DISTRIBUTION_TOLERANCE and not policy[~available].any():
+                return policy
+    return as_policy(model, policy)
 
 
 def draw(
