@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from pages import Page, require_fit
 
-import tabular_bilevel as tb
 from tabular_bilevel.ascent.curves import load_trained
-from tabular_bilevel.ascent.training import Run, train
 from tabular_bilevel.cli import main
 from tabular_bilevel.pages.document import Source
 from tabular_bilevel.pages.runs import Comparison
@@ -31,8 +29,7 @@ def save(folder, curves, **words):
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save(tmp_path / "a <b>", {0: [-0.7, 0.1, 0.4], 1: [-0.7, 0.3, 0.6]}, rate=0.1,
-         seconds={"0": 1.0, "1": 3.0})  # fmt: skip
+    save(tmp_path / "a <b>", {0: [-0.7, 0.1, 0.4], 1: [-0.7, 0.3, 0.6]}, rate=0.1)
     save(tmp_path / "c", {0: [-0.7, 0.0, 0.1]}, rate=0.5, batch=200)
     return ["a <b>", "c"]
 
@@ -40,8 +37,8 @@ def runs(tmp_path, monkeypatch):
 def test_runs_are_printed_and_drawn_with_what_is_known(runs, tmp_path, capsys):
     assert main(["compare", *runs, "--report", "out"]) == 0
     first, second, known, told = capsys.readouterr().out.splitlines()
-    assert re.split(r"\s{2,}", first) == ["a <b>", "J = 0.5 ± 0.1, published 0.667; 2 s a seed"]
-    assert re.split(r"\s{2,}", second) == ["c", "J = 0.1; unknown s a seed"]
+    assert re.split(r"\s{2,}", first) == ["a <b>", "J = 0.5 ± 0.1, published 0.667"]
+    assert re.split(r"\s{2,}", second) == ["c", "J = 0.1"]
     assert known == "best known: J = 0.7682"
     assert told.endswith("/out/index.html")
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -86,8 +83,6 @@ def test_other_problems_and_horizons_are_not_compared(name, runs, tmp_path, caps
         ("summary.json", '{"problem": "a", "steps": 1, "final_objectives": 3}', "no table of"),
         ("summary.json", '{"problem": "a", "steps": 1, "final_objectives": {}}', "no table of"),
         ("summary.json", '{"problem": "a", "steps": 1, "final_objectives": {"1": 1}}', "others"),
-        ("summary.json", '{"problem": 1, "steps": 1, "final_objectives": {"0": 1}, "seconds": []}',
-         "no table of"),
         ("curves.csv", "", "is no table of train's"),
         ("curves.csv", "a,b\n1,2\n", "it begins with ['a', 'b']"),
         ("curves.csv", HEAD, "is no table of train's"),
@@ -150,43 +145,14 @@ def test_what_train_writes_is_read(tmp_path, capsys):
     words = ["train", "two-state", "--method", "exact", "--seeds", "2", "--workers", "1"]
     assert main([*words, "--steps", "30", "--out", str(out)]) == 0
     summary = json.loads((out / "summary.json").read_text())
-    assert all(0.0 < seconds < 600.0 for seconds in summary["seconds"].values())
     made = load_trained(out)
     assert made.objective.shape == (2, 31)
     assert made.ends.tolist() == list(summary["final_objectives"].values())
     capsys.readouterr()
     assert main(["compare", str(out)]) == 0
-    assert f"J = {summary['mean']:.4g} ± {summary['standard_error']:.2g}; " in (
+    assert f"J = {summary['mean']:.4g} ± {summary['standard_error']:.2g}\n" in (
         capsys.readouterr().out
     )
-
-
-def trained(path, steps):
-    problem, start, adam = tb.problems.two_state(), np.zeros(2), tb.Adam(0.1)
-    return train(Run("label", problem, start, tb.ExactGradient(), adam, 0, steps, path=path))
-
-
-def test_seconds_add_up_over_sessions_and_are_kept(tmp_path, monkeypatch):
-    clock = iter(np.arange(0.0, 1e4, 100.0))
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    path = tmp_path / "run.npz"
-    first = trained(path, 3).seconds
-    assert first >= 100.0
-    assert trained(path, 3).seconds == first  # looking takes no time that counts
-    assert trained(path, 6).seconds >= first + 100.0
-
-
-def test_a_curve_that_an_older_version_saved_is_gone_on_with(tmp_path):
-    path = tmp_path / "run.npz"
-    trained(path, 3)
-    state, saved = tb.AscentState.load(path)
-    del saved["seconds"]
-    state.save(path, **saved)
-    assert np.isnan(trained(path, 3).seconds)
-    assert trained(path, 4).iteration[-1] == trained(path, 4).iteration[-1] == 4
-    state.save(path, **saved, seconds=[np.nan])
-    with pytest.raises(ValueError, match="seconds"):
-        trained(path, 3)
 
 
 # ---------------------------------------------------------------- train's own picture

@@ -1,5 +1,6 @@
 """Whatever public takes a theta, a generator or a policy says so, by name, of one that is none."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -33,6 +34,8 @@ INSTANCES = {
     "Recipe": tb.Recipe(tb.ExactGradient(), tb.Adam(0.1), 2),
     "Reparametrised": tb.Reparametrised(PROBLEM, tb.Box(-np.ones(4), np.ones(4))),
     "StepBudget": tb.StepBudget(20, 2),
+    "StoppedPolicyIteration": tb.StoppedPolicyIteration(steps=1),
+    "StoppedValueIteration": tb.StoppedValueIteration(sweeps=1),
     "Survivors": tb.Survivors(5),
     "Trajectories": TRAJECTORIES,
     **{
@@ -65,6 +68,7 @@ VALUES = {
     "trajectories": TRAJECTORIES,
     "n_trajectories": 3,
     "sampler": tb.Episodes(3),
+    "previous": None,
     "count": 3,
     "horizon": 2,
     "method": tb.ExactGradient(),
@@ -89,6 +93,7 @@ OWN = {
     "BiLevelActorCritic": OF_GAMES,
     "SoBiRL": BANDIT,
     "ValueGapPenalty": BANDIT,
+    "RegularisedActorCritic": BANDIT,
     "Budget": {"gradient": THETA[:3], "bound": THETA[:3]},
     "check_by_enumeration": {"estimator": tb.NaivePolicyGradient()},
     "bandit_closed_form": BANDIT,
@@ -99,11 +104,12 @@ OWN = {
 # A policy in words, by the names of states.
 ANOTHER_POLICY = "MarkovGame.logits"
 
+FLAGS = [None, 0, 1, "yes", [], np.ones(2), object()]
 NAN, BOX = np.array([0.1, np.nan, 0.1, 0.1]), np.zeros((4, 4))
 WRONG = {
     "theta": [None, 0, 0.5, "theta", [], ["a"] * 4, [None] * 4, NAN, BOX, np.zeros(3), 1j * THETA,
               {}, object()],
-    "up_to_scale": [None, 0, 1, "yes", [], np.ones(2), object()],
+    "up_to_scale": FLAGS,
     "rng": [-1, 1.5, np.nan, "rng", [1], [None], np.random.RandomState(0), True, object()],
     "seed": [None, -1, 1.5, np.nan, "seed", [1], True, object()],
     "policy": [None, 0, "policy", [], [[]], np.full(POLICY.shape, np.nan), POLICY[:1], -POLICY,
@@ -204,25 +210,30 @@ def test_what_is_none_is_named(name, parameter):
             run(function, right | {parameter: wrong})
 
 
-@pytest.mark.parametrize("wrong", [None, 0, 1, "yes", [], np.ones(2), object()])
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("baseline", lambda v: tb.BoltzmannCovariance(DRAWN, baseline=v)),
-        ("own_action", lambda v: tb.BoltzmannCovariance(DRAWN, own_action=v)),
-        ("average_tails", lambda v: tb.BoltzmannCovariance(DRAWN, average_tails=v)),
-        ("discounted", lambda v: tb.SoBiRL(DRAWN, discounted=v)),
-        ("two_sided", lambda v: tb.ZeroOrder(two_sided=v)),
-        ("decaying", lambda v: tb.ZeroOrder(decaying=v)),
-        ("cut_is_end", lambda v: tb.SarsaCritic(cut_is_end=v)),
-        ("warm_start", lambda v: tb.StoppedValueIteration(sweeps=1, warm_start=v)),
-        ("follower_observes_leader", lambda v: tb.problems.random_game(follower_observes_leader=v)),
-    ],
-)
-def test_a_flag_is_true_or_false(name, make, wrong):
-    make(np.bool_(True))
-    with pytest.raises(ValueError, match=rf"\b{name}\b"):
-        make(wrong)
+def flags():
+    """Yield settings of what is public that are True or False."""
+    for module in (tb, problems, optimum):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if dataclasses.is_dataclass(thing) and not name.endswith("Report"):
+                for field in dataclasses.fields(thing):
+                    if field.type == "bool":
+                        yield name, field.name
+
+
+@pytest.mark.parametrize(("name", "flag"), [*flags()])
+def test_a_flag_is_true_or_false(name, flag):
+    instance = INSTANCES[name] if name in INSTANCES else made(getattr(tb, name))
+    assert dataclasses.replace(instance, **{flag: np.bool_(True)})
+    for wrong in FLAGS:
+        with pytest.raises(ValueError, match=rf"^{flag} is "):
+            dataclasses.replace(instance, **{flag: wrong})
+
+
+@pytest.mark.parametrize("wrong", FLAGS)
+def test_a_game_is_seen_or_not(wrong):
+    with pytest.raises(ValueError, match=r"^follower_observes_leader is "):
+        tb.problems.random_game(follower_observes_leader=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["x", None, np.nan, np.inf, [1.0, 2.0], 1j, object()])

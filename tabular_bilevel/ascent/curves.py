@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -169,14 +168,9 @@ class Training:
             "final_objectives": finals,
             "mean": float(values.mean()),
             "standard_error": error,
-            "seconds": {seed: _known(curves[seed].seconds) for seed in sorted(curves)},
         }
         write_json(self.folder / SUMMARY, summary)
         return summary
-
-
-def _known(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 @displayed
@@ -187,27 +181,24 @@ class Trained:
     Attributes
     ----------
     words : mapping of str to value
-        The summary: settings, ends and wall time.
+        The summary: settings and ends.
     iteration : ndarray of int, shape (n,)
         Iterations at which J was computed, the same for all seeds.
     objective : ndarray, shape (seeds, n)
         J there.
     ends : ndarray, shape (seeds,)
         J over the last iterations.
-    seconds : ndarray, shape (seeds,)
-        Wall time; NaN where it is not known.
     """
 
     words: Mapping[str, Any]
     iteration: IntArray
     objective: FloatArray
     ends: FloatArray
-    seconds: FloatArray
 
     @property
     def settings(self) -> dict[str, Any]:
         """What it was trained with."""
-        found = {"mean", "standard_error", "final_objectives", "seconds"}
+        found = {"mean", "standard_error", "final_objectives"}
         return {name: value for name, value in self.words.items() if name not in found}
 
 
@@ -242,15 +233,12 @@ def load_trained(folder: Path, limit: int = LIMIT) -> Trained:
         ends = finite_array("final_objectives", [*words["final_objectives"].values()], (None,))
         if list(objectives) != list(words["final_objectives"]):
             raise ValueError(f"it has the seeds {list(objectives)}, and the summary has others")
-        seconds = words.get("seconds", {})
-        times = [seconds.get(seed) for seed in objectives]
-        taken = np.array([np.nan if time is None else float(time) for time in times])
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{shown(folder / TABLE)} is no table of train's: {brief(error)}"
         ) from error
     table = np.array(list(objectives.values()))
-    return Trained(words, np.array(iteration), table, ends, taken)
+    return Trained(words, np.array(iteration), table, ends)
 
 
 def _table(text: str) -> tuple[list[int], dict[str, list[float]]]:

@@ -5,7 +5,6 @@ What an interrupt or a crash leaves is gone on with; the curve is the same as wi
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,8 +41,6 @@ class Curve:
         J there.
     theta : ndarray, shape (d,)
         Where the ascent ended.
-    seconds : float
-        Wall time that it took, in all sessions together; NaN if that is not known.
 
     Examples
     --------
@@ -60,7 +57,6 @@ class Curve:
     iteration: IntArray
     objective: FloatArray
     theta: FloatArray = field(repr=False)
-    seconds: float = math.nan
 
     def final(self, share: float = 0.05) -> float:
         """Average the objective over the last iterations, by default a twentieth of them.
@@ -164,26 +160,19 @@ def train(run: Run) -> Curve:
     """
     every = positive_integer("every", run.every)
     n_iterations = positive_integer("n_iterations", run.n_iterations)
-    state, iterations, objectives, before = _begun(run)
+    state, iterations, objectives = _begun(run)
     if iterations[-1:] == [n_iterations]:
-        return finished(state.theta, iterations, objectives, before)
+        return finished(state.theta, iterations, objectives)
     # an interrupt may have come between a look at the objective and the step
     seen = sum(k < state.iteration for k in iterations)
     del iterations[seen:], objectives[seen:]
     steps = resume(run.problem, state, run.method, run.optimiser)
 
-    began = saved_at = time.monotonic()
-
-    def save(state: AscentState) -> float:
-        """Save what there is, and say how long it took in all."""
-        seconds = before + time.monotonic() - began
-        known = {} if math.isnan(seconds) else {"seconds": np.array([seconds])}
+    def save(state: AscentState) -> None:
         if run.path is not None:
-            state.save(
-                run.path, label=run.label, iterations=iterations, objectives=objectives, **known
-            )
-        return seconds
+            state.save(run.path, label=run.label, iterations=iterations, objectives=objectives)
 
+    saved_at = time.monotonic()
     last: Iteration | None = None
     try:
         for step in steps:
@@ -203,13 +192,14 @@ def train(run: Run) -> Curve:
         raise
     if last is not None:
         state = last.state
-    return finished(state.theta, iterations, objectives, save(state))
+    save(state)
+    return finished(state.theta, iterations, objectives)
 
 
-def _begun(run: Run) -> tuple[AscentState, list[int], list[float], float]:
+def _begun(run: Run) -> tuple[AscentState, list[int], list[float]]:
     """Find how far a run is: its state, and what was noted; ValueError if the file is another's."""
     if run.path is None or not run.path.exists():
-        return AscentState.start(run.theta, rng=run.seed), [], [], 0.0
+        return AscentState.start(run.theta, rng=run.seed), [], []
     state, saved = AscentState.load(run.path, limit=run.limit)
     try:
         return state, *_noted(saved, run, state)
@@ -219,9 +209,9 @@ def _begun(run: Run) -> tuple[AscentState, list[int], list[float], float]:
 
 def _noted(
     saved: Mapping[str, FloatArray], run: Run, state: AscentState
-) -> tuple[list[int], list[float], float]:
+) -> tuple[list[int], list[float]]:
     """Read what `train` keeps beside a state; ValueError if this run cannot go on from it."""
-    if saved.keys() - {"seconds"} != {"label", "iterations", "objectives"}:
+    if saved.keys() != {"label", "iterations", "objectives"}:
         raise ValueError(f"has {brief(sorted(saved))}, not label, iterations and objectives")
     label = str(saved["label"])
     if label != run.label:
@@ -239,13 +229,9 @@ def _noted(
             f"holds iterations {brief(iterations)}, not each {run.every}th up to {state.iteration}"
         )
     finite_array("objectives", saved["objectives"], (len(iterations),))
-    # what an older version saved does not say how long it took
-    (seconds,) = finite_array("seconds", saved["seconds"], (1,)) if "seconds" in saved else [np.nan]
-    return iterations, objectives, float(seconds)
+    return iterations, objectives
 
 
-def finished(
-    theta: FloatArray, iterations: list[int], objectives: list[float], seconds: float = math.nan
-) -> Curve:
+def finished(theta: FloatArray, iterations: list[int], objectives: list[float]) -> Curve:
     """Freeze a curve."""
-    return Curve(read_only(np.array(iterations)), read_only(np.array(objectives)), theta, seconds)
+    return Curve(read_only(np.array(iterations)), read_only(np.array(objectives)), theta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +14,17 @@ from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
-from tabular_bilevel.finite.adjoint import evaluated, road
-from tabular_bilevel.finite.follower import (
-    FollowerSolver,
-    Response,
-    response_at,
-    solve_follower,
-)
+from tabular_bilevel.finite.follower import FollowerSolver, Response, response_at
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back
+from tabular_bilevel.kinds import AnyModel, AnyResponse, evaluated, road, solve_follower
+from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
 __all__ = ["hypergradient", "objective"]
 
 
 @quiet
 def hypergradient(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     accuracy: Enclosed | Bounded | Estimated | None = None,
@@ -45,7 +41,7 @@ def hypergradient(
 
     Parameters
     ----------
-    problem : BilevelProblem
+    problem : BilevelProblem or LinearQuadraticProblem
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -97,15 +93,17 @@ def hypergradient(
             "Enclosed(1e-12)"
         )
     theta = read_only(as_theta(theta))
-    model = modelled(problem, theta)
-    if isinstance(accuracy, Enclosed):
+    model = model_at(problem, theta)
+    if isinstance(accuracy, Enclosed) and isinstance(model, Model):
         return _enclosed(problem, theta, model, accuracy, horizon)
     bounded = horizon is None and not isinstance(accuracy, Estimated)
-    response = solve_follower(model, solver=solver, start=start)
+    response: Any = solve_follower(model, solver=solver, start=start)
     result: Hypergradient | None = None
     reason = "it was asked for"
     if horizon is not None:
         reason = "a finite horizon is not covered"
+    elif not isinstance(model, Model):
+        reason = "linear-quadratic models have no bounds"
     elif bounded:
         reason = "numbers overflow where bounds are computed"
         try:
@@ -116,16 +114,16 @@ def hypergradient(
             reason = str(error)
     if result is None:
         result = _estimated(problem, theta, model, response, horizon, reason)
-    if isinstance(accuracy, Bounded):
+    if isinstance(accuracy, (Bounded, Enclosed)):
         _require(result, accuracy.tolerance)
     return result
 
 
 def _estimated(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: FloatArray,
-    model: Model,
-    response: Response,
+    model: AnyModel,
+    response: AnyResponse,
     horizon: int | None,
     reason: str,
 ) -> Hypergradient:
@@ -147,7 +145,7 @@ def _estimated(
 
 
 def _bounded(
-    problem: BilevelProblem, theta: FloatArray, model: Model, response: Response
+    problem: Any, theta: FloatArray, model: Model, response: Response
 ) -> Hypergradient | None:
     """Refine and bound; what has no bound is an ESTIMATE."""
     found = refined(problem, theta, model, response)
@@ -175,7 +173,7 @@ def _bounded(
 
 
 def _enclosed(
-    problem: BilevelProblem,
+    problem: Any,
     theta: FloatArray,
     model: Model,
     accuracy: Enclosed,
@@ -222,14 +220,12 @@ def _require(result: Hypergradient, tolerance: float | None) -> None:
 
 
 @quiet
-def objective(
-    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
-) -> float:
+def objective(problem: AnyProblem, theta: npt.ArrayLike, *, horizon: int | None = None) -> float:
     """Compute the leader's objective J(theta) alone.
 
     Parameters
     ----------
-    problem : BilevelProblem
+    problem : BilevelProblem or LinearQuadraticProblem
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -255,5 +251,5 @@ def objective(
     >>> round(tb.objective(tb.problems.bandit(leader_reward=[0.0, 1.0]), [0.0, np.log(3.0)]), 12)
     0.75
     """
-    model = modelled(problem, read_only(as_theta(theta)))
-    return evaluated(model, solve_follower(model), horizon=horizon).objective
+    model = model_at(problem, read_only(as_theta(theta)))
+    return float(evaluated(model, solve_follower(model), horizon=horizon).objective)

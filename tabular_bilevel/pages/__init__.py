@@ -38,12 +38,13 @@ def save_report(path: FilePath, report: Any, *, subject: str = "") -> None:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import tabular_bilevel as tb
     >>> problem, theta = tb.problems.layered(depth=2, width=2), [0.1] * 4
     >>> report = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tb.save_report(f"{folder}/report.html", report, subject="the direct part alone")
-    ...     page = open(f"{folder}/report.html", encoding="utf-8").read()
+    ...     page = Path(f"{folder}/report.html").read_text(encoding="utf-8")
     >>> "<h1>BIASED: the direct part alone</h1>" in page
     True
     """

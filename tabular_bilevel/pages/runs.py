@@ -86,7 +86,6 @@ class Comparison:
         width = max(map(len, self.runs))
         lines = [
             f"{name:<{width}}  J = {_end(run)}{f', published {known.value:g}' if known else ''}"
-            f"; {_time(run)}"
             for name, run in self.runs.items()
             for known in [self.published.get(name)]
         ]
@@ -116,21 +115,16 @@ class Comparison:
         yield element("h2", "Where they end")
         yield table(
             "J over the last twentieth of the iterations: mean and standard error over seeds",
-            ("run", "J", "published", "seconds"),
+            ("run", "J", "published"),
             (
                 Row(
-                    (name, _end(run), f"{known.value:g}" if known else "", _seconds(run)),
+                    (name, _end(run), f"{known.value:g}" if known else ""),
                     self._beside(name, run),
                 )
                 for name, run in self.runs.items()
                 for known in [self.published.get(name)]
             ),
-            numbers=(1, 2, 3),
-        )
-        yield element(
-            "p",
-            "Seconds are the median wall time of a seed: they depend on the machine, and on how "
-            "many ran at once.",
+            numbers=(1, 2),
         )
         yield element("h2", "Settings that all share")
         yield table(
@@ -172,12 +166,3 @@ def _end(run: Trained) -> str:
         return mean
     error = float(run.ends.std(ddof=1) / np.sqrt(run.ends.size))
     return f"{mean} \N{PLUS-MINUS SIGN} {number(error, 2)}"
-
-
-def _seconds(run: Trained) -> str:
-    known = run.seconds[np.isfinite(run.seconds)]
-    return number(float(np.median(known))) if known.size else "unknown"
-
-
-def _time(run: Trained) -> str:
-    return f"{_seconds(run)} s a seed"
