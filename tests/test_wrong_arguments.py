@@ -217,7 +217,7 @@ def flags():
             thing = getattr(module, name)
             if dataclasses.is_dataclass(thing) and not name.endswith("Report"):
                 for field in dataclasses.fields(thing):
-                    if field.type == "bool":
+                    if field.type == "bool" and field.name != "follower_observes_leader":
                         yield name, field.name
 
 
