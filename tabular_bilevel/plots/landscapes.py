@@ -24,7 +24,7 @@ from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import AnyProblem
 
 __all__ = ["Plane", "line", "path", "plane"]
 
@@ -45,7 +45,7 @@ SMALLEST_SINE = 1e-6
 
 
 def line(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     direction: npt.ArrayLike,
     *,
@@ -254,7 +254,7 @@ class Plane:
 
 
 def plane(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     where: Plane,
     *,
     reach: float | tuple[tuple[float, float], tuple[float, float]] = 1.0,
