@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,16 +112,15 @@ def main(arguments: list[str] | None = None) -> int:
         for what in options.growing:
             for x in GROWING[what][: options.values]:
                 problem = problem_with(what, x, options.states)
-                theta, plain = np.zeros(problem.n_parameters), tb.Estimated()
+                theta = np.zeros(problem.n_parameters)
                 runs = {
-                    "bounded": lambda p=problem, at=theta: tb.hypergradient(p, at),
-                    "not": lambda p=problem, at=theta: tb.hypergradient(p, at, accuracy=plain),
+                    level: runner.timed(partial(tb.hypergradient, problem, theta, accuracy=level))
+                    for level in (tb.Bounded(), tb.Estimated())
                 }
-                timed = {name: runner.timed(run) for name, run in runs.items()}
-                seconds = runner.medians(timed, options.runs)
+                bounded, plain = runner.medians(runs, options.runs).values()
                 found.append({
-                    "growing": what, "to": x, "bounded, ms": 1e3 * seconds["bounded"],
-                    "not bounded, ms": 1e3 * seconds["not"], "MB": memory(problem, theta),
+                    "growing": what, "to": x, "bounded, ms": 1e3 * bounded,
+                    "not bounded, ms": 1e3 * plain, "MB": memory(problem, theta),
                 })  # fmt: skip
                 yield found[-1]
         yield from powers(found)

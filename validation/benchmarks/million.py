@@ -1,8 +1,8 @@
 """A million cells: a square without walls, 1000 x 1000, solved and differentiated.
 
-Run ``python validation/benchmarks/million.py`` with the package installed (minutes, and up to 4 GB;
-``--side`` takes less). Prints the seconds of each step, without bounds, and the most memory that the
-process held. No numbers are asserted: times are the machine's.
+Run ``python validation/benchmarks/million.py`` with the package installed (minutes, and up to 4
+GB; ``--side`` takes less). Prints the seconds of each step, without bounds, and the most memory
+that the process held. No numbers are asserted: times are the machine's.
 """
 
 from __future__ import annotations

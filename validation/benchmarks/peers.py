@@ -290,12 +290,12 @@ def differences(tables: Tables) -> Prepared:
 
 
 def plain_numba(tables: Tables) -> Prepared:
-    """The formulas as one writes them, with dense matrices, compiled by Numba."""
+    """Compile the formulas as one writes them, with dense matrices, by Numba."""
     import numba
 
     @numba.njit
     def differentiate(kernel, follower, leader, initial, gamma, leader_gamma, beta):
-        n_states, n_actions = follower.shape
+        n_states = len(initial)
         flat, value, eye = kernel.reshape(-1, n_states), np.zeros(n_states), np.eye(n_states)
         policy, chain = np.empty_like(follower), np.empty_like(eye)
         while True:

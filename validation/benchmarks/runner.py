@@ -55,6 +55,7 @@ class Peer:
         return self._read()
 
     def close(self) -> None:
+        """Let the process end."""
         self._process.communicate()
 
 
