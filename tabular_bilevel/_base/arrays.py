@@ -78,7 +78,8 @@ def quiet(function: F) -> F:
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Mark a freshly made array as read-only and hand it on."""
-    array.setflags(False)  # named, write=False takes twice as long
+    # by name, write=False, it takes twice as long
+    array.setflags(False)  # type: ignore[call-arg]
     return array
 
 
