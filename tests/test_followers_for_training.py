@@ -133,7 +133,7 @@ def test_where_the_quick_look_is_enough_no_numbering_is_looked_for(monkeypatch):
         raise AssertionError("numbered")
 
     monkeypatch.setattr("tabular_bilevel.finite.model.narrowing", refuse)
-    assert tb.solve_follower(random_graph(1500)).method == "policy iteration by sweeps"
+    assert tb.solve_follower(random_graph(6000)).method == "policy iteration by sweeps"
     with pytest.raises(AssertionError, match="numbered"):
         tb.solve_follower(random_graph(30))
 

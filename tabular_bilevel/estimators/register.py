@@ -19,6 +19,7 @@ from tabular_bilevel.estimators.hpgd import HyperPolicyGradient
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.regularised_actor_critic import RegularisedActorCritic
 from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
@@ -103,6 +104,7 @@ METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
         "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True),
         "amd": lambda s: AdaptiveModelDesign(),
         "penalty": lambda s: ValueGapPenalty(),
+        "regularised-ac": lambda s: RegularisedActorCritic(sampler=s.sampler),
         "neumann": lambda s: TruncatedNeumann(),
         "exact": lambda s: ExactGradient(),
     }

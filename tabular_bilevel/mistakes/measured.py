@@ -14,7 +14,6 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import Law
-from tabular_bilevel.sampling.view import entries_of
 
 __all__ = [
     "Measures",
@@ -155,11 +154,11 @@ def _expected_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray,
 def _sampled_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray, FloatArray]:
     sample, world = known.trajectories, known.world
     influence, arriving = np.zeros(world.leader_reward.shape), np.zeros(world.transition.nnz)
-    paid, columns = np.zeros_like(sample.leader_reward), sample.states.shape[1]
+    paid, columns = np.zeros_like(sample.leader_reward), sample.longest
     later = np.zeros(sample.count)
     for t in range(columns - 1, -1, -1):
         later = paid[:, t] = sample.leader_reward[:, t] + rule.leader_discount * later
-    trace, entries = np.zeros(sample.count), entries_of(sample)
+    trace, entries = np.zeros(sample.count), sample.entry_table
     for t in range(columns):
         on = sample.mask[:, t]
         s, a = sample.states[on, t], sample.actions[on, t]

@@ -10,8 +10,15 @@ from typing import Protocol
 import numpy as np
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arguments import as_nonnegative, as_real, finite_array, positive_integer
-from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, ratio, read_only
+from tabular_bilevel._base.arguments import (
+    as_flag,
+    as_generator,
+    as_nonnegative,
+    as_real,
+    finite_array,
+    positive_integer,
+)
+from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -174,6 +181,7 @@ class ExactCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Evaluate the leader exactly; of the trajectories, only the model is used."""
+        as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
     @quiet
@@ -208,16 +216,16 @@ class MonteCarloCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Average the returns."""
+        as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
-            trajectories.states,
-            trajectories.actions,
+            trajectories.pairs,
             trajectories.lengths,
-            model.leader_reward,
+            model.leader_reward.ravel(),
             model.leader_discount / trajectories.survival,
-            counts,
-            returns,
+            counts.ravel(),
+            returns.ravel(),
         )
         return visited_mean(counts, returns)
 
@@ -290,6 +298,8 @@ class SarsaCritic:
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
         as_nonnegative("initial_spread", self.initial_spread)
+        as_flag("cut_is_end", self.cut_is_end)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def values(
@@ -301,26 +311,26 @@ class SarsaCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories."""
-        model = trajectories.model
+        model, rng = trajectories.model, as_generator(rng)
         previous = previous if self.warm_start else None
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
             table += self.initial_spread * rng.standard_normal(table.shape)
-        steps = flat_steps(trajectories)
+        followed = np.empty(trajectories.pairs.size, dtype=bool)
+        kernels.mark_followed(trajectories.lengths, followed)
         for _ in range(self.sweeps):
-            order = rng.permutation(steps)
+            order = rng.permutation(followed.size)
             for block in row_blocks(order.size, SCATTERED):
                 kernels.sarsa(
                     order[block],
-                    trajectories.states,
-                    trajectories.actions,
-                    trajectories.next_states,
-                    trajectories.lengths,
-                    model.leader_reward,
+                    trajectories.pairs,
+                    trajectories.entries,
+                    followed,
+                    model.leader_reward.ravel(),
                     model.leader_discount,
                     self.step_size,
                     self.cut_is_end,
-                    table,
+                    table.ravel(),
                 )
         return LeaderValues.under(response.policy, table)
 
@@ -387,6 +397,7 @@ class TemporalDifferenceCritic:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def values(
@@ -437,22 +448,21 @@ def learn_differences(
     previous: FloatArray | None,
 ) -> LeaderValues:
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
-    model = trajectories.model
+    model, rng = trajectories.model, as_generator(rng)
     table = first_table(model, previous)
-    steps = flat_steps(trajectories)
     for _ in range(sweeps):
-        order, target = rng.permutation(steps), target_value(table)
+        order, target = rng.permutation(trajectories.pairs.size), target_value(table)
         for block in row_blocks(order.size, SCATTERED):
             kernels.temporal_differences(
                 order[block],
-                trajectories.states,
-                trajectories.actions,
-                trajectories.next_states,
-                model.leader_reward,
+                trajectories.pairs,
+                trajectories.entries,
+                model.transition.indices,
+                model.leader_reward.ravel(),
                 model.leader_discount,
                 step_size,
                 target,
-                table,
+                table.ravel(),
             )
     return LeaderValues.under(response.policy, table)
 
@@ -467,10 +477,3 @@ def first_table(model: Model, previous: FloatArray | None) -> FloatArray:
     """Copy the previous table, or start one of zeros, shape (S, A)."""
     shape = model.leader_reward.shape
     return np.zeros(shape) if previous is None else finite_array("previous", previous, shape)
-
-
-def flat_steps(trajectories: Trajectories) -> IntArray:
-    """List the steps as row * columns + column, without the padding."""
-    if trajectories.count == 1:
-        return np.arange(trajectories.states.size)
-    return np.flatnonzero(trajectories.states.ravel() >= 0)

@@ -17,6 +17,7 @@ import tabular_bilevel as tb
 from tabular_bilevel.ascent.published import first_theta
 from tabular_bilevel.ascent.training import Run
 from tabular_bilevel.estimators.register import METHODS, Setting
+from tabular_bilevel.problems.known import KNOWN
 
 RATES = (0.5, 0.1, 0.05, 0.01)
 CRITIC_STEPS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -42,15 +43,14 @@ LEARNING = ("bchg", "hpgd-sarsa", "bchg-game", "bi-ac")
 
 #: Final objectives, by problem, temperature or reward, steps an iteration, and method.
 PUBLISHED = {
-    ("four rooms", 0.001, 100, "bchg"): 0.667,
-    ("four rooms", 0.001, 100, "hpgd-oracle"): 0.691,
-    ("four rooms", 0.001, 100, "hpgd-mc"): 0.007,
-    ("four rooms", 0.001, 100, "hpgd-sarsa"): 0.0,
-    ("four rooms", 0.001, 100, "sobirl"): 0.0,
-    ("four rooms", 0.001, 100, "naive"): 0.0,
-    ("discrete toy", 1.0, 450, "bchg-game"): 27.1,
-    ("discrete toy", 1.0, 450, "naive"): 11.5,
-    ("discrete toy", 1.0, 450, "bi-ac"): 3.7,
+    (
+        known.problem.replace("-", " "),
+        0.001 if known.problem == "four-rooms" else 1.0,
+        known.batch,
+        known.method,
+    ): known.value
+    for known in KNOWN
+    if known.method
 }
 
 #: The published curve of BC-HG and HPGD (oracle), temperature 0.001, 100 steps an iteration.
