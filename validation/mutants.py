@@ -197,7 +197,7 @@ MUTANTS = (
     ),
     Mutant(
         "exponentials without the shift",
-        "soft_backup",
+        "soft_maximum",
         "    best = action_value.max(axis=1)\n",
         "    best = np.zeros(len(action_value))\n",
         (FOLLOWER,),
