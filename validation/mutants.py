@@ -332,7 +332,7 @@ MUTANTS = (
     ),
     Mutant(
         "what has no bound is called bounded",
-        "_bounded",
+        "_bounded_tables",
         "Level.ESTIMATE if bounds.vacuous else Level.BOUNDED",
         "Level.BOUNDED",
         ("tests/test_accuracy.py",),
