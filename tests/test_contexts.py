@@ -198,6 +198,13 @@ def test_strangers_problems_will_do(wrap):
     assert found.accuracy.level is tb.Level.BOUNDED
 
 
+def test_one_context_that_says_how_long_theta_is_is_enough():
+    silent = Backward(FORK)
+    assert tb.Contexts([silent, FORK]).n_parameters == 1
+    assert not hasattr(tb.Contexts([silent, silent]), "n_parameters")
+    assert tb.objective(tb.Contexts([silent, silent]), [0.2]) == tb.objective(FORK, [0.2])
+
+
 def test_states_are_called_by_their_context():
     problem = tb.Contexts([tb.problems.rounds(coins=["dock"]), PROBLEM_OF_ONE], names=["a", "b"])
     model = problem.model([0.0])
