@@ -19,6 +19,7 @@ Problems: what theta does
     Transform                what turns that vector into theta; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
+    Contexts                 several followers, met by chance, and one theta for all
     along                    a problem along a line: one parameter
 
 Tables: the follower's decision process at one theta
@@ -39,6 +40,7 @@ The follower's answer, and what it is worth to the leader
     CompiledPolicyIteration  the same, fast for thousands of small solves
     ValueIteration           the solver of which it is known how it converges
     StoppedValueIteration    a follower that has not finished thinking
+    StoppedPolicyIteration   the same, with a table of its own, as in the papers
     FollowerSolver           what a solver of your own must have
     evaluate_leader          the leader's values under the answer
     Evaluation               its objective, values and occupancy
@@ -72,6 +74,7 @@ Estimators: methods of the literature
     HyperPolicyGradient      HPGD, by differences of two values
     SoBiRL                   the score of the first action
     ValueGapPenalty          PBRL, a penalty on the follower's shortfall
+    RegularisedActorCritic   that in a single loop, its two policies still learning
     NaivePolicyGradient      the direct part alone
     BiLevelActorCritic       Bi-AC, a critic that trusts the leader to play its best
     ZeroOrder                differences in random directions
@@ -114,6 +117,7 @@ Checks: is it right?
     standard_suite           those problems
     SuiteCase                one of them
     SuiteReport              what was found on each
+    save_report              any of these reports as a page for a browser
     Verdict                  BIASED, no bias seen, inconclusive or broken
     Diagnosis                which known mistakes would explain a bias
     tell_apart               which mistakes a problem can show
@@ -184,6 +188,7 @@ from tabular_bilevel.estimators import (
     ExactGradient,
     HyperPolicyGradient,
     NaivePolicyGradient,
+    RegularisedActorCritic,
     SoBiRL,
     TruncatedNeumann,
     ValueGapPenalty,
@@ -203,6 +208,7 @@ from tabular_bilevel.finite.follower import (
     FollowerSolver,
     PolicyIteration,
     Response,
+    StoppedPolicyIteration,
     StoppedValueIteration,
     ValueIteration,
 )
@@ -214,6 +220,7 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem, LinearQuadraticProblem
+from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 from tabular_bilevel.problems.markov_game import MarkovGame
@@ -251,6 +258,7 @@ if TYPE_CHECKING:  # checks take a third of this import: they wait until one is 
         tell_apart,
     )
     from tabular_bilevel.mistakes import Control, controls
+    from tabular_bilevel.pages import save_report
 
 __version__ = "0.1.0"
 
@@ -270,6 +278,7 @@ __all__ = [
     "CertificationError",
     "CheckFailedError",
     "CompiledPolicyIteration",
+    "Contexts",
     "Control",
     "ConvergenceError",
     "Critic",
@@ -315,6 +324,7 @@ __all__ = [
     "PolicyIteration",
     "QuadraticReward",
     "Recipe",
+    "RegularisedActorCritic",
     "Reparametrised",
     "Response",
     "Sampler",
@@ -325,6 +335,7 @@ __all__ = [
     "Shake",
     "SoBiRL",
     "StepBudget",
+    "StoppedPolicyIteration",
     "StoppedValueIteration",
     "SuiteCase",
     "SuiteReport",
@@ -362,6 +373,7 @@ __all__ = [
     "published",
     "resume",
     "sample_trajectories",
+    "save_report",
     "search",
     "sensitivities",
     "solve_follower",
@@ -383,7 +395,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"tabular_bilevel.{name}")
     old = {"Step": Iteration, "Steps": StepBudget}
     if not (name in old or name.startswith("_")):
-        for folder in ("mistakes", "checks"):
+        for folder in ("mistakes", "checks", "pages"):
             part = importlib.import_module(f"tabular_bilevel.{folder}")
             if name in part.__all__:
                 return getattr(part, name)

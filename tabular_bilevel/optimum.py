@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
-    as_finite,
     as_generator,
+    as_nonnegative,
     as_positive,
     as_real,
     as_theta,
@@ -415,8 +415,7 @@ class Perturbed:
     def __post_init__(self) -> None:
         """Check the settings."""
         as_estimator(self.method, name="method")
-        if as_finite("spread", self.spread) < 0.0:
-            raise ValueError(f"spread is {self.spread}, below 0")
+        as_nonnegative("spread", self.spread)
 
     def __call__(
         self,

@@ -27,6 +27,7 @@ __all__ = [
     "as_generator",
     "as_leader_discount",
     "as_names",
+    "as_nonnegative",
     "as_positive",
     "as_real",
     "as_theta",
@@ -222,6 +223,14 @@ def as_positive(name: str, value: npt.ArrayLike) -> float:
     number = as_real(name, value)
     if not (np.isfinite(number) and number > 0.0):
         raise ValueError(f"{name} is {number}, not a positive finite number")
+    return number
+
+
+def as_nonnegative(name: str, value: npt.ArrayLike) -> float:
+    """Convert a finite scalar of at least 0."""
+    number = as_finite(name, value)
+    if number < 0.0:
+        raise ValueError(f"{name} is {number}, below 0")
     return number
 
 

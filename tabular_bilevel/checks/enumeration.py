@@ -490,7 +490,7 @@ class _Run:
             numbers = np.array(chosen)
             sample, probabilities = self.every.take(numbers.ravel())
             estimates = [
-                self._estimates(_part(sample, slice(k * size, (k + 1) * size)), batch).mean(axis=0)
+                self._estimates(sample.part(slice(k * size, (k + 1) * size)), batch).mean(axis=0)
                 for k, batch in enumerate(numbers)
             ]
             weights = probabilities.reshape(-1, size).prod(axis=1)
@@ -508,7 +508,7 @@ class _Run:
             )
         if self.size > 1 or len(rows) < numbers.size:
             return False
-        alone = self._estimates(_part(sample, slice(1)), numbers[:1])
+        alone = self._estimates(sample.part(slice(1)), numbers[:1])
         return not self._differ(alone, rows[:1], np.abs(rows))
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
@@ -529,7 +529,7 @@ class _Run:
             which = slice(row, row + 1) if len(rows) == numbers.size else slice(None)
             raise ValueError(
                 f"{entry('estimate', (column,))} is {rows[row, column]}, not a finite number, from "
-                f"{_described(_part(sample, which), numbers[which])}"
+                f"{_described(sample.part(which), numbers[which])}"
                 + (
                     "; where one trajectory is too few, enumerate batches, by batch_size=2"
                     if numbers.size == 1
@@ -597,18 +597,6 @@ def _arrangements(numbers: IntArray) -> FloatArray:
         repeats = np.where(numbers[:, j] == numbers[:, j - 1], repeats + 1.0, 1.0)
         orders /= repeats
     return orders
-
-
-def _part(sample: Trajectories, rows: slice) -> Trajectories:
-    """Take some of the trajectories, padded as they are."""
-    return replace(
-        sample,
-        states=sample.states[rows],
-        actions=sample.actions[rows],
-        next_states=sample.next_states[rows],
-        lengths=sample.lengths[rows],
-        complete=sample.lengths[rows].size,
-    )
 
 
 def _source(sample: Trajectories, numbers: IntArray) -> str:

@@ -88,8 +88,10 @@ class AdaptiveModelDesign:
         )
         heating = tangents.temperature.toarray()[0]
 
-        def moved(value: FloatArray) -> FloatArray:
+        def moved(value: FloatArray) -> FloatArray | float:
             """Average over the change of the kernel: dP V, shape (S*A, d)."""
+            if not tangents.transition.nnz:
+                return 0.0
             weights = value[kernel.indices]
             rows = sp.csr_array(
                 (weights, np.arange(kernel.nnz), kernel.indptr),

@@ -116,7 +116,7 @@ class Estimate:
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
         seen = experience.seen
-        counts = (seen.count, int(seen.lengths.sum())) if isinstance(seen, Trajectories) else (0, 0)
+        counts = (seen.count, seen.pairs.size) if isinstance(seen, Trajectories) else (0, 0)
         return cls(
             gradient=parts.pulled_back(),
             model=experience.planned,

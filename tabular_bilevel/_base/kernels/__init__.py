@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         value_gaps,
     )
     from tabular_bilevel._base.kernels.sample import (
+        answers,
         eligibility_traces,
         expected_traces,
         monte_carlo,
@@ -30,10 +31,13 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         sarsa,
         temporal_differences,
         visits,
+        weigh_arrivals,
     )
     from tabular_bilevel._base.kernels.solve import (
         leader_measures,
-        soft_bellman,
+        linear_sweeps,
+        look_ahead,
+        soft_gap,
         soft_policy_iteration,
         soft_value_iteration,
         solve_band,
@@ -43,12 +47,15 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
 __all__ = [
     "action_reach",
     "advantages",
+    "answers",
     "balance",
     "eligibility_traces",
     "expected_traces",
     "flow_residual",
     "influence_sources",
     "leader_measures",
+    "linear_sweeps",
+    "look_ahead",
     "monte_carlo",
     "outward",
     "pad",
@@ -56,7 +63,7 @@ __all__ = [
     "sample_trajectories",
     "sarsa",
     "slope_errors",
-    "soft_bellman",
+    "soft_gap",
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
@@ -65,6 +72,7 @@ __all__ = [
     "temporal_differences",
     "value_gaps",
     "visits",
+    "weigh_arrivals",
 ]
 
 
