@@ -198,7 +198,7 @@ MUTANTS = (
     ),
     Mutant(
         "exponentials without the shift",
-        "soft_backup",
+        "soft_maximum",
         "    best = action_value.max(axis=1)\n",
         "    best = np.zeros(len(action_value))\n",
         (FOLLOWER,),
@@ -245,7 +245,7 @@ MUTANTS = (
         "evaluate_leader",
         'positive_integer("horizon", horizon)',
         'positive_integer("horizon", horizon) + 1',
-        (f"{KNOWN}::test_discrete_toy_over_150_steps",),
+        (f"{KNOWN}::test_what_is_known_at_a_theta",),
     ),
     Mutant(
         "a budget's pullback with a wrong sign",
@@ -667,6 +667,36 @@ MUTANTS = (
         "        raise error\n",
         "        pass\n",
         (f"{SWEEP}::test_a_task_that_fails_is_named_and_does_not_end_the_others",),
+    ),
+    Mutant(
+        "a context's weight forgotten",
+        "shares",
+        "contexts.weights[k] * measures.initial[place.states]",
+        "1.0 * measures.initial[place.states]",
+        ("tests/test_contexts.py::test_each_answer_is_the_mean_of_the_contexts",),
+    ),
+    Mutant(
+        "contexts do not bound their influence",
+        "shares_of_bounds",
+        "bounds.follower_reward[place.pairs]",
+        "0.0 * bounds.follower_reward[place.pairs]",
+        (
+            "tests/test_contexts.py::test_errors_of_a_table_reach_as_far_as_the_contexts_derivatives",
+        ),
+    ),
+    Mutant(
+        "households move against the income tax",
+        "_moves",
+        "np.where(inside, -kinds[:, 0], 0.0)",
+        "np.where(inside, kinds[:, 0], 0.0)",
+        ("tests/test_tax_design.py::test_its_derivatives_are_right",),
+    ),
+    Mutant(
+        "a bonus for certainty",
+        "RegularisedActorCritic._moved",
+        "- temperature * learner.log_policy",
+        "+ temperature * learner.log_policy",
+        ("tests/test_regularised_actor_critic.py::test_the_steps_are_those_of_the_docstring",),
     ),
     Mutant(
         "the linear-quadratic influence spreads at the leader's discount",

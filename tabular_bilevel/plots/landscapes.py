@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tabular_bilevel._base.arguments import (
+    as_finite,
     as_real,
     as_theta,
     entry,
@@ -225,8 +226,13 @@ class Plane:
         -------
         ndarray, shape (d,)
             Theta there.
+
+        Raises
+        ------
+        ValueError
+            If a coordinate is no finite number.
         """
-        return self.origin + x * self.first + y * self.second
+        return self.origin + as_finite("x", x) * self.first + as_finite("y", y) * self.second
 
     def coordinates(self, thetas: npt.ArrayLike) -> FloatArray:
         """Give the coordinates of the plane's nearest point to each theta.
