@@ -241,7 +241,7 @@ class PolicyIteration:
         """
         kernel, shape = model.transition, model.follower_reward.shape
         value, gap = _first_value(model, start), np.empty(model.n_states)
-        weights, before, forcing = np.empty(kernel.nnz), 0.0, LARGEST_FORCING
+        before, forcing = 0.0, LARGEST_FORCING
         reached: Response | None = None
         how = "one look ahead"
         for iteration in range(self.max_iterations + 1):
@@ -257,7 +257,6 @@ class PolicyIteration:
                 value,
                 action_value,
                 policy,
-                weights,
                 gap,
             )
             if reached is not None and not residual < reached.residual / 2.0:
@@ -272,7 +271,7 @@ class PolicyIteration:
             gained = residual / before if iteration > 0 else 1.0
             if iteration > 0 and gained >= 1.0:  # only exact steps are sure to converge
                 forcing /= 10.0
-            system = policy_system(model, policy, model.follower_discount, weights)
+            system = policy_system(model, policy, model.follower_discount)
             accuracy = min(forcing, gained**2)
             value, before = value + system.solve(gap, accuracy=accuracy), residual
             how = system.method
@@ -440,7 +439,8 @@ class CompiledPolicyIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
+        band = np.empty((model.n_states, 2 * width + 1))
+        step, gap = np.empty((2, model.n_states))
 
         def newton(tolerance: float, limit: int) -> tuple[int, float, float]:
             return kernels.soft_policy_iteration(
@@ -456,6 +456,7 @@ class CompiledPolicyIteration:
                 place,
                 band,
                 step,
+                gap,
                 value,
                 action_value,
                 policy,

@@ -338,9 +338,7 @@ def discounted_system(model: Model, kernel: sp.csr_array, discount: float) -> Li
     return _Dense(np.eye(n_states) - discount * kernel.toarray())
 
 
-def policy_system(
-    model: Model, policy: FloatArray, discount: float, weights: FloatArray | None = None
-) -> LinearSystem:
+def policy_system(model: Model, policy: FloatArray, discount: float) -> LinearSystem:
     """Prepare the system I - discount * P_policy.
 
     Parameters
@@ -351,8 +349,6 @@ def policy_system(
         Probability of each action.
     discount : float
         In [0, 1].
-    weights : ndarray, shape (nnz,), optional
-        The policy's chances of each stored transition, where they are known.
 
     Returns
     -------
@@ -366,8 +362,7 @@ def policy_system(
     """
     if discount == 1.0:
         return _undiscounted_system(model, policy)
-    if weights is None:
-        weights = _policy_weights(model, policy)
+    weights = _policy_weights(model, policy)
     if model.n_states <= DENSE_STATES:
         return _Dense(_policy_matrix(model, weights, discount))
     if model.overlapping:
@@ -410,15 +405,17 @@ def _require_steps(steps: FloatArray) -> None:
 
 def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
     """Invert I - discount * P_policy, shape (S, S); for small models."""
-    n_states, weights = model.n_states, _policy_weights(model, policy)
+    n_states, kernel = model.n_states, model.transition
     place, width = model.band
     if n_states**2 * width <= LARGEST_BAND_INVERSE:
-        kernel, rows = model.transition, np.zeros((n_states, n_states))
-        rows[place, np.arange(n_states)] = 1.0
-        band = np.empty((n_states, 2 * width + 1))
-        kernels.solve_band(kernel.indptr, kernel.indices, weights, discount, place, band, rows)
-        inverse = rows[place]
+        band, ones = np.empty((n_states, 2 * width + 1)), np.ones(n_states)
+        rows, inverse = np.empty((2, n_states, n_states))
+        kernels.solve_band(
+            kernel.indptr, kernel.indices, kernel.data, policy, discount, place, band, ones
+        )
+        kernels.invert_band(band, place, rows, inverse)
     else:  # at half the cost of solving for the unit vectors
+        weights = _policy_weights(model, policy)
         factors, pivots, _ = scipy.linalg.lapack.dgetrf(
             _policy_matrix(model, weights, discount).T, overwrite_a=True
         )

@@ -10,6 +10,7 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
+    "invert_band",
     "leader_measures",
     "soft_bellman",
     "soft_policy_iteration",
@@ -90,12 +91,9 @@ def soft_bellman(
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-    weights: FloatArray,
     gap: FloatArray,
 ) -> tuple[float, float]:
     """Look one step ahead: Q of V, its soft policy, and the gap T V - V.
-
-    `weights` are the policy's chances of each stored transition.
 
     Returns the largest |gap|, and the scale of the terms of the equation T V = V.
     """
@@ -109,8 +107,8 @@ def soft_bellman(
             if available[s, a]:
                 row = s * n_actions + a
                 ahead = 0.0
-                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                    ahead += data[k] * value[np.uint64(indices[k])]  # no sign to look at
+                for k in range(indptr[row], indptr[row + 1]):
+                    ahead += data[k] * value[indices[k]]
                 action_value[s, a] = reward[s, a] + discount * ahead
                 best = max(best, action_value[s, a])
         total = 0.0
@@ -119,14 +117,10 @@ def soft_bellman(
             total += policy[s, a]
         earned = 0.0
         for a in range(n_actions):
-            chance = policy[s, a] / total
-            policy[s, a] = chance
-            earned += chance * abs(reward[s, a])
-            row = s * n_actions + a
-            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                weights[k] = chance * data[k]
+            policy[s, a] /= total
+            earned += policy[s, a] * abs(reward[s, a])
         gap[s] = best + temperature * math.log(total) - value[s]
-        if abs(gap[s]) > residual or math.isnan(gap[s]):  # which stays
+        if not abs(gap[s]) <= residual:  # a NaN stays
             residual = abs(gap[s])
         scale = max(scale, abs(value[s]), earned)
     return residual, scale
@@ -136,28 +130,30 @@ def soft_bellman(
 def solve_band(
     indptr: IntArray,
     indices: IntArray,
-    weights: FloatArray,
+    data: FloatArray,
+    policy: FloatArray,
     discount: float,
     place: IntArray,
     band: FloatArray,
     x: FloatArray,
 ) -> None:
-    """Solve (I - discount P_policy) x = b in place, `weights` being the chances of transitions.
+    """Solve (I - discount P_policy) x = b in place, the states in the order of their places.
 
     `place` renumbers the states so that transitions stay within the band: `band` has a row a state
-    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. `x` has a
-    row a place, and a column for each right side. The matrix is dominant by rows: no pivots are
-    needed.
+    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. The matrix
+    is dominant by rows: no pivots are needed.
     """
-    n_states, width, n_sides = band.shape[0], band.shape[1] // 2, x.shape[1]
-    n_actions = (indptr.size - 1) // n_states
+    (n_states, n_actions), width = policy.shape, band.shape[1] // 2
     for i in range(n_states):
         for j in range(2 * width + 1):
             band[i, j] = 0.0
     for s in range(n_states):
         i = place[s]
-        for k in range(indptr[s * n_actions], indptr[(s + 1) * n_actions]):
-            band[i, place[indices[k]] - i + width] -= discount * weights[k]
+        for a in range(n_actions):
+            chance = discount * policy[s, a]
+            row = s * n_actions + a
+            for k in range(indptr[row], indptr[row + 1]):
+                band[i, place[indices[k]] - i + width] -= chance * data[k]
         band[i, width] += 1.0
     for i in range(n_states):
         pivot = band[i, width:]
@@ -171,18 +167,40 @@ def solve_band(
                 target[0] = factor
                 for j in range(1, last + 1):
                     target[j] -= factor * pivot[j]
-                x[below, 0] -= factor * x[i, 0]  # a loop of one turn costs three times as much
-                for c in range(1, n_sides):
-                    x[below, c] -= factor * x[i, c]
+                x[below] -= factor * x[i]
     for i in range(n_states - 1, -1, -1):
-        for c in range(n_sides):
-            x[i, c] /= band[i, width]
+        x[i] /= band[i, width]
         for above in range(max(0, i - width), i):
-            factor = band[above, i - above + width]
+            x[above] -= band[above, i - above + width] * x[i]
+
+
+@kernel
+def invert_band(band: FloatArray, place: IntArray, rows: FloatArray, inverse: FloatArray) -> None:
+    """Invert what `solve_band` left the factors of: nothing cancels. `rows` (S, S) is scratch."""
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        here = rows[i]
+        for c in range(n):
+            here[c] = 0.0
+        here[i] = 1.0
+        for j in range(max(0, i - width), i):
+            factor, there = band[i, j - i + width], rows[j]
             if factor != 0.0:
-                x[above, 0] -= factor * x[i, 0]
-                for c in range(1, n_sides):
-                    x[above, c] -= factor * x[i, c]
+                for c in range(j + 1):
+                    here[c] -= factor * there[c]
+    for i in range(n - 1, -1, -1):
+        here = rows[i]
+        for j in range(i + 1, min(i + width + 1, n)):
+            factor, there = band[i, j - i + width], rows[j]
+            if factor != 0.0:
+                for c in range(n):
+                    here[c] -= factor * there[c]
+        for c in range(n):
+            here[c] /= band[i, width]
+    for s in range(n):
+        here = rows[place[s]]
+        for t in range(n):
+            inverse[s, t] = here[place[t]]
 
 
 @kernel
@@ -212,19 +230,18 @@ def soft_policy_iteration(
     place: IntArray,
     band: FloatArray,
     step: FloatArray,
+    gap: FloatArray,
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
 ) -> tuple[int, float, float]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
+    `place` and `band` are those of `solve_band`, and `step` and `gap` have length S.
     Returns the number of steps, the residual of `value`, to which the other outputs belong, and the
     scale.
     """
     n_states = value.size
-    weights = np.empty(data.size)
-    gap = np.empty(n_states)
     iterations = 0
     while True:
         residual, scale = soft_bellman(
@@ -238,16 +255,15 @@ def soft_policy_iteration(
             value,
             action_value,
             policy,
-            weights,
             gap,
         )
-        for s in range(n_states):
-            step[place[s], 0] = gap[s]
         if not residual > tolerance * scale or iterations == max_iterations:
             return iterations, residual, scale
-        solve_band(indptr, indices, weights, discount, place, band, step)
         for s in range(n_states):
-            value[s] += step[place[s], 0]
+            step[place[s]] = gap[s]
+        solve_band(indptr, indices, data, policy, discount, place, band, step)
+        for s in range(n_states):
+            value[s] += step[place[s]]
         iterations += 1
 
 
@@ -282,20 +298,16 @@ def leader_measures(
     `solve_band`.
     """
     n_states, n_actions = policy.shape
-    weights = np.empty(data.size)
-    earned, arriving = np.empty((n_states, 1)), np.empty(n_states)
+    earned, arriving = np.empty(n_states), np.empty(n_states)
     for s in range(n_states):
         mean = 0.0
         for a in range(n_actions):
-            row = s * n_actions + a
             mean += policy[s, a] * leader_reward[s, a]
-            for k in range(indptr[row], indptr[row + 1]):
-                weights[k] = policy[s, a] * data[k]
-        earned[place[s], 0], arriving[place[s]] = mean, initial[s]
-    solve_band(indptr, indices, weights, leader_discount, place, band, earned)
+        earned[place[s]], arriving[place[s]] = mean, initial[s]
+    solve_band(indptr, indices, data, policy, leader_discount, place, band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
-        value[s], occupancy[s] = earned[place[s], 0], arriving[place[s]]
+        value[s], occupancy[s] = earned[place[s]], arriving[place[s]]
     for s in range(n_states):
         arriving[s] = 0.0
     for s in range(n_states):
@@ -317,7 +329,7 @@ def leader_measures(
             for k in range(indptr[row], indptr[row + 1]):
                 arriving[place[indices[k]]] += follower_discount * data[k] * influence[s, a]
     if follower_discount != leader_discount:
-        solve_band(indptr, indices, weights, follower_discount, place, band, earned)
+        solve_band(indptr, indices, data, policy, follower_discount, place, band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
         for a in range(n_actions):
