@@ -264,19 +264,19 @@ class _Operator(Protocol):
         """Apply its transpose, approximately."""
         ...
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Bound x = inverse b for every b of at most the sizes y.
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Bound x = inverse b for every b of at most the sizes y, the largest of which is `top`.
 
         Returns bounds of x (S,), of x but for a number all states share (S,), and of the actions'
         gamma (P(s,a) - P_policy(s)) x (S, A).
         """
         ...
 
-    def measures(self, sources: FloatArray) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         """Bound the transposed inverse of b + gamma P^T f, with b and f of at most these sizes.
 
         The sizes of b (S,) come first, then those of the flow f (S * A,), which in each state has
-        mass zero.
+        mass zero; `total` is their sum.
         """
         ...
 
@@ -301,8 +301,8 @@ class _Explicit:
         )
         patience = _patience_of(model, at, discount, aside, lambda: inverse @ ones)
         # exact inverse - inverse = exact inverse (I - matrix inverse)
-        off, _, size = (reach[: 3 * n_states] @ ones).reshape(3, n_states).max(axis=1).tolist()
-        rounding = _row_terms(model) * ROUNDOFF
+        sums, rounding = reach[: 2 * n_states] @ ones, _row_terms(model) * ROUNDOFF
+        off, size = float(sums[:n_states].max()), float(sums[n_states:].max())
         off += 2.0 * rounding * (size + 1.0)
         exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
         self._off = 2.0 * (exact * off + rounding * size)
@@ -314,14 +314,16 @@ class _Explicit:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return np.asarray(b @ self._inverse)
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         x, n = self._reach @ y, y.size
-        x += 2.0 * (self._off * y.max() + _lost(self.patience, y))
-        return x[n : 2 * n], x[:n], x[2 * n :].reshape(n, -1)
+        x += 2.0 * (self._off * top + _lost(self.patience, top))
+        return x[:n], x[n : 2 * n], x[2 * n :].reshape(n, -1)
 
-    def measures(self, sources: FloatArray) -> FloatArray:
-        m = sources @ self._reach[self._inverse.shape[0] :]
-        m += 2.0 * self._off * sources.sum() + _lost(self.patience, sources)
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
+        n = self._inverse.shape[0]
+        m = sources[:n] @ self._reach[:n]
+        m += sources[n:] @ self._reach[2 * n :]
+        m += 2.0 * self._off * total + _lost(self.patience, total)
         return np.asarray(m)
 
 
@@ -341,18 +343,18 @@ class _Factored:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return self._system.solve_transposed(b)
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         x = np.abs(self._system.solve(y))
         ahead = self._discount * self._model.next_value(x)
         mean = (self._policy * ahead).sum(axis=1)
         lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = largest(lacking) * self.patience + _lost(self.patience, y)
+        more = largest(lacking) * self.patience + _lost(self.patience, top)
         x += more
         return x, x, ahead + more + x[:, None]
 
-    def measures(self, sources: FloatArray) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         model = self._model
-        lost = _lost(self.patience, sources)
+        lost = _lost(self.patience, total)
         source = sources[: model.n_states]
         source = source + self._discount * model.arrivals(sources[model.n_states :])
         x = np.abs(self._system.solve_transposed(source))
@@ -376,10 +378,10 @@ class _Unknown:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return self._states
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         return self._states, self._states, self._pairs
 
-    def measures(self, sources: FloatArray) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         return self._states
 
 
@@ -432,9 +434,9 @@ def _patience(contraction: float) -> float:
     return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else math.inf
 
 
-def _lost(patience: float, bound: FloatArray) -> float:
+def _lost(patience: float, size: float) -> float:
     """Bound what underflows on the way through the inverse, unless all there is to carry is 0."""
-    return LOST * patience if bound.any() else 0.0
+    return LOST * patience if size != 0.0 else 0.0
 
 
 class _Gaps:
@@ -575,7 +577,7 @@ def _follower(model: Model, response: Response) -> _Follower:
     soft = _SoftPolicy(model, gaps)
     aside, error, action_value, action_value_error = np.empty((4, *gaps.gap.shape))
     stray, bound = np.empty((2, model.n_states))
-    residual = kernels.stray_residuals(
+    residual, top = kernels.stray_residuals(
         soft.policy,
         soft.log_error,
         soft.spare,
@@ -588,7 +590,7 @@ def _follower(model: Model, response: Response) -> _Follower:
         stray,
         bound,
     )
-    size, spread, advantage = operator.values(bound)
+    size, spread, advantage = operator.values(bound, top)
     kernels.policy_errors(
         soft.policy,
         soft.log_error,
@@ -661,7 +663,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
     gaps.move(correction)
     residual, value, initial_error = np.empty((3, n_states))
     advantage, advantage_error, action_value = np.empty((3, *policy.shape))
-    kernels.advantages(
+    top = kernels.advantages(
         gaps.gap,
         gaps.error,
         policy,
@@ -672,7 +674,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
         advantage,
         advantage_error,
     )
-    value_error, spread, propagated = operator.values(residual)
+    value_error, spread, propagated = operator.values(residual, top)
     objective, objective_error = kernels.evaluate(
         model.initial,
         gaps.gap,
@@ -734,7 +736,7 @@ def _measure_error(
 ) -> FloatArray:
     """Bound the error of measure + step, shape (S,), whose flow is off, of mass `leak` at most."""
     sources = np.empty(model.n_states + flow_error.size)
-    kernels.measure_sources(
+    total = kernels.measure_sources(
         balance.residual,
         balance.error,
         read_only_view(measure),
@@ -750,7 +752,7 @@ def _measure_error(
         operator.patience,
         sources,
     )
-    return operator.measures(sources)
+    return operator.measures(sources, total)
 
 
 @dataclass(frozen=True, eq=False)

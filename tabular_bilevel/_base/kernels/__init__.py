@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         pullback_errors,
         slope_errors,
         soft_policy,
+        softmax_errors,
         stray_residuals,
         value_gaps,
     )
@@ -73,6 +74,7 @@ __all__ = [
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
+    "softmax_errors",
     "solve_band",
     "sparse_product",
     "stray_residuals",

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
-from tabular_bilevel._base.jit import kernel
+from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
     "action_reach",
@@ -24,6 +24,7 @@ __all__ = [
     "pullback_errors",
     "slope_errors",
     "soft_policy",
+    "softmax_errors",
     "stray_residuals",
     "value_gaps",
 ]
@@ -71,19 +72,21 @@ def two_product(x: float, y: float) -> tuple[float, float]:
 @kernel
 def growth(x: float) -> float:
     """Bound exp(x) - 1 of an x that is not negative."""
-    return x + x * x if x < 1e-3 else math.expm1(x)
+    return x + x * x if x < 1e-3 else math.expm1(x) if x < 700.0 else np.inf
 
 
 @kernel
 def moved_probability(chance: float, spare: float, log_error: float) -> float:
     """Bound by how much a probability is off whose logarithm is; see `soft_policy`."""
+    if not log_error < 700.0:
+        return 1.0
     off = chance * growth(log_error)
     if spare > 0.0:
         off += spare * math.exp(log_error)
-    return off if off < 1.0 else 1.0
+    return min(off, 1.0)
 
 
-@kernel
+@patient_kernel(elements)
 def value_gaps(
     indptr: IntArray,
     indices: IntArray,
@@ -132,7 +135,7 @@ def value_gaps(
                 error[s, a] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
 def moved_gaps(
     indptr: IntArray,
     indices: IntArray,
@@ -171,7 +174,7 @@ def moved_gaps(
                 error[s, a] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
 def flow_residual(
     indptr: IntArray,
     indices: IntArray,
@@ -228,7 +231,7 @@ def flow_residual(
             error[s] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
 def moved_flow(
     indptr: IntArray,
     indices: IntArray,
@@ -271,7 +274,7 @@ def moved_flow(
             error[s] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(lambda *arguments: arguments[1].size * arguments[6].size)
 def action_reach(
     indptr: IntArray,
     indices: IntArray,
@@ -285,7 +288,7 @@ def action_reach(
     """From the inverse of I - discount P_policy, shape (S, S), as it was computed, by action.
 
     `reach` ((3 + A) S, S) holds four tables without signs: I less the matrix times the inverse, the
-    inverse less the means of its columns, the inverse, and of each action discount P inverse, less
+    inverse, the inverse less the means of its columns, and of each action discount P inverse, less
     its mean under the policy. `scratch` has length S.
     """
     n_states, n_actions = policy.shape
@@ -297,7 +300,7 @@ def action_reach(
             scratch[i] += here[i] / n_states
     for s in range(n_states):
         here, average = inverse[s], reach[s]
-        spread, size = reach[n_states + s], reach[2 * n_states + s]
+        size, spread = reach[n_states + s], reach[2 * n_states + s]
         for i in range(n_states):
             average[i] = 0.0
             size[i] = abs(here[i])
@@ -328,7 +331,7 @@ def action_reach(
             average[i] = abs(average[i] - here[i])
 
 
-@kernel
+@patient_kernel(elements)
 def soft_policy(
     gap: FloatArray,
     error: FloatArray,
@@ -400,7 +403,7 @@ def soft_policy(
         residual_error[s] = temperature * (fraction + ROUNDOFF * rounding) + UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
 def stray_residuals(
     policy: FloatArray,
     log_error: FloatArray,
@@ -413,11 +416,12 @@ def stray_residuals(
     aside: FloatArray,
     stray: FloatArray,
     bound: FloatArray,
-) -> float:
+) -> tuple[float, float]:
     """Bound the residual of a value whose error is propagated with another policy than its own.
 
-    `reach` is how much larger than the largest residual, which is returned, the value ahead may be
-    off. `aside` is how far the policies are apart, and `stray` what that adds to the bound.
+    `reach` is how much larger than the largest residual the value ahead may be off. `aside` is how
+    far the policies are apart, and `stray` what that adds to the bound. Returns the largest
+    residual, and the largest bound.
     """
     n_states, n_actions = policy.shape
     largest = 0.0
@@ -425,7 +429,7 @@ def stray_residuals(
         bound[s] = abs(residual[s]) + residual_error[s]
         if not bound[s] <= largest:  # a NaN stays
             largest = bound[s]
-    crude = reach * largest
+    crude, top = reach * largest, 0.0
     for s in range(n_states):
         turned = 0.0
         for a in range(n_actions):
@@ -436,10 +440,12 @@ def stray_residuals(
                 turned += moved_probability(policy[s, a], spare[s, a], off)
         stray[s] = turned * crude
         bound[s] += stray[s]
-    return largest
+        if not bound[s] <= top:
+            top = bound[s]
+    return largest, top
 
 
-@kernel
+@patient_kernel(elements)
 def policy_errors(
     policy: FloatArray,
     log_error: FloatArray,
@@ -500,7 +506,7 @@ def tighten(error: FloatArray, leak: float) -> None:
     error[where] = min(error[where], others)
 
 
-@kernel
+@patient_kernel(elements)
 def slope_errors(
     indptr: IntArray,
     indices: IntArray,
@@ -547,7 +553,7 @@ def slope_errors(
                 errors[k] += more + rounding + UNDERFLOW * (1.0 + abs(ahead))
 
 
-@kernel
+@patient_kernel(elements)
 def pullback_errors(
     indptr: IntArray,
     indices: IntArray,
@@ -577,7 +583,33 @@ def pullback_errors(
             bound[row] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
+def softmax_errors(
+    share: FloatArray, size: FloatArray, errors: FloatArray, roundings: float, bound: FloatArray
+) -> None:
+    """Bound what p (g - mean of g under p) is off by, row by row, for g of these sizes and errors.
+
+    It is rounded so often, relative to the size of g. Where columns of these are left out, g is 0.
+    """
+    n_rows, n = share.shape
+    for row in range(n_rows):
+        total, mean_off, mean_size = 0.0, 0.0, 0.0
+        for k in range(size.shape[1]):
+            total += size[row, k] + errors[row, k]
+            mean_off += share[row, k] * (errors[row, k] + ROUNDOFF * roundings * size[row, k])
+            mean_size += share[row, k] * size[row, k]
+        least = UNDERFLOW if total > 0.0 else 0.0
+        lost = least * (1.0 + total)  # also where a share underflows, whose weight is lost
+        for k in range(n):
+            here, off = 0.0, mean_off + 3.0 * lost
+            if k < size.shape[1]:
+                here = size[row, k]
+                off += errors[row, k] + ROUNDOFF * roundings * here
+            bound[row, k] = share[row, k] * off
+            bound[row, k] += least * (1.0 + here + mean_size + lost + off)
+
+
+@patient_kernel(elements)
 def outward(bounds: FloatArray, factor: float, least: float) -> None:
     """Widen bounds that are not 0; what is no bound becomes infinite."""
     for k in range(bounds.size):
@@ -587,7 +619,7 @@ def outward(bounds: FloatArray, factor: float, least: float) -> None:
         bounds[k] = wider if wider >= 0.0 else np.inf
 
 
-@kernel
+@patient_kernel(elements)
 def advantages(
     gap: FloatArray,
     error: FloatArray,
@@ -598,12 +630,12 @@ def advantages(
     residual: FloatArray,
     advantage: FloatArray,
     advantage_error: FloatArray,
-) -> None:
+) -> float:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages, and bound V's residual.
 
     The policy is off by `policy_error`, and by `aside` where V's error is propagated with another
     one; `reach` is how much larger than the residual the value ahead may be off. To the errors of
-    the advantages, what propagates is still to be added.
+    the advantages, what propagates is still to be added. Returns the largest bound.
     """
     n_states, n_actions = gap.shape
     largest = 0.0
@@ -624,6 +656,7 @@ def advantages(
         residual[s] = abs(mean) + mean_error + turned
         if not residual[s] <= largest:  # a NaN stays
             largest = residual[s]
+    top = 0.0
     for s in range(n_states):
         stray = 0.0
         for a in range(n_actions):
@@ -633,11 +666,14 @@ def advantages(
         if something:
             stray += UNDERFLOW
         residual[s] += stray
+        if not residual[s] <= top:
+            top = residual[s]
         for a in range(n_actions):
             advantage_error[s, a] += stray
+    return top
 
 
-@kernel
+@patient_kernel(elements)
 def evaluate(
     start: FloatArray,
     gap: FloatArray,
@@ -675,7 +711,7 @@ def evaluate(
     return objective + rest, error
 
 
-@kernel
+@patient_kernel(elements)
 def influence_sources(
     policy: FloatArray,
     policy_error: FloatArray,
@@ -729,7 +765,7 @@ def influence_sources(
         tighten(source_error[s], leak[s])
 
 
-@kernel
+@patient_kernel(elements)
 def measure_sources(
     residual: FloatArray,
     error: FloatArray,
@@ -745,12 +781,13 @@ def measure_sources(
     contraction: float,
     patience: float,
     sources: FloatArray,
-) -> None:
+) -> float:
     """Bound what the error of m = source + gamma P^T (flow + policy m) is propagated from.
 
     m is the sum of measure and step, of which a residual is left that is off by `error`. The flow
     is off by `flow_error`, of mass zero in each state but for `leak`, as is the policy. `sources`
-    (S + S A,) come to hold what starts in each state, and what moves between its actions.
+    (S + S A,) come to hold what starts in each state, and what moves between its actions; returns
+    their sum.
     """
     n_states, n_actions = policy_error.shape
     total, moving = 0.0, 0.0
@@ -762,18 +799,22 @@ def measure_sources(
             sources[n_states + s * n_actions + a] = moved
             moving += moved
     crude = (total + contraction * moving) * patience
+    total += moving
     for s in range(n_states):
         lasting = abs(measure[s]) + abs(step[s])
         # what is lost of the mass counts as a source there, and as moved between the actions of
         # the policy that errors are propagated with
         lost = leak[s] + policy_leak[s] * lasting + operator_leak[s] * crude
         sources[s] = abs(residual[s]) + error[s] + lost
+        total += lost
         for a in range(n_actions):
             strayed = aside[s, a] * crude + 2.0 * operator_policy[s, a] * lost
             sources[n_states + s * n_actions + a] += strayed
+            total += strayed
+    return total
 
 
-@kernel
+@patient_kernel(elements)
 def pair_measures(
     policy: FloatArray,
     policy_error: FloatArray,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
-from tabular_bilevel._base.jit import kernel
+from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
     "invert_band",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-@kernel
+@patient_kernel(elements)
 def sparse_product(
     indptr: IntArray, indices: IntArray, data: FloatArray, vector: FloatArray, product: FloatArray
 ) -> None:
@@ -79,7 +79,7 @@ def soft_value_iteration(
     return sweeps, change
 
 
-@kernel
+@patient_kernel(elements)
 def soft_bellman(
     indptr: IntArray,
     indices: IntArray,
@@ -126,7 +126,7 @@ def soft_bellman(
     return residual, scale
 
 
-@kernel
+@patient_kernel(lambda *arguments: arguments[6].size * arguments[6].shape[1])
 def solve_band(
     indptr: IntArray,
     indices: IntArray,
@@ -174,7 +174,7 @@ def solve_band(
             x[above] -= band[above, i - above + width] * x[i]
 
 
-@kernel
+@patient_kernel(lambda *arguments: arguments[0].size * arguments[1].size)
 def invert_band(band: FloatArray, place: IntArray, rows: FloatArray, inverse: FloatArray) -> None:
     """Invert what `solve_band` left the factors of: nothing cancels. `rows` (S, S) is scratch."""
     n, width = band.shape[0], band.shape[1] // 2
@@ -216,7 +216,7 @@ def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
             x[j] -= band[i, j - i + width] * x[i]
 
 
-@kernel
+@patient_kernel(lambda *arguments: 6 * arguments[10].size * arguments[10].shape[1])
 def soft_policy_iteration(
     indptr: IntArray,
     indices: IntArray,
@@ -267,7 +267,7 @@ def soft_policy_iteration(
         iterations += 1
 
 
-@kernel
+@patient_kernel(lambda *arguments: 2 * arguments[11].size * arguments[11].shape[1])
 def leader_measures(
     indptr: IntArray,
     indices: IntArray,
