@@ -112,11 +112,11 @@ def value_gaps(
             if not available[s, a]:
                 continue
             row = s * n_actions + a
-            first, last = indptr[row], indptr[row + 1]
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
             high, low, size = 0.0, 0.0, 0.0
             something = reward[s, a] != 0.0 or here != 0.0
             for k in range(first, last):
-                ahead = value[indices[k]]
+                ahead = value[np.uint64(indices[k])]  # no sign to look at
                 something = something or ahead != 0.0
                 product, slip = two_product(data[k], ahead)
                 high, lost = two_sum(high, product)
@@ -158,11 +158,11 @@ def moved_gaps(
             if not available[s, a]:
                 continue
             row = s * n_actions + a
-            first, last = indptr[row], indptr[row + 1]
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
             ahead, size = 0.0, 0.0
             something = here != 0.0
             for k in range(first, last):
-                following = correction[indices[k]]
+                following = correction[np.uint64(indices[k])]
                 something = something or following != 0.0
                 ahead += data[k] * following
                 size += data[k] * abs(following)
@@ -208,8 +208,8 @@ def flow_residual(
             extra = lost + slip
             weight = abs(moved) + abs(product)
             row = s * n_actions + a
-            for k in range(indptr[row], indptr[row + 1]):
-                j, p = indices[k], data[k]
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                j, p = np.uint64(indices[k]), data[k]
                 product, slip = two_product(p, leaving)
                 residual[j], lost = two_sum(residual[j], product)
                 rest[j] += lost + (slip + p * extra)
@@ -259,8 +259,8 @@ def moved_flow(
             leaving = policy[s, a] * here
             row = s * n_actions + a
             if policy[s, a] != 0.0:
-                for k in range(indptr[row], indptr[row + 1]):
-                    j = indices[k]
+                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    j = np.uint64(indices[k])
                     arriving = data[k] * leaving
                     moved[0, j] += arriving
                     moved[1, j] += abs(arriving)
@@ -530,10 +530,10 @@ def slope_errors(
     for s in range(n_states):
         for a in range(n_actions):
             row = s * n_actions + a
-            first, last = indptr[row], indptr[row + 1]
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
             mean, mass = 0.0, 0.0
             for k in range(first, last):
-                mean += data[k] * value[indices[k]]
+                mean += data[k] * value[np.uint64(indices[k])]
                 mass += data[k]
             mean = mean / mass if mass > 0.0 else 0.0
             leaving = discount * flow[s, a]
@@ -544,7 +544,7 @@ def slope_errors(
                 at_most += UNDERFLOW
             shift[s, a] += off * abs(mean) + at_most * value_error
             for k in range(first, last):
-                j = indices[k]
+                j = np.uint64(indices[k])
                 ahead = value[j]
                 slopes[k] = leaving * ahead
                 # with the slope's rounding, and that of the value where the flow is off
@@ -759,8 +759,8 @@ def influence_sources(
             total += w
             size += abs(w)
             row = s * n_actions + a
-            for k in range(indptr[row], indptr[row + 1]):
-                arrivals[indices[k]] += discount * data[k] * w
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                arrivals[np.uint64(indices[k])] += discount * data[k] * w
         leak[s] = abs(total) + n_actions * ROUNDOFF * size
         tighten(source_error[s], leak[s])
 

@@ -107,8 +107,8 @@ def soft_bellman(
             if available[s, a]:
                 row = s * n_actions + a
                 ahead = 0.0
-                for k in range(indptr[row], indptr[row + 1]):
-                    ahead += data[k] * value[indices[k]]
+                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    ahead += data[k] * value[np.uint64(indices[k])]  # no sign to look at
                 action_value[s, a] = reward[s, a] + discount * ahead
                 best = max(best, action_value[s, a])
         total = 0.0
@@ -149,29 +149,49 @@ def solve_band(
             band[i, j] = 0.0
     for s in range(n_states):
         i = place[s]
+        here = band[i]
         for a in range(n_actions):
             chance = discount * policy[s, a]
             row = s * n_actions + a
-            for k in range(indptr[row], indptr[row + 1]):
-                band[i, place[indices[k]] - i + width] -= chance * data[k]
-        band[i, width] += 1.0
-    for i in range(n_states):
-        pivot = band[i, width:]
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                j = place[np.uint64(indices[k])] - i + width
+                here[np.uint64(j)] -= chance * data[k]  # no sign to look at
+        here[width] += 1.0
+    ends = n_states - 1 if width > 0 else 0
+    for i in range(0, ends, 2):  # two pivots at a time: a row is read and written once
+        first, second = band[i, width:], band[i + 1, width:]
+        below = band[i + 1, width - 1 :]
+        factor = below[0] / first[0]
+        below[0] = factor
+        for j in range(1, width + 1):
+            below[j] -= factor * first[j]
+        x[i + 1] -= factor * x[i]
         last = width
-        while last > 0 and pivot[last] == 0.0:
+        while last > 1 and first[last] == 0.0 and second[last] == 0.0:
             last -= 1
-        for below in range(i + 1, min(i + width + 1, n_states)):
-            target = band[below, i - below + width :]
-            if target[0] != 0.0:
-                factor = target[0] / pivot[0]
-                target[0] = factor
-                for j in range(1, last + 1):
-                    target[j] -= factor * pivot[j]
-                x[below] -= factor * x[i]
+        for k in range(i + 2, min(i + width + 1, n_states)):
+            below = band[k, i - k + width :]
+            if below[0] != 0.0 or below[1] != 0.0:
+                factor = below[0] / first[0]
+                below[0] = factor
+                below[1] -= factor * first[1]
+                other = below[1] / second[0]
+                below[1] = other
+                for j in range(2, last + 1):
+                    below[j] = (below[j] - factor * first[j]) - other * second[j - 1]
+                below[last + 1] -= other * second[last]
+                x[k] = (x[k] - factor * x[i]) - other * x[i + 1]
+        if i + 1 + width < n_states:
+            below = band[i + 1 + width]
+            factor = below[0] / second[0]
+            below[0] = factor
+            for j in range(1, width + 1):
+                below[j] -= factor * second[j]
+            x[i + 1 + width] -= factor * x[i + 1]
     for i in range(n_states - 1, -1, -1):
         x[i] /= band[i, width]
-        for above in range(max(0, i - width), i):
-            x[above] -= band[above, i - above + width] * x[i]
+        for k in range(max(0, i - width), i):
+            x[k] -= band[k, i - k + width] * x[i]
 
 
 @patient_kernel(lambda *arguments: arguments[0].size * arguments[1].size)
