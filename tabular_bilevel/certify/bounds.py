@@ -385,9 +385,7 @@ class _Unknown:
         return self._states
 
 
-def _operator(
-    model: Model, at: _SoftPolicy, discount: float, aside: _Aside = 0.0
-) -> _Operator:
+def _operator(model: Model, at: _SoftPolicy, discount: float, aside: _Aside = 0.0) -> _Operator:
     """Invert at a policy; the exact one is within `aside` of it."""
     kind = _Explicit if model.n_states <= EXPLICIT_STATES else _Factored
     try:
@@ -841,7 +839,13 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
     errors, shift = np.zeros(kernel.nnz), np.zeros(pairs.visits.shape)
     for slopes, discount, flow, flow_error, player in (
         (direct_slopes, model.leader_discount, pairs.visits, pairs.visits_error, leader),
-        (indirect_slopes, model.follower_discount, pairs.influence, pairs.influence_error, follower),
+        (
+            indirect_slopes,
+            model.follower_discount,
+            pairs.influence,
+            pairs.influence_error,
+            follower,
+        ),
     ):
         kernels.slope_errors(
             kernel.indptr,
@@ -895,9 +899,7 @@ def _around(
         transition_shift=bounds.transition_shift,
         initial=wider("initial"),
         initial_shift=bounds.initial_shift,
-        temperature=_widened(
-            abs(stored.temperature - centre.temperature) + bounds.temperature
-        ),
+        temperature=_widened(abs(stored.temperature - centre.temperature) + bounds.temperature),
     )
 
 

@@ -139,7 +139,8 @@ class Tangents:
             _add(columns, slopes, errors, PULLBACK_ROUNDINGS, reach)
         for name, mass in self._masses.items():
             shift = np.ravel(getattr(bounds, f"{name}_shift"))
-            _add(mass, np.zeros(shift.size), shift, 0.0, reach)
+            if shift.any():
+                _add(mass, np.zeros(shift.size), shift, 0.0, reach)
         return reach
 
     def _pairs(

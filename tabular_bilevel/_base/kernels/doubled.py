@@ -246,7 +246,8 @@ def moved_flow(
 ) -> None:
     """Turn the residual of m, as `flow_residual` left it, into that of m + step.
 
-    `residual` is rounded, once; `error` comes to bound how far it is off. `moved` (3, S) is scratch.
+    `residual` is rounded, once; `error` comes to bound how far it is off. `moved` is scratch, of
+    shape (3, S).
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
@@ -386,7 +387,9 @@ def soft_policy(
             mass += policy[s, a]
             fraction += spare[s, a] + policy[s, a] * growth(log_error[s, a])
         leak[s] = abs(1.0 - mass) + (choices - 1) * ROUNDOFF * mass
-        fraction = fraction / (1.0 - fraction) * (1.0 + 8.0 * ROUNDOFF) if fraction < 0.5 else np.inf
+        fraction = (
+            fraction / (1.0 - fraction) * (1.0 + 8.0 * ROUNDOFF) if fraction < 0.5 else np.inf
+        )
         for a in range(n_actions):
             log_error[s, a] += fraction + 2.0 * ROUNDOFF
         log_total = math.log(total)
@@ -466,11 +469,11 @@ def policy_errors(
     action_value: FloatArray,
     action_value_error: FloatArray,
 ) -> None:
-    """Bound what the policy is off by, where actions' advantages are off by `advantage` and `stray`.
+    """Bound what the policy is off by, as advantages are off by `advantage` and `stray`.
 
-    As its rows' sums are off by `leak` at most, one action's error makes up for the others'. `aside`
-    and the error of the logarithm grow by it. The action values are those of value + correction,
-    whose mean after an action is off by `ahead_error`; 0 where an action is unavailable.
+    As its rows' sums are off by `leak` at most, one action's error makes up for the others'.
+    `aside` and the error of the logarithm grow by it. The action values are those of value +
+    correction, whose mean after an action is off by `ahead_error`; 0 where it is unavailable.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
