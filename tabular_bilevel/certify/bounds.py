@@ -499,7 +499,7 @@ class _Flow:
             flow,
             policy,
             discount,
-            measure,
+            read_only_view(measure),
             self.residual,
             self._rest,
             self.error,
