@@ -835,17 +835,11 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
     leader = _leader(model, follower, evaluation)
     pairs = _pairs(model, follower, leader)
     kernel = model.transition
-    direct_slopes, indirect_slopes = np.empty((2, kernel.nnz))
+    direct, indirect = np.empty((2, kernel.nnz))
     errors, shift = np.zeros(kernel.nnz), np.zeros(pairs.visits.shape)
     for slopes, discount, flow, flow_error, player in (
-        (direct_slopes, model.leader_discount, pairs.visits, pairs.visits_error, leader),
-        (
-            indirect_slopes,
-            model.follower_discount,
-            pairs.influence,
-            pairs.influence_error,
-            follower,
-        ),
+        (direct, model.leader_discount, pairs.visits, pairs.visits_error, leader),
+        (indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower),
     ):
         kernels.slope_errors(
             kernel.indptr,
@@ -861,14 +855,16 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
             errors,
             shift,
         )
-    direct = Sensitivities.of(
-        model, leader_reward=pairs.visits, transition=direct_slopes, initial=leader.value
-    )
-    indirect = Sensitivities.of(
-        model,
-        follower_reward=pairs.influence,
-        transition=indirect_slopes,
-        temperature=pairs.temperature,
+    parts = (
+        Sensitivities.of(
+            model, leader_reward=pairs.visits, transition=direct, initial=leader.value
+        ),
+        Sensitivities.of(
+            model,
+            follower_reward=pairs.influence,
+            transition=indirect,
+            temperature=pairs.temperature,
+        ),
     )
     bounds = SensitivityBounds(
         follower_reward=_outward(pairs.influence_error),
@@ -879,7 +875,7 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
         initial_shift=_widened(leader.value_error.max()),
         temperature=_widened(pairs.temperature_error),
     )
-    return _Centre(follower, leader, (direct, indirect), direct + indirect, bounds)
+    return _Centre(follower, leader, parts, parts[0] + parts[1], bounds)
 
 
 def _around(
