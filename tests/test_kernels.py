@@ -509,8 +509,11 @@ def slopes_call(model):
     }
     stored = model.transition.nnz
     return inputs, {
-        "slopes": np.full(stored, 7.0), "errors": np.zeros(stored), "shift": np.zeros(shape)
-    }  # fmt: skip
+        "slopes": np.full(stored, 7.0),
+        "total": np.ones(stored),
+        "errors": np.zeros(stored),
+        "shift": np.zeros(shape),
+    }
 
 
 def outward_call(model):
@@ -1098,6 +1101,7 @@ def test_errors_of_slopes_are_the_twins(model):
         at = (*divmod(int(row), model.n_actions), int(following))
         if at in slopes:  # a stored 0 of the kernel has no twin
             assert agree(outputs["slopes"][k], slopes[at])
+            assert agree(outputs["total"][k], 1.0 + slopes[at])
             assert agree(outputs["errors"][k], errors[at])
     assert all(agree(outputs["shift"][pair], bound) for pair, bound in shift.items())
 

@@ -836,7 +836,7 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
     pairs = _pairs(model, follower, leader)
     kernel = model.transition
     direct, indirect = np.empty((2, kernel.nnz))
-    errors, shift = np.zeros(kernel.nnz), np.zeros(pairs.visits.shape)
+    (total, errors), shift = np.zeros((2, kernel.nnz)), np.zeros(pairs.visits.shape)
     for slopes, discount, flow, flow_error, player in (
         (direct, model.leader_discount, pairs.visits, pairs.visits_error, leader),
         (indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower),
@@ -852,6 +852,7 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
             player.value_error.max(),
             player.value_spread,
             slopes,
+            total,
             errors,
             shift,
         )
@@ -866,6 +867,14 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
             temperature=pairs.temperature,
         ),
     )
+    measures = Sensitivities.of(
+        model,
+        follower_reward=pairs.influence,
+        leader_reward=pairs.visits,
+        transition=total,
+        initial=leader.value,
+        temperature=pairs.temperature,
+    )
     bounds = SensitivityBounds(
         follower_reward=_outward(pairs.influence_error),
         leader_reward=_outward(pairs.visits_error),
@@ -875,7 +884,7 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
         initial_shift=_widened(leader.value_error.max()),
         temperature=_widened(pairs.temperature_error),
     )
-    return _Centre(follower, leader, parts, parts[0] + parts[1], bounds)
+    return _Centre(follower, leader, parts, measures, bounds)
 
 
 def _around(

@@ -521,10 +521,11 @@ def slope_errors(
     value_error: float,
     spread: FloatArray,
     slopes: FloatArray,
+    total: FloatArray,
     errors: FloatArray,
     shift: FloatArray,
 ) -> None:
-    """Compute discount flow(s,a) value(s'), the slopes, and add what it is off by to their errors.
+    """Compute discount flow(s,a) value(s'), the slopes; add them up, and what they are off by.
 
     The flow is off by `flow_error`, the value by `spread` and a number of at most `value_error`
     that all states share. What all entries of a row share is added to `shift`.
@@ -550,6 +551,7 @@ def slope_errors(
                 j = np.uint64(indices[k])
                 ahead = value[j]
                 slopes[k] = leaving * ahead
+                total[k] += slopes[k]
                 # with the slope's rounding, and that of the value where the flow is off
                 rounding = ROUNDOFF * (6.0 * abs(slopes[k]) + off * abs(ahead))
                 more = off * abs(ahead - mean) + at_most * spread[j]
