@@ -459,7 +459,7 @@ MUTANTS = (
     Mutant(
         "kernels that Python runs for ever",
         "_Patience.__call__",
-        "            self._left -= self._steps(*arguments)\n",
+        "            self._left -= max(self._steps(*arguments), MOST_STEPS // MOST_CALLS)\n",
         "            pass\n",
         ("tests/test_patience.py",),
     ),

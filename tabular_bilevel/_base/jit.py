@@ -26,6 +26,9 @@ F = TypeVar("F", bound=Callable[..., object])
 # below it.
 MOST_STEPS = 400_000
 
+# So many calls at most, however small.
+MOST_CALLS = 50
+
 
 def kernel(function: F) -> F:
     """Compile on first call.
@@ -68,8 +71,8 @@ def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
 
 
 def elements(*arguments: Any) -> int:
-    """Count ten steps for each element of an array, as passes over arrays take."""
-    return 10 * sum(one.size for one in arguments if isinstance(one, np.ndarray))
+    """Count twenty steps for each element of an array, as passes over arrays take."""
+    return 20 * sum(one.size for one in arguments if isinstance(one, np.ndarray))
 
 
 class _Patience:
@@ -83,7 +86,7 @@ class _Patience:
 
     def __call__(self, *arguments: Any) -> Any:
         if self._left > 0:
-            self._left -= self._steps(*arguments)
+            self._left -= max(self._steps(*arguments), MOST_STEPS // MOST_CALLS)
         if self._left <= 0 or self._is_cached(arguments):
             self._left = 0
             return self._compile(*arguments)
