@@ -69,7 +69,14 @@ def twice(x):
     return 2.0 * x
 
 
-def test_python_runs_few_steps_and_numba_many(monkeypatch):
+@pytest.fixture
+def empty(monkeypatch):
+    """No cache of an earlier run."""
+    monkeypatch.setattr(jit._Patience, "_is_cached", lambda self, arguments: False)
+
+
+@pytest.mark.usefixtures("empty")
+def test_python_runs_few_steps_and_numba_many():
     array, out = np.arange(1.0, 5.0), np.empty(4)
     doubling = doubled_until(jit.MOST_STEPS // 8)
     for compiled in (0, 1, 1):
@@ -80,10 +87,14 @@ def test_python_runs_few_steps_and_numba_many(monkeypatch):
         assert len(doubling.signatures) == compiled
 
 
-def test_a_large_call_is_compiled_at_once():
-    doubling = doubled_until(jit.MOST_STEPS)
-    doubling(np.ones(1), np.ones(1))
-    assert len(doubling.signatures) == 1
+@pytest.mark.usefixtures("empty")
+def test_a_large_call_is_compiled_at_once_and_a_small_one_sooner_or_later():
+    at_once, later = doubled_until(jit.MOST_STEPS), doubled_until(0)
+    for call in range(1, jit.MOST_CALLS + 1):
+        at_once(np.ones(1), np.ones(1))
+        later(np.ones(1), np.ones(1))
+        assert len(at_once.signatures) == 1
+        assert len(later.signatures) == (call == jit.MOST_CALLS)
 
 
 @pytest.mark.parametrize("name", zoo.NAMES)
