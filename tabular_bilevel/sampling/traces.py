@@ -15,12 +15,12 @@ from types import MappingProxyType
 import numpy as np
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
-from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
+from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["TraceRule"]
 
@@ -116,69 +116,98 @@ class TraceRule:
             Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
             one pass whatever the number of parameters; of a law, their means, step by step.
         """
-        seen = experience.seen
-        direct, indirect = (
-            self._expected(experience, seen)
+        seen, model, values = experience.seen, experience.world, experience.values
+        sums = (
+            self._of_law(experience, seen)
             if isinstance(seen, Law)
-            else self._added_up(experience, seen)
+            else self._of_sample(experience, seen)
         )
-        return direct.times(self.direct_tables), indirect.times(self.indirect_tables)
-
-    def _added_up(
-        self, experience: Experience, sample: Trajectories
-    ) -> tuple[Sensitivities, Sensitivities]:
-        model, response, values = sample.model, experience.response, experience.values
-        kernel = model.transition
-        influence, occupancy = np.zeros((2, *self.credit.shape))
-        direct_entries, indirect_entries = np.zeros((2, kernel.nnz))
-        direct_initial, indirect_initial = np.zeros((2, model.n_states))
-        passes = [(self.trace_discount, self.direct, self.indirect)]
-        if self.late:  # less what each step's own credit does to it alone
-            passes.append((0.0, 0.0, -self.indirect))
-        for trace_discount, direct_factor, indirect_factor in passes:
-            for block in row_blocks(*sample.states.shape):
-                kernels.eligibility_traces(
-                    sample.states[block],
-                    sample.actions[block],
-                    sample.next_states[block],
-                    sample.lengths[block],
-                    kernel.indptr,
-                    kernel.indices,
-                    kernel.data,
-                    model.initial,
-                    model.termination,
-                    model.follower_reward,
-                    model.leader_reward,
-                    response.value,
-                    response.action_value,
-                    values.value,
-                    values.action_value,
-                    model.follower_discount,
-                    self.leader_discount,
-                    trace_discount,
-                    self.credit_discount,
-                    sample.survival,
-                    self.credit,
-                    self.baseline,
-                    self.own_action,
-                    direct_factor / sample.count,
-                    indirect_factor / max(1, sample.complete),
-                    influence,
-                    occupancy,
-                    direct_entries,
-                    indirect_entries,
-                    direct_initial,
-                    indirect_initial,
-                )
+        kernel, response = model.transition, experience.response
+        kernels.weigh_arrivals(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.termination.ravel(),
+            model.initial,
+            self.leader_discount,
+            values.value,
+            values.action_value.ravel(),
+            model.leader_reward.ravel(),
+            model.follower_discount,
+            response.value,
+            response.action_value.ravel(),
+            model.follower_reward.ravel(),
+            self.baseline,
+            sums.gone,
+            sums.starts,
+            sums.carried,
+            sums.credited_starts,
+        )
+        if sums.answers is not None:
+            sums.gone[:] += ratio(sums.answers[0], kernel.data)
+            sums.starts[:] += ratio(sums.answers[1], model.initial)
         direct = Sensitivities.of(
-            model, leader_reward=occupancy, transition=direct_entries, initial=direct_initial
+            model, leader_reward=sums.occupancy, transition=sums.gone, initial=sums.starts
         )
-        return direct, self._indirect(experience, influence, indirect_entries, indirect_initial)
+        return (
+            direct.times(self.direct_tables),
+            self._indirect(experience, sums).times(self.indirect_tables),
+        )
+
+    def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
+        model = sample.model
+        occupancy, influence = np.zeros((2, *self.credit.shape))
+        gone, carried = np.zeros((2, model.transition.nnz))
+        starts, credited_starts = np.zeros((2, model.n_states))
+        shares = self.direct / sample.count, self.indirect / max(1, sample.complete)
+        passes = [(self.trace_discount, *shares)]
+        if self.late:  # less what each step's own credit does to it alone
+            passes.append((0.0, 0.0, -shares[1]))
+        leader_discount = self.leader_discount / sample.survival
+        credit_discount = self.credit_discount / sample.survival
+        credit = read_only_view(self.credit.ravel())
+        for trace_discount, direct_share, indirect_share in passes:
+            for pairs, entries, lengths in sample.blocks():
+                kernels.eligibility_traces(
+                    pairs,
+                    entries,
+                    lengths,
+                    model.n_actions,
+                    credit,
+                    leader_discount,
+                    trace_discount / sample.survival,
+                    credit_discount,
+                    direct_share,
+                    indirect_share,
+                    occupancy.ravel(),
+                    gone,
+                    starts,
+                    influence.ravel(),
+                    carried,
+                )
+        sums = _Sums(occupancy, gone, starts, influence, carried, credited_starts)
+        if not self.own_action:
+            return sums
+
+        def answers(
+            worth: FloatArray, discount: float, share: float
+        ) -> tuple[FloatArray, FloatArray]:
+            """Add up what the actions on arrival, and the first ones, are worth."""
+            entries = np.zeros(model.transition.nnz)
+            for block in sample.blocks():
+                kernels.answers(*block, worth, discount, share, entries)
+            first = sample.pairs[sample.ends - sample.lengths]
+            begun = share * worth[first]
+            return entries, grouped_sums(first // model.n_actions, begun, model.n_states)
+
+        advantage = answers(experience.values.advantage.ravel(), leader_discount, shares[0])
+        if not self.late:
+            sums.credit(model.follower_discount, *answers(credit, credit_discount, shares[1]))
+        return replace(sums, answers=advantage)
 
     @quiet
-    def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
-        model, response, values = law.model, experience.response, experience.values
-        policy, kernel, row = response.policy, model.transition, model.entry_row
+    def _of_law(self, experience: Experience, law: Law) -> _Sums:
+        world, policy, onward = law.made_in, experience.response.policy, law.made_in.transition
         influence, occupancy, answered, credited = law.sums(
             self.credit,
             trace_discount=self.trace_discount,
@@ -186,67 +215,56 @@ class TraceRule:
             credit_discount=self.credit_discount,
             late=self.late,
         )
-        # how often a transition is made, per unit of its probability in the model
-        ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
-        sure = model.available & (model.termination == 0.0) & self.baseline
-        started = law.made_in.initial / np.where(model.initial > 0.0, model.initial, 1.0)
 
-        def arriving(
-            discount: float, value: FloatArray, action_value: FloatArray, reward: FloatArray
-        ) -> tuple[FloatArray, FloatArray]:
-            """Value what an entry arrives at, and what a state starts with."""
-            ahead = np.where(sure, action_value - reward, 0.0)
-            first = model.initial @ value if self.baseline else 0.0
-            return discount * value[kernel.indices] - ahead.ravel()[row], value - first
+        def through(pairs: FloatArray) -> FloatArray:
+            """Follow pairs through the entries of the kernel."""
+            return np.asarray(pairs.ravel()[world.entry_row] * onward.data)
 
-        worth, start = arriving(
-            self.leader_discount, values.value, values.action_value, model.leader_reward
-        )
-        entries = occupancy.ravel()[row] * ratio * worth
-        worth, follower_start = arriving(
-            model.follower_discount, response.value, response.action_value, model.follower_reward
-        )
-        indirect_entries = influence.ravel()[row] * ratio * worth
-        indirect_start = np.zeros(model.n_states)
-        if self.own_action:
-            gain = (policy * values.action_value).sum(axis=1) - values.value
-            entries += answered.ravel()[row] * ratio * gain[kernel.indices]
-            start = start + gain
-            if not self.late:
-                gain = (policy * self.credit).sum(axis=1)
-                indirect_start = started * gain * follower_start
-                if model.follower_discount > 0.0:
-                    gain = gain / model.follower_discount
-                    indirect_entries += credited.ravel()[row] * ratio * gain[kernel.indices] * worth
-        direct = Sensitivities.of(
-            model,
-            leader_reward=self.direct * occupancy,
-            transition=self.direct * entries,
-            initial=self.direct * started * start,
-        )
-        return direct, self._indirect(
-            experience,
-            self.indirect * influence,
-            self.indirect * indirect_entries,
-            self.indirect * indirect_start,
-        )
+        direct, indirect = self.direct * occupancy, self.indirect * influence
+        starts, none = self.direct * world.initial, np.zeros(world.n_states)
+        sums = _Sums(direct, through(direct), starts.copy(), indirect, through(indirect), none)
+        if not self.own_action:
+            return sums
+        gain = np.vecdot(policy, experience.values.advantage)
+        if not self.late:
+            credit = self.indirect * np.vecdot(policy, self.credit)
+            entries = through(credited) * credit[onward.indices]
+            sums.credit(law.model.follower_discount, entries, world.initial * credit)
+        entries = through(self.direct * answered) * gain[onward.indices]
+        return replace(sums, answers=(entries, starts * gain))
 
-    def _indirect(
-        self,
-        experience: Experience,
-        influence: FloatArray,
-        entries: FloatArray,
-        initial: FloatArray,
-    ) -> Sensitivities:
+    def _indirect(self, experience: Experience, sums: _Sums) -> Sensitivities:
         """Make sensitivities of an influence and what goes with it."""
-        model, response = experience.world, experience.response
+        model, response, influence = experience.world, experience.response, sums.influence
         if self.centred:
             mean = response.policy * influence.sum(axis=1, keepdims=True)
             return Sensitivities.of(model, follower_reward=influence - mean)
         return Sensitivities.of(
             model,
             follower_reward=influence,
-            transition=entries,
-            initial=initial,
+            transition=sums.carried,
+            initial=sums.credited_starts,
             temperature=partial(temperature_slope, experience.planned, response, influence),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What pairs, entries of the kernel and starts are seen with, for both parts of the gradient.
+
+    The direct part has the leader's weights, the other one the credit that is carried along.
+    """
+
+    occupancy: FloatArray
+    gone: FloatArray
+    starts: FloatArray
+    influence: FloatArray
+    carried: FloatArray
+    credited_starts: FloatArray
+    answers: tuple[FloatArray, FloatArray] | None = None  # actions' to entries, and to starts
+
+    def credit(self, discount: float, entries: FloatArray, starts: FloatArray) -> None:
+        """Add the credit of actions on arrival, which later steps share at this discount."""
+        self.credited_starts[:] += starts
+        if discount > 0.0:
+            self.carried[:] += entries / discount

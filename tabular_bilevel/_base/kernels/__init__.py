@@ -29,28 +29,33 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         value_gaps,
     )
     from tabular_bilevel._base.kernels.sample import (
+        answers,
         eligibility_traces,
         expected_traces,
+        mark_followed,
         monte_carlo,
         pad,
         sample_trajectories,
         sarsa,
         temporal_differences,
         visits,
+        weigh_arrivals,
     )
     from tabular_bilevel._base.kernels.solve import (
         invert_band,
         leader_measures,
-        soft_bellman,
+        linear_sweeps,
+        look_ahead,
+        soft_gap,
         soft_policy_iteration,
         soft_value_iteration,
-        solve_band,
         sparse_product,
     )
 
 __all__ = [
     "action_reach",
     "advantages",
+    "answers",
     "eligibility_traces",
     "evaluate",
     "expected_traces",
@@ -58,6 +63,9 @@ __all__ = [
     "influence_sources",
     "invert_band",
     "leader_measures",
+    "linear_sweeps",
+    "look_ahead",
+    "mark_followed",
     "measure_sources",
     "monte_carlo",
     "moved_flow",
@@ -70,17 +78,17 @@ __all__ = [
     "sample_trajectories",
     "sarsa",
     "slope_errors",
-    "soft_bellman",
+    "soft_gap",
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
     "softmax_errors",
-    "solve_band",
     "sparse_product",
     "stray_residuals",
     "temporal_differences",
     "value_gaps",
     "visits",
+    "weigh_arrivals",
 ]
 
 

@@ -12,10 +12,11 @@ from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 __all__ = [
     "invert_band",
     "leader_measures",
-    "soft_bellman",
+    "linear_sweeps",
+    "look_ahead",
+    "soft_gap",
     "soft_policy_iteration",
     "soft_value_iteration",
-    "solve_band",
     "sparse_product",
 ]
 
@@ -30,6 +31,55 @@ def sparse_product(
         for k in range(indptr[row], indptr[row + 1]):
             total += data[k] * vector[indices[k]]
         product[row] = total
+
+
+@kernel
+def linear_sweeps(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    discount: float,
+    stays: FloatArray,
+    b: FloatArray,
+    along: FloatArray,
+    against: FloatArray,
+    lost: FloatArray,
+    tolerance: float,
+    max_sweeps: int,
+    x: FloatArray,
+) -> float:
+    """Solve x = b + discount P x state by state in place, until max |change| <= tolerance.
+
+    Gauss and Seidel's sweeps, even states first.
+    Before each sweep x gains the multiple of `along` by which `against` times the residual becomes
+    0: `lost` is against - discount P^T against, and times `along` it is 1. `stays` is 1 over
+    1 - discount P(s|s).
+    Returns the last sweep's change; the residual is at most that, times P's largest row.
+    """
+    whole = 0.0
+    for s in range(x.size):
+        whole += against[s] * b[s]
+    share = whole
+    for s in range(x.size):
+        share -= lost[s] * x[s]
+    change = np.inf
+    sweeps = 0
+    while sweeps < max_sweeps and change > tolerance:
+        for s in range(x.size):
+            x[s] += share * along[s]
+        share = whole
+        change = 0.0
+        for first in range(2):  # on a map, neighbours would wait for each other
+            for s in range(first, x.size, 2):
+                ahead = 0.0
+                for k in range(np.uint64(indptr[s]), np.uint64(indptr[s + 1])):
+                    ahead += data[k] * x[np.uint64(indices[k])]
+                step = (b[s] + discount * ahead - x[s]) * stays[s]
+                change = max(change, abs(step))
+                x[s] += step
+                share -= lost[s] * x[s]
+        sweeps += 1
+    return change
 
 
 @kernel
@@ -80,7 +130,7 @@ def soft_value_iteration(
 
 
 @patient_kernel(elements)
-def soft_bellman(
+def look_ahead(
     indptr: IntArray,
     indices: IntArray,
     data: FloatArray,
@@ -91,15 +141,12 @@ def soft_bellman(
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-    gap: FloatArray,
-) -> tuple[float, float]:
-    """Look one step ahead: Q of V, its soft policy, and the gap T V - V.
+) -> None:
+    """Look one step ahead: Q of V, and for the policy (Q - max Q) / temperature.
 
-    Returns the largest |gap|, and the scale of the terms of the equation T V = V.
+    Their exponentials are what `soft_gap` takes; numpy's are four times as fast as compiled ones.
     """
     n_states, n_actions = reward.shape
-    residual = 0.0
-    scale = temperature
     for s in range(n_states):
         best = -np.inf
         for a in range(n_actions):
@@ -111,52 +158,78 @@ def soft_bellman(
                     ahead += data[k] * value[np.uint64(indices[k])]  # no sign to look at
                 action_value[s, a] = reward[s, a] + discount * ahead
                 best = max(best, action_value[s, a])
+        for a in range(n_actions):
+            policy[s, a] = (action_value[s, a] - best) / temperature
+
+
+@patient_kernel(elements)
+def soft_gap(
+    indptr: IntArray,
+    data: FloatArray,
+    reward: FloatArray,
+    temperature: float,
+    value: FloatArray,
+    action_value: FloatArray,
+    policy: FloatArray,
+    weights: FloatArray,
+    gap: FloatArray,
+) -> tuple[float, float]:
+    """Make the soft policy of what is in proportion to it, and the gap T V - V.
+
+    `weights` are the policy's chances of each stored transition.
+
+    Returns the largest |gap|, and the scale of the terms of the equation T V = V.
+    """
+    n_states, n_actions = reward.shape
+    residual = 0.0
+    scale = temperature
+    for s in range(n_states):
+        best = -np.inf
         total = 0.0
         for a in range(n_actions):
-            policy[s, a] = math.exp((action_value[s, a] - best) / temperature)
+            best = max(best, action_value[s, a])
             total += policy[s, a]
         earned = 0.0
         for a in range(n_actions):
-            policy[s, a] /= total
-            earned += policy[s, a] * abs(reward[s, a])
+            chance = policy[s, a] / total
+            policy[s, a] = chance
+            earned += chance * abs(reward[s, a])
+            row = s * n_actions + a
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                weights[k] = chance * data[k]
         gap[s] = best + temperature * math.log(total) - value[s]
-        if not abs(gap[s]) <= residual:  # a NaN stays
+        if abs(gap[s]) > residual or math.isnan(gap[s]):  # which stays
             residual = abs(gap[s])
         scale = max(scale, abs(value[s]), earned)
     return residual, scale
 
 
-@patient_kernel(lambda *arguments: arguments[6].size * arguments[6].shape[1])
-def solve_band(
+@kernel
+def factor_band(
     indptr: IntArray,
     indices: IntArray,
-    data: FloatArray,
-    policy: FloatArray,
+    weights: FloatArray,
     discount: float,
     place: IntArray,
     band: FloatArray,
-    x: FloatArray,
 ) -> None:
-    """Solve (I - discount P_policy) x = b in place, the states in the order of their places.
+    """Factor I - discount P_policy = L U, `weights` being the chances of transitions.
 
     `place` renumbers the states so that transitions stay within the band: `band` has a row a state
-    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. The matrix
-    is dominant by rows: no pivots are needed.
+    and 2 w + 1 columns, and comes to hold the factors, L without its diagonal of 1. The matrix is
+    dominant by rows: no pivots are needed.
     """
-    (n_states, n_actions), width = policy.shape, band.shape[1] // 2
+    n_states, width = band.shape[0], band.shape[1] // 2
+    n_actions = (indptr.size - 1) // n_states
     for i in range(n_states):
         for j in range(2 * width + 1):
             band[i, j] = 0.0
     for s in range(n_states):
         i = place[s]
-        here = band[i]
-        for a in range(n_actions):
-            chance = discount * policy[s, a]
-            row = s * n_actions + a
-            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                j = place[np.uint64(indices[k])] - i + width
-                here[np.uint64(j)] -= chance * data[k]  # no sign to look at
-        here[width] += 1.0
+        row = band[i]
+        for k in range(np.uint64(indptr[s * n_actions]), np.uint64(indptr[(s + 1) * n_actions])):
+            row[np.uint64(place[indices[k]] - i + width)] -= discount * weights[k]
+        row[width] += 1.0
     ends = n_states - 1 if width > 0 else 0
     for i in range(0, ends, 2):  # two pivots at a time: a row is read and written once
         first, second = band[i, width:], band[i + 1, width:]
@@ -165,7 +238,6 @@ def solve_band(
         below[0] = factor
         for j in range(1, width + 1):
             below[j] -= factor * first[j]
-        x[i + 1] -= factor * x[i]
         last = width
         while last > 1 and first[last] == 0.0 and second[last] == 0.0:
             last -= 1
@@ -180,23 +252,30 @@ def solve_band(
                 for j in range(2, last + 1):
                     below[j] = (below[j] - factor * first[j]) - other * second[j - 1]
                 below[last + 1] -= other * second[last]
-                x[k] = (x[k] - factor * x[i]) - other * x[i + 1]
         if i + 1 + width < n_states:
             below = band[i + 1 + width]
             factor = below[0] / second[0]
             below[0] = factor
             for j in range(1, width + 1):
                 below[j] -= factor * second[j]
-            x[i + 1 + width] -= factor * x[i + 1]
-    for i in range(n_states - 1, -1, -1):
-        x[i] /= band[i, width]
-        for k in range(max(0, i - width), i):
-            x[k] -= band[k, i - k + width] * x[i]
 
 
-@patient_kernel(lambda *arguments: arguments[0].size * arguments[1].size)
-def invert_band(band: FloatArray, place: IntArray, rows: FloatArray, inverse: FloatArray) -> None:
-    """Invert what `solve_band` left the factors of: nothing cancels. `rows` (S, S) is scratch."""
+@patient_kernel(lambda *arguments: arguments[5].size * arguments[7].shape[0])
+def invert_band(
+    indptr: IntArray,
+    indices: IntArray,
+    weights: FloatArray,
+    discount: float,
+    place: IntArray,
+    band: FloatArray,
+    rows: FloatArray,
+    inverse: FloatArray,
+) -> None:
+    """Invert I - discount P_policy by the factors of `factor_band`: nothing cancels.
+
+    `rows` (S, S) is scratch.
+    """
+    factor_band(indptr, indices, weights, discount, place, band)
     n, width = band.shape[0], band.shape[1] // 2
     for i in range(n):
         here = rows[i]
@@ -224,8 +303,24 @@ def invert_band(band: FloatArray, place: IntArray, rows: FloatArray, inverse: Fl
 
 
 @kernel
+def solve_factors(band: FloatArray, x: FloatArray) -> None:
+    """Solve L U x = b in place, of the factors of `factor_band`; what was found last comes last."""
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        total = x[i]
+        for j in range(max(0, width - i), width):
+            total -= band[i, np.uint64(j)] * x[np.uint64(i + j - width)]
+        x[i] = total
+    for i in range(n - 1, -1, -1):
+        total = x[i]
+        for j in range(min(width, n - 1 - i), 0, -1):
+            total -= band[i, np.uint64(width + j)] * x[np.uint64(i + j)]
+        x[i] = total / band[i, width]
+
+
+@kernel
 def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
-    """Solve (L U)^T x = b in place, of the factors of `solve_band`: if b >= 0, nothing cancels."""
+    """Solve (L U)^T x = b in place, of the factors of `factor_band`: if b >= 0, nothing cancels."""
     n, width = band.shape[0], band.shape[1] // 2
     for i in range(n):
         x[i] /= band[i, width]
@@ -236,7 +331,7 @@ def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
             x[j] -= band[i, j - i + width] * x[i]
 
 
-@patient_kernel(lambda *arguments: 6 * arguments[10].size * arguments[10].shape[1])
+@patient_kernel(lambda *arguments: 6 * arguments[11].size * arguments[11].shape[1])
 def soft_policy_iteration(
     indptr: IntArray,
     indices: IntArray,
@@ -246,25 +341,30 @@ def soft_policy_iteration(
     discount: float,
     temperature: float,
     tolerance: float,
+    rounding: float,
     max_iterations: int,
     place: IntArray,
     band: FloatArray,
     step: FloatArray,
     gap: FloatArray,
+    weights: FloatArray,
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-) -> tuple[int, float, float]:
+) -> tuple[int, float, float, bool]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` and `band` are those of `solve_band`, and `step` and `gap` have length S.
-    Returns the number of steps, the residual of `value`, to which the other outputs belong, and the
-    scale.
+    From there one step more leads to rounding: it is left out if the residual is at most `rounding`
+    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
+    `factor_band`.
+    Returns the number of steps, the residual of `value`, to which the other outputs belong, the
+    scale, and whether the tolerance was reached.
     """
     n_states = value.size
     iterations = 0
+    last = False
     while True:
-        residual, scale = soft_bellman(
+        look_ahead(
             indptr,
             indices,
             data,
@@ -275,13 +375,21 @@ def soft_policy_iteration(
             value,
             action_value,
             policy,
-            gap,
         )
-        if not residual > tolerance * scale or iterations == max_iterations:
-            return iterations, residual, scale
+        for s in range(n_states):
+            for a in range(policy.shape[1]):
+                policy[s, a] = math.exp(policy[s, a])
+        residual, scale = soft_gap(
+            indptr, data, reward, temperature, value, action_value, policy, weights, gap
+        )
         for s in range(n_states):
             step[place[s]] = gap[s]
-        solve_band(indptr, indices, data, policy, discount, place, band, step)
+        near = last or not residual > tolerance * scale
+        if last or not residual > rounding * scale or (iterations == max_iterations and not near):
+            return iterations, residual, scale, near
+        last = near
+        factor_band(indptr, indices, weights, discount, place, band)
+        solve_factors(band, step)
         for s in range(n_states):
             value[s] += step[place[s]]
         iterations += 1
@@ -315,16 +423,21 @@ def leader_measures(
     `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` and
     `direct` are the direct part in the leader's reward and the kernel, `influence` and `indirect`
     the indirect one in the follower's reward and the kernel. `place` and `band` are those of
-    `solve_band`.
+    `factor_band`.
     """
     n_states, n_actions = policy.shape
+    weights = np.empty(data.size)
     earned, arriving = np.empty(n_states), np.empty(n_states)
     for s in range(n_states):
         mean = 0.0
         for a in range(n_actions):
+            row = s * n_actions + a
             mean += policy[s, a] * leader_reward[s, a]
+            for k in range(indptr[row], indptr[row + 1]):
+                weights[k] = policy[s, a] * data[k]
         earned[place[s]], arriving[place[s]] = mean, initial[s]
-    solve_band(indptr, indices, data, policy, leader_discount, place, band, earned)
+    factor_band(indptr, indices, weights, leader_discount, place, band)
+    solve_factors(band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
         value[s], occupancy[s] = earned[place[s]], arriving[place[s]]
@@ -349,7 +462,7 @@ def leader_measures(
             for k in range(indptr[row], indptr[row + 1]):
                 arriving[place[indices[k]]] += follower_discount * data[k] * influence[s, a]
     if follower_discount != leader_discount:
-        solve_band(indptr, indices, data, policy, follower_discount, place, band, earned)
+        factor_band(indptr, indices, weights, follower_discount, place, band)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
         for a in range(n_actions):
