@@ -89,10 +89,15 @@ Sampling: what estimators see
     MonteCarloCritic         ... from averages of returns
     SarsaCritic              ... learned by SARSA
     TemporalDifferenceCritic ... learned by temporal differences
+    GivenCritic              ... given, right or wrong
     Critic                   what a critic of your own must have
     LeaderValues             what a critic returns
     LeaderView               what a leader may see of a problem
     Batch                    trajectories as an estimator of yours is given them
+
+Efficiency: how good is it?
+    estimator_moments        exact bias and variance of a method's gradients, without sampling
+    Moments                  mean, variances, covariance, and what a trajectory costs
 
 Checks: is it right?
     check_estimator          is an estimator's mean the gradient? With a false-alarm rate
@@ -203,6 +208,7 @@ from tabular_bilevel.finite.follower import (
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.moments import Moments, estimator_moments
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
@@ -212,6 +218,7 @@ from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
     ExactCritic,
+    GivenCritic,
     LeaderValues,
     MonteCarloCritic,
     SarsaCritic,
@@ -282,6 +289,7 @@ __all__ = [
     "FeatureProblem",
     "FollowerSolver",
     "ForwardProblem",
+    "GivenCritic",
     "GradientAscent",
     "GradientReport",
     "HyperPolicyGradient",
@@ -294,6 +302,7 @@ __all__ = [
     "Level",
     "MarkovGame",
     "Model",
+    "Moments",
     "MonteCarloCritic",
     "NaivePolicyGradient",
     "Optimiser",
@@ -336,6 +345,7 @@ __all__ = [
     "difference_gradient",
     "enclose",
     "error_bounds",
+    "estimator_moments",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",

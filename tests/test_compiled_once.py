@@ -29,6 +29,8 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
             first = estimator(problem, theta, rng=0)
             estimator(problem, theta, rng=0, memory=first.memory)
     estimator.target(problem, theta)
+    for horizon in (None, 3):
+        tb.estimator_moments(problem, theta, tb.BoltzmannCovariance(), horizon=horizon)
 
 print(json.dumps({name: len(getattr(kernels, name).signatures) for name in kernels.__all__}))
 """

@@ -424,6 +424,27 @@ def sources_call(model):
     return inputs, tables | {"leak": np.full(model.n_states, 7.0)}
 
 
+def spread_call(model, *, coin=0.25):
+    """Any numbers but for the weights, which are symmetric."""
+    rng, k, width = np.random.default_rng(20), 3, 4
+    kernel, n_rows = model.transition, model.follower_reward.size
+    half = rng.normal(size=(k, k, kernel.nnz))
+    inputs = {
+        "state": model.entry_state,
+        "arrival": kernel.indices.astype(np.int64),
+        "row": model.entry_row,
+        "weights": half + half.transpose(1, 0, 2),
+        "slopes": rng.normal(size=(k, n_rows, width)),
+        "given": rng.normal(size=(k, n_rows)),
+        "coming": rng.normal(size=(k, model.n_states + 1, width)),
+        "means": rng.normal(size=(k, model.n_states + 1, width)),
+        "decays": rng.random(k),
+        "coin": coin,
+    }
+    scratch = {name: np.full((k, width), np.nan) for name in ("later", "off")}
+    return inputs, scratch | {"found": np.zeros(width)}
+
+
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the compiled kernel."""
     stream = () if rng is None else addresses(rng)
@@ -457,6 +478,7 @@ CALLS = {
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
     "pullback_errors": pullback_errors_call,
+    "local_variances": spread_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
     "temporal_differences": differences_call,
@@ -520,6 +542,14 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations):
     available = model.available
     assert agree(outputs["action_value"][available], action_value[available])
     assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+@each_model
+@pytest.mark.parametrize("coin", [0.0, 0.25])
+def test_local_variances_are_their_twins(model, coin):
+    inputs, outputs = spread_call(model, coin=coin)
+    run(kernels.local_variances, inputs, outputs)
+    assert agree(outputs["found"], twins.local_variances(**inputs))
 
 
 def unbanded(band):

@@ -169,6 +169,24 @@ class BoltzmannCovariance:
             own_action=self.own_action,
         )
 
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample.
+
+        Raises
+        ------
+        ValueError
+            If they do.
+        """
+        if self.average_tails:
+            raise ValueError(
+                "average_tails makes ratios of what the sample shows: their moments take "
+                "enumeration, by check_by_enumeration, or sampling"
+            )
+        limit = self.interaction.given(problem, theta)
+        return self.rule(limit), limit
+
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data.

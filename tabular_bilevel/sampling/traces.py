@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,9 +23,21 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
 
-__all__ = ["TraceRule"]
+__all__ = ["TraceRule", "Worth"]
 
 NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
+
+
+class Worth(NamedTuple):
+    """What the score of an arrival is multiplied by: of each stored transition, of each start.
+
+    `follower` and `follower_start` go with a step's credit, the others with the leader's weight.
+    """
+
+    follower: FloatArray
+    leader: FloatArray
+    follower_start: FloatArray
+    leader_start: FloatArray
 
 
 @displayed
@@ -177,8 +190,8 @@ class TraceRule:
 
     @quiet
     def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
-        model, response, values = law.model, experience.response, experience.values
-        policy, kernel, row = response.policy, model.transition, model.entry_row
+        model, values, policy = law.model, experience.values, experience.response.policy
+        kernel, row = model.transition, model.entry_row
         influence, occupancy, answered, credited = law.sums(
             self.credit,
             trace_discount=self.trace_discount,
@@ -188,25 +201,11 @@ class TraceRule:
         )
         # how often a transition is made, per unit of its probability in the model
         ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
-        sure = model.available & (model.termination == 0.0) & self.baseline
         started = law.made_in.initial / np.where(model.initial > 0.0, model.initial, 1.0)
-
-        def arriving(
-            discount: float, value: FloatArray, action_value: FloatArray, reward: FloatArray
-        ) -> tuple[FloatArray, FloatArray]:
-            """Value what an entry arrives at, and what a state starts with."""
-            ahead = np.where(sure, action_value - reward, 0.0)
-            first = model.initial @ value if self.baseline else 0.0
-            return discount * value[kernel.indices] - ahead.ravel()[row], value - first
-
-        worth, start = arriving(
-            self.leader_discount, values.value, values.action_value, model.leader_reward
-        )
-        entries = occupancy.ravel()[row] * ratio * worth
-        worth, follower_start = arriving(
-            model.follower_discount, response.value, response.action_value, model.follower_reward
-        )
-        indirect_entries = influence.ravel()[row] * ratio * worth
+        worth = self.worth(experience)
+        entries = occupancy.ravel()[row] * ratio * worth.leader
+        indirect_entries = influence.ravel()[row] * ratio * worth.follower
+        start = worth.leader_start
         indirect_start = np.zeros(model.n_states)
         if self.own_action:
             gain = (policy * values.action_value).sum(axis=1) - values.value
@@ -214,10 +213,11 @@ class TraceRule:
             start = start + gain
             if not self.late:
                 gain = (policy * self.credit).sum(axis=1)
-                indirect_start = started * gain * follower_start
+                indirect_start = started * gain * worth.follower_start
                 if model.follower_discount > 0.0:
                     gain = gain / model.follower_discount
-                    indirect_entries += credited.ravel()[row] * ratio * gain[kernel.indices] * worth
+                    again = credited.ravel()[row] * ratio * gain[kernel.indices]
+                    indirect_entries += again * worth.follower
         direct = Sensitivities.of(
             model,
             leader_reward=self.direct * occupancy,
@@ -229,6 +229,29 @@ class TraceRule:
             self.indirect * influence,
             self.indirect * indirect_entries,
             self.indirect * indirect_start,
+        )
+
+    def worth(self, experience: Experience) -> Worth:
+        """Value what each transition arrives at, and what each state starts with."""
+        model, response, values = experience.world, experience.response, experience.values
+        sure = model.available & (model.termination == 0.0) & self.baseline
+
+        def arriving(discount: float, value: FloatArray, ahead: FloatArray) -> FloatArray:
+            expected = np.where(sure, ahead, 0.0).ravel()[model.entry_row]
+            return np.asarray(discount * value[model.transition.indices] - expected)
+
+        def starting(value: FloatArray) -> FloatArray:
+            return value - (model.initial @ value if self.baseline else 0.0)
+
+        return Worth(
+            arriving(
+                model.follower_discount,
+                response.value,
+                response.action_value - model.follower_reward,
+            ),
+            arriving(self.leader_discount, values.value, values.action_value - model.leader_reward),
+            starting(response.value),
+            starting(values.value),
         )
 
     def _indirect(

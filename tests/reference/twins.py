@@ -435,6 +435,21 @@ def influence_sources(
     return source, error, leak
 
 
+def local_variances(state, arrival, row, weights, slopes, given, coming, means, decays, coin):
+    """Sum over outcomes of weights times products of what is off the mean, for each column."""
+    k, width = len(decays), means.shape[2]
+    found = [0.0] * width
+    for o, (s, to, r) in enumerate(zip(state, arrival, row, strict=True)):
+        for x in range(width):
+            later = [decays[i] * coming[i, to, x] for i in range(k)]
+            later = [part + (given[i, r] * later[0] if i else 0.0) for i, part in enumerate(later)]
+            off = [slopes[i, r, x] + later[i] - means[i, s, x] for i in range(k)]
+            for i in range(k):
+                for j in range(k):
+                    found[x] += weights[i, j, o] * (off[i] * off[j] + coin * later[i] * later[j])
+    return np.array(found)
+
+
 def add(totals, key, amount):
     """Add to an entry of a dictionary that starts at 0."""
     totals[key] = totals.get(key, 0.0) + amount

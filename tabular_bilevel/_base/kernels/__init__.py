@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         solve_band,
         sparse_product,
     )
+    from tabular_bilevel._base.kernels.spread import local_variances
 
 __all__ = [
     "action_reach",
@@ -49,6 +50,7 @@ __all__ = [
     "flow_residual",
     "influence_sources",
     "leader_measures",
+    "local_variances",
     "monte_carlo",
     "outward",
     "pad",
@@ -72,7 +74,7 @@ def __getattr__(name: str) -> Any:
     """Import the kernels when one is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for file in ("doubled", "sample", "solve"):
+    for file in ("doubled", "sample", "solve", "spread"):
         part = importlib.import_module(f"{__name__}.{file}")
         globals().update({kernel: getattr(part, kernel) for kernel in part.__all__})
     return globals()[name]
