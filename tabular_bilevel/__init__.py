@@ -97,6 +97,7 @@ Sampling: what estimators see
 
 Efficiency: how good is it?
     estimator_moments        exact bias and variance of a method's gradients, without sampling
+    best_baseline            BC-HG with the baseline that leaves the least variance
     Moments                  mean, variances, covariance, and what a trajectory costs
 
 Checks: is it right?
@@ -208,7 +209,7 @@ from tabular_bilevel.finite.follower import (
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.moments import Moments, estimator_moments
+from tabular_bilevel.moments import Moments, best_baseline, estimator_moments
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
@@ -334,6 +335,7 @@ __all__ = [
     "ZeroOrder",
     "along",
     "ascend",
+    "best_baseline",
     "check_by_enumeration",
     "check_estimates",
     "check_estimator",

@@ -85,22 +85,24 @@ def sample_of(model, *, count=40, horizon=12, seed=8):
 
 
 TRACES = {
-    "with a baseline": {"baseline": True, "own_action": False, "survival": 1.0},
-    "plain": {"baseline": False, "own_action": False, "survival": 1.0},
-    "own actions": {"baseline": True, "own_action": True, "survival": 1.0},
-    "survivors": {"baseline": True, "own_action": False, "survival": 0.8},
-    "own actions of survivors": {"baseline": False, "own_action": True, "survival": 0.7},
+    "plain": {"own_action": False, "survival": 1.0},
+    "own actions": {"own_action": True, "survival": 1.0},
+    "survivors": {"own_action": False, "survival": 0.8},
+    "own actions of survivors": {"own_action": True, "survival": 0.7},
 }
 
 
-def trace_settings(model, name="with a baseline", seed=6):
+def trace_settings(model, name="plain", seed=6):
     """What the traces weigh: nothing special is assumed of the values."""
     rng, shape = np.random.default_rng(seed), model.follower_reward.shape
     values = {
-        "follower_value": rng.normal(size=model.n_states),
-        "follower_action_value": rng.normal(size=shape),
-        "leader_value": rng.normal(size=model.n_states),
-        "leader_action_value": rng.normal(size=shape),
+        "follower_worth": rng.normal(size=model.n_states),
+        "leader_worth": rng.normal(size=model.n_states),
+        "follower_off": rng.normal(size=shape),
+        "leader_off": rng.normal(size=shape),
+        "follower_start": rng.normal(size=model.n_states),
+        "leader_start": rng.normal(size=model.n_states),
+        "advantage": rng.normal(size=shape),
         "follower_discount": model.follower_discount,
         "leader_discount": model.leader_discount,
         "trace_discount": 0.8,
@@ -113,11 +115,8 @@ def trace_settings(model, name="with a baseline", seed=6):
 
 
 def traces_call(model, name="own actions of survivors"):
-    tables = {
-        key: getattr(model, key)
-        for key in ("initial", "termination", "follower_reward", "leader_reward")
-    }
-    inputs = sample_of(model)[1] | kernel_of(model) | tables | trace_settings(model, name)
+    start = {"initial": model.initial}
+    inputs = sample_of(model)[1] | kernel_of(model) | start | trace_settings(model, name)
     shape, stored = model.follower_reward.shape, model.transition.nnz
     return inputs, {
         "influence": np.zeros(shape),
@@ -810,32 +809,30 @@ def test_eligibility_traces_of_two_steps_by_hand():
         "indices": np.array([1], np.int32),
         "data": np.array([0.5]),
         "initial": np.array([0.25, 0.75]),
-        "termination": np.array([[0.0], [1.0]]),
-        "follower_reward": np.array([[1.0], [100.0]]),
-        "leader_reward": np.array([[3.0], [100.0]]),
-        "follower_value": np.array([100.0, 14.0]),
-        "follower_action_value": np.array([[2.0], [100.0]]),
-        "leader_value": np.array([12.0, 20.0]),
-        "leader_action_value": np.array([[5.0], [100.0]]),
+        "follower_worth": np.array([100.0, 7.0]),
+        "leader_worth": np.array([100.0, 5.0]),
+        "follower_off": np.array([[1.0], [100.0]]),
+        "leader_off": np.array([[2.0], [100.0]]),
+        "follower_start": np.array([100.0, 100.0]),
+        "leader_start": np.array([-6.0, 100.0]),
+        "advantage": np.array([[100.0], [100.0]]),
         "follower_discount": 0.5,
         "leader_discount": 0.25,
         "trace_discount": 0.5,
         "credit_discount": 0.25,
         "survival": 1.0,
         "credit": np.array([[3.0], [8.0]]),
-        "baseline": True,
         "own_action": False,
         "direct_share": 1.0,
         "indirect_share": 0.5,
     }
     run(kernels.eligibility_traces, frozen(**inputs), outputs)
-    # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 14 / 2 - (2 - 1) and 20 / 4 - (5 - 3);
-    # starting 12, less 12 / 4 + 20 * 3 / 4
+    # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 7 - 1 and 5 - 2, starting -6
     np.testing.assert_array_equal(outputs["influence"], [[1.5], [1.75]])
     np.testing.assert_array_equal(outputs["occupancy"], [[1.0], [0.25]])
     np.testing.assert_array_equal(outputs["direct_transition"], [(5.0 - 2.0) / 0.5])
     np.testing.assert_array_equal(outputs["indirect_transition"], [0.5 * 3.0 * (7.0 - 1.0) / 0.5])
-    np.testing.assert_array_equal(outputs["direct_initial"], [(12.0 - 18.0) / 0.25, 0.0])
+    np.testing.assert_array_equal(outputs["direct_initial"], [-6.0 / 0.25, 0.0])
     np.testing.assert_array_equal(outputs["indirect_initial"], [0.0, 0.0])
 
 

@@ -362,16 +362,16 @@ MUTANTS = (
     Mutant(
         "a discount too many in the sampled direct part",
         "eligibility_traces",
-        "                direct = weight * leader_worth\n",
-        "                direct = weight * leader_discount * leader_worth\n",
+        "direct = weight * (leader_worth[following]",
+        "direct = weight * leader_discount * (leader_worth[following]",
         (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
     ),
     Mutant(
         "a baseline where episodes may end",
-        "eligibility_traces",
-        "if baseline and termination[s, a] == 0.0:",
-        "if baseline:",
-        (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
+        "Baseline.by_pair",
+        "model.available & (model.termination == 0.0)",
+        "model.available",
+        ("tests/test_baselines.py::test_a_baseline_changes_no_mean",),
     ),
     Mutant(
         "survivors count once",

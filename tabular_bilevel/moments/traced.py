@@ -176,7 +176,8 @@ class TracedMoments:
 
     @quiet
     def __init__(self, rule: TraceRule, experience: Experience, horizon: int | None) -> None:
-        self.rule, self.law, self.horizon = rule, experience.law, horizon
+        self.rule, self.experience, self.horizon = rule, experience, horizon
+        self.law = experience.law
         self.outcomes = Outcomes.of(self.law)
         self._systems: dict[float, LinearSystem] = {}
         tangents = tangents_at(experience.problem, experience.theta, experience.world)
@@ -188,6 +189,7 @@ class TracedMoments:
         """Find what the past is multiplied by."""
         rule, outcomes, model = self.rule, self.outcomes, experience.world
         worth = rule.worth(experience)
+        arriving = worth.of_transitions(model)
         direct = {name: rule.direct * rule.direct_tables.get(name, 1.0) for name in MOVED}
         indirect = {name: rule.indirect * rule.indirect_tables.get(name, 1.0) for name in MOVED}
         likelihood = np.where(model.transition.data > 0.0, model.transition.data, 1.0)
@@ -212,10 +214,10 @@ class TracedMoments:
             through = sp.csr_array(through + heat @ tangents.temperature)
         credit, self.row, self.n_rows = rule.credit.ravel(), outcomes.pair, rule.credit.size
         if tangents.transition.nnz:
-            paid = paid[outcomes.pair] + moved(direct["transition"], worth.leader)
+            paid = paid[outcomes.pair] + moved(direct["transition"], arriving[1])
             through = through[outcomes.pair]
             if not rule.centred:
-                through = through + moved(indirect["transition"], worth.follower)
+                through = through + moved(indirect["transition"], arriving[0])
             credit, self.n_rows = credit[outcomes.pair], outcomes.pair.size
             self.row = np.arange(self.n_rows)
         through.eliminate_zeros()
@@ -250,7 +252,7 @@ class TracedMoments:
             started(direct["initial"], np.ones_like(first)),
         )
         if not (rule.late or rule.centred):
-            ahead = worth.follower / (model.follower_discount or math.inf)
+            ahead = arriving[0] / (model.follower_discount or math.inf)
             answer(
                 len(clocks) - 1,
                 rule.credit,
@@ -329,12 +331,19 @@ class TracedMoments:
 
     # ---------------------------------------------------------------- what is still to come
 
+    def _blocks(self) -> Iterator[slice]:
+        size = max(1, BLOCK // self.outcomes.pair.size)
+        return (slice(k, k + size) for k in range(0, self.n_parameters, size))
+
+    def coming(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield what is still to come without a cut, shape (k, S + 1, c), by blocks of columns."""
+        for block in self._blocks():
+            yield block, _Local(self, block, _squares).stationary()
+
     @quiet
     def variances(self) -> Spread:
         """Compute the mean and the variance of each coordinate."""
-        size = max(1, BLOCK // self.outcomes.pair.size)
-        blocks = (slice(k, k + size) for k in range(0, self.n_parameters, size))
-        parts = [self._spread(block, _squares) for block in blocks]
+        parts = [self._spread(block, _squares) for block in self._blocks()]
         return Spread(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     @quiet

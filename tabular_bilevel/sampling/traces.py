@@ -19,7 +19,9 @@ from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.sampling.baselines import Baseline, mean_baseline, no_baseline
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
 
@@ -29,15 +31,32 @@ NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
 class Worth(NamedTuple):
-    """What the score of an arrival is multiplied by: of each stored transition, of each start.
+    """What the score of an arrival is multiplied by, with the follower's credit or the leader's.
 
-    `follower` and `follower_start` go with a step's credit, the others with the leader's weight.
+    Attributes
+    ----------
+    follower, leader : ndarray, shape (S,)
+        Discounted worth of a state that is arrived at,
+    follower_off, leader_off : ndarray, shape (S, A)
+        less what is taken off by the pair that is left.
+    follower_start, leader_start : ndarray, shape (S,)
+        Worth of a start.
     """
 
     follower: FloatArray
     leader: FloatArray
+    follower_off: FloatArray
+    leader_off: FloatArray
     follower_start: FloatArray
     leader_start: FloatArray
+
+    def of_transitions(self, model: Model) -> tuple[FloatArray, FloatArray]:
+        """Value each stored transition, for the follower and for the leader, shape (nnz,)."""
+        arrival, row = model.transition.indices, model.entry_row
+        return (
+            self.follower[arrival] - self.follower_off.ravel()[row],
+            self.leader[arrival] - self.leader_off.ravel()[row],
+        )
 
 
 @displayed
@@ -65,8 +84,9 @@ class TraceRule:
     centred : bool
         Whether a step counts, through the follower, by how much its reward's derivative is above
         the policy's mean in its state, and by nothing else: for parameters of rewards.
-    baseline : bool
-        Whether what arriving is worth has its mean taken off, where that changes no expectation.
+    baseline : bool or Baseline
+        What is taken off what arriving is worth, where that changes no expectation: its mean, or
+        nothing, or numbers that are given.
     own_action : bool
         Whether the action on arrival counts towards what arriving is worth.
     direct_tables, indirect_tables : mapping of str to float
@@ -81,7 +101,7 @@ class TraceRule:
     indirect: float = 1.0
     late: bool = False
     centred: bool = False
-    baseline: bool = True
+    baseline: bool | Baseline = True
     own_action: bool = False
     direct_tables: Mapping[str, float] = field(default_factory=dict)
     indirect_tables: Mapping[str, float] = field(default_factory=dict)
@@ -140,8 +160,7 @@ class TraceRule:
     def _added_up(
         self, experience: Experience, sample: Trajectories
     ) -> tuple[Sensitivities, Sensitivities]:
-        model, response, values = sample.model, experience.response, experience.values
-        kernel = model.transition
+        model, kernel, worth = sample.model, sample.model.transition, self.worth(experience)
         influence, occupancy = np.zeros((2, *self.credit.shape))
         direct_entries, indirect_entries = np.zeros((2, kernel.nnz))
         direct_initial, indirect_initial = np.zeros((2, model.n_states))
@@ -159,20 +178,14 @@ class TraceRule:
                     kernel.indices,
                     kernel.data,
                     model.initial,
-                    model.termination,
-                    model.follower_reward,
-                    model.leader_reward,
-                    response.value,
-                    response.action_value,
-                    values.value,
-                    values.action_value,
+                    *worth,
+                    experience.values.advantage,
                     model.follower_discount,
                     self.leader_discount,
                     trace_discount,
                     self.credit_discount,
                     sample.survival,
                     self.credit,
-                    self.baseline,
                     self.own_action,
                     direct_factor / sample.count,
                     indirect_factor / max(1, sample.complete),
@@ -203,8 +216,9 @@ class TraceRule:
         ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
         started = law.made_in.initial / np.where(model.initial > 0.0, model.initial, 1.0)
         worth = self.worth(experience)
-        entries = occupancy.ravel()[row] * ratio * worth.leader
-        indirect_entries = influence.ravel()[row] * ratio * worth.follower
+        follower, leader = worth.of_transitions(model)
+        entries = occupancy.ravel()[row] * ratio * leader
+        indirect_entries = influence.ravel()[row] * ratio * follower
         start = worth.leader_start
         indirect_start = np.zeros(model.n_states)
         if self.own_action:
@@ -217,7 +231,7 @@ class TraceRule:
                 if model.follower_discount > 0.0:
                     gain = gain / model.follower_discount
                     again = credited.ravel()[row] * ratio * gain[kernel.indices]
-                    indirect_entries += again * worth.follower
+                    indirect_entries += again * follower
         direct = Sensitivities.of(
             model,
             leader_reward=self.direct * occupancy,
@@ -232,26 +246,17 @@ class TraceRule:
         )
 
     def worth(self, experience: Experience) -> Worth:
-        """Value what each transition arrives at, and what each state starts with."""
-        model, response, values = experience.world, experience.response, experience.values
-        sure = model.available & (model.termination == 0.0) & self.baseline
-
-        def arriving(discount: float, value: FloatArray, ahead: FloatArray) -> FloatArray:
-            expected = np.where(sure, ahead, 0.0).ravel()[model.entry_row]
-            return np.asarray(discount * value[model.transition.indices] - expected)
-
-        def starting(value: FloatArray) -> FloatArray:
-            return value - (model.initial @ value if self.baseline else 0.0)
-
+        """Value what is arrived at, and what is started with."""
+        response, values, off = experience.response, experience.values, self.baseline
+        if not isinstance(off, Baseline):
+            off = (mean_baseline if off else no_baseline)(experience)
         return Worth(
-            arriving(
-                model.follower_discount,
-                response.value,
-                response.action_value - model.follower_reward,
-            ),
-            arriving(self.leader_discount, values.value, values.action_value - model.leader_reward),
-            starting(response.value),
-            starting(values.value),
+            experience.world.follower_discount * (response.value - off.follower_arrival),
+            self.leader_discount * (values.value - off.leader_arrival),
+            off.follower,
+            off.leader,
+            response.value - off.follower_start,
+            values.value - off.leader_start,
         )
 
     def _indirect(

@@ -168,17 +168,19 @@ def eligibility_traces(
     trajectories,
     model,
     *,
-    follower_value,
-    follower_action_value,
-    leader_value,
-    leader_action_value,
+    follower_worth,
+    leader_worth,
+    follower_off,
+    leader_off,
+    follower_start,
+    leader_start,
+    advantage,
     follower_discount,
     leader_discount,
     trace_discount,
     credit_discount,
     survival,
     credit,
-    baseline,
     own_action,
     direct_share,
     indirect_share,
@@ -188,20 +190,15 @@ def eligibility_traces(
     Returns dictionaries: influence and occupancy of (s, a), the direct and the indirect part of
     P(s'|s, a) for (s, a, s'), and the initial distribution's direct and indirect part of s.
     """
-    probability = model.transition.toarray().reshape(
-        model.n_states, model.n_actions, model.n_states
-    )
+    shape = model.n_states, model.n_actions, model.n_states
+    probability = model.transition.toarray().reshape(shape)
     influence, occupancy, direct, indirect, start, own_start = {}, {}, {}, {}, {}, {}
     for steps in trajectories:
         first, action, _ = steps[0]
-        worth, own = leader_value[first], 0.0
-        follower_worth = follower_value[first]
-        if baseline:
-            worth -= model.initial @ leader_value
-            follower_worth -= model.initial @ follower_value
+        worth, own = leader_start[first], 0.0
         if own_action:
-            worth += leader_action_value[first, action] - leader_value[first]
-            own = credit[first, action] * follower_worth
+            worth += advantage[first, action]
+            own = credit[first, action] * follower_start[first]
         add(start, first, direct_share * worth / model.initial[first])
         add(own_start, first, indirect_share * own / model.initial[first])
         for t, (s, a, following) in enumerate(steps):
@@ -213,17 +210,14 @@ def eligibility_traces(
             add(influence, (s, a), indirect_share * eligibility)
             add(occupancy, (s, a), direct_share * leader_discount**t / survival**t)
             if following is not None:
-                worth = follower_discount * follower_value[following]
-                leader_worth = leader_discount * leader_value[following]
-                if baseline and model.termination[s, a] == 0.0:
-                    worth -= follower_action_value[s, a] - model.follower_reward[s, a]
-                    leader_worth -= leader_action_value[s, a] - model.leader_reward[s, a]
-                gain = leader_discount**t / survival**t * leader_worth
+                worth = follower_worth[following] - follower_off[s, a]
+                leader_gain = leader_worth[following] - leader_off[s, a]
+                gain = leader_discount**t / survival**t * leader_gain
                 push = eligibility * worth
                 if own_action and t + 1 < len(steps):
                     action = steps[t + 1][1]
-                    advantage = leader_action_value[following, action] - leader_value[following]
-                    gain += (leader_discount / survival) ** (t + 1) * advantage
+                    weight = (leader_discount / survival) ** (t + 1)
+                    gain += weight * advantage[following, action]
                     if follower_discount > 0.0:
                         own = (credit_discount / survival) ** (t + 1) * credit[following, action]
                         push += own * worth / follower_discount

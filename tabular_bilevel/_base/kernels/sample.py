@@ -164,20 +164,19 @@ def eligibility_traces(
     indices: IntArray,
     data: FloatArray,
     initial: FloatArray,
-    termination: FloatArray,
-    follower_reward: FloatArray,
-    leader_reward: FloatArray,
-    follower_value: FloatArray,
-    follower_action_value: FloatArray,
-    leader_value: FloatArray,
-    leader_action_value: FloatArray,
+    follower_worth: FloatArray,
+    leader_worth: FloatArray,
+    follower_off: FloatArray,
+    leader_off: FloatArray,
+    follower_start: FloatArray,
+    leader_start: FloatArray,
+    advantage: FloatArray,
     follower_discount: float,
     leader_discount: float,
     trace_discount: float,
     credit_discount: float,
     survival: float,
     credit: FloatArray,
-    baseline: bool,
     own_action: bool,
     direct_share: float,
     indirect_share: float,
@@ -192,24 +191,18 @@ def eligibility_traces(
 
     Step t has the credit credit_discount^t * credit[s, a], which follows the trajectory at
     `trace_discount`; a step that was reached with probability survival^t counts that much more.
-    With `baseline` what arriving is worth has taken off what the action values say of it, unless
-    the step may end the episode: elsewhere rows sum to one at every theta, so that has mean zero.
-    With `own_action` the action taken on arrival counts, too: its credit, and in the direct part
-    its advantage. Derivatives with respect to a probability are weights of its logarithm's, so they
-    are divided by the probability. The `_share`s multiply all that is added.
+    Arriving has a `_worth` by state, less what is taken off by the pair that is left; starting has
+    one, too. With `own_action` the action taken on arrival counts: its credit, and in the direct
+    part its advantage. Derivatives with respect to a probability are weights of its logarithm's, so
+    they are divided by the probability. The `_share`s multiply all that is added.
     """
     n_actions = credit.shape[1]
-    follower_first, leader_first = 0.0, 0.0
-    if baseline:
-        for s in range(initial.size):
-            follower_first += initial[s] * follower_value[s]
-            leader_first += initial[s] * leader_value[s]
     for i in range(states.shape[0]):
         first, action = states[i, 0], actions[i, 0]
-        worth = leader_value[first] - leader_first
+        worth = leader_start[first]
         if own_action:
-            worth += leader_action_value[first, action] - leader_value[first]
-            indirect = credit[first, action] * (follower_value[first] - follower_first)
+            worth += advantage[first, action]
+            indirect = credit[first, action] * follower_start[first]
             indirect_initial[first] += indirect_share * indirect / initial[first]
         direct_initial[first] += direct_share * worth / initial[first]
         eligibility = 0.0
@@ -229,17 +222,12 @@ def eligibility_traces(
                         low = middle
                     else:
                         high = middle
-                worth = follower_discount * follower_value[following]
-                leader_worth = leader_discount * leader_value[following]
-                if baseline and termination[s, a] == 0.0:
-                    worth -= follower_action_value[s, a] - follower_reward[s, a]
-                    leader_worth -= leader_action_value[s, a] - leader_reward[s, a]
-                direct = weight * leader_worth
+                worth = follower_worth[following] - follower_off[s, a]
+                direct = weight * (leader_worth[following] - leader_off[s, a])
                 indirect = eligibility * worth
                 if own_action and t + 1 < lengths[i]:
                     action = actions[i, t + 1]
-                    advantage = leader_action_value[following, action] - leader_value[following]
-                    direct += leader_discount / survival * weight * advantage
+                    direct += leader_discount / survival * weight * advantage[following, action]
                     if follower_discount > 0.0:
                         own = credit_discount / survival * credit_weight * credit[following, action]
                         indirect += own * worth / follower_discount
