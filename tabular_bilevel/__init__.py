@@ -97,6 +97,9 @@ Sampling: what estimators see
 
 Efficiency: how good is it?
     estimator_moments        exact bias and variance of a method's gradients, without sampling
+    error_curve              errors of methods against the budget of steps
+    ErrorCurve               these errors, the best cuts, and where methods cross
+    required_samples         trajectories for an error, or a cosine, with a probability
     best_baseline            BC-HG with the baseline that leaves the least variance
     Moments                  mean, variances, covariance, and what a trajectory costs
 
@@ -209,7 +212,14 @@ from tabular_bilevel.finite.follower import (
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.moments import Moments, best_baseline, estimator_moments
+from tabular_bilevel.moments import (
+    ErrorCurve,
+    Moments,
+    best_baseline,
+    error_curve,
+    estimator_moments,
+    required_samples,
+)
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem
 from tabular_bilevel.problems.features import FeatureProblem
@@ -279,6 +289,7 @@ __all__ = [
     "EnumerationReport",
     "Episodes",
     "ErrorBounds",
+    "ErrorCurve",
     "Estimate",
     "Estimated",
     "Estimator",
@@ -347,6 +358,7 @@ __all__ = [
     "difference_gradient",
     "enclose",
     "error_bounds",
+    "error_curve",
     "estimator_moments",
     "evaluate_leader",
     "forward_gradient",
@@ -356,6 +368,7 @@ __all__ = [
     "polish",
     "problems",
     "published",
+    "required_samples",
     "resume",
     "sample_trajectories",
     "search",

@@ -2,8 +2,16 @@
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.moments.best_baseline import best_baseline
+from tabular_bilevel.moments.budget import ErrorCurve, error_curve, required_samples
 from tabular_bilevel.moments.estimator import Moments, estimator_moments
 
-__all__ = ["Moments", "best_baseline", "estimator_moments"]
+__all__ = [
+    "ErrorCurve",
+    "Moments",
+    "best_baseline",
+    "error_curve",
+    "estimator_moments",
+    "required_samples",
+]
 
 display_all(globals())
