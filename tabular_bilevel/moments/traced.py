@@ -235,8 +235,8 @@ class TracedMoments:
         self.slopes = [sp.csc_array(slopes) for _, _, slopes in clocks]
         self.start = started(direct["initial"], worth.leader_start)
         self.answers: list[Answer] = []
-        if not rule.own_action:
-            return
+        if not (rule.own_action and tangents.transition.nnz + tangents.initial.nnz):
+            return  # no score to multiply
 
         def answer(
             clock: int, table: FloatArray, slopes: sp.csr_array, start: sp.csc_array
