@@ -11,18 +11,27 @@ Problems: what theta does
     problems                 ready-made problems, from two states to a warehouse
     BilevelProblem           what you write for one of your own: two methods
     ForwardProblem           a third method, for the independent routes
+    LinearQuadraticProblem   the same two methods, for a state that is continuous
     FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
     MarkovGame               both players act; theta are logits of the leader's policy
+    LinearQuadraticGame      both act on a continuous state; theta is the leader's gain
     Reparametrised           a problem of which another vector is the parameter
     Transform                what turns that vector into theta; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
+    Contexts                 several followers, met by chance, and one theta for all
     along                    a problem along a line: one parameter
 
 Tables: the follower's decision process at one theta
     Model                    transitions, both rewards, discounts and temperature, checked
     Tangent                  the derivative of the tables along one direction of theta
     normalised               distributions scaled so that they sum to 1
+
+Continuous states: linear dynamics, quadratic costs, everything in closed form
+    LinearQuadraticModel     the follower's decision process at one theta, checked
+    QuadraticReward          what the leader earns a step: a quadratic
+    GaussianBump             ... or a hill around a place
+    lq                       answer, evaluation and sensitivities of this kind of model
 
 The follower's answer, and what it is worth to the leader
     solve_follower           the follower's best answer to a model
@@ -31,6 +40,7 @@ The follower's answer, and what it is worth to the leader
     CompiledPolicyIteration  the same, fast for thousands of small solves
     ValueIteration           the solver of which it is known how it converges
     StoppedValueIteration    a follower that has not finished thinking
+    StoppedPolicyIteration   the same, with a table of its own, as in the papers
     FollowerSolver           what a solver of your own must have
     evaluate_leader          the leader's values under the answer
     Evaluation               its objective, values and occupancy
@@ -64,6 +74,7 @@ Estimators: methods of the literature
     HyperPolicyGradient      HPGD, by differences of two values
     SoBiRL                   the score of the first action
     ValueGapPenalty          PBRL, a penalty on the follower's shortfall
+    RegularisedActorCritic   that in a single loop, its two policies still learning
     NaivePolicyGradient      the direct part alone
     BiLevelActorCritic       Bi-AC, a critic that trusts the leader to play its best
     ZeroOrder                differences in random directions
@@ -115,6 +126,7 @@ Checks: is it right?
     standard_suite           those problems
     SuiteCase                one of them
     SuiteReport              what was found on each
+    save_report              any of these reports as a page for a browser
     Verdict                  BIASED, no bias seen, inconclusive or broken
     Diagnosis                which known mistakes would explain a bias
     tell_apart               which mistakes a problem can show
@@ -157,7 +169,7 @@ More modules, which you import by their full names
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tabular_bilevel import problems
+from tabular_bilevel import lq, problems
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.processes import sweep
@@ -185,6 +197,7 @@ from tabular_bilevel.estimators import (
     ExactGradient,
     HyperPolicyGradient,
     NaivePolicyGradient,
+    RegularisedActorCritic,
     SoBiRL,
     TruncatedNeumann,
     ValueGapPenalty,
@@ -199,19 +212,21 @@ from tabular_bilevel.exact.routes import (
     difference_gradient,
     forward_gradient,
 )
-from tabular_bilevel.finite.adjoint import sensitivities
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
     PolicyIteration,
     Response,
+    StoppedPolicyIteration,
     StoppedValueIteration,
     ValueIteration,
-    solve_follower,
 )
-from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
+from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.model import Model, Tangent, normalised
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import evaluate_leader, sensitivities, solve_follower
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 from tabular_bilevel.moments import (
     ErrorCurve,
     Moments,
@@ -221,8 +236,10 @@ from tabular_bilevel.moments import (
     required_samples,
 )
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.problem import BilevelProblem, ForwardProblem, LinearQuadraticProblem
+from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem
+from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
 from tabular_bilevel.sampling.all_trajectories import count_trajectories
@@ -259,6 +276,7 @@ if TYPE_CHECKING:  # checks take a third of this import: they wait until one is 
         tell_apart,
     )
     from tabular_bilevel.mistakes import Control, controls
+    from tabular_bilevel.pages import save_report
 
 __version__ = "0.1.0"
 
@@ -278,6 +296,7 @@ __all__ = [
     "CertificationError",
     "CheckFailedError",
     "CompiledPolicyIteration",
+    "Contexts",
     "Control",
     "ConvergenceError",
     "Critic",
@@ -301,6 +320,7 @@ __all__ = [
     "FeatureProblem",
     "FollowerSolver",
     "ForwardProblem",
+    "GaussianBump",
     "GivenCritic",
     "GradientAscent",
     "GradientReport",
@@ -312,6 +332,9 @@ __all__ = [
     "LeaderValues",
     "LeaderView",
     "Level",
+    "LinearQuadraticGame",
+    "LinearQuadraticModel",
+    "LinearQuadraticProblem",
     "MarkovGame",
     "Model",
     "Moments",
@@ -320,7 +343,9 @@ __all__ = [
     "Optimiser",
     "Optimum",
     "PolicyIteration",
+    "QuadraticReward",
     "Recipe",
+    "RegularisedActorCritic",
     "Reparametrised",
     "Response",
     "Sampler",
@@ -331,6 +356,7 @@ __all__ = [
     "Shake",
     "SoBiRL",
     "StepBudget",
+    "StoppedPolicyIteration",
     "StoppedValueIteration",
     "SuiteCase",
     "SuiteReport",
@@ -363,6 +389,7 @@ __all__ = [
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "lq",
     "normalised",
     "objective",
     "polish",
@@ -371,6 +398,7 @@ __all__ = [
     "required_samples",
     "resume",
     "sample_trajectories",
+    "save_report",
     "search",
     "sensitivities",
     "solve_follower",
@@ -392,7 +420,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"tabular_bilevel.{name}")
     old = {"Step": Iteration, "Steps": StepBudget}
     if not (name in old or name.startswith("_")):
-        for folder in ("mistakes", "checks"):
+        for folder in ("mistakes", "checks", "pages"):
             part = importlib.import_module(f"tabular_bilevel.{folder}")
             if name in part.__all__:
                 return getattr(part, name)

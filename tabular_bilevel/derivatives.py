@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -17,11 +17,20 @@ from tabular_bilevel._base.arguments import (
     first,
     real_array,
 )
-from tabular_bilevel._base.arrays import UNDERFLOW, FloatArray
+from tabular_bilevel._base.arrays import ROUNDOFF, UNDERFLOW, FloatArray
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
-from tabular_bilevel.finite.tangents import Tangents
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem, modelled, pulled_back
+from tabular_bilevel.finite.tangents import Tangents, stored
+from tabular_bilevel.kinds import AnyModel, by_kind
+from tabular_bilevel.lq.model import checked_tangent
+from tabular_bilevel.problem import (
+    AnyProblem,
+    BilevelProblem,
+    ForwardProblem,
+    model_at,
+    pulled_back,
+)
+from tabular_bilevel.problems.contexts import Contexts, shares, shares_of_bounds
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
@@ -47,19 +56,21 @@ def has_pushforward(problem: object) -> TypeGuard[ForwardProblem]:
     """Say whether a problem can be differentiated forward, all of its parts."""
     if isinstance(problem, Reparametrised):
         return has_pushforward(problem.inner) and hasattr(problem.transform, "pushforward")
+    if isinstance(problem, Contexts):
+        return all(has_pushforward(each) for each in problem.problems)
     return isinstance(problem, ForwardProblem)
 
 
 def tangents_along(
-    problem: BilevelProblem, theta: FloatArray, directions: Iterable[FloatArray]
-) -> tuple[Model, Iterator[Tangent]]:
+    problem: AnyProblem, theta: FloatArray, directions: Iterable[FloatArray]
+) -> tuple[Any, Iterator[Any]]:
     """Build the model at theta, and its checked tangents along directions, one at a time."""
     if not has_pushforward(problem):
         raise TypeError(
             f"{type(problem).__name__} has no pushforward(theta, direction), which forward mode "
             "needs"
         )
-    model = modelled(problem, theta)
+    model = model_at(problem, theta)
     return model, _pushed(problem, theta, model, directions)
 
 
@@ -130,6 +141,9 @@ def reach(
         pulled = np.asarray(transform.pullback(theta, inner.pulled))
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
         return _own(transform, replace(inner, pulled=pulled), bound)
+    if isinstance(problem, Contexts):
+        parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
+        return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
     own: Any = getattr(problem, "pullback_bound", None)
     if own is not None:
         pulled = np.asarray(problem.pullback(theta, measures))
@@ -142,6 +156,19 @@ def reach(
         unknown = np.full(theta.size, np.inf)
         return Reach(np.zeros(theta.size), unknown, reason=str(error))
     return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
+
+
+def _added(parts: Sequence[Reach]) -> Reach:
+    """Add up what contexts pull back; each addition rounds."""
+    pulled, bound = (
+        np.sum([getattr(x, name) for x in parts], axis=0) for name in ("pulled", "bound")
+    )
+    size = np.sum([np.abs(part.pulled) for part in parts], axis=0) + bound
+    words = {
+        name: "; ".join(dict.fromkeys(getattr(x, name) for x in parts if getattr(x, name)))
+        for name in ("given", "reason")
+    }
+    return Reach(pulled, bound + (len(parts) + 2.0) * ROUNDOFF * size, **words)
 
 
 def _own(part: object, found: Reach, bound: Any) -> Reach:
@@ -199,9 +226,9 @@ def _axis(k: int, n: int) -> FloatArray:
 
 
 def _pushed(
-    problem: Any, theta: FloatArray, model: Model, directions: Iterable[FloatArray]
-) -> Iterator[Tangent]:
-    return (_checked(problem.pushforward(theta, row), model) for row in directions)
+    problem: Any, theta: FloatArray, model: AnyModel, directions: Iterable[FloatArray]
+) -> Iterator[Any]:
+    return (_checked(model, problem.pushforward(theta, row)) for row in directions)
 
 
 def n_entries(model: Model) -> int:
@@ -276,15 +303,9 @@ def _require_linear(
         )
 
 
-def _checked(tangent: Tangent, model: Model) -> Tangent:
-    """Check what a pushforward returned; a kernel's change may come as a whole table."""
-    change: Any = tangent.transition
-    kernel = model.transition
-    if sp.issparse(change):
-        change = change.toarray()
-    if np.ndim(change) > 1 and np.size(change) == kernel.shape[0] * kernel.shape[1]:
-        change = np.reshape(change, kernel.shape)[model.entry_row, kernel.indices]
-    available = model.available
+def _checked_tables(model: Model, tangent: Tangent) -> Tangent:
+    """Check what a pushforward returned."""
+    change, available = stored(tangent.transition, model), model.available
     tables = {
         "follower_reward": (tangent.follower_reward, available),
         "leader_reward": (tangent.leader_reward, available),
@@ -300,6 +321,9 @@ def _checked(tangent: Tangent, model: Model) -> Tangent:
     )
     _require_no_leaks("pushforward(...)", checked, model)
     return checked
+
+
+_checked = by_kind(_checked_tables, checked_tangent)
 
 
 def _require_no_leaks(source: str, tangent: Tangent, model: Model) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
-    as_finite,
     as_generator,
+    as_nonnegative,
     as_positive,
     as_real,
     as_theta,
@@ -32,8 +32,7 @@ from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.finite.follower import CompiledPolicyIteration
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import AnyProblem
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
 __all__ = ["Optimum", "Perturbed", "Shake", "anneal", "best_of", "polish", "search"]
@@ -87,7 +86,7 @@ class Optimum:
 
 @quiet
 def polish(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     horizon: int | None = None,
@@ -141,7 +140,6 @@ def polish(
             point,
             accuracy=Estimated(),
             horizon=horizon,
-            solver=CompiledPolicyIteration(),
             start=value,
         )
         value = result.response.value
@@ -171,7 +169,7 @@ def polish(
 
 
 def best_of(
-    problem: BilevelProblem, starts: Iterable[npt.ArrayLike], *, horizon: int | None = None
+    problem: AnyProblem, starts: Iterable[npt.ArrayLike], *, horizon: int | None = None
 ) -> Optimum:
     """Polish from many starts and keep the best.
 
@@ -210,7 +208,7 @@ def best_of(
 
 
 def anneal(
-    problems: Sequence[BilevelProblem], theta: npt.ArrayLike, *, horizon: int | None = None
+    problems: Sequence[AnyProblem], theta: npt.ArrayLike, *, horizon: int | None = None
 ) -> Optimum:
     """Polish through a sequence of problems, each from where the one before ended.
 
@@ -314,7 +312,7 @@ class Shake:
 
 
 def search(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     rng: np.random.Generator | int,
@@ -417,12 +415,11 @@ class Perturbed:
     def __post_init__(self) -> None:
         """Check the settings."""
         as_estimator(self.method, name="method")
-        if as_finite("spread", self.spread) < 0.0:
-            raise ValueError(f"spread is {self.spread}, below 0")
+        as_nonnegative("spread", self.spread)
 
     def __call__(
         self,
-        problem: BilevelProblem,
+        problem: AnyProblem,
         theta: npt.ArrayLike,
         *,
         rng: np.random.Generator | int,
@@ -436,7 +433,7 @@ class Perturbed:
             gradient = estimate.gradient + self.spread * normal
         return replace(estimate, gradient=read_only(gradient), parts=None)
 
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+    def target(self, problem: AnyProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the method's target, shape (d,)."""
         target: FloatArray = self.method.target(problem, theta)
         return target

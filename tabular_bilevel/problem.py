@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -15,14 +15,21 @@ from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.files import brief
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import AnyModel, AnySensitivities
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 
 __all__ = [
+    "AnyProblem",
     "BilevelProblem",
     "ForwardProblem",
+    "LinearQuadraticProblem",
+    "model_at",
     "modelled",
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
+    "require_tables",
     "with_names",
 ]
 
@@ -128,6 +135,84 @@ class ForwardProblem(BilevelProblem, Protocol):
         ...
 
 
+class LinearQuadraticProblem(Protocol):
+    """A leader's problem with a linear-quadratic follower: two methods, as of `BilevelProblem`.
+
+    What they return and are given is of the other kind. A third method, ``pushforward(theta,
+    direction)``, which returns an `lq.Tangent`, is for the independent routes, as in
+    `ForwardProblem`.
+
+    Examples
+    --------
+    A landlord who insulates, at a price; a tenant heats one room that loses heat to the winter:
+
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> class Insulation:
+    ...     def model(self, theta):
+    ...         return tb.LinearQuadraticModel(
+    ...             dynamics=[[1.1 - theta[0]]],
+    ...             control=[[0.5]],
+    ...             state_cost=[[1.0]],
+    ...             control_cost=[[0.1]],
+    ...             noise=[[0.01]],
+    ...             initial_mean=[5.0],
+    ...             initial_covariance=[[0.0]],
+    ...             follower_discount=0.9,
+    ...             leader_discount=0.9,
+    ...             temperature=0.1,
+    ...             leader_reward=tb.QuadraticReward(
+    ...                 state=[[0.0]], control=[[-1.0]], constant=-(theta[0] ** 2)
+    ...             ),
+    ...         )
+    ...     def pullback(self, theta, sensitivities):
+    ...         price = -2.0 * theta[0] * sensitivities.leader_reward["constant"]
+    ...         return np.array([price - sensitivities.dynamics[0, 0]])
+    >>> tb.hypergradient(Insulation(), [0.1]).gradient.round(4)
+    array([136.5791])
+    >>> tb.check_gradient(Insulation(), [0.1]).passed
+    True
+    """
+
+    def model(self, theta: FloatArray) -> LinearQuadraticModel:
+        """Build the follower's model at theta.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            The leader's parameter.
+
+        Returns
+        -------
+        LinearQuadraticModel
+            The follower's decision process.
+        """
+        ...
+
+    def pullback(
+        self, theta: FloatArray, sensitivities: LinearQuadraticSensitivities
+    ) -> FloatArray:
+        """Sum over the tables of sensitivity times d(entry)/d(theta).
+
+        Parameters
+        ----------
+        theta : ndarray, shape (d,)
+            The leader's parameter.
+        sensitivities : lq.Sensitivities
+            Of the model at theta, or of anything linear in its tables.
+
+        Returns
+        -------
+        ndarray, shape (d,)
+            The derivative in theta.
+        """
+        ...
+
+
+#: A leader's problem of either kind.
+AnyProblem: TypeAlias = BilevelProblem | LinearQuadraticProblem
+
+
 def require_problem(problem: object, *, name: str = "problem") -> None:
     """Raise unless it is a leader's problem; the message says what to give instead."""
     if isinstance(problem, type):
@@ -141,11 +226,11 @@ def require_problem(problem: object, *, name: str = "problem") -> None:
     raise ValueError(lacks)
 
 
-def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
+def model_at(problem: AnyProblem, theta: FloatArray, *, name: str = "problem") -> AnyModel:
     """Build the model at theta, and check that there is a problem, and that it is a model."""
     require_problem(problem, name=name)
     found = problem.model(theta)
-    if not isinstance(found, Model):
+    if not isinstance(found, (Model, LinearQuadraticModel)):
         raise ValueError(
             f"{name}.model(theta) is of type {type(found).__name__}, not a Model: make one of "
             "tables by tb.Model.from_tables"
@@ -153,17 +238,30 @@ def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem
     return found
 
 
+def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
+    """Build a model of tables, as `model_at` does."""
+    return require_tables(model_at(problem, theta, name=name), name=name)
+
+
+def require_tables(model: AnyModel, *, name: str = "problem") -> Model:
+    """Raise unless the model, which the problem has made, is one of tables."""
+    if isinstance(model, Model):
+        return model
+    raise ValueError(f"{name}.model(theta) is a {type(model).__name__}: this is for tables only")
+
+
 def pulled_back(
-    problem: BilevelProblem, theta: FloatArray, sensitivities: Sensitivities
+    problem: AnyProblem, theta: FloatArray, sensitivities: AnySensitivities
 ) -> FloatArray:
     """Pull back and check what came: a finite vector as long as theta."""
-    found = problem.pullback(theta, sensitivities)
+    pullback: Any = problem.pullback  # of the sensitivities' kind
+    found = pullback(theta, sensitivities)
     if found is None:
         raise ValueError("pullback(...) is None: is its return statement missing?")
     return finite_array("pullback(...)", found, theta.shape)
 
 
-def with_names(problem: BilevelProblem, text: str) -> str:
+def with_names(problem: AnyProblem, text: str) -> str:
     """Say behind each ``gradient[k]`` or ``theta[k]`` in a text what the problem calls it."""
     given = getattr(problem, "parameter_names", None)
     names = given if isinstance(given, (list, tuple)) else ()  # not a method, say

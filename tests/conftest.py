@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -33,3 +34,25 @@ def maps() -> Path:
     if not folder:
         pytest.skip("MOVINGAI_MAPS names no folder of maps")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser without a window, where there is one with its driver."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+    browser, server = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or server is None:
+        pytest.skip("there is no chromium with a chromedriver, which would show the page")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,1000",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(server))
+    yield driver
+    driver.quit()

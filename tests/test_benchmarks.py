@@ -3,12 +3,32 @@
 import json
 import sys
 
-from benchmarks import bounds, road, small, solvers, sweep
+import numpy as np
+import pytest
+from benchmarks import (
+    bounds,
+    growth,
+    hypergradients,
+    million,
+    peers,
+    road,
+    runner,
+    solvers,
+    sweep,
+    training,
+)  # fmt: skip
+from sizes import sizes
+
+import tabular_bilevel as tb
 
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
 # Two float64 implementations of the same formulas.
 ROUNDING = 1e-10
+
+# Relative to the gradient: value iteration stops at a sup error of 1e-8 of values of size 1, which
+# a temperature of 0.005 divides; differences of step 1e-5 have a third derivative's and rounding's.
+ERRORS = {"implicit_by_iteration": 1e-5, "differences": 1e-5}
 
 
 def test_the_road_is_measured_against_a_plain_implementation(tmp_path, monkeypatch, capsys):
@@ -31,33 +51,156 @@ def test_the_cost_of_bounds_is_measured(tmp_path, capsys):
     assert all(float(line.split()[-1]) < ROUNDING for line in lines)
 
 
-def test_small_models_are_measured_and_agree(capsys):
-    assert small.main(["--repeats", "1"]) == 0
-    heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["temperature", "what", "median", "least", "ratio", "differ"]
-    assert len(lines) >= 4 * len(small.TEMPERATURES)
-    assert all(float(line.split()[-1]) < ROUNDING for line in lines)
+def rows_of(text):
+    """Read a table in Markdown: a dictionary a line."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+class StandIn:
+    """Runs a peer here, with this environment's packages, so that nothing is installed."""
+
+    def __init__(self, _, name):
+        self._make = getattr(peers, name)
+        self.versions = {"here": "1"}
+
+    def ask(self, **request):
+        if "prepare" in request:
+            self._run = self._make(dict(np.load(request["prepare"])))
+            return {}
+        np.save(request["answer"], self._run())
+        return {"seconds": 1.0}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def peers_here(monkeypatch):
+    monkeypatch.setattr(runner, "environment", lambda folder, packages: sys.executable)
+    monkeypatch.setattr(runner, "Peer", StandIn)
+
+
+@sizes("name", ["implicit_by_newton"], [*hypergradients.PEERS][1:])
+def test_each_peer_differentiates_four_rooms(name, peers_here, monkeypatch, capsys):
+    if "numba" not in name:
+        pytest.importorskip("jax")
+    monkeypatch.setattr(hypergradients, "TEMPERATURES", (0.005,))
+    assert hypergradients.main(["--runs", "1", "--patience", "0", "--peers", name]) == 0
+    *ours, theirs = rows_of(capsys.readouterr().out)
+    assert all(float(row["off"]) < ROUNDING for row in ours)
+    assert theirs["what"] == hypergradients.PEERS[name]
+    assert float(theirs["off"]) < ERRORS.get(name, ROUNDING)
+
+
+@pytest.mark.parametrize("name", solvers.SOFT)
+def test_each_soft_peer_has_our_value(name, peers_here, capsys):
+    if "jax" in name:
+        pytest.importorskip("jax")
+    few = ["--states", "--sides", "4", "--no-warehouse", "--runs", "1", "--peers", name]
+    assert solvers.main(few) == 0
+    (row,) = rows_of(capsys.readouterr().out)
+    assert 0.0 < float(row["off"]) <= peers.SUP_ERROR
+
+
+def test_a_peer_answers_from_a_process_of_its_own(tmp_path):
+    peer = runner.Peer(sys.executable, "soft_numba")
+    model = solvers.garnet(5, 0.9)
+    solvers.save(model, tmp_path / "tables.npz")
+    assert peer.ask(prepare=str(tmp_path / "tables.npz")) == {}
+    assert peer.ask(answer=str(tmp_path / "answer.npy"))["seconds"] > 0.0
+    peer.close()
+    gap = np.load(tmp_path / "answer.npy") - tb.solve_follower(model).value
+    assert np.abs(gap).max() <= peers.SUP_ERROR
+
+
+def test_a_peer_that_cannot_be_had_is_told(monkeypatch, tmp_path, capsys):
+    def refuse(python, name):
+        raise RuntimeError
+
+    monkeypatch.setattr(runner, "environment", lambda folder, packages: sys.executable)
+    monkeypatch.setattr(runner, "Peer", refuse)
+    few = ["--states", "--sides", "3", "--no-warehouse", "--runs", "1", "--peers", "mdpsolver"]
+    assert solvers.main(few) == 0
+    assert "'mdpsolver: no': 'not to be had here'" in capsys.readouterr().out
+
+
+def test_an_end_is_a_state_that_stays():
+    model = tb.problems.four_rooms().model(np.zeros(105))
+    tables = {name: getattr(model.transition, name) for name in ("data", "indices", "indptr")}
+    kernel, reward, states, _ = peers.with_an_end({**tables, "reward": model.follower_reward})
+    np.testing.assert_allclose(kernel.sum(axis=1), 1.0)
+    assert (reward[-1], states[-1], kernel[-1, -1]) == (0.0, 104, 1.0)
 
 
 def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
     table = tmp_path / "table.json"
-    few = ["--states", "600", "--sides", "5", "--no-warehouse", "--no-peer", "--runs", "1"]
+    few = ["--states", "600", "--sides", "5", "--no-warehouse", "--no-peers", "--runs", "1"]
     assert solvers.main([*few, "--json", str(table)]) == 0
-    heading, _, *lines, last = capsys.readouterr().out.splitlines()
-    assert heading.split(" | ")[:3] == ["| problem", "states", "method"]
-    assert len(lines) == 4
-    assert last.startswith("medians of 1 runs")
-    rows = json.loads(table.read_text())["rows"]
-    assert [row["method"] for row in rows[2:]] == [
+    out = capsys.readouterr().out
+    assert "medians of 1 runs" in out
+    assert len(rows_of(out)) == 4
+    written = json.loads(table.read_text())
+    assert {"python", "numpy", "tabular-bilevel"} <= written["versions"].keys()
+    assert [row["method"] for row in written["rows"][2:]] == [
         "policy iteration by sweeps",
         "compiled policy iteration by a band of 13",
     ]
-    assert all(row["sup error"] < solvers.SUP_ERROR for row in rows)
+    assert all(row["sup error"] < peers.SUP_ERROR for row in written["rows"])
 
 
-def test_what_workers_gain_is_measured_beside_what_they_could(capsys):
-    assert sweep.main(["--repeats", "1", "--tasks", "2", "--iterations", "2"]) == 0
-    heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["one,", "s", "two,", "s", "ratio"]
-    names = ["a sweep, workers started", "a sweep, workers there", "plain processes"]
-    assert [line[:26].strip() for line in lines] == names
+def test_growth_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):
+    growing = {"parameters": (1, 10), "actions": (2, 4), "cells of a square": (9, 16)}
+    monkeypatch.setattr(growth, "GROWING", growing)
+    few = ["--growing", *growing, "--states", "200", "--runs", "1"]
+    assert growth.main([*few, "--plot", str(tmp_path / "growth.svg")]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [row["to"] for row in rows] == ["1", "10", "2", "4", "9", "16", *["power"] * 3]
+    assert (tmp_path / "growth.svg").stat().st_size > 1000
+
+
+def test_a_power_is_fitted():
+    rows = [
+        {"growing": "n", "to": n, **dict.fromkeys(growth.MEASURES, 3.0 * n**1.5)} for n in (2, 8)
+    ]
+    (found,) = growth.powers(rows)
+    fitted = dict.fromkeys(growth.MEASURES, pytest.approx(1.5))
+    assert found == {"growing": "n", "to": "power", **fitted}
+
+
+def test_a_small_million(capsys):
+    assert million.main(["--side", "4"]) == 0
+    made, *_, last = capsys.readouterr().out.splitlines()
+    assert made.startswith("16 states made")
+    assert last.startswith("J is")
+
+
+def test_what_workers_gain_is_measured_beside_what_they_could(tmp_path, capsys):
+    few = ["--repeats", "1", "--tasks", "2", "--iterations", "2"]
+    assert sweep.main([*few, "--json", str(tmp_path / "table.json")]) == 0
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "| what | s | gain |"
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    names = ["one worker", "two workers, started", "two workers, there", "one counts", "two count"]
+    assert [row["what"] for row in rows] == names
+    assert len(lines) == len(rows)
+    assert rows[0]["gain"] == rows[3]["gain"] == 1.0
+
+
+def test_training_is_measured_beside_what_it_is_made_of(tmp_path, capsys):
+    table = tmp_path / "table.json"
+    few = ["--repeats", "1", "--trajectories", "50"]
+    assert training.main([*few, "--json", str(table)]) == 0
+    heading, _, *lines, last = capsys.readouterr().out.splitlines()
+    assert heading == "| what | ms | beside | its ms | ratio |"
+    assert last.startswith("medians of 1 runs in turn")
+    rows = json.loads(table.read_text())["rows"]
+    assert [row["what"] for row in rows[2:]] == [
+        "traces of BC-HG",
+        "iteration of BC-HG",
+        "iteration of AMD",
+        "check_gradient",
+        "import",
+    ]
+    assert len(lines) == len(rows)
+    assert all(row["ratio"] > 0.0 for row in rows if row["beside"])

@@ -23,14 +23,19 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
             tb.solve_follower(model, solver=solver, start=start)
     sample = tb.sample_trajectories(model, response.policy.copy(), count=5, horizon=10, rng=0)
     sample.cut(3).visits(0.9)
+    sample.states, sample.next_states, sample.entry_table, sample.cut(2).states
     for critic in (tb.MonteCarloCritic(), tb.SarsaCritic(), tb.TemporalDifferenceCritic()):
         for sampler in (tb.StepBudget(20, 10), tb.Episodes(3, 10), tb.Survivors(3)):
             estimator = tb.BoltzmannCovariance(tb.Interaction(sampler, critic))
             first = estimator(problem, theta, rng=0)
             estimator(problem, theta, rng=0, memory=first.memory)
+            tb.BoltzmannCovariance(estimator.interaction, own_action=True)(problem, theta, rng=0)
     estimator.target(problem, theta)
     for horizon in (None, 3):
         tb.estimator_moments(problem, theta, tb.BoltzmannCovariance(), horizon=horizon)
+
+wide = tb.problems.garnet(n_states=600, leader_discount=0.5)
+tb.hypergradient(wide, [0.0] * 6)
 
 print(json.dumps({name: len(getattr(kernels, name).signatures) for name in kernels.__all__}))
 """

@@ -10,7 +10,7 @@ from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import Candidates, suspects
-from tabular_bilevel.mistakes.knowledge import cut, right_limit
+from tabular_bilevel.mistakes.knowledge import cut, replayed, right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, cut_after
 
 # Sums of some hundred products.
@@ -418,6 +418,79 @@ def test_the_averaged_follower_backs_up_the_soft_maximum_of_averages():
     chances = np.exp(answers / beta)
     chances /= chances.sum(axis=2, keepdims=True)
     np.testing.assert_allclose(wrong.response.policy, chances.reshape(6, 2), rtol=1e-9)
+
+
+def test_the_modal_critic_of_both_follows_the_likeliest_pair_for_ever():
+    problem, theta = game(leader_discount=0.6), 0.5 * np.arange(6.0)
+    right = right_limit(problem, theta)
+    wrong = FAULTS["modal actions of both players in the critic"].known(right)
+    kernel = problem.transition.toarray().reshape(3, 2, 2, 3)
+    leader, follower = problem.leader_policy(theta), right.response.policy.reshape(3, 2, 2)
+    table = np.zeros((3, 2, 2))
+    for _ in range(100):
+        b = leader.argmax(axis=1)
+        a = follower[np.arange(3), b].argmax(axis=1)
+        table = problem.leader_reward + 0.6 * kernel @ table[np.arange(3), b, a]
+    np.testing.assert_allclose(wrong.values.action_value, table.reshape(6, 2), atol=1e-12)
+    value = (follower * table).sum(axis=2).ravel()
+    np.testing.assert_allclose(wrong.values.value, value, atol=1e-12)
+    # a control: the follower's mode alone is another critic
+    alone = FAULTS["modal actions in the critic"].known(right)
+    assert np.abs(alone.values.action_value - wrong.values.action_value).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["garnet", "cyclic game"])
+def test_averaged_tails_are_divided_by_the_weights_of_the_steps_left(name):
+    problem, horizon = PROBLEMS[name]
+    theta = somewhere(problem)
+    right = right_limit(problem, theta, horizon=horizon)
+    found = FAULTS["influence averaged, not summed"].estimate(right).parts.indirect_measures
+    # plainly: credit at t, later at u, over all pairs of times
+    model, policy = right.planned, right.response.policy
+    kernel = model.transition.toarray().reshape(*policy.shape, -1)
+    credit = right.values.advantage / model.temperature
+    follower, leader = model.follower_discount, model.leader_discount
+    wanted, law = np.zeros(policy.shape), model.initial
+    for t in range(horizon):
+        flow = leader**t * credit * policy * law[:, None]
+        flow /= sum(follower**k for k in range(horizon - t))
+        for u in range(t, horizon):
+            wanted += follower ** (u - t) * flow
+            flow = policy * np.einsum("sa,saz->z", flow, kernel)[:, None]
+        law = np.einsum("sa,sa,saz->z", policy, np.repeat(law[:, None], policy.shape[1], 1), kernel)
+    np.testing.assert_allclose(found.follower_reward, wanted, atol=1e-12)
+    assert (
+        np.abs(RIGHT.estimate(right).parts.indirect_measures.follower_reward - wanted).max() > 0.01
+    )
+
+
+def test_averages_are_known_where_play_does_not_end():
+    averaged = FAULTS["influence averaged, not summed"]
+    assert averaged.known(right_ones("layered")) is None
+    assert averaged.known(right_ones("garnet")) is not None
+    # without a follower's discount nothing follows, and there is nothing to average
+    problem = tb.problems.garnet(n_states=3, follower_discount=0.0)
+    right = right_limit(problem, somewhere(problem))
+    close(averaged.target(right), RIGHT.estimate(right).gradient)
+
+
+def test_replayed_data_have_the_old_laws_visits_and_todays_values():
+    problem, _ = PROBLEMS["garnet"]
+    theta = somewhere(problem)
+    right = right_limit(problem, theta, horizon=4)
+    old = right_limit(problem, np.zeros(3), horizon=4)
+    wrong = FAULTS["replayed data of theta = 0"].known(right)
+    for found, wanted in zip(wrong.law.steps(), old.law.steps(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert wrong.values is right.values
+    assert wrong.response is right.response
+    exact = RIGHT.estimate(right).gradient
+    # data of now are right, and nothing is old at theta = 0
+    np.testing.assert_array_equal(RIGHT.estimate(replayed(0.0)(right)).gradient, exact)
+    np.testing.assert_array_equal(
+        FAULTS["replayed data of theta = 0"].target(old), RIGHT.estimate(old).gradient
+    )
+    assert np.abs(RIGHT.estimate(wrong).gradient - exact).max() > 1e-3 * np.abs(exact).max()
 
 
 def test_another_policys_advantage_is_that_of_the_uniform_one():

@@ -697,7 +697,7 @@ def test_a_theta_without_entries_is_refused():
         (tb.ZeroOrder(), "which draws its own data"),
         (
             tb.HyperPolicyGradient(oracle=tb.Episodes(5)),
-            "estimator draws a sample of its own, from its oracle Episodes(n_trajectories=5",
+            "estimator draws a sample of its own, from Episodes(n_trajectories=5",
         ),
         (
             tb.BoltzmannCovariance(tb.Interaction(critic=tb.SarsaCritic())),

@@ -11,6 +11,7 @@ from small import patchy
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
 from tabular_bilevel.finite.follower import WIDEST_BAND
+from tabular_bilevel.problems import zoo
 
 # Both solvers leave a residual of a few roundings; values and policies follow within 1 / (1 -
 # discount) and 1 / temperature of that.
@@ -132,7 +133,7 @@ def test_where_the_quick_look_is_enough_no_numbering_is_looked_for(monkeypatch):
         raise AssertionError("numbered")
 
     monkeypatch.setattr("tabular_bilevel.finite.model.narrowing", refuse)
-    assert tb.solve_follower(random_graph(1500)).method == "policy iteration by sweeps"
+    assert tb.solve_follower(random_graph(6000)).method == "policy iteration by sweeps"
     with pytest.raises(AssertionError, match="numbered"):
         tb.solve_follower(random_graph(30))
 
@@ -245,6 +246,124 @@ def test_many_sweeps_are_the_best_response():
 def test_sweeps_are_a_positive_whole_number(sweeps):
     with pytest.raises(ValueError, match=f"^sweeps is {sweeps}, not a positive whole number$"):
         tb.StoppedValueIteration(sweeps=sweeps)
+
+
+# ---------------------------------------------------------------- a few steps of policy iteration
+
+
+def half_evaluated(model, table, steps, evaluations):
+    """Plainly: pi = softmax(Q / beta); V = sum pi Q + beta H(pi); Q = r + gamma P V, repeated."""
+    beta, gamma = model.temperature, model.follower_discount
+    kernel = model.transition.toarray().reshape(*model.follower_reward.shape, model.n_states)
+    table = np.where(model.available, table, -np.inf)
+    for _ in range(steps):
+        policy = np.exp(table / beta - np.logaddexp.reduce(table / beta, axis=1)[:, None])
+        for _ in range(evaluations):
+            value = np.zeros(model.n_states)
+            for s in range(model.n_states):
+                likely = policy[s] > 0.0
+                p, q = policy[s, likely], table[s, likely]
+                value[s] = p @ q - beta * p @ np.log(p)
+            ahead = model.follower_reward + gamma * kernel @ value
+            table = np.where(model.available, ahead, -np.inf)
+    return table
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("evaluations", [1, 2, 5])
+@pytest.mark.parametrize("name", ["patchy", "narrow", "game"])
+def test_a_half_evaluated_follower_is_what_it_says(name, steps, evaluations):
+    model = FAMILIES[name](np.random.default_rng(3))
+    start = np.random.default_rng(4).normal(size=model.follower_reward.shape)
+    follower = tb.StoppedPolicyIteration(steps=steps, evaluations=evaluations)
+    found = follower.solve(model, start=start)
+    table = half_evaluated(model, start, steps, evaluations)
+    scale, seen = max(1.0, np.abs(found.value).max()), model.available
+    assert np.abs(found.action_value[seen] - table[seen]).max() <= 1e-12 * scale
+    assert (found.action_value[~seen] == -np.inf).all()
+    assert found.iterations == steps * evaluations
+    best = tb.solve_follower(model)
+    assert np.abs(found.value - best.value).max() <= found.error_bound + ROUNDING * scale
+    # a control: one evaluation more is another table
+    other = half_evaluated(model, start, steps, evaluations + 1)
+    assert np.abs(found.action_value[seen] - other[seen]).max() > 1e-6
+
+
+def test_with_one_evaluation_it_is_value_iteration():
+    model = FAMILIES["patchy"](np.random.default_rng(3))
+    value = np.random.default_rng(4).normal(size=model.n_states)
+    follower = tb.StoppedPolicyIteration(steps=3, evaluations=1)
+    # a value is a table by one look ahead, so that the first sweep gives the value's own backup
+    agree(
+        follower.solve(model, start=value),
+        tb.StoppedValueIteration(sweeps=3).solve(model, start=value),
+        model,
+    )
+
+
+def test_many_steps_are_the_best_response():
+    model = FAMILIES["patchy"](np.random.default_rng(3))
+    agree(tb.StoppedPolicyIteration(steps=100).solve(model), tb.solve_follower(model), model)
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_its_table_is_kept_from_answer_to_answer_or_drawn_anew(warm_start):
+    problem, theta = tb.problems.garnet(), np.zeros(6)
+    follower = tb.StoppedPolicyIteration(steps=1, evaluations=2, warm_start=warm_start)
+    interaction = tb.Interaction(tb.Episodes(3, 5), follower=follower)
+    first = interaction.gather(problem, theta, rng=0)
+    rng = np.random.default_rng(0)
+    model = problem.model(theta)
+    drawn = rng.standard_normal(model.follower_reward.shape)
+    np.testing.assert_array_equal(
+        first.response.action_value, follower.solve(model, start=drawn).action_value
+    )
+    second = interaction.gather(problem, theta, rng=0, memory=first.memory)
+    table = first.response.action_value if warm_start else drawn
+    expected = follower.solve(model, start=table).action_value
+    np.testing.assert_array_equal(second.response.action_value, expected)
+    assert (second.response.action_value == first.response.action_value).all() != warm_start
+    limit = interaction.limit(problem, theta, memory=first.memory).response
+    expected = follower.solve(model, start=first.response.action_value).action_value
+    np.testing.assert_array_equal(limit.action_value, expected)
+
+
+def test_a_table_without_spread_is_zero_and_masks_are_kept_finite():
+    problem = zoo.draw("patchy", 3).problem
+    follower = tb.StoppedPolicyIteration(steps=1, initial_spread=0.0)
+    theta = np.zeros(problem.n_parameters)
+    model = problem.model(theta)
+    assert not model.available.all()
+    known = tb.Interaction(tb.Episodes(3, 5), follower=follower).gather(problem, theta, rng=0)
+    np.testing.assert_array_equal(known.response.action_value, follower.solve(model).action_value)
+    assert np.isfinite(known.memory["follower_action_value"]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0, not a positive whole number"),
+        ({"steps": 1, "evaluations": 0.5}, "evaluations is 0.5, not a positive whole number"),
+        ({"steps": 1, "initial_spread": -1.0}, "initial_spread is -1.0, below 0"),
+        ({"steps": 1, "initial_spread": np.nan}, "initial_spread is nan, not a finite number"),
+    ],
+)
+def test_bad_settings_of_steps_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.StoppedPolicyIteration(**settings)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.zeros((7, 1)), "start has shape (7, 1), not (7, 3)"),
+        (np.zeros(6), "start has shape (6,), not (7,)"),
+        (np.full((7, 3), np.inf), "start[0, 0] is inf, not a finite number"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(start, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.StoppedPolicyIteration(steps=1).solve(FAMILIES["patchy"](0), start=start)
 
 
 # ---------------------------------------------------------------- solve_follower's start

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import twins
 from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.generators import addresses
+from tabular_bilevel.finite import linear
 
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
 ROUNDING = 1e-12
@@ -69,8 +72,7 @@ def sampling_call(model, *, count=40, horizon=12, budget=10_000, survival=1.0, r
         "budget": budget,
         "survival": survival,
     }
-    names = ("states", "actions", "next_states")
-    outputs = {name: np.full(room, -7, np.int32) for name in names}
+    outputs = {name: np.full(room, -7, np.int32) for name in ("pairs", "entries")}
     return inputs, outputs | {"lengths": np.full(count, -7)}
 
 
@@ -79,56 +81,89 @@ def sample_of(model, *, count=40, horizon=12, seed=8):
     policy = tb.solve_follower(model).policy
     rng = np.random.default_rng(seed)
     lists = twins.sample_trajectories(rng, model, policy, count=count, horizon=horizon)
-    states, actions, following = np.array(twins.pad(lists, longest=horizon), np.int32)
-    lengths = np.array([len(steps) for steps in lists])
-    return lists, frozen(states=states, actions=actions, next_states=following, lengths=lengths)
+    return lists, frozen(**in_a_row(model, lists))
 
 
-TRACES = {
-    "plain": {"own_action": False, "survival": 1.0},
-    "own actions": {"own_action": True, "survival": 1.0},
-    "survivors": {"own_action": False, "survival": 0.8},
-    "own actions of survivors": {"own_action": True, "survival": 0.7},
-}
+def in_a_row(model, lists):
+    """The steps of all trajectories one after another, as numbers of pairs and of entries."""
+    kernel, steps = model.transition, [step for steps in lists for step in steps]
+    pairs = [s * model.n_actions + a for s, a, _ in steps]
+    place = dict(zip(zip(model.entry_row, kernel.indices, strict=True), itertools.count()))
+    entries = [place.get((pair, step[2]), -1) for pair, step in zip(pairs, steps, strict=True)]
+    return {
+        "pairs": np.array(pairs, np.int32),
+        "entries": np.array(entries, np.int32),
+        "lengths": np.array([len(steps) for steps in lists]),
+    }
 
 
-def trace_settings(model, name="plain", seed=6):
-    """What the traces weigh: nothing special is assumed of the values."""
-    rng, shape = np.random.default_rng(seed), model.follower_reward.shape
-    values = {
-        "follower_worth": rng.normal(size=model.n_states),
-        "leader_worth": rng.normal(size=model.n_states),
-        "follower_off": rng.normal(size=shape),
-        "leader_off": rng.normal(size=shape),
-        "follower_start": rng.normal(size=model.n_states),
-        "leader_start": rng.normal(size=model.n_states),
-        "advantage": rng.normal(size=shape),
-        "follower_discount": model.follower_discount,
+def trace_settings(model, seed=6):
+    return frozen(credit=np.random.default_rng(seed).normal(size=model.follower_reward.shape)) | {
         "leader_discount": model.leader_discount,
         "trace_discount": 0.8,
         "credit_discount": 0.6,
-        "credit": rng.normal(size=shape),
         "direct_share": 0.25,
         "indirect_share": 0.5,
     }
-    return TRACES[name] | frozen(**values)
 
 
-def traces_call(model, name="own actions of survivors"):
-    start = {"initial": model.initial}
-    inputs = sample_of(model)[1] | kernel_of(model) | start | trace_settings(model, name)
-    shape, stored = model.follower_reward.shape, model.transition.nnz
-    return inputs, {
-        "influence": np.zeros(shape),
-        "occupancy": np.zeros(shape),
-        "direct_transition": np.zeros(stored),
-        "indirect_transition": np.zeros(stored),
-        "direct_initial": np.zeros(model.n_states),
-        "indirect_initial": np.zeros(model.n_states),
+def traces_call(model):
+    settings = trace_settings(model)
+    inputs = sample_of(model)[1] | settings | {"n_actions": model.n_actions}
+    sizes = {
+        "occupancy": model.follower_reward.size,
+        "gone": model.transition.nnz,
+        "starts": model.n_states,
+        "influence": model.follower_reward.size,
+        "carried": model.transition.nnz,
+    }
+    outputs = {name: np.zeros(size) for name, size in sizes.items()}
+    return inputs | {"credit": settings["credit"].ravel()}, outputs
+
+
+def answers_settings(model, seed=6):
+    worth = np.random.default_rng(seed).normal(size=model.follower_reward.shape)
+    return frozen(worth=worth) | {"discount": 0.8, "share": 0.25}
+
+
+def answers_call(model):
+    settings = answers_settings(model)
+    inputs = sample_of(model)[1] | settings | {"worth": settings["worth"].ravel()}
+    return inputs, {"answered": np.zeros(model.transition.nnz)}
+
+
+PLAYERS = ("leader", "follower")
+
+
+def weigh_settings(model, seed=6):
+    """What arriving is worth to each player: any numbers."""
+    rng, shape = np.random.default_rng(seed), model.follower_reward.shape
+    return {
+        player: frozen(
+            worth=rng.normal(size=model.n_states),
+            off=rng.normal(size=shape),
+            start=rng.normal(size=model.n_states),
+        )
+        for player in PLAYERS
     }
 
 
-def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
+def weigh_call(model):
+    inputs = kernel_of(model) | {"initial": model.initial}
+    for player, settings in weigh_settings(model).items():
+        inputs |= {f"{player}_{name}": np.ravel(value) for name, value in settings.items()}
+    given, sums = traces_call(model)
+    run(kernels.eligibility_traces, given, sums)
+    outputs = {name: sums[name] for name in ("gone", "starts", "carried")}
+    return inputs, outputs | {"credited_starts": 3.0 * sums["starts"]}
+
+
+def followed_call(model):
+    lengths = sample_of(model)[1]["lengths"]
+    return {"lengths": lengths}, {"followed": np.empty(lengths.sum(), dtype=bool)}
+
+
+def newton_call(model, *, tolerance=1e-13, rounding=1e-13, max_iterations=1000):
     place, width = model.band
     shape = model.follower_reward.shape
     inputs = kernel_of(model) | {
@@ -137,12 +172,15 @@ def newton_call(model, *, tolerance=1e-13, max_iterations=1000):
         "discount": model.follower_discount,
         "temperature": model.temperature,
         "tolerance": tolerance,
+        "rounding": rounding,
         "max_iterations": max_iterations,
         "place": place,
     }
     return inputs, {
         "band": np.empty((model.n_states, 2 * width + 1)),
-        "step": np.empty((model.n_states, 1)),
+        "step": np.empty(model.n_states),
+        "gap": np.empty(model.n_states),
+        "weights": np.empty(model.transition.nnz),
         "value": np.linspace(-1.0, 1.0, model.n_states),
         "action_value": np.empty(shape),
         "policy": np.empty(shape),
@@ -190,12 +228,49 @@ def look_call(model):
         "value": np.linspace(-1.0, 1.0, model.n_states),
     }
     shape = model.follower_reward.shape
+    return inputs, {"action_value": np.empty(shape), "policy": np.empty(shape)}
+
+
+def gap_call(model):
+    value = np.linspace(-1.0, 1.0, model.n_states)
+    action_value, logits = twins.look_ahead(model, value)
+    inputs = kernel_of(model) | {
+        "reward": model.follower_reward,
+        "temperature": model.temperature,
+        "value": value,
+        "action_value": action_value,
+    }
+    del inputs["indices"]
     return inputs, {
-        "action_value": np.empty(shape),
-        "policy": np.empty(shape),
+        "policy": np.exp(logits),
         "weights": np.empty(model.transition.nnz),
         "gap": np.empty(model.n_states),
     }
+
+
+def sweeps_call(model, *, tolerance=1e-13, max_sweeps=1000):
+    rng, discount = np.random.default_rng(20), 0.9
+    matrix = linear.policy_transition(model.transition, tb.solve_follower(model).policy)
+    b, along, against = (
+        rng.normal(size=model.n_states),
+        np.ones(model.n_states),
+        rng.random(model.n_states),
+    )
+    against /= against @ (along - discount * (matrix @ along))
+    inputs = {
+        "indptr": matrix.indptr,
+        "indices": matrix.indices,
+        "data": matrix.data,
+        "discount": discount,
+        "stays": 1.0 / (1.0 - discount * matrix.diagonal()),
+        "b": b,
+        "along": along,
+        "against": against,
+        "lost": against - discount * (matrix.T @ against),
+        "tolerance": tolerance,
+        "max_sweeps": max_sweeps,
+    }
+    return inputs, {"x": np.zeros(model.n_states)}
 
 
 def product_call(model):
@@ -217,21 +292,14 @@ def pullback_errors_call(model):
 
 
 def pad_call(model):
-    lists, arrays = sample_of(model)
-    inputs = dict(zip(("states", "actions", "next_states"), flattened(lists), strict=True))
-    inputs |= {"lengths": arrays["lengths"]}
-    return inputs, {"table": np.full((3, len(lists), 12), -7, np.int32)}
-
-
-def flattened(lists):
-    """The steps of all trajectories in one row, shape (3, n)."""
-    steps = [(s, a, -1 if after is None else after) for steps in lists for s, a, after in steps]
-    return np.array(steps, np.int32).T.copy()
+    inputs = sample_of(model)[1]
+    flat, lengths = inputs["pairs"], inputs["lengths"]
+    return {"flat": flat, "lengths": lengths}, {"table": np.full((len(lengths), 12), -7, np.int32)}
 
 
 def steps_of(model):
     arrays = sample_of(model)[1]
-    return {name: arrays[name] for name in ("states", "actions", "lengths")}
+    return {name: arrays[name] for name in ("pairs", "lengths")}
 
 
 EXPECTED = {
@@ -263,48 +331,49 @@ def expected_call(model, name="plain"):
 
 
 def visits_call(model):
-    shape = model.follower_reward.shape
     inputs = steps_of(model) | {"discount": 0.7}
-    return inputs, {"counts": np.zeros(shape), "weights": np.zeros(shape)}
+    return inputs, {name: np.zeros(model.follower_reward.size) for name in ("counts", "weights")}
 
 
 def monte_carlo_call(model):
-    shape = model.follower_reward.shape
-    inputs = steps_of(model) | {"reward": model.leader_reward, "discount": 0.7}
-    return inputs, {"counts": np.zeros(shape), "returns": np.zeros(shape)}
+    inputs = steps_of(model) | {"reward": model.leader_reward.ravel(), "discount": 0.7}
+    return inputs, {name: np.zeros(model.follower_reward.size) for name in ("counts", "returns")}
 
 
-def differences_call(model, *, horizon=12):
-    lists, arrays = sample_of(model, horizon=horizon)
+def differences_call(model):
+    lists, arrays = sample_of(model)
     del arrays["lengths"]
     inputs = arrays | {
-        "order": order_of(lists, horizon)[1],
-        "reward": model.leader_reward,
+        "order": order_of(lists)[1],
+        "indices": model.transition.indices,
+        "reward": model.leader_reward.ravel(),
         "discount": model.leader_discount,
         "step_size": 0.3,
         "target_value": np.random.default_rng(4).normal(size=model.n_states),
     }
-    return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
+    return inputs, {"action_value": np.full(model.leader_reward.size, 0.25)}
 
 
-def order_of(lists, horizon):
-    """Two passes over all steps in random order, as (row, column) and as flat numbers."""
+def order_of(lists):
+    """Two passes over all steps in random order, as (trajectory, t) and as numbers."""
     steps = [(i, t) for i, trajectory in enumerate(lists) for t in range(len(trajectory))]
     rng = np.random.default_rng(9)
-    order = [steps[k] for _ in range(2) for k in rng.permutation(len(steps))]
-    return order, np.array([i * horizon + t for i, t in order])
+    order = np.concatenate([rng.permutation(len(steps)) for _ in range(2)])
+    return [steps[k] for k in order], order
 
 
-def sarsa_call(model, *, horizon=12, cut_is_end=False):
-    lists, arrays = sample_of(model, horizon=horizon)
+def sarsa_call(model, *, cut_is_end=False):
+    lists, arrays = sample_of(model)
+    del arrays["lengths"]
     inputs = arrays | {
-        "order": order_of(lists, horizon)[1],
-        "reward": model.leader_reward,
+        "order": order_of(lists)[1],
+        "followed": np.array(twins.mark_followed(map(len, lists))),
+        "reward": model.leader_reward.ravel(),
         "discount": model.leader_discount,
         "step_size": 0.3,
         "cut_is_end": cut_is_end,
     }
-    return inputs, {"action_value": np.full(model.leader_reward.shape, 0.25)}
+    return inputs, {"action_value": np.full(model.leader_reward.size, 0.25)}
 
 
 def gaps_call(model, *, scale=1e-9):
@@ -456,6 +525,8 @@ def agree(array, other):
 
 
 CALLS = {
+    "answers": answers_call,
+    "mark_followed": followed_call,
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
@@ -467,13 +538,16 @@ CALLS = {
     "soft_policy": policy_call,
     "value_gaps": gaps_call,
     "soft_value_iteration": iteration_call,
-    "soft_bellman": look_call,
+    "look_ahead": look_call,
+    "soft_gap": gap_call,
+    "linear_sweeps": sweeps_call,
     "soft_policy_iteration": newton_call,
     "leader_measures": measures_call,
     "sample_trajectories": sampling_call,
     "eligibility_traces": traces_call,
     "expected_traces": expected_call,
     "visits": visits_call,
+    "weigh_arrivals": weigh_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
     "pullback_errors": pullback_errors_call,
@@ -525,15 +599,18 @@ def test_soft_value_iteration_takes_the_maximum_at_a_tiny_temperature():
 
 
 @each_model
-@pytest.mark.parametrize("max_iterations", [0, 1, 1000])
-def test_soft_policy_iteration_is_its_twin(model, max_iterations):
-    inputs, outputs = newton_call(model, tolerance=1e-11, max_iterations=max_iterations)
+@pytest.mark.parametrize("max_iterations", [0, 1, 2, 1000])
+@pytest.mark.parametrize("rounding", [1e-11, -1.0])  # no step more, or one
+def test_soft_policy_iteration_is_its_twin(model, max_iterations, rounding):
+    settings = {"tolerance": 1e-11, "rounding": rounding, "max_iterations": max_iterations}
+    inputs, outputs = newton_call(model, **settings)
     start = outputs["value"].copy()
-    iterations, residual, scale = run(kernels.soft_policy_iteration, inputs, outputs)
+    iterations, residual, scale, near = run(kernels.soft_policy_iteration, inputs, outputs)
     value, action_value, policy, twin_iterations, twin_residual, twin_scale = (
-        twins.soft_policy_iteration(model, start, tolerance=1e-11, max_iterations=max_iterations)
+        twins.soft_policy_iteration(model, start, **settings)
     )
     assert iterations == twin_iterations
+    assert near == (twin_residual <= 1e-11 * twin_scale)
     assert agree(residual, twin_residual)
     assert agree(scale, twin_scale)
     assert agree(outputs["value"], value)
@@ -588,14 +665,43 @@ def test_leader_measures_are_their_twins(model, leader_discount):
 @each_model
 def test_a_look_ahead_is_its_twin(model):
     inputs, outputs = look_call(model)
-    residual, scale = run(kernels.soft_bellman, inputs, outputs)
-    *twin_outputs, twin_residual, twin_scale = twins.soft_bellman(model, inputs["value"])
+    run(kernels.look_ahead, inputs, outputs)
+    same_numbers(outputs.values(), twins.look_ahead(model, inputs["value"]))
+
+
+@each_model
+def test_a_soft_gap_is_its_twin(model):
+    inputs, outputs = gap_call(model)
+    residual, scale = run(kernels.soft_gap, inputs, outputs)
+    *wanted, twin_residual, twin_scale = twins.soft_gap(
+        model, inputs["value"], inputs["action_value"]
+    )
     assert agree(residual, twin_residual)
     assert agree(scale, twin_scale)
-    for found, twin in zip(outputs.values(), twin_outputs, strict=True):
+    same_numbers(outputs.values(), wanted)
+
+
+def same_numbers(outputs, wanted):
+    for found, twin in zip(outputs, wanted, strict=True):
         infinite = np.isinf(twin)
         assert agree(found[~infinite], twin[~infinite])
         assert (found[infinite] == -np.inf).all()
+
+
+@each_model
+@pytest.mark.parametrize("max_sweeps", [1, 3, 1000])
+def test_linear_sweeps_are_their_twins(model, max_sweeps):
+    inputs, outputs = sweeps_call(model, max_sweeps=max_sweeps)
+    change = run(kernels.linear_sweeps, inputs, outputs)
+    parts = (inputs["data"], inputs["indices"], inputs["indptr"])
+    kernel = sp.csr_array(parts, shape=(model.n_states, model.n_states)).toarray()
+    names = ("discount", "b", "along", "against")
+    settings = {"tolerance": 1e-13, "max_sweeps": max_sweeps}
+    x, wanted = twins.linear_sweeps(kernel, *(inputs[name] for name in names), **settings)
+    assert agree(outputs["x"], x)
+    assert agree(change, wanted)
+    solved = np.linalg.solve(np.eye(len(x)) - inputs["discount"] * kernel, inputs["b"])
+    assert max_sweeps < 1000 or agree(x, solved)
 
 
 @each_model
@@ -613,8 +719,9 @@ def test_sampled_trajectories_are_the_twins(model, budget, survival):
     assert longest == max(map(len, lists))
     np.testing.assert_array_equal(outputs["lengths"][:filled], [len(steps) for steps in lists])
     assert (outputs["lengths"][filled:] == -7).all()
-    for name, wanted in zip(("states", "actions", "next_states"), flattened(lists), strict=True):
-        np.testing.assert_array_equal(outputs[name][:total], wanted)
+    wanted = in_a_row(model, lists)
+    for name in ("pairs", "entries"):
+        np.testing.assert_array_equal(outputs[name][:total], wanted[name])
         assert (outputs[name][total:] == -7).all()  # untouched beyond the end
     assert rng.bit_generator.state == twin_rng.bit_generator.state
 
@@ -629,7 +736,7 @@ def test_no_trajectory_is_begun_that_might_not_find_room(room):
     lengths = whole[1]["lengths"]
     assert total == lengths[:filled].sum()
     assert room - 12 < total <= room or filled == 0
-    np.testing.assert_array_equal(cut[1]["states"][:total], whole[1]["states"][:total])
+    np.testing.assert_array_equal(cut[1]["entries"][:total], whole[1]["entries"][:total])
 
 
 @each_model
@@ -666,7 +773,7 @@ def test_pulled_back_errors_are_0_only_where_nothing_is(name):
 def test_trajectories_are_padded_as_by_the_twin(model):
     inputs, outputs = pad_call(model)
     run(kernels.pad, inputs, outputs)
-    wanted = twins.pad(sample_of(model)[0], longest=12)
+    wanted = twins.pad(inputs["flat"], inputs["lengths"], longest=12)
     np.testing.assert_array_equal(outputs["table"], wanted)
 
 
@@ -677,15 +784,15 @@ SHORT = 1.0 - 1e-10
 @pytest.mark.parametrize(
     ("number", "termination", "step"),
     [
-        (TOP, 0.0, (2, 2, 2)),
-        (BOTTOM, 0.0, (1, 1, 1)),
-        (TOP, 0.5, (2, 2, -1)),
-        (BOTTOM, 0.5, (1, 1, 1)),
+        (TOP, 0.0, (2 * 4 + 2, 4 * (2 * 4 + 2) + 2)),
+        (BOTTOM, 0.0, (1 * 4 + 1, 4 * (1 * 4 + 1) + 1)),
+        (TOP, 0.5, (2 * 4 + 2, -1)),
+        (BOTTOM, 0.5, (1 * 4 + 1, 4 * (1 * 4 + 1) + 1)),
     ],
 )
 def test_impossible_outcomes_are_never_drawn(number, termination, step):
     law = np.array([0.0, 0.5, 0.5 * SHORT, 0.0])
-    outputs = {name: np.zeros(1, int) for name in ("states", "actions", "next_states")}
+    outputs = {name: np.zeros(1, int) for name in ("pairs", "entries")}
     stuck = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)(lambda state: number)
     kernels.sample_trajectories(
         ctypes.cast(stuck, ctypes.c_void_p).value,
@@ -705,22 +812,58 @@ def test_impossible_outcomes_are_never_drawn(number, termination, step):
     assert tuple(int(array[0]) for array in outputs.values()) == step
 
 
-@each_model
-@pytest.mark.parametrize("name", TRACES)
-def test_eligibility_traces_are_the_discounted_sums(model, name):
-    inputs, outputs = traces_call(model, name)
-    run(kernels.eligibility_traces, inputs, outputs)
-    settings = trace_settings(model, name)
-    sums = twins.eligibility_traces(sample_of(model)[0], model, **settings)
-    influence, occupancy, direct, indirect, start, own_start = sums
-    assert agree(outputs["influence"], filled(influence, model.follower_reward.shape))
-    assert agree(outputs["occupancy"], filled(occupancy, model.follower_reward.shape))
-    assert agree(outputs["direct_initial"], filled(start, model.n_states))
-    assert agree(outputs["indirect_initial"], filled(own_start, model.n_states))
+def at_entries(model, sums):
+    """Sums over (s, a, s'), in the order of the kernel's entries."""
     shape = (model.n_states, model.n_actions, model.n_states)
-    for key, total in (("direct_transition", direct), ("indirect_transition", indirect)):
-        placed = model.like_transition(outputs[key]).toarray().reshape(shape)
-        assert agree(placed, filled(total, shape))
+    places = np.divmod(model.entry_row, model.n_actions)
+    return filled(sums, shape)[*places, model.transition.indices]
+
+
+@each_model
+def test_eligibility_traces_are_the_discounted_sums(model):
+    inputs, outputs = traces_call(model)
+    run(kernels.eligibility_traces, inputs, outputs)
+    occupancy, gone, starts, influence, carried = twins.eligibility_traces(
+        sample_of(model)[0], **trace_settings(model)
+    )
+    for name, sums in (("occupancy", occupancy), ("influence", influence)):
+        assert agree(outputs[name], filled(sums, model.follower_reward.shape).ravel())
+    for name, sums in (("gone", gone), ("carried", carried)):
+        assert agree(outputs[name], at_entries(model, sums))
+    assert agree(outputs["starts"], filled(starts, model.n_states))
+
+
+@each_model
+def test_answers_are_added_up_as_by_the_twin(model):
+    inputs, outputs = answers_call(model)
+    run(kernels.answers, inputs, outputs)
+    sums = twins.answers(sample_of(model)[0], **answers_settings(model))
+    assert agree(outputs["answered"], at_entries(model, sums))
+
+
+@each_model
+def test_arrivals_are_weighed_as_by_the_twin(model):
+    inputs, outputs = weigh_call(model)
+    run(kernels.weigh_arrivals, inputs, outputs)
+    _, gone, starts, _, carried = twins.eligibility_traces(
+        sample_of(model)[0], **trace_settings(model)
+    )
+    credited = {s: 3.0 * number for s, number in starts.items()}
+    names = (("gone", "starts"), ("carried", "credited_starts"))
+    for player, sums, (entry_name, start_name) in zip(
+        PLAYERS, ((gone, starts), (carried, credited)), names, strict=True
+    ):
+        settings = weigh_settings(model)[player]
+        entries, begun = twins.weigh_arrivals(model, entries=sums[0], starts=sums[1], **settings)
+        assert agree(outputs[entry_name], at_entries(model, entries))
+        assert agree(outputs[start_name], filled(begun, model.n_states))
+
+
+@each_model
+def test_steps_that_another_follows_are_marked_as_by_the_twin(model):
+    inputs, outputs = followed_call(model)
+    run(kernels.mark_followed, inputs, outputs)
+    assert outputs["followed"].tolist() == twins.mark_followed(inputs["lengths"])
 
 
 @each_model
@@ -751,8 +894,8 @@ def test_visits_are_counted_as_by_the_twin(model):
     inputs, outputs = visits_call(model)
     run(kernels.visits, inputs, outputs)
     counts, weights = twins.visits(sample_of(model)[0], discount=0.7)
-    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape))
-    assert agree(outputs["weights"], filled(weights, model.follower_reward.shape))
+    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape).ravel())
+    assert agree(outputs["weights"], filled(weights, model.follower_reward.shape).ravel())
 
 
 @each_model
@@ -761,8 +904,8 @@ def test_returns_are_summed_as_by_the_twin(model):
     run(kernels.monte_carlo, inputs, outputs)
     lists = sample_of(model)[0]
     counts, returns = twins.monte_carlo(lists, reward=model.leader_reward, discount=0.7)
-    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape))
-    assert agree(outputs["returns"], filled(returns, model.follower_reward.shape))
+    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape).ravel())
+    assert agree(outputs["returns"], filled(returns, model.follower_reward.shape).ravel())
 
 
 @each_model
@@ -772,7 +915,7 @@ def test_temporal_differences_are_the_twins(model):
     lists = sample_of(model)[0]
     table = dict.fromkeys(np.ndindex(model.leader_reward.shape), 0.25)
     twins.temporal_differences(
-        order_of(lists, 12)[0],
+        order_of(lists)[0],
         lists,
         reward=model.leader_reward,
         discount=model.leader_discount,
@@ -780,7 +923,7 @@ def test_temporal_differences_are_the_twins(model):
         target_value=inputs["target_value"],
         table=table,
     )
-    assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))
+    assert agree(outputs["action_value"], filled(table, model.leader_reward.shape).ravel())
 
 
 def filled(sums, shape):
@@ -792,48 +935,53 @@ def filled(sums, shape):
 
 def test_eligibility_traces_of_two_steps_by_hand():
     # one trajectory 0 -> 1 -> end, a single action; discounts 1/2 and 1/4; every sum is exact
-    outputs = {
-        "influence": np.zeros((2, 1)),
-        "occupancy": np.zeros((2, 1)),
-        "direct_transition": np.zeros(1),
-        "indirect_transition": np.zeros(1),
-        "direct_initial": np.zeros(2),
-        "indirect_initial": np.zeros(2),
-    }
+    sizes = {"occupancy": 2, "gone": 1, "starts": 2, "influence": 2, "carried": 1}
+    outputs = {name: np.zeros(size) for name, size in sizes.items()}
     inputs = {
-        "states": np.array([[0, 1]], np.int32),
-        "actions": np.zeros((1, 2), np.int32),
-        "next_states": np.array([[1, -1]], np.int32),
+        "pairs": np.array([0, 1], np.int32),
+        "entries": np.array([0, -1], np.int32),
         "lengths": np.array([2]),
-        "indptr": np.array([0, 1, 1], np.int32),
-        "indices": np.array([1], np.int32),
-        "data": np.array([0.5]),
-        "initial": np.array([0.25, 0.75]),
-        "follower_worth": np.array([100.0, 7.0]),
-        "leader_worth": np.array([100.0, 5.0]),
-        "follower_off": np.array([[1.0], [100.0]]),
-        "leader_off": np.array([[2.0], [100.0]]),
-        "follower_start": np.array([100.0, 100.0]),
-        "leader_start": np.array([-6.0, 100.0]),
-        "advantage": np.array([[100.0], [100.0]]),
-        "follower_discount": 0.5,
+        "n_actions": 1,
+        "credit": np.array([3.0, 8.0]),
         "leader_discount": 0.25,
         "trace_discount": 0.5,
         "credit_discount": 0.25,
-        "survival": 1.0,
-        "credit": np.array([[3.0], [8.0]]),
-        "own_action": False,
         "direct_share": 1.0,
         "indirect_share": 0.5,
     }
     run(kernels.eligibility_traces, frozen(**inputs), outputs)
-    # e_0 = 3, e_1 = 3 / 2 + 8 / 4; arriving is worth 7 - 1 and 5 - 2, starting -6
-    np.testing.assert_array_equal(outputs["influence"], [[1.5], [1.75]])
-    np.testing.assert_array_equal(outputs["occupancy"], [[1.0], [0.25]])
-    np.testing.assert_array_equal(outputs["direct_transition"], [(5.0 - 2.0) / 0.5])
-    np.testing.assert_array_equal(outputs["indirect_transition"], [0.5 * 3.0 * (7.0 - 1.0) / 0.5])
-    np.testing.assert_array_equal(outputs["direct_initial"], [-6.0 / 0.25, 0.0])
-    np.testing.assert_array_equal(outputs["indirect_initial"], [0.0, 0.0])
+    # e_0 = 3, e_1 = 3 / 2 + 8 / 4
+    np.testing.assert_array_equal(outputs["influence"], [1.5, 1.75])
+    np.testing.assert_array_equal(outputs["occupancy"], [1.0, 0.25])
+    np.testing.assert_array_equal(outputs["gone"], [1.0])
+    np.testing.assert_array_equal(outputs["carried"], [1.5])
+    np.testing.assert_array_equal(outputs["starts"], [1.0, 0.0])
+
+
+def test_arrivals_of_two_steps_by_hand():
+    inputs = {
+        "indptr": np.array([0, 1, 1], np.int32),
+        "indices": np.array([1], np.int32),
+        "data": np.array([0.5]),
+        "initial": np.array([0.25, 0.75]),
+        "leader_worth": np.array([100.0, 5.0]),
+        "leader_off": np.array([2.0, 100.0]),
+        "leader_start": np.array([-6.0, 100.0]),
+        "follower_worth": np.array([100.0, 7.0]),
+        "follower_off": np.array([1.0, 100.0]),
+        "follower_start": np.array([100.0, -21.5]),
+    }
+    outputs = {
+        "gone": np.array([1.0]),
+        "starts": np.array([1.0, 0.0]),
+        "carried": np.array([1.5]),
+        "credited_starts": np.array([0.0, 1.0]),
+    }
+    run(kernels.weigh_arrivals, frozen(**inputs), outputs)
+    np.testing.assert_array_equal(outputs["gone"], [(5.0 - 2.0) / 0.5])
+    np.testing.assert_array_equal(outputs["carried"], [1.5 * (7.0 - 1.0) / 0.5])
+    np.testing.assert_array_equal(outputs["starts"], [-6.0 / 0.25, 0.0])
+    np.testing.assert_array_equal(outputs["credited_starts"], [0.0, -21.5 / 0.75])
 
 
 @each_model
@@ -845,7 +993,7 @@ def test_sarsa_is_its_twin(model, cut_is_end):
     pairs = np.ndindex(model.leader_reward.shape)
     table = dict.fromkeys(pairs, 0.25)
     twins.sarsa(
-        order_of(lists, 12)[0],
+        order_of(lists)[0],
         lists,
         reward=model.leader_reward,
         discount=model.leader_discount,
@@ -853,7 +1001,7 @@ def test_sarsa_is_its_twin(model, cut_is_end):
         cut_is_end=cut_is_end,
         table=table,
     )
-    assert agree(outputs["action_value"], filled(table, model.leader_reward.shape))
+    assert agree(outputs["action_value"], filled(table, model.leader_reward.shape).ravel())
 
 
 # Twice float64's digits, with a few thousand roundings, for numbers of size 1e3; what is computed

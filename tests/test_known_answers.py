@@ -6,24 +6,35 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
-
-# Found to eight digits by an independent program, from the published specification.
-EIGHT_DIGITS = 0.5e-8
-
-# Published with three digits.
-THREE_DIGITS = 0.5e-3
+from tabular_bilevel.problems.known import KNOWN, best_known, published_end
 
 # Both sides are float64 evaluations of short formulas at moderate temperatures.
 ROUNDING = 1e-11
 
 
 @pytest.mark.parametrize(
-    ("temperature", "penalty", "known"),
-    [(0.001, 1.0, -0.14746077), (0.001, 5.0, -0.74064441), (0.005, 5.0, -0.66741326)],
+    "known", [k for k in KNOWN if k.at is not None], ids=lambda k: f"{k.problem}: {k.what}"
 )
-def test_four_rooms_at_zero(temperature, penalty, known):
-    problem = tb.problems.four_rooms(temperature=temperature, penalty=penalty)
-    assert abs(tb.objective(problem, np.zeros(105)) - known) <= EIGHT_DIGITS
+def test_what_is_known_at_a_theta(known):
+    ours = tb.objective(known.build(), known.theta(), horizon=known.horizon)
+    assert abs(ours - known.value) <= 0.5 * known.digit
+
+
+def test_the_register_has_what_it_had():
+    values = {(k.problem, k.what): k.value for k in KNOWN}
+    assert len(values) == len(KNOWN) == 31
+    assert values["four-rooms", "J(0), temperature 0.001, penalty 5"] == -0.74064441
+    assert values["discrete-toy", "150-step return at f(0|A) = 1"] == 26.217
+    rooms, toy = ({"problem": name, "method": "naive"} for name in ("four-rooms", "discrete-toy"))
+    assert published_end({**rooms, "batch": 100, "method": "bchg"}).value == 0.667
+    assert published_end({**rooms, "batch": 100, "method": "hpgd-oracle"}).value == 0.691
+    assert published_end({**rooms, "batch": 200}) is published_end({**toy, "batch": 450}) is None
+    assert published_end({**toy, "batch": 450, "horizon": 150}).value == 11.5
+    assert published_end({}) is None
+    assert best_known("discrete-toy") is None  # which is of all steps
+    assert best_known("discrete-toy", 150).value == 27.316
+    with pytest.raises(ValueError, match=r"theta of J = 0\.7682 is not known"):
+        best_known("four-rooms").theta()
 
 
 def test_four_rooms_with_the_simulators_slip_is_another_problem():
@@ -61,7 +72,8 @@ def test_the_best_known_of_four_rooms():
     result = tb.hypergradient(problem, theta)
     assert result.accuracy.level is tb.Level.BOUNDED
     assert result.accuracy.bounds.objective < 1e-14
-    assert abs(result.objective - 0.76820716) <= EIGHT_DIGITS
+    assert abs(result.objective - 0.76820716) <= 0.5e-8
+    assert abs(result.objective - best_known("four-rooms").value) <= 0.5e-4
     # a maximum but for its digits: nothing more to climb nearby
     assert np.linalg.norm(result.gradient) < 1e-3
     assert tb.polish(problem, theta).objective - result.objective < 1e-7
@@ -97,13 +109,6 @@ def test_four_rooms_tables_are_as_specified():
     assert kernel[start, 0, cells.index((3, 1))] == pytest.approx(1.0 - 4 * 0.33 / 3)
     assert kernel[start, 0, start] == pytest.approx(4 * 0.33 / 9)
     assert (model.follower_discount, model.leader_discount) == (0.99, 0.99)
-
-
-@pytest.mark.parametrize(("logit", "known"), [(0.0, 0.481), (800.0, 26.217)])
-def test_discrete_toy_over_150_steps(logit, known):
-    theta = [0.0, 0.0, logit, 0.0, 0.0, 0.0]
-    ours = tb.objective(tb.problems.discrete_toy(reward=1.0), theta, horizon=150)
-    assert abs(ours - known) <= THREE_DIGITS
 
 
 def test_discrete_toy_is_best_with_a_mixed_leader():

@@ -149,7 +149,7 @@ def test_survivors_pay_with_variance_for_shorter_trajectories():
 
 
 def test_a_given_error_of_the_critic_enters_bias_and_variance():
-    """The bias is linear in the credit, the variance quadratic (theory.md section 15)."""
+    """The bias is linear in the credit, the variance quadratic (theory.md section 16)."""
     problem = PROBLEMS["garnet"]
     theta = somewhere(problem)
     exact = tb.Interaction().limit(problem, theta)

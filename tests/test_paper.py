@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from sizes import sizes
 
+import tabular_bilevel as tb
+
 FOLDER = Path(__file__).parents[1] / "validation" / "paper"
 
 
@@ -114,14 +116,66 @@ def test_the_full_grid_is_the_published_one(protocol):
         for steps in (100, 200, 400, 1000)
     }
     assert {cell.rate for cell in cells} == {0.5, 0.1, 0.05, 0.01}
-    assert {cell.critic_step for cell in rooms if cell.method == "bchg"} == {
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
-    }  # fmt: skip
-    # 12 settings, 4 rates, and 10 critic's steps for the three methods whose critic learns
-    assert len(rooms) == 12 * 4 * (3 * 10 + 3)
+    steps = {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
+    assert {cell.critic_step for cell in rooms if cell.method == "bchg"} == steps
+    # 12 settings, 4 rates, and 6 critic's steps for the two methods whose critic learns
+    assert len(rooms) == 12 * 4 * (2 * 6 + 4)
     assert {cell.iterations for cell in rooms} == {10_000}
     assert {cell.knob for cell in cells if cell.problem == "discrete toy"} == {1.0, 2.0}
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_environments_and_oracle_are_the_published_ones(protocol, tmp_path):
+    # source: data/experiment_reg_lambda_*/config.yaml at akimotolab/BC-HG 9c9d42c
+    for steps, n_envs in ((100, 1), (200, 1), (400, 2), (1000, 5)):
+        cell = protocol["Cell"]("four rooms", 0.001, steps, "hpgd-oracle", 0.1, 0.5, "planner", 1)
+        (run,) = cell.runs(1, tmp_path)
+        assert run.method.sampler == tb.StepBudget(steps, 200, n_envs)
+        assert run.method.oracle == tb.StepBudget(10_000, 200, n_envs)
+
+
+def test_the_ablation_is_the_published_one(protocol, tmp_path):
+    # source: data/subopt_*/*/config.yaml, src/follower/soft_q_iteration_subopt.py, likewise
+    cells = list(protocol["SCALES"]["full"].cells("published", "ablation"))
+    rooms = [cell for cell in cells if cell.problem == "four rooms"]
+    assert {cell.stop for cell in rooms} == {1, 2, 5, 10, 20, 50}
+    assert {(cell.knob, cell.steps) for cell in rooms} == {(0.003, 100)}
+    assert {cell.stop for cell in cells if cell not in rooms} == {1, 2, 5, 10, 50, 100}
+    assert len({cell.name for cell in cells}) == len(cells)
+    followers = {}
+    for cell in (*rooms[:1], *rooms[-1:]):
+        (run,) = cell.runs(1, tmp_path)
+        assert run.method.sampler == tb.StepBudget(100, 200, 2)
+        followers[cell.carried] = run.method.interaction.follower
+    assert followers == {
+        True: tb.StoppedPolicyIteration(steps=1, warm_start=True),
+        False: tb.StoppedPolicyIteration(steps=50, warm_start=False),
+    }
+    toy = next(cell for cell in cells if cell not in rooms)
+    (run,) = toy.runs(1, tmp_path)
+    follower = run.method.interaction.follower
+    assert follower == tb.StoppedPolicyIteration(steps=1, evaluations=1, initial_spread=0.0)
+    # ten seeds are cheap on the toy, twenty are published
+    assert protocol["SCALES"]["full"].ablation_seeds == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "n_rows"), [("ablation", 10), ("variants", 2)])
+def test_other_experiments_have_a_table_of_their_own(reproduce, tmp_path, experiment, n_rows):
+    words = ["--scale", "tiny", "--experiment", experiment, "--out", str(tmp_path)]
+    assert reproduce["main"]([*words, "--workers", "1"]) == 0
+    with (tmp_path / f"{experiment}.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == n_rows
+    assert not (tmp_path / "table.csv").exists()
+    if experiment == "ablation":
+        stops = [row["follower"] for row in rows if row["problem"] == "four rooms"]
+        ways = "carried", "reset"
+        assert stops == [f"{way}, stops after {steps}" for way in ways for steps in (1, 5)]
+        ends = {row["follower"]: float(row["ours"]) for row in rows if row["method"] == "bchg-game"}
+        assert all(25.0 < end < 28.0 for end in ends.values())
+    else:
+        assert [row["method"] for row in rows] == ["sobirl-modified", "hpgd-uniform"]
 
 
 @pytest.mark.parametrize(

@@ -315,27 +315,6 @@ def test_no_browser_is_told(tmp_path, monkeypatch, capsys):
 # ---- The page, in a browser ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
-    browser, server = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or server is None:
-        pytest.skip("there is no chromium with a chromedriver, which would show the page")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,1000",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(server))
-    yield driver
-    driver.quit()
-
-
 class Page:
     """The playground in a browser, and what it shows."""
 

@@ -62,7 +62,7 @@ def test_help_begins_with_the_groups():
     assert places[-1] < shown.index("PACKAGE CONTENTS")
 
 
-@pytest.mark.parametrize("module", [tb.problems, tb.plots, vectors])
+@pytest.mark.parametrize("module", [tb.problems, tb.plots, tb.lq, vectors])
 def test_a_module_lists_its_names(module):
     listed = re.findall(r"^- `(\w+)`: \S", module.__doc__, re.MULTILINE)
     assert sorted(listed) == sorted(module.__all__)
@@ -71,6 +71,7 @@ def test_a_module_lists_its_names(module):
 MODULES = (
     *("tabular_bilevel", "tabular_bilevel.problems", "tabular_bilevel.problems.zoo"),
     *("tabular_bilevel.plots", "tabular_bilevel.vectors", "tabular_bilevel.strategies"),
+    "tabular_bilevel.lq",
     *("tabular_bilevel.optimum", "tabular_bilevel.ascent.training"),
     "tabular_bilevel.check_certificate",
     *(f"tabular_bilevel.adapters.{name}" for name in ("gymnasium", "jax", "pettingzoo")),
@@ -116,7 +117,9 @@ OUR_OWN = {
     "Experience": {"law", "model", "seeing"},
     "FeatureProblem": {"moves_rewards_only"},
     "Interaction": {"given"},
+    "GaussianBump": {"expected", "require_shape", "slopes"},
     "Model": {"band", "least_band", "longest_row", "origin"},
+    "QuadraticReward": {"expected", "require_shape", "slopes"},
     "Sensitivities": {"entries", "times"},
 }
 

@@ -120,6 +120,35 @@ def test_a_trajectory_is_complete_unless_the_steps_ran_out(
     assert drawn.complete == complete
 
 
+@pytest.mark.parametrize("n_envs", [1, 2, 5])
+def test_environments_share_the_steps_one_after_another(n_envs):
+    model, limit = ENDING, 4
+    policy = tb.solve_follower(model).policy
+    drawn = sample(tb.StepBudget(60, limit, n_envs), model)
+    rng = np.random.default_rng(0)
+    alone = tb.StepBudget(60 // n_envs, limit)
+    parts = [alone.sample(model, policy, rng=rng) for _ in range(n_envs)]
+    assert drawn.lengths.tolist() == [n for part in parts for n in part.lengths.tolist()]
+    assert drawn.complete == sum(part.complete for part in parts)
+    steps = np.concatenate([part.states[part.mask] for part in parts])
+    np.testing.assert_array_equal(drawn.states[drawn.mask], steps)
+    for array in (drawn.states, drawn.actions, drawn.next_states):
+        assert (array[~drawn.mask] == -1).all()
+    # a control: one environment cuts one trajectory at most, five cut up to five
+    assert drawn.count - drawn.complete <= n_envs
+    if n_envs == 5:
+        one = sample(tb.StepBudget(60, limit), model)
+        assert drawn.count - drawn.complete > one.count - one.complete
+
+
+def test_published_environments_have_the_time_limit_each():
+    # 1000 steps in five environments are 200 each: what does not end is given up, not cut
+    drawn = sample(tb.StepBudget(1000, 200, 5), GARNET)
+    assert drawn.lengths.tolist() == [200] * 5
+    assert drawn.complete == 5
+    assert sample(tb.StepBudget(995, 200, 5), GARNET).complete == 0
+
+
 def test_many_chunks_are_one_sample():
     # a limit of 1000 lets each chunk have a few rows only; one of 4 has all rows at once
     assert same(
@@ -193,6 +222,8 @@ REFUSED = {
         lambda: tb.StepBudget("ten"),
         "n_steps is 'ten', not a positive whole number",
     ),
+    "uneven": (lambda: tb.StepBudget(10, None, 4), "n_steps is 10, not a multiple of n_envs, 4"),
+    "nowhere": (lambda: tb.StepBudget(1, n_envs=0), "n_envs is 0, not a positive whole number"),
     "no time": (lambda: tb.StepBudget(1, -1), "time_limit is -1, not a positive whole number"),
     "no survivors": (lambda: tb.Survivors(0), "n_trajectories is 0, not a positive whole number"),
     "never": (lambda: tb.Survivors(1, 0.0), "probability is 0.0, not in (0, 1)"),

@@ -22,6 +22,7 @@ METHODS = {
     "naive.py": "Naive policy gradient",
     "neumann.py": "Truncated Neumann series",
     "penalty.py": "Value-gap penalty",
+    "regularised_actor_critic.py": "Regularised actor-critic",
     "sobirl.py": "SoBiRL",
     "zero_order.py": "Zero-order",
 }

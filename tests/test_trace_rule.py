@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import twins
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
@@ -75,20 +76,13 @@ def flat(measures):
     return np.concatenate([getattr(part, slot) for part in measures for slot in slots], axis=None)
 
 
-def alone(sample, k):
-    """Take one trajectory."""
-    row = slice(k, k + 1)
-    tables = {name: getattr(sample, name)[row] for name in ("states", "actions", "next_states")}
-    return replace(sample, **tables, lengths=sample.lengths[row], complete=1)
-
-
 def over_all(rule, limit):
     """Yield what a rule makes of each trajectory, and its probability; cuts by chance as well."""
     law = limit.law
     every = AllTrajectories(law.made_in, law.policy, horizon=law.horizon)
     sample, probabilities = every.take(np.arange(every.count))
     for k, p in enumerate(probabilities):
-        one = replace(alone(sample, k), survival=law.survival)
+        one = replace(sample.part(slice(k, k + 1)), survival=law.survival)
         length = int(one.lengths[0])
         for steps in range(1 if law.survival < 1.0 else length, length + 1):
             ends = 1.0 - law.survival if steps < length else 1.0
@@ -110,6 +104,68 @@ def moments_over_all(rule, limit):
     mean = np.array(chances) @ rows
     off = np.array(rows) - mean
     return mean, (off.T * chances) @ off
+
+
+TRACES = {
+    "with a baseline": {"baseline": True, "own_action": False, "survival": 1.0},
+    "plain": {"baseline": False, "own_action": False, "survival": 1.0},
+    "own actions": {"baseline": True, "own_action": True, "survival": 1.0},
+    "survivors": {"baseline": True, "own_action": False, "survival": 0.8},
+    "own actions of survivors": {"baseline": False, "own_action": True, "survival": 0.7},
+}
+
+
+@pytest.mark.parametrize("where", PROBLEMS)
+@pytest.mark.parametrize("name", TRACES)
+def test_a_rule_makes_of_a_sample_what_its_definition_says(name, where):
+    """The twin adds up over all pairs of steps, without a trace."""
+    limit = known(where, "as known")
+    settings = dict(TRACES[name])
+    survival = settings.pop("survival")
+    rule = rule_of(limit, direct=0.25, indirect=-3.0, **settings)
+    law = replace(limit.law, survival=survival)
+    sample = law.sample(30, rng=np.random.default_rng(8))
+    direct, indirect = rule.measures(replace(limit, seen=sample))
+    model, values = limit.world, limit.values
+    steps = [
+        [
+            (*step[:2], None if step[2] < 0 else step[2])
+            for step in zip(*(table[i, :n].tolist() for table in tables_of(sample)), strict=True)
+        ]
+        for i, n in enumerate(sample.lengths)
+    ]
+    influence, occupancy, gone, carried, start, own_start = twins.sampled_measures(
+        steps,
+        model,
+        worth=rule.worth(limit),
+        advantage=values.advantage,
+        leader_discount=rule.leader_discount,
+        trace_discount=rule.trace_discount,
+        credit_discount=rule.credit_discount,
+        survival=survival,
+        credit=rule.credit,
+        direct_share=0.25 / 30,
+        indirect_share=-3.0 / 30,
+        own_action=rule.own_action,
+    )
+    pairs, states = model.follower_reward.shape, (model.n_states,)
+    for found, sums, shape in (
+        (indirect.follower_reward, influence, pairs),
+        (direct.leader_reward, occupancy, pairs),
+        (direct.transition_matrix, gone, (*pairs, *states)),
+        (indirect.transition_matrix, carried, (*pairs, *states)),
+        (direct.initial, start, states),
+        (indirect.initial, own_start, states),
+    ):
+        wanted = np.zeros(shape)
+        for place, number in sums.items():
+            wanted[place] = number
+        table = found.toarray().reshape(shape) if len(shape) == 3 else found
+        assert np.abs(table - wanted).max() <= ROUNDING * max(1.0, np.abs(wanted).max())
+
+
+def tables_of(sample):
+    return sample.states, sample.actions, sample.next_states
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -231,7 +287,7 @@ def test_a_method_is_given_the_trajectories_that_it_would_draw():
         (tb.SoBiRL(), "SoBiRL is defined for parameters of rewards only"),
         (
             tb.HyperPolicyGradient(oracle=tb.Episodes(9)),
-            "a sample of its own, from its oracle",
+            "a sample of its own, from Episodes",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -312,13 +312,16 @@ PUBLISHED = {
     "hpgd-mc": tb.HyperPolicyGradient(AVERAGED),
     "hpgd-sarsa": tb.HyperPolicyGradient(LEARNED),
     "hpgd-oracle": tb.HyperPolicyGradient(AVERAGED, ORACLE),
-    "sobirl": tb.SoBiRL(LEARNED),
-    "sobirl-discounted": tb.SoBiRL(LEARNED, discounted=True),
+    "hpgd-uniform": tb.HyperPolicyGradient(AVERAGED, uniform=SAMPLER),
+    "sobirl": tb.SoBiRL(AVERAGED),
+    "sobirl-discounted": tb.SoBiRL(AVERAGED, discounted=True),
+    "sobirl-modified": tb.SoBiRL(AVERAGED, each_step=True),
     "naive": tb.NaivePolicyGradient(LEARNED),
     "bi-ac": tb.BiLevelActorCritic(SAMPLER, 0.3, sweeps=1, follower=FOLLOWER),
     "zero-order": tb.ZeroOrder(0.1, two_sided=False, decaying=True, n_directions=1),
     "amd": tb.AdaptiveModelDesign(20),
     "penalty": tb.ValueGapPenalty(100.0),
+    "regularised-ac": tb.RegularisedActorCritic(10.0, 0.25, 1.0, 0.5, 1.0, 0.5, SAMPLER),
     "neumann": tb.TruncatedNeumann(10),
     "exact": tb.ExactGradient(),
 }
@@ -332,7 +335,13 @@ def test_methods_are_those_of_the_papers(name):
 
 def test_every_published_method_has_a_name():
     assert PUBLISHED.keys() == METHODS.keys()
-    assert Setting() == Setting(tb.StepBudget(100, 200), 0.5, tb.StepBudget(5000, 200), None)
+    assert Setting() == Setting(
+        tb.StepBudget(100, 200), 0.5, tb.StepBudget(5000, 200), None, FOLLOWER
+    )
+    stops = tb.StoppedPolicyIteration(steps=2)
+    learns = [METHODS[name](Setting(follower=stops)) for name in ("bchg", "hpgd-mc", "naive")]
+    assert {method.interaction.follower for method in learns} == {stops}
+    assert METHODS["bi-ac"](Setting(follower=stops)).follower == stops
 
 
 def test_a_seed_starts_near_zero_whatever_the_method(tmp_path):

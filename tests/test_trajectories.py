@@ -12,6 +12,7 @@ from laws import exact_law, smallest_chance
 from small import MODELS, put
 
 import tabular_bilevel as tb
+from tabular_bilevel.sampling import trajectories
 from tabular_bilevel.sampling.trajectories import row_blocks
 
 # A correct sampler fails the test of frequencies with at most this probability over all its cells:
@@ -106,6 +107,105 @@ def test_a_sample_says_its_sizes():
     assert str(sample(MODELS["layered"], count=3, horizon=2)) == (
         "Trajectories: 3, 6 steps, longest 2, 0 ended by themselves"
     )
+
+
+# ---------------------------------------------------------------- tables
+
+
+@each_model
+def test_tables_can_be_read_again(model):
+    drawn = sample(model, horizon=9)
+    again = tb.Trajectories.of_tables(**tables_of(drawn), lengths=drawn.lengths, model=model)
+    assert again.complete == 50
+    for name in ("pairs", "entries", "lengths", "states", "actions", "next_states"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(drawn, name))
+        assert getattr(again, name).dtype == getattr(drawn, name).dtype
+        assert not getattr(again, name).flags.writeable
+
+
+def tables_of(drawn):
+    return {name: getattr(drawn, name).copy() for name in ("states", "actions", "next_states")}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("states", -1), ("states", 3), ("actions", -1), ("actions", 2), ("next_states", 2),
+     ("next_states", 0), ("next_states", -1), ("next_states", -2), ("next_states", 10**6)],
+)  # fmt: skip
+def test_steps_that_the_model_cannot_make_are_named(name, number):
+    model = tb.problems.layered(depth=3, width=1).base
+    drawn = sample(model, count=3)
+    tables = tables_of(drawn)
+    tables[name][2, 0] = number
+    step = [tables[table][2, 0] for table in tables]
+    message = (
+        f"step 0 of trajectory 2, state {step[0]}, action {step[1]}, next state {step[2]}, is none "
+        "of the model's"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        tb.Trajectories.of_tables(**tables, lengths=drawn.lengths, model=model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lengths": [3, 3, 4]}, "lengths[2] is 4, not within 3 columns"),
+        ({"lengths": [3, 0, 3]}, "lengths[1] is 0, not a positive whole number"),
+        ({"lengths": [3, 2.5, 3]}, "lengths[0] is 3.0, not a positive whole number"),
+        ({"lengths": [3, 3]}, "lengths has shape (2,), and states (3, 3), not (count,)"),
+        (
+            {"actions": np.zeros((3, 2), int)},
+            "actions has shape (3, 2), not that of states, (3, 3)",
+        ),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(changes, message):
+    model = tb.problems.layered(depth=3, width=1).base
+    drawn = sample(model, count=3)
+    given = tables_of(drawn) | {"lengths": drawn.lengths, "model": model} | changes
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        tb.Trajectories.of_tables(**given)
+
+
+def test_a_model_without_transitions_has_trajectories_of_one_step():
+    base = tb.problems.two_state().base
+    model = base.replace(transition=0.0 * base.transition, termination=np.ones((2, 2)))
+    drawn = sample(model)
+    again = tb.Trajectories.of_tables(**tables_of(drawn), lengths=drawn.lengths, model=model)
+    np.testing.assert_array_equal(again.entries, -1)
+
+
+@each_model
+def test_a_part_is_the_rows_alone(model):
+    drawn = sample(model, horizon=9)
+    for rows in (slice(1), slice(7, 20), slice(49, 50), slice(0, 50), slice(50, 60)):
+        part = drawn.part(rows)
+        assert part.complete == part.count == len(range(50)[rows])
+        for name in ("states", "actions", "next_states", "leader_reward"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(drawn, name)[rows])
+
+
+@each_model
+def test_blocks_of_trajectories_are_whole_and_in_order(model, monkeypatch):
+    drawn = sample(model, horizon=9)
+    (whole,) = drawn.blocks()
+    for array, name in zip(whole, ("pairs", "entries", "lengths"), strict=True):
+        np.testing.assert_array_equal(array, getattr(drawn, name))
+    for most in (1, 20, 100):
+        monkeypatch.setattr(trajectories, "STEPS_OF_A_BLOCK", most)
+        blocks = list(drawn.blocks())
+        for array, parts in zip(whole, zip(*blocks, strict=True), strict=True):
+            np.testing.assert_array_equal(array, np.concatenate(parts))
+        for pairs, _, lengths in blocks:
+            assert pairs.size == lengths.sum()
+            assert pairs.size <= most or lengths.size == 1
+
+
+@each_model
+def test_what_compiled_code_fills_in_parts_is_the_same(model, monkeypatch):
+    whole = sample(model, horizon=9)
+    monkeypatch.setattr(trajectories, "STEPS_BETWEEN_RETURNS", 20)
+    assert same(whole, sample(model, horizon=9))
 
 
 # ---------------------------------------------------------------- randomness

@@ -56,7 +56,8 @@ def test_names_are_unique_and_each_class_of_problem_is_ordinary():
     assert len({*zoo.NAMES, *zoo.FAMILIES}) == len(zoo.NAMES) + len(zoo.FAMILIES)
     assert set(zoo.ORDINARY) <= set(zoo.NAMES)
     problems = [zoo.named(name).problem for name in zoo.ORDINARY]
-    assert {type(x) for x in problems} == {tb.FeatureProblem, tb.MarkovGame, tb.Reparametrised}
+    kinds = {tb.Contexts, tb.FeatureProblem, tb.MarkovGame, tb.Reparametrised}
+    assert {type(x) for x in problems} == kinds
     seen = {x.follower_observes_leader for x in problems if isinstance(x, tb.MarkovGame)}
     assert seen == {True, False}
 

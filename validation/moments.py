@@ -69,7 +69,7 @@ def methods(problem: Any, theta: np.ndarray, n: int, seed: int) -> Iterator[tupl
 def deviations(
     problem: Any, theta: np.ndarray, method: Any, n_batches: int, n: int, seed: int
 ) -> tuple[float, float, float]:
-    """Compare: the worst coordinate of the mean, the total variance, and one a quarter too large."""
+    """Compare the mean's worst coordinate, the total variance, and one a quarter too large."""
     moments = tb.estimator_moments(problem, theta, method)
     streams = np.random.default_rng(seed).spawn(n_batches)
     rows = np.array([method(problem, theta, rng=stream).gradient for stream in streams])
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("outside:", *line[:2])
     print(
         f"{len(lines)} methods on {options.problems} problems, {n_tests} intervals of "
-        f"{limit:.2f} standard errors, {len(wrong)} left; a variance a quarter off is seen in {seen}"
+        f"{limit:.2f} standard errors, {len(wrong)} left; a quarter more is seen in {seen}"
     )
     return 1 if wrong or not seen else 0
 

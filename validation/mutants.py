@@ -156,10 +156,10 @@ MUTANTS = (
     ),
     Mutant(
         "sweeps along the leading vector, not without it",
-        "_Sweeps._sweep",
-        "residual -= np.multiply(self._lost, share, out=part)",
-        "residual += np.multiply(self._lost, share, out=part)",
-        ("tests/test_linear.py::test_the_system_fits_the_models_shape_and_is_solved",),
+        "linear_sweeps",
+        "x[s] += share * along[s]",
+        "x[s] -= share * along[s]",
+        ("tests/test_kernels.py::test_linear_sweeps_are_their_twins",),
     ),
     Mutant(
         "wide graphs given up as soon as maps",
@@ -171,8 +171,8 @@ MUTANTS = (
     Mutant(
         "steps no more exact near the solution",
         "PolicyIteration.solve",
-        "accuracy = min(forcing, gained**2)",
-        "accuracy = forcing",
+        "accuracy = max(min(forcing, gained**2), enough)",
+        "accuracy = max(forcing, enough)",
         ("tests/test_linear.py::test_inexact_steps_are_not_many_more",),
     ),
     Mutant(
@@ -191,9 +191,9 @@ MUTANTS = (
     ),
     Mutant(
         "compiled iteration ends at its tolerance",
-        "CompiledPolicyIteration.solve",
-        "if residual > SMALLEST_RESIDUAL * scale:",
-        "if False:",
+        "soft_policy_iteration",
+        "not residual > rounding * scale",
+        "near",
         (FOLLOWER,),
     ),
     Mutant(
@@ -362,8 +362,8 @@ MUTANTS = (
     Mutant(
         "a discount too many in the sampled direct part",
         "eligibility_traces",
-        "direct = weight * (leader_worth[following]",
-        "direct = weight * leader_discount * (leader_worth[following]",
+        "            direct = direct_share * weight\n",
+        "            direct = direct_share * weight * leader_discount\n",
         (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
     ),
     Mutant(
@@ -375,16 +375,16 @@ MUTANTS = (
     ),
     Mutant(
         "survivors count once",
-        "eligibility_traces",
-        "eligibility *= trace_discount / survival",
-        "eligibility *= trace_discount",
-        (f"{KERNELS}::test_eligibility_traces_are_the_discounted_sums",),
+        "TraceRule._of_sample",
+        "trace_discount / sample.survival",
+        "trace_discount",
+        ("tests/test_trace_rule.py::test_a_rule_makes_of_a_sample_what_its_definition_says",),
     ),
     Mutant(
         "critics look beyond the end",
         "temporal_differences",
-        "        if following >= 0:\n            target += discount * target_value[following]\n",
-        "        target += discount * target_value[following]\n",
+        "        if entries[k] >= 0:\n",
+        "        if True:\n",
         (f"{KERNELS}::test_temporal_differences_are_the_twins",),
     ),
     Mutant(

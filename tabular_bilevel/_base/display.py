@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 import scipy.sparse as sp
 
+from tabular_bilevel._base.html import element, written
+
 __all__ = ["display_all", "displayed", "short_repr", "table"]
 
 AnyClass = TypeVar("AnyClass", bound=type)
@@ -96,18 +98,12 @@ def table(self: object) -> str:
     head = _first_line(self) if has_own(self, "__str__") else ""
     if not dataclasses.is_dataclass(self):
         return _line(head if head.startswith(name) else f"{name}: {head}".removesuffix(": "))
-    rows = "".join(
-        f'<tr><th style="text-align: left">{_escaped(key)}</th>'
-        f'<td style="text-align: left">{_escaped(text)}</td></tr>'
+    left = "text-align: left"
+    rows = (
+        element("tr", element("th", key, style=left), element("td", text, style=left))
         for key, text in _rows(self)
     )
-    return f"<table><caption>{_escaped(cut(head or name, CELL))}</caption>{rows}</table>"
-
-
-def _escaped(text: str) -> str:
-    import html  # which reads two thousand names of characters
-
-    return html.escape(text)
+    return written(element("table", element("caption", cut(head or name, CELL)), *rows))
 
 
 def _rows(self: Any) -> Iterator[tuple[str, str]]:
@@ -215,7 +211,7 @@ def _first_line(value: object) -> str:
 
 
 def _line(text: str) -> str:
-    return f"<div>{_escaped(cut(text, CELL))}</div>"
+    return written(element("div", cut(text, CELL)))
 
 
 def _call(name: str, parts: list[str]) -> str:

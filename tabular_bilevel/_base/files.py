@@ -33,6 +33,7 @@ except ImportError:  # Windows, where nothing is kept apart
 __all__ = [
     "DRAFTS",
     "LIMIT",
+    "FilePath",
     "alone_in",
     "brief",
     "hexadecimal",

@@ -33,7 +33,7 @@ LARGEST_POOL, LARGEST_ENTROPY = 2**10, 2**13
 def addresses(generator: np.random.Generator) -> tuple[int, int]:
     """Find the C function that draws uniform numbers for a generator, and the state it takes."""
     interface = generator.bit_generator.ctypes
-    function = ctypes.cast(interface.next_double, ctypes.c_void_p).value
+    function = ctypes.c_void_p.from_buffer(interface.next_double).value
     return int(function or 0), int(interface.state_address)
 
 

@@ -30,15 +30,15 @@ from tabular_bilevel._base.generators import (
     state_of,
 )
 from tabular_bilevel._base.renamed import keywords_renamed
+from tabular_bilevel.ascent.measures import divergence, guidance, relative_gap
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.estimators.contract import Noted, Taken, as_estimator, as_memory
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.finite.adjoint import road
-from tabular_bilevel.finite.follower import CompiledPolicyIteration, Response
-from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
+from tabular_bilevel.finite.follower import Response, log_policy
+from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem, pulled_back
+from tabular_bilevel.kinds import AnyModel, evaluate_leader, road, solve_follower
+from tabular_bilevel.problem import AnyProblem, pulled_back
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
 __all__ = ["AscentState", "Iteration", "ascend", "resume"]
@@ -233,10 +233,12 @@ class Iteration:
     (0.5, 0.5, array([-0.25,  0.25]), array([-0.25,  0.25]))
     >>> first.next_theta, round(first.cosine, 12), first.state.iteration
     (array([-0.025,  0.025]), 1.0, 1)
+    >>> round(first.guidance_effect, 12), first.follower_gap, first.follower_divergence
+    (1.0, 0.0, 0.0)
     """
 
     iteration: int
-    problem: BilevelProblem = field(repr=False)
+    problem: AnyProblem = field(repr=False)
     theta: FloatArray = field(repr=False)
     estimate: Estimate = field(repr=False)
     next_theta: FloatArray = field(repr=False)
@@ -248,16 +250,16 @@ class Iteration:
         return self.estimate.gradient
 
     @cached_property
-    def _model(self) -> Model:
+    def _model(self) -> AnyModel:
         known = self.estimate.model
         return self.problem.model(self.theta) if known is None else known
 
     @cached_property
-    def _stations(self) -> tuple[Response, Evaluation, Sensitivities, Sensitivities]:
+    def _stations(self) -> tuple[Any, Any, Any, Any]:
         """The exact response and what follows from it, whatever follower the method has."""
         known = self.estimate.response
         start = None if known is None else known.value
-        response = CompiledPolicyIteration().solve(self._model, start=start)
+        response = solve_follower(self._model, start=start)
         return response, *road(self._model, response)
 
     @property
@@ -283,7 +285,7 @@ class Iteration:
         """
         if horizon is None:
             return self.objective
-        return evaluate_leader(self._model, self._stations[0], horizon=horizon).objective
+        return float(evaluate_leader(self._model, self._stations[0], horizon=horizon).objective)
 
     @cached_property
     def exact_gradient(self) -> FloatArray:
@@ -302,6 +304,61 @@ class Iteration:
         mine, exact = (vector / binary_scale(vector) for vector in vectors)
         norms = np.linalg.norm(mine) * np.linalg.norm(exact)
         return float(np.clip(mine @ exact / norms, -1.0, 1.0))
+
+    @cached_property
+    def guidance_effect(self) -> float:
+        """How well the step guides the follower: a correlation, in [-1, 1].
+
+        That of the leader's advantage with how much likelier, in logarithms, the step makes an
+        action, over the leader's discounted visits at the step's start. The papers sample it; here
+        follower and advantage are exact.
+
+        Raises
+        ------
+        ValueError
+            If the model is not made of tables.
+        """
+        model, best, evaluation = self._of_tables
+        moved: Any = self.problem.model(self.next_theta)
+        then = solve_follower(moved, start=best.value)
+        return guidance(model, best, evaluation, log_policy(moved, then.action_value))
+
+    @property
+    def follower_gap(self) -> float:
+        """By what share of the best the method's follower earns less, its randomness paid for.
+
+        Raises
+        ------
+        ValueError
+            If the method does not say how its follower answers, or as `guidance_effect`.
+        """
+        model, best, _ = self._of_tables
+        return relative_gap(model, self._answer, best)
+
+    @property
+    def follower_divergence(self) -> float:
+        """KL(pi || pi*) of the method's follower and the best one, averaged over all states.
+
+        Raises
+        ------
+        ValueError
+            As `follower_gap`.
+        """
+        model, best, _ = self._of_tables
+        return divergence(model, self._answer, best)
+
+    @property
+    def _of_tables(self) -> tuple[Model, Response, Evaluation]:
+        if not isinstance(self._model, Model):
+            raise ValueError("this measure is for models made of tables")
+        response, evaluation, _, _ = self._stations
+        return self._model, response, evaluation
+
+    @property
+    def _answer(self) -> Any:
+        if self.estimate.response is None:
+            raise ValueError("the method does not say how its follower answers")
+        return self.estimate.response
 
     @property
     def state(self) -> AscentState:
@@ -324,7 +381,7 @@ class Iteration:
 
 @keywords_renamed(n_steps="n_iterations")
 def ascend(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     method: Any,
     optimiser: Optimiser,
@@ -395,7 +452,7 @@ def ascend(
 
 @keywords_renamed(n_steps="n_iterations")
 def resume(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     state: AscentState,
     method: Any,
     optimiser: Optimiser,
@@ -453,7 +510,7 @@ def resume(
 
 
 def climb(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     state: AscentState,
     method: Taken,
     optimiser: Optimiser,

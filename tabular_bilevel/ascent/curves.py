@@ -1,4 +1,4 @@
-"""Curves for people: many seeds of an ascent, written as data; `plots.curves` draws them."""
+"""Curves for people: many seeds of an ascent, written as data and read; others draw them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from tabular_bilevel._base.arguments import positive_integer
+from tabular_bilevel._base.arguments import finite_array, positive_integer
+from tabular_bilevel._base.arrays import FloatArray, IntArray
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel._base.files import LIMIT, write_file, write_json
+from tabular_bilevel._base.files import (
+    LIMIT,
+    brief,
+    read_file,
+    read_json,
+    shown,
+    write_file,
+    write_json,
+)
 from tabular_bilevel._base.processes import sweep
 from tabular_bilevel.ascent.optimisers import Optimiser
 from tabular_bilevel.ascent.published import first_theta
@@ -23,7 +32,11 @@ from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = ["Training"]
+__all__ = ["Trained", "Training", "load_trained"]
+
+# What is written, and the head of the table.
+TABLE, SUMMARY = "curves.csv", "summary.json"
+HEAD = ["method", "seed", "iteration", "objective"]
 
 
 @displayed
@@ -52,6 +65,8 @@ class Training:
         is not gone on with.
     folder : Path
         Where everything is written.
+    horizon : int, optional
+        The leader's steps that the recorded objective counts; all by default.
     limit : int
         Bytes that a saved ascent may have when it is read; by default 256 MiB.
     """
@@ -66,6 +81,7 @@ class Training:
     every: int
     words: Mapping[str, Any]
     folder: Path
+    horizon: int | None = None
     limit: int = LIMIT
 
     def __post_init__(self) -> None:
@@ -117,6 +133,7 @@ class Training:
             seed=seed,
             n_iterations=self.n_iterations,
             every=self.every,
+            horizon=self.horizon,
             path=self.folder / f"seed-{seed}.npz",
             limit=self.limit,
         )
@@ -136,12 +153,12 @@ class Training:
         """
         table = io.StringIO()
         writer = csv.writer(table)
-        writer.writerow(["method", "seed", "iteration", "objective"])
+        writer.writerow(HEAD)
         for seed in sorted(curves):
             curve = curves[seed]
             for iteration, objective in zip(curve.iteration, curve.objective, strict=True):
                 writer.writerow([self.method, seed, int(iteration), repr(float(objective))])
-        write_file(self.folder / "curves.csv", table.getvalue().encode())
+        write_file(self.folder / TABLE, table.getvalue().encode())
         finals = {seed: curves[seed].final() for seed in sorted(curves)}
         values = np.array(list(finals.values()))
         error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
@@ -152,5 +169,94 @@ class Training:
             "mean": float(values.mean()),
             "standard_error": error,
         }
-        write_json(self.folder / "summary.json", summary)
+        write_json(self.folder / SUMMARY, summary)
         return summary
+
+
+@displayed
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What `Training.write` wrote into a folder.
+
+    Attributes
+    ----------
+    words : mapping of str to value
+        The summary: settings and ends.
+    iteration : ndarray of int, shape (n,)
+        Iterations at which J was computed, the same for all seeds.
+    objective : ndarray, shape (seeds, n)
+        J there.
+    ends : ndarray, shape (seeds,)
+        J over the last iterations.
+    """
+
+    words: Mapping[str, Any]
+    iteration: IntArray
+    objective: FloatArray
+    ends: FloatArray
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was trained with."""
+        found = {"mean", "standard_error", "final_objectives"}
+        return {name: value for name, value in self.words.items() if name not in found}
+
+
+def load_trained(folder: Path, limit: int = LIMIT) -> Trained:
+    """Read what `Training.write` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is.
+    limit : int
+        Bytes that each of its files may have; by default 256 MiB.
+
+    Returns
+    -------
+    Trained
+        Curves and settings.
+
+    Raises
+    ------
+    ValueError
+        If the files are not what it writes.
+    OSError
+        If they cannot be read.
+    """
+    words = read_json(folder / SUMMARY, limit)
+    wanted = {"problem", "steps", "final_objectives"}
+    if not isinstance(words, dict) or not wanted <= words.keys():
+        raise ValueError(f"{shown(folder / SUMMARY)} is no summary of train's")
+    try:
+        iteration, objectives = _table(read_file(folder / TABLE, limit).decode())
+        ends = finite_array("final_objectives", [*words["final_objectives"].values()], (None,))
+        if list(objectives) != list(words["final_objectives"]):
+            raise ValueError(f"it has the seeds {list(objectives)}, and the summary has others")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{shown(folder / TABLE)} is no table of train's: {brief(error)}"
+        ) from error
+    table = np.array(list(objectives.values()))
+    return Trained(words, np.array(iteration), table, ends)
+
+
+def _table(text: str) -> tuple[list[int], dict[str, list[float]]]:
+    """Read iterations, and the objectives there by seed."""
+    head, *rows = csv.reader(io.StringIO(text))
+    if head != HEAD or not rows:
+        raise ValueError(f"it begins with {head}")
+    iterations: dict[str, list[int]] = {}
+    objectives: dict[str, list[float]] = {}
+    for row in rows:
+        _, seed, iteration, objective = row
+        iterations.setdefault(seed, []).append(int(iteration))
+        objectives.setdefault(seed, []).append(float(objective))
+    first = next(iter(iterations.values()))
+    if any(each != first for each in iterations.values()):
+        raise ValueError("its seeds differ in their iterations")
+    if first != sorted(set(first)) or first[0] < 0:
+        raise ValueError("its iterations do not rise")
+    for seed, each in objectives.items():
+        finite_array(f"objective of seed {seed}", each, (None,))
+    return first, objectives

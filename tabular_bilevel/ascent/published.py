@@ -16,7 +16,7 @@ from tabular_bilevel.ascent.ascent import Iteration, ascend
 from tabular_bilevel.ascent.optimisers import GradientAscent, Optimiser
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.estimators.register import METHODS, Setting
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import AnyProblem
 
 __all__ = ["Recipe", "first_theta", "published"]
 
@@ -93,7 +93,7 @@ class Recipe:
         return first_theta(seed, positive_integer("problem.n_parameters", size))
 
     def climb(
-        self, problem: BilevelProblem, theta: Any, *, rng: np.random.Generator | int
+        self, problem: AnyProblem, theta: Any, *, rng: np.random.Generator | int
     ) -> Iterator[Iteration]:
         """Climb from theta with the recipe's settings, as `ascend` does."""
         return ascend(

@@ -16,10 +16,8 @@ from tabular_bilevel._base.arguments import as_numbers
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.files import write_file
 from tabular_bilevel.certify.accuracy import Level
-from tabular_bilevel.finite.follower import Response
-from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
 
 __all__ = [
@@ -425,17 +423,17 @@ class Hypergradient:
     direct: FloatArray
     indirect: FloatArray
     accuracy: Accuracy
-    model: Model = field(repr=False)
-    response: Response = field(repr=False)
-    evaluation: Evaluation = field(repr=False)
-    sensitivities: Sensitivities = field(repr=False)
+    model: Any = field(repr=False)  # these four are of the problem's kind
+    response: Any = field(repr=False)
+    evaluation: Any = field(repr=False)
+    sensitivities: Any = field(repr=False)
 
     __setstate__ = restore_read_only
 
     @property
     def visits(self) -> FloatArray:
         """How often the follower is in each state, discounted as the leader does: d_L, (S,)."""
-        return self.evaluation.occupancy
+        return np.asarray(self.evaluation.occupancy)
 
     @property
     @quiet

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import (
     as_array,
     as_checked_theta,
+    as_flag,
     as_positive,
     entry,
     first,
@@ -299,7 +300,7 @@ def check_by_enumeration(
     """
     from tqdm.auto import tqdm
 
-    theta = read_only(as_checked_theta(theta))
+    theta, free = read_only(as_checked_theta(theta)), as_flag("up_to_scale", up_to_scale)
     as_positive("tolerance", tolerance)
     size, most = positive_integer("batch_size", batch_size), positive_integer("limit", limit)
     subject = as_enumerable(estimator, problem, theta)
@@ -313,7 +314,7 @@ def check_by_enumeration(
         )
     goal, exact = target_of(problem, theta, target)
     pullback = check_pullback(problem, theta)
-    if up_to_scale and not goal.any():
+    if free and not goal.any():
         raise ValueError("target is 0, which has no direction to compare, up to scale")
 
     def expected(run: _Run) -> EnumerationReport:
@@ -323,7 +324,7 @@ def check_by_enumeration(
             for probabilities, estimates in run.through(most):
                 sums.add(probabilities, estimates)
                 bar.update(len(estimates))
-        return sums.report(run, tolerance, up_to_scale=up_to_scale)
+        return sums.report(run, tolerance, up_to_scale=free)
 
     report = expected(_Run(subject, every, size, theta.size))
     if size == 1 and report.passed:
@@ -354,9 +355,7 @@ def check_by_enumeration(
         count=report.batch_size,
         together=report.batch_size > size,
     )
-    diagnosis = candidates.diagnose(
-        rows, parts, rounding=fit, exactly=True, up_to_scale=up_to_scale
-    )
+    diagnosis = candidates.diagnose(rows, parts, rounding=fit, exactly=True, up_to_scale=free)
     return replace(report, diagnosis=diagnosis)
 
 
@@ -490,7 +489,7 @@ class _Run:
             numbers = np.array(chosen)
             sample, probabilities = self.every.take(numbers.ravel())
             estimates = [
-                self._estimates(_part(sample, slice(k * size, (k + 1) * size)), batch).mean(axis=0)
+                self._estimates(sample.part(slice(k * size, (k + 1) * size)), batch).mean(axis=0)
                 for k, batch in enumerate(numbers)
             ]
             weights = probabilities.reshape(-1, size).prod(axis=1)
@@ -508,7 +507,7 @@ class _Run:
             )
         if self.size > 1 or len(rows) < numbers.size:
             return False
-        alone = self._estimates(_part(sample, slice(1)), numbers[:1])
+        alone = self._estimates(sample.part(slice(1)), numbers[:1])
         return not self._differ(alone, rows[:1], np.abs(rows))
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
@@ -529,7 +528,7 @@ class _Run:
             which = slice(row, row + 1) if len(rows) == numbers.size else slice(None)
             raise ValueError(
                 f"{entry('estimate', (column,))} is {rows[row, column]}, not a finite number, from "
-                f"{_described(_part(sample, which), numbers[which])}"
+                f"{_described(sample.part(which), numbers[which])}"
                 + (
                     "; where one trajectory is too few, enumerate batches, by batch_size=2"
                     if numbers.size == 1
@@ -597,18 +596,6 @@ def _arrangements(numbers: IntArray) -> FloatArray:
         repeats = np.where(numbers[:, j] == numbers[:, j - 1], repeats + 1.0, 1.0)
         orders /= repeats
     return orders
-
-
-def _part(sample: Trajectories, rows: slice) -> Trajectories:
-    """Take some of the trajectories, padded as they are."""
-    return replace(
-        sample,
-        states=sample.states[rows],
-        actions=sample.actions[rows],
-        next_states=sample.next_states[rows],
-        lengths=sample.lengths[rows],
-        complete=sample.lengths[rows].size,
-    )
 
 
 def _source(sample: Trajectories, numbers: IntArray) -> str:

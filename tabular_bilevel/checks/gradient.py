@@ -22,7 +22,10 @@ from tabular_bilevel.exact.routes import (
     forward_gradient,
 )
 from tabular_bilevel.finite.linear import policy_system
-from tabular_bilevel.problem import BilevelProblem, with_names
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.problem import AnyProblem, with_names
 
 __all__ = ["GradientReport", "RouteComparison", "check_gradient"]
 
@@ -160,7 +163,7 @@ class GradientReport:
 
 @quiet
 def check_gradient(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     horizon: int | None = None,
@@ -175,7 +178,7 @@ def check_gradient(
 
     Parameters
     ----------
-    problem : BilevelProblem
+    problem : BilevelProblem or LinearQuadraticProblem
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -210,9 +213,7 @@ def check_gradient(
     directions = _directions(exact.gradient, as_generator(rng))
     derivatives = exact.gradient if directions is None else directions @ exact.gradient
     # A derivative may vanish because its terms cancel; their rounding is then all that is left.
-    terms = np.abs(exact.sensitivities.follower_reward).sum()
-    terms += np.abs(exact.sensitivities.leader_reward).sum()
-    rounding = 1e3 * np.finfo(np.float64).eps * terms
+    rounding = 1e3 * np.finfo(np.float64).eps * _terms(exact.model, exact.sensitivities)
     scale = max(np.abs(derivatives).max(), rounding / ROUNDING_TOLERANCE, np.finfo(float).tiny)
 
     rounding_tolerance = max(
@@ -263,13 +264,22 @@ def check_gradient(
     return GradientReport(tuple(comparisons), tuple(skipped), derivatives.size)
 
 
+def _size_of_tables(_: Model, measures: Sensitivities) -> float:
+    return float(np.abs(measures.follower_reward).sum() + np.abs(measures.leader_reward).sum())
+
+
+# Sizes of the terms that a derivative adds up.
+_terms = by_kind(_size_of_tables, lambda _, measures: measures.size)
+
+
 def _steps(exact: Hypergradient) -> float:
     """Bound the discounted steps that are expected, by which rounding is amplified."""
     model = exact.model
     if model.leader_discount < 1.0:
-        return 1.0 / (1.0 - max(model.follower_discount, model.leader_discount))
+        discount: float = max(model.follower_discount, model.leader_discount)
+        return 1.0 / (1.0 - discount)
     steps = policy_system(model, exact.response.policy, 1.0).solve(np.ones(model.n_states))
-    return max(float(steps.max()), 1.0 / (1.0 - model.follower_discount))
+    return float(max(steps.max(), 1.0 / (1.0 - model.follower_discount)))
 
 
 def _directions(gradient: FloatArray, rng: np.random.Generator) -> FloatArray | None:

@@ -35,6 +35,7 @@ __all__ = [
     "smallest_case",
     "standard_suite",
     "suite_reports",
+    "told",
 ]
 
 
@@ -431,10 +432,10 @@ _AIMS = {
 
 def line_of(name: str, report: EstimatorReport) -> str:
     """Tell a problem's report in one line."""
-    return f"  {name:<26} {report.verdict.value:<13} {_told(report)}"
+    return f"  {name:<26} {report.verdict.value:<13} {told(report)}"
 
 
-def _told(report: EstimatorReport) -> str:
+def told(report: EstimatorReport) -> str:
     """Say the main thing in a few words."""
     if report.trouble:
         return report.trouble

@@ -24,6 +24,7 @@ COMMANDS = {
     "explain": "say what an exact hypergradient is made of, in words",
     "efficiency": "compute the errors that methods make of a budget of steps",
     "train": "climb a leader's objective with a method's gradients, from several starts",
+    "compare": "compare ascents that train has saved, on a page",
     "playground": "write a page for the browser: coins on a grid, and what they are worth",
     "vectors": "test vectors, for other implementations",
 }
@@ -84,7 +85,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             if name in words and command is not commands["vectors"]:
                 module = import_module(f"tabular_bilevel.cli.{prefix}{name}")
                 module.add_arguments(command)
-                command.set_defaults(command=module.run)
+                command.set_defaults(command=module.run, words=words)
     return parser
 
 

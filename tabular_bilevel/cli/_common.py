@@ -7,6 +7,7 @@ import importlib
 import io
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,14 @@ import numpy as np
 import tabular_bilevel as tb
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel._base.files import LIMIT, brief, read_array, require_writable, shown
+from tabular_bilevel._base.files import (
+    LIMIT,
+    brief,
+    read_array,
+    require_writable,
+    shown,
+    write_file,
+)
 from tabular_bilevel._base.frames import raised_at
 from tabular_bilevel.problem import require_problem
 
@@ -29,6 +37,7 @@ __all__ = [
     "add_limit",
     "add_plot",
     "add_problem",
+    "add_report",
     "add_theta",
     "kind_of",
     "loaded",
@@ -37,11 +46,14 @@ __all__ = [
     "plain",
     "problem_of",
     "progress",
+    "repeated",
+    "require_report",
     "say",
     "size_of",
     "somebodys",
     "theta_of",
     "visiting",
+    "write_page",
 ]
 
 #: What input that cannot be used leads to: a line is said of it.
@@ -50,8 +62,46 @@ UNUSABLE = (ValueError, OSError, MemoryError, tb.ConvergenceError, tb.Certificat
 # Formats of a picture.
 KINDS = "svg", "png", "pdf"
 
+#: The page in a report's folder.
+PAGE = "index.html"
+
 # Names of a module that are listed where it has not the one that was asked for.
 SHOWN = 8
+
+
+def add_report(command: argparse.ArgumentParser, *more: str) -> None:
+    """Add where a report is written."""
+    names = " and ".join(
+        [PAGE, *more] if len(more) < 2 else [", ".join([PAGE, *more[:-1]]), more[-1]]
+    )
+    command.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help=f"write {names} there: a page for a browser, a phone and paper",
+    )
+
+
+def require_report(options: argparse.Namespace, *more: str) -> None:
+    """Make the folder of a report, and see that it can be written: better now than after work."""
+    if options.report is not None:
+        with of_option("--report"):
+            options.report.mkdir(parents=True, exist_ok=True)
+            for name in (PAGE, *more):
+                require_writable(options.report / name)
+
+
+def write_page(options: argparse.Namespace, page: str) -> None:
+    """Write a report's page."""
+    with of_option("--report"):
+        write_file(options.report / PAGE, page.encode())
+    say(f"the report is at {(options.report / PAGE).resolve().as_uri()}")
+
+
+def repeated(options: argparse.Namespace, **added: object) -> str:
+    """Write the command that was given, for a shell, with options that chance had decided."""
+    words = [f"--{name}={value}" for name, value in added.items()]
+    return shlex.join(["tabular-bilevel", *options.words, *words])
 
 
 def add_limit(command: argparse.ArgumentParser, what: str, default: int = LIMIT) -> None:

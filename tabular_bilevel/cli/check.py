@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from pathlib import Path
 from types import MappingProxyType
@@ -15,13 +16,17 @@ from tabular_bilevel._base.files import read_array, write_file, write_json
 from tabular_bilevel.cli._common import (
     add_limit,
     add_problem,
+    add_report,
     loaded,
     of_option,
     plain,
     problem_of,
+    repeated,
+    require_report,
     say,
     size_of,
     somebodys,
+    write_page,
 )
 
 #: Exit status of each verdict; of a suite, of the worst.
@@ -48,6 +53,9 @@ DECLARED = MappingProxyType(
         "critic": "where the leader's values come from",
     }
 )
+
+#: What is written beside a report's page.
+FILES = "report.txt", "report.json"
 
 Report = tb.EnumerationReport | tb.EstimatorReport | tb.SuiteReport
 
@@ -130,18 +138,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="calls that warm an estimator's memory up before each one that counts (0)",
     )
     parser.add_argument("--seed", type=int, help="of the random numbers; fresh by default")
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write report.txt and report.json there"
-    )
+    add_report(parser, *FILES)
     add_limit(parser, "bytes that FILE.npy may have")
 
 
 def run(options: argparse.Namespace) -> int:
     """Check an estimator and print the report; the exit status is the verdict's."""
     _require_fitting(options)
-    if options.report is not None:
-        with of_option("--report"):
-            options.report.mkdir(parents=True, exist_ok=True)  # better now than after the work
+    require_report(options, *FILES)
+    fresh = {}
+    if options.seed is None and options.rows is None and not options.enumerate:
+        options.seed = fresh["seed"] = secrets.randbits(32)
     if options.rows is not None:
         report: Report = _of_rows(options)
     else:
@@ -151,17 +158,30 @@ def run(options: argparse.Namespace) -> int:
         else:
             report = _on_suite(options, estimator)
     if options.report is not None:
-        with of_option("--report"):
-            write_file(options.report / "report.txt", f"{report}\n".encode())
-            named = {"estimator": options.estimator or str(options.rows)}
-            words = {
-                "version": tb.__version__,
-                **named,
-                "verdict": report.verdict.value,
-                **plain(report),
-            }
-            write_json(options.report / "report.json", words)
+        _write(options, report, fresh)
     return STATUS[report.verdict]
+
+
+def _write(options: argparse.Namespace, report: Report, fresh: dict[str, int]) -> None:
+    """Write a report as text, as JSON and as a page."""
+    from tabular_bilevel.pages.document import Source
+    from tabular_bilevel.pages.reports import page_of
+
+    name = options.estimator or str(options.rows)
+    where = f" on {options.problem}" if options.problem else ""
+    seeds = "" if options.seed is None else f"seed {options.seed}"
+    words = {
+        "version": tb.__version__,
+        "estimator": name,
+        "verdict": report.verdict.value,
+        **plain(report),
+    }
+    with of_option("--report"):
+        write_file(options.report / "report.txt", f"{report}\n".encode())
+        write_json(options.report / "report.json", words)
+    write_page(
+        options, page_of(report, Source(f"{name}{where}", repeated(options, **fresh), seeds))
+    )
 
 
 def _require_fitting(options: argparse.Namespace) -> None:

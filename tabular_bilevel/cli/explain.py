@@ -88,9 +88,9 @@ def explained(name: str, problem: Any, theta: FloatArray) -> Iterator[str]:
     )
     if direct < 0.0:
         yield "the direct part alone leads downhill"
-    largest = [
-        k for k in np.argsort(-np.abs(gradient), kind="stable")[:SHOWN].tolist() if gradient[k]
-    ]
+    size, known = np.abs(gradient), found.accuracy.gradient
+    there = size > np.where(np.isfinite(known), known, 0.0)  # not 0, as far as one can tell
+    largest = [k for k in np.argsort(-size, kind="stable")[:SHOWN].tolist() if there[k]]
     share = float(np.sum((gradient[largest] / slope) ** 2))
     yield (
         f"what matters most, {len(largest)} of {theta.size} parameters with {100.0 * share:.3g} % "

@@ -22,6 +22,7 @@ from tabular_bilevel.cli._common import (
     somebodys,
 )
 from tabular_bilevel.estimators.register import METHODS, Setting
+from tabular_bilevel.problems.known import best_known, published_end
 
 # What the package's methods are made with; an estimator of one's own has its own.
 OF_METHODS = {"batch": 100, "time_limit": 200, "critic_step": 0.5, "simulator_slip": None}
@@ -67,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="iterations between two looks at J (a 200th of all, at most 50)",
     )
     parser.add_argument(
+        "--horizon", type=int, help="the leader's steps that J counts in the curves; all by default"
+    )
+    parser.add_argument(
         "--simulator-slip",
         type=float,
         metavar="SLIP",
@@ -82,11 +86,15 @@ def run(options: argparse.Namespace) -> int:
     from tabular_bilevel.ascent.curves import Training
 
     n_seeds = positive_integer("seeds", options.seeds)
+    if options.horizon is not None:
+        positive_integer("horizon", options.horizon)
     workers = positive_integer("workers", options.workers)
     problem = problem_of(options.problem)
     words = vars(options).copy()
-    for name in ("command", "seeds", "seed", "steps", "workers", "out", "limit"):
+    for name in ("command", "words", "seeds", "seed", "steps", "workers", "out", "limit"):
         del words[name]
+    if options.horizon is None:
+        del words["horizon"]  # so that what was saved before there was one is gone on with
     if options.estimator is None:
         del words["estimator"]
         words |= {name: default for name, default in OF_METHODS.items() if words[name] is None}
@@ -109,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
         every=every,
         words={**words, "every": every, "version": tb.__version__},
         folder=options.out,
+        horizon=options.horizon,
         limit=options.limit,
     )
     curves = {}
@@ -123,11 +132,20 @@ def run(options: argparse.Namespace) -> int:
     error = summary["standard_error"]
     spread = "" if error is None else f", standard error {error:.3g}"
     say(f"mean of {n_seeds}: J = {summary['mean']:.6g}{spread}; written to {options.out}")
-    title, labelled = f"{options.problem}, {n_seeds} seeds", {training.method: [*curves.values()]}
+    best, end = best_known(options.problem, options.horizon), published_end(summary)
+    for known in filter(None, (end, best)):
+        say(f"{known.what}: J = {known.value:g} ({known.source})")
+    labelled = {training.method: [*curves.values()]}
     try:
         from tabular_bilevel.plots import save_curves
 
-        save_curves(options.out / "curves.png", labelled, title=title)
+        save_curves(
+            options.out / "curves.png",
+            labelled,
+            title=f"{options.problem}, {n_seeds} seeds",
+            published={training.method: end.value} if end else None,
+            best=best.value if best else None,
+        )
     except ImportError:
         say("no plot: it needs matplotlib, which the extra 'plot' installs")
     return 0

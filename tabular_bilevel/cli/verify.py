@@ -8,21 +8,31 @@ from pathlib import Path
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.files import require_writable, write_json
-from tabular_bilevel.cli._common import plain, progress, say
+from tabular_bilevel.cli._common import (
+    add_report,
+    plain,
+    progress,
+    repeated,
+    require_report,
+    say,
+    write_page,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the checks here, too")
+    add_report(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks and print them; 1 if one failed."""
-    from tabular_bilevel.checks.verify import Check, stages, verify_cases
+    from tabular_bilevel.checks.verify import SEED, Check, stages, verify_cases
 
     start = time.perf_counter()
     if options.json is not None:
         require_writable(options.json)  # better now than after the work
+    require_report(options)
     checks: list[Check] = []
     with progress(stages(verify_cases())) as plan:
         for stage in plan:
@@ -44,4 +54,10 @@ def run(options: argparse.Namespace) -> int:
             "checks": [plain(check) for check in checks],
         }
         write_json(options.json, report)
+    if options.report is not None:
+        from tabular_bilevel.pages.document import Source
+        from tabular_bilevel.pages.reports import page_of_verification
+
+        source = Source("tabular-bilevel checks itself", repeated(options), f"seed {SEED}")
+        write_page(options, page_of_verification(checks, source))
     return 1 if failed else 0

@@ -9,6 +9,7 @@ from tabular_bilevel.estimators.hpgd import HyperPolicyGradient
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.regularised_actor_critic import RegularisedActorCritic
 from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 
@@ -21,6 +22,7 @@ __all__ = [
     "ExactGradient",
     "HyperPolicyGradient",
     "NaivePolicyGradient",
+    "RegularisedActorCritic",
     "SoBiRL",
     "TruncatedNeumann",
     "ValueGapPenalty",

@@ -227,7 +227,7 @@ class BatchEstimator:
         """Draw a batch and estimate; parameters as of `BoltzmannCovariance`."""
         return self.at(problem, theta)(as_generator(rng), as_memory(memory))
 
-    def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
+    def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
         view, function = LeaderView(problem, theta), _Function.of(self.function)
 
@@ -291,7 +291,7 @@ class SamplingEstimator:
         """Estimate; parameters as of `BoltzmannCovariance`."""
         return self.at(problem, theta)(as_generator(rng), as_memory(memory))
 
-    def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
+    def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
         view, function = LeaderView(problem, theta), _Function.of(self.function)
 
@@ -319,7 +319,7 @@ class Whole:
         """Its sampler, if it has one."""
         return getattr(self.function.function, "sampler", None)
 
-    def at(self, problem: BilevelProblem, theta: npt.ArrayLike) -> AtTheta:
+    def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
         theta = read_only(as_theta(theta))
 

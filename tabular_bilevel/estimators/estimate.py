@@ -13,10 +13,8 @@ from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.finite.follower import Response
-from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem, pulled_back
+from tabular_bilevel.kinds import AnyModel, AnyResponse, AnySensitivities
+from tabular_bilevel.problem import AnyProblem, BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.sampling.trajectories import Trajectories
 
@@ -38,10 +36,10 @@ class Parts:
         Sensitivities with the follower's policy held fixed, and through it.
     """
 
-    problem: BilevelProblem = field(repr=False)
+    problem: AnyProblem = field(repr=False)
     theta: FloatArray = field(repr=False)
-    direct_measures: Sensitivities
-    indirect_measures: Sensitivities
+    direct_measures: Any
+    indirect_measures: Any
 
     def pulled_back(self) -> FloatArray:
         """Pull their sum back, shape (d,)."""
@@ -91,8 +89,8 @@ class Estimate:
     """
 
     gradient: FloatArray
-    model: Model | None = field(default=None, repr=False)
-    response: Response | None = field(default=None, repr=False)
+    model: AnyModel | None = field(default=None, repr=False)
+    response: AnyResponse | None = field(default=None, repr=False)
     memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
     n_trajectories: int = 0
     n_steps: int = 0
@@ -100,7 +98,7 @@ class Estimate:
 
     @classmethod
     def traced(
-        cls, experience: Experience, direct: Sensitivities, indirect: Sensitivities
+        cls, experience: Experience, direct: AnySensitivities, indirect: AnySensitivities
     ) -> Estimate:
         """Make an estimate of the measures that some experience gave.
 
@@ -118,7 +116,7 @@ class Estimate:
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
         seen = experience.seen
-        counts = (seen.count, int(seen.lengths.sum())) if isinstance(seen, Trajectories) else (0, 0)
+        counts = (seen.count, seen.pairs.size) if isinstance(seen, Trajectories) else (0, 0)
         return cls(
             gradient=parts.pulled_back(),
             model=experience.planned,
@@ -130,7 +128,7 @@ class Estimate:
         )
 
     @classmethod
-    def modelled(cls, parts: Parts, model: Model, response: Response) -> Estimate:
+    def modelled(cls, parts: Parts, model: AnyModel, response: AnyResponse) -> Estimate:
         """Make an estimate of parts that come from the model, not from a sample."""
         return cls(
             gradient=parts.pulled_back(),

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_theta, require_method
+from tabular_bilevel._base.arguments import as_generator, as_theta, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
-from tabular_bilevel.finite.adjoint import road
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import road, solve_follower
+from tabular_bilevel.problem import AnyProblem
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
 
 __all__ = ["ExactGradient"]
@@ -27,7 +28,7 @@ class ExactGradient:
     Attributes
     ----------
     follower : FollowerSolver
-        How the follower answers.
+        How a follower of tables answers.
 
     Raises
     ------
@@ -50,21 +51,23 @@ class ExactGradient:
     @quiet
     def __call__(
         self,
-        problem: BilevelProblem,
+        problem: AnyProblem,
         theta: npt.ArrayLike,
         *,
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
+        as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
-        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
+        solver = self.follower if isinstance(model, Model) else None
+        response = solve_follower(model, solver=solver, start=memory.get(FOLLOWER_VALUE))
         _, direct, indirect = road(model, response)
         return Estimate.modelled(Parts(problem, theta, direct, indirect), model, response)
 
     @quiet
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
+    def target(self, problem: AnyProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute the same without a start, shape (d,)."""
         return self(problem, theta, rng=0).gradient
 

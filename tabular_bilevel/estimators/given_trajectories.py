@@ -58,7 +58,7 @@ class GivenTrajectories:
     @property
     def policy(self) -> FloatArray:
         """What the follower does in it, shape (S, A)."""
-        return self.limit.response.policy
+        return self.limit.law.policy
 
     def estimate(self, sample: Trajectories) -> FloatArray:
         """Estimate from them, shape (d,)."""

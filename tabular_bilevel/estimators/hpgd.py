@@ -51,7 +51,10 @@ class HyperPolicyGradient:
     temperature over them, follows each trajectory, and the pass is as long as BC-HG's.
 
     The papers' variants: MC has `MonteCarloCritic`, SARSA has `SarsaCritic`, and oracle takes all
-    averages, the critic's too, from a separate large sample that starts uniformly over states.
+    averages, the critic's too, from a separate large sample that starts uniformly over states. With
+    `uniform`, the published option of this name, such a sample has all that goes through the
+    follower, its visits too: that is another gradient, the part through the follower being that of
+    play that may start anywhere.
 
     Assumes: the follower plays its soft-optimal policy; pairs are visited repeatedly. Bias: of
     order 1 / visits, since averages and credits share their data, and where a state was left by
@@ -65,11 +68,14 @@ class HyperPolicyGradient:
         How trajectories and the leader's values are got.
     oracle : Sampler, optional
         Sampler of the separate sample; by default all averages are taken from the experience.
+    uniform : Sampler, optional
+        Sampler of a separate sample that the whole part through the follower is taken from.
 
     Raises
     ------
     ValueError
-        On construction, if a setting is out of range, or a part lacks the method that it needs.
+        On construction, if a setting is out of range, a part lacks the method that it needs, or
+        there are two separate samples.
 
     Examples
     --------
@@ -84,12 +90,16 @@ class HyperPolicyGradient:
 
     interaction: Interaction = Interaction()
     oracle: Sampler | None = None
+    uniform: Sampler | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
-        if self.oracle is not None:
-            require_method("oracle", self.oracle, "sample")
+        if self.oracle is not None and self.uniform is not None:
+            raise ValueError("oracle and uniform are two ways to take a separate sample")
+        for name in ("oracle", "uniform"):
+            if getattr(self, name) is not None:
+                require_method(name, getattr(self, name), "sample")
 
     @quiet
     def __call__(
@@ -102,14 +112,15 @@ class HyperPolicyGradient:
     ) -> Estimate:
         """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
         generator = as_generator(rng)
-        if self.oracle is None:
+        apart = self._apart
+        if apart is None:
             return self.estimate(
                 self.interaction.gather(problem, theta, rng=generator, memory=memory)
             )
         unasked = replace(self.interaction, critic=Unasked())
         experience = unasked.gather(problem, theta, rng=generator, memory=memory)
         everywhere = started_uniformly(experience.world)
-        tails = self.oracle.sample(everywhere, experience.response.policy, rng=generator)
+        tails = apart.sample(everywhere, experience.response.policy, rng=generator)
         values = self.interaction.critic.values(
             experience.response, tails, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
         )
@@ -133,7 +144,7 @@ class HyperPolicyGradient:
             The estimate.
         """
         apart = experience if tails is None else replace(experience, seen=tails)
-        rule = self.rule(experience, apart)
+        rule = self.rule(experience if self.uniform is None else apart, apart)
         direct, indirect = rule.measures(experience)
         if apart is not experience:
             _, indirect = rule.measures(apart)
@@ -157,11 +168,12 @@ class HyperPolicyGradient:
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
         limit = self.interaction.limit(problem, theta)
-        if self.oracle is None:
+        apart = self._apart
+        if apart is None:
             return self.estimate(limit).gradient
         everywhere = started_uniformly(limit.world)
-        tails = law_of(self.oracle, everywhere, limit.response.policy)
-        values = self.interaction.critic.limit(everywhere, limit.response, self.oracle)
+        tails = law_of(apart, everywhere, limit.response.policy)
+        values = self.interaction.critic.limit(everywhere, limit.response, apart)
         return self.estimate(replace(limit, values=values), tails).gradient
 
     bias = bias_of
@@ -172,17 +184,21 @@ class HyperPolicyGradient:
         Raises
         ------
         ValueError
-            If it has an oracle.
+            If it takes a separate sample.
         """
-        if self.oracle is not None:
-            raise ValueError(f"estimator draws a sample of its own, from its oracle {self.oracle}")
+        if self._apart is not None:
+            raise ValueError(f"estimator draws a sample of its own, from {self._apart}")
         limit = self.interaction.limit(problem, theta)
         return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
 
     @property
     def sampler(self) -> Sampler:
-        """Where its data come from, the oracle's aside."""
+        """Where its data come from, those of a separate sample aside."""
         return self.interaction.sampler
+
+    @property
+    def _apart(self) -> Sampler | None:
+        return self.oracle if self.uniform is None else self.uniform
 
 
 class Unasked:

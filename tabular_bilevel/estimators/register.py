@@ -19,9 +19,10 @@ from tabular_bilevel.estimators.hpgd import HyperPolicyGradient
 from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.regularised_actor_critic import RegularisedActorCritic
 from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
-from tabular_bilevel.finite.follower import CompiledPolicyIteration
+from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, SarsaCritic
 from tabular_bilevel.sampling.experience import Interaction
@@ -49,6 +50,8 @@ class Setting:
         Sampler of the separate sample of HPGD (oracle).
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem itself.
+    follower : FollowerSolver
+        How the follower answers, in methods that learn from trajectories.
 
     Examples
     --------
@@ -65,21 +68,22 @@ class Setting:
     step_size: float = 0.5
     oracle: Sampler = StepBudget(5_000, 200)
     simulator: BilevelProblem | None = None
+    follower: FollowerSolver = FOLLOWER
 
     def learned(self) -> Interaction:
         """Experience with the papers' critic: SARSA, one sweep, from a normal table."""
         critic = SarsaCritic(
             step_size=self.step_size, sweeps=1, initial_spread=1.0, cut_is_end=True
         )
-        return Interaction(self.sampler, critic, FOLLOWER, self.simulator)
+        return Interaction(self.sampler, critic, self.follower, self.simulator)
 
     def averaged(self) -> Interaction:
         """Experience with averages of returns as the critic."""
-        return Interaction(self.sampler, MonteCarloCritic(), FOLLOWER, self.simulator)
+        return Interaction(self.sampler, MonteCarloCritic(), self.follower, self.simulator)
 
     def told(self) -> Interaction:
         """Experience with the exact critic."""
-        return Interaction(self.sampler, ExactCritic(), FOLLOWER, self.simulator)
+        return Interaction(self.sampler, ExactCritic(), self.follower, self.simulator)
 
 
 #: Methods by the names that the command line knows, in the form of the papers' comparisons.
@@ -91,13 +95,16 @@ METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
         "hpgd-mc": lambda s: HyperPolicyGradient(s.averaged()),
         "hpgd-sarsa": lambda s: HyperPolicyGradient(s.learned()),
         "hpgd-oracle": lambda s: HyperPolicyGradient(s.averaged(), oracle=s.oracle),
-        "sobirl": lambda s: SoBiRL(s.learned()),
-        "sobirl-discounted": lambda s: SoBiRL(s.learned(), discounted=True),
+        "hpgd-uniform": lambda s: HyperPolicyGradient(s.averaged(), uniform=s.sampler),
+        "sobirl": lambda s: SoBiRL(s.averaged()),
+        "sobirl-discounted": lambda s: SoBiRL(s.averaged(), discounted=True),
+        "sobirl-modified": lambda s: SoBiRL(s.averaged(), each_step=True),
         "naive": lambda s: NaivePolicyGradient(s.learned()),
-        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=FOLLOWER),
+        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=s.follower),
         "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True),
         "amd": lambda s: AdaptiveModelDesign(),
         "penalty": lambda s: ValueGapPenalty(),
+        "regularised-ac": lambda s: RegularisedActorCritic(sampler=s.sampler),
         "neumann": lambda s: TruncatedNeumann(),
         "exact": lambda s: ExactGradient(),
     }

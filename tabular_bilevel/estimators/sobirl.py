@@ -1,4 +1,4 @@
-"""SoBiRL: the score of the first action, with an undiscounted influence.
+"""SoBiRL: the score of the first action, or of each by itself.
 
 Yang, Gao, Yuan, "Bilevel Reinforcement Learning via the Development of Hyper-gradient without
 Lower-Level Convexity", AISTATS 2025, arXiv:2405.19697, in the form in which the papers on
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
@@ -39,18 +40,25 @@ class SoBiRL:
 
         (1 / temperature) Q_L(s_0, a_0) sum_t ( dr_F(s_t, a_t) - E_pi dr_F(s_t, .) )
 
-    undiscounted as published, or with gamma_F^t.
+    undiscounted as published, or with gamma_F^t; or, in the form that the published code calls
+    modified, each step with the leader's value of its own action::
 
-    Assumes: theta moves rewards only. Bias: what the follower does after the first step, and what
-    an action changes after it, is missing, since E_pi[dr_F(s_t, a_t) - E_pi dr_F(s_t, .)] = 0 for
-    every t > 0 whatever the discount; it vanishes where episodes are one step long.
+        (1 / temperature) sum_t gamma_L^t Q_L(s_t, a_t) ( dr_F(s_t, a_t) - E_pi dr_F(s_t, .) )
+
+    Assumes: theta moves rewards only. Bias: in the first form, what the follower does after the
+    first step, since E_pi[dr_F(s_t, a_t) - E_pi dr_F(s_t, .)] = 0 for every t > 0 whatever the
+    discount; in both, that an action is taken for what it leads to. It vanishes where episodes are
+    one step long. Where dr_F is the same for all actions of a state, as where the leader pays for
+    being in a place, both come to the naive gradient, each single estimate of them.
 
     Attributes
     ----------
     interaction : Interaction
         How trajectories and the leader's values are got.
     discounted : bool
-        Whether the sum has weights gamma_F^t.
+        Whether the sum has weights gamma_F^t; of no matter with `each_step`.
+    each_step : bool
+        Whether each step is credited, with its own action's value, or the first alone.
 
     Raises
     ------
@@ -65,14 +73,19 @@ class SoBiRL:
     ...     print(tb.SoBiRL().target(problem, theta), tb.hypergradient(problem, theta).gradient)
     [-0.25  0.25] [-0.25  0.25]
     [-0.25  0.25] [-0.5  0.5]
+    >>> tb.SoBiRL(each_step=True).target(problem, theta).round(6)  # one state: all is in an action
+    array([-0.5,  0.5])
     """
 
     interaction: Interaction = Interaction()
     discounted: bool = False
+    each_step: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
+        as_flag("discounted", self.discounted)
+        as_flag("each_step", self.each_step)
 
     @quiet
     def __call__(
@@ -101,7 +114,7 @@ class SoBiRL:
         return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
     def rule(self, experience: Experience) -> TraceRule:
-        """Credit the first step alone, with the leader's action value.
+        """Credit the first step alone, or each by itself, with the leader's action value.
 
         Raises
         ------
@@ -109,17 +122,19 @@ class SoBiRL:
             If there is no discount, and trajectories are cut by chance.
         """
         planned, survival = experience.planned, experience.seen.survival
-        if survival < 1.0 and not self.discounted:
+        leader_discount = experience.world.leader_discount
+        if survival < 1.0 and not (self.discounted or self.each_step):
             raise ValueError(
                 "SoBiRL without a discount is defined for trajectories that are not cut by chance, "
                 f"and they survive a step with probability {survival}: weights would grow without "
                 "bound"
             )
+        trace_discount = planned.follower_discount if self.discounted else 1.0
         return TraceRule(
             credit=experience.values.action_value / planned.temperature,
-            credit_discount=0.0,
-            trace_discount=planned.follower_discount if self.discounted else 1.0,
-            leader_discount=experience.world.leader_discount,
+            credit_discount=leader_discount if self.each_step else 0.0,
+            trace_discount=0.0 if self.each_step else trace_discount,
+            leader_discount=leader_discount,
             centred=True,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +13,30 @@ from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
+from tabular_bilevel.certify.linear_quadratic import radii
 from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
-from tabular_bilevel.finite.adjoint import evaluated, road
-from tabular_bilevel.finite.follower import (
-    FollowerSolver,
-    Response,
-    response_at,
+from tabular_bilevel.finite.follower import FollowerSolver, Response, response_at
+from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import (
+    AnyModel,
+    AnyResponse,
+    by_kind,
+    evaluated,
+    road,
     solve_follower,
 )
-from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
 __all__ = ["hypergradient", "objective"]
+
+# States of a linear-quadratic model, up to which its bounds, some 80 spectral norms, cost little.
+FEW = 20
 
 
 @quiet
 def hypergradient(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     accuracy: Enclosed | Bounded | Estimated | None = None,
@@ -45,7 +53,7 @@ def hypergradient(
 
     Parameters
     ----------
-    problem : BilevelProblem
+    problem : BilevelProblem or LinearQuadraticProblem
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -97,35 +105,37 @@ def hypergradient(
             "Enclosed(1e-12)"
         )
     theta = read_only(as_theta(theta))
-    model = modelled(problem, theta)
-    if isinstance(accuracy, Enclosed):
+    model = model_at(problem, theta)
+    if isinstance(accuracy, Enclosed) and isinstance(model, Model):
         return _enclosed(problem, theta, model, accuracy, horizon)
     bounded = horizon is None and not isinstance(accuracy, Estimated)
-    response = solve_follower(model, solver=solver, start=start)
+    response: Any = solve_follower(model, solver=solver, start=start)
     result: Hypergradient | None = None
     reason = "it was asked for"
     if horizon is not None:
         reason = "a finite horizon is not covered"
+    elif accuracy is None and isinstance(model, LinearQuadraticModel) and model.n_states > FEW:
+        reason = f"bounds of more than {FEW} states are computed if you ask for Bounded()"
     elif bounded:
         reason = "numbers overflow where bounds are computed"
         try:
-            result = _bounded(problem, theta, model, response)
+            result = _bounded(model, problem, theta, response)
         except CertificationError as error:  # of the machine's arithmetic
             if isinstance(accuracy, Bounded):
                 raise
             reason = str(error)
     if result is None:
         result = _estimated(problem, theta, model, response, horizon, reason)
-    if isinstance(accuracy, Bounded):
+    if isinstance(accuracy, (Bounded, Enclosed)):
         _require(result, accuracy.tolerance)
     return result
 
 
 def _estimated(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: FloatArray,
-    model: Model,
-    response: Response,
+    model: AnyModel,
+    response: AnyResponse,
     horizon: int | None,
     reason: str,
 ) -> Hypergradient:
@@ -146,8 +156,8 @@ def _estimated(
     )
 
 
-def _bounded(
-    problem: BilevelProblem, theta: FloatArray, model: Model, response: Response
+def _bounded_tables(
+    model: Model, problem: Any, theta: FloatArray, response: Response
 ) -> Hypergradient | None:
     """Refine and bound; what has no bound is an ESTIMATE."""
     found = refined(problem, theta, model, response)
@@ -174,8 +184,28 @@ def _bounded(
     )
 
 
+def _bounded_linear_quadratic(
+    model: LinearQuadraticModel, problem: Any, theta: FloatArray, response: Any
+) -> Hypergradient:
+    """Bound what plain float64 came to; what has no bound is an ESTIMATE."""
+    found = _estimated(problem, theta, model, response, None, "")
+    try:
+        objective, gradient, given = radii(
+            problem, theta, model, response.value_matrix, found.objective, found.gradient
+        )
+    except CertificationError as error:
+        return dataclasses.replace(
+            found, accuracy=dataclasses.replace(found.accuracy, reason=str(error))
+        )
+    accuracy = Accuracy(Level.BOUNDED, objective, read_only(gradient), given=given)
+    return dataclasses.replace(found, accuracy=accuracy)
+
+
+_bounded = by_kind(_bounded_tables, _bounded_linear_quadratic)
+
+
 def _enclosed(
-    problem: BilevelProblem,
+    problem: Any,
     theta: FloatArray,
     model: Model,
     accuracy: Enclosed,
@@ -222,14 +252,12 @@ def _require(result: Hypergradient, tolerance: float | None) -> None:
 
 
 @quiet
-def objective(
-    problem: BilevelProblem, theta: npt.ArrayLike, *, horizon: int | None = None
-) -> float:
+def objective(problem: AnyProblem, theta: npt.ArrayLike, *, horizon: int | None = None) -> float:
     """Compute the leader's objective J(theta) alone.
 
     Parameters
     ----------
-    problem : BilevelProblem
+    problem : BilevelProblem or LinearQuadraticProblem
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -255,5 +283,5 @@ def objective(
     >>> round(tb.objective(tb.problems.bandit(leader_reward=[0.0, 1.0]), [0.0, np.log(3.0)]), 12)
     0.75
     """
-    model = modelled(problem, read_only(as_theta(theta)))
-    return evaluated(model, solve_follower(model), horizon=horizon).objective
+    model = model_at(problem, read_only(as_theta(theta)))
+    return float(evaluated(model, solve_follower(model), horizon=horizon).objective)

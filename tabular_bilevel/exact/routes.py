@@ -7,7 +7,7 @@ or more for each direction: they check `hypergradient`, they do not replace it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ from tabular_bilevel.finite.follower import log_policy, solve_follower
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import discounted_system, policy_system, policy_transition
 from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.problem import BilevelProblem, ForwardProblem
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq import routes as lq_routes
+from tabular_bilevel.problem import AnyProblem
 
 __all__ = [
     "DifferenceGradient",
@@ -37,7 +39,7 @@ __all__ = [
 
 @quiet
 def forward_gradient(
-    problem: ForwardProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     directions: npt.ArrayLike | None = None,
@@ -51,7 +53,7 @@ def forward_gradient(
 
     Parameters
     ----------
-    problem : ForwardProblem
+    problem : ForwardProblem or LinearQuadraticProblem
         The leader's problem, with a pushforward.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -80,6 +82,10 @@ def forward_gradient(
     """
     theta, rows = _directions(theta, directions)
     model, tangents = tangents_along(problem, theta, rows)
+    return np.asarray(_forward_slopes(model, tangents, horizon))
+
+
+def _of_tables(model: Model, tangents: Iterable[Tangent], horizon: int | None) -> FloatArray:
     response = solve_follower(model)
     evaluation = evaluate_leader(model, response, horizon=horizon)
     policy, value = response.policy, response.value
@@ -107,9 +113,12 @@ def forward_gradient(
     return np.array(derivatives)
 
 
+_forward_slopes = by_kind(_of_tables, lq_routes.forward_slopes)
+
+
 @quiet
 def complex_step_gradient(
-    problem: ForwardProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     directions: npt.ArrayLike | None = None,
@@ -124,7 +133,7 @@ def complex_step_gradient(
 
     Parameters
     ----------
-    problem : ForwardProblem
+    problem : ForwardProblem or LinearQuadraticProblem
         The leader's problem, with a pushforward.
     theta : array_like, shape (d,)
         The leader's parameter.
@@ -156,11 +165,18 @@ def complex_step_gradient(
     theta, rows = _directions(theta, directions)
     steps = None if horizon is None else positive_integer("horizon", horizon)
     model, tangents = tangents_along(problem, theta, rows)
+    return np.asarray(_complex_slopes(model, tangents, steps))
+
+
+def _of_complex_tables(model: Model, tangents: Iterable[Tangent], steps: int | None) -> FloatArray:
     response = solve_follower(model)
     start = response.value
     if steps is None and model.leader_discount == 1.0:
         policy_system(model, response.policy, 1.0)  # which looks whether play ends
     return np.array([_complex_derivative(model, t, start, steps) for t in tangents])
+
+
+_complex_slopes = by_kind(_of_complex_tables, lq_routes.complex_slopes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +204,7 @@ class DifferenceGradient:
 
 @quiet
 def difference_gradient(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     *,
     directions: npt.ArrayLike | None = None,
@@ -205,7 +221,7 @@ def difference_gradient(
 
     Parameters
     ----------
-    problem : BilevelProblem
+    problem : BilevelProblem or LinearQuadraticProblem
         The leader's problem.
     theta : array_like, shape (d,)
         The leader's parameter.

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    as_flag,
+    as_generator,
+    as_nonnegative,
     as_positive,
     finite_array,
     positive_integer,
@@ -18,7 +21,8 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel._base.renamed import without_use
+from tabular_bilevel.finite.linear import DENSE_STATES, policy_system
 from tabular_bilevel.finite.model import Model
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "FollowerSolver",
     "PolicyIteration",
     "Response",
+    "StoppedPolicyIteration",
     "StoppedValueIteration",
     "ValueIteration",
     "solve_follower",
@@ -43,9 +48,16 @@ SMALLEST_RESIDUAL = 16.0 * np.finfo(np.float64).eps
 # After each step that gains nothing, the next ones are solved to a tenth of it.
 LARGEST_FORCING = 0.1
 
+# A step's linear residual is asked for no smaller than this, relative to the equation's terms.
+NEWTON_ROUNDING = 2.0 * np.finfo(np.float64).eps
+
+# Looks ahead from 0 before the first step, in wide graphs: it would follow what the rewards alone
+# say, for the price of a solve.
+LOOKS = 2
+
 # States times the square of the band's half width, up to which the compiled elimination is used.
-# Measured on open grids against SuperLU: 2 ms for 17 at 1e6, 32 for 66 at 2e7, 146 for 183 at 1e8;
-# on random graphs against LAPACK: level up to 2e7.
+# Measured on open grids against SuperLU: 2 ms for 17 at 1e6, 32 for 66 at 2e7, 146 for 183 at 1e8.
+# On a random graph sweeps are faster from `DENSE_STATES` states on.
 WIDEST_BAND = 20_000_000
 
 
@@ -180,6 +192,7 @@ def solve_follower(
     return response
 
 
+@without_use("to_rounding")
 @dataclass(frozen=True, kw_only=True)
 class PolicyIteration:
     """Soft policy iteration: Newton's method on T V - V = 0 (theory.md section 2).
@@ -192,8 +205,6 @@ class PolicyIteration:
         Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
     max_iterations : int
         Steps before giving up.
-    to_rounding : bool
-        Whether steps go on below the tolerance for as long as each halves the residual.
 
     Raises
     ------
@@ -211,7 +222,6 @@ class PolicyIteration:
 
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
-    to_rounding: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -244,9 +254,10 @@ class PolicyIteration:
         weights, before, forcing = np.empty(kernel.nnz), 0.0, LARGEST_FORCING
         reached: Response | None = None
         how = "one look ahead"
+        looks = LOOKS if start is None and _is_wide(model) else 0
         for iteration in range(self.max_iterations + 1):
             action_value, policy = np.empty(shape), np.empty(shape)
-            residual, scale = kernels.soft_bellman(
+            kernels.look_ahead(
                 kernel.indptr,
                 kernel.indices,
                 kernel.data,
@@ -257,6 +268,15 @@ class PolicyIteration:
                 value,
                 action_value,
                 policy,
+            )
+            residual, scale = kernels.soft_gap(
+                kernel.indptr,
+                kernel.data,
+                model.follower_reward,
+                model.temperature,
+                value,
+                action_value,
+                np.exp(policy, out=policy),
                 weights,
                 gap,
             )
@@ -265,15 +285,19 @@ class PolicyIteration:
             if residual <= self.tolerance * scale:
                 method = f"policy iteration by {how}"
                 reached = _response(model, value, action_value, policy, residual, iteration, method)
-                if residual <= SMALLEST_RESIDUAL * scale or not self.to_rounding:
+                if residual <= SMALLEST_RESIDUAL * scale:
                     return reached
             if not math.isfinite(residual):
                 break
-            gained = residual / before if iteration > 0 else 1.0
-            if iteration > 0 and gained >= 1.0:  # only exact steps are sure to converge
+            if iteration < looks:
+                value = value + gap
+                continue
+            gained = residual / before if before > 0.0 else 1.0
+            if before > 0.0 and gained >= 1.0:  # only exact steps are sure to converge
                 forcing /= 10.0
             system = policy_system(model, policy, model.follower_discount, weights)
-            accuracy = min(forcing, gained**2)
+            enough = NEWTON_ROUNDING * scale / residual  # what is left is lost in rounding
+            accuracy = max(min(forcing, gained**2), enough)
             value, before = value + system.solve(gap, accuracy=accuracy), residual
             how = system.method
         if reached is not None:
@@ -440,10 +464,12 @@ class CompiledPolicyIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, step = np.empty((model.n_states, 2 * width + 1)), np.empty((model.n_states, 1))
+        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.nnz)
+        step, gap = np.empty(model.n_states), np.empty(model.n_states)
 
-        def newton(tolerance: float, limit: int) -> tuple[int, float, float]:
-            return kernels.soft_policy_iteration(
+        done, near = 0, False
+        while done < self.max_iterations and not near:
+            iterations, residual, _, near = kernels.soft_policy_iteration(
                 kernel.indptr,
                 kernel.indices,
                 kernel.data,
@@ -451,29 +477,21 @@ class CompiledPolicyIteration:
                 model.available,
                 model.follower_discount,
                 model.temperature,
-                tolerance,
-                limit,
+                self.tolerance,
+                SMALLEST_RESIDUAL,
+                min(chunk, self.max_iterations - done),
                 place,
                 band,
                 step,
+                gap,
+                weights,
                 value,
                 action_value,
                 policy,
             )
-
-        done, iterations, limit = 0, 1, 1
-        while iterations == limit and done < self.max_iterations:
-            limit = min(chunk, self.max_iterations - done)
-            iterations, residual, scale = newton(self.tolerance, limit)
             done += iterations
-        # the loop has compared residual and scale, unless it was stopped
-        if not math.isfinite(residual) or (
-            done == self.max_iterations and not residual <= self.tolerance * scale
-        ):
+        if not (near and math.isfinite(residual)):  # NaN ends the loop, too
             raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, done)
-        if residual > SMALLEST_RESIDUAL * scale:  # from the tolerance, one step leads to rounding
-            iterations, residual, _ = newton(SMALLEST_RESIDUAL, 1)
-            done += iterations
         method = f"compiled policy iteration by a band of {2 * width + 1}"
         return _response(model, value, action_value, policy, residual, done, method)
 
@@ -513,6 +531,7 @@ class StoppedValueIteration:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
@@ -536,11 +555,144 @@ class StoppedValueIteration:
         return response_at(model, value, self.sweeps)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoppedPolicyIteration:
+    """A follower that makes a few steps of policy iteration, each half evaluated, and stops.
+
+    A step takes the soft policy of its table of action values and evaluates it by some sweeps, the
+    entropy counted; with one evaluation a step is a sweep of value iteration. The table is what the
+    follower keeps from answer to answer. So are the suboptimal followers of the papers.
+
+    An `Interaction` asks it to `begin`, with a generator, and keeps the table; `solve` by itself
+    starts from the table that it is given, or from 0.
+
+    Source: Kudo et al. (ICAPS 2026, arXiv:2603.14867), where the bonus for randomness of the first
+    evaluation is that of the step before: a difference of up to temperature * log(n_actions).
+
+    Attributes
+    ----------
+    steps : int
+        Steps it makes, whatever the residual.
+    evaluations : int
+        Sweeps of evaluation a step.
+    initial_spread : float
+        Standard deviation of a new table's normal entries; 0 for a table of zeros.
+    warm_start : bool
+        Whether the table of its last answer is gone on with, or each answer has a new one.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a setting is out of range; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.two_state().model([0.0, 0.0])
+    >>> early, late = (tb.StoppedPolicyIteration(steps=k).solve(model) for k in (1, 9))
+    >>> early.residual > late.residual > 0.0, late.iterations
+    (True, 45)
+    >>> follower = tb.StoppedPolicyIteration(steps=1)
+    >>> method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(10, 5), follower=follower))
+    >>> estimate = method(tb.problems.two_state(), [0.0, 0.0], rng=0)
+    >>> estimate.memory["follower_action_value"].shape
+    (2, 2)
+    >>> follower.begin(model, previous=None, rng=np.random.default_rng(0)).shape
+    (2, 2)
+    """
+
+    steps: int
+    evaluations: int = 5
+    initial_spread: float = 1.0
+    warm_start: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_integer("steps", self.steps)
+        positive_integer("evaluations", self.evaluations)
+        as_nonnegative("initial_spread", self.initial_spread)
+        as_flag("warm_start", self.warm_start)
+
+    def begin(
+        self, model: Model, *, previous: FloatArray | None, rng: np.random.Generator
+    ) -> FloatArray:
+        """Go on with a table, or draw a new one.
+
+        Parameters
+        ----------
+        model : Model
+            The follower's MDP.
+        previous : ndarray, shape (S, A), optional
+            The table of its last answer; not looked at unless `warm_start`.
+        rng : numpy.random.Generator
+            Source of randomness; it advances if a table is drawn.
+
+        Returns
+        -------
+        ndarray, shape (S, A)
+            What `solve` starts from.
+        """
+        rng = as_generator(rng)
+        if previous is not None and self.warm_start:
+            return previous
+        return self.initial_spread * rng.standard_normal(model.follower_reward.shape)
+
+    @quiet
+    def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
+        """Make the steps.
+
+        Parameters
+        ----------
+        model : Model
+            The follower's MDP.
+        start : ndarray, shape (S, A) or (S,), optional
+            A table of action values, or a value that one look ahead makes a table of; a table of 0
+            by default.
+
+        Returns
+        -------
+        Response
+            The follower's answer, not optimal; its action values are the table.
+
+        Raises
+        ------
+        ValueError
+            If the start does not fit the model, or is not finite.
+        """
+        available, shape = model.available, model.follower_reward.shape
+
+        def ahead(value: FloatArray) -> FloatArray:
+            """Look one step ahead; what is unavailable is never looked at."""
+            table = model.follower_reward + model.follower_discount * model.next_value(value)
+            return np.where(available, table, 0.0)
+
+        if start is None:
+            table = np.zeros(shape)
+        elif np.ndim(start) == 2:
+            table = np.where(available, finite_array("start", start, shape), 0.0)
+        else:
+            table = ahead(_first_value(model, start))
+        for _ in range(self.steps):
+            value, policy = soft_maximum(np.where(available, table, -np.inf), model.temperature)
+            bonus = value - np.vecdot(policy, table)
+            table = ahead(value)
+            for _ in range(self.evaluations - 1):
+                value = np.vecdot(policy, table) + bonus
+                table = ahead(value)
+        return response_at(model, value, self.steps * self.evaluations)
+
+
 def is_banded(model: Model) -> bool:
-    """Say whether elimination within the model's band is fast; a quick look comes first."""
-    if model.n_states * model.least_band**2 > WIDEST_BAND:
+    """Say whether elimination within the model's band is fast."""
+    return not _is_wide(model) and model.n_states * model.band[1] ** 2 <= WIDEST_BAND
+
+
+def _is_wide(model: Model) -> bool:
+    """Say whether a model that is not small has long steps; a quick look comes first."""
+    if model.n_states <= DENSE_STATES:
         return False
-    return model.n_states * model.band[1] ** 2 <= WIDEST_BAND
+    return model.n_states * model.least_band**2 > WIDEST_BAND or not model.narrow
 
 
 def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
@@ -571,11 +723,16 @@ def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray
     """
     ahead = model.follower_discount * model.next_value(value)
     action_value = np.where(model.available, model.follower_reward + ahead, -np.inf)
+    improved, policy = soft_maximum(action_value, model.temperature)
+    return action_value, improved, policy
+
+
+def soft_maximum(action_value: FloatArray, temperature: float) -> tuple[FloatArray, FloatArray]:
+    """Compute temperature * log sum_a exp(Q / temperature), (S,), and its softmax, (S, A)."""
     best = action_value.max(axis=1)
-    weights = np.exp((action_value - best[:, None]) / model.temperature)
+    weights = np.exp((action_value - best[:, None]) / temperature)
     total = weights.sum(axis=1)
-    improved = best + model.temperature * np.log(total)
-    return action_value, improved, weights / total[:, None]
+    return best + temperature * np.log(total), weights / total[:, None]
 
 
 def log_policy(model: Model, action_value: FloatArray) -> FloatArray:

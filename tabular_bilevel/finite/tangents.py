@@ -27,7 +27,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
-__all__ = ["MOVED", "Tangents", "product", "summing"]
+__all__ = ["MOVED", "Tangents", "product", "stored", "summing"]
 
 #: The tables that theta may move, in the order of `Tangent`.
 MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
@@ -89,11 +89,20 @@ class Tangents:
         cls, model: Model, n_parameters: int, columns: Iterable[Tangent], given: str
     ) -> Tangents:
         """Make tangents of one `Tangent` a parameter; no more than one is in memory as it is."""
-        kept: dict[str, list[Any]] = {name: [] for name in MOVED}
+        kept: dict[str, list[tuple[FloatArray, IntArray]]] = {name: [] for name in MOVED}
         for column in columns:
-            for name, rows in kept.items():
-                rows.append(sp.csr_array(np.reshape(getattr(column, name), (1, -1))))
-        tables = {name: sp.vstack(rows).T for name, rows in kept.items()} if n_parameters else {}
+            for name, parts in kept.items():
+                table = np.asarray(getattr(column, name)).reshape(-1)
+                (places,) = table.nonzero()
+                parts.append((table[places], places))
+        tables = {}
+        for name, parts in kept.items() if n_parameters else ():
+            sizes = [places.size for _, places in parts]
+            data, places = (np.concatenate(both) for both in zip(*parts, strict=True))
+            columns_of = np.repeat(np.arange(n_parameters), sizes)
+            tables[name] = sp.csr_array(
+                (data, (places, columns_of)), shape=(np.size(getattr(column, name)), n_parameters)
+            )
         return cls.of(model, n_parameters, **tables, given=given)
 
     def __len__(self) -> int:
@@ -122,7 +131,7 @@ class Tangents:
     @quiet
     def along(self, direction: FloatArray) -> Tangent:
         """Differentiate the tables along a direction of theta, shape (d,): J direction."""
-        return self._tangent(lambda name: getattr(self, name) @ direction)
+        return self._tangent(lambda name: product(getattr(self, name), direction))
 
     @quiet
     def reach(self, measures: Sensitivities, bounds: SensitivityBounds) -> FloatArray:
@@ -158,7 +167,7 @@ class Tangents:
 
     def _tangent(self, read: Any) -> Tangent:
         shape = self.model.follower_reward.shape
-        tables = {name: np.ravel(read(name)) for name in MOVED}
+        tables = {name: read(name).reshape(-1) for name in MOVED}
         return Tangent(
             follower_reward=tables["follower_reward"].reshape(shape),
             leader_reward=tables["leader_reward"].reshape(shape),
@@ -196,6 +205,16 @@ class Tangents:
             bound = abs(mass) + ROUNDOFF * terms * size
             masses[name] = read_only_matrix(sp.csr_array(bound.T))
         return masses
+
+
+def stored(change: Any, model: Model) -> Any:
+    """Read a kernel's change at its stored entries: it may come as a whole table."""
+    kernel = model.transition
+    if sp.issparse(change):
+        change = change.toarray()
+    if np.ndim(change) > 1 and np.size(change) == kernel.shape[0] * kernel.shape[1]:
+        change = np.reshape(change, kernel.shape)[model.entry_row, kernel.indices]
+    return change
 
 
 def summing(group: IntArray, n_groups: int) -> sp.csr_array:

@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, ratio, read_only, softmax
+from tabular_bilevel._base.arrays import FloatArray, ratio, read_only
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
-from tabular_bilevel.finite.follower import PolicyIteration, Response, StoppedValueIteration
+from tabular_bilevel.finite.follower import (
+    PolicyIteration,
+    Response,
+    StoppedValueIteration,
+    soft_maximum,
+)
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
@@ -36,6 +41,9 @@ __all__ = [
     "last_step_missing",
     "leader_value_for_followers",
     "modal_critic",
+    "modal_critic_of_both",
+    "never_ending",
+    "replayed",
     "restarting",
     "right_limit",
     "slipping",
@@ -98,6 +106,25 @@ def modal_critic(known: Experience) -> Experience:
     policy = known.response.policy
     modal = replace(known.response, policy=np.eye(policy.shape[1])[policy.argmax(axis=1)])
     return replace(known, values=exact_values(known.law.made_in, modal))
+
+
+def modal_critic_of_both(known: Experience) -> Experience | None:
+    """Value what comes next as if both players took their likeliest actions."""
+    game = known.problem
+    if not isinstance(game, MarkovGame) or not game.follower_observes_leader:
+        return None
+    n_states, n_leader, n_actions = game.follower_reward.shape
+    modal = known.response.policy.argmax(axis=1).reshape(n_states, n_leader)
+    chosen = game.leader_policy(known.theta).argmax(axis=1)
+    states = np.arange(n_states)
+    reward = np.where(game.available, game.leader_reward, 0.0).ravel()
+    rows = np.ravel_multi_index(
+        (states, chosen, modal[states, chosen]), (n_states, n_leader, n_actions)
+    )
+    discounted = game.leader_discount * game.transition.toarray()
+    value = np.linalg.solve(np.eye(n_states) - discounted[rows], reward[rows])
+    action_value = (reward + discounted @ value).reshape(-1, n_actions)
+    return replace(known, values=LeaderValues.under(known.response.policy, action_value))
 
 
 def critic_of_followers_discount(known: Experience) -> Experience:
@@ -198,6 +225,24 @@ def stale_theta(rate: float | None) -> Callable[[Experience], Experience | None]
     return change
 
 
+def replayed(rate: float | None) -> Callable[[Experience], Experience | None]:
+    """See what was done at another theta, as `stale_theta` has it; all else is of now."""
+
+    def change(known: Experience) -> Experience | None:
+        before = stale_theta(rate)(known)
+        if before is None:
+            return None
+        now, then = known.law.made_in.transition, before.law.made_in.transition
+        if not (
+            np.array_equal(now.indptr, then.indptr) and np.array_equal(now.indices, then.indices)
+        ):
+            return None
+        seen = replace(known.law, policy=before.law.policy, source=before.law.made_in)
+        return replace(known, seen=seen)
+
+    return change
+
+
 def follower_advantage(known: Experience) -> FloatArray:
     """Q_F - V_F, with the follower's bonus for randomness in V_F."""
     response = known.response
@@ -242,6 +287,11 @@ def ended(known: Experience) -> float:
         return 0.0
     ends = np.where(seen.model.available, seen.made_in.termination, 0.0)
     return float(np.vdot(seen.visits(1.0)[1], ends))
+
+
+def never_ending(known: Experience) -> Experience | None:
+    """Leave as it is what is cut after one number of steps, whatever happens."""
+    return known if known.law.survival == 1.0 and ended(known) == 0.0 else None
 
 
 def restarting(known: Experience) -> Experience | None:
@@ -301,7 +351,7 @@ def averaged_follower(known: Experience) -> Experience | None:
             np.einsum("sb,sba->sa", policy, np.where(game.available, action_value, 0.0)),
             -np.inf,
         )
-        improved = _soft_maximum(averaged, beta)
+        improved, _ = soft_maximum(averaged, beta)
         change = float(np.abs(improved - value).max())
         value = improved
         if change <= 1e-12 * max(1.0, float(np.abs(value).max())):
@@ -313,16 +363,11 @@ def averaged_follower(known: Experience) -> Experience | None:
             iterations=rounds,
         )
     answers = action_value.reshape(model.follower_reward.shape)
+    value, chances = soft_maximum(answers, beta)
     response = replace(
         known.response,
-        value=read_only(_soft_maximum(answers, beta)),
+        value=read_only(value),
         action_value=read_only(answers),
-        policy=read_only(softmax(answers / beta)),
+        policy=read_only(chances),
     )
     return answered_by(known, response)
-
-
-def _soft_maximum(table: FloatArray, temperature: float) -> FloatArray:
-    top = table.max(axis=1)
-    total = np.exp((table - top[:, None]) / temperature).sum(axis=1)
-    return np.asarray(top + temperature * np.log(total))

@@ -14,10 +14,10 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import Law
-from tabular_bilevel.sampling.view import entries_of
 
 __all__ = [
     "Measures",
+    "averaged_tails",
     "clipped",
     "one_roll_out",
     "per_visit",
@@ -55,6 +55,35 @@ def standardised(mean: FloatArray, share: FloatArray) -> FloatArray:
     """Take the mean over all steps off, and divide by the standard deviation."""
     centred = mean - np.vdot(share, mean)
     return np.asarray(centred / (np.sqrt(np.vdot(share, centred**2)) or 1.0))
+
+
+def averaged_tails(rule: TraceRule, known: Experience) -> tuple[Sensitivities, Sensitivities]:
+    """Divide what follows a step by the sum of its weights, over the steps that are left."""
+    direct, _ = rule.measures(known)
+    seen = known.seen
+    columns = seen.horizon if isinstance(seen, Law) else seen.states.shape[1]
+    # discount^0 + ... + discount^(left - 1), by the number of steps left
+    weights = np.cumsum(rule.trace_discount ** np.arange(columns))
+    influence = np.zeros(rule.credit.shape)
+    if isinstance(seen, Law):
+        carried, discount = np.zeros(seen.model.n_states), 1.0
+        for t, pairs in enumerate(seen.steps()):
+            own = discount / weights[columns - 1 - t] * pairs * rule.credit
+            own += seen.policy * carried[:, None]
+            influence += own
+            carried = rule.trace_discount * seen.arrivals(own)
+            discount *= rule.credit_discount
+    else:
+        carried = np.zeros(seen.count)
+        for t in range(columns):
+            on = t < seen.lengths
+            pair = seen.states[on, t], seen.actions[on, t]
+            credit = rule.credit_discount**t * rule.credit[pair]
+            own = credit / weights[seen.lengths[on] - 1 - t]
+            carried[on] = rule.trace_discount * carried[on] + own
+            np.add.at(influence, pair, carried[on])
+        influence /= max(1, seen.complete)
+    return direct, _of_influence(known, influence)
 
 
 def reward_without_action(
@@ -125,11 +154,11 @@ def _expected_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray,
 def _sampled_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray, FloatArray]:
     sample, world = known.trajectories, known.world
     influence, arriving = np.zeros(world.leader_reward.shape), np.zeros(world.transition.nnz)
-    paid, columns = np.zeros_like(sample.leader_reward), sample.states.shape[1]
+    paid, columns = np.zeros_like(sample.leader_reward), sample.longest
     later = np.zeros(sample.count)
     for t in range(columns - 1, -1, -1):
         later = paid[:, t] = sample.leader_reward[:, t] + rule.leader_discount * later
-    trace, entries = np.zeros(sample.count), entries_of(sample)
+    trace, entries = np.zeros(sample.count), sample.entry_table
     for t in range(columns):
         on = sample.mask[:, t]
         s, a = sample.states[on, t], sample.actions[on, t]

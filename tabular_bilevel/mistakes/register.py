@@ -358,6 +358,13 @@ def _mistakes() -> Iterator[Mistake]:
             kind="stale theta",
             knowledge=known.stale_theta(rate),
         )
+    for whose, ago in (("a step of rate 1 ago", 1.0), ("theta = 0", None)):
+        yield Mistake(
+            f"replayed data of {whose}",
+            f"a gradient whose steps, taken for those of now, are the ones of {whose}",
+            kind="replay without importance weights",
+            knowledge=known.replayed(ago),
+        )
     yield Mistake(
         "stale theta of 0",
         "the gradient at theta = 0",
@@ -498,6 +505,13 @@ def _of_tables() -> Iterator[Mistake]:
         measures=measured.value_of_the_state,
     )
     yield Mistake(
+        "influence averaged, not summed",
+        "a gradient in which what follows a decision is divided by the sum of follower_discount**k "
+        "over the steps that are left (weighted_average in the published code)",
+        knowledge=known.never_ending,
+        measures=measured.averaged_tails,
+    )
+    yield Mistake(
         "influence clipped to 1",
         "a gradient whose mean influences at a visit are clipped to [-1, 1]",
         together=True,
@@ -582,6 +596,12 @@ def _of_games() -> Iterator[Mistake]:
         "a gradient whose action values have their mean over the leader's actions taken off at the "
         "follower's action, which depends on the leader's",
         knowledge=known.centred_by_follower_action,
+    )
+    yield Mistake(
+        "modal actions of both players in the critic",
+        "a gradient with action values of a leader and a follower that always take their likeliest "
+        "action from the next step on (without target_policy_smoothing in the published code)",
+        knowledge=known.modal_critic_of_both,
     )
     yield Mistake(
         "gradient in the probabilities, not the logits",

@@ -1,4 +1,4 @@
-"""The baseline that leaves the least variance, solved for (theory.md section 15)."""
+"""The baseline that leaves the least variance, solved for (theory.md section 16)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def best_baseline(
     `estimator_moments` says of it is the least variance that any baseline of this kind leaves to
     trajectories that are not cut.
 
-    Source: theory.md section 15.
+    Source: theory.md section 16.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Exact bias and variance of a method's gradients (theory.md section 15)."""
+"""Exact bias and variance of a method's gradients (theory.md section 16)."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def estimator_moments(
 ) -> Moments:
     """Compute the exact mean and covariance of the gradient a method makes of one trajectory.
 
-    Nothing is sampled: both solve linear equations (theory.md section 15), at a cost of two solves
+    Nothing is sampled: both solve linear equations (theory.md section 16), at a cost of two solves
     for each parameter.
 
     That takes a method whose credits do not depend on the sample: BC-HG, SoBiRL, the naive policy

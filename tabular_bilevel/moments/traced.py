@@ -1,4 +1,4 @@
-"""Mean and covariance of what a rule makes of one trajectory (theory.md section 15).
+"""Mean and covariance of what a rule makes of one trajectory (theory.md section 16).
 
 A trajectory's gradient is affine in its past: with the eligibility e that a step is reached with,
 and weights v_1, v_2 that decay step by step, a step adds e x + v_1 y_1 + v_2 y_2, where x and y
@@ -214,10 +214,10 @@ class TracedMoments:
             through = sp.csr_array(through + heat @ tangents.temperature)
         credit, self.row, self.n_rows = rule.credit.ravel(), outcomes.pair, rule.credit.size
         if tangents.transition.nnz:
-            paid = paid[outcomes.pair] + moved(direct["transition"], arriving[1])
+            paid = paid[outcomes.pair] + moved(direct["transition"], arriving[0])
             through = through[outcomes.pair]
             if not rule.centred:
-                through = through + moved(indirect["transition"], arriving[0])
+                through = through + moved(indirect["transition"], arriving[1])
             credit, self.n_rows = credit[outcomes.pair], outcomes.pair.size
             self.row = np.arange(self.n_rows)
         through.eliminate_zeros()
@@ -252,7 +252,7 @@ class TracedMoments:
             started(direct["initial"], np.ones_like(first)),
         )
         if not (rule.late or rule.centred):
-            ahead = arriving[0] / (model.follower_discount or math.inf)
+            ahead = arriving[1] / (model.follower_discount or math.inf)
             answer(
                 len(clocks) - 1,
                 rule.credit,

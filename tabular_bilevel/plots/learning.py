@@ -109,7 +109,12 @@ def curves(
 
 
 def save_curves(
-    path: Path, curves_by_label: Mapping[str, Sequence[Curve]], *, title: str = ""
+    path: Path,
+    curves_by_label: Mapping[str, Sequence[Curve]],
+    *,
+    title: str = "",
+    published: Mapping[str, float] | None = None,
+    best: float | None = None,
 ) -> None:
     """Draw `curves` into a PNG file, written whole or not at all.
 
@@ -121,6 +126,8 @@ def save_curves(
         As for `curves`.
     title : str
         Above the picture.
+    published, best
+        As for `curves`.
 
     Examples
     --------
@@ -136,8 +143,8 @@ def save_curves(
     b'PNG'
     """
     figure = Figure(figsize=(6.0, 3.7), layout="constrained")
-    ax = curves(curves_by_label, ax=figure.add_subplot())
-    ax.set_title(title, fontsize=style.FONT + 2.0)
+    curves(curves_by_label, published=published, best=best, ax=figure.add_subplot())
+    figure.suptitle(title, fontsize=style.FONT + 2.0)  # above the legend
     picture = io.BytesIO()
     figure.savefig(picture, dpi=160, format="png")
     write_file(path, picture.getvalue())

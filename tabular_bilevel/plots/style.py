@@ -11,6 +11,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_r
 from matplotlib.figure import Figure
 
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.colours import BLUE, CURVES, ORANGE
 
 __all__ = [
     "BLUE",
@@ -35,19 +36,10 @@ __all__ = [
 # A column's width in inches (90 mm), and the size of all text in points.
 COLUMN, FONT = 90.0 / 25.4, 8.0
 
-# Okabe and Ito, Color Universal Design (2008); orange is below 0, blue above.
-BLUE, ORANGE = "#0072B2", "#E69F00"
 DARK, WALL = "#000000", "#262626"
 
-# Curves that share axes differ in lightness, or else in dashes.
-CYCLE: tuple[dict[str, Any], ...] = (
-    {"color": "#000000", "linestyle": "-"},
-    {"color": "#E69F00", "linestyle": "-"},
-    {"color": "#0072B2", "linestyle": "--"},
-    {"color": "#CC79A7", "linestyle": "-."},
-    {"color": "#009E73", "linestyle": ":"},
-    {"color": "#56B4E9", "linestyle": (0, (5, 1))},
-    {"color": "#D55E00", "linestyle": (0, (3, 1, 1, 1))},
+CYCLE: tuple[dict[str, Any], ...] = tuple(
+    {"color": colour, "linestyle": (0, dashes) if dashes else "-"} for colour, dashes in CURVES
 )
 
 DIVERGING = LinearSegmentedColormap.from_list("below_and_above", [ORANGE, "#FFFFFF", BLUE])

@@ -11,8 +11,13 @@ Small ones, whose answer is known by hand:
 
 Published ones:
 
-- `four_rooms`: 104 cells and a budget of charges
+- `four_rooms`: 104 cells and a budget of charges; one goal, or several followers' goals
+- `goal_position`: an open grid, on which the leader places the goal
+- `tax_design`: households that work and consume, and four taxes
 - `discrete_toy`: a game of three states, in which the leader's best policy is mixed
+- `discrete_toys`: fourteen others of its kind, in which it is not
+- `building_thermal_control`: four zones to insulate and ventilate; the state is continuous
+- `bilevel_lqr`: a game with a continuous state, in which the leader lures the follower away
 
 Maps:
 
@@ -43,15 +48,18 @@ from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems.arrows import Arrow, from_arrows
+from tabular_bilevel.problems.bilevel_lqr import bilevel_lqr
+from tabular_bilevel.problems.building import building_thermal_control
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
     two_state,
     two_state_closed_form,
 )
-from tabular_bilevel.problems.discrete_toy import discrete_toy
+from tabular_bilevel.problems.discrete_toy import TOYS, discrete_toy, discrete_toys
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
+from tabular_bilevel.problems.goal_position import goal_position
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world, warehouse
 from tabular_bilevel.problems.lessons import fork, rounds
@@ -63,6 +71,7 @@ from tabular_bilevel.problems.random_families import (
     random_game,
 )
 from tabular_bilevel.problems.reparametrised import Reparametrised
+from tabular_bilevel.problems.tax_design import tax_design
 
 if TYPE_CHECKING:
     from tabular_bilevel.problems import zoo
@@ -73,17 +82,22 @@ __all__ = [
     "GridMap",
     "bandit",
     "bandit_closed_form",
+    "bilevel_lqr",
+    "building_thermal_control",
     "discrete_toy",
+    "discrete_toys",
     "fork",
     "four_rooms",
     "from_arrows",
     "garnet",
+    "goal_position",
     "grid_map",
     "grid_world",
     "layered",
     "layered_game",
     "random_game",
     "rounds",
+    "tax_design",
     "two_state",
     "two_state_closed_form",
     "warehouse",
@@ -107,11 +121,32 @@ def _demo_grid() -> FeatureProblem:
     return grid_world(_DEMO_MAP)
 
 
+def _two_goals() -> Reparametrised:
+    """Build four rooms with the two goals of the HPGD paper's code: one theta, two followers."""
+    return four_rooms(goals=((1, 9), (11, 11)))
+
+
+def _small_tax() -> Reparametrised:
+    """Build tax design with two households on a coarse grid, and 32 actions of the 1250."""
+    return tax_design(n_assets=21, n_hours=4, n_levels=2)
+
+
+def _toy(name: str) -> Callable[[], MarkovGame]:
+    def make() -> MarkovGame:
+        return discrete_toys()[name]
+
+    make.__doc__ = f"Build the published game 'discrete toy {name}'."
+    return make
+
+
 #: The problems the command line knows, each with its default settings.
 CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGame]] = (
     MappingProxyType(
         {
             "four-rooms": four_rooms,
+            "four-rooms-two-goals": _two_goals,
+            "tax-design": _small_tax,
+            "goal-position": goal_position,
             "discrete-toy": discrete_toy,
             "grid-world": _demo_grid,
             "warehouse": warehouse,
@@ -123,6 +158,7 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             "two-state": two_state,
             "fork": fork,
             "rounds": rounds,
+            **{f"toy-{name}": _toy(name) for name in TOYS},
         }
     )
 )

@@ -17,6 +17,7 @@ from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import ForwardProblem
 from tabular_bilevel.problems.closed_form import bandit
+from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.four_rooms import four_rooms
@@ -684,6 +685,27 @@ def _extreme_game(rng: np.random.Generator, k: int, max_states: int) -> Made:
     return game, extreme_logits(rng, S * B)
 
 
+def _contexts(rng: np.random.Generator, k: int, max_states: int) -> Made:
+    """Let followers share theta: unlike in size, with masks and ends, or in games."""
+    scalars, share = _scalars(rng), max_states // 2
+    weights = rng.dirichlet(np.ones(2))
+    if k % 3 == 2:
+        games = [random_game(n_states=share // 2, **scalars, rng=rng) for _ in range(2)]
+        return with_theta(Contexts(games, weights), rng)
+    heat = rng.normal(size=3) if k % 3 else np.zeros(3)
+    problems = []
+    for _ in range(2):
+        shape = _size(rng, share, 1), int(rng.integers(1, 4))
+        base = _model(
+            rng, shape, **ending(sparse(rng, *shape), some_ends(rng, shape)),
+            available=mask(rng, shape, 0.7), scalars=lambda rng: scalars,
+        )  # fmt: skip
+        own, _ = moved(rng, base)
+        features = {name: getattr(own, name) for name in _TABLES}
+        problems.append(FeatureProblem(base, **features, temperature=heat))
+    return with_theta(Contexts(problems, weights), rng)
+
+
 #: By name; the draws of one do not depend on what others there are.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -719,6 +741,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             Family("quick", "MDPs and games that mix quickly", 4, _quick),
             Family("patchy", "everything lacks something, in as many states as may be", 2, _patchy),
+            Family("contexts", "several followers and one theta", 4, _contexts),
             Family("wild", "float64 fails: temperatures and rewards of any size", 1, _wild),
             Family(
                 "wild-game", "the same of games of both kinds", 1, _wild_game, ("leader-policy",)

@@ -281,16 +281,21 @@ class FeatureProblem:
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         available, moved, base = self.base.available, self._slopes.along(direction), self.base
+        rewards: dict[str, Any] = {
+            "follower_reward": available * moved.follower_reward,
+            "leader_reward": available * moved.leader_reward,
+            "temperature": moved.temperature * self._temperature(theta),
+        }
+        if self._only_scalars:  # the rest is 0
+            return replace(moved, **rewards)
         kernel, start = self._kernel(theta), self._start(theta)
         one_row = np.zeros(base.n_states, dtype=np.int64)
         logits = _less_likeliest(moved.transition, kernel, base.entry_row)
         slope = _less_likeliest(moved.initial, start, one_row)
         return Tangent(
-            follower_reward=available * moved.follower_reward,
-            leader_reward=available * moved.leader_reward,
+            **rewards,
             transition=self._centre_rows(logits, kernel),
             initial=self._centre_start(slope, start),
-            temperature=moved.temperature * self._temperature(theta),
         )
 
     @property

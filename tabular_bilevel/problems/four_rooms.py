@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import scipy.sparse as sp
 
 from tabular_bilevel._base.arguments import as_finite
+from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem, coin_features
+from tabular_bilevel.problems.grid_map import Cell, GridMap
 from tabular_bilevel.problems.grid_world import grid_kernel, grid_model
 from tabular_bilevel.problems.reparametrised import Budget, Reparametrised
 
@@ -36,7 +41,11 @@ PLANNER_SLIP = 4 * 0.33 / 3
 
 
 def four_rooms(
-    temperature: float = 0.001, penalty: float = 5.0, *, slip: float = PLANNER_SLIP
+    temperature: float = 0.001,
+    penalty: float = 5.0,
+    *,
+    slip: float = PLANNER_SLIP,
+    goals: Sequence[Cell] = (GOAL,),
 ) -> Reparametrised:
     """Build the four-rooms problem.
 
@@ -50,6 +59,9 @@ def four_rooms(
     where the published ascents end on average, and 0.7682 at the best theta that is known, which
     `search` found.
 
+    With several goals there are as many followers, each as likely, and one theta for all: the
+    contexts of the HPGD paper, whose code has the goals (1, 9) and (11, 11).
+
     Source: Thoma et al. (NeurIPS 2024, arXiv:2406.01575) and Kudo et al. (ICAPS 2026,
     arXiv:2603.14867).
 
@@ -61,45 +73,64 @@ def four_rooms(
         Price of charges; published are 1, 3 and 5.
     slip : float
         Probability of a move other than the chosen one; the published planner's by default.
+    goals : sequence of (row, column)
+        Where followers go; by default one, to (1, 9).
 
     Returns
     -------
     Reparametrised
-        With 105 parameters.
+        With 105 parameters, of a `FeatureProblem`, or of `Contexts` if there are several goals.
 
     Raises
     ------
     ValueError
-        If a setting is out of range or not finite.
+        If a setting is out of range or not finite, or a goal is no free cell, or there is none.
 
     Examples
     --------
     >>> import tabular_bilevel as tb
     >>> round(tb.objective(tb.problems.four_rooms(), [0.0] * 105), 8)
     -0.74064441
+    >>> rooms = tb.problems.four_rooms(goals=[(1, 9), (11, 11)])
+    >>> print(rooms.inner)
+    Contexts: 2 followers, with weights [0.5 0.5]
+    >>> round(tb.objective(rooms, [0.0] * 105), 8)
+    -0.26162262
     """
     price = as_finite("penalty", penalty)
     free = np.array([[cell == " " for cell in row] for row in LAYOUT.split("\n")[1:-1]])
-    kernel, cells = grid_kernel(free, slip=slip)
-    number = {(int(i), int(j)): state for state, (i, j) in enumerate(cells)}
-    n_states, goal = len(cells), number[GOAL]
+    board, (kernel, cells) = GridMap(free), grid_kernel(free, slip=slip)
+    if len(goals) == 0:
+        raise ValueError("goals is empty: the follower must have one")
+    each = [
+        _with_goal(board, kernel, board.state(goal, name=f"goals[{k}]"), temperature, price)
+        for k, goal in enumerate(goals)
+    ]
+    names = [f"to {row}, {column}" for row, column in goals]
+    return Reparametrised(
+        each[0] if len(each) == 1 else Contexts(each, names=names),
+        Budget(total=BUDGET, n_parameters=len(cells) + 1),
+    )
+
+
+def _with_goal(
+    board: GridMap, kernel: sp.csr_array, goal: int, temperature: float, price: float
+) -> FeatureProblem:
+    """Build one follower's walk, with a charge a cell."""
     base = grid_model(
         kernel,
-        free,
-        start=number[START],
+        board.free,
+        start=board.state(START),
         goal=goal,
-        target=number[TARGET],
+        target=board.state(TARGET),
         follower_discount=DISCOUNT,
         leader_discount=DISCOUNT,
         temperature=temperature,
     )
-    n_actions = base.n_actions
+    n_states, n_actions = base.n_states, base.n_actions
     charged = coin_features(base).toarray()
     charged[:, goal] = 0.0
     # Charges are negative incentives: minus penalty times their sum is plus penalty times these.
     paid = np.zeros((n_states * n_actions, n_states))
     paid[goal * n_actions : (goal + 1) * n_actions] = price
-    return Reparametrised(
-        FeatureProblem(base, follower_reward=charged, leader_reward=paid),
-        Budget(total=BUDGET, n_parameters=n_states + 1),
-    )
+    return FeatureProblem(base, follower_reward=charged, leader_reward=paid)

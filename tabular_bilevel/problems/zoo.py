@@ -25,6 +25,7 @@ from tabular_bilevel._base.arrays import read_only
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import ForwardProblem
 from tabular_bilevel.problems.closed_form import bandit, two_state
+from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.discrete_toy import discrete_toy
 from tabular_bilevel.problems.families import (
     FAMILIES,
@@ -250,6 +251,13 @@ def _slippery(rng: np.random.Generator) -> Made:
     return with_theta(problem, rng)
 
 
+def _two_followers(rng: np.random.Generator) -> Made:
+    """Let two followers, unlike in all tables and in size, share theta."""
+    shapes = (5, 3), (4, 2)
+    problems = [moved(rng, mild(rng, shape))[0] for shape in shapes]
+    return with_theta(Contexts(problems, weights=[0.7, 0.3]), rng)
+
+
 def _thousand(rng: np.random.Generator) -> Made:
     scalars: Mapping[str, Any] = {**MILD, "temperature": 5.0}
     return with_theta(garnet(n_parameters=1000, **scalars, rng=rng), rng, spread=0.01)
@@ -301,6 +309,7 @@ _NAMED: Mapping[str, tuple[int, Callable[[np.random.Generator], tuple[ForwardPro
     "four rooms": (0, lambda rng: (four_rooms(), np.zeros(105))),
     # f(0|A) = 0.95: every part of the gradient matters there
     "discrete toy": (0, lambda rng: (discrete_toy(), [0.0, 0.0, 3.0, 0.0, 0.0, 0.0])),
+    "two followers": (5, _two_followers),
     "random MDP": (2026, lambda rng: (garnet(rng=1), 0.1 * rng.normal(size=6))),
     "random game": (2026, lambda rng: (random_game(rng=1), 0.1 * rng.normal(size=18)[6:])),
 }
@@ -311,5 +320,5 @@ NAMES = tuple(_NAMED)
 #: Names of one of each class of problem, of the size that is usual for it.
 ORDINARY = (
     "one-state bandit", "two-state", "random MDP", "dense garnet", "layered", "layered game",
-    "random game", "game, leader unseen", "discrete toy", "four rooms",
+    "random game", "game, leader unseen", "two followers", "discrete toy", "four rooms",
 )  # fmt: skip

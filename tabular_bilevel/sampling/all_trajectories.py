@@ -129,7 +129,8 @@ class AllTrajectories:
         probabilities : ndarray, shape (n,)
             Probability of each.
         """
-        tables = np.full((3, numbers.size, self.longest), -1, dtype=np.int32)
+        shape = (numbers.size, self.longest)
+        pairs, entries = np.full((2, *shape), -1, dtype=np.int32)
         lengths = np.zeros(numbers.size, dtype=np.int64)
         probabilities = np.ones(numbers.size)
         rows, places = np.arange(numbers.size), numbers
@@ -138,21 +139,20 @@ class AllTrajectories:
                 break
             taken = np.searchsorted(step.before, places, side="right") - 1
             outcome = step.outcomes[taken]
-            following = self._outcomes.following[outcome]
-            tables[0, rows, t] = self._outcomes.state[outcome]
-            tables[1, rows, t] = self._outcomes.action[outcome]
-            tables[2, rows, t] = following
+            pairs[rows, t] = self._outcomes.pair[outcome]
+            entries[rows, t] = self._outcomes.transition[outcome]
             probabilities[rows] *= self._outcomes.probability[outcome]
             lengths[rows] += 1
             places = places - step.before[taken] + step.entry[taken]
-            rows, places = rows[following >= 0], places[following >= 0]
-        probabilities *= self._model.initial[tables[0, :, 0]]
-        states, actions, next_states = read_only(tables)
+            goes = entries[rows, t] >= 0
+            rows, places = rows[goes], places[goes]
+        probabilities *= self._model.initial[pairs[:, 0] // self._model.n_actions]
+        made = pairs >= 0
         sample = Trajectories(
-            states=states,
-            actions=actions,
-            next_states=next_states,
+            pairs=read_only(pairs[made]),
+            entries=read_only(entries[made]),
             lengths=read_only(lengths),
+            longest=self.longest,
             model=self._model,
             complete=numbers.size,
         )
@@ -195,7 +195,8 @@ class _Outcomes:
     """What a step can be, sorted by state, action and next state (-1, the end, comes first)."""
 
     state: IntArray
-    action: IntArray
+    pair: IntArray
+    transition: IntArray  # which is stored; -1 for the end
     following: IntArray
     probability: FloatArray
     first: IntArray  # of each state
@@ -207,12 +208,14 @@ class _Outcomes:
         ends = np.flatnonzero((chances > 0.0) & (model.termination.ravel() > 0.0))
         pair = np.concatenate([ends, model.entry_row[goes]])
         following = np.concatenate([np.full(ends.size, -1), kernel.indices[goes]])
+        transition = np.concatenate([np.full(ends.size, -1), goes])
         chance = np.concatenate([model.termination.ravel()[ends], kernel.data[goes]])
         order = np.lexsort((following, pair))
-        state, action = np.divmod(pair[order], model.n_actions)
+        state = pair[order] // model.n_actions
         return cls(
             state=state,
-            action=action,
+            pair=pair[order],
+            transition=transition[order],
             following=following[order],
             probability=chances[pair[order]] * chance[order],
             first=np.searchsorted(state, np.arange(model.n_states + 1)),

@@ -10,15 +10,15 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arguments import as_finite, as_real, finite_array, positive_integer
-from tabular_bilevel._base.arrays import (
-    FloatArray,
-    IntArray,
-    quiet,
-    ratio,
-    read_only,
-    restore_read_only,
+from tabular_bilevel._base.arguments import (
+    as_flag,
+    as_generator,
+    as_nonnegative,
+    as_real,
+    finite_array,
+    positive_integer,
 )
+from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only, restore_read_only
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -187,6 +187,7 @@ class ExactCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Evaluate the leader exactly; of the trajectories, only the model is used."""
+        as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
     @quiet
@@ -281,16 +282,16 @@ class MonteCarloCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Average the returns."""
+        as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
-            trajectories.states,
-            trajectories.actions,
+            trajectories.pairs,
             trajectories.lengths,
-            model.leader_reward,
+            model.leader_reward.ravel(),
             model.leader_discount / trajectories.survival,
-            counts,
-            returns,
+            counts.ravel(),
+            returns.ravel(),
         )
         return visited_mean(counts, returns)
 
@@ -316,7 +317,7 @@ class MonteCarloCritic:
 
 @dataclass(frozen=True, kw_only=True)
 class SarsaCritic:
-    """Q_L by SARSA on the estimator's own trajectories; the table survives outer iterations.
+    """Q_L by SARSA on the estimator's own trajectories; the table may survive outer iterations.
 
     Each sweep updates once for every step, in random order; an episode's last step has no
     bootstrap. Its limit is that of small steps: the true Q_L, unless a cut is an end.
@@ -332,6 +333,10 @@ class SarsaCritic:
     cut_is_end : bool
         Whether the last step of a trajectory that was cut is treated as an episode's end, as the
         published code does, which makes values too small, or passed over.
+    warm_start : bool
+        Whether a table goes on from the one before, or starts anew at each call, as the published
+        code for games can: with infinite data that is no matter, with n visits to a pair a share of
+        (1 - step_size)^n of its first value is left.
 
     Raises
     ------
@@ -352,13 +357,15 @@ class SarsaCritic:
     sweeps: int = 10
     initial_spread: float = 0.0
     cut_is_end: bool = False
+    warm_start: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
-        if as_finite("initial_spread", self.initial_spread) < 0.0:
-            raise ValueError(f"initial_spread is {self.initial_spread}, below 0")
+        as_nonnegative("initial_spread", self.initial_spread)
+        as_flag("cut_is_end", self.cut_is_end)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def values(
@@ -370,25 +377,26 @@ class SarsaCritic:
         previous: FloatArray | None = None,
     ) -> LeaderValues:
         """Learn Q_L from the trajectories."""
-        model = trajectories.model
+        model, rng = trajectories.model, as_generator(rng)
+        previous = previous if self.warm_start else None
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
             table += self.initial_spread * rng.standard_normal(table.shape)
-        steps = flat_steps(trajectories)
+        followed = np.empty(trajectories.pairs.size, dtype=bool)
+        kernels.mark_followed(trajectories.lengths, followed)
         for _ in range(self.sweeps):
-            order = rng.permutation(steps)
+            order = rng.permutation(followed.size)
             for block in row_blocks(order.size, SCATTERED):
                 kernels.sarsa(
                     order[block],
-                    trajectories.states,
-                    trajectories.actions,
-                    trajectories.next_states,
-                    trajectories.lengths,
-                    model.leader_reward,
+                    trajectories.pairs,
+                    trajectories.entries,
+                    followed,
+                    model.leader_reward.ravel(),
                     model.leader_discount,
                     self.step_size,
                     self.cut_is_end,
-                    table,
+                    table.ravel(),
                 )
         return LeaderValues.under(response.policy, table)
 
@@ -418,7 +426,7 @@ class SarsaCritic:
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalDifferenceCritic:
-    """Q_L by temporal differences with a target table; the table survives outer iterations.
+    """Q_L by temporal differences with a target table, which may survive outer iterations.
 
     A step's target is r_L + gamma_L sum_a' pi(a'|s') Q'(s', a'), where Q' is the table as it was
     when the sweep began. Its limit is that of small steps: the true Q_L.
@@ -429,6 +437,8 @@ class TemporalDifferenceCritic:
         In (0, 1].
     sweeps : int
         Passes over the data; the target is renewed before each.
+    warm_start : bool
+        As of `SarsaCritic`.
 
     Raises
     ------
@@ -447,11 +457,13 @@ class TemporalDifferenceCritic:
 
     step_size: float = 0.1
     sweeps: int = 10
+    warm_start: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def values(
@@ -470,7 +482,7 @@ class TemporalDifferenceCritic:
             step_size=self.step_size,
             sweeps=self.sweeps,
             rng=rng,
-            previous=previous,
+            previous=previous if self.warm_start else None,
         )
 
     @quiet
@@ -502,22 +514,21 @@ def learn_differences(
     previous: FloatArray | None,
 ) -> LeaderValues:
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
-    model = trajectories.model
+    model, rng = trajectories.model, as_generator(rng)
     table = first_table(model, previous)
-    steps = flat_steps(trajectories)
     for _ in range(sweeps):
-        order, target = rng.permutation(steps), target_value(table)
+        order, target = rng.permutation(trajectories.pairs.size), target_value(table)
         for block in row_blocks(order.size, SCATTERED):
             kernels.temporal_differences(
                 order[block],
-                trajectories.states,
-                trajectories.actions,
-                trajectories.next_states,
-                model.leader_reward,
+                trajectories.pairs,
+                trajectories.entries,
+                model.transition.indices,
+                model.leader_reward.ravel(),
                 model.leader_discount,
                 step_size,
                 target,
-                table,
+                table.ravel(),
             )
     return LeaderValues.under(response.policy, table)
 
@@ -532,10 +543,3 @@ def first_table(model: Model, previous: FloatArray | None) -> FloatArray:
     """Copy the previous table, or start one of zeros, shape (S, A)."""
     shape = model.leader_reward.shape
     return np.zeros(shape) if previous is None else finite_array("previous", previous, shape)
-
-
-def flat_steps(trajectories: Trajectories) -> IntArray:
-    """List the steps as row * columns + column, without the padding."""
-    if trajectories.count == 1:
-        return np.arange(trajectories.states.size)
-    return np.flatnonzero(trajectories.states.ravel() >= 0)

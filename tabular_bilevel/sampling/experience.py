@@ -29,6 +29,9 @@ NOTHING: Memory = MappingProxyType({})
 
 FOLLOWER_VALUE, LEADER_ACTION_VALUE = "follower_value", "leader_action_value"
 
+# Kept for followers that have a table of their own to go on with, such as StoppedPolicyIteration.
+FOLLOWER_ACTION_VALUE = "follower_action_value"
+
 
 @dataclass(frozen=True, eq=False)
 class Experience:
@@ -130,7 +133,8 @@ class Interaction:
     critic : Critic
         Where the leader's values come from.
     follower : FollowerSolver
-        How the follower answers; it starts from its last answer, if there is one.
+        How the follower answers; it starts from its last answer, if there is one. A follower that
+        can `begin`, as `StoppedPolicyIteration`, says itself where.
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem that the follower plans with. The
         published four rooms have such a mismatch.
@@ -194,13 +198,20 @@ class Interaction:
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned = modelled(problem, theta)
-        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
+        start, begin = memory.get(FOLLOWER_VALUE), getattr(self.follower, "begin", None)
+        if begin is not None:
+            start = begin(planned, previous=memory.get(FOLLOWER_ACTION_VALUE), rng=generator)
+        response = self.follower.solve(planned, start=start)
         trajectories = self.sampler.sample(
             self._simulated(theta, planned), response.policy, rng=generator
         )
         values = self.critic.values(
             response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
         )
+        kept = {FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value}
+        if begin is not None:
+            table = np.where(planned.available, response.action_value, 0.0)
+            kept[FOLLOWER_ACTION_VALUE] = read_only(table)
         return Experience(
             problem=problem if self.simulator is None else self.simulator,
             theta=theta,
@@ -208,7 +219,7 @@ class Interaction:
             response=response,
             seen=trajectories,
             values=values,
-            memory={FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value},
+            memory=kept,
         )
 
     def limit(
@@ -223,7 +234,7 @@ class Interaction:
         theta : array_like, shape (d,)
             The leader's parameter.
         memory : mapping of str to ndarray
-            What an earlier call left to the follower; by default it starts anew.
+            What an earlier call left to the follower; by default it starts from 0.
 
         Returns
         -------
@@ -233,7 +244,8 @@ class Interaction:
         require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
         planned = modelled(problem, theta)
-        response = self.follower.solve(planned, start=memory.get(FOLLOWER_VALUE))
+        kept = FOLLOWER_ACTION_VALUE if hasattr(self.follower, "begin") else FOLLOWER_VALUE
+        response = self.follower.solve(planned, start=memory.get(kept))
         world = self._simulated(theta, planned)
         return Experience(
             problem=problem if self.simulator is None else self.simulator,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from tabular_bilevel._base.arguments import as_real, positive_integer
+from tabular_bilevel._base.arguments import as_generator, as_real, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
-from tabular_bilevel.sampling.trajectories import Trajectories, draw
+from tabular_bilevel.sampling.trajectories import Trajectories, as_known_policy, draw, joined
 
 __all__ = ["Episodes", "Sampler", "StepBudget", "Survivors", "negligible_horizon"]
 
@@ -99,7 +99,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Episodes:
-    """A fixed number of trajectories, all held at once: about 13 bytes a step.
+    """A fixed number of trajectories, all held at once: about 8 bytes a step.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class Episodes:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
+        return drawn(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
 
     def horizon(self, model: Model) -> int:
         """Count the steps after which a trajectory is cut."""
@@ -152,10 +152,10 @@ class Episodes:
 
 @dataclass(frozen=True)
 class StepBudget:
-    """A fixed number of steps in one environment that starts anew when an episode ends.
+    """A fixed number of steps, in environments that start anew when an episode ends.
 
-    The published protocol. The last trajectory is cut where the steps run out; estimators average
-    over starts, and over trajectories that are complete.
+    The published protocol. The last trajectory of each environment is cut where its steps run out;
+    estimators average over starts, and over trajectories that are complete.
 
     Attributes
     ----------
@@ -163,6 +163,8 @@ class StepBudget:
         Number of steps in all.
     time_limit : int, optional
         Steps after which an episode is given up; by default as in `Episodes`.
+    n_envs : int
+        Environments that share the steps evenly.
 
     Raises
     ------
@@ -178,26 +180,32 @@ class StepBudget:
     >>> sample = tb.StepBudget(10).sample(model, policy, rng=rng)
     >>> sample.lengths, sample.complete  # the last is cut
     (array([4, 4, 2]), 2)
+    >>> tb.StepBudget(10, n_envs=2).sample(model, policy, rng=rng).lengths
+    array([4, 1, 4, 1])
     """
 
     n_steps: int
     time_limit: int | None = None
+    n_envs: int = 1
 
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("n_steps", self.n_steps)
         if self.time_limit is not None:
             positive_integer("time_limit", self.time_limit)
+        positive_integer("n_envs", self.n_envs)
+        if self.n_steps % self.n_envs:
+            raise ValueError(f"n_steps is {self.n_steps}, not a multiple of n_envs, {self.n_envs}")
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw the trajectories."""
-        return draw(
-            model,
-            policy,
-            rows=self.n_steps,
-            columns=self.horizon(model),
-            rng=rng,
-            n_steps=self.n_steps,
+        """Draw the trajectories, those of one environment after those of another."""
+        steps, columns = self.n_steps // self.n_envs, self.horizon(model)
+        policy, rng = as_known_policy(model, policy), as_generator(rng)
+        return joined(
+            [
+                draw(model, policy, rows=steps, columns=columns, rng=rng, n_steps=steps)
+                for _ in range(self.n_envs)
+            ]
         )
 
     def horizon(self, model: Model) -> int:
@@ -251,7 +259,7 @@ class Survivors:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(
+        return drawn(
             model,
             policy,
             rows=self.n_trajectories,
@@ -287,6 +295,13 @@ class Survivors:
                 "grow without bound"
             )
         return self.probability
+
+
+def drawn(
+    model: Model, policy: FloatArray, *, rng: np.random.Generator, **how: Any
+) -> Trajectories:
+    """Draw as `draw` does, after a look at what was given."""
+    return draw(model, as_known_policy(model, policy), rng=as_generator(rng), **how)
 
 
 def negligible_horizon(model: Model) -> int:

@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.baselines import Baseline, mean_baseline, no_baseline
 from tabular_bilevel.sampling.experience import Experience
-from tabular_bilevel.sampling.trajectories import Law, Trajectories, row_blocks
+from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["TraceRule", "Worth"]
 
@@ -31,31 +31,33 @@ NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
 class Worth(NamedTuple):
-    """What the score of an arrival is multiplied by, with the follower's credit or the leader's.
+    """What the score of an arrival is multiplied by, with the leader's weight or a step's credit.
 
     Attributes
     ----------
-    follower, leader : ndarray, shape (S,)
+    leader : ndarray, shape (S,)
         Discounted worth of a state that is arrived at,
-    follower_off, leader_off : ndarray, shape (S, A)
+    leader_off : ndarray, shape (S, A)
         less what is taken off by the pair that is left.
-    follower_start, leader_start : ndarray, shape (S,)
+    leader_start : ndarray, shape (S,)
         Worth of a start.
+    follower, follower_off, follower_start : ndarray
+        The same to the follower, which goes with the credit.
     """
 
-    follower: FloatArray
     leader: FloatArray
-    follower_off: FloatArray
     leader_off: FloatArray
-    follower_start: FloatArray
     leader_start: FloatArray
+    follower: FloatArray
+    follower_off: FloatArray
+    follower_start: FloatArray
 
     def of_transitions(self, model: Model) -> tuple[FloatArray, FloatArray]:
-        """Value each stored transition, for the follower and for the leader, shape (nnz,)."""
+        """Value each stored transition, for the leader and for the follower, shape (nnz,)."""
         arrival, row = model.transition.indices, model.entry_row
         return (
-            self.follower[arrival] - self.follower_off.ravel()[row],
             self.leader[arrival] - self.leader_off.ravel()[row],
+            self.follower[arrival] - self.follower_off.ravel()[row],
         )
 
 
@@ -149,62 +151,94 @@ class TraceRule:
             Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
             one pass whatever the number of parameters; of a law, their means, step by step.
         """
-        seen = experience.seen
-        direct, indirect = (
-            self._expected(experience, seen)
+        seen, model = experience.seen, experience.world
+        sums = (
+            self._of_law(experience, seen)
             if isinstance(seen, Law)
-            else self._added_up(experience, seen)
+            else self._of_sample(experience, seen)
         )
-        return direct.times(self.direct_tables), indirect.times(self.indirect_tables)
-
-    def _added_up(
-        self, experience: Experience, sample: Trajectories
-    ) -> tuple[Sensitivities, Sensitivities]:
-        model, kernel, worth = sample.model, sample.model.transition, self.worth(experience)
-        influence, occupancy = np.zeros((2, *self.credit.shape))
-        direct_entries, indirect_entries = np.zeros((2, kernel.nnz))
-        direct_initial, indirect_initial = np.zeros((2, model.n_states))
-        passes = [(self.trace_discount, self.direct, self.indirect)]
-        if self.late:  # less what each step's own credit does to it alone
-            passes.append((0.0, 0.0, -self.indirect))
-        for trace_discount, direct_factor, indirect_factor in passes:
-            for block in row_blocks(*sample.states.shape):
-                kernels.eligibility_traces(
-                    sample.states[block],
-                    sample.actions[block],
-                    sample.next_states[block],
-                    sample.lengths[block],
-                    kernel.indptr,
-                    kernel.indices,
-                    kernel.data,
-                    model.initial,
-                    *worth,
-                    experience.values.advantage,
-                    model.follower_discount,
-                    self.leader_discount,
-                    trace_discount,
-                    self.credit_discount,
-                    sample.survival,
-                    self.credit,
-                    self.own_action,
-                    direct_factor / sample.count,
-                    indirect_factor / max(1, sample.complete),
-                    influence,
-                    occupancy,
-                    direct_entries,
-                    indirect_entries,
-                    direct_initial,
-                    indirect_initial,
-                )
+        kernel, worth = model.transition, self.worth(experience)
+        kernels.weigh_arrivals(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.initial,
+            worth.leader,
+            read_only_view(worth.leader_off.ravel()),
+            worth.leader_start,
+            worth.follower,
+            read_only_view(worth.follower_off.ravel()),
+            worth.follower_start,
+            sums.gone,
+            sums.starts,
+            sums.carried,
+            sums.credited_starts,
+        )
+        if sums.answers is not None:
+            sums.gone[:] += ratio(sums.answers[0], kernel.data)
+            sums.starts[:] += ratio(sums.answers[1], model.initial)
         direct = Sensitivities.of(
-            model, leader_reward=occupancy, transition=direct_entries, initial=direct_initial
+            model, leader_reward=sums.occupancy, transition=sums.gone, initial=sums.starts
         )
-        return direct, self._indirect(experience, influence, indirect_entries, indirect_initial)
+        return (
+            direct.times(self.direct_tables),
+            self._indirect(experience, sums).times(self.indirect_tables),
+        )
+
+    def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
+        model = sample.model
+        occupancy, influence = np.zeros((2, *self.credit.shape))
+        gone, carried = np.zeros((2, model.transition.nnz))
+        starts, credited_starts = np.zeros((2, model.n_states))
+        shares = self.direct / sample.count, self.indirect / max(1, sample.complete)
+        passes = [(self.trace_discount, *shares)]
+        if self.late:  # less what each step's own credit does to it alone
+            passes.append((0.0, 0.0, -shares[1]))
+        leader_discount = self.leader_discount / sample.survival
+        credit_discount = self.credit_discount / sample.survival
+        credit = read_only_view(self.credit.ravel())
+        for trace_discount, direct_share, indirect_share in passes:
+            for pairs, entries, lengths in sample.blocks():
+                kernels.eligibility_traces(
+                    pairs,
+                    entries,
+                    lengths,
+                    model.n_actions,
+                    credit,
+                    leader_discount,
+                    trace_discount / sample.survival,
+                    credit_discount,
+                    direct_share,
+                    indirect_share,
+                    occupancy.ravel(),
+                    gone,
+                    starts,
+                    influence.ravel(),
+                    carried,
+                )
+        sums = _Sums(occupancy, gone, starts, influence, carried, credited_starts)
+        if not self.own_action:
+            return sums
+
+        def answers(
+            worth: FloatArray, discount: float, share: float
+        ) -> tuple[FloatArray, FloatArray]:
+            """Add up what the actions on arrival, and the first ones, are worth."""
+            entries = np.zeros(model.transition.nnz)
+            for block in sample.blocks():
+                kernels.answers(*block, worth, discount, share, entries)
+            first = sample.pairs[sample.ends - sample.lengths]
+            begun = share * worth[first]
+            return entries, grouped_sums(first // model.n_actions, begun, model.n_states)
+
+        advantage = answers(experience.values.advantage.ravel(), leader_discount, shares[0])
+        if not self.late:
+            sums.credit(model.follower_discount, *answers(credit, credit_discount, shares[1]))
+        return replace(sums, answers=advantage)
 
     @quiet
-    def _expected(self, experience: Experience, law: Law) -> tuple[Sensitivities, Sensitivities]:
-        model, values, policy = law.model, experience.values, experience.response.policy
-        kernel, row = model.transition, model.entry_row
+    def _of_law(self, experience: Experience, law: Law) -> _Sums:
+        world, policy, onward = law.made_in, experience.response.policy, law.made_in.transition
         influence, occupancy, answered, credited = law.sums(
             self.credit,
             trace_discount=self.trace_discount,
@@ -212,69 +246,71 @@ class TraceRule:
             credit_discount=self.credit_discount,
             late=self.late,
         )
-        # how often a transition is made, per unit of its probability in the model
-        ratio = law.made_in.transition.data / np.where(kernel.data > 0.0, kernel.data, 1.0)
-        started = law.made_in.initial / np.where(model.initial > 0.0, model.initial, 1.0)
-        worth = self.worth(experience)
-        follower, leader = worth.of_transitions(model)
-        entries = occupancy.ravel()[row] * ratio * leader
-        indirect_entries = influence.ravel()[row] * ratio * follower
-        start = worth.leader_start
-        indirect_start = np.zeros(model.n_states)
-        if self.own_action:
-            gain = (policy * values.action_value).sum(axis=1) - values.value
-            entries += answered.ravel()[row] * ratio * gain[kernel.indices]
-            start = start + gain
-            if not self.late:
-                gain = (policy * self.credit).sum(axis=1)
-                indirect_start = started * gain * worth.follower_start
-                if model.follower_discount > 0.0:
-                    gain = gain / model.follower_discount
-                    again = credited.ravel()[row] * ratio * gain[kernel.indices]
-                    indirect_entries += again * follower
-        direct = Sensitivities.of(
-            model,
-            leader_reward=self.direct * occupancy,
-            transition=self.direct * entries,
-            initial=self.direct * started * start,
-        )
-        return direct, self._indirect(
-            experience,
-            self.indirect * influence,
-            self.indirect * indirect_entries,
-            self.indirect * indirect_start,
-        )
 
+        def through(pairs: FloatArray) -> FloatArray:
+            """Follow pairs through the entries of the kernel."""
+            return np.asarray(pairs.ravel()[world.entry_row] * onward.data)
+
+        direct, indirect = self.direct * occupancy, self.indirect * influence
+        starts, none = self.direct * world.initial, np.zeros(world.n_states)
+        sums = _Sums(direct, through(direct), starts.copy(), indirect, through(indirect), none)
+        if not self.own_action:
+            return sums
+        gain = np.vecdot(policy, experience.values.advantage)
+        if not self.late:
+            credit = self.indirect * np.vecdot(policy, self.credit)
+            entries = through(credited) * credit[onward.indices]
+            sums.credit(law.model.follower_discount, entries, world.initial * credit)
+        entries = through(self.direct * answered) * gain[onward.indices]
+        return replace(sums, answers=(entries, starts * gain))
+
+    @quiet
     def worth(self, experience: Experience) -> Worth:
         """Value what is arrived at, and what is started with."""
         response, values, off = experience.response, experience.values, self.baseline
         if not isinstance(off, Baseline):
             off = (mean_baseline if off else no_baseline)(experience)
         return Worth(
-            experience.world.follower_discount * (response.value - off.follower_arrival),
             self.leader_discount * (values.value - off.leader_arrival),
-            off.follower,
             off.leader,
-            response.value - off.follower_start,
             values.value - off.leader_start,
+            experience.world.follower_discount * (response.value - off.follower_arrival),
+            off.follower,
+            response.value - off.follower_start,
         )
 
-    def _indirect(
-        self,
-        experience: Experience,
-        influence: FloatArray,
-        entries: FloatArray,
-        initial: FloatArray,
-    ) -> Sensitivities:
+    def _indirect(self, experience: Experience, sums: _Sums) -> Sensitivities:
         """Make sensitivities of an influence and what goes with it."""
-        model, response = experience.world, experience.response
+        model, response, influence = experience.world, experience.response, sums.influence
         if self.centred:
             mean = response.policy * influence.sum(axis=1, keepdims=True)
             return Sensitivities.of(model, follower_reward=influence - mean)
         return Sensitivities.of(
             model,
             follower_reward=influence,
-            transition=entries,
-            initial=initial,
+            transition=sums.carried,
+            initial=sums.credited_starts,
             temperature=partial(temperature_slope, experience.planned, response, influence),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What pairs, entries of the kernel and starts are seen with, for both parts of the gradient.
+
+    The direct part has the leader's weights, the other one the credit that is carried along.
+    """
+
+    occupancy: FloatArray
+    gone: FloatArray
+    starts: FloatArray
+    influence: FloatArray
+    carried: FloatArray
+    credited_starts: FloatArray
+    answers: tuple[FloatArray, FloatArray] | None = None  # actions' to entries, and to starts
+
+    def credit(self, discount: float, entries: FloatArray, starts: FloatArray) -> None:
+        """Add the credit of actions on arrival, which later steps share at this discount."""
+        self.credited_starts[:] += starts
+        if discount > 0.0:
+            self.carried[:] += entries / discount

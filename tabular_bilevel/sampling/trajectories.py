@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    DISTRIBUTION_TOLERANCE,
     as_array,
     as_generator,
+    as_leader_discount,
     distribution_tolerance,
     entry,
     finite_array,
@@ -31,10 +33,23 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.generators import addresses
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["Law", "Trajectories", "as_policy", "draw", "row_blocks", "sample_trajectories"]
+__all__ = [
+    "Law",
+    "Trajectories",
+    "as_known_policy",
+    "as_policy",
+    "draw",
+    "joined",
+    "row_blocks",
+    "sample_trajectories",
+]
 
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
+
+# Steps that are made, and that are gone along, between two returns of compiled code: about 0.1 s.
+STEPS_BETWEEN_RETURNS = 2_500_000
+STEPS_OF_A_BLOCK = 5_000_000
 
 # Entries of the kernel, times steps, between two returns of compiled code: about 0.1 s.
 STEPS_OF_ENTRIES = 20_000_000
@@ -42,16 +57,18 @@ STEPS_OF_ENTRIES = 20_000_000
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
-    """Sampled trajectories, one a row, padded to the longest.
+    """Sampled trajectories: their steps one after another, and as tables, one trajectory a row.
 
     Attributes
     ----------
-    states, actions : ndarray of int, shape (count, longest)
-        s_t and a_t; -1 beyond a trajectory's length.
-    next_states : ndarray of int, shape (count, longest)
-        s_{t+1}; -1 where the episode ended with this step, and beyond.
+    pairs : ndarray of int, shape (n,)
+        State and action of each step, as the number s * A + a.
+    entries : ndarray of int, shape (n,)
+        Which of the model's stored transitions each step took; -1 where the episode ended.
     lengths : ndarray of int, shape (count,)
-        Number of steps of each.
+        Number of steps of each trajectory.
+    longest : int
+        Columns of the tables, which are made when they are asked for.
     model : Model
         The model that they come from.
     complete : int
@@ -68,39 +85,157 @@ class Trajectories:
     >>> sample = tb.sample_trajectories(model, np.full((3, 2), 0.5), count=2, horizon=5, rng=0)
     >>> sample.count, sample.states.tolist(), sample.terminated, sample.mask.sum(axis=1)
     (2, [[0, 1, 2], [0, 1, 2]], array([ True,  True]), array([3, 3]))
+    >>> sample.next_states.tolist(), (sample.pairs - sample.actions.ravel()).tolist()
+    ([[1, 2, -1], [1, 2, -1]], [0, 2, 4, 0, 2, 4])
     >>> sample.follower_reward.shape, sample.leader_reward.shape
     ((2, 3), (2, 3))
     >>> counts, weights = sample.visits(discount=0.5)
     >>> counts.sum(axis=1), weights.sum(axis=1)
     (array([2., 2., 2.]), array([2. , 1. , 0.5]))
-    >>> sample.cut(2).lengths
-    array([2, 2])
+    >>> sample.cut(2).lengths, sample.part(slice(1)).lengths, sample.ends
+    (array([2, 2]), array([3]), array([3, 6]))
+    >>> sample.entry_table.shape, [pairs.size for pairs, _, _ in sample.blocks()]
+    ((2, 3), [6])
+    >>> tables = {name: getattr(sample, name) for name in ("states", "actions", "next_states")}
+    >>> again = tb.Trajectories.of_tables(**tables, lengths=sample.lengths, model=model)
+    >>> bool((again.entries == sample.entries).all())
+    True
     """
 
-    states: IntArray
-    actions: IntArray
-    next_states: IntArray
+    pairs: IntArray
+    entries: IntArray
     lengths: IntArray
+    longest: int
     model: Model = field(repr=False)
     complete: int
     survival: float = 1.0
 
     __setstate__ = restore_read_only
 
+    @classmethod
+    def of_tables(
+        cls,
+        *,
+        states: IntArray,
+        actions: IntArray,
+        next_states: IntArray,
+        lengths: IntArray,
+        model: Model,
+        complete: int | None = None,
+        survival: float = 1.0,
+    ) -> Trajectories:
+        """Read them from tables with one trajectory a row.
+
+        Parameters
+        ----------
+        states, actions : ndarray of int, shape (count, longest)
+            s_t and a_t; what is beyond a trajectory's length is not looked at.
+        next_states : ndarray of int, shape (count, longest)
+            s_{t+1}; -1 where the episode ended with this step.
+        lengths : ndarray of int, shape (count,)
+            Number of steps of each.
+        model : Model
+            The model that they come from.
+        complete : int, optional
+            How many were not cut short by a limit on the number of steps in all; all by default.
+        survival : float
+            Probability with which a step was followed by another if the episode went on.
+
+        Returns
+        -------
+        Trajectories
+            The same.
+
+        Raises
+        ------
+        ValueError
+            If the tables' shapes differ, a length is not within them, or a step is none of the
+            model's; the message names it.
+        """
+        lengths, wide = np.asarray(lengths), states.shape[1:]
+        for name, table in (("actions", actions), ("next_states", next_states)):
+            if table.shape != states.shape:
+                raise ValueError(
+                    f"{name} has shape {table.shape}, not that of states, {states.shape}"
+                )
+        if lengths.shape != states.shape[:1] or len(wide) != 1:
+            raise ValueError(
+                f"lengths has shape {lengths.shape}, and states {states.shape}, not (count,) and "
+                "(count, longest)"
+            )
+        for i, length in enumerate(lengths.tolist()):
+            if positive_integer(entry("lengths", (i,)), length) > wide[0]:
+                raise ValueError(
+                    f"{entry('lengths', (i,))} is {length}, not within {wide[0]} columns"
+                )
+        mask = _mask(lengths, *wide)
+        s, a, following = (
+            np.asarray(table[mask], dtype=np.int64) for table in (states, actions, next_states)
+        )
+        (n_states, n_actions), kernel = model.follower_reward.shape, model.transition
+        known = (s >= 0) & (s < n_states) & (a >= 0) & (a < n_actions) & (following < n_states)
+        pairs = np.where(known, s * n_actions + a, 0)
+        stored = model.entry_row.astype(np.int64) * n_states + kernel.indices
+        wanted = pairs * n_states + following
+        entries = np.searchsorted(stored, wanted)
+        entries[(following < 0) | (np.append(stored, -1)[entries] != wanted)] = -1
+        known &= (entries >= 0) | (following == -1) & (model.termination.ravel()[pairs] > 0.0)
+        if not known.all():
+            row, t = (int(k) for k in np.argwhere(mask)[np.argmin(known)])
+            raise ValueError(
+                f"step {t} of trajectory {row}, state {states[row, t]}, action {actions[row, t]}, "
+                f"next state {next_states[row, t]}, is none of the model's"
+            )
+        return cls(
+            pairs=read_only(pairs.astype(kernel.indices.dtype)),
+            entries=read_only(entries.astype(kernel.indices.dtype)),
+            lengths=read_only(np.array(lengths, dtype=np.int64)),
+            longest=wide[0],
+            model=model,
+            complete=len(lengths) if complete is None else complete,
+            survival=survival,
+        )
+
     @property
     def count(self) -> int:
         """Number of trajectories."""
         return int(self.lengths.size)
 
+    @cached_property
+    def ends(self) -> IntArray:
+        """How many steps there are up to the end of each, shape (count,)."""
+        return np.asarray(read_only(np.cumsum(self.lengths)))
+
+    @cached_property
+    def states(self) -> IntArray:
+        """State of each step, shape (count, longest); -1 beyond a trajectory's length."""
+        return self._table(self.pairs // self.model.n_actions)
+
+    @cached_property
+    def actions(self) -> IntArray:
+        """Action of each step, shape (count, longest); -1 beyond a trajectory's length."""
+        return self._table(self.pairs % self.model.n_actions)
+
+    @cached_property
+    def next_states(self) -> IntArray:
+        """State after each step, shape (count, longest); -1 after the end, and beyond."""
+        after = np.append(self.model.transition.indices, np.int32(-1))
+        return self._table(after[self.entries])
+
+    @cached_property
+    def entry_table(self) -> IntArray:
+        """Transition that each step took, shape (count, longest); -1 at the end, and beyond."""
+        return self._table(self.entries)
+
     @property
     def mask(self) -> BoolArray:
-        """Which entries are steps, shape (count, longest)."""
-        return np.arange(self.states.shape[1]) < self.lengths[:, None]
+        """Which entries of the tables are steps, shape (count, longest)."""
+        return _mask(self.lengths, self.longest)
 
     @property
     def terminated(self) -> BoolArray:
         """Which trajectories ended by themselves, not at the horizon, shape (count,)."""
-        return np.asarray(self.next_states[np.arange(self.count), self.lengths - 1] < 0)
+        return np.asarray(self.entries[self.ends - 1] < 0)
 
     @cached_property
     def follower_reward(self) -> FloatArray:
@@ -118,7 +253,7 @@ class Trajectories:
         Parameters
         ----------
         discount : float
-            What a visit a step later weighs.
+            What a visit a step later weighs, in [0, 1].
 
         Returns
         -------
@@ -126,12 +261,17 @@ class Trajectories:
             Visits.
         weights : ndarray, shape (S, A)
             Their discounted sums.
+
+        Raises
+        ------
+        ValueError
+            If the discount is not in [0, 1].
         """
-        counts, weights = np.zeros((2, *self.model.follower_reward.shape))
-        kernels.visits(
-            self.states, self.actions, self.lengths, discount / self.survival, counts, weights
-        )
-        return counts, weights
+        discount = as_leader_discount(discount, name="discount")
+        shape = self.model.follower_reward.shape
+        counts, weights = np.zeros((2, self.model.follower_reward.size))
+        kernels.visits(self.pairs, self.lengths, discount / self.survival, counts, weights)
+        return counts.reshape(shape), weights.reshape(shape)
 
     def cut(self, steps: int) -> Trajectories:
         """Keep the first steps of each trajectory.
@@ -152,23 +292,74 @@ class Trajectories:
             If `steps` is not a positive whole number.
         """
         positive_integer("steps", steps)
-        if steps >= self.states.shape[1]:
+        if steps >= self.longest:
             return self
-        columns = (self.states, self.actions, self.next_states)
-        states, actions, following = (
-            read_only(np.ascontiguousarray(column[:, :steps])) for column in columns
+        began = np.repeat(self.ends - self.lengths, self.lengths)
+        early = np.arange(self.pairs.size) - began < steps
+        return replace(
+            self,
+            pairs=read_only(self.pairs[early]),
+            entries=read_only(self.entries[early]),
+            lengths=read_only(np.minimum(self.lengths, steps)),
+            longest=steps,
         )
-        lengths = read_only(np.minimum(self.lengths, steps))
-        return replace(self, states=states, actions=actions, next_states=following, lengths=lengths)
+
+    def part(self, rows: slice) -> Trajectories:
+        """Take some that follow each other; their tables have as many columns as before.
+
+        Parameters
+        ----------
+        rows : slice
+            Which: from one to another.
+
+        Returns
+        -------
+        Trajectories
+            Those alone, none of which counts as cut short.
+        """
+        lengths, ends = self.lengths[rows], self.ends[rows]
+        steps = slice(ends[0] - lengths[0], ends[-1]) if lengths.size else slice(0)
+        return replace(
+            self,
+            pairs=self.pairs[steps],
+            entries=self.entries[steps],
+            lengths=lengths,
+            complete=lengths.size,
+        )
+
+    def blocks(self) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
+        """Split pairs, entries and lengths so that compiled code returns about every 0.1 s."""
+        if self.pairs.size <= STEPS_OF_A_BLOCK:
+            yield self.pairs, self.entries, self.lengths
+            return
+        first = begin = 0
+        while first < self.count:
+            # at least one: a trajectory stays whole
+            within = np.searchsorted(self.ends, begin + STEPS_OF_A_BLOCK, side="right")
+            last = max(first + 1, int(within))
+            end = int(self.ends[last - 1])
+            yield self.pairs[begin:end], self.entries[begin:end], self.lengths[first:last]
+            first, begin = last, end
+
+    def _table(self, flat: IntArray) -> IntArray:
+        table = np.empty((self.count, self.longest), dtype=np.int32)
+        kernels.pad(read_only(flat), self.lengths, table)
+        return np.asarray(read_only(table))
 
     def _earned(self, reward: FloatArray) -> FloatArray:
-        return np.asarray(read_only(np.where(self.mask, reward[self.states, self.actions], 0.0)))
+        earned = np.zeros((self.count, self.longest))
+        earned[self.mask] = reward.ravel()[self.pairs]
+        return np.asarray(read_only(earned))
 
     def __str__(self) -> str:
         return (
-            f"Trajectories: {self.count}, {int(self.lengths.sum())} steps, longest "
-            f"{self.states.shape[1]}, {int(self.terminated.sum())} ended by themselves"
+            f"Trajectories: {self.count}, {self.pairs.size} steps, longest {self.longest}, "
+            f"{int(self.terminated.sum())} ended by themselves"
         )
+
+
+def _mask(lengths: IntArray, columns: int) -> BoolArray:
+    return np.asarray(np.arange(columns) < lengths[:, None])
 
 
 @displayed
@@ -306,17 +497,15 @@ class Law:
                 world, policy, rows=count, columns=columns, rng=rng, survival=self.survival
             )
             return replace(drawn, model=self.model)
-        rows = np.full((3, count, columns), -1, dtype=np.int32)
-        for k in range(count):
-            episodes = draw(world, policy, rows=columns, columns=columns, rng=rng, n_steps=columns)
-            steps = (episodes.states, episodes.actions, episodes.next_states)
-            rows[:, k] = [column[episodes.mask] for column in steps]
-        states, actions, following = read_only(rows)
+        made = [
+            draw(world, policy, rows=columns, columns=columns, rng=rng, n_steps=columns)
+            for _ in range(count)
+        ]
         return Trajectories(
-            states=states,
-            actions=actions,
-            next_states=following,
+            pairs=read_only(np.concatenate([episodes.pairs for episodes in made])),
+            entries=read_only(np.concatenate([episodes.entries for episodes in made])),
             lengths=read_only(np.full(count, columns)),
+            longest=columns,
             model=self.model,
             complete=count,
         )
@@ -386,6 +575,17 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
     return read_only(chances)
 
 
+def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
+    """Take a policy as it is if it is one, as a solver's is; `as_policy` says what is wrong."""
+    if type(policy) is np.ndarray and policy.dtype == np.float64:
+        available = model.available
+        if policy.shape == available.shape and policy.min() >= 0.0:
+            off = policy.sum(axis=1) - 1.0
+            if np.abs(off).max() <= DISTRIBUTION_TOLERANCE and not policy[~available].any():
+                return policy
+    return as_policy(model, policy)
+
+
 def draw(
     model: Model,
     policy: FloatArray,
@@ -424,11 +624,10 @@ def draw(
     counts: list[IntArray] = []
     longest = 0
     while rows > 0 and left > 0:
-        # Compiled code cannot be interrupted: it returns about every 0.1 s. Pages that are not
-        # written to cost nothing.
-        size = min(left, max(columns, 2_500_000))
+        # Compiled code cannot be interrupted. Pages that are not written to cost nothing.
+        size = min(left, max(columns, STEPS_BETWEEN_RETURNS))
         try:
-            flat = np.empty((3, size), dtype=np.int32)
+            flat = np.empty((2, size), dtype=kernel.indices.dtype)
         except MemoryError as error:
             raise ValueError(
                 f"a trajectory may take {columns} steps, more than memory holds, at discounts of "
@@ -449,7 +648,6 @@ def draw(
             survival,
             flat[0],
             flat[1],
-            flat[2],
             lengths,
         )
         parts.append(flat[:, :made])
@@ -457,28 +655,38 @@ def draw(
         left -= made
         rows -= filled
         longest = max(longest, most)
-    # one part, the rule, is not copied
-    lengths = counts[0] if len(counts) == 1 else np.concatenate(counts)
-    steps_made = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    del parts  # as large as the sample
-    steps = np.empty((3, lengths.size, longest), dtype=np.int32)
-    kernels.pad(steps_made[0], steps_made[1], steps_made[2], lengths, steps)
-    states, actions, following = read_only(steps)
-    last = lengths[-1]
-    cut = n_steps is not None and left <= 0 and steps_made[2, -1] >= 0 and last < columns
+    # one part, the rule, is not copied, unless it would hold on to much that is empty
+    whole = len(parts) == 1 and 2 * made >= size
+    pairs, entries = read_only(parts[0] if whole else np.concatenate(parts, axis=1))
+    lengths = read_only(counts[0] if len(counts) == 1 else np.concatenate(counts))
+    cut = n_steps is not None and left <= 0 and entries[-1] >= 0 and lengths[-1] < columns
     return Trajectories(
-        states=states,
-        actions=actions,
-        next_states=following,
-        lengths=read_only(lengths),
+        pairs=pairs,
+        entries=entries,
+        lengths=lengths,
+        longest=longest,
         model=model,
         complete=lengths.size - int(cut),
         survival=survival,
     )
 
 
+def joined(samples: list[Trajectories]) -> Trajectories:
+    """Put samples of one model in a row."""
+    if len(samples) == 1:
+        return samples[0]
+    return replace(
+        samples[0],
+        pairs=read_only(np.concatenate([sample.pairs for sample in samples])),
+        entries=read_only(np.concatenate([sample.entries for sample in samples])),
+        lengths=read_only(np.concatenate([sample.lengths for sample in samples])),
+        longest=max(sample.longest for sample in samples),
+        complete=sum(sample.complete for sample in samples),
+    )
+
+
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Split rows so that compiled code returns, and can be interrupted, about every 0.1 s."""
-    size = max(1, 5_000_000 // columns)
+    size = max(1, STEPS_OF_A_BLOCK // columns)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))

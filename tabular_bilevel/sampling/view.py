@@ -77,20 +77,15 @@ class Batch:
     @classmethod
     def of(cls, sample: Trajectories) -> Batch:
         """Copy trajectories."""
-        model = sample.model
         return cls(
             states=sample.states.astype(np.int64),
             actions=sample.actions.astype(np.int64),
             next_states=sample.next_states.astype(np.int64),
-            entries=entries_of(sample),
+            entries=sample.entry_table.astype(np.int64),
             lengths=np.array(sample.lengths, dtype=np.int64),
             mask=sample.mask,
-            follower_reward=np.where(
-                sample.mask, model.follower_reward[sample.states, sample.actions], 0.0
-            ),
-            leader_reward=np.where(
-                sample.mask, model.leader_reward[sample.states, sample.actions], 0.0
-            ),
+            follower_reward=sample.follower_reward.copy(),
+            leader_reward=sample.leader_reward.copy(),
             survival=sample.survival,
         )
 
@@ -416,16 +411,6 @@ def unit_of(dtype: str) -> float:
 def is_bfloat16(numbers: Any) -> bool:
     """Say whether numbers have that dtype, of whatever library."""
     return "bfloat16" in str(getattr(numbers, "dtype", ""))
-
-
-def entries_of(sample: Trajectories) -> IntArray:
-    """Find the stored transition entry that each step took; -1 where there is none."""
-    kernel, model = sample.model.transition, sample.model
-    key = model.entry_row.astype(np.int64) * model.n_states + kernel.indices
-    row = sample.states.astype(np.int64) * model.n_actions + sample.actions
-    wanted = row * model.n_states + sample.next_states
-    found = np.searchsorted(key, wanted)
-    return np.where(sample.next_states >= 0, found, -1)
 
 
 def _per_probability(table: FloatArray, probability: FloatArray) -> FloatArray:

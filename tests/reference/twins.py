@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -56,13 +57,18 @@ def draw(rng, outcomes):
     return outcomes[-1][0]  # rounding left the sum below u
 
 
-def soft_bellman(model, value):
-    """Q = r + gamma P V, pi = softmax(Q / beta), pi P, T V - V, its size, and the terms' scale."""
-    beta, gamma = model.temperature, model.follower_discount
+def look_ahead(model, value):
+    """Q = r + gamma P V, and (Q - max Q) / beta."""
     action_value = np.full((model.n_states, model.n_actions), -np.inf)
     for (s, a), laws in successors(model).items():
         ahead = sum(p * value[following] for following, p in laws if following is not None)
-        action_value[s, a] = model.follower_reward[s, a] + gamma * ahead
+        action_value[s, a] = model.follower_reward[s, a] + model.follower_discount * ahead
+    return action_value, (action_value - action_value.max(axis=1)[:, None]) / model.temperature
+
+
+def soft_gap(model, value, action_value):
+    """pi = softmax(Q / beta), pi P, T V - V, its size, and the terms' scale."""
+    beta = model.temperature
     improved = beta * np.logaddexp.reduce(action_value / beta, axis=1)
     policy = np.exp((action_value - improved[:, None]) / beta)
     kernel = model.transition.tocoo()
@@ -70,17 +76,22 @@ def soft_bellman(model, value):
     earned = (policy * np.abs(model.follower_reward)).sum(axis=1)
     scale = max(beta, np.abs(value).max(), earned.max())
     gap = improved - value
-    return action_value, policy, np.array(weights), gap, np.abs(gap).max(), scale
+    return policy, np.array(weights), gap, np.abs(gap).max(), scale
 
 
-def soft_policy_iteration(model, value, *, tolerance, max_iterations):
+def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
     """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, steps, residual and scale."""
     outcomes, n_states = successors(model), model.n_states
     value = np.array(value)
-    iterations = 0
+    iterations, spare = 0, 1  # what comes after the tolerance does not count
     while True:
-        action_value, policy, _, gap, residual, scale = soft_bellman(model, value)
-        if residual <= tolerance * scale or iterations == max_iterations:
+        action_value, _ = look_ahead(model, value)
+        policy, _, gap, residual, scale = soft_gap(model, value, action_value)
+        if residual <= tolerance * scale:
+            if residual <= rounding * scale or not spare:
+                return value, action_value, policy, iterations, residual, scale
+            spare -= 1
+        elif iterations == max_iterations:
             return value, action_value, policy, iterations, residual, scale
         chain = np.zeros((n_states, n_states))
         for (s, a), laws in outcomes.items():
@@ -89,6 +100,19 @@ def soft_policy_iteration(model, value, *, tolerance, max_iterations):
                     chain[s, following] += policy[s, a] * p
         value = value + np.linalg.solve(np.eye(n_states) - model.follower_discount * chain, gap)
         iterations += 1
+
+
+def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps):
+    """Gauss-Seidel on (I - gamma P) x = b, even states first; before, against.residual made 0."""
+    matrix = np.eye(len(b)) - discount * kernel
+    x, sweeps, change = np.zeros_like(b), 0, np.inf
+    while sweeps < max_sweeps and change > tolerance:
+        x = x + along * (against @ (b - matrix @ x)) / (against @ matrix @ along)
+        before = x.copy()
+        for s in [*range(0, len(b), 2), *range(1, len(b), 2)]:
+            x[s] = (b[s] - matrix[s] @ x + matrix[s, s] * x[s]) / matrix[s, s]
+        sweeps, change = sweeps + 1, np.abs(x - before).max()
+    return x, change
 
 
 def solve_band(model, policy, discount, place, sides):
@@ -153,29 +177,77 @@ def sparse_product(matrix, vector):
     return [sum(m * v for m, v in zip(row, vector, strict=True)) for row in matrix]
 
 
-def pad(trajectories, *, longest):
-    """List s, a and s' of the steps, a row a trajectory, with -1 where there is none."""
-    return [
-        [
-            [-1 if t >= len(steps) or steps[t][k] is None else steps[t][k] for t in range(longest)]
-            for steps in trajectories
-        ]
-        for k in range(3)
-    ]
+def pad(flat, lengths, *, longest):
+    """Lay out one trajectory a row, with -1 where there is no step."""
+    ends = np.cumsum(lengths)
+    rows = [[*flat[end - n : end]] for n, end in zip(lengths, ends, strict=True)]
+    return [row + [-1] * (longest - len(row)) for row in rows]
 
 
 def eligibility_traces(
     trajectories,
+    *,
+    credit,
+    leader_discount,
+    trace_discount,
+    credit_discount,
+    direct_share,
+    indirect_share,
+):
+    """Add up what is seen with which weight and which credit, from the definition.
+
+    Returns dictionaries: occupancy of (s, a), weights of (s, a, s') and of first states; influence
+    of (s, a), and credit carried through (s, a, s').
+    """
+    occupancy, gone, starts, influence, carried = {}, {}, {}, {}, {}
+    for steps in trajectories:
+        add(starts, steps[0][0], direct_share)
+        for t, (s, a, following) in enumerate(steps):
+            # what is credited to step k counts at every later step t >= k
+            eligibility = sum(
+                trace_discount ** (t - k) * credit_discount**k * credit[s_k, a_k]
+                for k, (s_k, a_k, _) in enumerate(steps[: t + 1])
+            )
+            add(occupancy, (s, a), direct_share * leader_discount**t)
+            add(influence, (s, a), indirect_share * eligibility)
+            if following is not None:
+                add(gone, (s, a, following), direct_share * leader_discount**t)
+                add(carried, (s, a, following), indirect_share * eligibility)
+    return occupancy, gone, starts, influence, carried
+
+
+def answers(trajectories, *, worth, discount, share):
+    """Add up over (s, a, s') what the actions after them are worth, as a dictionary."""
+    answered = {}
+    for steps in trajectories:
+        for t, ((s, a, following), (then, action, _)) in enumerate(itertools.pairwise(steps)):
+            assert following == then
+            add(answered, (s, a, then), share * discount ** (t + 1) * worth[then, action])
+    return answered
+
+
+def weigh_arrivals(model, *, worth, off, start, entries, starts):
+    """Multiply sums of (s, a, s') and of s by what arriving is worth to a player: dictionaries."""
+    kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, -1)
+    begun = {s: number * start[s] / model.initial[s] for s, number in starts.items()}
+    arrived = {
+        (s, a, following): number * (worth[following] - off[s, a]) / kernel[s, a, following]
+        for (s, a, following), number in entries.items()
+    }
+    return arrived, begun
+
+
+def mark_followed(lengths):
+    """List of each step whether its trajectory has a next one."""
+    return [t + 1 < n for n in lengths for t in range(n)]
+
+
+def sampled_measures(
+    trajectories,
     model,
     *,
-    follower_worth,
-    leader_worth,
-    follower_off,
-    leader_off,
-    follower_start,
-    leader_start,
+    worth,
     advantage,
-    follower_discount,
     leader_discount,
     trace_discount,
     credit_discount,
@@ -190,16 +262,17 @@ def eligibility_traces(
     Returns dictionaries: influence and occupancy of (s, a), the direct and the indirect part of
     P(s'|s, a) for (s, a, s'), and the initial distribution's direct and indirect part of s.
     """
-    shape = model.n_states, model.n_actions, model.n_states
-    probability = model.transition.toarray().reshape(shape)
+    probability = model.transition.toarray().reshape(
+        model.n_states, model.n_actions, model.n_states
+    )
     influence, occupancy, direct, indirect, start, own_start = {}, {}, {}, {}, {}, {}
     for steps in trajectories:
         first, action, _ = steps[0]
-        worth, own = leader_start[first], 0.0
+        begun, own = worth.leader_start[first], 0.0
         if own_action:
-            worth += advantage[first, action]
-            own = credit[first, action] * follower_start[first]
-        add(start, first, direct_share * worth / model.initial[first])
+            begun += advantage[first, action]
+            own = credit[first, action] * worth.follower_start[first]
+        add(start, first, direct_share * begun / model.initial[first])
         add(own_start, first, indirect_share * own / model.initial[first])
         for t, (s, a, following) in enumerate(steps):
             # what is credited to step k counts at every later step t >= k
@@ -210,17 +283,17 @@ def eligibility_traces(
             add(influence, (s, a), indirect_share * eligibility)
             add(occupancy, (s, a), direct_share * leader_discount**t / survival**t)
             if following is not None:
-                worth = follower_worth[following] - follower_off[s, a]
-                leader_gain = leader_worth[following] - leader_off[s, a]
-                gain = leader_discount**t / survival**t * leader_gain
-                push = eligibility * worth
+                arriving = worth.follower[following] - worth.follower_off[s, a]
+                leaders = worth.leader[following] - worth.leader_off[s, a]
+                gain = leader_discount**t / survival**t * leaders
+                push = eligibility * arriving
                 if own_action and t + 1 < len(steps):
                     action = steps[t + 1][1]
                     weight = (leader_discount / survival) ** (t + 1)
                     gain += weight * advantage[following, action]
-                    if follower_discount > 0.0:
+                    if model.follower_discount > 0.0:
                         own = (credit_discount / survival) ** (t + 1) * credit[following, action]
-                        push += own * worth / follower_discount
+                        push += own * arriving / model.follower_discount
                 # grad log P = grad P / P
                 p = probability[s, a, following]
                 add(direct, (s, a, following), direct_share * gain / p)

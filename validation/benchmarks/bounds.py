@@ -1,21 +1,25 @@
 """Cost and size of error bounds, beside results without them.
 
 Run ``python validation/benchmarks/bounds.py`` with the package installed; ``--map FILE`` adds a
-MovingAI map. Plain and bounded results alternate in one process; times are of the processor,
-medians, and the machine's. The radii are relative: to J, and to the gradient's largest entry.
+MovingAI map. Plain and bounded results alternate in one process; times are medians, and the
+machine's. The radii are relative: to J, and to the gradient's largest entry.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import tabular_bilevel as tb
+
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,16 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, problem, repeats in cases:
         theta = np.zeros(problem.n_parameters)
         result = tb.hypergradient(problem, theta)
-        tb.hypergradient(problem, theta, accuracy=tb.Estimated())
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(repeats):
-            start = time.process_time()
-            tb.hypergradient(problem, theta, accuracy=tb.Estimated())
-            between = time.process_time()
-            tb.hypergradient(problem, theta)
-            times[0].append(between - start)
-            times[1].append(time.process_time() - between)
-        plain, bounded = map(statistics.median, times)
+        runs = {
+            level: runner.timed(partial(tb.hypergradient, problem, theta, accuracy=level))
+            for level in (tb.Estimated(), tb.Bounded())
+        }
+        plain, bounded = runner.medians(runs, repeats).values()
         radius = result.accuracy.objective / abs(result.objective)
         slope = result.accuracy.gradient.max() / np.abs(result.gradient).max()
         print(

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,11 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 import tabular_bilevel as tb
+
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
 
 DENSE_STATES = 500
 
@@ -79,17 +81,6 @@ def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
     return float(model.initial @ leader_value), measures
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Take the median time of a warm call."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,7 +105,8 @@ def main() -> int:
             return problem.pullback(theta, plain_gradient(problem.model(theta))[1])
 
         difference = np.abs(ours() - plain()).max() / np.abs(ours()).max()
-        fast, slow = seconds(ours, repeats), seconds(plain, repeats)
+        runs = {"ours": runner.timed(ours), "plain": runner.timed(plain)}
+        fast, slow = runner.medians(runs, repeats).values()
         print(
             f"{name:<28}{theta.size:>11}{fast * 1e3:>8.2f} ms{slow * 1e3:>8.2f} ms"
             f"{fast / slow:>8.2f}{difference:>10.1e}"

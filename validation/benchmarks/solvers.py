@@ -1,63 +1,35 @@
-"""Speed of the default solver, beside QuantEcon's modified policy iteration.
+"""Speed of the default solver, beside solvers with a hard maximum and plain soft ones.
 
-Run ``python validation/benchmarks/solvers.py`` with the package installed. QuantEcon gets an
-environment of its own, in the folder of ``--environment``, and a process of its own; the two solve
-the same tables in turn, on one thread each. It solves an easier problem: a hard maximum, whose
-policy has one action a state. We solve to our own accuracy, which the table says; QuantEcon to a
-sup error of 1e-8. Each time is a median, each ratio one of medians of the same run.
-No numbers are asserted: times are the machine's.
+Run ``python validation/benchmarks/solvers.py`` with the package installed. The peers get an
+environment of their own, in the folder of ``--environment``, and a process each; all solve the same
+tables in turn, on one thread each. QuantEcon and MDPSolver solve an easier problem: a hard maximum,
+whose policy has one action a state. Soft value iteration is in JAX, jitted, and in Numba. We solve
+to our own accuracy, which the table says; peers to a sup error of 1e-8: ``off`` is how far the
+worst soft one was from us. Each time is a median, each ratio ours to theirs of the same run. Peers
+that take more than ``--patience`` seconds have one turn; of soft peers ``--soft`` says up to how
+many states they are asked.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-import venv
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from threadpoolctl import threadpool_limits
 
 import tabular_bilevel as tb
 
-SUP_ERROR = 1e-8
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
 
-PEER = """
-import sys, time
-from importlib.metadata import version
-import numpy as np, scipy.sparse as sp
-from quantecon.markov import DiscreteDP
-print(version("quantecon"), flush=True)
-for line in sys.stdin:
-    tables = np.load(line.strip())
-    n_states, n_actions = tables["reward"].shape
-    kernel = sp.csr_matrix(
-        (tables["data"], tables["indices"], tables["indptr"]), (n_states * n_actions, n_states)
-    )
-    states, actions = np.divmod(np.arange(n_states * n_actions), n_actions)
-    reward = tables["reward"].ravel()
-    ends = np.maximum(1.0 - kernel.sum(axis=1), 0.0).round(12)
-    if ends.any():  # into one more state, which stays and pays nothing
-        stays = sp.csr_matrix(([1.0], ([0], [n_states])), (1, n_states + 1))
-        kernel = sp.vstack([sp.hstack([kernel, sp.csr_matrix(ends)]), stays]).tocsr()
-        reward, actions = np.append(reward, 0.0), np.append(actions, 0)
-        states = np.append(states, n_states)
-    problem = DiscreteDP(reward, kernel, float(tables["discount"]), states, actions)
-    start = time.perf_counter()
-    problem.solve(method="mpi", epsilon=float(tables["epsilon"]), max_iter=10**6)
-    print(time.perf_counter() - start, flush=True)
-"""
+HARD = {"quantecon": "QuantEcon", "mdpsolver": "MDPSolver"}
+SOFT = {"soft_jax": "soft JAX", "soft_numba": "soft Numba"}
 
 
 class Case(NamedTuple):
@@ -90,110 +62,93 @@ def garnet(n_states: int, discount: float, n_actions: int = 4, branching: int = 
     )
 
 
+def open_grid(side: int, **settings: float) -> tb.ForwardProblem:
+    """Build a square without walls."""
+    rows = "\n".join(["." * side] * side)
+    grid = {"slip": 0.2, "follower_discount": 0.99, "leader_discount": 0.99, "temperature": 0.05}
+    text = f"type octile\nheight {side}\nwidth {side}\nmap\n{rows}\n"
+    return tb.problems.grid_world(text, **grid | settings)
+
+
 def cases(sizes: list[int], sides: list[int], *, warehouse: bool) -> Iterator[Case]:
     """Make the models, one at a time."""
     for n_states in sizes:
         for discount in (0.95, 0.99, 0.999):
             yield Case(f"Garnet {n_states}, discount {discount}", garnet(n_states, discount))
-    grid = {"slip": 0.2, "follower_discount": 0.99, "leader_discount": 0.99, "temperature": 0.05}
     for side in sides:
-        rows = "\n".join(["." * side] * side)
-        text = f"type octile\nheight {side}\nwidth {side}\nmap\n{rows}\n"
-        problem = tb.problems.grid_world(text, **grid)
+        problem = open_grid(side)
         yield Case(f"open {side} x {side}", problem.model(np.zeros(problem.n_parameters)))
     if warehouse:
-        problem = tb.problems.warehouse(**grid)
+        grid = {"slip": 0.2, "follower_discount": 0.99, "leader_discount": 0.99}
+        problem = tb.problems.warehouse(**grid, temperature=0.05)
         yield Case("warehouse", problem.model(np.zeros(problem.n_parameters)))
 
 
-def peer_in(folder: Path) -> subprocess.Popen[str]:
-    """Start QuantEcon in an environment in this folder, made if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "quantecon"], check=True)
-    return subprocess.Popen(
-        [python, "-c", PEER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def ask(peer: subprocess.Popen[str], path: Path) -> float:
-    """Have the peer solve the tables once; return its seconds."""
-    assert peer.stdin is not None
-    assert peer.stdout is not None
-    print(path, file=peer.stdin, flush=True)
-    return float(peer.stdout.readline())
-
-
-def measure(case: Case, peer: subprocess.Popen[str] | None, runs: int, folder: Path) -> dict:
-    """Solve in turn; the first run of each compiles, and does not count."""
-    model, path = case.model, folder / "tables.npz"
-    discount = model.follower_discount
+def save(model: tb.Model, path: Path) -> None:
+    """Write what a peer's solver takes."""
     np.savez(
         path,
         data=model.transition.data,
         indices=model.transition.indices,
         indptr=model.transition.indptr,
         reward=np.where(model.available, model.follower_reward, -np.inf),
-        discount=discount,
-        epsilon=2.0 * SUP_ERROR,  # QuantEcon's value is within half of it
+        discount=model.follower_discount,
+        temperature=model.temperature,
     )
-    ours, theirs = [], []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        response = tb.solve_follower(model)
-        ours.append(time.perf_counter() - start)
-        if peer is not None:
-            theirs.append(ask(peer, path))
-    found = {
+
+
+def measure(
+    case: Case, peers: Mapping[str, runner.Peer], options: argparse.Namespace, folder: Path
+) -> dict[str, object]:
+    """Solve in turn."""
+    model, path = case.model, folder / "tables.npz"
+    save(model, path)
+    asked = {
+        name: peer for name, peer in peers.items() if name in HARD or model.n_states <= options.soft
+    }
+    runs: dict[str, Callable[[], float]] = {"": runner.timed(lambda: tb.solve_follower(model))}
+    for name, peer in asked.items():
+        peer.ask(prepare=str(path))
+        answer = str(folder / f"{name}.npy")
+        runs[name] = lambda peer=peer, answer=answer: peer.ask(answer=answer)["seconds"]
+    seconds = runner.medians(runs, options.runs, options.patience)
+    response = tb.solve_follower(model)
+    row: dict[str, object] = {
         "problem": case.name,
-        "states": model.n_states,
         "method": response.method,
         "sup error": response.error_bound,
-        "ms": 1e3 * statistics.median(ours[1:]),
+        "ms": 1e3 * seconds[""],
     }
-    if peer is not None:
-        found["QuantEcon ms"] = 1e3 * statistics.median(theirs[1:])
-        found["ratio"] = found["ms"] / found["QuantEcon ms"]
-    return found
+    off = []
+    for name in peers:
+        title = {**HARD, **SOFT}[name]
+        row[f"{title}, ms"] = 1e3 * seconds[name] if name in asked else "-"
+        row[f"ratio to {title}"] = seconds[""] / seconds[name] if name in asked else "-"
+        if name in asked and name in SOFT:
+            off.append(float(np.abs(np.load(folder / f"{name}.npy") - response.value).max()))
+    if set(peers) & set(SOFT):
+        row["off"] = max(off, default="-")
+    return row
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; write it as JSON, too, where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = runner.parser(__doc__, runs=7)
     parser.add_argument("--states", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--sides", type=int, nargs="*", default=[32, 200])
     parser.add_argument("--no-warehouse", action="store_true")
-    parser.add_argument("--environment", type=Path, help="where QuantEcon is, or is put")
-    parser.add_argument("--no-peer", action="store_true", help="measure ours alone")
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write the table to this file, too")
+    parser.add_argument("--peers", nargs="*", default=[*HARD, *SOFT], choices=[*HARD, *SOFT])
+    parser.add_argument("--soft", type=int, default=10_000, help="largest for soft peers (10,000)")
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
     options = parser.parse_args(arguments)
-    threadpool_limits(1)  # ours: the libraries that look at the environment are loaded
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
-    rows, versions = [], {"python": platform.python_version()}
-    versions |= {name: version(name) for name in ("tabular-bilevel", "numpy", "scipy", "numba")}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        peer = None if options.no_peer else peer_in(options.environment or folder / "peer")
-        if peer is not None:
-            assert peer.stdout is not None
-            versions["quantecon"] = peer.stdout.readline().strip()
-        for case in cases(options.states, options.sides, warehouse=not options.no_warehouse):
-            row = measure(case, peer, options.runs, folder)
-            if not rows:
-                print("| " + " | ".join(row) + " |")
-                print("| " + " | ".join("---" for _ in row) + " |")
-            numbers = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
-            print("| " + " | ".join(numbers) + " |", flush=True)
-            rows.append(row)
-        if peer is not None:
-            peer.communicate()
-    print(f"medians of {options.runs} runs in turn; {versions}")
-    if options.json is not None:
-        options.json.write_text(
-            json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-        )
+    runner.alone()
+    with runner.peers(options, options.peers, ["quantecon", "mdpsolver", "jax"]) as (
+        all_of,
+        folder,
+    ):
+        there = {name: peer for name, peer in all_of.items() if peer is not None}
+        models = cases(options.states, options.sides, warehouse=not options.no_warehouse)
+        runner.table(options, (measure(case, there, options, folder) for case in models), all_of)
     return 0
 
 

@@ -1,14 +1,15 @@
 """The published experiments: what was run, and what came out.
 
 Kudo, Tanabe, Wachi, Akimoto, ICAPS 2026, arXiv:2603.14867 (four rooms after Thoma et al., NeurIPS
-2024, arXiv:2406.01575, and their published code). Numbers are read off figures; where there is
-none here, none was legible or given.
+2024, arXiv:2406.01575, and their published code). Settings are those of the configurations in the
+repository akimotolab/BC-HG at commit 9c9d42c. Numbers are read off figures; where there is none
+here, none was legible or given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -16,9 +17,16 @@ import tabular_bilevel as tb
 from tabular_bilevel.ascent.published import first_theta
 from tabular_bilevel.ascent.training import Run
 from tabular_bilevel.estimators.register import METHODS, Setting
+from tabular_bilevel.problems.known import KNOWN
 
 RATES = (0.5, 0.1, 0.05, 0.01)
-CRITIC_STEPS = tuple(round(0.1 * k, 1) for k in range(1, 11))
+CRITIC_STEPS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+#: Environments that share the steps of an iteration; with suboptimal followers always two.
+N_ENVS = {100: 1, 200: 1, 400: 2, 1000: 5}
+ABLATION_N_ENVS = 2
+
+ORACLE_STEPS, TIME_LIMIT = 10_000, 200
 
 #: What the planner thinks of a move's chance to slip, and what the simulator does.
 PLANNER_SLIP, SIMULATOR_SLIP = 4 * 0.33 / 3, 0.33
@@ -26,21 +34,23 @@ PLANNER_SLIP, SIMULATOR_SLIP = 4 * 0.33 / 3, 0.33
 ROOMS_METHODS = ("bchg", "hpgd-oracle", "hpgd-mc", "hpgd-sarsa", "sobirl", "naive")
 TOY_METHODS = ("bchg-game", "naive", "bi-ac")
 
+#: In the published repository, and not in its comparison.
+VARIANTS = ("sobirl-modified", "hpgd-uniform")
+
 #: Methods whose critic learns, so that its step size matters; the naive gradient of rewards has
 #: no use for a critic.
-LEARNING = ("bchg", "hpgd-sarsa", "sobirl", "bchg-game", "bi-ac")
+LEARNING = ("bchg", "hpgd-sarsa", "bchg-game", "bi-ac")
 
 #: Final objectives, by problem, temperature or reward, steps an iteration, and method.
 PUBLISHED = {
-    ("four rooms", 0.001, 100, "bchg"): 0.667,
-    ("four rooms", 0.001, 100, "hpgd-oracle"): 0.691,
-    ("four rooms", 0.001, 100, "hpgd-mc"): 0.007,
-    ("four rooms", 0.001, 100, "hpgd-sarsa"): 0.0,
-    ("four rooms", 0.001, 100, "sobirl"): 0.0,
-    ("four rooms", 0.001, 100, "naive"): 0.0,
-    ("discrete toy", 1.0, 450, "bchg-game"): 27.1,
-    ("discrete toy", 1.0, 450, "naive"): 11.5,
-    ("discrete toy", 1.0, 450, "bi-ac"): 3.7,
+    (
+        known.problem.replace("-", " "),
+        0.001 if known.problem == "four-rooms" else 1.0,
+        known.batch,
+        known.method,
+    ): known.value
+    for known in KNOWN
+    if known.method
 }
 
 #: The published curve of BC-HG and HPGD (oracle), temperature 0.001, 100 steps an iteration.
@@ -71,6 +81,10 @@ class Cell:
         Who is right about it on four rooms: "published" (each its own), "planner" or "simulator".
     iterations : int
         Of the ascent.
+    stop : int, optional
+        Steps after which the follower stops thinking; it answers as well as it can by default.
+    carried : bool
+        Whether a follower that stops goes on from its last table, or has a new one each time.
     """
 
     problem: str
@@ -81,13 +95,27 @@ class Cell:
     critic_step: float
     slip: str
     iterations: int
+    stop: int | None = None
+    carried: bool = True
 
     @property
     def name(self) -> str:
         """A name for files."""
         words = (self.problem.replace(" ", "-"), self.knob, self.steps, self.method, self.rate)
         slip = f"-{self.slip}" if self.problem == "four rooms" else ""
-        return "-".join(map(str, words)) + f"-{self.critic_step}{slip}-{self.iterations}"
+        return "-".join(map(str, words)) + f"-{self.critic_step}{slip}-{self.iterations}{self.tail}"
+
+    @property
+    def tail(self) -> str:
+        """How the follower stops, for the name; nothing if it does not."""
+        if self.stop is None:
+            return ""
+        return f"-{'carried' if self.carried else 'reset'}-{self.stop}"
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What cells share that differ in rate and critic's step only."""
+        return self.problem, self.knob, self.steps, self.method, self.stop, self.carried
 
     @property
     def horizon(self) -> int | None:
@@ -112,10 +140,16 @@ class Cell:
         """Plan one run a seed."""
         problem, simulator = self.build()
         toy = self.problem == "discrete toy"
-        sampler = tb.Episodes(3, 150) if toy else tb.StepBudget(self.steps, 200)
-        method = METHODS[self.method](
-            Setting(sampler, step_size=self.critic_step, simulator=simulator)
+        n_envs = ABLATION_N_ENVS if self.stop else N_ENVS.get(self.steps, 1)
+        setting = Setting(
+            tb.Episodes(3, 150) if toy else tb.StepBudget(self.steps, TIME_LIMIT, n_envs),
+            step_size=self.critic_step,
+            oracle=tb.StepBudget(ORACLE_STEPS, TIME_LIMIT, n_envs),
+            simulator=simulator,
         )
+        if self.stop:
+            setting = replace(setting, follower=self.follower())
+        method = METHODS[self.method](setting)
         for seed in range(seeds):
             label = f"{self.name}-seed-{seed}"
             yield Run(
@@ -130,6 +164,16 @@ class Cell:
                 horizon=self.horizon,
                 path=folder / f"{label}.npz",
             )
+
+    def follower(self) -> tb.StoppedPolicyIteration:
+        """Make the follower that stops: on the toy it sweeps, from 0 if its table is carried."""
+        toy = self.problem == "discrete toy"
+        return tb.StoppedPolicyIteration(
+            steps=self.stop or 1,
+            evaluations=1 if toy else 5,
+            initial_spread=0.0 if toy and self.carried else 1.0,
+            warm_start=self.carried,
+        )
 
 
 @dataclass(frozen=True)
@@ -150,6 +194,12 @@ class Scale:
         Of the search for better optima: multiples of the unit normal that each is drawn from.
     noisy_steps : int
         Of each noisy ascent in that search.
+    ablation_methods : tuple of str
+        Methods of four rooms that are run with followers that stop.
+    ablation_seeds : int
+        Number of curves there.
+    stops, toy_stops : tuple of int
+        Steps after which those followers stop.
     """
 
     rooms: tuple[tuple[float, int], ...]
@@ -159,18 +209,45 @@ class Scale:
     chosen: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
     starts: tuple[float, ...] = (0.0, *(1.0, 3.0, 6.0) * 4)
     noisy_steps: int = 2000
+    ablation_methods: tuple[str, ...] = ROOMS_METHODS
+    ablation_seeds: int = 20
+    stops: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    toy_stops: tuple[int, ...] = (1, 2, 5, 10, 50, 100)
 
-    def cells(self, slip: str) -> Iterator[Cell]:
-        """List what is run."""
-        for (temperature, steps), method in product(self.rooms, ROOMS_METHODS):
-            for rate, critic_step in self.grid(method):
-                yield Cell(
-                    "four rooms", temperature, steps, method, rate, critic_step, slip,
-                    self.rooms_iterations,
-                )  # fmt: skip
-        for reward, method in product(self.toy_rewards, TOY_METHODS):
-            for rate, critic_step in self.grid(f"toy {method}"):
-                yield Cell("discrete toy", reward, 450, method, rate, critic_step, slip, 500)
+    def cells(self, slip: str, experiment: str = "curves") -> Iterator[Cell]:
+        """List what is run: "curves", "variants" or "ablation"."""
+        if experiment == "ablation":
+            yield from self.ablation(slip)
+            return
+        methods = ROOMS_METHODS if experiment == "curves" else VARIANTS
+        for (temperature, steps), method in product(self.rooms, methods):
+            yield from self.of_rooms(temperature, steps, method, slip)
+        if experiment == "curves":
+            for reward, method in product(self.toy_rewards, TOY_METHODS):
+                yield from self.of_toy(reward, method, slip)
+
+    def ablation(self, slip: str) -> Iterator[Cell]:
+        """List what is run with followers that stop."""
+        ways = True, False
+        for carried, method, stop in product(ways, self.ablation_methods, self.stops):
+            for cell in self.of_rooms(0.003, 100, method, slip):
+                yield replace(cell, stop=stop, carried=carried)
+        for carried, method, stop in product(ways, TOY_METHODS, self.toy_stops):
+            for cell in self.of_toy(1.0, method, slip):
+                yield replace(cell, stop=stop, carried=carried)
+
+    def of_rooms(self, temperature: float, steps: int, method: str, slip: str) -> Iterator[Cell]:
+        """List the rates and critic's steps of a method on four rooms."""
+        for rate, critic_step in self.grid(method):
+            yield Cell(
+                "four rooms", temperature, steps, method, rate, critic_step, slip,
+                self.rooms_iterations,
+            )  # fmt: skip
+
+    def of_toy(self, reward: float, method: str, slip: str) -> Iterator[Cell]:
+        """List the rates and critic's steps of a method on the toy."""
+        for rate, critic_step in self.grid(f"toy {method}"):
+            yield Cell("discrete toy", reward, 450, method, rate, critic_step, slip, 500)
 
     def grid(self, method: str) -> Iterator[tuple[float, float]]:
         """List the rates and critic's steps tried with a method."""
@@ -186,24 +263,32 @@ SCALES = {
         seeds=2,
         toy_rewards=(1.0,),
         chosen={
-            **dict.fromkeys(ROOMS_METHODS, ((0.1,), (0.5,))),
+            **dict.fromkeys((*ROOMS_METHODS, *VARIANTS), ((0.1,), (0.5,))),
             **{f"toy {method}": ((0.01,), (0.5,)) for method in TOY_METHODS},
         },
         starts=(0.0,),
         noisy_steps=10,
+        ablation_methods=("bchg",),
+        ablation_seeds=2,
+        stops=(1, 5),
+        toy_stops=(5,),
     ),
     "small": Scale(
-        rooms=((0.001, 100),),
+        rooms=((0.001, 100), (0.001, 400), (0.001, 1000)),
         rooms_iterations=10_000,
         seeds=3,
         toy_rewards=(1.0, 2.0),
         # near the best of a coarse search at this scale
         chosen={
-            **dict.fromkeys(ROOMS_METHODS, ((0.1,), (0.5,))),
+            **dict.fromkeys((*ROOMS_METHODS, *VARIANTS), ((0.1,), (0.5,))),
             "toy bchg-game": ((0.05, 0.01), (0.1, 0.5)),
             "toy naive": ((0.5, 0.1), (0.1, 0.5)),
             "toy bi-ac": ((0.5, 0.1), (0.1, 0.5)),
         },
+        ablation_methods=("bchg", "hpgd-mc", "naive"),
+        ablation_seeds=3,
+        stops=(1, 5, 50),
+        toy_stops=(1, 5, 100),
     ),
     "full": Scale(
         rooms=tuple(product((0.001, 0.003, 0.005), (100, 200, 400, 1000))),

@@ -7,6 +7,10 @@ into DIR/runs, and DIR/table.md and DIR/table.csv: the published final objective
 twentieth of the iterations, mean and standard error over seeds) at the best rate and critic's step,
 and the best objective known.
 
+``--experiment`` says what: the published curves; variants that are in the published repository
+and not in its comparison; or the ablation with followers that stop thinking early. Optima are
+searched for with the curves.
+
 ``--slip`` says who is right about the follower's slipping on four rooms: as published, planner and
 simulator differ; or both have the planner's, or the simulator's. ``--forecast K`` makes every K-th
 of the runs that are left, and says how long the others would take; the search for optima, some
@@ -49,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--slip", choices=("published", "planner", "simulator"), default="published"
     )
+    parser.add_argument(
+        "--experiment", choices=("curves", "variants", "ablation"), default="curves"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -62,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     plan = {
-        cell: list(cell.runs(seeds_of(cell, scale.seeds), folder))
-        for cell in scale.cells(options.slip)
+        cell: list(cell.runs(seeds_of(cell, scale), folder))
+        for cell in scale.cells(options.slip, options.experiment)
     }
     try:
         if options.forecast is not None:
@@ -72,16 +79,18 @@ def main(arguments: list[str] | None = None) -> int:
         results = make(plan, options.workers)
         if not results:
             return 1
-        rows = tabulate(results, optima(results, scale, options))
+        known = optima(results, scale, options) if options.experiment == "curves" else {}
+        rows = tabulate(results, known)
     except KeyboardInterrupt:
         print("interrupted: start again with the same options to go on", file=sys.stderr)
         return 130
-    write(rows, results, options.out)
+    write(rows, results, options.out, options.experiment)
     return 0 if len(results) == len(plan) else 1
 
 
-def seeds_of(cell: Cell, seeds: int) -> int:
-    """Ten seeds where they are cheap."""
+def seeds_of(cell: Cell, scale: Scale) -> int:
+    """At least ten seeds where they are cheap."""
+    seeds = scale.ablation_seeds if cell.stop else scale.seeds
     return max(seeds, 10) if cell.problem == "discrete toy" and seeds > 2 else seeds
 
 
@@ -210,8 +219,11 @@ def tabulate(
     for cell, curves in results.items():
         ends = np.array([curve.final() for curve in curves])
         mean, error = ends.mean(), ends.std(ddof=1) / np.sqrt(ends.size)
-        optimum = known[cell.problem, cell.knob, cell.slip]
-        published = PUBLISHED.get((cell.problem, cell.knob, cell.steps, cell.method))
+        published = (
+            PUBLISHED.get((cell.problem, cell.knob, cell.steps, cell.method))
+            if cell.stop is None
+            else None
+        )
         row = {
             "problem": cell.problem,
             "temperature or reward": cell.knob,
@@ -222,28 +234,33 @@ def tabulate(
             "published": "" if published is None else f"{published:.3f}",
             "ours": f"{mean:.3f}",
             "standard error": f"{error:.3f}",
-            "best known": f"{optimum:.3f}",
-            "short of it": f"{optimum - mean:.3f}",
         }
-        key = (cell.problem, cell.knob, cell.steps, cell.method)
-        if key not in best or mean > best[key][0]:
-            best[key] = (mean, row)
+        if cell.stop is not None:
+            row |= {"follower": cell.tail.removeprefix("-").replace("-", ", stops after ")}
+        elif known:
+            optimum = known[cell.problem, cell.knob, cell.slip]
+            row |= {"best known": f"{optimum:.3f}", "short of it": f"{optimum - mean:.3f}"}
+        if cell.kind not in best or mean > best[cell.kind][0]:
+            best[cell.kind] = (mean, row)
     return [row for _, row in best.values()]
 
 
-def write(rows: list[dict[str, object]], results: dict[Cell, list[Curve]], out: Path) -> None:
+def write(
+    rows: list[dict[str, object]],
+    results: dict[Cell, list[Curve]],
+    out: Path,
+    experiment: str = "curves",
+) -> None:
     """Write the table, and the published curve beside ours."""
-    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+    name = "table" if experiment == "curves" else experiment
+    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     lines = [line(rows[0]), line(["---"] * len(rows[0])), *(line(row.values()) for row in rows)]
     for method, published in PUBLISHED_CURVES.items():
         cells = [
-            cell
-            for cell in results
-            if (cell.problem, cell.knob, cell.steps, cell.method)
-            == ("four rooms", 0.001, 100, method)
+            cell for cell in results if cell.kind == ("four rooms", 0.001, 100, method, None, True)
         ]
         if not cells:
             continue
@@ -260,7 +277,7 @@ def write(rows: list[dict[str, object]], results: dict[Cell, list[Curve]], out: 
             line(["ours", *(f"{value:.3f}" for value in at)]),
         ]
     text = "\n".join(lines) + "\n"
-    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -22,18 +22,23 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         value_gaps,
     )
     from tabular_bilevel._base.kernels.sample import (
+        answers,
         eligibility_traces,
         expected_traces,
+        mark_followed,
         monte_carlo,
         pad,
         sample_trajectories,
         sarsa,
         temporal_differences,
         visits,
+        weigh_arrivals,
     )
     from tabular_bilevel._base.kernels.solve import (
         leader_measures,
-        soft_bellman,
+        linear_sweeps,
+        look_ahead,
+        soft_gap,
         soft_policy_iteration,
         soft_value_iteration,
         solve_band,
@@ -44,13 +49,17 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
 __all__ = [
     "action_reach",
     "advantages",
+    "answers",
     "balance",
     "eligibility_traces",
     "expected_traces",
     "flow_residual",
     "influence_sources",
     "leader_measures",
+    "linear_sweeps",
     "local_variances",
+    "look_ahead",
+    "mark_followed",
     "monte_carlo",
     "outward",
     "pad",
@@ -58,7 +67,7 @@ __all__ = [
     "sample_trajectories",
     "sarsa",
     "slope_errors",
-    "soft_bellman",
+    "soft_gap",
     "soft_policy",
     "soft_policy_iteration",
     "soft_value_iteration",
@@ -67,6 +76,7 @@ __all__ = [
     "temporal_differences",
     "value_gaps",
     "visits",
+    "weigh_arrivals",
 ]
 
 

@@ -9,18 +9,21 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from tabular_bilevel._base.arrays import FloatArray, IntArray
+from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
+    "answers",
     "eligibility_traces",
     "expected_traces",
+    "mark_followed",
     "monte_carlo",
     "pad",
     "sample_trajectories",
     "sarsa",
     "temporal_differences",
     "visits",
+    "weigh_arrivals",
 ]
 
 
@@ -65,12 +68,11 @@ def sample_trajectories(
     horizon: int,
     budget: int,
     survival: float,
-    states: IntArray,
-    actions: IntArray,
-    next_states: IntArray,
+    pairs: IntArray,
+    entries: IntArray,
     lengths: IntArray,
 ) -> tuple[int, int, int]:
-    """Fill in the steps of one trajectory after another; -1 is the state after the end.
+    """Fill in the steps of one trajectory after another: pair, and entry of the kernel or -1.
 
     A trajectory is cut after `horizon` steps, and where there have been `budget` in all; after each
     step it goes on with probability `survival`. None is begun that might not find room. Returns the
@@ -84,7 +86,7 @@ def sample_trajectories(
     count = total = longest = 0
     while count < lengths.size and total < budget:
         limit = min(horizon, budget - total)
-        if total + limit > states.size:
+        if total + limit > pairs.size:
             break
         u = uniform(function, generator)
         state = -1
@@ -108,21 +110,20 @@ def sample_trajectories(
                     u -= policy[state, a]
             row = state * n_actions + action
             u = uniform(function, generator)
-            following = -1
+            taken = -1
             inside = False
             for k in range(indptr[row], indptr[row + 1]):
                 if data[k] > 0.0:
-                    following = indices[k]
+                    taken = k
                     if u < data[k]:
                         inside = True
                         break
                     u -= data[k]
             if not inside and termination[state, action] > 0.0:
-                following = -1
-            states[total + t] = state
-            actions[total + t] = action
-            next_states[total + t] = following
-            state = following
+                taken = -1
+            pairs[total + t] = row
+            entries[total + t] = taken
+            state = indices[taken] if taken >= 0 else -1
             t += 1
         lengths[count] = t
         count += 1
@@ -132,134 +133,156 @@ def sample_trajectories(
 
 
 @kernel
-def pad(
-    states: IntArray,
-    actions: IntArray,
-    next_states: IntArray,
-    lengths: IntArray,
-    table: IntArray,
-) -> None:
-    """Lay out trajectories that follow each other one a row, with -1 beyond each one's length.
-
-    The first axis of `table` has the three of a step.
-    """
-    start = 0
+def pad(flat: IntArray, lengths: IntArray, table: IntArray) -> None:
+    """Lay out what steps have one trajectory a row, with -1 beyond each one's length."""
+    k = 0
     for i in range(lengths.size):
-        for t in range(lengths[i]):
-            table[0, i, t] = states[start + t]
-            table[1, i, t] = actions[start + t]
-            table[2, i, t] = next_states[start + t]
-        for t in range(lengths[i], table.shape[2]):
-            table[0, i, t] = table[1, i, t] = table[2, i, t] = -1
-        start += lengths[i]
+        for t in range(table.shape[1]):
+            if t < lengths[i]:
+                table[i, t] = flat[k + t]
+            else:
+                table[i, t] = -1
+        k += lengths[i]
 
 
 @kernel
 def eligibility_traces(
-    states: IntArray,
-    actions: IntArray,
-    next_states: IntArray,
+    pairs: IntArray,
+    entries: IntArray,
     lengths: IntArray,
+    n_actions: int,
+    credit: FloatArray,
+    leader_discount: float,
+    trace_discount: float,
+    credit_discount: float,
+    direct_share: float,
+    indirect_share: float,
+    occupancy: FloatArray,
+    gone: FloatArray,
+    starts: FloatArray,
+    influence: FloatArray,
+    carried: FloatArray,
+) -> None:
+    """Add up along trajectories how pairs, entries and starts are seen (theory.md section 6).
+
+    Step t weighs leader_discount^t: `occupancy` of its pair, `gone` through the entry that it took.
+    Its credit, credit_discount^t * credit[pair], follows the trajectory at `trace_discount`:
+    `influence` of pairs, `carried` through entries. The `_share`s multiply all that is added.
+    """
+    k = 0
+    for i in range(lengths.size):
+        starts[pairs[k] // n_actions] += direct_share
+        eligibility = 0.0
+        weight = 1.0
+        credit_weight = 1.0
+        for _ in range(lengths[i]):
+            pair, entry = pairs[k], entries[k]
+            eligibility += credit_weight * credit[pair]
+            direct = direct_share * weight
+            indirect = indirect_share * eligibility
+            occupancy[pair] += direct
+            influence[pair] += indirect
+            if entry >= 0:
+                gone[entry] += direct
+                carried[entry] += indirect
+            weight *= leader_discount
+            eligibility *= trace_discount
+            credit_weight *= credit_discount
+            k += 1
+
+
+@kernel
+def answers(
+    pairs: IntArray,
+    entries: IntArray,
+    lengths: IntArray,
+    worth: FloatArray,
+    discount: float,
+    share: float,
+    answered: FloatArray,
+) -> None:
+    """Add up, for each entry that steps took, what the actions that followed are worth.
+
+    The action of step t + 1 is worth discount^(t + 1) * worth[pair] * share to the entry of step t.
+    """
+    k = 0
+    for i in range(lengths.size):
+        weight = share
+        for t in range(lengths[i]):
+            weight *= discount
+            if t + 1 < lengths[i] and entries[k] >= 0:
+                answered[entries[k]] += weight * worth[pairs[k + 1]]
+            k += 1
+
+
+@kernel
+def weigh_arrivals(
     indptr: IntArray,
     indices: IntArray,
     data: FloatArray,
     initial: FloatArray,
-    follower_worth: FloatArray,
     leader_worth: FloatArray,
-    follower_off: FloatArray,
     leader_off: FloatArray,
-    follower_start: FloatArray,
     leader_start: FloatArray,
-    advantage: FloatArray,
-    follower_discount: float,
-    leader_discount: float,
-    trace_discount: float,
-    credit_discount: float,
-    survival: float,
-    credit: FloatArray,
-    own_action: bool,
-    direct_share: float,
-    indirect_share: float,
-    influence: FloatArray,
-    occupancy: FloatArray,
-    direct_transition: FloatArray,
-    indirect_transition: FloatArray,
-    direct_initial: FloatArray,
-    indirect_initial: FloatArray,
+    follower_worth: FloatArray,
+    follower_off: FloatArray,
+    follower_start: FloatArray,
+    gone: FloatArray,
+    starts: FloatArray,
+    carried: FloatArray,
+    credited_starts: FloatArray,
 ) -> None:
-    """Add up the sampled sensitivities of all trajectories in one pass (theory.md section 6).
+    """Multiply sums over entries and starts by what arriving there is worth to each player.
 
-    Step t has the credit credit_discount^t * credit[s, a], which follows the trajectory at
-    `trace_discount`; a step that was reached with probability survival^t counts that much more.
-    Arriving has a `_worth` by state, less what is taken off by the pair that is left; starting has
-    one, too. With `own_action` the action taken on arrival counts: its credit, and in the direct
-    part its advantage. Derivatives with respect to a probability are weights of its logarithm's, so
-    they are divided by the probability. The `_share`s multiply all that is added.
+    That is the `_worth` of the state, less what is taken `_off` by the pair that is left, or the
+    worth of a `_start`. Derivatives with respect to a probability are weights of its logarithm's,
+    so they are divided by the probability.
     """
-    n_actions = credit.shape[1]
-    for i in range(states.shape[0]):
-        first, action = states[i, 0], actions[i, 0]
-        worth = leader_start[first]
-        if own_action:
-            worth += advantage[first, action]
-            indirect = credit[first, action] * follower_start[first]
-            indirect_initial[first] += indirect_share * indirect / initial[first]
-        direct_initial[first] += direct_share * worth / initial[first]
-        eligibility = 0.0
-        weight = 1.0
-        credit_weight = 1.0
+    for s in range(initial.size):
+        if starts[s] != 0.0:
+            starts[s] *= leader_start[s] / initial[s]
+        if credited_starts[s] != 0.0:
+            credited_starts[s] *= follower_start[s] / initial[s]
+    for row in range(leader_off.size):
+        for k in range(indptr[row], indptr[row + 1]):
+            if gone[k] != 0.0:
+                gone[k] *= (leader_worth[indices[k]] - leader_off[row]) / data[k]
+            if carried[k] != 0.0:
+                carried[k] *= (follower_worth[indices[k]] - follower_off[row]) / data[k]
+
+
+@kernel
+def mark_followed(lengths: IntArray, followed: BoolArray) -> None:
+    """Say of each step whether its trajectory has a next one."""
+    k = 0
+    for i in range(lengths.size):
         for t in range(lengths[i]):
-            s, a, following = states[i, t], actions[i, t], next_states[i, t]
-            eligibility += credit_weight * credit[s, a]
-            influence[s, a] += indirect_share * eligibility
-            occupancy[s, a] += direct_share * weight
-            if following >= 0:
-                row = s * n_actions + a
-                low, high = indptr[row], indptr[row + 1]
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    if indices[middle] <= following:
-                        low = middle
-                    else:
-                        high = middle
-                worth = follower_worth[following] - follower_off[s, a]
-                direct = weight * (leader_worth[following] - leader_off[s, a])
-                indirect = eligibility * worth
-                if own_action and t + 1 < lengths[i]:
-                    action = actions[i, t + 1]
-                    direct += leader_discount / survival * weight * advantage[following, action]
-                    if follower_discount > 0.0:
-                        own = credit_discount / survival * credit_weight * credit[following, action]
-                        indirect += own * worth / follower_discount
-                direct_transition[low] += direct_share * direct / data[low]
-                indirect_transition[low] += indirect_share * indirect / data[low]
-            eligibility *= trace_discount / survival
-            weight *= leader_discount / survival
-            credit_weight *= credit_discount / survival
+            followed[k] = t + 1 < lengths[i]
+            k += 1
 
 
 @kernel
 def visits(
-    states: IntArray,
-    actions: IntArray,
+    pairs: IntArray,
     lengths: IntArray,
     discount: float,
     counts: FloatArray,
     weights: FloatArray,
 ) -> None:
     """Count the visits of each pair, and add up discount^t over them."""
-    for i in range(states.shape[0]):
+    k = 0
+    for i in range(lengths.size):
         weight = 1.0
-        for t in range(lengths[i]):
-            counts[states[i, t], actions[i, t]] += 1.0
-            weights[states[i, t], actions[i, t]] += weight
+        for _ in range(lengths[i]):
+            counts[pairs[k]] += 1.0
+            weights[pairs[k]] += weight
             weight *= discount
+            k += 1
 
 
 @kernel
 def monte_carlo(
-    states: IntArray,
-    actions: IntArray,
+    pairs: IntArray,
     lengths: IntArray,
     reward: FloatArray,
     discount: float,
@@ -267,73 +290,66 @@ def monte_carlo(
     returns: FloatArray,
 ) -> None:
     """Count the visits of each pair, and add up the discounted rewards from each visit on."""
-    for i in range(states.shape[0]):
+    end = 0
+    for i in range(lengths.size):
         tail = 0.0
-        for t in range(lengths[i] - 1, -1, -1):
-            s, a = states[i, t], actions[i, t]
-            tail = reward[s, a] + discount * tail
-            counts[s, a] += 1.0
-            returns[s, a] += tail
+        for back in range(lengths[i]):
+            pair = pairs[end + lengths[i] - 1 - back]
+            tail = reward[pair] + discount * tail
+            counts[pair] += 1.0
+            returns[pair] += tail
+        end += lengths[i]
 
 
 @kernel
 def sarsa(
     order: IntArray,
-    states: IntArray,
-    actions: IntArray,
-    next_states: IntArray,
-    lengths: IntArray,
+    pairs: IntArray,
+    entries: IntArray,
+    followed: BoolArray,
     reward: FloatArray,
     discount: float,
     step_size: float,
     cut_is_end: bool,
     action_value: FloatArray,
 ) -> None:
-    """Update the table once for each step named in `order` (row * columns + column).
+    """Update the table once for each step named in `order`.
 
-    A step that ends the episode has its reward as target. A trajectory's last step that does not,
-    has no next action: it is passed over, or with `cut_is_end` treated as an end.
+    A step that ends the episode has its reward as target. One that does not, and that no other
+    followed, has no next action: it is passed over, or with `cut_is_end` treated as an end.
     """
-    horizon = states.shape[1]
-    for flat in order:
-        i = flat // horizon
-        t = flat % horizon
-        s, a, following = states[i, t], actions[i, t], next_states[i, t]
-        target = reward[s, a]
-        if following >= 0:
-            if t + 1 < lengths[i]:
-                target += discount * action_value[following, actions[i, t + 1]]
+    for k in order:
+        target = reward[pairs[k]]
+        if entries[k] >= 0:
+            if followed[k]:
+                target += discount * action_value[pairs[k + 1]]
             elif not cut_is_end:
                 continue
-        action_value[s, a] += step_size * (target - action_value[s, a])
+        action_value[pairs[k]] += step_size * (target - action_value[pairs[k]])
 
 
 @kernel
 def temporal_differences(
     order: IntArray,
-    states: IntArray,
-    actions: IntArray,
-    next_states: IntArray,
+    pairs: IntArray,
+    entries: IntArray,
+    indices: IntArray,
     reward: FloatArray,
     discount: float,
     step_size: float,
     target_value: FloatArray,
     action_value: FloatArray,
 ) -> None:
-    """Update the table once for each step named in `order` (row * columns + column).
+    """Update the table once for each step named in `order`.
 
     The target of a step is its reward and, unless it ends the episode, the discounted
     `target_value` (S,) of where it leads.
     """
-    horizon = states.shape[1]
-    for flat in order:
-        i = flat // horizon
-        t = flat % horizon
-        s, a, following = states[i, t], actions[i, t], next_states[i, t]
-        target = reward[s, a]
-        if following >= 0:
-            target += discount * target_value[following]
-        action_value[s, a] += step_size * (target - action_value[s, a])
+    for k in order:
+        target = reward[pairs[k]]
+        if entries[k] >= 0:
+            target += discount * target_value[indices[entries[k]]]
+        action_value[pairs[k]] += step_size * (target - action_value[pairs[k]])
 
 
 @kernel

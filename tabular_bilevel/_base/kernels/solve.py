@@ -11,7 +11,9 @@ from tabular_bilevel._base.jit import kernel
 
 __all__ = [
     "leader_measures",
-    "soft_bellman",
+    "linear_sweeps",
+    "look_ahead",
+    "soft_gap",
     "soft_policy_iteration",
     "soft_value_iteration",
     "solve_band",
@@ -29,6 +31,55 @@ def sparse_product(
         for k in range(indptr[row], indptr[row + 1]):
             total += data[k] * vector[indices[k]]
         product[row] = total
+
+
+@kernel
+def linear_sweeps(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    discount: float,
+    stays: FloatArray,
+    b: FloatArray,
+    along: FloatArray,
+    against: FloatArray,
+    lost: FloatArray,
+    tolerance: float,
+    max_sweeps: int,
+    x: FloatArray,
+) -> float:
+    """Solve x = b + discount P x state by state in place, until max |change| <= tolerance.
+
+    Gauss and Seidel's sweeps, even states first.
+    Before each sweep x gains the multiple of `along` by which `against` times the residual becomes
+    0: `lost` is against - discount P^T against, and times `along` it is 1. `stays` is 1 over
+    1 - discount P(s|s).
+    Returns the last sweep's change; the residual is at most that, times P's largest row.
+    """
+    whole = 0.0
+    for s in range(x.size):
+        whole += against[s] * b[s]
+    share = whole
+    for s in range(x.size):
+        share -= lost[s] * x[s]
+    change = np.inf
+    sweeps = 0
+    while sweeps < max_sweeps and change > tolerance:
+        for s in range(x.size):
+            x[s] += share * along[s]
+        share = whole
+        change = 0.0
+        for first in range(2):  # on a map, neighbours would wait for each other
+            for s in range(first, x.size, 2):
+                ahead = 0.0
+                for k in range(np.uint64(indptr[s]), np.uint64(indptr[s + 1])):
+                    ahead += data[k] * x[np.uint64(indices[k])]
+                step = (b[s] + discount * ahead - x[s]) * stays[s]
+                change = max(change, abs(step))
+                x[s] += step
+                share -= lost[s] * x[s]
+        sweeps += 1
+    return change
 
 
 @kernel
@@ -79,7 +130,7 @@ def soft_value_iteration(
 
 
 @kernel
-def soft_bellman(
+def look_ahead(
     indptr: IntArray,
     indices: IntArray,
     data: FloatArray,
@@ -90,18 +141,12 @@ def soft_bellman(
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-    weights: FloatArray,
-    gap: FloatArray,
-) -> tuple[float, float]:
-    """Look one step ahead: Q of V, its soft policy, and the gap T V - V.
+) -> None:
+    """Look one step ahead: Q of V, and for the policy (Q - max Q) / temperature.
 
-    `weights` are the policy's chances of each stored transition.
-
-    Returns the largest |gap|, and the scale of the terms of the equation T V = V.
+    Their exponentials are what `soft_gap` takes; numpy's are four times as fast as compiled ones.
     """
     n_states, n_actions = reward.shape
-    residual = 0.0
-    scale = temperature
     for s in range(n_states):
         best = -np.inf
         for a in range(n_actions):
@@ -113,9 +158,36 @@ def soft_bellman(
                     ahead += data[k] * value[np.uint64(indices[k])]  # no sign to look at
                 action_value[s, a] = reward[s, a] + discount * ahead
                 best = max(best, action_value[s, a])
+        for a in range(n_actions):
+            policy[s, a] = (action_value[s, a] - best) / temperature
+
+
+@kernel
+def soft_gap(
+    indptr: IntArray,
+    data: FloatArray,
+    reward: FloatArray,
+    temperature: float,
+    value: FloatArray,
+    action_value: FloatArray,
+    policy: FloatArray,
+    weights: FloatArray,
+    gap: FloatArray,
+) -> tuple[float, float]:
+    """Make the soft policy of what is in proportion to it, and the gap T V - V.
+
+    `weights` are the policy's chances of each stored transition.
+
+    Returns the largest |gap|, and the scale of the terms of the equation T V = V.
+    """
+    n_states, n_actions = reward.shape
+    residual = 0.0
+    scale = temperature
+    for s in range(n_states):
+        best = -np.inf
         total = 0.0
         for a in range(n_actions):
-            policy[s, a] = math.exp((action_value[s, a] - best) / temperature)
+            best = max(best, action_value[s, a])
             total += policy[s, a]
         earned = 0.0
         for a in range(n_actions):
@@ -133,6 +205,47 @@ def soft_bellman(
 
 
 @kernel
+def factor_band(
+    indptr: IntArray,
+    indices: IntArray,
+    weights: FloatArray,
+    discount: float,
+    place: IntArray,
+    band: FloatArray,
+) -> None:
+    """Factor I - discount P_policy = L U, `weights` being the chances of transitions.
+
+    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
+    and 2 w + 1 columns, and comes to hold the factors, L without its diagonal of 1. The matrix is
+    dominant by rows: no pivots are needed.
+    """
+    n_states, width = band.shape[0], band.shape[1] // 2
+    n_actions = (indptr.size - 1) // n_states
+    for i in range(n_states):
+        for j in range(2 * width + 1):
+            band[i, j] = 0.0
+    for s in range(n_states):
+        i = place[s]
+        row = band[i]
+        for k in range(np.uint64(indptr[s * n_actions]), np.uint64(indptr[(s + 1) * n_actions])):
+            row[np.uint64(place[indices[k]] - i + width)] -= discount * weights[k]
+        row[width] += 1.0
+    for i in range(n_states):
+        pivot = band[i, width:]
+        last = width
+        while last > 0 and pivot[last] == 0.0:
+            last -= 1
+        last = min((last + 3) // 4 * 4, width)  # an instruction takes four
+        for below in range(i + 1, min(i + width + 1, n_states)):
+            target = band[below, i - below + width :]
+            if target[0] != 0.0:
+                factor = target[0] / pivot[0]
+                target[0] = factor
+                for j in range(1, last + 1):
+                    target[j] -= factor * pivot[j]
+
+
+@kernel
 def solve_band(
     indptr: IntArray,
     indices: IntArray,
@@ -142,52 +255,47 @@ def solve_band(
     band: FloatArray,
     x: FloatArray,
 ) -> None:
-    """Solve (I - discount P_policy) x = b in place, `weights` being the chances of transitions.
+    """Solve (I - discount P_policy) x = b in place, with the factors of `factor_band`.
 
-    `place` renumbers the states so that transitions stay within the band: `band` has a row a state
-    and 2 w + 1 columns, and comes to hold the factors L U, L without its diagonal of 1. `x` has a
-    row a place, and a column for each right side. The matrix is dominant by rows: no pivots are
-    needed.
+    `x` has a row a place, and a column for each right side.
     """
+    factor_band(indptr, indices, weights, discount, place, band)
     n_states, width, n_sides = band.shape[0], band.shape[1] // 2, x.shape[1]
-    n_actions = (indptr.size - 1) // n_states
     for i in range(n_states):
-        for j in range(2 * width + 1):
-            band[i, j] = 0.0
-    for s in range(n_states):
-        i = place[s]
-        for k in range(indptr[s * n_actions], indptr[(s + 1) * n_actions]):
-            band[i, place[indices[k]] - i + width] -= discount * weights[k]
-        band[i, width] += 1.0
-    for i in range(n_states):
-        pivot = band[i, width:]
-        last = width
-        while last > 0 and pivot[last] == 0.0:
-            last -= 1
-        for below in range(i + 1, min(i + width + 1, n_states)):
-            target = band[below, i - below + width :]
-            if target[0] != 0.0:
-                factor = target[0] / pivot[0]
-                target[0] = factor
-                for j in range(1, last + 1):
-                    target[j] -= factor * pivot[j]
-                x[below, 0] -= factor * x[i, 0]  # a loop of one turn costs three times as much
-                for c in range(1, n_sides):
-                    x[below, c] -= factor * x[i, c]
+        for j in range(max(0, width - i), width):
+            factor = band[i, j]
+            if factor != 0.0:
+                for c in range(n_sides):
+                    x[i, c] -= factor * x[i + j - width, c]
     for i in range(n_states - 1, -1, -1):
+        for j in range(1, min(width, n_states - 1 - i) + 1):
+            factor = band[i, width + j]
+            if factor != 0.0:
+                for c in range(n_sides):
+                    x[i, c] -= factor * x[i + j, c]
         for c in range(n_sides):
             x[i, c] /= band[i, width]
-        for above in range(max(0, i - width), i):
-            factor = band[above, i - above + width]
-            if factor != 0.0:
-                x[above, 0] -= factor * x[i, 0]
-                for c in range(1, n_sides):
-                    x[above, c] -= factor * x[i, c]
+
+
+@kernel
+def solve_factors(band: FloatArray, x: FloatArray) -> None:
+    """Solve L U x = b in place, of the factors of `factor_band`; what was found last comes last."""
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        total = x[i]
+        for j in range(max(0, width - i), width):
+            total -= band[i, np.uint64(j)] * x[np.uint64(i + j - width)]
+        x[i] = total
+    for i in range(n - 1, -1, -1):
+        total = x[i]
+        for j in range(min(width, n - 1 - i), 0, -1):
+            total -= band[i, np.uint64(width + j)] * x[np.uint64(i + j)]
+        x[i] = total / band[i, width]
 
 
 @kernel
 def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
-    """Solve (L U)^T x = b in place, of the factors of `solve_band`: if b >= 0, nothing cancels."""
+    """Solve (L U)^T x = b in place, of the factors of `factor_band`: if b >= 0, nothing cancels."""
     n, width = band.shape[0], band.shape[1] // 2
     for i in range(n):
         x[i] /= band[i, width]
@@ -208,26 +316,30 @@ def soft_policy_iteration(
     discount: float,
     temperature: float,
     tolerance: float,
+    rounding: float,
     max_iterations: int,
     place: IntArray,
     band: FloatArray,
     step: FloatArray,
+    gap: FloatArray,
+    weights: FloatArray,
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
-) -> tuple[int, float, float]:
+) -> tuple[int, float, float, bool]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    `place` and `band` are those of `solve_band`, and `step` has shape (S, 1).
-    Returns the number of steps, the residual of `value`, to which the other outputs belong, and the
-    scale.
+    From there one step more leads to rounding: it is left out if the residual is at most `rounding`
+    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
+    `factor_band`.
+    Returns the number of steps, the residual of `value`, to which the other outputs belong, the
+    scale, and whether the tolerance was reached.
     """
     n_states = value.size
-    weights = np.empty(data.size)
-    gap = np.empty(n_states)
     iterations = 0
+    last = False
     while True:
-        residual, scale = soft_bellman(
+        look_ahead(
             indptr,
             indices,
             data,
@@ -238,16 +350,23 @@ def soft_policy_iteration(
             value,
             action_value,
             policy,
-            weights,
-            gap,
         )
         for s in range(n_states):
-            step[place[s], 0] = gap[s]
-        if not residual > tolerance * scale or iterations == max_iterations:
-            return iterations, residual, scale
-        solve_band(indptr, indices, weights, discount, place, band, step)
+            for a in range(policy.shape[1]):
+                policy[s, a] = math.exp(policy[s, a])
+        residual, scale = soft_gap(
+            indptr, data, reward, temperature, value, action_value, policy, weights, gap
+        )
         for s in range(n_states):
-            value[s] += step[place[s], 0]
+            step[place[s]] = gap[s]
+        near = last or not residual > tolerance * scale
+        if last or not residual > rounding * scale or (iterations == max_iterations and not near):
+            return iterations, residual, scale, near
+        last = near
+        factor_band(indptr, indices, weights, discount, place, band)
+        solve_factors(band, step)
+        for s in range(n_states):
+            value[s] += step[place[s]]
         iterations += 1
 
 
@@ -279,11 +398,11 @@ def leader_measures(
     `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` and
     `direct` are the direct part in the leader's reward and the kernel, `influence` and `indirect`
     the indirect one in the follower's reward and the kernel. `place` and `band` are those of
-    `solve_band`.
+    `factor_band`.
     """
     n_states, n_actions = policy.shape
     weights = np.empty(data.size)
-    earned, arriving = np.empty((n_states, 1)), np.empty(n_states)
+    earned, arriving = np.empty(n_states), np.empty(n_states)
     for s in range(n_states):
         mean = 0.0
         for a in range(n_actions):
@@ -291,11 +410,12 @@ def leader_measures(
             mean += policy[s, a] * leader_reward[s, a]
             for k in range(indptr[row], indptr[row + 1]):
                 weights[k] = policy[s, a] * data[k]
-        earned[place[s], 0], arriving[place[s]] = mean, initial[s]
-    solve_band(indptr, indices, weights, leader_discount, place, band, earned)
+        earned[place[s]], arriving[place[s]] = mean, initial[s]
+    factor_band(indptr, indices, weights, leader_discount, place, band)
+    solve_factors(band, earned)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
-        value[s], occupancy[s] = earned[place[s], 0], arriving[place[s]]
+        value[s], occupancy[s] = earned[place[s]], arriving[place[s]]
     for s in range(n_states):
         arriving[s] = 0.0
     for s in range(n_states):
@@ -317,7 +437,7 @@ def leader_measures(
             for k in range(indptr[row], indptr[row + 1]):
                 arriving[place[indices[k]]] += follower_discount * data[k] * influence[s, a]
     if follower_discount != leader_discount:
-        solve_band(indptr, indices, weights, follower_discount, place, band, earned)
+        factor_band(indptr, indices, weights, follower_discount, place, band)
     solve_band_transposed(band, arriving)
     for s in range(n_states):
         for a in range(n_actions):

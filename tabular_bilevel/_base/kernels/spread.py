@@ -24,7 +24,7 @@ def local_variances(
     off: FloatArray,
     found: FloatArray,
 ) -> None:
-    """Add up weighted squares of what outcomes are off their state's mean (theory.md section 15).
+    """Add up weighted squares of what outcomes are off their state's mean (theory.md section 16).
 
     Outcome o leads from `state` to `arrival`. Of k things it multiplies the first by a `row` of
     `slopes` and `decays` times what is `coming`; each other one so, too, and by `given` times the

@@ -1,0 +1,67 @@
+"""One thread for linear algebra: on small matrices several wait for each other, and round anew."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+__all__ = ["one_thread"]
+
+
+@cache
+def _libraries() -> list[Any]:
+    """Find numpy's and scipy's libraries of linear algebra, which takes longer than to set them."""
+    import scipy.linalg  # noqa: F401  (loads its own)
+    from threadpoolctl import ThreadpoolController
+
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _setter(library: Any) -> Callable[[int], None]:
+    """Pass by newer threadpoolctl's own lock: it lets the first thread alone set anything."""
+    setter: Callable[[int], None] = library.set_num_threads
+    return getattr(library, "_real_set_num_threads", setter)
+
+
+class _Here(threading.local):
+    depth = 0
+
+
+class _OneThread:
+    """Give the libraries back their threads when the last of those who are in leaves.
+
+    What `threadpoolctl.threadpool_limits` does, in 5 microseconds instead of 40, and when threads
+    come and go: each that leaves there sets what it found, which may be another's 1.
+    """
+
+    def __init__(self) -> None:
+        self.here = _Here()
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        libraries = _libraries()
+        with self._lock:
+            if self._inside == 0:
+                self._before = [library.get_num_threads() for library in libraries]
+                self._set([1 for _ in libraries])
+            self._inside += 1
+        self.here.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.here.depth -= 1
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._set(self._before)
+
+    def _set(self, counts: list[int]) -> None:
+        for library, before, count in zip(_libraries(), self._before, counts, strict=True):
+            if before != 1:
+                _setter(library)(count)
+
+
+one_thread = _OneThread()

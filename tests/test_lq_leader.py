@@ -1,0 +1,155 @@
+"""The leader's objective: by recursion, by quadrature, and by playing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from systems import random_system
+
+import tabular_bilevel as tb
+from tabular_bilevel.lq.follower import closed_loop
+from tabular_bilevel.lq.leader import moved_noise, rounding_horizon
+
+ROUNDING = 1e-11
+
+
+def step_by_step(model, response, n_steps):
+    """Follow mean and covariance, and add up what `mean_reward` says."""
+    C, V = closed_loop(model, response.gain), moved_noise(model, response.covariance)
+    mean, spread = model.initial_mean, model.initial_covariance
+    total = 0.0
+    for t in range(n_steps):
+        total += model.leader_discount**t * mean_reward(model, response, mean, spread)
+        mean, spread = C @ mean, C @ spread @ C.T + V
+    return total
+
+
+def mean_reward(model, response, mean, spread):
+    """By quadrature over the state, in one or two dimensions; of a quadratic by its moments."""
+    reward = model.leader_reward
+    if isinstance(reward, tb.QuadraticReward):
+        moment = spread + np.outer(mean, mean)
+        K, cov = response.gain, response.covariance
+        return (
+            np.trace(reward.state @ moment)
+            - 2.0 * np.trace(reward.cross @ K @ moment)
+            + np.trace(reward.control @ (K @ moment @ K.T + cov))
+            + reward.constant
+        )
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = weights / weights.sum()
+    values, vectors = np.linalg.eigh(spread)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    grids = np.meshgrid(*[points] * len(mean), indexing="ij")
+    mass = np.ones(grids[0].shape)
+    for w in np.meshgrid(*[weights] * len(mean), indexing="ij"):
+        mass = mass * w
+    x = mean + np.stack([g.ravel() for g in grids], axis=1) @ root.T - reward.centre
+    bump = np.exp(-np.einsum("ti,ij,tj->t", x, reward.precision, x))
+    return reward.height * mass.ravel() @ bump
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("horizon", [1, 2, 30])
+def test_a_quadratic_is_added_up_step_by_step(seed, horizon):
+    model = random_system(seed, horizon=horizon)
+    response = tb.solve_follower(model)
+    known = step_by_step(model, response, horizon)
+    found = tb.evaluate_leader(model, response).objective
+    assert abs(found - known) < ROUNDING * (abs(known) + 1.0)
+
+
+def small_bump(seed):
+    """A bump in one or two dimensions, wide enough for quadrature."""
+    for later in range(seed, 1000, 20):
+        model = random_system(later, bump=True, horizon=12)
+        if model.n_states <= 2:
+            return model.replace(
+                leader_reward=replace(
+                    model.leader_reward, precision=0.2 * model.leader_reward.precision
+                )
+            )
+    raise AssertionError("no small system")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_bump_is_its_mean_by_quadrature(seed):
+    model = small_bump(seed)
+    response = tb.solve_follower(model)
+    laws = tb.lq.state_laws(model, response, 12)
+    wide = np.linalg.eigvalsh(laws.covariances @ model.leader_reward.precision).max()
+    known = step_by_step(model, response, 12)
+    found = tb.evaluate_leader(model, response).objective
+    assert found == pytest.approx(known, rel=1e-9 if wide < 1.0 else 1e-3)
+
+
+@pytest.mark.parametrize("bump", [False, True])
+def test_all_steps_are_very_many(bump):
+    model = random_system(7, bump=bump).replace(leader_discount=0.7)
+    response = tb.solve_follower(model)
+    found = tb.evaluate_leader(model, response)
+    known = tb.evaluate_leader(model, response, horizon=300)
+    short = tb.evaluate_leader(model, response, horizon=5)
+    assert found.horizon is None
+    assert found.objective == pytest.approx(known.objective, rel=1e-11)
+    np.testing.assert_allclose(found.closed_loop, known.closed_loop, rtol=1e-8, atol=1e-11)
+    np.testing.assert_allclose(found.noise, known.noise, rtol=1e-8, atol=1e-11)
+    assert abs(short.objective - known.objective) > 1e-4
+
+
+def test_how_many_steps_are_all():
+    assert rounding_horizon(0.0) == 1
+    for discount in (0.1, 0.9, 0.999):
+        steps = rounding_horizon(discount)
+        assert discount**steps / (1.0 - discount) <= 1.1e-20
+        assert discount ** (steps - 1) / (1.0 - discount) > 1e-20
+
+
+@pytest.mark.parametrize("bump", [False, True])
+def test_playing_comes_to_the_same(bump):
+    """A Monte Carlo mean, within five standard errors."""
+    model = random_system(11, bump=bump, horizon=10).replace(leader_discount=0.9)
+    response = tb.solve_follower(model)
+    rng, count = np.random.default_rng(3), 40_000
+    x = rng.multivariate_normal(model.initial_mean, model.initial_covariance, count)
+    returns = np.zeros(count)
+    reward = model.leader_reward
+    for t in range(10):
+        spread = rng.multivariate_normal(np.zeros(model.n_controls), response.covariance, count)
+        u = -x @ response.gain.T + spread
+        if bump:
+            away = x - reward.centre
+            earned = reward.height * np.exp(-(away @ reward.precision * away).sum(axis=1))
+        else:
+            earned = (x @ reward.state * x).sum(axis=1) + (u @ reward.control * u).sum(axis=1)
+            earned += 2.0 * (x @ reward.cross * u).sum(axis=1) + reward.constant
+        returns += 0.9**t * earned
+        noise = rng.multivariate_normal(np.zeros(model.n_states), model.noise, count)
+        x = x @ model.dynamics.T + u @ model.control.T + noise
+    known = tb.evaluate_leader(model, response).objective
+    error = returns.std() / np.sqrt(count)
+    assert abs(returns.mean() - known) < 5.0 * error
+    assert error < 0.1 * abs(known)  # so that this can fail
+
+
+def test_a_flat_bump_earns_its_height():
+    model = random_system(0, bump=True, horizon=None)
+    n = model.n_states
+    flat = tb.GaussianBump(centre=np.zeros(n), precision=np.zeros((n, n)), height=3.0)
+    model = model.replace(leader_reward=flat, leader_discount=0.8)
+    evaluation = tb.evaluate_leader(model, tb.solve_follower(model))
+    assert evaluation.objective == pytest.approx(15.0, rel=1e-14)
+    assert not evaluation.closed_loop.any()
+
+
+def test_laws_are_followed_step_by_step():
+    model = random_system(4, horizon=5)
+    response = tb.solve_follower(model)
+    laws = tb.lq.state_laws(model, response, 5)
+    C, V = closed_loop(model, response.gain), moved_noise(model, response.covariance)
+    for t in range(4):
+        np.testing.assert_allclose(laws.means[t + 1], C @ laws.means[t], rtol=1e-10, atol=1e-13)
+        known = C @ laws.covariances[t] @ C.T + V
+        np.testing.assert_allclose(laws.covariances[t + 1], known, rtol=1e-10, atol=1e-13)
+    with pytest.raises(ValueError, match="n_steps is 0, not a positive whole number"):
+        tb.lq.state_laws(model, response, 0)

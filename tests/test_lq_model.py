@@ -1,0 +1,274 @@
+"""What a linear-quadratic model refuses, and in which words."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+
+TABLES = {
+    "dynamics": [[0.9, 0.1], [0.0, 0.8]],
+    "control": [[0.0], [1.0]],
+    "state_cost": [[1.0, 0.0], [0.0, 2.0]],
+    "control_cost": [[0.5]],
+    "noise": [[0.1, 0.0], [0.0, 0.0]],
+    "initial_mean": [1.0, 0.0],
+    "initial_covariance": [[0.0, 0.0], [0.0, 0.0]],
+    "follower_discount": 0.9,
+    "leader_discount": 0.95,
+    "temperature": 0.1,
+    "leader_reward": tb.QuadraticReward(state=-np.eye(2), control=[[0.0]]),
+}
+
+
+def made(**changes):
+    return tb.LinearQuadraticModel(**{**TABLES, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dynamics": [[1.0, 0.0]]}, r"dynamics has shape \(1, 2\), not \(1, 1\)"),
+        ({"dynamics": [[np.nan, 0.0], [0.0, 0.0]]}, r"dynamics\[0, 0\] is nan, not a finite"),
+        ({"control": [1.0, 0.0]}, r"control has shape \(2,\), not \(2, 1\+\)"),
+        ({"control": [[1.0]]}, r"control has shape \(1, 1\), not \(2, 1\+\)"),
+        (
+            {"state_cost": [[1.0, 0.5], [0.0, 1.0]]},
+            r"state_cost is not symmetric: state_cost\[0, 1\] is 0.5, and state_cost\[1, 0\] is 0",
+        ),
+        ({"state_cost": -np.eye(2)}, r"state_cost has the eigenvalue -1, below 0"),
+        ({"control_cost": [[0.0]]}, r"control_cost has the eigenvalue 0, which must be above 0"),
+        ({"control_cost": np.eye(2)}, r"control_cost has shape \(2, 2\), not \(1, 1\)"),
+        ({"noise": [[1.0, 2.0], [2.0, 1.0]]}, r"noise has the eigenvalue -1, below 0"),
+        ({"initial_mean": [1.0]}, r"initial_mean has shape \(1,\), not \(2,\)"),
+        ({"initial_covariance": [[0.0, 0.0], [0.0, -1e-3]]}, "initial_covariance has the eigenv"),
+        ({"follower_discount": 1.0}, r"follower_discount is 1.0, not in \[0, 1\)"),
+        ({"leader_discount": 1.0}, r"leader_discount is 1.0, not in \[0, 1\)"),
+        ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
+        ({"leader_horizon": 0}, "leader_horizon is 0, not a positive whole number"),
+        ({"leader_horizon": 2.5}, "leader_horizon is 2.5, not a positive whole number"),
+        ({"leader_reward": 3.0}, "leader_reward is of type float, not a QuadraticReward or"),
+        (
+            {"leader_reward": tb.QuadraticReward(state=[[1.0]], control=[[1.0]])},
+            r"leader_reward.state has shape \(1, 1\), not \(2, 2\)",
+        ),
+        (
+            {"leader_reward": tb.QuadraticReward(state=np.eye(2), control=np.eye(2))},
+            r"leader_reward.control has shape \(2, 2\), not \(1, 1\)",
+        ),
+        (
+            {"leader_reward": tb.GaussianBump(centre=[1.0], precision=[[1.0]])},
+            r"leader_reward.centre has shape \(1,\), not \(2,\)",
+        ),
+        # the first state grows by 1.2, times the root of the discount, whatever the input
+        (
+            {"dynamics": [[1.2, 0.0], [0.1, 0.8]]},
+            r"a mode of dynamics grows, by 1.1384\d* a step .* control does not reach it",
+        ),
+        (
+            {"dynamics": np.diag([0.5, 1.2]), "state_cost": np.diag([1.0, 0.0])},
+            r"a mode of dynamics grows, by 1.1384\d* a step .* state_cost does not see it",
+        ),
+    ],
+)
+def test_bad_tables_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        made(**changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: tb.QuadraticReward(state=[[1.0, 0.0]], control=[[1.0]]), "that of a square mat"),
+        (
+            lambda: tb.QuadraticReward(state=[[1.0, 1.0], [0.0, 1.0]], control=[[1.0]]),
+            "leader_reward.state is not symmetric",
+        ),
+        (
+            lambda: tb.QuadraticReward(state=[[1.0]], control=[[1.0]], constant=np.inf),
+            "leader_reward.constant is inf, not a finite number",
+        ),
+        (
+            lambda: tb.QuadraticReward(state=[[1.0]], control=[[1.0]], cross=[[1.0, 2.0]]),
+            r"leader_reward.cross has shape \(1, 2\), not \(1, 1\)",
+        ),
+        (
+            lambda: tb.GaussianBump(centre=[0.0], precision=[[-1.0]]),
+            "leader_reward.precision has the eigenvalue -1, below 0",
+        ),
+        (
+            lambda: tb.GaussianBump(centre=[0.0], precision=np.eye(2)),
+            r"leader_reward.precision has shape \(2, 2\), not \(1, 1\)",
+        ),
+        (
+            lambda: tb.GaussianBump(centre=[0.0], precision=[[1.0]], height=np.nan),
+            "leader_reward.height is nan, not a finite number",
+        ),
+    ],
+)
+def test_bad_rewards_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_growth_that_the_discount_outweighs_needs_no_input():
+    assert tb.solve_follower(made(dynamics=np.diag([1.05, 0.5]))).residual < 1e-12
+    with pytest.raises(ValueError, match="control does not reach it"):
+        made(dynamics=np.diag([1.055, 0.5]))  # 0.9 ** -0.5 is 1.0541
+
+
+def test_units_do_not_matter_to_what_is_stabilisable():
+    """A weak input, in other units, is as good as any."""
+    tables = {"dynamics": [[1.2, 1.0], [0.0, 0.8]], "control_cost": [[0.5e-16]]}
+    weak = made(control=[[0.0], [1e-8]], **tables)
+    strong = made(control=[[0.0], [1.0]], **(tables | {"control_cost": [[0.5]]}))
+    one, other = tb.solve_follower(weak), tb.solve_follower(strong)
+    np.testing.assert_allclose(one.value_matrix, other.value_matrix, rtol=1e-9)
+    np.testing.assert_allclose(1e-8 * one.gain, other.gain, rtol=1e-9)
+
+
+def test_a_leader_that_counts_all_steps_needs_a_closed_loop_that_the_discount_outweighs():
+    """The follower lets the first state grow by 1.04; all it can do is to pay for it."""
+    model = made(dynamics=np.diag([1.04, 0.5]), leader_discount=0.95)
+    answer = tb.solve_follower(model)
+    with pytest.raises(ValueError, match=r"diverges: .* closed loop is 1.0136\d*, not below 1"):
+        tb.evaluate_leader(model, answer)
+    assert np.isfinite(tb.evaluate_leader(model, answer, horizon=50).objective)
+    finite = model.replace(leader_horizon=50)
+    assert tb.evaluate_leader(finite, answer).horizon == 50
+
+
+def test_a_bump_over_all_steps_needs_a_state_that_stays():
+    bump = tb.GaussianBump(centre=[0.0, 0.0], precision=np.eye(2))
+    model = made(dynamics=np.diag([1.04, 0.5]), leader_reward=bump)
+    answer = tb.solve_follower(model)
+    with pytest.raises(
+        ValueError, match=r"the spectral radius of the closed loop is 1\.04, not bel"
+    ):
+        tb.evaluate_leader(model, answer)
+    with pytest.raises(ValueError, match=r"overflows float64 within 20,000 steps"):
+        tb.evaluate_leader(model, answer, horizon=20_000)
+    with pytest.raises(ValueError, match="more than 134,217,728 numbers"):
+        tb.lq.state_laws(model, answer, 10**8)
+
+
+def test_a_state_that_is_too_wide_for_a_bump_is_said():
+    bump = tb.GaussianBump(centre=[0.0, 0.0], precision=[[2.0, 1.0], [1.0, 2.0]])
+    model = made(
+        dynamics=1.04 * np.eye(2),
+        control=[[1e-9], [1e-9]],
+        noise=np.zeros((2, 2)),
+        initial_covariance=1e40 * np.ones((2, 2)),
+        leader_reward=bump,
+    )
+    with pytest.raises(ValueError, match="the covariance of the state is too wide"):
+        tb.evaluate_leader(model, tb.solve_follower(model), horizon=3)
+
+
+def test_numbers_that_overflow_are_said():
+    huge = tb.QuadraticReward(state=1e308 * np.eye(2), control=[[0.0]])
+    model = made(leader_reward=huge, initial_mean=[10.0, 0.0])
+    with pytest.raises(ValueError, match="the leader's objective is not finite"):
+        tb.evaluate_leader(model, tb.solve_follower(model))
+
+
+def test_models_are_frozen_and_survive_a_pickle():
+    model = made(leader_reward=tb.GaussianBump(centre=[0.0, 0.0], precision=np.eye(2)))
+    copy = pickle.loads(pickle.dumps(model))
+    for one in (model, copy):
+        with pytest.raises(AttributeError):
+            one.temperature = 1.0
+        with pytest.raises(ValueError, match="read-only"):
+            one.dynamics[0, 0] = 1.0
+        with pytest.raises(ValueError, match="read-only"):
+            one.leader_reward.centre[0] = 1.0
+    response = tb.solve_follower(model)
+    with pytest.raises(ValueError, match="read-only"):
+        pickle.loads(pickle.dumps(response)).gain[0, 0] = 1.0
+    evaluation = tb.evaluate_leader(model, response)
+    with pytest.raises(ValueError, match="read-only"):
+        evaluation.gain[0, 0] = 1.0
+    measures = tb.sensitivities(model, response, evaluation)
+    with pytest.raises(ValueError, match="read-only"):
+        measures.dynamics[0, 0] = 1.0
+
+
+def test_arguments_are_copied():
+    dynamics = np.array(TABLES["dynamics"])
+    model = made(dynamics=dynamics)
+    dynamics[:] = 7.0
+    assert model.dynamics[0, 0] == 0.9
+
+
+def test_what_is_said_of_a_model_and_its_stations():
+    model = made()
+    assert str(model) == (
+        "LinearQuadraticModel: 2 states, 1 input, follower discount 0.9, leader discount 0.95, "
+        "temperature 0.1"
+    )
+    response = tb.solve_follower(model)
+    assert str(response).startswith("Response: 2 states, 1 inputs, residual ")
+    evaluation = tb.evaluate_leader(model, response)
+    assert str(evaluation).endswith("over all steps")
+    assert "state_cost" in str(tb.sensitivities(model, response, evaluation))
+
+
+@pytest.mark.parametrize(
+    ("tangent", "words"),
+    [
+        ({"dynamics": np.zeros((1, 1))}, r"pushforward\(...\).dynamics has shape \(1, 1\), not"),
+        ({"noise": [[0.0, 1.0], [0.0, 0.0]]}, r"pushforward\(...\).noise is not symmetric"),
+        ({"temperature": np.nan}, r"pushforward\(...\).temperature is nan, not a finite number"),
+        (
+            {"leader_reward": {"height": 1.0}},
+            r"pushforward\(...\).leader_reward has height; theta can move state, control, constan",
+        ),
+        (
+            {"leader_reward": {"state": [[0.0, 1.0], [0.0, 0.0]]}},
+            r"pushforward\(...\).leader_reward.state is not symmetric",
+        ),
+    ],
+)
+def test_bad_tangents_are_refused(tangent, words):
+    class Problem:
+        def model(self, theta):
+            return made()
+
+        def pullback(self, theta, sensitivities):
+            return np.zeros(1)
+
+        def pushforward(self, theta, direction):
+            return tb.lq.Tangent(**tangent)
+
+    for route in (tb.forward_gradient, tb.complex_step_gradient):
+        with pytest.raises(ValueError, match=words):
+            route(Problem(), [0.0])
+
+
+def test_pictures_of_the_objective_are_of_either_kind():
+    pytest.importorskip("matplotlib")
+    problem = tb.problems.bilevel_lqr()
+    drawn = tb.plots.line(problem, [-5.0, -5.0], [1.0, 0.0], steps=[-0.1, 0.0, 0.1])
+    assert drawn.lines[0].get_ydata()[1] == tb.objective(problem, [-5.0, -5.0])
+    plane = tb.plots.Plane([-5.0, -5.0], [1.0, 0.0], [0.0, 1.0])
+    assert tb.plots.plane(problem, plane, n_points=3).collections
+
+
+def test_what_is_for_tables_says_so():
+    pytest.importorskip("matplotlib")
+    problem = tb.problems.bilevel_lqr()
+    theta = [0.0, 0.0]
+    result = tb.hypergradient(problem, theta)
+    for refused in (
+        lambda: tb.enclose(problem, theta),
+        lambda: tb.error_bounds(problem, theta, result),
+        lambda: tb.plots.influence_graph(problem, theta),
+        lambda: tb.plots.influence(problem, theta),
+        lambda: tb.plots.occupancy(problem, theta),
+        lambda: tb.LeaderView(problem, theta),
+    ):
+        with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+            refused()
+    with pytest.raises(ValueError, match="model is of type dict, not a Model or a LinearQuadratic"):
+        tb.solve_follower({})

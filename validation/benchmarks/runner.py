@@ -1,0 +1,163 @@
+"""What the benchmarks share: peers in an environment of their own, turns, and tables.
+
+No benchmark asserts a time: times are the machine's. Ratios are of medians of one run, in which all
+take turns on one thread each; the first turn of each compiles, and does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+PEERS = Path(__file__).with_name("peers.py")
+
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")} | {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+}
+
+
+class Peer:
+    """One function of `peers.py`, in a process of its own."""
+
+    def __init__(self, python: Path, name: str) -> None:
+        self._process = subprocess.Popen(
+            [python, PEERS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **ONE_THREAD},
+        )  # fmt: skip
+        self.versions = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the peer has ended; what it said is above")
+        return json.loads(line)
+
+    def ask(self, **request: str) -> dict[str, Any]:
+        """Hand over a file to prepare, or one for the answer of a timed run."""
+        assert self._process.stdin is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._read()
+
+    def close(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
+
+
+def environment(folder: Path, packages: Iterable[str]) -> Path:
+    """Make an environment, if there is none; packages that cannot be installed are told."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        for package in packages:
+            command = [python, "-m", "pip", "install", "--quiet", package]
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                print(f"{package} cannot be installed here: {done.stderr[-2000:]}", file=sys.stderr)
+    return python
+
+
+@contextmanager
+def peers(options: argparse.Namespace, names: Iterable[str], packages: Iterable[str]) -> Iterator:
+    """Start peers, in turn, as far as they can be; those that cannot are None."""
+    started: dict[str, Peer | None] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if not options.no_peers:
+            python = environment(options.environment or folder / "peers", packages)
+            for peer in names:
+                try:
+                    started[peer] = Peer(python, peer)
+                except RuntimeError:
+                    started[peer] = None
+        yield started, folder
+        for peer in started.values():
+            if peer is not None:
+                peer.close()
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    """Make what runs and returns its seconds."""
+
+    def call() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return call
+
+
+def medians(
+    runs: Mapping[str, Callable[[], float]], repeats: int, patience: float = float("inf")
+) -> dict[str, float]:
+    """Let all take turns, and take medians of their seconds; who takes long has one turn."""
+    for run in runs.values():
+        run()  # compiles
+    times = {name: [run()] for name, run in runs.items()}
+    for _ in range(1, repeats):
+        for name, run in runs.items():
+            if times[name][0] <= patience:
+                times[name].append(run())
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def parser(doc: str, *, runs: int) -> argparse.ArgumentParser:
+    """Make the options that every table has."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--runs", type=int, default=runs, help=f"turns of each ({runs})")
+    made.add_argument("--environment", type=Path, help="where the peers are, or are put")
+    made.add_argument("--no-peers", action="store_true", help="measure ours alone")
+    made.add_argument("--json", type=Path, help="write the table to this file, too")
+    return made
+
+
+def alone() -> None:
+    """Let the libraries of this process use one thread."""
+    threadpool_limits(1)
+    os.environ.update(ONE_THREAD)
+
+
+def print_row(row: Mapping[str, object], *, heading: bool) -> None:
+    """Print a line of a table in Markdown."""
+    if heading:
+        print("| " + " | ".join(row) + " |")
+        print("| " + " | ".join("---" for _ in row) + " |")
+    numbers = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+    print("| " + " | ".join(numbers) + " |", flush=True)
+
+
+def table(
+    options: argparse.Namespace,
+    rows: Iterable[Mapping[str, object]],
+    started: Mapping[str, Peer | None] | None = None,
+) -> None:
+    """Print the rows as they come, and what they were measured with; write them to a file."""
+    versions = {"python": platform.python_version(), "processor": platform.machine()}
+    versions |= {name: version(name) for name in ("tabular-bilevel", "numpy", "scipy", "numba")}
+    for name, peer in (started or {}).items():
+        versions |= {f"{name}: no": "not to be had here"} if peer is None else peer.versions
+    found = []
+    for row in rows:
+        print_row(row, heading=not found)
+        found.append(dict(row))
+    print(f"\nmedians of {options.runs} runs in turn; {versions}")
+    if options.json is not None:
+        text = json.dumps({"versions": versions, "rows": found}, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
