@@ -10,7 +10,7 @@ from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.sampling.critics import Critic, ExactCritic
+from tabular_bilevel.sampling.critics import Critic
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Trajectories
 
@@ -43,8 +43,8 @@ class GivenTrajectories:
         """Make a method ready whose critic sees the trajectories that are given, and no more."""
 
         def estimate(sample: Trajectories) -> Estimate:
-            values = limit.values  # those of an exact critic do not depend on the sample
-            if not isinstance(critic, ExactCritic):
+            values = limit.values  # given ones do not depend on the sample
+            if not getattr(critic, "given", False):
                 values = critic.values(limit.response, sample, rng=cast("Any", NoRandomness()))
             return method(replace(limit, seen=sample, values=values))
 
