@@ -16,6 +16,7 @@ __all__ = [
     "answers",
     "eligibility_traces",
     "expected_traces",
+    "is_policy",
     "mark_followed",
     "monte_carlo",
     "pad",
@@ -265,6 +266,20 @@ def weigh_arrivals(
             if carried[k] != 0.0:
                 worth = follower_discount * follower_value[indices[k]] - follower_usual
                 carried[k] *= worth / data[k]
+
+
+@kernel
+def is_policy(policy: FloatArray, available: BoolArray, tolerance: float) -> bool:
+    """Say whether each row is a distribution over what is available, to a tolerance of its sum."""
+    for s in range(policy.shape[0]):
+        total = 0.0
+        for a in range(policy.shape[1]):
+            if not policy[s, a] >= 0.0 or (policy[s, a] > 0.0 and not available[s, a]):
+                return False
+            total += policy[s, a]
+        if not abs(total - 1.0) <= tolerance:
+            return False
+    return True
 
 
 @kernel
