@@ -29,6 +29,7 @@ __all__ = [
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
+    "require_tables",
     "with_names",
 ]
 
@@ -239,10 +240,14 @@ def model_at(problem: AnyProblem, theta: FloatArray, *, name: str = "problem") -
 
 def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
     """Build a model of tables, as `model_at` does."""
-    found = model_at(problem, theta, name=name)
-    if isinstance(found, Model):
-        return found
-    raise ValueError(f"{name}.model(theta) is a {type(found).__name__}: this is for tables only")
+    return require_tables(model_at(problem, theta, name=name), name=name)
+
+
+def require_tables(model: AnyModel, *, name: str = "problem") -> Model:
+    """Raise unless the model, which the problem has made, is one of tables."""
+    if isinstance(model, Model):
+        return model
+    raise ValueError(f"{name}.model(theta) is a {type(model).__name__}: this is for tables only")
 
 
 def pulled_back(

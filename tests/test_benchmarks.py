@@ -15,6 +15,7 @@ from benchmarks import (
     runner,
     solvers,
     sweep,
+    training,
 )  # fmt: skip
 from sizes import sizes
 
@@ -174,9 +175,27 @@ def test_a_small_million(capsys):
     assert last.startswith("J is")
 
 
-def test_what_workers_gain_is_measured_beside_what_they_could(capsys):
-    assert sweep.main(["--repeats", "1", "--tasks", "2", "--iterations", "2"]) == 0
-    heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["one,", "s", "two,", "s", "ratio"]
-    names = ["a sweep, workers started", "a sweep, workers there", "plain processes"]
-    assert [line[:26].strip() for line in lines] == names
+def test_what_workers_gain_is_measured_beside_what_they_could(tmp_path, capsys):
+    few = ["--runs", "1", "--tasks", "2", "--iterations", "2"]
+    assert sweep.main([*few, "--json", str(tmp_path / "table.json")]) == 0
+    assert capsys.readouterr().out.startswith("| what | s | gain |\n")
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    names = ["one worker", "two workers, started", "two workers, there", "one counts", "two count"]
+    assert [row["what"] for row in rows] == names
+    assert rows[0]["gain"] == rows[3]["gain"] == 1.0
+
+
+def test_training_is_measured_beside_what_it_is_made_of(tmp_path, capsys):
+    table = tmp_path / "table.json"
+    few = ["--runs", "1", "--trajectories", "50"]
+    assert training.main([*few, "--json", str(table)]) == 0
+    assert capsys.readouterr().out.startswith("| what | ms | beside | its ms | ratio |\n")
+    rows = json.loads(table.read_text())["rows"]
+    assert [row["what"] for row in rows[2:]] == [
+        "traces of BC-HG",
+        "iteration of BC-HG",
+        "iteration of AMD",
+        "check_gradient",
+        "import",
+    ]
+    assert all(row["ratio"] > 0.0 for row in rows if row["beside"])

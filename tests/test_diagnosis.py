@@ -38,15 +38,12 @@ NEARLY_ALIKE = {
         "layered",
         "follower stopped after 1 sweeps",
     ): "leader's value for the follower's in the kernel's tail",
-    ("layered", "discounts swapped"): "follower's discount for the leader's",
-    ("layered", "influence one step late"): "no 1/temperature",
-    ("game, seen", "discounts swapped"): "follower's discount for the leader's",
-    ("game, seen", "influence one step late"): "through-follower term dropped",
     (
         "layered",
         "kernel's derivative dropped in the through-follower term",
     ): "leader's reward alone for its advantage",
     ("layered", "influence one step early"): "leader's reward alone for its advantage",
+    ("layered", "V(s) for V(s') in the kernel's tail"): "leader's reward alone for its advantage",
     ("layered", "leader's reward-to-go one step late"): "follower reward's derivative dropped",
     (
         "game, seen",
@@ -54,10 +51,6 @@ NEARLY_ALIKE = {
     ): "follower's discount for the leader's",
     ("game, seen", "advantage standardised"): "through-follower term twice",
 }
-
-# Which no number tells from all that may be.
-UNNAMED = {("layered", "advantage standardised")}
-
 
 VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}
 
@@ -72,6 +65,17 @@ def named(diagnosis):
     """The best, those not told apart from it, and where none leads all that fit."""
     guesses = [diagnosis.best] if diagnosis.best else [g for g in diagnosis.guesses if g.fits]
     return {name for guess in guesses for name in (guess.name, *guess.alike)}
+
+
+def trajectories(name, fault):
+    """How many an estimate takes: what depends on all together comes to its target with many only.
+
+    On the layers some pairs hardly ever come, and have a share in what is standardised: with 1,000
+    trajectories means are off its target by a quarter of the gradient, with 16,000 by nothing seen.
+    """
+    if name == "layered" and fault.together:
+        return 16_000
+    return 200 if name == "garnet" else 1000
 
 
 def diagnose_exactly(expectation, problem, theta, **known):
@@ -103,7 +107,7 @@ def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
     problem, target = PROBLEMS[name], VISIBLE[name][fault]
     if fault.name == "next episode counted as this one":
         return  # slow; by its expectation below
-    estimator = sampled(fault, problem, n_trajectories=200 if name == "garnet" else 1000)
+    estimator = sampled(fault, problem, n_trajectories=trajectories(name, fault))
     report = tb.check_estimator(
         estimator, problem, somewhere(problem), n_replicates=100, visible_bias=1e-6, rng=1
     )
@@ -112,11 +116,10 @@ def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
         assert bias < 2.0 * report.critical_value * error
         return
     assert adds_up(report.diagnosis)
-    if (name, fault.name) in UNNAMED:
-        assert report.diagnosis.best is None
-        return
     confused = NEARLY_ALIKE.get((name, fault.name))
     assert fault.name in named(report.diagnosis) or confused in named(report.diagnosis)
+    fitting = [guess for guess in report.diagnosis.guesses if guess.fits]
+    assert fault.name in {name for guess in fitting for name in (guess.name, *guess.alike)}
     if report.diagnosis.best is not None:
         assert f" to {report.diagnosis.best.instead[0]}, instead of the gradient" in str(report)
 

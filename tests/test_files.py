@@ -32,7 +32,7 @@ from tabular_bilevel._base.files import (
 from tabular_bilevel.cli import main
 from tabular_bilevel.problems.grid_world import parse_map
 from tabular_bilevel.vectors import JSON, Plan, load_vector, load_vectors, write_vectors
-from tabular_bilevel.vectors.making import Recipe, made
+from tabular_bilevel.vectors.making import VectorRecipe, made
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31m"
 
@@ -417,7 +417,9 @@ def zeros_npz(path, names, size):
 
 
 def vector_json(**changes):
-    return json.dumps(json.loads(JSON.encode(made(Recipe("closed-form", 0, 0, 20)))) | changes)
+    return json.dumps(
+        json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20)))) | changes
+    )
 
 
 @pytest.fixture(scope="module")

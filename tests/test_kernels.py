@@ -132,22 +132,38 @@ def answers_call(model):
     return inputs, {"answered": np.zeros(model.transition.nnz)}
 
 
-def weigh_settings(model, *, baseline=True, seed=6):
-    """What arriving is worth: nothing special is assumed of the values."""
+PLAYERS = ("leader", "follower")
+
+
+def weigh_settings(model, seed=6):
+    """What arriving is worth to each player: nothing special is assumed of the values."""
     rng, shape = np.random.default_rng(seed), model.follower_reward.shape
-    tables = {"action_value": rng.normal(size=shape), "reward": rng.normal(size=shape)}
-    settings = frozen(value=rng.normal(size=model.n_states), **tables)
-    return settings | {"discount": 0.8, "baseline": baseline}
+    return {
+        player: frozen(
+            value=rng.normal(size=model.n_states),
+            action_value=rng.normal(size=shape),
+            reward=rng.normal(size=shape),
+        )
+        | {"discount": discount}
+        for player, discount in zip(PLAYERS, (0.8, 0.6), strict=True)
+    }
 
 
 def weigh_call(model, *, baseline=True):
-    inputs = kernel_of(model) | weigh_settings(model, baseline=baseline)
-    inputs |= {"termination": model.termination, "initial": model.initial}
-    for name in ("termination", "action_value", "reward"):
-        inputs[name] = inputs[name].ravel()
-    outputs = traces_call(model)
-    run(kernels.eligibility_traces, *outputs)
-    return inputs, {"entries": outputs[1]["gone"], "starts": outputs[1]["starts"]}
+    inputs = kernel_of(model) | {"initial": model.initial, "baseline": baseline}
+    inputs["termination"] = model.termination.ravel()
+    for player, settings in weigh_settings(model).items():
+        inputs |= {f"{player}_{name}": np.ravel(value) for name, value in settings.items()}
+        inputs[f"{player}_discount"] = settings["discount"]
+    given, sums = traces_call(model)
+    run(kernels.eligibility_traces, given, sums)
+    outputs = {name: sums[name] for name in ("gone", "starts", "carried")}
+    return inputs, outputs | {"credited_starts": 3.0 * sums["starts"]}
+
+
+def followed_call(model):
+    lengths = sample_of(model)[1]["lengths"]
+    return {"lengths": lengths}, {"followed": np.empty(lengths.sum(), dtype=bool)}
 
 
 def newton_call(model, *, tolerance=1e-13, rounding=1e-13, max_iterations=1000):
@@ -354,7 +370,7 @@ def sarsa_call(model, *, cut_is_end=False):
     del arrays["lengths"]
     inputs = arrays | {
         "order": order_of(lists)[1],
-        "followed": np.array([t + 1 < len(steps) for steps in lists for t in range(len(steps))]),
+        "followed": np.array(twins.mark_followed(map(len, lists))),
         "reward": model.leader_reward.ravel(),
         "discount": model.leader_discount,
         "step_size": 0.3,
@@ -492,6 +508,7 @@ def agree(array, other):
 
 CALLS = {
     "answers": answers_call,
+    "mark_followed": followed_call,
     "action_reach": reach_call,
     "advantages": advantages_call,
     "balance": balance_call,
@@ -806,11 +823,25 @@ def test_answers_are_added_up_as_by_the_twin(model):
 def test_arrivals_are_weighed_as_by_the_twin(model, baseline):
     inputs, outputs = weigh_call(model, baseline=baseline)
     run(kernels.weigh_arrivals, inputs, outputs)
-    _, gone, starts, *_ = twins.eligibility_traces(sample_of(model)[0], **trace_settings(model))
-    settings = weigh_settings(model, baseline=baseline)
-    entries, begun = twins.weigh_arrivals(model, entries=gone, starts=starts, **settings)
-    assert agree(outputs["entries"], at_entries(model, entries))
-    assert agree(outputs["starts"], filled(begun, model.n_states))
+    _, gone, starts, _, carried = twins.eligibility_traces(
+        sample_of(model)[0], **trace_settings(model)
+    )
+    credited = {s: 3.0 * number for s, number in starts.items()}
+    names = (("gone", "starts"), ("carried", "credited_starts"))
+    for player, sums, (entry_name, start_name) in zip(
+        PLAYERS, ((gone, starts), (carried, credited)), names, strict=True
+    ):
+        settings = weigh_settings(model)[player] | {"baseline": baseline}
+        entries, begun = twins.weigh_arrivals(model, entries=sums[0], starts=sums[1], **settings)
+        assert agree(outputs[entry_name], at_entries(model, entries))
+        assert agree(outputs[start_name], filled(begun, model.n_states))
+
+
+@each_model
+def test_steps_that_another_follows_are_marked_as_by_the_twin(model):
+    inputs, outputs = followed_call(model)
+    run(kernels.mark_followed, inputs, outputs)
+    assert outputs["followed"].tolist() == twins.mark_followed(inputs["lengths"])
 
 
 @each_model
@@ -912,17 +943,30 @@ def test_arrivals_of_two_steps_by_hand():
         "data": np.array([0.5]),
         "termination": np.array([0.0, 1.0]),
         "initial": np.array([0.25, 0.75]),
-        "discount": 0.25,
-        "value": np.array([12.0, 20.0]),
-        "action_value": np.array([5.0, 100.0]),
-        "reward": np.array([3.0, 100.0]),
+        "leader_discount": 0.25,
+        "leader_value": np.array([12.0, 20.0]),
+        "leader_action_value": np.array([5.0, 100.0]),
+        "leader_reward": np.array([3.0, 100.0]),
+        "follower_discount": 0.5,
+        "follower_value": np.array([100.0, 14.0]),
+        "follower_action_value": np.array([2.0, 100.0]),
+        "follower_reward": np.array([1.0, 100.0]),
         "baseline": True,
     }
-    outputs = {"entries": np.array([1.0]), "starts": np.array([1.0, 0.0])}
+    outputs = {
+        "gone": np.array([1.0]),
+        "starts": np.array([1.0, 0.0]),
+        "carried": np.array([1.5]),
+        "credited_starts": np.array([0.0, 1.0]),
+    }
     run(kernels.weigh_arrivals, frozen(**inputs), outputs)
-    # arriving is worth 20 / 4 - (5 - 3); starting 12, less 12 / 4 + 20 * 3 / 4
-    np.testing.assert_array_equal(outputs["entries"], [(5.0 - 2.0) / 0.5])
+    # arriving is worth 20 / 4 - (5 - 3), and 14 / 2 - (2 - 1)
+    np.testing.assert_array_equal(outputs["gone"], [(5.0 - 2.0) / 0.5])
+    np.testing.assert_array_equal(outputs["carried"], [1.5 * (7.0 - 1.0) / 0.5])
+    # starting 12, less 12 / 4 + 20 * 3 / 4
     np.testing.assert_array_equal(outputs["starts"], [(12.0 - 18.0) / 0.25, 0.0])
+    # and 14, less 100 / 4 + 14 * 3 / 4
+    np.testing.assert_array_equal(outputs["credited_starts"], [0.0, (14.0 - 35.5) / 0.75])
 
 
 @each_model

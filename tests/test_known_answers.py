@@ -12,7 +12,9 @@ from tabular_bilevel.problems.known import KNOWN, best_known, published_end
 ROUNDING = 1e-11
 
 
-@pytest.mark.parametrize("known", [k for k in KNOWN if k.at is not None], ids=lambda k: k.what)
+@pytest.mark.parametrize(
+    "known", [k for k in KNOWN if k.at is not None], ids=lambda k: f"{k.problem}: {k.what}"
+)
 def test_what_is_known_at_a_theta(known):
     ours = tb.objective(known.build(), known.theta(), horizon=known.horizon)
     assert abs(ours - known.value) <= 0.5 * known.digit
@@ -20,7 +22,7 @@ def test_what_is_known_at_a_theta(known):
 
 def test_the_register_has_what_it_had():
     values = {(k.problem, k.what): k.value for k in KNOWN}
-    assert len(values) == len(KNOWN) == 16
+    assert len(values) == len(KNOWN) == 32
     assert values["four-rooms", "J(0), temperature 0.001, penalty 5"] == -0.74064441
     assert values["discrete-toy", "150-step return at f(0|A) = 1"] == 26.217
     rooms, toy = ({"problem": name, "method": "naive"} for name in ("four-rooms", "discrete-toy"))

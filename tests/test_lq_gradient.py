@@ -120,14 +120,23 @@ def test_a_horizon_counts_so_many_steps():
         tb.hypergradient(problem, theta, horizon=0)
 
 
-def test_what_is_known_of_the_error_is_said():
+def test_what_has_no_bounds_says_why():
     result = tb.hypergradient(bilevel_lqr(), [0.0, 0.0])
     assert result.accuracy.level is tb.Level.ESTIMATE
-    assert "linear-quadratic models have no bounds" in str(result)
+    assert "a finite horizon is not covered" in str(result)
     for accuracy in (tb.Bounded(), tb.Enclosed()):
-        with pytest.raises(tb.CertificationError, match="no bounds: linear-quadratic") as caught:
+        with pytest.raises(tb.CertificationError, match="no bounds: a finite horizon") as caught:
             tb.hypergradient(bilevel_lqr(), [0.0, 0.0], accuracy=accuracy)
         assert caught.value.best.objective == result.objective
+    bump = tb.hypergradient(Moved.random(2, bump=True), np.zeros(3))
+    assert bump.accuracy.reason == "a bump is not covered"
+    problem = Moved.random(3)
+
+    class Backward:
+        model, pullback = problem.model, problem.pullback
+
+    assert "has no pushforward" in tb.hypergradient(Backward(), np.zeros(3)).accuracy.reason
+    assert tb.hypergradient(problem, np.zeros(3)).accuracy.proven
 
 
 def test_sensitivities_are_those_of_the_public_stations():

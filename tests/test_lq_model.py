@@ -246,9 +246,29 @@ def test_bad_tangents_are_refused(tangent, words):
             route(Problem(), [0.0])
 
 
-def test_what_is_for_tables_says_so():
+def test_pictures_of_the_objective_are_of_either_kind():
+    pytest.importorskip("matplotlib")
     problem = tb.problems.bilevel_lqr()
-    with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
-        tb.enclose(problem, [0.0, 0.0])
+    drawn = tb.plots.line(problem, [-5.0, -5.0], [1.0, 0.0], steps=[-0.1, 0.0, 0.1])
+    assert drawn.lines[0].get_ydata()[1] == tb.objective(problem, [-5.0, -5.0])
+    plane = tb.plots.Plane([-5.0, -5.0], [1.0, 0.0], [0.0, 1.0])
+    assert tb.plots.plane(problem, plane, n_points=3).collections
+
+
+def test_what_is_for_tables_says_so():
+    pytest.importorskip("matplotlib")
+    problem = tb.problems.bilevel_lqr()
+    theta = [0.0, 0.0]
+    result = tb.hypergradient(problem, theta)
+    for refused in (
+        lambda: tb.enclose(problem, theta),
+        lambda: tb.error_bounds(problem, theta, result),
+        lambda: tb.plots.influence_graph(problem, theta),
+        lambda: tb.plots.influence(problem, theta),
+        lambda: tb.plots.occupancy(problem, theta),
+        lambda: tb.LeaderView(problem, theta),
+    ):
+        with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+            refused()
     with pytest.raises(ValueError, match="model is of type dict, not a Model or a LinearQuadratic"):
         tb.solve_follower({})

@@ -30,3 +30,14 @@ def test_the_old_name_of_the_number_of_iterations():
 def test_other_names_are_unknown():
     with pytest.raises(AttributeError, match=r"^module 'tabular_bilevel' has no attribute 'Stepp'"):
         _ = tb.Stepp
+
+
+def test_a_setting_without_use_is_taken_with_a_warning():
+    told = r"^to_rounding of PolicyIteration\(\) has no use any more"
+    with pytest.warns(DeprecationWarning, match=told):
+        assert tb.PolicyIteration(tolerance=1e-6, to_rounding=False) == tb.PolicyIteration(
+            tolerance=1e-6
+        )
+    with pytest.raises(TypeError, match="unexpected keyword argument 'to_roundin'"):
+        tb.PolicyIteration(to_roundin=True)
+    assert "to_rounding" not in repr(tb.PolicyIteration())

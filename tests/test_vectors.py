@@ -45,7 +45,7 @@ from tabular_bilevel.vectors import (
     write_vectors,
     writing,
 )
-from tabular_bilevel.vectors.making import Recipe, made
+from tabular_bilevel.vectors.making import VectorRecipe, made
 from tabular_bilevel.vectors.verifying import wrong_gradients
 
 ROOT = Path(__file__).parents[1]
@@ -373,7 +373,7 @@ def test_another_schema_is_refused(small, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
     with pytest.raises(ValueError, match=r"manifest.json: schema_version is 2, not 1"):
         load_vectors(tmp_path)
-    document = json.loads(JSON.encode(made(Recipe("closed-form", 0, 0, 20))))
+    document = json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20))))
     (tmp_path / "one.json").write_text(json.dumps({**document, "schema_version": 2}))
     with pytest.raises(ValueError, match=r"one.json is damaged: .*schema_version is 2, not 1"):
         load_vector(tmp_path / "one.json")
@@ -423,7 +423,7 @@ def test_the_loader_refuses_a_damaged_manifest(text, tmp_path):
     ],
 )
 def test_tables_that_do_not_fit_are_refused(change, message, tmp_path):
-    content = made(Recipe("garnet", 0, 0, 20))
+    content = made(VectorRecipe("garnet", 0, 0, 20))
     change = {k: new(content[k]) if callable(new) else new for k, new in change.items()}
     (tmp_path / "x.npz").write_bytes(NPZ.encode(content | change))
     with pytest.raises(ValueError, match=rf"x.npz: {message}"):
@@ -434,7 +434,7 @@ def test_a_vector_is_the_problem_it_was_made_of():
     rng = np.random.default_rng([0, *b"garnet", 0])
     instance = FAMILIES["garnet"].draw(rng, 0, 20)
     exact = tb.hypergradient(instance.problem, instance.theta)
-    content = made(Recipe("garnet", 0, 0, 20))
+    content = made(VectorRecipe("garnet", 0, 0, 20))
     np.testing.assert_allclose(content["gradient_bounds"][0], exact.gradient, rtol=1e-9)
     np.testing.assert_array_equal(content["theta"], instance.theta)
 
@@ -680,7 +680,7 @@ def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
 
 
 def test_json_of_before_decimals_is_read_and_other_decimals_are_refused(tmp_path):
-    document = json.loads(JSON.encode(made(Recipe("closed-form", 0, 0, 20))))
+    document = json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20))))
     path = tmp_path / "one.json"
     before = {key: value for key, value in document.items() if key != "decimal"}
     path.write_text(json.dumps(before))
@@ -695,7 +695,7 @@ def test_json_of_before_decimals_is_read_and_other_decimals_are_refused(tmp_path
 
 
 def test_the_schema_refuses_what_is_none(small, tmp_path):
-    recipe = Recipe("closed-form", 0, 0, 20)
+    recipe = VectorRecipe("closed-form", 0, 0, 20)
     document = json.loads(JSON.encode(made(recipe)))
     for change in (
         {"temperature": 0.5}, {"flags": "x"}, {"more": 1}, {"schema_version": 2},
@@ -899,15 +899,15 @@ def test_a_second_writer_is_told_that_there_is_a_first(few, tmp_path):
 
 def test_a_draw_that_is_nothing_but_noise_is_drawn_again(monkeypatch):
     """One in 300: an answer of zeros would pass."""
-    first, answers = made(Recipe("garnet", 0, 0, 20)), [False, True]
+    first, answers = made(VectorRecipe("garnet", 0, 0, 20)), [False, True]
     monkeypatch.setattr(making, "is_telling", lambda gradient, noise: answers.pop(0))
-    second = made(Recipe("garnet", 0, 0, 20))
+    second = made(VectorRecipe("garnet", 0, 0, 20))
     assert answers == []
     assert second["name"] == first["name"]
     assert not np.array_equal(second["theta"], first["theta"])
     monkeypatch.setattr(making, "is_telling", lambda gradient, noise: False)
     with pytest.raises(tb.CertificationError, match="draws of garnet-00000 are nothing but noise"):
-        made(Recipe("garnet", 0, 0, 5))
+        made(VectorRecipe("garnet", 0, 0, 5))
 
 
 @pytest.mark.parametrize(
@@ -1065,7 +1065,7 @@ def test_an_interrupt_leaves_whole_files_and_a_line(tmp_path):
 
 def forged(folder, small, **changes):
     """Change a vector's fields, and make its checksums right again."""
-    content = made(Recipe("garnet", 0, 0, 20)) | changes
+    content = made(VectorRecipe("garnet", 0, 0, 20)) | changes
     raw = NPZ.encode(content)
     manifest = json.loads((small / "manifest.json").read_text())
     (entry,) = (e for e in manifest["vectors"] if e["name"] == "garnet-00000")
@@ -1077,7 +1077,7 @@ def forged(folder, small, **changes):
 
 
 def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
-    right = made(Recipe("garnet", 0, 0, 20))
+    right = made(VectorRecipe("garnet", 0, 0, 20))
     gradient, initial = right["gradient_bounds"], right["initial"]
     n_states, n_actions = right["available"].shape
     cases = [
@@ -1217,10 +1217,10 @@ def slightly_off(recipe):
 
 @pytest.fixture(scope="module")
 def honest():
-    return [made(Recipe("garnet", k, 0, 6)) for k in range(12)]
+    return [made(VectorRecipe("garnet", k, 0, 6)) for k in range(12)]
 
 
-WRONG = slightly_off(Recipe("garnet", 12, 0, 6))
+WRONG = slightly_off(VectorRecipe("garnet", 12, 0, 6))
 
 
 @pytest.mark.parametrize(
@@ -1283,7 +1283,7 @@ def test_an_answer_of_zeros_must_not_pass(honest, tmp_path, monkeypatch):
     [(1e308, "terms of the objective are beyond float64"), (1e-310, "objective_noise is")],
 )
 def test_numbers_at_the_ends_of_float64_end_as_trouble_of_their_file(reward, trouble, tmp_path):
-    content = made(Recipe("garnet", 0, 0, 6))
+    content = made(VectorRecipe("garnet", 0, 0, 6))
     table = np.full_like(content["leader_reward"], reward)
     folder_of(tmp_path, [content | {"leader_reward": table}, WRONG])
     with warnings.catch_warnings(), np.errstate(all="raise"):
@@ -1296,7 +1296,7 @@ def test_numbers_at_the_ends_of_float64_end_as_trouble_of_their_file(reward, tro
 @pytest.mark.parametrize(("size", "more"), [(1.0, ()), (2.0**-980, ("small-rewards",))])
 def test_vectors_work_whatever_numpy_raises(size, more, tmp_path):
     """An answer of tiny numbers, exactly, since the leader's unit is a power of 2."""
-    content = made(Recipe("garnet", 0, 0, 6))
+    content = made(VectorRecipe("garnet", 0, 0, 6))
     parts = ("objective", "gradient", "direct", "indirect")
     names = ["leader_reward", "tangent_leader_reward", "objective_noise", "gradient_noise"]
     names += [f"{part}_bounds" for part in parts]
@@ -1304,7 +1304,7 @@ def test_vectors_work_whatever_numpy_raises(size, more, tmp_path):
     folder_of(tmp_path, [content | small | {"flags": content["flags"] + more}])
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
-        made(Recipe("garnet", 0, 0, 6))
+        made(VectorRecipe("garnet", 0, 0, 6))
         (check,) = check_vectors(tmp_path)
         vectors = load_vectors(tmp_path)
         report = check_implementation(vectors, reference_gradient)

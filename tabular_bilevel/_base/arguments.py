@@ -24,6 +24,7 @@ __all__ = [
     "as_distribution",
     "as_entries",
     "as_finite",
+    "as_flag",
     "as_generator",
     "as_leader_discount",
     "as_names",
@@ -202,6 +203,13 @@ def as_finite(name: str, value: npt.ArrayLike) -> float:
     return number
 
 
+def as_flag(name: str, value: object) -> bool:
+    """Take True or False, and nothing that would count as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {brief(repr(value))}, not True or False")
+    return bool(value)
+
+
 def as_discount(name: str, value: npt.ArrayLike) -> float:
     """Convert a discount, in [0, 1)."""
     number = as_real(name, value)
@@ -210,11 +218,11 @@ def as_discount(name: str, value: npt.ArrayLike) -> float:
     return number
 
 
-def as_leader_discount(value: npt.ArrayLike) -> float:
+def as_leader_discount(value: npt.ArrayLike, *, name: str = "leader_discount") -> float:
     """Convert the leader's discount, in [0, 1]; 1 suits play that ends."""
-    number = as_real("leader_discount", value)
+    number = as_real(name, value)
     if not 0.0 <= number <= 1.0:
-        raise ValueError(f"leader_discount is {number}, not in [0, 1]")
+        raise ValueError(f"{name} is {number}, not in [0, 1]")
     return number
 
 
@@ -309,5 +317,7 @@ def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
     if isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)) or rng < 0:
-        raise ValueError(f"rng is {rng!r}, not a numpy Generator or a seed of at least 0")
+        raise ValueError(
+            f"rng is {brief(repr(rng))}, not a numpy Generator or a seed of at least 0"
+        )
     return np.random.default_rng(int(rng))

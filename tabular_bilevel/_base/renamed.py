@@ -1,4 +1,4 @@
-"""Old names that go on working, with a warning that says the new one."""
+"""Old names that go on working, with a warning that says the new one, or that there is none."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["found_by_old_name", "keywords_renamed"]
+__all__ = ["found_by_old_name", "keywords_renamed", "without_use"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AnyClass = TypeVar("AnyClass", bound=type)
 
 
 def keywords_renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -34,6 +35,32 @@ def keywords_renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]
             return function(*arguments, **keywords)
 
         return renamed
+
+    return decorate
+
+
+def without_use(*names: str) -> Callable[[AnyClass], AnyClass]:
+    """Make a decorator of classes that takes settings which are no more, and does without them.
+
+    Parameters
+    ----------
+    *names : str
+        Keywords of earlier versions.
+    """
+
+    def decorate(cls: AnyClass) -> AnyClass:
+        make = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(make)
+        def __init__(self: Any, *arguments: Any, **keywords: Any) -> None:  # noqa: N807
+            for name in keywords.keys() & {*names}:
+                told = f"{name} of {cls.__name__}() has no use any more"
+                warnings.warn(told, DeprecationWarning, stacklevel=2)
+                del keywords[name]
+            make(self, *arguments, **keywords)
+
+        cls.__init__ = __init__  # type: ignore[misc]
+        return cls
 
     return decorate
 

@@ -24,8 +24,7 @@ from tabular_bilevel.adapters._tables import (
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.exact.hypergradient import objective as plain_objective
-from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import AnyModel, AnySensitivities
 from tabular_bilevel.problem import BilevelProblem
 
 try:
@@ -114,14 +113,15 @@ class JaxProblem:
 
     Attributes
     ----------
-    base : Model
+    base : Model or LinearQuadraticModel
         What `tables` leaves out: discounts, which actions are available, and tables that do not
         depend on theta.
     tables : callable
         Called as ``tables(theta)``; returns a dictionary of any of ``transition``, shape (S, A, S),
         or (nnz,) for the entries that the base stores; ``follower_reward`` and ``leader_reward``,
         shape (S, A); ``initial``, shape (S,); ``temperature``, shape (). What they hold at
-        unavailable actions is ignored.
+        unavailable actions is ignored. Of a linear-quadratic base any of its tables, such as
+        ``dynamics``, and of its leader's reward, such as ``leader_reward.constant``.
     n_parameters : int
         Length of theta.
 
@@ -151,7 +151,7 @@ class JaxProblem:
     True
     """
 
-    base: Model = field(repr=False)
+    base: AnyModel = field(repr=False)
     tables: Callable[[Any], Mapping[str, Any]]
     n_parameters: int
 
@@ -159,7 +159,7 @@ class JaxProblem:
         """Check the settings."""
         positive_integer("n_parameters", self.n_parameters)
 
-    def model(self, theta: npt.ArrayLike) -> Model:
+    def model(self, theta: npt.ArrayLike) -> Any:
         """Build the model at theta.
 
         Parameters
@@ -182,7 +182,7 @@ class JaxProblem:
         with _float64():
             return model_of(self.base, _tables(self, theta))
 
-    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+    def pullback(self, theta: npt.ArrayLike, sensitivities: AnySensitivities) -> FloatArray:
         """Pull sensitivities back to theta by JAX's vector-Jacobian product.
 
         Parameters
@@ -207,7 +207,7 @@ class JaxProblem:
             slopes = cotangents(sensitivities, _tables.eval_shape(self, theta))
             return np.asarray(_pulled_back(self, theta, slopes))
 
-    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Any:
         """Differentiate the tables along a direction by JAX's Jacobian-vector product.
 
         Parameters
@@ -255,7 +255,7 @@ class JaxProblem:
 
 
 def _traced_tables(problem: JaxProblem, theta: jax.Array) -> dict[str, jax.Array]:
-    tables = named_tables(problem.tables(theta))
+    tables = named_tables(problem.base, problem.tables(theta))
     arrays = {name: jnp.asarray(table) for name, table in tables.items()}
     return float64_tables(arrays, np.float64)
 

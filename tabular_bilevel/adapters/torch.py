@@ -22,8 +22,7 @@ from tabular_bilevel.adapters._tables import (
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.exact.hypergradient import objective as plain_objective
-from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import AnyModel, AnySensitivities
 from tabular_bilevel.problem import BilevelProblem
 
 try:
@@ -125,7 +124,7 @@ class TorchProblem:
 
     Attributes
     ----------
-    base : Model
+    base : Model or LinearQuadraticModel
         What `tables` leaves out: discounts, which actions are available, and tables that do not
         depend on theta.
     tables : callable
@@ -155,7 +154,7 @@ class TorchProblem:
     [-0.125  0.125]
     """
 
-    base: Model = field(repr=False)
+    base: AnyModel = field(repr=False)
     tables: Callable[[Any], Mapping[str, Any]]
     n_parameters: int
 
@@ -163,7 +162,7 @@ class TorchProblem:
         """Check the settings."""
         positive_integer("n_parameters", self.n_parameters)
 
-    def model(self, theta: npt.ArrayLike) -> Model:
+    def model(self, theta: npt.ArrayLike) -> Any:
         """Build the model at theta.
 
         Parameters
@@ -185,7 +184,7 @@ class TorchProblem:
         tables = self._tables(torch.tensor(as_theta(theta, self.n_parameters)))
         return model_of(self.base, _arrays(tables))
 
-    def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
+    def pullback(self, theta: npt.ArrayLike, sensitivities: AnySensitivities) -> FloatArray:
         """Pull sensitivities back to theta by PyTorch's vector-Jacobian product.
 
         Parameters
@@ -211,7 +210,7 @@ class TorchProblem:
         (gradient,) = pull({name: torch.tensor(slope) for name, slope in slopes.items()})
         return np.asarray(gradient.detach())
 
-    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
+    def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Any:
         """Differentiate the tables along a direction by PyTorch's Jacobian-vector product.
 
         Parameters
@@ -235,7 +234,7 @@ class TorchProblem:
         return tangent_of(self.base, _arrays(changes))
 
     def _tables(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
-        tables = named_tables(self.tables(theta))
+        tables = named_tables(self.base, self.tables(theta))
         tensors = {name: torch.as_tensor(table).cpu() for name, table in tables.items()}
         return float64_tables(tensors, torch.float64)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tabular_bilevel._base.arguments import as_positive, as_real, finite_array
+from tabular_bilevel._base.arguments import as_positive, as_real, as_theta, finite_array
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.sampling.experience import NOTHING
 
@@ -95,6 +95,7 @@ class GradientAscent:
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Move."""
+        theta, gradient = _vectors(theta, gradient)
         norm = float(np.sqrt(gradient @ gradient))
         scale = self.rate if norm <= self.largest_norm else self.rate * self.largest_norm / norm
         return theta + scale * gradient, NOTHING
@@ -145,6 +146,7 @@ class Adam:
         self, theta: FloatArray, gradient: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Move."""
+        theta, gradient = _vectors(theta, gradient)
         count, first, second = _moments(memory, theta)
         count = count + 1.0
         first = self.first_decay * first + (1.0 - self.first_decay) * gradient
@@ -153,6 +155,12 @@ class Adam:
         spread = np.sqrt(second / (1.0 - self.second_decay**count))
         moved = theta + self.rate * mean / (spread + self.epsilon)
         return moved, {"count": count, "first": first, "second": second}
+
+
+def _vectors(theta: FloatArray, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Check what a step is made of."""
+    where = as_theta(theta)
+    return where, as_theta(gradient, where.size, name="gradient")
 
 
 def _moments(

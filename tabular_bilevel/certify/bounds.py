@@ -50,6 +50,7 @@ from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBound
 from tabular_bilevel.problem import (
     BilevelProblem,
     pulled_back,
+    require_tables,
 )
 
 __all__ = ["Refined", "error_bounds", "refined"]
@@ -111,7 +112,8 @@ def error_bounds(
     """
     require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
-    model, evaluation, found = result.model, result.evaluation, result.sensitivities
+    model = require_tables(result.model)
+    evaluation, found = result.evaluation, result.sensitivities
     # what overflows, or is no number, ends as an infinite bound
     centre = _centre(model, result.response, evaluation)
     follower, leader, bounds = centre.follower, centre.leader, centre.bounds

@@ -33,7 +33,10 @@ __all__ = ["Candidates", "Diagnosis", "Guess", "horizon_of", "suspects", "trajec
 # nothing tells such mistakes apart on this problem.
 SAME = 1e-6
 
-# ... and with these replicates nothing does if they are nearer than so many standard errors.
+# ... but for rounding, where the mean is known exactly.
+EXACTLY_SAME = 1e-12
+
+# With replicates nothing tells them apart if they are nearer than so many standard errors.
 ALIKE = 1.0
 
 # A mistake fits if its target is no further from the mean than this quantile of chance allows.
@@ -497,9 +500,11 @@ class Candidates:
                 gaps = np.abs(table - table[k]).max(axis=1)
                 sizes = np.maximum(np.abs(table).max(axis=1), max(_size(table[k]), self.size))
                 left_fitting = left & fits
-                equal = (gaps <= SAME * sizes) & left_fitting
-                same = equal | ((compared.between(table, table[k]) <= ALIKE) & left_fitting)
-                k = int(np.argmax(equal))  # the first of the register, of those with one target
+                near = (gaps <= SAME * sizes) & left_fitting
+                same = near | ((compared.between(table, table[k]) <= ALIKE) & left_fitting)
+                # the first of the register, of those with one target: chance may not choose
+                equal = near & (gaps <= compared.equal * sizes)
+                k = int(np.argmax(equal))
                 same[k] = False
             left[same] = left[k] = False
             alike = [
@@ -529,6 +534,8 @@ class _Comparison:
         Whether the mean lies outside of them.
     mean, spread : ndarray, shape (d,)
         Of the replicates, and their standard error.
+    equal : float
+        Targets nearer to each other, relative to their size, count as one: noise picks none.
     """
 
     def __init__(
@@ -551,6 +558,7 @@ class _Comparison:
         exact = candidates.exact / self._unit
         self._floor = rounding * max(float(np.abs(mean).max()), float(np.abs(exact).max()))
         self._exactly = count == 1
+        self.equal = EXACTLY_SAME if self._exactly else SAME
         most = mean.size if self._exactly else max(1, count // REPLICATES_A_DIRECTION)
         _, size, axes = np.linalg.svd(table, full_matrices=False)
         axes = axes[size > SAME * size[0]]

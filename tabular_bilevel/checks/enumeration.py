@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import (
     as_array,
     as_checked_theta,
+    as_flag,
     as_positive,
     entry,
     first,
@@ -299,7 +300,7 @@ def check_by_enumeration(
     """
     from tqdm.auto import tqdm
 
-    theta = read_only(as_checked_theta(theta))
+    theta, free = read_only(as_checked_theta(theta)), as_flag("up_to_scale", up_to_scale)
     as_positive("tolerance", tolerance)
     size, most = positive_integer("batch_size", batch_size), positive_integer("limit", limit)
     subject = as_enumerable(estimator, problem, theta)
@@ -313,7 +314,7 @@ def check_by_enumeration(
         )
     goal, exact = target_of(problem, theta, target)
     pullback = check_pullback(problem, theta)
-    if up_to_scale and not goal.any():
+    if free and not goal.any():
         raise ValueError("target is 0, which has no direction to compare, up to scale")
 
     def expected(run: _Run) -> EnumerationReport:
@@ -323,7 +324,7 @@ def check_by_enumeration(
             for probabilities, estimates in run.through(most):
                 sums.add(probabilities, estimates)
                 bar.update(len(estimates))
-        return sums.report(run, tolerance, up_to_scale=up_to_scale)
+        return sums.report(run, tolerance, up_to_scale=free)
 
     report = expected(_Run(subject, every, size, theta.size))
     if size == 1 and report.passed:
@@ -354,9 +355,7 @@ def check_by_enumeration(
         count=report.batch_size,
         together=report.batch_size > size,
     )
-    diagnosis = candidates.diagnose(
-        rows, parts, rounding=fit, exactly=True, up_to_scale=up_to_scale
-    )
+    diagnosis = candidates.diagnose(rows, parts, rounding=fit, exactly=True, up_to_scale=free)
     return replace(report, diagnosis=diagnosis)
 
 

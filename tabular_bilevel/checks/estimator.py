@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
     as_checked_theta,
+    as_flag,
     as_generator,
     as_positive,
     finite_array,
@@ -204,7 +205,7 @@ def check_estimator(
     count = positive_integer("n_replicates", n_replicates)
     if count < FEWEST_REPLICATES:
         raise ValueError(f"n_replicates is {count}, fewer than {FEWEST_REPLICATES}")
-    wanted = _checked(visible_bias, false_alarm_rate)
+    wanted, free = _checked(visible_bias, false_alarm_rate), as_flag("up_to_scale", up_to_scale)
     require_whole("burn_in", burn_in, 0, LONGEST_BURN_IN)
     seed = None if isinstance(rng, np.random.Generator) else rng
     if rng is None:
@@ -217,7 +218,7 @@ def check_estimator(
     goal, exact = target_of(problem, theta, target, right)
     accuracy = None if exact is None else exact.accuracy
     pullback = check_pullback(problem, theta)
-    learning = _learning(declared, trajectories_of(taken), up_to_scale)
+    learning = _learning(declared, trajectories_of(taken), free)
     bar = tqdm(total=count, unit=" calls", leave=False, disable=not progress)
     replicates = Replicates(taken.at(problem, theta), streams, int(burn_in), bar.update)
     seen = learning.beside(replicates, problem, theta, right, generator.spawn(count), int(burn_in))
@@ -226,7 +227,7 @@ def check_estimator(
             found = _broken(pullback.trouble, goal, reason="pullback")
         elif replicates.are_determined(estimator):
             row = replicates.rows[0]
-            times = times_of(row, goal) if up_to_scale else 1.0
+            times = times_of(row, goal) if free else 1.0
             found = judge_exactly(
                 row,
                 times * goal,
@@ -235,7 +236,7 @@ def check_estimator(
                 rounding=replicates.rounding,
             )
             found = dataclasses.replace(
-                found, n_replicates=len(replicates.rows), times=times if up_to_scale else None
+                found, n_replicates=len(replicates.rows), times=times if free else None
             )
             if times == 0.0:
                 found = dataclasses.replace(found, verdict=Verdict.BIASED, reason="")
@@ -247,7 +248,7 @@ def check_estimator(
                 visible_bias=wanted,
                 false_alarm_rate=false_alarm_rate,
                 power=power,
-                up_to_scale=up_to_scale,
+                up_to_scale=free,
                 rounding=lambda: replicates.rounding,
             )
             replicates.require_sound()
@@ -344,6 +345,7 @@ def check_estimates(
     """
     theta = read_only(as_checked_theta(theta))
     wanted, precision = _checked(visible_bias, false_alarm_rate), Precision()
+    free = as_flag("up_to_scale", up_to_scale)
     steps = None if horizon is None else positive_integer("horizon", horizon)
     estimates = finite_array("rows", as_numpy(rows), (None, theta.size))
     precision.note(rows if hasattr(rows, "dtype") else estimates)
@@ -354,7 +356,7 @@ def check_estimates(
     goal, exact = target_of(problem, theta, target, right)
     pullback = check_pullback(problem, theta)
     rounding, coarse = rounding_of(precision)
-    learning = _learning(declared, None, up_to_scale)
+    learning = _learning(declared, None, free)
     streams = np.random.default_rng(0).spawn(len(estimates))  # the same rows, the same report
     rows_given = _Given(list(estimates), rounding)
     given = learning.beside(rows_given, problem, theta, right, streams)
@@ -367,7 +369,7 @@ def check_estimates(
             false_alarm_rate=false_alarm_rate,
             power=power,
             visible_bias=wanted,
-            up_to_scale=up_to_scale,
+            up_to_scale=free,
             rounding=rounding,
         )
     found = dataclasses.replace(

@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arguments import as_theta, finite_array, positive_integer
+from tabular_bilevel._base.arguments import (
+    as_generator,
+    as_theta,
+    finite_array,
+    positive_integer,
+)
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
@@ -79,6 +84,7 @@ class AdaptiveModelDesign:
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Sweep; parameters as of `BoltzmannCovariance`, and no randomness."""
+        as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
         tangents = tangents_at(problem, theta, model)

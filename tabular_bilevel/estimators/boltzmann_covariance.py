@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
@@ -99,6 +100,8 @@ class BoltzmannCovariance:
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
+        for name in ("baseline", "own_action", "average_tails"):
+            as_flag(name, getattr(self, name))
 
     @quiet
     def __call__(

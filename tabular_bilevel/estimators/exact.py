@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_theta, require_method
+from tabular_bilevel._base.arguments import as_generator, as_theta, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
@@ -58,6 +58,7 @@ class ExactGradient:
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
+        as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
         solver = self.follower if isinstance(model, Model) else None

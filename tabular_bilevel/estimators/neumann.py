@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_theta, positive_integer, require_method
+from tabular_bilevel._base.arguments import (
+    as_generator,
+    as_theta,
+    positive_integer,
+    require_method,
+)
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
 from tabular_bilevel.finite.adjoint import (
@@ -83,6 +88,7 @@ class TruncatedNeumann:
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
+        as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
@@ -83,6 +84,8 @@ class SoBiRL:
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
+        as_flag("discounted", self.discounted)
+        as_flag("each_step", self.each_step)
 
     @quiet
     def __call__(

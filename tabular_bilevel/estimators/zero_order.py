@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
+    as_flag,
     as_generator,
     as_positive,
     as_theta,
@@ -96,6 +97,8 @@ class ZeroOrder:
         """Check the settings."""
         as_positive("radius", self.radius)
         positive_integer("n_directions", self.n_directions)
+        as_flag("two_sided", self.two_sided)
+        as_flag("decaying", self.decaying)
         require_method("follower", self.follower, "solve")
         if self.sampler is not None:
             require_method("sampler", self.sampler, "sample")

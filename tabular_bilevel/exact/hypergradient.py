@@ -13,13 +13,25 @@ from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
+from tabular_bilevel.certify.linear_quadratic import radii
 from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
 from tabular_bilevel.finite.follower import FollowerSolver, Response, response_at
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.kinds import AnyModel, AnyResponse, evaluated, road, solve_follower
+from tabular_bilevel.kinds import (
+    AnyModel,
+    AnyResponse,
+    by_kind,
+    evaluated,
+    road,
+    solve_follower,
+)
+from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
 __all__ = ["hypergradient", "objective"]
+
+# States of a linear-quadratic model, up to which its bounds, some 80 spectral norms, cost little.
+FEW = 20
 
 
 @quiet
@@ -102,12 +114,12 @@ def hypergradient(
     reason = "it was asked for"
     if horizon is not None:
         reason = "a finite horizon is not covered"
-    elif not isinstance(model, Model):
-        reason = "linear-quadratic models have no bounds"
+    elif accuracy is None and isinstance(model, LinearQuadraticModel) and model.n_states > FEW:
+        reason = f"bounds of more than {FEW} states are computed if you ask for Bounded()"
     elif bounded:
         reason = "numbers overflow where bounds are computed"
         try:
-            result = _bounded(problem, theta, model, response)
+            result = _bounded(model, problem, theta, response)
         except CertificationError as error:  # of the machine's arithmetic
             if isinstance(accuracy, Bounded):
                 raise
@@ -144,8 +156,8 @@ def _estimated(
     )
 
 
-def _bounded(
-    problem: Any, theta: FloatArray, model: Model, response: Response
+def _bounded_tables(
+    model: Model, problem: Any, theta: FloatArray, response: Response
 ) -> Hypergradient | None:
     """Refine and bound; what has no bound is an ESTIMATE."""
     found = refined(problem, theta, model, response)
@@ -170,6 +182,26 @@ def _bounded(
         evaluation=found.evaluation,
         sensitivities=found.measures,
     )
+
+
+def _bounded_linear_quadratic(
+    model: LinearQuadraticModel, problem: Any, theta: FloatArray, response: Any
+) -> Hypergradient:
+    """Bound what plain float64 came to; what has no bound is an ESTIMATE."""
+    found = _estimated(problem, theta, model, response, None, "")
+    try:
+        objective, gradient, given = radii(
+            problem, theta, model, response.value_matrix, found.objective, found.gradient
+        )
+    except CertificationError as error:
+        return dataclasses.replace(
+            found, accuracy=dataclasses.replace(found.accuracy, reason=str(error))
+        )
+    accuracy = Accuracy(Level.BOUNDED, objective, read_only(gradient), given=given)
+    return dataclasses.replace(found, accuracy=accuracy)
+
+
+_bounded = by_kind(_bounded_tables, _bounded_linear_quadratic)
 
 
 def _enclosed(

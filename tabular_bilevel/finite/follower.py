@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    as_flag,
+    as_generator,
     as_nonnegative,
     as_positive,
     finite_array,
@@ -19,6 +21,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
+from tabular_bilevel._base.renamed import without_use
 from tabular_bilevel.finite.linear import DENSE_STATES, policy_system
 from tabular_bilevel.finite.model import Model
 
@@ -189,6 +192,7 @@ def solve_follower(
     return response
 
 
+@without_use("to_rounding")
 @dataclass(frozen=True, kw_only=True)
 class PolicyIteration:
     """Soft policy iteration: Newton's method on T V - V = 0 (theory.md section 2).
@@ -201,8 +205,6 @@ class PolicyIteration:
         Largest residual, relative to the largest of |V|, the expected |reward| and the temperature.
     max_iterations : int
         Steps before giving up.
-    to_rounding : bool
-        Whether steps go on below the tolerance for as long as each halves the residual.
 
     Raises
     ------
@@ -220,7 +222,6 @@ class PolicyIteration:
 
     tolerance: float = RESIDUAL_TOLERANCE
     max_iterations: int = 1000
-    to_rounding: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -284,7 +285,7 @@ class PolicyIteration:
             if residual <= self.tolerance * scale:
                 method = f"policy iteration by {how}"
                 reached = _response(model, value, action_value, policy, residual, iteration, method)
-                if residual <= SMALLEST_RESIDUAL * scale or not self.to_rounding:
+                if residual <= SMALLEST_RESIDUAL * scale:
                     return reached
                 action_value, policy = np.empty(shape), policy.copy()
             if not math.isfinite(residual):
@@ -531,6 +532,7 @@ class StoppedValueIteration:
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
@@ -611,6 +613,7 @@ class StoppedPolicyIteration:
         positive_integer("steps", self.steps)
         positive_integer("evaluations", self.evaluations)
         as_nonnegative("initial_spread", self.initial_spread)
+        as_flag("warm_start", self.warm_start)
 
     def begin(
         self, model: Model, *, previous: FloatArray | None, rng: np.random.Generator
@@ -630,7 +633,13 @@ class StoppedPolicyIteration:
         -------
         ndarray, shape (S, A)
             What `solve` starts from.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
         """
+        rng = as_generator(rng)
         if previous is not None and self.warm_start:
             return previous
         return self.initial_spread * rng.standard_normal(model.follower_reward.shape)

@@ -86,17 +86,18 @@ def _(report: EstimatorReport) -> Iterator[Element]:
 
 
 def _lead(report: EstimatorReport | EnumerationReport) -> str:
-    best = None if report.diagnosis is None else report.diagnosis.best
-    instead = f" It comes to {'; to '.join(best.instead)}." if best else ""
     if report.verdict is Verdict.BIASED:
-        return f"The mean of the estimates is not the gradient.{instead}"
+        found = report.diagnosis or Diagnosis()
+        verb = "comes" if found.clear else "seems to come"
+        instead = f": it {verb} to {'; to '.join(found.best.instead)}" if found.best else ""
+        return f"The mean of the estimates is off its target{instead}."
     if report.verdict is Verdict.BROKEN:
         trouble = report.trouble if isinstance(report, EstimatorReport) else report.reason
         return f"It could not be checked: {trouble}."
     if report.verdict is Verdict.INCONCLUSIVE:
         return f"Nothing is decided: {report.reason}."
     if isinstance(report, EnumerationReport):
-        return "The expectation, over all trajectories, is the gradient."
+        return "The expectation, over all trajectories, is its target."
     seen = report.smallest_visible_bias
     also = (
         f"; one of {percent(seen)} would hardly have passed" if seen <= report.aim else report.short
@@ -108,7 +109,7 @@ def _of_estimator(report: EstimatorReport) -> Iterator[Check]:
     if report.trouble and report.reason != "pullback":
         yield Check("the estimator returns a gradient", "", "", "BROKEN", False)
     if not report.trouble:
-        off = report.statistic > report.critical_value
+        off = report.statistic > report.critical_value or report.verdict is Verdict.BIASED
         settled = None if report.verdict is Verdict.INCONCLUSIVE else not off
         unit = "times what bound and rounding allow" if report.deterministic else "standard errors"
         yield Check(
@@ -155,8 +156,8 @@ def _(report: EnumerationReport) -> Iterator[Element]:
         )
     ]
     if report.combination:
-        good = None if report.verdict is Verdict.INCONCLUSIVE else report.passed
-        rows.append(Check("batches", "", "", "ok" if good else "see", good, report.combination))
+        good = True if report.passed else None
+        rows.append(Check("batches", "", "", "ok" if good else "noted", good, report.combination))
     rows.append(_of_pullback(report.pullback_checked, report.verdict is Verdict.BROKEN))
     if report.target_accuracy is not None:
         rows.append(_of_accuracy(report))
@@ -198,22 +199,29 @@ def _factors(found: Localisation, level: str) -> Iterator[Element]:
     rows = [Span(name, f.value, f.low, f.high, f.wrong) for name, f in known.items()]
     wrong = ", ".join(name for name, f in known.items() if f.wrong) or "none of them"
     if drawable(*(x for row in rows for x in (row.low, row.high))):
-        told = f"Factors with their intervals at 99%, beside a line at 1. Not 1: {wrong}."
+        words = f"Factors with their intervals at 99%, beside a line at 1. Not 1: {wrong}."
         yield figure(
-            spans(rows, told, mark=1.0),
+            spans(rows, words, mark=1.0),
             "The dashed line is at 1, where a part is right. A hollow dot is one whose interval, "
             "at 99%, does not hold 1.",
         )
     else:
         yield element("p", "The factors are too large to draw.")
     yield table(
-        "Factors, at 99%",
-        ("part", "factor", "from", "to", "is 1"),
+        "Factors, with intervals at 99%",
+        ("part", "factor", "interval", "is 1"),
         (
-            Row((name, *map(number, (f.value, f.low, f.high)), "no" if f.wrong else "maybe"))
+            Row(
+                (
+                    name,
+                    number(f.value),
+                    f"{number(f.low)} to {number(f.high)}",
+                    "no" if f.wrong else "maybe",
+                )
+            )
             for name, f in known.items()
         ),
-        numbers=(1, 2, 3),
+        numbers=(1, 2),
     )
     for line in str(found).splitlines():
         if " times " not in line:
@@ -227,8 +235,8 @@ def _gradients(report: EstimatorReport | EnumerationReport, level: str) -> Itera
         half = student(0.5 * (1.0 - CONFIDENCE), freedom) * error if error.any() else 0.0 * error
         what = "mean"
     else:
-        mean, half = report.expectation, np.zeros_like(report.expectation)
-        what = "expectation"
+        mean, what = report.expectation, "expectation"
+        half = np.full_like(mean, report.tolerance * np.abs(report.target).max(initial=0.0))
     target = report.target
     if not mean.shape == half.shape == target.shape or not mean.size:
         return
@@ -239,14 +247,16 @@ def _gradients(report: EstimatorReport | EnumerationReport, level: str) -> Itera
     rows = [Pair(f"gradient[{k}]", target[k], mean[k], half[k]) for k in places]
     if drawable(*(x for row in rows for x in (row.exact, row.mean, row.half))):
         off = [row.name for row in rows if abs(row.mean - row.exact) > row.half]
-        told = f"Pairs of bars: target and {what}. Target outside of the interval: "
+        words = f"Pairs of bars: target and {what}."
+        if half.any():
+            words += f" Target outside of the interval: {', '.join(off) or 'none'}."
         yield figure(
-            bars(rows, f"{told}{', '.join(off) or 'none'}."),
+            bars(rows, words),
             f"{few}",
             element("i", class_="exact"),
             " target, ",
             element("i", class_="mean"),
-            f" {what}" + (", with its interval at 99%" if half.any() else ""),
+            f" {what}" + (", with its interval at 99%" if what == "mean" and half.any() else ""),
         )
     else:
         yield element("p", f"{few}There are numbers that cannot be drawn.")

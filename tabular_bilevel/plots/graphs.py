@@ -20,7 +20,7 @@ from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers, as_policy, as_sizes
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 
 __all__ = ["graph", "influence_graph"]
 
@@ -197,6 +197,7 @@ def influence_graph(
     ['0 (−1.45)', '1 (+0.551)']
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
+    require_tables(found.model)
     return graph(
         found.model,
         policy=found.response.policy,

@@ -18,7 +18,7 @@ from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers, as_policy
 from tabular_bilevel.plots.style import Scale, ranged, signed
-from tabular_bilevel.problem import BilevelProblem, modelled
+from tabular_bilevel.problem import BilevelProblem, modelled, require_tables
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import MOVES
 
@@ -284,6 +284,7 @@ def occupancy(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     ('expected discounted visits', 'column')
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
+    require_tables(found.model)
     return grid(
         problem,
         found.visits,
@@ -327,6 +328,7 @@ def influence(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
     ('influence: return per unit of reward', 'column')
     """
     found = hypergradient(problem, theta, accuracy=Estimated())
+    require_tables(found.model)
     return grid(
         problem,
         found.influence,

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tabular_bilevel._base.arguments import (
+    as_finite,
     as_real,
     as_theta,
     entry,
@@ -23,7 +24,7 @@ from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import AnyProblem
 
 __all__ = ["Plane", "line", "path", "plane"]
 
@@ -44,7 +45,7 @@ SMALLEST_SINE = 1e-6
 
 
 def line(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     theta: npt.ArrayLike,
     direction: npt.ArrayLike,
     *,
@@ -225,8 +226,13 @@ class Plane:
         -------
         ndarray, shape (d,)
             Theta there.
+
+        Raises
+        ------
+        ValueError
+            If a coordinate is no finite number.
         """
-        return self.origin + x * self.first + y * self.second
+        return self.origin + as_finite("x", x) * self.first + as_finite("y", y) * self.second
 
     def coordinates(self, thetas: npt.ArrayLike) -> FloatArray:
         """Give the coordinates of the plane's nearest point to each theta.
@@ -248,7 +254,7 @@ class Plane:
 
 
 def plane(
-    problem: BilevelProblem,
+    problem: AnyProblem,
     where: Plane,
     *,
     reach: float | tuple[tuple[float, float], tuple[float, float]] = 1.0,

@@ -143,9 +143,8 @@ def save_curves(
     b'PNG'
     """
     figure = Figure(figsize=(6.0, 3.7), layout="constrained")
-    axes = figure.add_subplot()
-    ax = curves(curves_by_label, published=published, best=best, ax=axes)
-    ax.set_title(title, fontsize=style.FONT + 2.0)
+    curves(curves_by_label, published=published, best=best, ax=figure.add_subplot())
+    figure.suptitle(title, fontsize=style.FONT + 2.0)  # above the legend
     picture = io.BytesIO()
     figure.savefig(picture, dpi=160, format="png")
     write_file(path, picture.getvalue())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_distribution, as_names, as_theta
+from tabular_bilevel._base.arguments import as_distribution, as_names, as_theta, finite_array
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     UNDERFLOW,
@@ -18,11 +18,12 @@ from tabular_bilevel._base.arrays import (
     read_only,
     restore_read_only,
 )
+from tabular_bilevel._base.files import brief
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import stored
 from tabular_bilevel.finite.union import places, side_by_side
-from tabular_bilevel.problem import ForwardProblem, modelled, pulled_back, require_problem
+from tabular_bilevel.problem import ForwardProblem, modelled, require_problem
 
 __all__ = ["Contexts", "shares", "shares_of_bounds"]
 
@@ -41,7 +42,7 @@ class Contexts:
     a sum of objectives, which this is not.
 
     Source: Thoma et al. (NeurIPS 2024, arXiv:2406.01575), "contextual bilevel reinforcement
-    learning".
+    learning"; theory.md section 3.
 
     Parameters
     ----------
@@ -97,6 +98,8 @@ class Contexts:
         *,
         names: Sequence[str] | None = None,
     ) -> None:
+        if not isinstance(problems, Iterable) or isinstance(problems, str):
+            raise ValueError(f"problems is {brief(repr(problems))}, not a sequence of problems")
         each = tuple(problems)
         if not each:
             raise ValueError("problems is empty: there must be a context at least")
@@ -121,7 +124,11 @@ class Contexts:
     @property
     def n_parameters(self) -> int:
         """Length of theta."""
-        return self.problems[0].n_parameters  # type: ignore[attr-defined, no-any-return]
+        said = (getattr(problem, "n_parameters", None) for problem in self.problems)
+        found = next((length for length in said if length is not None), None)
+        if found is None:
+            raise AttributeError("no context's problem has an n_parameters")
+        return int(found)
 
     @property
     def parameter_names(self) -> Any:
@@ -152,8 +159,8 @@ class Contexts:
             If that of a context is no vector of theta's length, or not finite.
         """
         at = as_theta(theta)
-        pulled = [pulled_back(one, at, part) for one, part in shares(self, at, sensitivities)]
-        return np.asarray(np.sum(pulled, axis=0))
+        pulled = [one.pullback(at, part) for one, part in shares(self, at, sensitivities)]
+        return np.asarray(finite_array("pullback(...)", pulled, (len(pulled), at.size)).sum(axis=0))
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:

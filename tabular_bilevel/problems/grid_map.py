@@ -141,6 +141,8 @@ def grid_map(problem: Any) -> GridMap:
     while hasattr(base, "inner"):
         base = base.inner
     found = getattr(getattr(base, "base", base), ATTRIBUTE, None)
+    if hasattr(base, "problems"):
+        raise NoMapError("each context has a map of its own: ask for that of one of its problems")
     if not isinstance(found, GridMap):
         raise NoMapError(f"a {type(problem).__name__} that is not made of a map has no cells")
     return found

@@ -23,7 +23,11 @@ PAPER = (
     "NeurIPS 2024, arXiv:2406.01575"
 )
 PROGRAM = "an independent program, from the published specification"
+STARTS = "tb.polish from hundreds of starts: all come to a leader that plays 1 always"
+PARITY = "by hand: no move stays in an inner cell, so every second step there is the most"
+TAXES = "tb.polish from fifteen starts"
 SEARCH = "tb.search, from where ascents end, with hundreds of shakes"
+POLISH = "tb.polish over 150 steps, at f(0|A) = 0.834 (lesson 6 of the book)"
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,16 @@ def _end(problem: str, method: str, value: float, digit: float, batch: int) -> K
     return Known(problem, what, value, digit, PAPER, horizon=horizon, method=method, batch=batch)
 
 
-def _best(problem: str, value: float, digit: float, horizon: int | None = None) -> Known:
-    return Known(problem, "best known", value, digit, SEARCH, horizon=horizon, best=True)
+def _best(problem: str, value: float, digit: float, source: str, **more: Any) -> Known:
+    return Known(problem, "best known", value, digit, source, best=True, **more)
 
+
+def _constant(toy: str, value: float, place: int = 1) -> Known:
+    return Known(f"toy-{toy}", "best known", value, 1e-4, STARTS, at={place: 60.0}, best=True)
+
+
+#: Logits of no tax on two goods, 0.2118 on the third, and 0.6306 on income.
+BEST_TAXES = MappingProxyType({0: -60.0, 1: -60.0, 2: -2.1333, 3: -0.7753})
 
 #: All of them. On four rooms the published ends are at temperature 0.001 and penalty 5, the
 #: defaults; on the toy they are at reward 1, the default.
@@ -107,7 +118,7 @@ KNOWN = (
     _rooms(-0.14746077, 0.001, 1.0),
     _rooms(-0.74064441, 0.001, 5.0),
     _rooms(-0.66741326, 0.005, 5.0),
-    _best("four-rooms", 0.7682, 1e-4),
+    _best("four-rooms", 0.7682, 1e-4, SEARCH),
     _end("four-rooms", "bchg", 0.667, 1e-3, 100),
     _end("four-rooms", "hpgd-oracle", 0.691, 1e-3, 100),
     _end("four-rooms", "hpgd-mc", 0.007, 1e-3, 100),
@@ -116,10 +127,26 @@ KNOWN = (
     _end("four-rooms", "naive", 0.0, 1e-3, 100),
     _toy(0.481, 0.5, {}),
     _toy(26.217, 1.0, {2: 800.0}),
-    _best("discrete-toy", 27.316, 1e-3, horizon=150),
+    _best("discrete-toy", 27.316, 1e-3, POLISH, horizon=150),
     _end("discrete-toy", "bchg-game", 27.1, 0.1, 450),
     _end("discrete-toy", "naive", 11.5, 0.1, 450),
     _end("discrete-toy", "bi-ac", 3.7, 0.1, 450),
+    _constant("1_1a", 50.2479),
+    _constant("1_1b", 50.2479),
+    _constant("1_2a", 49.7310),
+    _constant("1_2b", 49.7381),
+    _constant("1_2c", 49.7452),
+    _constant("1_2d", 49.7434),
+    _constant("1_2e", 49.7310),
+    _constant("1_2f", 49.7484),
+    _constant("1_2g", 99.4972),
+    _constant("2_1", 33.6689),
+    _constant("2_2", 33.3322, place=3),
+    _constant("3_1a", 33.2305),
+    _constant("3_1b", 33.2676),
+    _constant("3_2", 49.7442, place=3),
+    Known("tax-design", "best known", 35.6692, 1e-4, TAXES, at=BEST_TAXES, best=True),
+    Known("goal-position", "best known", 6.141, 1e-3, PARITY, at={55: 60.0}, best=True),
 )
 
 

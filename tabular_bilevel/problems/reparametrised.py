@@ -195,9 +195,15 @@ class Budget:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of the shares."""
-        share = self._softmax(theta)
-        return (self.total * share * (direction - share @ direction))[:-1]
+        """Turn a direction of theta into one of the shares.
+
+        Raises
+        ------
+        ValueError
+            If theta or the direction is no vector of finite numbers of the right length.
+        """
+        share, way = self._softmax(theta), as_theta(direction, self.n_parameters, name="direction")
+        return (self.total * share * (way - share @ way))[:-1]
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
         return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
@@ -336,8 +342,15 @@ class Box:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of x."""
-        return np.asarray(self._slope(theta) * direction)
+        """Turn a direction of theta into one of x.
+
+        Raises
+        ------
+        ValueError
+            If theta or the direction is no vector of finite numbers of the right length.
+        """
+        way = as_theta(direction, self.n_parameters, name="direction")
+        return np.asarray(self._slope(theta) * way)
 
     def _slope(self, theta: npt.ArrayLike) -> FloatArray:
         """Differentiate x, entry by entry."""

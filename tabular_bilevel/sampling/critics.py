@@ -11,6 +11,8 @@ import numpy as np
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    as_flag,
+    as_generator,
     as_nonnegative,
     as_real,
     finite_array,
@@ -178,7 +180,14 @@ class ExactCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Evaluate the leader exactly; of the trajectories, only the model is used."""
+        """Evaluate the leader exactly; of the trajectories, only the model is used.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
+        as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
     @quiet
@@ -212,7 +221,14 @@ class MonteCarloCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Average the returns."""
+        """Average the returns.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
+        as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
         kernels.monte_carlo(
@@ -294,6 +310,8 @@ class SarsaCritic:
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
         as_nonnegative("initial_spread", self.initial_spread)
+        as_flag("cut_is_end", self.cut_is_end)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def values(
@@ -304,14 +322,20 @@ class SarsaCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories."""
-        model = trajectories.model
+        """Learn Q_L from the trajectories.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
+        model, rng = trajectories.model, as_generator(rng)
         previous = previous if self.warm_start else None
         table = first_table(model, previous)
         if previous is None and self.initial_spread > 0.0:
             table += self.initial_spread * rng.standard_normal(table.shape)
-        followed = np.ones(trajectories.pairs.size, dtype=bool)
-        followed[trajectories.ends - 1] = False
+        followed = np.empty(trajectories.pairs.size, dtype=bool)
+        kernels.mark_followed(trajectories.lengths, followed)
         for _ in range(self.sweeps):
             order = rng.permutation(followed.size)
             for block in row_blocks(order.size, SCATTERED):
@@ -391,6 +415,7 @@ class TemporalDifferenceCritic:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
+        as_flag("warm_start", self.warm_start)
 
     @quiet
     def values(
@@ -401,7 +426,13 @@ class TemporalDifferenceCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories."""
+        """Learn Q_L from the trajectories.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
         return learn_differences(
             response,
             trajectories,
@@ -441,7 +472,7 @@ def learn_differences(
     previous: FloatArray | None,
 ) -> LeaderValues:
     """Learn Q_L by temporal differences; `target_value` makes V of the table before each sweep."""
-    model = trajectories.model
+    model, rng = trajectories.model, as_generator(rng)
     table = first_table(model, previous)
     for _ in range(sweeps):
         order, target = rng.permutation(trajectories.pairs.size), target_value(table)

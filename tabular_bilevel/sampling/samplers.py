@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from tabular_bilevel._base.arguments import as_real, positive_integer
+from tabular_bilevel._base.arguments import as_generator, as_real, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
-from tabular_bilevel.sampling.trajectories import Trajectories, draw, joined
+from tabular_bilevel.sampling.trajectories import Trajectories, as_known_policy, draw, joined
 
 __all__ = ["Episodes", "Sampler", "StepBudget", "Survivors", "negligible_horizon"]
 
@@ -99,7 +99,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Episodes:
-    """A fixed number of trajectories, all held at once: about 13 bytes a step.
+    """A fixed number of trajectories, all held at once: about 8 bytes a step.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class Episodes:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
+        return drawn(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
 
     def horizon(self, model: Model) -> int:
         """Count the steps after which a trajectory is cut."""
@@ -198,8 +198,15 @@ class StepBudget:
             raise ValueError(f"n_steps is {self.n_steps}, not a multiple of n_envs, {self.n_envs}")
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw the trajectories, those of one environment after those of another."""
+        """Draw the trajectories, those of one environment after those of another.
+
+        Raises
+        ------
+        ValueError
+            If the policy is none on the model, or `rng` neither a generator nor a seed.
+        """
         steps, columns = self.n_steps // self.n_envs, self.horizon(model)
+        policy, rng = as_known_policy(model, policy), as_generator(rng)
         return joined(
             [
                 draw(model, policy, rows=steps, columns=columns, rng=rng, n_steps=steps)
@@ -258,7 +265,7 @@ class Survivors:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return draw(
+        return drawn(
             model,
             policy,
             rows=self.n_trajectories,
@@ -294,6 +301,13 @@ class Survivors:
                 "grow without bound"
             )
         return self.probability
+
+
+def drawn(
+    model: Model, policy: FloatArray, *, rng: np.random.Generator, **how: Any
+) -> Trajectories:
+    """Draw as `draw` does, after a look at what was given."""
+    return draw(model, as_known_policy(model, policy), rng=as_generator(rng), **how)
 
 
 def negligible_horizon(model: Model) -> int:

@@ -18,7 +18,6 @@ from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
-from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
@@ -117,52 +116,55 @@ class TraceRule:
             Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
             one pass whatever the number of parameters; of a law, their means, step by step.
         """
-        seen, model = experience.seen, experience.world
-        kernel = model.transition
-        direct, indirect = (
+        seen, model, values = experience.seen, experience.world, experience.values
+        sums = (
             self._of_law(experience, seen)
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        for sums, discount, valued, reward in (
-            (direct, self.leader_discount, experience.values, model.leader_reward),
-            (indirect, model.follower_discount, experience.response, model.follower_reward),
-        ):
-            kernels.weigh_arrivals(
-                kernel.indptr,
-                kernel.indices,
-                kernel.data,
-                model.termination.ravel(),
-                model.initial,
-                discount,
-                valued.value,
-                valued.action_value.ravel(),
-                reward.ravel(),
-                self.baseline,
-                sums.entries,
-                sums.starts,
-            )
-        if direct.answers is not None:
-            direct.entries[:] += ratio(direct.answers[0], kernel.data)
-            direct.starts[:] += ratio(direct.answers[1], model.initial)
-        measures = Sensitivities.of(
-            model, leader_reward=direct.pairs, transition=direct.entries, initial=direct.starts
+        kernel, response = model.transition, experience.response
+        kernels.weigh_arrivals(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.termination.ravel(),
+            model.initial,
+            self.leader_discount,
+            values.value,
+            values.action_value.ravel(),
+            model.leader_reward.ravel(),
+            model.follower_discount,
+            response.value,
+            response.action_value.ravel(),
+            model.follower_reward.ravel(),
+            self.baseline,
+            sums.gone,
+            sums.starts,
+            sums.carried,
+            sums.credited_starts,
+        )
+        if sums.answers is not None:
+            sums.gone[:] += ratio(sums.answers[0], kernel.data)
+            sums.starts[:] += ratio(sums.answers[1], model.initial)
+        direct = Sensitivities.of(
+            model, leader_reward=sums.occupancy, transition=sums.gone, initial=sums.starts
         )
         return (
-            measures.times(self.direct_tables),
-            self._indirect(experience, indirect).times(self.indirect_tables),
+            direct.times(self.direct_tables),
+            self._indirect(experience, sums).times(self.indirect_tables),
         )
 
-    def _of_sample(self, experience: Experience, sample: Trajectories) -> tuple[_Sums, _Sums]:
+    def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
         model = sample.model
-        direct, indirect = _Sums.none(model), _Sums.none(model)
+        occupancy, influence = np.zeros((2, *self.credit.shape))
+        gone, carried = np.zeros((2, model.transition.nnz))
+        starts, credited_starts = np.zeros((2, model.n_states))
         shares = self.direct / sample.count, self.indirect / max(1, sample.complete)
         passes = [(self.trace_discount, *shares)]
         if self.late:  # less what each step's own credit does to it alone
             passes.append((0.0, 0.0, -shares[1]))
-        leader_discount, credit_discount = (
-            discount / sample.survival for discount in (self.leader_discount, self.credit_discount)
-        )
+        leader_discount = self.leader_discount / sample.survival
+        credit_discount = self.credit_discount / sample.survival
         credit = read_only_view(self.credit.ravel())
         for trace_discount, direct_share, indirect_share in passes:
             for pairs, entries, lengths in sample.blocks():
@@ -177,14 +179,15 @@ class TraceRule:
                     credit_discount,
                     direct_share,
                     indirect_share,
-                    direct.pairs.ravel(),
-                    direct.entries,
-                    direct.starts,
-                    indirect.pairs.ravel(),
-                    indirect.entries,
+                    occupancy.ravel(),
+                    gone,
+                    starts,
+                    influence.ravel(),
+                    carried,
                 )
+        sums = _Sums(occupancy, gone, starts, influence, carried, credited_starts)
         if not self.own_action:
-            return direct, indirect
+            return sums
 
         def answers(
             worth: FloatArray, discount: float, share: float
@@ -199,14 +202,11 @@ class TraceRule:
 
         advantage = answers(experience.values.advantage.ravel(), leader_discount, shares[0])
         if not self.late:
-            carried, begun = answers(credit, credit_discount, shares[1])
-            indirect.starts[:] = begun
-            if model.follower_discount > 0.0:
-                indirect.entries[:] += carried / model.follower_discount
-        return replace(direct, answers=advantage), indirect
+            sums.credit(model.follower_discount, *answers(credit, credit_discount, shares[1]))
+        return replace(sums, answers=advantage)
 
     @quiet
-    def _of_law(self, experience: Experience, law: Law) -> tuple[_Sums, _Sums]:
+    def _of_law(self, experience: Experience, law: Law) -> _Sums:
         world, policy, onward = law.made_in, experience.response.policy, law.made_in.transition
         influence, occupancy, answered, credited = law.sums(
             self.credit,
@@ -221,48 +221,50 @@ class TraceRule:
             return np.asarray(pairs.ravel()[world.entry_row] * onward.data)
 
         direct, indirect = self.direct * occupancy, self.indirect * influence
-        begun = self.direct * world.initial
-        sums = (
-            _Sums(direct, through(direct), begun.copy()),
-            _Sums(indirect, through(indirect), np.zeros(world.n_states)),
-        )
+        starts, none = self.direct * world.initial, np.zeros(world.n_states)
+        sums = _Sums(direct, through(direct), starts.copy(), indirect, through(indirect), none)
         if not self.own_action:
             return sums
         gain = np.vecdot(policy, experience.values.advantage)
-        advantage = through(self.direct * answered) * gain[onward.indices], begun * gain
         if not self.late:
-            gain = self.indirect * np.vecdot(policy, self.credit)
-            sums[1].starts[:] = world.initial * gain
-            if law.model.follower_discount > 0.0:
-                gain = gain / law.model.follower_discount
-                sums[1].entries[:] += through(credited) * gain[onward.indices]
-        return replace(sums[0], answers=advantage), sums[1]
+            credit = self.indirect * np.vecdot(policy, self.credit)
+            entries = through(credited) * credit[onward.indices]
+            sums.credit(law.model.follower_discount, entries, world.initial * credit)
+        entries = through(self.direct * answered) * gain[onward.indices]
+        return replace(sums, answers=(entries, starts * gain))
 
     def _indirect(self, experience: Experience, sums: _Sums) -> Sensitivities:
         """Make sensitivities of an influence and what goes with it."""
-        model, response, influence = experience.world, experience.response, sums.pairs
+        model, response, influence = experience.world, experience.response, sums.influence
         if self.centred:
             mean = response.policy * influence.sum(axis=1, keepdims=True)
             return Sensitivities.of(model, follower_reward=influence - mean)
         return Sensitivities.of(
             model,
             follower_reward=influence,
-            transition=sums.entries,
-            initial=sums.starts,
+            transition=sums.carried,
+            initial=sums.credited_starts,
             temperature=partial(temperature_slope, experience.planned, response, influence),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """How often pairs, entries of the kernel and starts are seen, for one part of the gradient."""
+    """What pairs, entries of the kernel and starts are seen with, for both parts of the gradient.
 
-    pairs: FloatArray
-    entries: FloatArray
+    The direct part has the leader's weights, the other one the credit that is carried along.
+    """
+
+    occupancy: FloatArray
+    gone: FloatArray
     starts: FloatArray
-    answers: tuple[FloatArray, FloatArray] | None = None  # what actions add to the last two
+    influence: FloatArray
+    carried: FloatArray
+    credited_starts: FloatArray
+    answers: tuple[FloatArray, FloatArray] | None = None  # actions' to entries, and to starts
 
-    @classmethod
-    def none(cls, model: Model) -> _Sums:
-        shape, stored = model.follower_reward.shape, model.transition.nnz
-        return cls(np.zeros(shape), np.zeros(stored), np.zeros(model.n_states))
+    def credit(self, discount: float, entries: FloatArray, starts: FloatArray) -> None:
+        """Add the credit of actions on arrival, which later steps share at this discount."""
+        self.credited_starts[:] += starts
+        if discount > 0.0:
+            self.carried[:] += entries / discount

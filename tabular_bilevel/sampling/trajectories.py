@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import (
+    DISTRIBUTION_TOLERANCE,
     as_array,
     as_generator,
+    as_leader_discount,
     distribution_tolerance,
     entry,
     finite_array,
@@ -34,6 +36,7 @@ from tabular_bilevel.finite.model import Model
 __all__ = [
     "Law",
     "Trajectories",
+    "as_known_policy",
     "as_policy",
     "draw",
     "joined",
@@ -250,7 +253,7 @@ class Trajectories:
         Parameters
         ----------
         discount : float
-            What a visit a step later weighs.
+            What a visit a step later weighs, in [0, 1].
 
         Returns
         -------
@@ -258,7 +261,13 @@ class Trajectories:
             Visits.
         weights : ndarray, shape (S, A)
             Their discounted sums.
+
+        Raises
+        ------
+        ValueError
+            If the discount is not in [0, 1].
         """
+        discount = as_leader_discount(discount, name="discount")
         shape = self.model.follower_reward.shape
         counts, weights = np.zeros((2, self.model.follower_reward.size))
         kernels.visits(self.pairs, self.lengths, discount / self.survival, counts, weights)
@@ -555,6 +564,17 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
         index = first(off)
         raise ValueError(f"{entry('policy', index)} sums to {sums[index]:.12g}, not 1")
     return read_only(chances)
+
+
+def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
+    """Take a policy as it is if it is one, as a solver's is; `as_policy` says what is wrong."""
+    if type(policy) is np.ndarray and policy.dtype == np.float64:
+        available = model.available
+        if policy.shape == available.shape and policy.min() >= 0.0:
+            off = policy.sum(axis=1) - 1.0
+            if np.abs(off).max() <= DISTRIBUTION_TOLERANCE and not policy[~available].any():
+                return policy
+    return as_policy(model, policy)
 
 
 def draw(

@@ -23,7 +23,7 @@ from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 
-__all__ = ["FAMILIES", "NOISE_FACTOR", "Recipe", "is_telling", "made", "most_noise"]
+__all__ = ["FAMILIES", "NOISE_FACTOR", "VectorRecipe", "is_telling", "made", "most_noise"]
 
 #: Of the zoo, those that vectors are drawn from, in the order of their turns.
 FAMILIES: Mapping[str, zoo.Family] = MappingProxyType(
@@ -59,7 +59,7 @@ TRIES = 20
 
 @displayed
 @dataclass(frozen=True)
-class Recipe:
+class VectorRecipe:
     """What a vector is made from; its numbers depend on nothing else.
 
     Attributes
@@ -91,12 +91,12 @@ class Recipe:
 
 
 @quiet
-def made(recipe: Recipe) -> dict[str, Any]:
+def made(recipe: VectorRecipe) -> dict[str, Any]:
     """Make the content of a vector's file: strings, a tuple of flags, arrays.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : VectorRecipe
         What to make.
 
     Returns

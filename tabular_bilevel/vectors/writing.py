@@ -41,7 +41,7 @@ from tabular_bilevel.vectors.load_vectors import (
     in_decimal,
     load_vector,
 )
-from tabular_bilevel.vectors.making import FAMILIES, Recipe, made
+from tabular_bilevel.vectors.making import FAMILIES, VectorRecipe, made
 
 __all__ = ["FORMAT", "JSON", "MANIFEST", "NPZ", "Encoding", "Plan", "write_vectors"]
 
@@ -210,20 +210,20 @@ class Plan:
             raise ValueError(f"encoding is {self.encoding!r}, not NPZ or JSON")
 
     @property
-    def recipes(self) -> tuple[Recipe, ...]:
+    def recipes(self) -> tuple[VectorRecipe, ...]:
         """One for each vector; the families take turns."""
         n_families = len(self.families)
         return tuple(
-            Recipe(self.families[i % n_families], i // n_families, self.seed, self.max_states)
+            VectorRecipe(self.families[i % n_families], i // n_families, self.seed, self.max_states)
             for i in range(self.count)
         )
 
-    def file(self, recipe: Recipe) -> str:
+    def file(self, recipe: VectorRecipe) -> str:
         """Name a vector's file.
 
         Parameters
         ----------
-        recipe : Recipe
+        recipe : VectorRecipe
             One of `recipes`.
 
         Returns
@@ -264,7 +264,7 @@ class Plan:
 
 def write_vectors(
     folder: str | Path, plan: Plan | None = None, *, workers: int = 1
-) -> Iterator[Recipe]:
+) -> Iterator[VectorRecipe]:
     """Write a folder of vectors, or what is missing of it.
 
     Each file appears whole or not at all, and the manifest last: after an interrupt, a crash or a
@@ -288,7 +288,7 @@ def write_vectors(
 
     Yields
     ------
-    Recipe
+    VectorRecipe
         Recipe of each vector, when its file is there.
 
     Raises
@@ -317,7 +317,7 @@ def write_vectors(
     with alone_in(place):
         _begin(place, provenance)
         notes = _Notebook.of(provenance)
-        sums: dict[Recipe, str] = {}
+        sums: dict[VectorRecipe, str] = {}
         for recipe in plan.recipes:
             found = _kept(place / plan.file(recipe), notes)
             if found is not None:
@@ -420,7 +420,7 @@ def _kept(path: Path, notes: _Notebook) -> str | None:
     return checksum if notes.knows(path.name, checksum) else None
 
 
-def _write_one(path: Path, encoding: Encoding, recipe: Recipe) -> str:
+def _write_one(path: Path, encoding: Encoding, recipe: VectorRecipe) -> str:
     """Make a vector and write its file; return its checksum."""
     raw = encoding.encode(made(recipe))
     write_file(path, raw)
@@ -428,7 +428,7 @@ def _write_one(path: Path, encoding: Encoding, recipe: Recipe) -> str:
 
 
 def _finish(
-    place: Path, plan: Plan, provenance: Mapping[str, Any], sums: Mapping[Recipe, str]
+    place: Path, plan: Plan, provenance: Mapping[str, Any], sums: Mapping[VectorRecipe, str]
 ) -> None:
     vectors = []
     for recipe in plan.recipes:

@@ -227,7 +227,7 @@ def answers(trajectories, *, worth, discount, share):
 
 
 def weigh_arrivals(model, *, discount, value, action_value, reward, baseline, entries, starts):
-    """Multiply sums of (s, a, s') and of s by what arriving there is worth: dictionaries."""
+    """Multiply sums of (s, a, s') and of s by what arriving is worth to a player: dictionaries."""
     kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, -1)
     usual = model.initial @ value if baseline else 0.0
     begun = {s: number * (value[s] - usual) / model.initial[s] for s, number in starts.items()}
@@ -238,6 +238,11 @@ def weigh_arrivals(model, *, discount, value, action_value, reward, baseline, en
             worth -= action_value[s, a] - reward[s, a]
         arrived[s, a, following] = number * worth / kernel[s, a, following]
     return arrived, begun
+
+
+def mark_followed(lengths):
+    """List of each step whether its trajectory has a next one."""
+    return [t + 1 < n for n in lengths for t in range(n)]
 
 
 def sampled_measures(

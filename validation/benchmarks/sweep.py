@@ -1,19 +1,17 @@
 """Speed of a sweep: two workers, beside one.
 
 Run ``python validation/benchmarks/sweep.py`` with the package installed, on a machine with two
-cores that have nothing else to do (some minutes). The tasks are ascents of BC-HG on four rooms. In
-turn with them two plain processes count, and one: the ratio of these is what two workers could gain
-at best here and now. Each time is the median of several; starting the workers is part of it in
-the first line, and not in the second. No numbers are asserted: times are the machine's.
+cores that have nothing else to do (ten minutes). The tasks are ascents of BC-HG on four rooms, as
+long as the published ones. In turn with them a plain loop counts, in one process and shared by two
+new ones: what they gain is what two workers could at best, here and now. Workers that are started
+import the package and load compiled code for a second or two; those that are there do not.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 
@@ -22,6 +20,11 @@ from joblib.externals.loky import get_reusable_executor
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train
+
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
 
 
 def count(n: int) -> None:
@@ -48,22 +51,11 @@ def swept(workers: int, runs: list[Run], fresh: bool) -> None:
         pass
 
 
-def ratio(work: Callable[[int], None], repeats: int) -> tuple[float, float]:
-    """Take medians of the seconds of one and of two, in turn."""
-    times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(repeats):
-        for workers, spent in times.items():
-            start = time.perf_counter()
-            work(workers)
-            spent.append(time.perf_counter() - start)
-    return statistics.median(times[1]), statistics.median(times[2])
-
-
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7, help="of each measurement (7)")
-    parser.add_argument("--tasks", type=int, default=8, help="ascents (8)")
-    parser.add_argument("--iterations", type=int, default=3000, help="of each ascent (3,000)")
+    """Measure and print."""
+    parser = runner.parser(__doc__, runs=7)
+    parser.add_argument("--tasks", type=int, default=10, help="ascents (10)")
+    parser.add_argument("--iterations", type=int, default=10_000, help="of each (10,000)")
     options = parser.parse_args(arguments)
     problem = tb.problems.four_rooms()
     method = tb.BoltzmannCovariance(tb.Interaction(tb.StepBudget(100, 200)))
@@ -72,16 +64,21 @@ def main(arguments: list[str] | None = None) -> int:
             options.iterations, options.iterations)
         for k in range(options.tasks)
     ]  # fmt: skip
-    train(runs[0])  # compiles
-    lines: dict[str, Callable[[int], None]] = {
-        "a sweep, workers started": partial(swept, runs=runs, fresh=True),
-        "a sweep, workers there": partial(swept, runs=runs, fresh=False),
-        "plain processes": partial(counted, n=20_000 * options.iterations),
+    # compiles
+    train(replace(runs[0], n_iterations=2, every=2))
+    numbers = 100 * options.tasks * options.iterations
+    works: dict[str, Callable[[], None]] = {
+        "one worker": partial(swept, 1, runs, fresh=False),
+        "two workers, started": partial(swept, 2, runs, fresh=True),
+        "two workers, there": partial(swept, 2, runs, fresh=False),
+        "one counts": partial(counted, 1, numbers),
+        "two count": partial(counted, 2, numbers),
     }
-    print(f"{'':<26}{'one, s':>9}{'two, s':>9}{'ratio':>7}")
-    for name, work in lines.items():
-        one, two = ratio(work, options.repeats)
-        print(f"{name:<26}{one:>9.2f}{two:>9.2f}{one / two:>7.2f}")
+    times = {name: runner.timed(work) for name, work in works.items()}
+    median = runner.medians(times, options.runs)
+    one = {name: "one counts" if "count" in name else "one worker" for name in works}
+    rows = ({"what": name, "s": s, "gain": median[one[name]] / s} for name, s in median.items())
+    runner.table(options, rows)
     return 0
 
 

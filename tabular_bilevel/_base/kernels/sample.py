@@ -16,6 +16,7 @@ __all__ = [
     "answers",
     "eligibility_traces",
     "expected_traces",
+    "mark_followed",
     "monte_carlo",
     "pad",
     "sample_trajectories",
@@ -221,35 +222,59 @@ def weigh_arrivals(
     data: FloatArray,
     termination: FloatArray,
     initial: FloatArray,
-    discount: float,
-    value: FloatArray,
-    action_value: FloatArray,
-    reward: FloatArray,
+    leader_discount: float,
+    leader_value: FloatArray,
+    leader_action_value: FloatArray,
+    leader_reward: FloatArray,
+    follower_discount: float,
+    follower_value: FloatArray,
+    follower_action_value: FloatArray,
+    follower_reward: FloatArray,
     baseline: bool,
-    entries: FloatArray,
+    gone: FloatArray,
     starts: FloatArray,
+    carried: FloatArray,
+    credited_starts: FloatArray,
 ) -> None:
-    """Multiply sums over entries and starts by what arriving there is worth.
+    """Multiply sums over entries and starts by what arriving there is worth to each player.
 
     With `baseline` what arriving is worth has taken off what the action values say of it, unless
     the step may end the episode: elsewhere rows sum to one at every theta, so that has mean zero.
     Derivatives with respect to a probability are weights of its logarithm's, so they are divided by
     the probability.
     """
-    first = 0.0
+    leader_first, follower_first = 0.0, 0.0
     if baseline:
         for s in range(initial.size):
-            first += initial[s] * value[s]
+            leader_first += initial[s] * leader_value[s]
+            follower_first += initial[s] * follower_value[s]
     for s in range(initial.size):
         if starts[s] != 0.0:
-            starts[s] *= (value[s] - first) / initial[s]
+            starts[s] *= (leader_value[s] - leader_first) / initial[s]
+        if credited_starts[s] != 0.0:
+            credited_starts[s] *= (follower_value[s] - follower_first) / initial[s]
     for row in range(termination.size):
+        leader_usual, follower_usual = 0.0, 0.0
+        if baseline and termination[row] == 0.0:
+            leader_usual = leader_action_value[row] - leader_reward[row]
+            follower_usual = follower_action_value[row] - follower_reward[row]
         for k in range(indptr[row], indptr[row + 1]):
-            if entries[k] != 0.0:
-                worth = discount * value[indices[k]]
-                if baseline and termination[row] == 0.0:
-                    worth -= action_value[row] - reward[row]
-                entries[k] *= worth / data[k]
+            if gone[k] != 0.0:
+                worth = leader_discount * leader_value[indices[k]] - leader_usual
+                gone[k] *= worth / data[k]
+            if carried[k] != 0.0:
+                worth = follower_discount * follower_value[indices[k]] - follower_usual
+                carried[k] *= worth / data[k]
+
+
+@kernel
+def mark_followed(lengths: IntArray, followed: BoolArray) -> None:
+    """Say of each step whether its trajectory has a next one."""
+    k = 0
+    for i in range(lengths.size):
+        for t in range(lengths[i]):
+            followed[k] = t + 1 < lengths[i]
+            k += 1
 
 
 @kernel

@@ -1,27 +1,35 @@
-"""Speed of an ascent: BC-HG on four rooms, one outer iteration of the published protocol.
+"""Speed of training on four rooms: sampling, traces, iterations of BC-HG and AMD; and of imports.
 
-Run ``python validation/benchmarks/ascent.py`` with the package installed. An iteration solves the
-follower from its last answer, simulates 100 steps, sweeps the SARSA critic once, takes the gradient
-and updates theta. In turn with the package runs a plain prototype of the same protocol for this one
-problem: NumPy, with loops over steps compiled by Numba. Each line is the median of several blocks
-of iterations; the last says how long a curve of 10,000 iterations and 10 seeds takes by that.
-No numbers are asserted: times are the machine's.
+Run ``python validation/benchmarks/training.py`` with the package installed. In turn with each line
+runs what it is compared with:
+
+- sampling: numpy drawing the two uniform numbers that a step takes, and nothing else;
+- traces: sampling the same trajectories;
+- an iteration of BC-HG, by the published protocol (the follower answers from its last answer, 100
+  steps, one sweep of the SARSA critic, the gradient, a step): a plain prototype of the same for
+  this one problem, NumPy with loops over steps compiled by Numba;
+- the import: numpy and scipy alone, in processes of their own.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
+
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
+
+IMPORTS = "import numpy, scipy.linalg, scipy.sparse.csgraph, scipy.sparse.linalg"
 
 N_STEPS, TIME_LIMIT, RATE, CRITIC_STEP = 100, 200, 0.1, 0.5
 
@@ -130,38 +138,79 @@ def prototype() -> Callable[[], None]:
     return iterate
 
 
-def package() -> Callable[[], None]:
-    """Make a function that does one iteration with the package."""
+class Line(NamedTuple):
+    """What is measured, and what it is compared with, if with anything."""
+
+    what: str
+    run: Callable[[], object]
+    beside: str
+    peer: Callable[[], object] | None
+    runs: int = 1  # of each, for one time
+
+
+def lines(count: int) -> list[Line]:
+    """List what is measured, on so many trajectories."""
     problem = tb.problems.four_rooms()
-    method = METHODS["bchg"](Setting(tb.StepBudget(N_STEPS, TIME_LIMIT), CRITIC_STEP))
-    theta = np.random.default_rng(0).normal(0.0, 0.01, problem.n_parameters)
-    climb = tb.ascend(problem, theta, method, tb.GradientAscent(RATE, 1.0), rng=0)
-    return lambda: next(climb) and None
+    theta = np.zeros(problem.n_parameters)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(count)))
+    rng = np.random.default_rng(0)
+    seen = method.interaction.gather(problem, theta, rng=rng)
+    model, policy = seen.world, seen.response.policy
+    n_steps = seen.trajectories.pairs.size
+
+    def sampled(generator: np.random.Generator) -> Callable[[], object]:
+        return lambda: method.sampler.sample(model, policy, rng=generator)
+
+    def drawn(generator: np.random.Generator) -> Callable[[], object]:
+        return lambda: generator.random(2 * n_steps)
+
+    def climbing(method: tb.Estimator) -> Callable[[], object]:
+        start = 0.01 * np.random.default_rng(0).normal(size=theta.size)
+        climb = tb.ascend(problem, start, method, tb.GradientAscent(RATE, 1.0), rng=0)
+        return lambda: next(climb)
+
+    def process(code: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+
+    published = METHODS["bchg"](Setting(tb.StepBudget(N_STEPS, TIME_LIMIT), CRITIC_STEP))
+    quick = np.random.Generator(np.random.SFC64(0))
+    return [
+        Line(f"{n_steps} steps, PCG64", sampled(rng), "their uniform numbers", drawn(rng)),
+        Line(f"{n_steps} steps, SFC64", sampled(quick), "their uniform numbers", drawn(quick)),
+        Line("traces of BC-HG", lambda: method.estimate(seen), "sampling", sampled(rng)),
+        Line("iteration of BC-HG", climbing(published), "plain prototype", prototype(), 200),
+        Line("iteration of AMD", climbing(tb.AdaptiveModelDesign()), "", None),
+        Line("check_gradient", lambda: tb.check_gradient(problem, theta), "", None),
+        Line("import", process("import tabular_bilevel"), "numpy and scipy", process(IMPORTS)),
+    ]
+
+
+def repeated(run: Callable[[], object], runs: int) -> Callable[[], object]:
+    """Make what runs so often."""
+    return lambda: [run() for _ in range(runs)]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=500, help="of each block")
+    """Measure and print."""
+    parser = runner.parser(__doc__, runs=9)
+    parser.add_argument("--trajectories", type=int, default=60_000, help="30 steps each (60,000)")
     options = parser.parse_args(arguments)
-    makers = {"package": package(), "plain": prototype()}
-    times: dict[str, list[float]] = {name: [] for name in makers}
-    for iterate in makers.values():  # compile, and leave the flat start
-        for _ in range(options.iterations):
-            iterate()
-    for _, (name, iterate) in itertools.product(range(options.blocks), makers.items()):
-        before = time.perf_counter()
-        for _ in range(options.iterations):
-            iterate()
-        times[name].append((time.perf_counter() - before) / options.iterations)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    for name, values in times.items():
-        print(
-            f"{name:<8} {median[name] * 1e3:.3f} ms an iteration "
-            f"({min(values) * 1e3:.3f} to {max(values) * 1e3:.3f})"
-        )
-    print(f"ratio    {median['package'] / median['plain']:.2f}")
-    print(f"a curve  {median['package'] * 10_000 * 10 / 2:.1f} s with two workers")
+    runner.alone()
+
+    def rows() -> Iterator[dict[str, object]]:
+        for line in lines(options.trajectories):
+            both = {line.what: line.run} | ({line.beside: line.peer} if line.peer else {})
+            runs = {name: runner.timed(repeated(run, line.runs)) for name, run in both.items()}
+            ours, *peers = runner.medians(runs, options.runs).values()
+            yield {
+                "what": line.what,
+                "ms": ours / line.runs * 1e3,
+                "beside": line.beside,
+                "its ms": peers[0] / line.runs * 1e3 if peers else "",
+                "ratio": ours / peers[0] if peers else "",
+            }
+
+    runner.table(options, rows())
     return 0
 
 
