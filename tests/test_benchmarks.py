@@ -176,24 +176,20 @@ def test_a_small_million(capsys):
 
 
 def test_what_workers_gain_is_measured_beside_what_they_could(tmp_path, capsys):
-    few = ["--repeats", "1", "--tasks", "2", "--iterations", "2"]
+    few = ["--runs", "1", "--tasks", "2", "--iterations", "2"]
     assert sweep.main([*few, "--json", str(tmp_path / "table.json")]) == 0
-    heading, _, *lines = capsys.readouterr().out.splitlines()
-    assert heading == "| what | s | gain |"
+    assert capsys.readouterr().out.startswith("| what | s | gain |\n")
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     names = ["one worker", "two workers, started", "two workers, there", "one counts", "two count"]
     assert [row["what"] for row in rows] == names
-    assert len(lines) == len(rows)
     assert rows[0]["gain"] == rows[3]["gain"] == 1.0
 
 
 def test_training_is_measured_beside_what_it_is_made_of(tmp_path, capsys):
     table = tmp_path / "table.json"
-    few = ["--repeats", "1", "--trajectories", "50"]
+    few = ["--runs", "1", "--trajectories", "50"]
     assert training.main([*few, "--json", str(table)]) == 0
-    heading, _, *lines, last = capsys.readouterr().out.splitlines()
-    assert heading == "| what | ms | beside | its ms | ratio |"
-    assert last.startswith("medians of 1 runs in turn")
+    assert capsys.readouterr().out.startswith("| what | ms | beside | its ms | ratio |\n")
     rows = json.loads(table.read_text())["rows"]
     assert [row["what"] for row in rows[2:]] == [
         "traces of BC-HG",
@@ -202,5 +198,4 @@ def test_training_is_measured_beside_what_it_is_made_of(tmp_path, capsys):
         "check_gradient",
         "import",
     ]
-    assert len(lines) == len(rows)
     assert all(row["ratio"] > 0.0 for row in rows if row["beside"])

@@ -8,6 +8,8 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
+from tabular_bilevel.derivatives import reach
+from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.problems import contexts, zoo
 
 # Both sides are float64 solves of mild models.
@@ -108,9 +110,28 @@ def test_each_context_counts_in_the_bounds(monkeypatch):
     assert (tb.hypergradient(PROBLEM, THETA).accuracy.gradient < wide).all()
 
 
+@pytest.mark.parametrize("table", ["follower_reward", "leader_reward", "transition", "initial"])
+def test_errors_of_a_table_reach_as_far_as_the_contexts_derivatives(table):
+    """Each |J|^T error, with J's entries from `pushforward`; rounding is far below."""
+    model, theta = PROBLEM.model(THETA), THETA
+    off = np.abs(np.random.default_rng(0).normal(size=getattr(nothing(model), table).shape))
+    measures = tb.Sensitivities.of(model)
+    found = reach(PROBLEM, theta, measures, dataclasses.replace(nothing(model), **{table: off}))
+    slopes = [np.ravel(getattr(PROBLEM.pushforward(theta, row), table)) for row in np.eye(3)]
+    assert (found.bound >= np.abs(slopes) @ off.ravel() * (1.0 - 1e-9)).all()
+    if table.endswith("reward"):  # formulas for distributions give away more
+        assert (found.bound <= np.abs(slopes) @ off.ravel() * (1.0 + 1e-9)).all()
+
+
+def nothing(model):
+    pairs, states = np.zeros(model.available.shape), np.zeros(model.n_states)
+    entries = np.zeros(model.transition.nnz)
+    return SensitivityBounds(pairs, pairs, entries, pairs, states, 0.0, 0.0)
+
+
 def test_a_sampled_estimator_is_right_and_a_wrong_one_is_seen():
-    bchg = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(400, 60)))
-    naive = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(400, 60)))
+    bchg = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200, 60)))
+    naive = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200, 60)))
     assert tb.check_estimator(bchg, PROBLEM, THETA, rng=1).passed
     assert not tb.check_estimator(naive, PROBLEM, THETA, rng=1).passed
 
@@ -175,6 +196,13 @@ def test_strangers_problems_will_do(wrap):
     own, found = (tb.hypergradient(problem, THETA) for problem in (PROBLEM, mixed))
     assert relative(found.gradient, own.gradient) < ROUNDING
     assert found.accuracy.level is tb.Level.BOUNDED
+
+
+def test_one_context_that_says_how_long_theta_is_is_enough():
+    silent = Backward(FORK)
+    assert tb.Contexts([silent, FORK]).n_parameters == 1
+    assert not hasattr(tb.Contexts([silent, silent]), "n_parameters")
+    assert tb.objective(tb.Contexts([silent, silent]), [0.2]) == tb.objective(FORK, [0.2])
 
 
 def test_states_are_called_by_their_context():

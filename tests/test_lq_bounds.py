@@ -7,7 +7,7 @@ from sizes import sizes
 from systems import Moved, random_system
 
 import tabular_bilevel as tb
-from tabular_bilevel.certify.linear_quadratic import Ball, Decay, radii
+from tabular_bilevel.certify.linear_quadratic import Ball, Decay, _road, radii
 from tabular_bilevel.lq.model import MOVED
 
 # After so many sweeps at a discount of 0.6 no more than 1e-31 is left.
@@ -100,6 +100,13 @@ def test_bounds_are_of_the_exact_answer_whatever_value_is_given(error):
     off = value + error * np.ones_like(value)
     wide = radii(problem, theta, model, off, right.objective, right.gradient)
     assert wide[0] > 10.0 * exact[0]
+    # what is enclosed from there holds what is right
+    enclosed, slopes = _road(model, model.leader_reward, off)
+    assert abs(enclosed.mid[0, 0] - right.objective) <= enclosed.rad + exact[0]
+    for name in MOVED:
+        found = np.reshape(getattr(right.sensitivities, name), slopes[name].mid.shape)
+        gap = np.linalg.norm(found - slopes[name].mid, 2)
+        assert gap <= slopes[name].rad + 1e-9 * np.linalg.norm(found)
     told = radii(problem, theta, model, value, right.objective + error, right.gradient + error)
     assert error * 0.999 < told[0]
     assert error * 0.999 < told[1].min()

@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(BOOK.rglob("*.md"))]
 
 def of_page(page):
     """Make a parameter of a page; those that take seconds have a step of their own in CI."""
-    marks = [pytest.mark.slow] if page.parent.name in ("lessons", "how-to") else []
+    marks = [pytest.mark.slow] if page.parent.name in ("lessons", "how-to", "published") else []
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
 

@@ -248,6 +248,12 @@ def test_the_checker_sees_the_bias_until_it_is_small(calls):
             ),
             r"previous has shape \(2, 4, 3\), not \(2, 5, 3\)",
         ),
+        (
+            lambda: tb.RegularisedActorCritic().expected(
+                GARNET, THETA, {"iteration": np.array([-1.0])}
+            ),
+            "memory's iteration is -1, below 0",
+        ),
     ],
 )
 def test_bad_input_is_named(make, message):

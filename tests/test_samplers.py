@@ -255,4 +255,4 @@ def test_a_discount_too_near_one_for_any_memory_is_named(sampler):
     model = tb.problems.two_state(follower_discount=1.0 - 1e-15).model(np.zeros(2))
     message = r"^a trajectory may take \d{16,} steps, .* of 0\.999999999999999 and 0\.8: give"
     with pytest.raises(ValueError, match=message):
-        sampler.sample(model, np.full((2, 2), 0.5), rng=np.random.default_rng(0))
+        sampler.sample(model, np.array([[0.5, 0.5], [1.0, 0.0]]), rng=np.random.default_rng(0))

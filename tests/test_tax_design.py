@@ -108,6 +108,30 @@ def test_the_published_size():
 
 
 @pytest.mark.slow
+def test_the_best_known_rates():
+    problem = tb.problems.tax_design()
+    theta = [-60.0, -60.0, -60.0, *problem.transform.logits([0.618] * 4)[:1]]
+    assert abs(tb.objective(problem, theta) - 37.990) < 0.5e-3
+    assert tb.polish(problem, START, max_iterations=30).objective < 37.9905
+
+
+def test_nobody_works_for_nothing():
+    taken = SMALL.transform.logits([0.3, 0.3, 0.3, 1.5])
+    policy = tb.solve_follower(SMALL.model(taken)).policy
+    assert policy.reshape(42, 4, 8)[:, 1:].sum(axis=(1, 2)).max() < 0.01
+    slopes = [tb.hypergradient(SMALL, theta).gradient for theta in (START, taken)]
+    assert abs(slopes[1][3]) < 0.01 * abs(slopes[0][3])
+
+
+def test_samples_come_to_the_exact_gradient():
+    exact = tb.hypergradient(SMALL, START).gradient
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Survivors(100)))
+    assert np.linalg.norm(method.target(SMALL, START) - exact) < 1e-9 * np.linalg.norm(exact)
+    naive = tb.NaivePolicyGradient(tb.Interaction(tb.Survivors(100)))
+    assert np.linalg.norm(naive.target(SMALL, START) - exact) > 0.1 * np.linalg.norm(exact)
+
+
+@pytest.mark.slow
 def test_what_the_docstring_says_of_finer_grids():
     for n_assets, known in ((41, 29.154), (81, 28.846)):
         problem = tb.problems.tax_design(n_assets=n_assets)

@@ -77,6 +77,7 @@ KERNELS = "tests/test_kernels.py"
 ROAD = "tests/test_road.py"
 BOUNDS = "tests/test_bounds.py"
 SWEEP = "tests/test_sweep.py"
+LINEAR_QUADRATIC = "tests/test_lq_gradient.py"
 ENCLOSURE = "tests/test_enclosure.py"
 CERTIFICATE = "tests/test_certificate.py"
 RIGHT = "tests/test_agreement.py::test_a_right_problem_passes"
@@ -197,7 +198,7 @@ MUTANTS = (
     ),
     Mutant(
         "exponentials without the shift",
-        "soft_backup",
+        "soft_maximum",
         "    best = action_value.max(axis=1)\n",
         "    best = np.zeros(len(action_value))\n",
         (FOLLOWER,),
@@ -244,7 +245,7 @@ MUTANTS = (
         "evaluate_leader",
         'positive_integer("horizon", horizon)',
         'positive_integer("horizon", horizon) + 1',
-        (f"{KNOWN}::test_discrete_toy_over_150_steps",),
+        (f"{KNOWN}::test_what_is_known_at_a_theta",),
     ),
     Mutant(
         "a budget's pullback with a wrong sign",
@@ -332,7 +333,7 @@ MUTANTS = (
     ),
     Mutant(
         "what has no bound is called bounded",
-        "_bounded",
+        "_bounded_tables",
         "Level.ESTIMATE if bounds.vacuous else Level.BOUNDED",
         "Level.BOUNDED",
         ("tests/test_accuracy.py",),
@@ -736,6 +737,113 @@ MUTANTS = (
         "        raise error\n",
         "        pass\n",
         (f"{SWEEP}::test_a_task_that_fails_is_named_and_does_not_end_the_others",),
+    ),
+    Mutant(
+        "a context's weight forgotten",
+        "shares",
+        "contexts.weights[k] * measures.initial[place.states]",
+        "1.0 * measures.initial[place.states]",
+        ("tests/test_contexts.py::test_each_answer_is_the_mean_of_the_contexts",),
+    ),
+    Mutant(
+        "contexts do not bound their influence",
+        "shares_of_bounds",
+        "bounds.follower_reward[place.pairs]",
+        "0.0 * bounds.follower_reward[place.pairs]",
+        (
+            "tests/test_contexts.py::test_errors_of_a_table_reach_as_far_as_the_contexts_derivatives",
+        ),
+    ),
+    Mutant(
+        "households move against the income tax",
+        "_moves",
+        "np.where(inside, -kinds[:, 0], 0.0)",
+        "np.where(inside, kinds[:, 0], 0.0)",
+        ("tests/test_tax_design.py::test_its_derivatives_are_right",),
+    ),
+    Mutant(
+        "a bonus for certainty",
+        "RegularisedActorCritic._moved",
+        "- temperature * learner.log_policy",
+        "+ temperature * learner.log_policy",
+        ("tests/test_regularised_actor_critic.py::test_the_steps_are_those_of_the_docstring",),
+    ),
+    Mutant(
+        "the linear-quadratic influence spreads at the leader's discount",
+        "indirect_sensitivities",
+        "A, B, discount = model.dynamics, model.control, model.follower_discount",
+        "A, B, discount = model.dynamics, model.control, model.leader_discount",
+        (LINEAR_QUADRATIC,),
+    ),
+    Mutant(
+        "the influence on a gain without what led there",
+        "indirect_sensitivities",
+        "Z = lyapunov(np.sqrt(discount) * closed, source)",
+        "Z = source",
+        (LINEAR_QUADRATIC,),
+    ),
+    Mutant(
+        "the follower's covariance does not answer to its costs",
+        "indirect_sensitivities",
+        "T = -inverse @ evaluation.covariance @ response.covariance - symmetric(Y @ gain.T)",
+        "T = -symmetric(Y @ gain.T)",
+        (LINEAR_QUADRATIC,),
+    ),
+    Mutant(
+        "the input's spread is held to be no part of the noise",
+        "direct_sensitivities",
+        "control=2.0 * noise @ model.control @ response.covariance - flow @ response.gain.T",
+        "control=-flow @ response.gain.T",
+        (LINEAR_QUADRATIC,),
+    ),
+    Mutant(
+        "a bump's mean forgets that the state is spread",
+        "_Widened.__init__",
+        "distance - (size + np.log(sign)) / 2.0",
+        "distance",
+        (LINEAR_QUADRATIC, "tests/test_lq_leader.py"),
+    ),
+    Mutant(
+        "a bump over a spread state is as narrow as ever",
+        "_Widened.__init__",
+        "np.eye(len(centre)) + 2.0 * laws.covariances @ precision",
+        "np.eye(len(centre)) + laws.covariances @ precision",
+        ("tests/test_lq_leader.py",),
+    ),
+    Mutant(
+        "half the temperature is taken for the whole",
+        "_response",
+        "read_only(symmetric(heat / 2.0 * np.linalg.inv(metric)))",
+        "read_only(symmetric(heat * np.linalg.inv(metric)))",
+        ("tests/test_lq_follower.py",),
+    ),
+    Mutant(
+        "the leader's action has no spread after the first step",
+        "LinearQuadraticGame.model",
+        "noise=self._spread(symmetric(lift @ base.noise @ lift.T), spread),",
+        "noise=symmetric(lift @ base.noise @ lift.T),",
+        ("tests/test_lq_games.py",),
+    ),
+    Mutant(
+        "a ball's product forgets the radius of the first factor",
+        "Ball.__matmul__",
+        "mixed += self.rad * other.reach if self.rad else 0.0",
+        "mixed += 0.0",
+        ("tests/test_lq_bounds.py",),
+    ),
+    Mutant(
+        "decay is taken for proven",
+        "Decay.__init__",
+        "if not (lack < 0.5 and rounding < 0.25):",
+        "if False:",
+        ("tests/test_lq_bounds.py",),
+    ),
+    Mutant(
+        "the residual of the Riccati equation is forgotten",
+        "_policy",
+        "residual = (gap.reach + S.reach * K.rad**2) * PAID",
+        "residual = 1e-300",
+        ("tests/test_lq_bounds.py",),
     ),
 )
 

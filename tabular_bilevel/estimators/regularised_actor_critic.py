@@ -251,7 +251,9 @@ class RegularisedActorCritic:
             )
         if not memory:  # once a run is enough
             require_reward_parameters("RegularisedActorCritic", problem, theta, model)
-        k = float(memory[ITERATION][0]) if ITERATION in memory else 0.0
+        k = float(finite_array("previous", memory.get(ITERATION, np.zeros(1)), (1,))[0])
+        if k < 0.0:
+            raise ValueError(f"memory's iteration is {k:g}, below 0")
         weight = self.weight * (k + 1.0) ** self.growth
         factor = 1.0 + self.bonus / (k + 1.0) ** self.fading
         shape = model.follower_reward.shape

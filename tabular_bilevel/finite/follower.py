@@ -632,6 +632,11 @@ class StoppedPolicyIteration:
         -------
         ndarray, shape (S, A)
             What `solve` starts from.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
         """
         rng = as_generator(rng)
         if previous is not None and self.warm_start:

@@ -124,7 +124,11 @@ class Contexts:
     @property
     def n_parameters(self) -> int:
         """Length of theta."""
-        return self.problems[0].n_parameters  # type: ignore[attr-defined, no-any-return]
+        said = (getattr(problem, "n_parameters", None) for problem in self.problems)
+        found = next((length for length in said if length is not None), None)
+        if found is None:
+            raise AttributeError("no context's problem has an n_parameters")
+        return int(found)
 
     @property
     def parameter_names(self) -> Any:

@@ -197,7 +197,13 @@ class Budget:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of the shares."""
+        """Turn a direction of theta into one of the shares.
+
+        Raises
+        ------
+        ValueError
+            If theta or the direction is no vector of finite numbers of the right length.
+        """
         share, way = self._softmax(theta), as_theta(direction, self.n_parameters, name="direction")
         return (self.total * share * (way - share @ way))[:-1]
 
@@ -342,7 +348,13 @@ class Box:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of x."""
+        """Turn a direction of theta into one of x.
+
+        Raises
+        ------
+        ValueError
+            If theta or the direction is no vector of finite numbers of the right length.
+        """
         way = as_theta(direction, self.n_parameters, name="direction")
         return np.asarray(self._slope(theta) * way)
 

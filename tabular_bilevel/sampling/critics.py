@@ -180,7 +180,13 @@ class ExactCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Evaluate the leader exactly; of the trajectories, only the model is used."""
+        """Evaluate the leader exactly; of the trajectories, only the model is used.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
         as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
@@ -215,7 +221,13 @@ class MonteCarloCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Average the returns."""
+        """Average the returns.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
         as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
@@ -310,7 +322,13 @@ class SarsaCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories."""
+        """Learn Q_L from the trajectories.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
         model, rng = trajectories.model, as_generator(rng)
         previous = previous if self.warm_start else None
         table = first_table(model, previous)
@@ -408,7 +426,13 @@ class TemporalDifferenceCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories."""
+        """Learn Q_L from the trajectories.
+
+        Raises
+        ------
+        ValueError
+            If `rng` is neither a generator nor a seed.
+        """
         return learn_differences(
             response,
             trajectories,

@@ -1,33 +1,30 @@
 """Speed of a sweep: two workers, beside one.
 
 Run ``python validation/benchmarks/sweep.py`` with the package installed, on a machine with two
-cores that have nothing else to do (some minutes). The tasks are ascents of BC-HG on four rooms, as
+cores that have nothing else to do (ten minutes). The tasks are ascents of BC-HG on four rooms, as
 long as the published ones. In turn with them a plain loop counts, in one process and shared by two
-new ones: the ratio of these is what two workers could gain at best here and now. Each time is the
-median of several. Starting two workers, which import the package and load compiled code for a
-second or two, is part of the first line, and not of the second. No numbers are asserted: times are
-the machine's.
+new ones: what they gain is what two workers could at best, here and now. Workers that are started
+import the package and load compiled code for a second or two; those that are there do not.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train
+
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
 
 
 def count(n: int) -> None:
@@ -56,11 +53,9 @@ def swept(workers: int, runs: list[Run], fresh: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (5)")
+    parser = runner.parser(__doc__, runs=7)
     parser.add_argument("--tasks", type=int, default=10, help="ascents (10)")
     parser.add_argument("--iterations", type=int, default=10_000, help="of each (10,000)")
-    parser.add_argument("--json", type=Path, help="write the table to this file, too")
     options = parser.parse_args(arguments)
     problem = tb.problems.four_rooms()
     method = tb.BoltzmannCovariance(tb.Interaction(tb.StepBudget(100, 200)))
@@ -79,25 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
         "one counts": partial(counted, 1, numbers),
         "two count": partial(counted, 2, numbers),
     }
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(options.repeats):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(spent) for name, spent in times.items()}
+    times = {name: runner.timed(work) for name, work in works.items()}
+    median = runner.medians(times, options.runs)
     one = {name: "one counts" if "count" in name else "one worker" for name in works}
-    rows = [
-        {"what": name, "s": median[name], "gain": median[one[name]] / median[name]}
-        for name in works
-    ]
-    print("| what | s | gain |\n| --- | --- | --- |")
-    for row in rows:
-        print(f"| {row['what']} | {row['s']:.2f} | {row['gain']:.2f} |")
-    if options.json is not None:
-        versions = {name: version(name) for name in ("tabular-bilevel", "numpy", "joblib")}
-        table = json.dumps({"versions": versions, "rows": rows}, indent=1)
-        options.json.write_text(table + "\n", encoding="utf-8")
+    rows = ({"what": name, "s": s, "gain": median[one[name]] / s} for name, s in median.items())
+    runner.table(options, rows)
     return 0
 
 

@@ -1,39 +1,33 @@
 """Speed of training on four rooms: sampling, traces, iterations of BC-HG and AMD; and of imports.
 
-Run ``python validation/benchmarks/training.py`` with the package installed. Each line is the median
-of alternated runs, with one thread. Beside it, in turn with it, runs what it is compared with:
+Run ``python validation/benchmarks/training.py`` with the package installed. In turn with each line
+runs what it is compared with:
 
 - sampling: numpy drawing the two uniform numbers that a step takes, and nothing else;
 - traces: sampling the same trajectories;
 - an iteration of BC-HG, by the published protocol (the follower answers from its last answer, 100
   steps, one sweep of the SARSA critic, the gradient, a step): a plain prototype of the same for
   this one problem, NumPy with loops over steps compiled by Numba;
-- the import: numpy and scipy alone, in processes of their own, cold but for the disk's cache.
-
-No numbers are asserted: times are the machine's.
+- the import: numpy and scipy alone, in processes of their own.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numba
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
+
+try:
+    from benchmarks import runner
+except ImportError:  # run as a script
+    import runner
 
 IMPORTS = "import numpy, scipy.linalg, scipy.sparse.csgraph, scipy.sparse.linalg"
 
@@ -191,50 +185,32 @@ def lines(count: int) -> list[Line]:
     ]
 
 
-def seconds(run: Callable[[], object], runs: int) -> float:
-    """Time a run."""
-    before = time.perf_counter()
-    for _ in range(runs):
-        run()
-    return (time.perf_counter() - before) / runs
-
-
-def measure(line: Line, repeats: int) -> dict[str, str | float]:
-    """Take medians in turn."""
-    both = [line.run] if line.peer is None else [line.run, line.peer]
-    for run in both:  # compile, and leave a flat start
-        seconds(run, line.runs)
-    times = [[seconds(run, line.runs) for run in both] for _ in range(repeats)]
-    ours, *peers = (statistics.median(each) * 1e3 for each in zip(*times, strict=True))
-    row: dict[str, str | float] = {"what": line.what, "ms": ours, "beside": line.beside}
-    row |= {"its ms": peers[0] if peers else "", "ratio": ours / peers[0] if peers else ""}
-    return row
+def repeated(run: Callable[[], object], runs: int) -> Callable[[], object]:
+    """Make what runs so often."""
+    return lambda: [run() for _ in range(runs)]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="of each measurement (9)")
+    parser = runner.parser(__doc__, runs=9)
     parser.add_argument("--trajectories", type=int, default=60_000, help="30 steps each (60,000)")
-    parser.add_argument("--json", type=Path, help="write the table to this file, too")
     options = parser.parse_args(arguments)
-    threadpool_limits(1)  # ours: the libraries that look at the environment are loaded
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
-    rows = []
-    for line in lines(options.trajectories):
-        row = measure(line, options.repeats)
-        if not rows:
-            print("| " + " | ".join(row) + " |")
-            print("| " + " | ".join("---" for _ in row) + " |")
-        numbers = (f"{v:.3g}" if isinstance(v, float) else v for v in row.values())
-        print("| " + " | ".join(numbers) + " |", flush=True)
-        rows.append(row)
-    versions = {"python": platform.python_version()}
-    versions |= {name: version(name) for name in ("tabular-bilevel", "numpy", "scipy", "numba")}
-    print(f"medians of {options.repeats} runs in turn; {versions}")
-    if options.json is not None:
-        table = json.dumps({"versions": versions, "rows": rows}, indent=1)
-        options.json.write_text(table + "\n", encoding="utf-8")
+    runner.alone()
+
+    def rows() -> Iterator[dict[str, object]]:
+        for line in lines(options.trajectories):
+            both = {line.what: line.run} | ({line.beside: line.peer} if line.peer else {})
+            runs = {name: runner.timed(repeated(run, line.runs)) for name, run in both.items()}
+            ours, *peers = runner.medians(runs, options.runs).values()
+            yield {
+                "what": line.what,
+                "ms": ours / line.runs * 1e3,
+                "beside": line.beside,
+                "its ms": peers[0] / line.runs * 1e3 if peers else "",
+                "ratio": ours / peers[0] if peers else "",
+            }
+
+    runner.table(options, rows())
     return 0
 
 
