@@ -31,6 +31,7 @@ from tabular_bilevel.problem import (
     pulled_back,
 )
 from tabular_bilevel.problems.contexts import Contexts, shares, shares_of_bounds
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = ["Reach", "has_pushforward", "n_entries", "reach", "tangents_along", "tangents_at"]
@@ -80,6 +81,9 @@ def tangents_at(
 
     Raises ValueError if a derivative is none, or, where it is `limited`, takes too many calls.
     """
+    rewards = _of_rewards(problem, theta, model)
+    if rewards is not None:
+        return rewards
     if has_pushforward(problem):
         if limited:
             _require_few(problem, theta.size, model, forward=True)
@@ -181,6 +185,38 @@ def _own(part: object, found: Reach, bound: Any) -> Reach:
 
 def _given(method: str) -> str:
     return f"given the derivatives as {method} returns them, which check_gradient tests"
+
+
+def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tangents | None:
+    """Read them off features where theta moves rewards only, without a call for each parameter."""
+    names = ("follower_reward", "leader_reward")
+    if isinstance(problem, Reparametrised) and hasattr(problem.transform, "pushforward"):
+        x = problem.transform.forward(theta)
+        inner = _of_rewards(problem.inner, x, model)
+        if inner is None:
+            return None
+        axes = (_axis(k, theta.size) for k in range(theta.size))
+        slopes = _columns(problem.transform.pushforward(theta, axis) for axis in axes)
+        rewards = {name: getattr(inner, name) @ slopes for name in names}
+    elif isinstance(problem, FeatureProblem) and problem.moves_rewards_only:
+        kept = sp.diags_array(model.available.ravel().astype(np.float64))
+        rewards = {name: kept @ getattr(problem, name) for name in names}
+    else:
+        return None
+    return Tangents.of(model, theta.size, given=_given("pushforward"), **rewards)
+
+
+def _columns(vectors: Iterable[FloatArray]) -> sp.csc_array:
+    """Put vectors side by side; no more than one is in memory as it is."""
+    places, numbers, n_rows = [], [], 0
+    for vector in vectors:
+        kept = np.flatnonzero(vector)
+        places.append(kept)
+        numbers.append(vector[kept])
+        n_rows = vector.size
+    starts = np.cumsum([0, *(kept.size for kept in places)])
+    parts = (np.concatenate(numbers), np.concatenate(places), starts)
+    return sp.csc_array(parts, shape=(n_rows, len(places)))
 
 
 def _axis(k: int, n: int) -> FloatArray:

@@ -33,6 +33,8 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
             estimator(problem, theta, rng=0, memory=first.memory)
             tb.BoltzmannCovariance(estimator.interaction, own_action=True)(problem, theta, rng=0)
     estimator.target(problem, theta)
+    for horizon in (None, 3):
+        tb.estimator_moments(problem, theta, tb.BoltzmannCovariance(), horizon=horizon)
 
 wide = tb.problems.garnet(n_states=600, leader_discount=0.5)
 tb.hypergradient(wide, [0.0] * 6)

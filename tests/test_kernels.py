@@ -137,25 +137,22 @@ PLAYERS = ("leader", "follower")
 
 
 def weigh_settings(model, seed=6):
-    """What arriving is worth to each player: nothing special is assumed of the values."""
+    """What arriving is worth to each player: any numbers."""
     rng, shape = np.random.default_rng(seed), model.follower_reward.shape
     return {
         player: frozen(
-            value=rng.normal(size=model.n_states),
-            action_value=rng.normal(size=shape),
-            reward=rng.normal(size=shape),
+            worth=rng.normal(size=model.n_states),
+            off=rng.normal(size=shape),
+            start=rng.normal(size=model.n_states),
         )
-        | {"discount": discount}
-        for player, discount in zip(PLAYERS, (0.8, 0.6), strict=True)
+        for player in PLAYERS
     }
 
 
-def weigh_call(model, *, baseline=True):
-    inputs = kernel_of(model) | {"initial": model.initial, "baseline": baseline}
-    inputs["termination"] = model.termination.ravel()
+def weigh_call(model):
+    inputs = kernel_of(model) | {"initial": model.initial}
     for player, settings in weigh_settings(model).items():
         inputs |= {f"{player}_{name}": np.ravel(value) for name, value in settings.items()}
-        inputs[f"{player}_discount"] = settings["discount"]
     given, sums = traces_call(model)
     run(kernels.eligibility_traces, given, sums)
     outputs = {name: sums[name] for name in ("gone", "starts", "carried")}
@@ -628,6 +625,27 @@ def compiled(monkeypatch):
             monkeypatch.setattr(patience, "_left", 0)
 
 
+def spread_call(model, *, coin=0.25):
+    """Any numbers but for the weights, which are symmetric."""
+    rng, k, width = np.random.default_rng(20), 3, 4
+    kernel, n_rows = model.transition, model.follower_reward.size
+    half = rng.normal(size=(k, k, kernel.nnz))
+    inputs = {
+        "state": model.entry_state,
+        "arrival": kernel.indices.astype(np.int64),
+        "row": model.entry_row,
+        "weights": half + half.transpose(1, 0, 2),
+        "slopes": rng.normal(size=(k, n_rows, width)),
+        "given": rng.normal(size=(k, n_rows)),
+        "coming": rng.normal(size=(k, model.n_states + 1, width)),
+        "means": rng.normal(size=(k, model.n_states + 1, width)),
+        "decays": rng.random(k),
+        "coin": coin,
+    }
+    scratch = {name: np.full((k, width), np.nan) for name in ("later", "off")}
+    return inputs, scratch | {"found": np.zeros(width)}
+
+
 def run(kernel, inputs, outputs, *, rng=None):
     """Call the kernel."""
     stream = () if rng is None else addresses(rng)
@@ -673,6 +691,7 @@ CALLS = {
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
     "pullback_errors": pullback_errors_call,
+    "local_variances": spread_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
     "temporal_differences": differences_call,
@@ -739,6 +758,14 @@ def test_soft_policy_iteration_is_its_twin(model, max_iterations, rounding):
     available = model.available
     assert agree(outputs["action_value"][available], action_value[available])
     assert (outputs["action_value"][~available] == -np.inf).all()
+
+
+@each_model
+@pytest.mark.parametrize("coin", [0.0, 0.25])
+def test_local_variances_are_their_twins(model, coin):
+    inputs, outputs = spread_call(model, coin=coin)
+    run(kernels.local_variances, inputs, outputs)
+    assert agree(outputs["found"], twins.local_variances(**inputs))
 
 
 def unbanded(band):
@@ -972,9 +999,8 @@ def test_answers_are_added_up_as_by_the_twin(model):
 
 
 @each_model
-@pytest.mark.parametrize("baseline", [True, False])
-def test_arrivals_are_weighed_as_by_the_twin(model, baseline):
-    inputs, outputs = weigh_call(model, baseline=baseline)
+def test_arrivals_are_weighed_as_by_the_twin(model):
+    inputs, outputs = weigh_call(model)
     run(kernels.weigh_arrivals, inputs, outputs)
     _, gone, starts, _, carried = twins.eligibility_traces(
         sample_of(model)[0], **trace_settings(model)
@@ -984,7 +1010,7 @@ def test_arrivals_are_weighed_as_by_the_twin(model, baseline):
     for player, sums, (entry_name, start_name) in zip(
         PLAYERS, ((gone, starts), (carried, credited)), names, strict=True
     ):
-        settings = weigh_settings(model)[player] | {"baseline": baseline}
+        settings = weigh_settings(model)[player]
         entries, begun = twins.weigh_arrivals(model, entries=sums[0], starts=sums[1], **settings)
         assert agree(outputs[entry_name], at_entries(model, entries))
         assert agree(outputs[start_name], filled(begun, model.n_states))
@@ -1094,17 +1120,13 @@ def test_arrivals_of_two_steps_by_hand():
         "indptr": np.array([0, 1, 1], np.int32),
         "indices": np.array([1], np.int32),
         "data": np.array([0.5]),
-        "termination": np.array([0.0, 1.0]),
         "initial": np.array([0.25, 0.75]),
-        "leader_discount": 0.25,
-        "leader_value": np.array([12.0, 20.0]),
-        "leader_action_value": np.array([5.0, 100.0]),
-        "leader_reward": np.array([3.0, 100.0]),
-        "follower_discount": 0.5,
-        "follower_value": np.array([100.0, 14.0]),
-        "follower_action_value": np.array([2.0, 100.0]),
-        "follower_reward": np.array([1.0, 100.0]),
-        "baseline": True,
+        "leader_worth": np.array([100.0, 5.0]),
+        "leader_off": np.array([2.0, 100.0]),
+        "leader_start": np.array([-6.0, 100.0]),
+        "follower_worth": np.array([100.0, 7.0]),
+        "follower_off": np.array([1.0, 100.0]),
+        "follower_start": np.array([100.0, -21.5]),
     }
     outputs = {
         "gone": np.array([1.0]),
@@ -1113,13 +1135,10 @@ def test_arrivals_of_two_steps_by_hand():
         "credited_starts": np.array([0.0, 1.0]),
     }
     run(kernels.weigh_arrivals, frozen(**inputs), outputs)
-    # arriving is worth 20 / 4 - (5 - 3), and 14 / 2 - (2 - 1)
     np.testing.assert_array_equal(outputs["gone"], [(5.0 - 2.0) / 0.5])
     np.testing.assert_array_equal(outputs["carried"], [1.5 * (7.0 - 1.0) / 0.5])
-    # starting 12, less 12 / 4 + 20 * 3 / 4
-    np.testing.assert_array_equal(outputs["starts"], [(12.0 - 18.0) / 0.25, 0.0])
-    # and 14, less 100 / 4 + 14 * 3 / 4
-    np.testing.assert_array_equal(outputs["credited_starts"], [0.0, (14.0 - 35.5) / 0.75])
+    np.testing.assert_array_equal(outputs["starts"], [-6.0 / 0.25, 0.0])
+    np.testing.assert_array_equal(outputs["credited_starts"], [0.0, -21.5 / 0.75])
 
 
 @each_model

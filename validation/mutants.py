@@ -79,6 +79,7 @@ BOUNDS = "tests/test_bounds.py"
 SWEEP = "tests/test_sweep.py"
 LINEAR_QUADRATIC = "tests/test_lq_gradient.py"
 ENCLOSURE = "tests/test_enclosure.py"
+RULES = "tests/test_trace_rule.py"
 CERTIFICATE = "tests/test_certificate.py"
 RIGHT = "tests/test_agreement.py::test_a_right_problem_passes"
 PLAIN = "tests/test_agreement.py::test_plain_float64_agrees_with_what_is_refined_and_bounded"
@@ -368,10 +369,10 @@ MUTANTS = (
     ),
     Mutant(
         "a baseline where episodes may end",
-        "weigh_arrivals",
-        "if baseline and termination[row] == 0.0:",
-        "if baseline:",
-        (f"{KERNELS}::test_arrivals_are_weighed_as_by_the_twin",),
+        "Baseline.by_pair",
+        "model.available & (model.termination == 0.0)",
+        "model.available",
+        ("tests/test_baselines.py::test_a_baseline_changes_no_mean",),
     ),
     Mutant(
         "survivors count once",
@@ -674,6 +675,34 @@ MUTANTS = (
             "tests/test_enumeration.py"
             "::test_what_is_right_on_one_trajectory_and_put_together_wrongly_is_biased",
         ),
+    ),
+    Mutant(
+        "variances without the credits' second moments",
+        "TracedMoments.carried",
+        "        with_e[0] = (credit * with_e).sum(axis=0)\n",
+        "",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
+        "variances without what starts are worth",
+        "TracedMoments._spread",
+        "covariance + of_starts, of_starts)",
+        "covariance, of_starts)",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
+        "survivors whose cuts add no variance",
+        "local_variances",
+        "                if coin > 0.0:\n",
+        "                if False:\n",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
+        "own actions whose gain does not go with what they lead to",
+        "_Local._answering",
+        "+ self._product(*both) + self._product(*both[::-1])",
+        "",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
     ),
     Mutant(
         "ascents that descend",

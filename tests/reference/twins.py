@@ -225,17 +225,14 @@ def answers(trajectories, *, worth, discount, share):
     return answered
 
 
-def weigh_arrivals(model, *, discount, value, action_value, reward, baseline, entries, starts):
+def weigh_arrivals(model, *, worth, off, start, entries, starts):
     """Multiply sums of (s, a, s') and of s by what arriving is worth to a player: dictionaries."""
     kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, -1)
-    usual = model.initial @ value if baseline else 0.0
-    begun = {s: number * (value[s] - usual) / model.initial[s] for s, number in starts.items()}
-    arrived = {}
-    for (s, a, following), number in entries.items():
-        worth = discount * value[following]
-        if baseline and model.termination[s, a] == 0.0:
-            worth -= action_value[s, a] - reward[s, a]
-        arrived[s, a, following] = number * worth / kernel[s, a, following]
+    begun = {s: number * start[s] / model.initial[s] for s, number in starts.items()}
+    arrived = {
+        (s, a, following): number * (worth[following] - off[s, a]) / kernel[s, a, following]
+        for (s, a, following), number in entries.items()
+    }
     return arrived, begun
 
 
@@ -248,16 +245,13 @@ def sampled_measures(
     trajectories,
     model,
     *,
-    follower_value,
-    follower_action_value,
-    leader_value,
-    leader_action_value,
+    worth,
+    advantage,
     leader_discount,
     trace_discount,
     credit_discount,
     survival,
     credit,
-    baseline,
     own_action,
     direct_share,
     indirect_share,
@@ -273,15 +267,11 @@ def sampled_measures(
     influence, occupancy, direct, indirect, start, own_start = {}, {}, {}, {}, {}, {}
     for steps in trajectories:
         first, action, _ = steps[0]
-        worth, own = leader_value[first], 0.0
-        follower_worth = follower_value[first]
-        if baseline:
-            worth -= model.initial @ leader_value
-            follower_worth -= model.initial @ follower_value
+        begun, own = worth.leader_start[first], 0.0
         if own_action:
-            worth += leader_action_value[first, action] - leader_value[first]
-            own = credit[first, action] * follower_worth
-        add(start, first, direct_share * worth / model.initial[first])
+            begun += advantage[first, action]
+            own = credit[first, action] * worth.follower_start[first]
+        add(start, first, direct_share * begun / model.initial[first])
         add(own_start, first, indirect_share * own / model.initial[first])
         for t, (s, a, following) in enumerate(steps):
             # what is credited to step k counts at every later step t >= k
@@ -292,20 +282,17 @@ def sampled_measures(
             add(influence, (s, a), indirect_share * eligibility)
             add(occupancy, (s, a), direct_share * leader_discount**t / survival**t)
             if following is not None:
-                worth = model.follower_discount * follower_value[following]
-                leader_worth = leader_discount * leader_value[following]
-                if baseline and model.termination[s, a] == 0.0:
-                    worth -= follower_action_value[s, a] - model.follower_reward[s, a]
-                    leader_worth -= leader_action_value[s, a] - model.leader_reward[s, a]
-                gain = leader_discount**t / survival**t * leader_worth
-                push = eligibility * worth
+                arriving = worth.follower[following] - worth.follower_off[s, a]
+                leaders = worth.leader[following] - worth.leader_off[s, a]
+                gain = leader_discount**t / survival**t * leaders
+                push = eligibility * arriving
                 if own_action and t + 1 < len(steps):
                     action = steps[t + 1][1]
-                    advantage = leader_action_value[following, action] - leader_value[following]
-                    gain += (leader_discount / survival) ** (t + 1) * advantage
+                    weight = (leader_discount / survival) ** (t + 1)
+                    gain += weight * advantage[following, action]
                     if model.follower_discount > 0.0:
                         own = (credit_discount / survival) ** (t + 1) * credit[following, action]
-                        push += own * worth / model.follower_discount
+                        push += own * arriving / model.follower_discount
                 # grad log P = grad P / P
                 p = probability[s, a, following]
                 add(direct, (s, a, following), direct_share * gain / p)
@@ -665,6 +652,21 @@ def influence_sources(
         for k in range(indptr[row], indptr[row + 1]):
             arrivals[indices[k]] += discount * data[k] * w
     return source, balance(error, leak), leak, arrivals
+
+
+def local_variances(state, arrival, row, weights, slopes, given, coming, means, decays, coin):
+    """Sum over outcomes of weights times products of what is off the mean, for each column."""
+    k, width = len(decays), means.shape[2]
+    found = [0.0] * width
+    for o, (s, to, r) in enumerate(zip(state, arrival, row, strict=True)):
+        for x in range(width):
+            later = [decays[i] * coming[i, to, x] for i in range(k)]
+            later = [part + (given[i, r] * later[0] if i else 0.0) for i, part in enumerate(later)]
+            off = [slopes[i, r, x] + later[i] - means[i, s, x] for i in range(k)]
+            for i in range(k):
+                for j in range(k):
+                    found[x] += weights[i, j, o] * (off[i] * off[j] + coin * later[i] * later[j])
+    return np.array(found)
 
 
 def add(totals, key, amount):

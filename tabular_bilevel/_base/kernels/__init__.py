@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # numba is imported when a kernel is asked for
         soft_value_iteration,
         sparse_product,
     )
+    from tabular_bilevel._base.kernels.spread import local_variances
 
 __all__ = [
     "action_reach",
@@ -64,6 +65,7 @@ __all__ = [
     "invert_band",
     "leader_measures",
     "linear_sweeps",
+    "local_variances",
     "look_ahead",
     "mark_followed",
     "measure_sources",
@@ -96,7 +98,7 @@ def __getattr__(name: str) -> Any:
     """Import the kernels when one is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for file in ("doubled", "sample", "solve"):
+    for file in ("doubled", "sample", "solve", "spread"):
         part = importlib.import_module(f"{__name__}.{file}")
         globals().update({kernel: getattr(part, kernel) for kernel in part.__all__})
     return globals()[name]
