@@ -491,7 +491,7 @@ MUTANTS = (
         "policy_errors",
         "log_off = log_error[s, a] + off",
         "log_off = log_error[s, a]",
-        (BOUNDS,),
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
     ),
     Mutant(
         "bounds that take the centre for the result",
