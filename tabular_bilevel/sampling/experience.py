@@ -257,6 +257,21 @@ class Interaction:
             again=partial(self.limit, problem),
         )
 
+    def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        """Compute what is known whatever the sample shows, as `limit` does.
+
+        Raises
+        ------
+        ValueError
+            If the critic's values depend on the sample; and as `limit`.
+        """
+        if not getattr(self.critic, "given", False):
+            raise ValueError(
+                f"critic is {self.critic}, which learns from the sample: moments take enumeration, "
+                "by check_by_enumeration, or sampling; or a GivenCritic of what it learned"
+            )
+        return self.limit(problem, theta)
+
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:
         if self.simulator is None:
             return planned

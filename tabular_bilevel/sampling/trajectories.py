@@ -403,6 +403,15 @@ class Law:
         """The model that trajectories are made in."""
         return self.model if self.source is None else self.source
 
+    @cached_property
+    def n_steps(self) -> float:
+        """Mean number of steps of a trajectory."""
+        none = np.zeros(self.policy.shape)
+        passed = self.sums(
+            none, trace_discount=0.0, leader_discount=self.survival, credit_discount=0.0
+        )
+        return float(passed[1].sum())
+
     def steps(self) -> Iterator[FloatArray]:
         """Yield the law of a step's pair, shape (S, A), until all are cut or have ended."""
         law = self.made_in.initial

@@ -2,7 +2,7 @@
 
 No benchmark asserts a time: times are the machine's. They are the processor's, of all threads: what
 else runs on a machine lengthens them through its caches alone. Ratios are of medians of one run, in
-which all take turns on one thread each; the first turn of each compiles, and does not count.
+which all take turns on one thread each; the first turns of each compile, and do not count.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
+
+# Turns that do not count, of what is short, in seconds.
+WARM, SHORT = 60, 1.0
 
 PEERS = Path(__file__).with_name("peers.py")
 
@@ -108,7 +111,8 @@ def medians(
 ) -> dict[str, float]:
     """Let all take turns, and take medians of their seconds; who takes long has one turn."""
     for run in runs.values():
-        run()  # compiles
+        for _ in range(WARM if run() < SHORT else 0):  # compiles, the package's loops by and by
+            run()
     times = {name: [run()] for name, run in runs.items()}
     for _ in range(1, repeats):
         for name, run in runs.items():
