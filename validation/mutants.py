@@ -383,9 +383,9 @@ MUTANTS = (
     ),
     Mutant(
         "a baseline where episodes may end",
-        "Baseline.by_pair",
-        "model.available & (model.termination == 0.0)",
-        "model.available",
+        "_Kernel.lasting",
+        "self.available & (self.termination == 0.0)",
+        "self.available",
         ("tests/test_baselines.py::test_a_baseline_changes_no_mean",),
     ),
     Mutant(

@@ -27,6 +27,7 @@ from tabular_bilevel._base.arrays import (
     FloatArray,
     IntArray,
     read_only,
+    read_only_view,
     restore_read_only,
 )
 from tabular_bilevel._base.display import displayed
@@ -577,13 +578,14 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
 
 def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
     """Take a policy as it is if it is one, as a solver's is; `as_policy` says what is wrong."""
-    if type(policy) is np.ndarray and policy.dtype == np.float64:
-        available = model.available
-        if policy.shape == available.shape and policy.min() >= 0.0:
-            off = policy.sum(axis=1) - 1.0
-            if np.abs(off).max() <= DISTRIBUTION_TOLERANCE and not policy[~available].any():
-                return policy
-    return as_policy(model, policy)
+    known = (
+        type(policy) is np.ndarray
+        and policy.dtype == np.float64
+        and policy.shape == model.available.shape
+        and policy.flags.c_contiguous
+        and kernels.is_policy(read_only_view(policy), model.available, DISTRIBUTION_TOLERANCE)
+    )
+    return policy if known else as_policy(model, policy)  # type: ignore[return-value]
 
 
 def draw(

@@ -236,6 +236,16 @@ def weigh_arrivals(model, *, worth, off, start, entries, starts):
     return arrived, begun
 
 
+def is_policy(policy, available, tolerance):
+    """Say whether each row is a distribution over what is available."""
+    rows = zip(policy.tolist(), available.tolist(), strict=True)
+    return all(
+        all(p >= 0.0 and (there or p == 0.0) for p, there in zip(row, actions, strict=True))
+        and abs(sum(row) - 1.0) <= tolerance
+        for row, actions in rows
+    )
+
+
 def mark_followed(lengths):
     """List of each step whether its trajectory has a next one."""
     return [t + 1 < n for n in lengths for t in range(n)]
