@@ -2,7 +2,7 @@
 
 No benchmark asserts a time: times are the machine's. They are the processor's, of all threads: what
 else runs on a machine lengthens them through its caches alone. Ratios are of medians of one run, in
-which all take turns on one thread each; the first turn of each compiles, and does not count.
+which all take turns on one thread each; the first turns of each compile, and do not count.
 """
 
 from __future__ import annotations
