@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -140,7 +140,7 @@ def reach(
         inner = reach(problem.inner, x, measures, bounds)
         pulled = np.asarray(transform.pullback(theta, inner.pulled))
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        return _own(transform, replace(inner, pulled=pulled), bound)
+        return _own(transform, Reach(pulled, inner.bound, inner.given, inner.reason), bound)
     if isinstance(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
@@ -180,7 +180,7 @@ def _own(part: object, found: Reach, bound: Any) -> Reach:
     reason = found.reason
     if not all_finite(bound) and not reason and all_finite(found.bound):
         reason = f"the pullback_bound of {type(part).__name__} is infinite"
-    return replace(found, bound=bound, reason=reason)
+    return Reach(found.pulled, bound, found.given, reason)
 
 
 def _given(method: str) -> str:

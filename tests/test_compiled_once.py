@@ -9,6 +9,8 @@ import sys
 DRIVER = """
 import json
 import tabular_bilevel as tb
+from tabular_bilevel._base import jit
+jit.MOST_STEPS = 0  # nothing is left to Python
 from tabular_bilevel._base import kernels
 from tabular_bilevel.problems import zoo
 

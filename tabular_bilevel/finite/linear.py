@@ -429,11 +429,11 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     n_states, weights = model.n_states, _policy_weights(model, policy)
     place, width = model.band
     if n_states**2 * width <= LARGEST_BAND_INVERSE:
-        kernel, rows = model.transition, np.zeros((n_states, n_states))
-        rows[place, np.arange(n_states)] = 1.0
-        band = np.empty((n_states, 2 * width + 1))
-        kernels.solve_band(kernel.indptr, kernel.indices, weights, discount, place, band, rows)
-        inverse = rows[place]
+        kernel, band = model.transition, np.empty((n_states, 2 * width + 1))
+        rows, inverse = np.empty((2, n_states, n_states))
+        kernels.invert_band(
+            kernel.indptr, kernel.indices, weights, discount, place, band, rows, inverse
+        )
     else:  # at half the cost of solving for the unit vectors
         factors, pivots, _ = scipy.linalg.lapack.dgetrf(
             _policy_matrix(model, weights, discount).T, overwrite_a=True

@@ -115,13 +115,12 @@ def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps)
     return x, change
 
 
-def solve_band(model, policy, discount, place, sides):
-    """Make I - discount P_pi, its states in the order of their places, and solve with it."""
+def invert_band(model, policy, discount, place):
+    """Make I - discount P_pi, its states in the order of their places; and its inverse, as is."""
     kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
-    chain = np.einsum("sa,sat->st", policy, kernel)
+    matrix = np.eye(model.n_states) - discount * np.einsum("sa,sat->st", policy, kernel)
     order = np.argsort(place)
-    matrix = (np.eye(model.n_states) - discount * chain)[np.ix_(order, order)]
-    return matrix, np.linalg.solve(matrix, sides)
+    return matrix[np.ix_(order, order)], np.linalg.inv(matrix)
 
 
 def leader_measures(model, policy, follower_value):
@@ -412,8 +411,15 @@ def flow_residual(model, source, flow, policy, discount, measure, correction):
     return residual
 
 
+# What a correction makes of them, they are for the sum.
+moved_gaps, moved_flow = value_gaps, flow_residual
+
+
 def action_reach(model, policy, discount, inverse):
-    """Compute |I - matrix inverse|, and |gamma (P - P_pi) inverse| by action: {(s, a): row}."""
+    """Compute |I - matrix inverse|, |inverse|, |inverse - column means|, and by action the reach.
+
+    That is |gamma (P - P_pi) inverse|, as {(s, a): row}.
+    """
     ahead = {
         (s, a): discount * sum(p * inverse[j] for j, p in laws if j is not None)
         for (s, a), laws in successors(model).items()
@@ -422,7 +428,8 @@ def action_reach(model, policy, discount, inverse):
     for (s, a), row in ahead.items():
         mean[s] += policy[s, a] * row
     rest = abs(np.eye(len(mean)) + mean - inverse)
-    return rest, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    advantage = {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    return rest, abs(inverse), abs(inverse - inverse.mean(axis=0)), advantage
 
 
 def soft_policy(gap, available, temperature):
@@ -470,6 +477,143 @@ def balance(error, leak):
     return np.minimum(error, others + leak[:, None])
 
 
+def moved_probability(policy, spare, log_error):
+    """Bound what probabilities are off by, whose logarithms are off by this: e^x - 1 < x + x^2."""
+    growth = np.where(log_error < 1e-3, log_error + log_error**2, np.expm1(log_error))
+    return np.minimum(policy * growth + spare * np.exp(log_error), 1.0)
+
+
+def stray_residuals(policy, log_error, spare, other, residual, residual_error, temperature, reach):
+    """Bound the residual, with what the value's error gets from the policies' being apart."""
+    alone = abs(residual) + residual_error
+    crude = reach * alone.max()
+    aside = abs(policy - other)
+    moved = moved_probability(policy, spare, log_error + 2.0 * crude / temperature)
+    stray = (aside + moved).sum(axis=1) * crude
+    bound = alone + stray
+    return {
+        "aside": aside, "stray": stray, "bound": bound, "numbers": (alone.max(), bound.max())
+    }  # fmt: skip
+
+
+def policy_errors(
+    policy,
+    log_error,
+    spare,
+    leak,
+    available,
+    gap,
+    gap_error,
+    value,
+    correction,
+    ahead_error,
+    advantage,
+    stray,
+    temperature,
+    aside,
+    log_policy_error,
+):
+    """Bound the policy's error, and Q's, whose rounding is below the test's."""
+    off = (advantage + stray[:, None]) / temperature
+    error = np.where(available, moved_probability(policy, spare, log_error + off), 0.0)
+    error = balance(error, leak)
+    return {
+        "error": error,
+        "aside": aside + error,
+        "log_policy_error": log_policy_error + np.where(log_policy_error == 0.0, 0.0, off),
+        "action_value": np.where(available, gap + (value + correction)[:, None], 0.0),
+        "action_value_error": np.where(available, gap_error + ahead_error, 0.0),
+        "numbers": (),
+    }
+
+
+def evaluate(
+    start, gap, available, stored, correction, value_error, spread, propagated, advantage_error
+):
+    """Compute V, Q and J, and bound what is off, but for rounding."""
+    value = stored + correction
+    return {
+        "advantage_error": advantage_error + propagated,
+        "value": value,
+        "initial_error": spread,
+        "action_value": np.where(available, gap + value[:, None], 0.0),
+        "numbers": (start @ value, start @ value_error),
+    }
+
+
+def measure_sources(
+    residual,
+    error,
+    measure,
+    step,
+    flow_error,
+    leak,
+    policy_error,
+    policy_leak,
+    operator_policy,
+    operator_leak,
+    aside,
+    contraction,
+    patience,
+):
+    """Bound what starts in states, and what moves between actions, one behind the other."""
+    lasting = abs(measure) + abs(step)
+    moved = flow_error + policy_error * lasting[:, None]
+    here = abs(residual) + error
+    crude = (here.sum() + contraction * moved.sum()) * patience
+    lost = leak + policy_leak * lasting + operator_leak * crude
+    moved = moved + aside * crude + 2.0 * operator_policy * lost[:, None]
+    sources = np.append(here + lost, moved)
+    return {"sources": sources, "numbers": sources.sum()}
+
+
+def pair_measures(
+    policy,
+    policy_error,
+    log_policy,
+    log_policy_error,
+    available,
+    occupancy,
+    occupancy_error,
+    arrivals,
+    step,
+    arrivals_error,
+    least,
+    lost,
+    pairs,
+    pairs_error,
+    influence,
+    influence_error,
+):
+    """Compute d pi, mu = w + pi n and - sum mu log pi, and bound what they are off by."""
+    n, n_size, n_error = (
+        x[:, None] for x in (arrivals + step, abs(arrivals) + abs(step), arrivals_error)
+    )
+    d, d_error = occupancy[:, None], occupancy_error[:, None]
+    mu = influence + policy * n
+    mu_error = influence_error + policy_error * (n_size + n_error) + policy * n_error
+    mu_error = mu_error + lost * (available & (n_error > 0.0))
+    slope_error = mu_error * (abs(log_policy) + log_policy_error) + abs(mu) * log_policy_error
+    slope_error = slope_error + lost * ((mu_error > 0.0) & (log_policy_error > 0.0))
+    return {
+        "pairs": d * policy,
+        "pairs_error": d_error * (policy + policy_error)
+        + abs(d) * policy_error
+        + least * available,
+        "influence": mu,
+        "influence_error": mu_error,
+        "numbers": (-(mu * log_policy).sum(), slope_error.sum()),
+    }
+
+
+def softmax_errors(share, size, errors, roundings):
+    """Bound what p (g - mean of g) is off by, row by row; left out at the end, g is 0."""
+    missing = ((0, 0), (0, share.shape[1] - size.shape[1]))
+    size, errors = np.pad(size, missing), np.pad(errors, missing)
+    off = errors + 2.0**-53 * roundings * size
+    return {"bound": share * (off + (share * off).sum(axis=1, keepdims=True)), "numbers": ()}
+
+
 def advantages(gap, error, policy, policy_error, aside, reach):
     """Compute the residual's bound, gap - mean gap, and a bound of its error but for rounding."""
     mean = (policy * gap).sum(axis=1)
@@ -491,15 +635,23 @@ def influence_sources(
     temperature,
     available,
     least,
+    indptr,
+    indices,
+    data,
+    discount,
 ):
-    """Compute w, a bound of its error but for rounding, and of its rows' sums."""
+    """Compute w, a bound of its error but for rounding, of its rows' sums, and where it arrives."""
     d, d_error = occupancy[:, None], occupancy_error[:, None]
     source = d * policy * advantage / temperature
     most = (abs(d) + d_error) * (policy + policy_error) * (abs(advantage) + advantage_error)
     moves = available & (abs(advantage) + advantage_error > 0.0)
     error = np.where(moves, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
     leak = abs(source.sum(axis=1))
-    return source, error, leak
+    arrivals = np.zeros(len(leak))
+    for row, w in enumerate(source.ravel()):
+        for k in range(indptr[row], indptr[row + 1]):
+            arrivals[indices[k]] += discount * data[k] * w
+    return source, balance(error, leak), leak, arrivals
 
 
 def local_variances(state, arrival, row, weights, slopes, given, coming, means, decays, coin):

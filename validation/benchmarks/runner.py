@@ -1,7 +1,7 @@
 """What the benchmarks share: peers in an environment of their own, turns, and tables.
 
 No benchmark asserts a time: times are the machine's. Ratios are of medians of one run, in which all
-take turns on one thread each; the first turn of each compiles, and does not count.
+take turns on one thread each; the first turns of each compile, and do not count.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
+
+# Turns that do not count, of what is short, in seconds.
+WARM, SHORT = 60, 1.0
 
 PEERS = Path(__file__).with_name("peers.py")
 
@@ -107,7 +110,8 @@ def medians(
 ) -> dict[str, float]:
     """Let all take turns, and take medians of their seconds; who takes long has one turn."""
     for run in runs.values():
-        run()  # compiles
+        for _ in range(WARM if run() < SHORT else 0):  # compiles, the package's loops by and by
+            run()
     times = {name: [run()] for name, run in runs.items()}
     for _ in range(1, repeats):
         for name, run in runs.items():
