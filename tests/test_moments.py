@@ -174,6 +174,7 @@ def test_a_given_error_of_the_critic_enters_bias_and_variance():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        (tb.SoBiRL, "^method is the class SoBiRL, not an instance of it$"),
         (tb.HyperPolicyGradient(), r"^method is HyperPolicyGradient, which averages over visits"),
         (lambda view, batch: np.zeros(6), r"^method is function, which averages over visits"),
         (tb.BoltzmannCovariance(average_tails=True), "^average_tails makes ratios of what"),
@@ -249,3 +250,23 @@ def test_moments_come_back_from_a_pickle():
     np.testing.assert_array_equal(copy.covariance, moments.covariance)
     for array in (copy.mean, copy.variance, copy.covariance, moments.mean, moments.covariance):
         assert not array.flags.writeable
+
+
+def test_followers_of_several_contexts_have_moments_together():
+    problems = [tb.problems.garnet(rng=1), tb.problems.garnet(rng=3)]
+    both = tb.Contexts(problems, [0.25, 0.75])
+    theta = np.full(6, 0.1)
+    alone = [tb.estimator_moments(each, theta, tb.BoltzmannCovariance()) for each in problems]
+    found = tb.estimator_moments(both, theta, tb.BoltzmannCovariance(baseline=False))
+    assert largest(found.bias) <= UNBIASED * largest(found.exact)
+    np.testing.assert_allclose(found.mean, 0.25 * alone[0].mean + 0.75 * alone[1].mean, rtol=1e-9)
+    assert found.start_variance > 0.0  # which context it is is part of the start
+
+
+def test_a_simulator_is_where_trajectories_come_from():
+    problem, world = tb.problems.four_rooms(), tb.problems.four_rooms(slip=0.33)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 30), simulator=world))
+    theta = np.zeros(105)
+    moments = tb.estimator_moments(problem, theta, method)
+    assert largest(moments.mean - method.target(problem, theta)) <= ROUNDING
+    assert largest(moments.bias) > 1e-2 * largest(moments.exact)

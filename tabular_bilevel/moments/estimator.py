@@ -175,6 +175,8 @@ def estimator_moments(
     """
     theta = read_only(as_checked_theta(theta))
     steps = None if horizon in (None, math.inf) else positive_integer("horizon", horizon)
+    if isinstance(method, type):
+        raise ValueError(f"method is the class {method.__name__}, not an instance of it")
     if hasattr(method, "rule_at"):
         rule, limit = method.rule_at(problem, theta)
         return _traced(problem, theta, rule, limit, steps, uncut=horizon == math.inf)

@@ -110,12 +110,12 @@ def _summing(group: IntArray, weights: FloatArray, n_groups: int) -> sp.csr_arra
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What an arrival adds by the action taken there: a clock at that step times worth and slopes.
+    """What an arrival adds by the action taken there: v_j at that step times worth and slopes.
 
     Attributes
     ----------
-    clock : int
-        Which clock, counted from 1.
+    weight : int
+        The j of v_j.
     worth : ndarray, shape (S, A)
         Of the action.
     mean : ndarray, shape (S + 1,)
@@ -124,7 +124,7 @@ class Answer:
         Of the arrival, and of a start.
     """
 
-    clock: int
+    weight: int
     worth: FloatArray
     mean: FloatArray
     slopes: sp.csc_array
@@ -223,26 +223,26 @@ class TracedMoments:
         through.eliminate_zeros()
         at_once = (0.0 if rule.late else 1.0) * sp.diags_array(credit) @ through
         if rule.credit_discount == rule.leader_discount or not through.nnz:
-            clocks = [(rule.leader_discount, credit, paid + at_once)]
+            weights = [(rule.leader_discount, credit, paid + at_once)]
         else:
-            clocks = [
+            weights = [
                 (rule.leader_discount, np.zeros_like(credit), paid),
                 (rule.credit_discount, credit, at_once),
             ]
-        clocks = [(rule.trace_discount, np.ones_like(credit), through), *clocks]
-        self.decays = np.array([decay for decay, _, _ in clocks])
-        self.credits = np.array([credit for _, credit, _ in clocks])
-        self.slopes = [sp.csc_array(slopes) for _, _, slopes in clocks]
+        past = [(rule.trace_discount, np.ones_like(credit), through), *weights]
+        self.decays = np.array([decay for decay, _, _ in past])
+        self.credits = np.array([credit for _, credit, _ in past])
+        self.slopes = [sp.csc_array(slopes) for _, _, slopes in past]
         self.start = started(direct["initial"], worth.leader_start)
         self.answers: list[Answer] = []
         if not (rule.own_action and tangents.transition.nnz + tangents.initial.nnz):
             return  # no score to multiply
 
         def answer(
-            clock: int, table: FloatArray, slopes: sp.csr_array, start: sp.csc_array
+            weight: int, table: FloatArray, slopes: sp.csr_array, start: sp.csc_array
         ) -> None:
             mean = np.append(np.vecdot(self.law.policy, table), 0.0)
-            self.answers.append(Answer(clock, table, mean, sp.csc_array(slopes), start))
+            self.answers.append(Answer(weight, table, mean, sp.csc_array(slopes), start))
 
         gain = np.where(model.available, experience.values.advantage, 0.0)
         answer(
@@ -254,7 +254,7 @@ class TracedMoments:
         if not (rule.late or rule.centred):
             ahead = arriving[1] / (model.follower_discount or math.inf)
             answer(
-                len(clocks) - 1,
+                len(weights),
                 rule.credit,
                 moved(indirect["transition"], ahead),
                 started(indirect["initial"], worth.follower_start),
@@ -431,7 +431,7 @@ class _Local:
             mean += decays[0] * (self._credited[i] @ coming[0])
         if not last:
             for (answer, _, _), answered in zip(self._answers, self._answered, strict=True):
-                if answer.clock == i:
+                if answer.weight == i:
                     mean += decays[i] * answered
         return mean
 
@@ -471,8 +471,8 @@ class _Local:
             return found
         later = moments.decays[:, None, None] * coming[:, arrival]
         for answer, slopes, _ in () if last else self._answers:
-            given = moments.decays[answer.clock] * answer.mean[arrival, None]
-            later[answer.clock] += given * slopes
+            given = moments.decays[answer.weight] * answer.mean[arrival, None]
+            later[answer.weight] += given * slopes
         later[1:] += moments.credits[1:, moments.row, None] * later[0]
         off = self._slopes[:, moments.row] + later - means[:, outcomes.state]
         found = self._weighted(off, weights)
@@ -502,11 +502,11 @@ class _Local:
         for answer, gain, slopes in shown:
             gains = gain.ravel()[outcomes.pair]
             led_to = outcomes.averages(gains, np.arange(gains.size), gains.size)
-            for weight, part in zip(weights[answer.clock], off, strict=True):
+            for weight, part in zip(weights[answer.weight], off, strict=True):
                 both = _summing(place, weight, n_states) @ slopes, led_to @ part
                 found = found + self._product(*both) + self._product(*both[::-1])
             for other, other_gain, other_slopes in shown:
                 together = np.append(np.vecdot(moments.law.policy, gain * other_gain), 0.0)
-                weight = weights[answer.clock, other.clock] * together[place]
+                weight = weights[answer.weight, other.weight] * together[place]
                 found = found + self._product(weight[:, None] * slopes, other_slopes)
         return found
