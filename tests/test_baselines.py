@@ -138,3 +138,13 @@ def test_the_mean_of_the_leaders_actions_beats_the_mean_of_all_that_follows():
 def test_a_best_baseline_of_other_methods_is_not_known(method, message):
     with pytest.raises(ValueError, match=message):
         tb.best_baseline(PROBLEMS["pairs"], np.zeros(6), method)
+
+
+def test_a_baseline_of_another_problem_is_refused():
+    best = tb.best_baseline(PROBLEMS["pairs"], np.zeros(6))
+    with pytest.raises(
+        ValueError, match=r"^baseline is of a problem with tables of shape \(20, 4\)"
+    ):
+        best(PROBLEMS["layered"], np.zeros(4), rng=0)
+    with pytest.raises(ValueError, match=r"^baseline is 1, not True or False$"):
+        tb.BoltzmannCovariance(baseline=1)

@@ -851,7 +851,11 @@ def same_numbers(outputs, wanted):
         assert (found[infinite] == -np.inf).all()
 
 
-@each_model
+@pytest.mark.parametrize(
+    "model",
+    [*MODELS.values(), at_some_theta(tb.problems.garnet(n_states=150, branching=3))],
+    ids=[*MODELS, "blocks"],
+)
 @pytest.mark.parametrize("max_sweeps", [1, 3, 1000])
 def test_linear_sweeps_are_their_twins(model, max_sweeps):
     inputs, outputs = sweeps_call(model, max_sweeps=max_sweeps)

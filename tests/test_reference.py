@@ -118,7 +118,7 @@ OUR_OWN = {
     "FeatureProblem": {"moves_rewards_only"},
     "Interaction": {"given"},
     "GaussianBump": {"expected", "require_shape", "slopes"},
-    "Model": {"band", "least_band", "longest_row", "origin"},
+    "Model": {"band", "lasting", "least_band", "longest_row", "origin"},
     "QuadraticReward": {"expected", "require_shape", "slopes"},
     "Sensitivities": {"entries", "times"},
 }

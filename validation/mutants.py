@@ -160,7 +160,21 @@ MUTANTS = (
         "linear_sweeps",
         "x[s] += share * along[s]",
         "x[s] -= share * along[s]",
-        ("tests/test_kernels.py::test_linear_sweeps_are_their_twins",),
+        (f"{KERNELS}::test_linear_sweeps_are_their_twins",),
+    ),
+    Mutant(
+        "sweeps that forget which states stay",
+        "linear_sweeps",
+        "- x[s]) * stays[s]",
+        "- x[s])",
+        (f"{KERNELS}::test_linear_sweeps_are_their_twins",),
+    ),
+    Mutant(
+        "threads not given back",
+        "_OneThread.__exit__",
+        "self._set(self._before)",
+        "pass",
+        ("tests/test_threads.py::test_threads_are_given_back_after_an_error",),
     ),
     Mutant(
         "wide graphs given up as soon as maps",
@@ -369,9 +383,9 @@ MUTANTS = (
     ),
     Mutant(
         "a baseline where episodes may end",
-        "Baseline.by_pair",
-        "model.available & (model.termination == 0.0)",
-        "model.available",
+        "_Kernel.lasting",
+        "self.available & (self.termination == 0.0)",
+        "self.available",
         ("tests/test_baselines.py::test_a_baseline_changes_no_mean",),
     ),
     Mutant(

@@ -35,18 +35,18 @@ class Baseline:
     ----------
     follower, leader : ndarray, shape (S, A)
         Taken off the discounted value of what follows a pair.
-    follower_arrival, leader_arrival : ndarray, shape (S,)
+    follower_arrival, leader_arrival : ndarray, shape (S,), or float
         Taken off the value of a state that is arrived at.
-    follower_start, leader_start : ndarray, shape (S,)
+    follower_start, leader_start : ndarray, shape (S,), or float
         Taken off the value of a start.
     """
 
     follower: FloatArray = field(repr=False)
     leader: FloatArray = field(repr=False)
-    follower_arrival: FloatArray = field(repr=False)
-    leader_arrival: FloatArray = field(repr=False)
-    follower_start: FloatArray = field(repr=False)
-    leader_start: FloatArray = field(repr=False)
+    follower_arrival: FloatArray | float = field(default=0.0, repr=False)
+    leader_arrival: FloatArray | float = field(default=0.0, repr=False)
+    follower_start: FloatArray | float = field(default=0.0, repr=False)
+    leader_start: FloatArray | float = field(default=0.0, repr=False)
 
     __setstate__ = restore_read_only
 
@@ -60,16 +60,12 @@ class Baseline:
         leader_start: float,
     ) -> Baseline:
         """Take numbers off that belong to pairs, where their steps cannot end the episode."""
-        model = experience.world
-        sure = model.available & (model.termination == 0.0)
-        none, ones = np.zeros(model.n_states), np.ones(model.n_states)
+        lasting = experience.world.lasting
         return cls(
-            read_only(np.where(sure, follower, 0.0)),
-            read_only(np.where(sure, leader, 0.0)),
-            read_only(none),
-            read_only(none),
-            read_only(follower_start * ones),
-            read_only(leader_start * ones),
+            read_only(np.where(lasting, follower, 0.0)),
+            read_only(np.where(lasting, leader, 0.0)),
+            follower_start=follower_start,
+            leader_start=leader_start,
         )
 
     @classmethod
@@ -84,8 +80,8 @@ class Baseline:
 
 def no_baseline(experience: Experience) -> Baseline:
     """Take nothing off."""
-    none = np.zeros((2, experience.world.n_states))
-    return Baseline.by_arrival(experience, *none)
+    none = read_only(np.zeros(experience.world.available.shape))
+    return Baseline(none, none)
 
 
 def mean_baseline(experience: Experience) -> Baseline:

@@ -264,12 +264,16 @@ class TraceRule:
         entries = through(self.direct * answered) * gain[onward.indices]
         return replace(sums, answers=(entries, starts * gain))
 
-    @quiet
     def worth(self, experience: Experience) -> Worth:
         """Value what is arrived at, and what is started with."""
         response, values, off = experience.response, experience.values, self.baseline
         if not isinstance(off, Baseline):
             off = (mean_baseline if off else no_baseline)(experience)
+        elif off.leader.shape != response.policy.shape:
+            raise ValueError(
+                f"baseline is of a problem with tables of shape {off.leader.shape}, not "
+                f"{response.policy.shape}"
+            )
         return Worth(
             self.leader_discount * (values.value - off.leader_arrival),
             off.leader,
