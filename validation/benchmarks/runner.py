@@ -112,7 +112,7 @@ def medians(
     """Let all take turns, and take medians of their seconds; who takes long has one turn."""
     for run in runs.values():
         spent = run()
-        for _ in range(WARM):  # compiles, the package's loops by and by
+        for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
             if spent < ENOUGH:
                 spent += run()
     times = {name: [run()] for name, run in runs.items()}
