@@ -159,6 +159,11 @@ def weigh_call(model):
     return inputs, outputs | {"credited_starts": 3.0 * sums["starts"]}
 
 
+def is_policy_call(model):
+    policy = tb.solve_follower(model).policy
+    return {"policy": policy, "available": model.available, "tolerance": 1e-9}, {}
+
+
 def followed_call(model):
     lengths = sample_of(model)[1]["lengths"]
     return {"lengths": lengths}, {"followed": np.empty(lengths.sum(), dtype=bool)}
@@ -659,6 +664,7 @@ def agree(array, other):
 
 CALLS = {
     "answers": answers_call,
+    "is_policy": is_policy_call,
     "mark_followed": followed_call,
     "action_reach": reach_call,
     "advantages": advantages_call,
@@ -845,7 +851,11 @@ def same_numbers(outputs, wanted):
         assert (found[infinite] == -np.inf).all()
 
 
-@each_model
+@pytest.mark.parametrize(
+    "model",
+    [*MODELS.values(), at_some_theta(tb.problems.garnet(n_states=150, branching=3))],
+    ids=[*MODELS, "blocks"],
+)
 @pytest.mark.parametrize("max_sweeps", [1, 3, 1000])
 def test_linear_sweeps_are_their_twins(model, max_sweeps):
     inputs, outputs = sweeps_call(model, max_sweeps=max_sweeps)
@@ -1014,6 +1024,22 @@ def test_arrivals_are_weighed_as_by_the_twin(model):
         entries, begun = twins.weigh_arrivals(model, entries=sums[0], starts=sums[1], **settings)
         assert agree(outputs[entry_name], at_entries(model, entries))
         assert agree(outputs[start_name], filled(begun, model.n_states))
+
+
+@each_model
+@pytest.mark.parametrize("place", [(0, 0), (-1, -1)])
+@pytest.mark.parametrize("off", [0.0, 1e-10, 1e-8, -1e-8, -2.0, 1.0, np.nan, np.inf])
+def test_a_policy_is_told_as_by_the_twin(model, place, off):
+    inputs, _ = is_policy_call(model)
+    inputs["policy"] = inputs["policy"].copy()
+    inputs["policy"][place] += off
+    frozen(**inputs)
+    found = run(kernels.is_policy, inputs, {})
+    assert found == twins.is_policy(**inputs)
+    if abs(off) < 1e-9 and model.available[place]:
+        assert found
+    if not abs(off) <= 1e-9:
+        assert not found
 
 
 @each_model

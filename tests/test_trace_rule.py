@@ -82,7 +82,7 @@ def over_all(rule, limit):
     every = AllTrajectories(law.made_in, law.policy, horizon=law.horizon)
     sample, probabilities = every.take(np.arange(every.count))
     for k, p in enumerate(probabilities):
-        one = replace(sample.part(slice(k, k + 1)), survival=law.survival)
+        one = sample.part(slice(k, k + 1)).replace(survival=law.survival)
         length = int(one.lengths[0])
         for steps in range(1 if law.survival < 1.0 else length, length + 1):
             ends = 1.0 - law.survival if steps < length else 1.0

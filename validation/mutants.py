@@ -160,7 +160,21 @@ MUTANTS = (
         "linear_sweeps",
         "x[s] += share * along[s]",
         "x[s] -= share * along[s]",
-        ("tests/test_kernels.py::test_linear_sweeps_are_their_twins",),
+        (f"{KERNELS}::test_linear_sweeps_are_their_twins",),
+    ),
+    Mutant(
+        "sweeps that forget which states stay",
+        "linear_sweeps",
+        "- x[s]) * stays[s]",
+        "- x[s])",
+        (f"{KERNELS}::test_linear_sweeps_are_their_twins",),
+    ),
+    Mutant(
+        "threads not given back",
+        "_OneThread.__exit__",
+        "self._set(self._before)",
+        "pass",
+        ("tests/test_threads.py::test_threads_are_given_back_after_an_error",),
     ),
     Mutant(
         "wide graphs given up as soon as maps",
@@ -477,7 +491,7 @@ MUTANTS = (
         "policy_errors",
         "log_off = log_error[s, a] + off",
         "log_off = log_error[s, a]",
-        (BOUNDS,),
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
     ),
     Mutant(
         "bounds that take the centre for the result",

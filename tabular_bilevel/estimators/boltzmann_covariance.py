@@ -102,10 +102,10 @@ class BoltzmannCovariance:
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
-        for name in ("own_action", "average_tails"):
-            as_flag(name, getattr(self, name))
         if not isinstance(self.baseline, Baseline):
             as_flag("baseline", self.baseline)
+        as_flag("own_action", self.own_action)
+        as_flag("average_tails", self.average_tails)
 
     @quiet
     def __call__(

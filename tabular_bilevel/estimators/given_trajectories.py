@@ -74,7 +74,7 @@ class NoRandomness(np.random.Generator):
         super().__init__(np.random.PCG64(0))
 
     def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             return super().__getattribute__(name)
         raise ValueError(
             f"the critic draws random numbers (rng.{name}), which enumeration does not go through"

@@ -48,7 +48,8 @@ def softmax_reach(
     Sizes and errors that are left out at the end of an axis are 0.
     """
     reach = np.empty(share.shape)
-    rows = (table.reshape(-1, table.shape[-1]) for table in (share, size, errors, reach))
-    at, of, off, bound = rows
+    at, of, off, bound = (
+        table.reshape(-1, table.shape[-1]) for table in (share, size, errors, reach)
+    )
     kernels.softmax_errors(read_only_view(at), of, off, roundings, bound)
     return reach

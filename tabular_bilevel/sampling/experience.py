@@ -113,7 +113,7 @@ class Experience:
     def seeing(self, trajectories: Trajectories) -> Experience:
         """Put trajectories in the place of the law, cut where it cuts them."""
         law = self.law
-        return replace(self, seen=replace(trajectories.cut(law.horizon), model=law.model))
+        return replace(self, seen=trajectories.cut(law.horizon).replace(model=law.model))
 
     @property
     def model(self) -> Model:

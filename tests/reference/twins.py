@@ -103,13 +103,13 @@ def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
 
 
 def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps):
-    """Gauss-Seidel on (I - gamma P) x = b, even states first; before, against.residual made 0."""
+    """Gauss-Seidel, of 64 states even ones first; before each sweep, against.residual made 0."""
     matrix = np.eye(len(b)) - discount * kernel
     x, sweeps, change = np.zeros_like(b), 0, np.inf
     while sweeps < max_sweeps and change > tolerance:
         x = x + along * (against @ (b - matrix @ x)) / (against @ matrix @ along)
         before = x.copy()
-        for s in [*range(0, len(b), 2), *range(1, len(b), 2)]:
+        for s in sorted(range(len(b)), key=lambda s: (s // 64, s % 2)):
             x[s] = (b[s] - matrix[s] @ x + matrix[s, s] * x[s]) / matrix[s, s]
         sweeps, change = sweeps + 1, np.abs(x - before).max()
     return x, change
@@ -234,6 +234,16 @@ def weigh_arrivals(model, *, worth, off, start, entries, starts):
         for (s, a, following), number in entries.items()
     }
     return arrived, begun
+
+
+def is_policy(policy, available, tolerance):
+    """Say whether each row is a distribution over what is available."""
+    rows = zip(policy.tolist(), available.tolist(), strict=True)
+    return all(
+        all(p >= 0.0 and (there or p == 0.0) for p, there in zip(row, actions, strict=True))
+        and abs(sum(row) - 1.0) <= tolerance
+        for row, actions in rows
+    )
 
 
 def mark_followed(lengths):

@@ -1,7 +1,8 @@
 """What the benchmarks share: peers in an environment of their own, turns, and tables.
 
-No benchmark asserts a time: times are the machine's. Ratios are of medians of one run, in which all
-take turns on one thread each; the first turns of each compile, and do not count.
+No benchmark asserts a time: times are the machine's. They are the processor's, of all threads: what
+else runs on a machine lengthens them through its caches alone. Ratios are of medians of one run, in
+which all take turns on one thread each; the first turns of each compile, and do not count.
 """
 
 from __future__ import annotations
@@ -95,12 +96,12 @@ def peers(options: argparse.Namespace, names: Iterable[str], packages: Iterable[
 
 
 def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """Make what runs and returns its seconds."""
+    """Make what runs and returns its processor's seconds, which others' work does not lengthen."""
 
     def call() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return call
 
@@ -161,7 +162,7 @@ def table(
     for row in rows:
         print_row(row, heading=not found)
         found.append(dict(row))
-    print(f"\nmedians of {options.runs} runs in turn; {versions}")
+    print(f"\nmedians of {options.runs} runs in turn, processor seconds; {versions}")
     if options.json is not None:
         text = json.dumps({"versions": versions, "rows": found}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ __all__ = [
     "answers",
     "eligibility_traces",
     "expected_traces",
+    "is_policy",
     "mark_followed",
     "monte_carlo",
     "pad",
@@ -249,6 +250,20 @@ def weigh_arrivals(
                 gone[k] *= (leader_worth[indices[k]] - leader_off[row]) / data[k]
             if carried[k] != 0.0:
                 carried[k] *= (follower_worth[indices[k]] - follower_off[row]) / data[k]
+
+
+@kernel
+def is_policy(policy: FloatArray, available: BoolArray, tolerance: float) -> bool:
+    """Say whether each row is a distribution over what is available, to a tolerance of its sum."""
+    for s in range(policy.shape[0]):
+        total = 0.0
+        for a in range(policy.shape[1]):
+            if not policy[s, a] >= 0.0 or (policy[s, a] > 0.0 and not available[s, a]):
+                return False
+            total += policy[s, a]
+        if not abs(total - 1.0) <= tolerance:
+            return False
+    return True
 
 
 @kernel
