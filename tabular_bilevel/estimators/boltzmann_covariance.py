@@ -16,6 +16,7 @@ from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.baselines import Baseline
 from tabular_bilevel.sampling.experience import (
     NOTHING,
     Experience,
@@ -56,9 +57,10 @@ class BoltzmannCovariance:
     ----------
     interaction : Interaction
         How trajectories and the leader's values are got.
-    baseline : bool
-        Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means over the next state, and the
-        leader's next action, taken off: the same mean, less variance.
+    baseline : bool or Baseline
+        Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means taken off, over the next state or,
+        where theta moves the leader's policy alone, over the leader's next action: the same mean,
+        less variance. Or what is taken off, such as `best_baseline` finds.
     own_action : bool
         Whether an arrival is worth more by the advantage of the action taken there, as in the
         published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t) and
@@ -93,15 +95,17 @@ class BoltzmannCovariance:
     """
 
     interaction: Interaction = Interaction()
-    baseline: bool = True
+    baseline: bool | Baseline = True
     own_action: bool = False
     average_tails: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
-        for name in ("baseline", "own_action", "average_tails"):
-            as_flag(name, getattr(self, name))
+        if not isinstance(self.baseline, Baseline):
+            as_flag("baseline", self.baseline)
+        as_flag("own_action", self.own_action)
+        as_flag("average_tails", self.average_tails)
 
     @quiet
     def __call__(
@@ -171,6 +175,24 @@ class BoltzmannCovariance:
             baseline=self.baseline,
             own_action=self.own_action,
         )
+
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample.
+
+        Raises
+        ------
+        ValueError
+            If they do.
+        """
+        if self.average_tails:
+            raise ValueError(
+                "average_tails makes ratios of what the sample shows: their moments take "
+                "enumeration, by check_by_enumeration, or sampling"
+            )
+        limit = self.interaction.given(problem, theta)
+        return self.rule(limit), limit
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:

@@ -113,7 +113,7 @@ class Experience:
     def seeing(self, trajectories: Trajectories) -> Experience:
         """Put trajectories in the place of the law, cut where it cuts them."""
         law = self.law
-        return replace(self, seen=replace(trajectories.cut(law.horizon), model=law.model))
+        return replace(self, seen=trajectories.cut(law.horizon).replace(model=law.model))
 
     @property
     def model(self) -> Model:
@@ -256,6 +256,21 @@ class Interaction:
             values=self.critic.limit(world, response, self.sampler),
             again=partial(self.limit, problem),
         )
+
+    def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        """Compute what is known whatever the sample shows, as `limit` does.
+
+        Raises
+        ------
+        ValueError
+            If the critic's values depend on the sample; and as `limit`.
+        """
+        if not getattr(self.critic, "given", False):
+            raise ValueError(
+                f"critic is {self.critic}, which learns from the sample: moments take enumeration, "
+                "by check_by_enumeration, or sampling; or a GivenCritic of what it learned"
+            )
+        return self.limit(problem, theta)
 
     def _simulated(self, theta: FloatArray, planned: Model) -> Model:
         if self.simulator is None:

@@ -2,7 +2,7 @@
 
 Run ``python validation/paper/continuous.py`` with the package installed: a minute. It prints where
 the starts end, each height once with how many end there, and the best theta. The best are among the
-known answers (tests/test_lq_games.py).
+known answers (tabular_bilevel/problems/known.py).
 """
 
 from __future__ import annotations
