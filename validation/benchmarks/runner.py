@@ -98,7 +98,7 @@ def peers(options: argparse.Namespace, names: Iterable[str], packages: Iterable[
 def timed(
     run: Callable[[], object], clock: Callable[[], float] = time.process_time
 ) -> Callable[[], float]:
-    """Make what runs and returns its seconds: the processor's are not lengthened by others' work."""
+    """Make what runs and returns its seconds, by default the processor's, which are its own."""
 
     def call() -> float:
         start = clock()
