@@ -23,8 +23,8 @@ def test_samples_are_within_the_intervals(capsys):
 def test_a_wrong_variance_is_outside(monkeypatch, capsys):
     right = tb.estimator_moments
 
-    def wrong(problem, theta, method):
-        found = right(problem, theta, method)
+    def wrong(problem, theta, method, **cut):
+        found = right(problem, theta, method, **cut)
         return dataclasses.replace(found, variance=2.0 * found.variance)
 
     monkeypatch.setattr(script, "methods", lambda problem, theta, n, seed: [("BC-HG", usual(n))])
