@@ -235,10 +235,6 @@ def test_moments_that_lack_a_term_are_seen(monkeypatch, name):
         assert_right(TracedMoments(rule, limit, limit.law.horizon), *over)
 
 
-def scored_moments(method, limit, horizon):
-    return ScoredMoments(method.off(limit), limit, horizon)
-
-
 @pytest.mark.parametrize("survival", [1.0, 0.8])
 @pytest.mark.parametrize("where", PROBLEMS)
 @pytest.mark.parametrize("baseline", [False, True])
@@ -247,18 +243,18 @@ def test_moments_of_the_score_function_form_are_those_over_all_trajectories(
 ):
     limit = known(where, "as known")
     limit = replace(limit, seen=replace(limit.law, survival=survival))
-    scored = tb.ScoreFunction(baseline=baseline)
+    scored = tb.ScoreFunction(baseline=baseline).rule(limit)
     over = moments_over_all(scored, limit)
-    assert_right(scored_moments(scored, limit, limit.law.horizon), *over)
+    assert_right(ScoredMoments(scored, limit, limit.law.horizon), *over)
     direct, indirect = scored.measures(limit)
     mean = limit.problem.pullback(limit.theta, direct + indirect)
     np.testing.assert_allclose(mean, over[0], rtol=0, atol=ROUNDING * np.abs(mean).max())
     if where == "layered":  # ends by itself, at the latest after as many steps
         if survival < 1.0:
             with pytest.raises(ValueError, match=r"decays by 1\.12812 from step to step"):
-                scored_moments(scored, limit, None)
+                ScoredMoments(scored, limit, None)
         else:
-            assert_right(scored_moments(scored, limit, None), *over)
+            assert_right(ScoredMoments(scored, limit, None), *over)
 
 
 def without(*terms):
@@ -280,12 +276,13 @@ scored_carried = ScoredMoments._carried
 @pytest.mark.parametrize("terms", [["cross"], [1], [2]], ids=str)
 @pytest.mark.parametrize("where", ["layered", "garnet"])
 def test_moments_of_the_score_function_form_that_lack_a_term_are_seen(monkeypatch, where, terms):
-    limit, scored = known(where, "as known"), tb.ScoreFunction()
+    limit = known(where, "as known")
+    scored = tb.ScoreFunction().rule(limit)
     over = moments_over_all(scored, limit)
     monkeypatch.setattr(ScoredMoments, "_carried", without(*terms))
     for horizon in [limit.law.horizon, None][: 2 if where == "layered" else 1]:
         with pytest.raises(AssertionError):
-            assert_right(scored_moments(scored, limit, horizon), *over)
+            assert_right(ScoredMoments(scored, limit, horizon), *over)
 
 
 @pytest.mark.parametrize("slot", ["credit_discount", "trace_discount", "leader_discount"])

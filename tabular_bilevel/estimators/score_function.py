@@ -7,13 +7,14 @@ equations; theory.md section 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet
+from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.estimators.naive import direct_rule
@@ -31,7 +32,7 @@ from tabular_bilevel.sampling.experience import (
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["ScoreFunction"]
+__all__ = ["ScoreFunction", "ScoreRule"]
 
 
 @dataclass(frozen=True)
@@ -101,26 +102,19 @@ class ScoreFunction:
     @quiet
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
-        return Estimate.traced(experience, *self.measures(experience))
+        return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
-    def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
-        """Add up the sensitivities of both parts, of a sample, or compute their means."""
-        direct, _ = direct_rule(experience).measures(experience)
-        world, response, seen = experience.world, experience.response, experience.seen
-        off = self.off(experience)
-        gains = returns_of_law(seen, off) if isinstance(seen, Law) else returns_seen(seen, off)
-        policy, discount = response.policy, world.follower_discount
-        source = gains - policy * gains.sum(axis=1, keepdims=True)
-        source /= experience.planned.temperature
-        system = policy_system(world, policy, discount)
-        arrivals = system.solve_transposed(discount * world.arrivals(source))
-        influence = source + policy * arrivals[:, None]
-        return direct, influence_measures(world, response, influence)
-
-    def off(self, experience: Experience) -> FloatArray:
-        """Return what is taken off returns, by state."""
+    def rule(self, experience: Experience) -> ScoreRule:
+        """Take the critic's values off returns, or nothing."""
         value = experience.values.value
-        return value if self.baseline else np.zeros_like(value)
+        return ScoreRule(value if self.baseline else np.zeros_like(value))
+
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[ScoreRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample."""
+        limit = self.interaction.given(problem, theta)
+        return self.rule(limit), limit
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
@@ -138,6 +132,34 @@ class ScoreFunction:
     def sampler(self) -> Sampler:
         """Where its data come from."""
         return self.interaction.sampler
+
+
+@displayed
+@dataclass(frozen=True, eq=False)
+class ScoreRule:
+    """How the score-function form makes a gradient of trajectories.
+
+    Attributes
+    ----------
+    off : ndarray, shape (S,)
+        What is taken off the return from a state.
+    """
+
+    off: FloatArray = field(repr=False)
+
+    def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
+        """Add up the sensitivities of both parts, of a sample, or compute their means."""
+        direct, _ = direct_rule(experience).measures(experience)
+        world, response, seen = experience.world, experience.response, experience.seen
+        off = self.off
+        gains = returns_of_law(seen, off) if isinstance(seen, Law) else returns_seen(seen, off)
+        policy, discount = response.policy, world.follower_discount
+        source = gains - policy * gains.sum(axis=1, keepdims=True)
+        source /= experience.planned.temperature
+        system = policy_system(world, policy, discount)
+        arrivals = system.solve_transposed(discount * world.arrivals(source))
+        influence = source + policy * arrivals[:, None]
+        return direct, influence_measures(world, response, influence)
 
 
 def returns_seen(sample: Trajectories, off: FloatArray) -> FloatArray:

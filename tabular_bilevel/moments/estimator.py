@@ -19,7 +19,7 @@ from tabular_bilevel.estimators.exact import ExactGradient
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
-from tabular_bilevel.estimators.score_function import ScoreFunction
+from tabular_bilevel.estimators.score_function import ScoreRule
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.moments.scored import ScoredMoments
@@ -183,11 +183,6 @@ def estimator_moments(
     if hasattr(method, "rule_at"):
         rule, limit = method.rule_at(problem, theta)
         return _traced(problem, theta, rule, limit, steps, uncut=horizon == math.inf)
-    if isinstance(method, ScoreFunction):
-        limit = method.interaction.given(problem, theta)
-        made = partial(ScoredMoments, method.off(limit))
-        decay = limit.world.leader_discount
-        return _solved(problem, theta, made, decay, limit, steps, uncut=horizon == math.inf)
     if isinstance(method, ZeroOrder):
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)
@@ -210,34 +205,21 @@ def _exact(problem: BilevelProblem, theta: FloatArray) -> FloatArray:
 def _traced(
     problem: BilevelProblem,
     theta: FloatArray,
-    rule: TraceRule,
+    rule: TraceRule | ScoreRule,
     limit: Experience,
     steps: int | None,
     *,
     uncut: bool,
 ) -> Moments:
-    largest = max(rule.leader_discount, rule.credit_discount, rule.trace_discount)
-    made = partial(TracedMoments, rule)
-    return _solved(problem, theta, made, largest, limit, steps, uncut=uncut)
-
-
-def _solved(
-    problem: BilevelProblem,
-    theta: FloatArray,
-    made: Callable[[Experience, int | None], TracedMoments | ScoredMoments],
-    decay: float,
-    limit: Experience,
-    steps: int | None,
-    *,
-    uncut: bool,
-) -> Moments:
-    """Solve for the moments; what a step adds decays at least so much from step to step."""
     law = limit.law
     if steps is not None:
         law = replace(law, horizon=steps)
     elif law.survival == 1.0 and not uncut:
+        decay = limit.world.leader_discount
+        if isinstance(rule, TraceRule):
+            decay = max(rule.leader_discount, rule.credit_discount, rule.trace_discount)
         steps = law.horizon if decay**law.horizon > CUT_THAT_SHOWS else None
-    moments = made(limit, steps)
+    moments = _moments(rule, limit, steps)
     found = moments.variances()
     return Moments(
         mean=read_only(found.mean),
@@ -246,16 +228,20 @@ def _solved(
         start_variance=float(found.of_starts.sum()),
         n_steps=moments.n_steps if uncut else law.n_steps,
         horizon=steps,
-        _covariance=partial(_whole, made, replace(limit, memory={}), steps),
+        _covariance=partial(_whole, rule, replace(limit, memory={}), steps),
     )
 
 
-def _whole(
-    made: Callable[[Experience, int | None], TracedMoments | ScoredMoments],
-    limit: Experience,
-    steps: int | None,
-) -> FloatArray:
-    return made(limit, steps).covariance().covariance
+def _moments(
+    rule: TraceRule | ScoreRule, limit: Experience, steps: int | None
+) -> TracedMoments | ScoredMoments:
+    if isinstance(rule, ScoreRule):
+        return ScoredMoments(rule, limit, steps)
+    return TracedMoments(rule, limit, steps)
+
+
+def _whole(rule: TraceRule | ScoreRule, limit: Experience, steps: int | None) -> FloatArray:
+    return _moments(rule, limit, steps).covariance().covariance
 
 
 def _from_the_model(problem: BilevelProblem, theta: FloatArray, mean: FloatArray) -> Moments:

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.naive import direct_rule
+from tabular_bilevel.estimators.score_function import ScoreRule
 from tabular_bilevel.finite.follower import log_policy
 from tabular_bilevel.finite.linear import LinearSystem, policy_system
 from tabular_bilevel.moments.traced import Spread, TracedMoments
@@ -63,7 +64,7 @@ class ScoredMoments:
 
     Parameters
     ----------
-    off : ndarray, shape (S,)
+    rule : ScoreRule
         What is taken off returns.
     experience : Experience
         Of the law that trajectories obey.
@@ -77,7 +78,7 @@ class ScoredMoments:
     """
 
     @quiet
-    def __init__(self, off: FloatArray, experience: Experience, horizon: int | None) -> None:
+    def __init__(self, rule: ScoreRule, experience: Experience, horizon: int | None) -> None:
         direct, law = TracedMoments(direct_rule(experience), experience, horizon), experience.law
         self._direct, self._horizon, outcomes = direct, horizon, direct.outcomes
         n_states, n_actions = law.policy.shape
@@ -100,7 +101,7 @@ class ScoredMoments:
         self._score = self._scores[pair]
         self._reward = law.model.leader_reward.ravel()[pair]
         self._added = direct.slopes[1].toarray()[direct.row][which]
-        self._added -= off[self._state][:, None] * self._score
+        self._added -= rule.off[self._state][:, None] * self._score
         everywhere = np.arange(pair.size)
         self._over = sp.csr_array((chance, (self._state, everywhere)), (n_states, pair.size))
         self._onward = sp.csr_array((chance, (arrival, pair)), (n_states + 1, law.policy.size))[:-1]
