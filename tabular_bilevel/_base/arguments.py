@@ -189,6 +189,8 @@ def as_distribution(
 
 def as_real(name: str, value: npt.ArrayLike) -> float:
     """Convert a real scalar."""
+    if type(value) is float:
+        return value
     array = as_numbers(name, value)
     if array.ndim != 0:
         raise ValueError(f"{name} has shape {array.shape}; one number is needed")
