@@ -69,14 +69,15 @@ class Sensitivities:
 
     def __post_init__(self) -> None:
         """Put aside functions in the place of arrays, for `__getattr__`, which then is called."""
+        known = vars(self)
         for name in ("transition", "initial"):
-            if callable(vars(self)[name]):
-                vars(self)[f"{name} later"] = vars(self).pop(name)
+            if callable(known[name]):
+                known["later " + name] = known.pop(name)
 
     @quiet
     def __getattr__(self, name: str) -> FloatArray:
         """Compute an array that is asked for."""
-        compute = vars(self).pop(f"{name} later", None)
+        compute = vars(self).pop("later " + name, None)
         if compute is None:
             raise AttributeError(f"Sensitivities have no attribute {name!r}")
         array: FloatArray = read_only(compute())
