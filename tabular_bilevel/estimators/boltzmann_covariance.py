@@ -7,6 +7,7 @@ Reinforcement Learning", ICAPS 2026, arXiv:2603.14867; as traces, theory.md sect
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
+from tabular_bilevel.lq.traces import require_noise
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
     NOTHING,
@@ -153,8 +157,12 @@ class BoltzmannCovariance:
         """
         return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
-    def rule(self, experience: Experience) -> TraceRule:
+    def rule(self, experience: Experience) -> Any:
         """Credit each step with the leader's advantage, by how likelier a reward makes it."""
+        return _rule(experience.planned, experience, self)
+
+    def of_tables(self, experience: Experience) -> TraceRule:
+        """Make the rule of a model of tables."""
         seen, world = experience.seen, experience.world
         credit = experience.values.advantage / experience.planned.temperature
         discount = world.leader_discount
@@ -170,6 +178,20 @@ class BoltzmannCovariance:
             leader_discount=world.leader_discount,
             baseline=self.baseline,
             own_action=self.own_action,
+        )
+
+    def of_states(self, experience: Any) -> TraceRuleOfStates:
+        """Make the rule of a linear-quadratic model, by Gaussian scores."""
+        for name in ("own_action", "average_tails"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is for models of tables: no state is visited twice")
+        require_noise(experience.problem, experience.theta, experience.world)
+        return TraceRuleOfStates(
+            credit=1.0 / experience.planned.temperature,
+            credit_discount=experience.world.leader_discount,
+            trace_discount=experience.world.follower_discount,
+            leader_discount=experience.world.leader_discount,
+            baseline=self.baseline,
         )
 
     @quiet
@@ -201,3 +223,9 @@ class BoltzmannCovariance:
     def sampler(self) -> Sampler:
         """Where its data come from."""
         return self.interaction.sampler
+
+
+_rule = by_kind(
+    lambda _, experience, method: method.of_tables(experience),
+    lambda _, experience, method: method.of_states(experience),
+)

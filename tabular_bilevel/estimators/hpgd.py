@@ -7,16 +7,20 @@ Alignment", NeurIPS 2024, arXiv:2406.01575; theory.md section 6.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.critics import LeaderValues
 from tabular_bilevel.sampling.experience import (
@@ -55,6 +59,10 @@ class HyperPolicyGradient:
     `uniform`, the published option of this name, such a sample has all that goes through the
     follower, its visits too: that is another gradient, the part through the follower being that of
     play that may start anywhere.
+
+    Of a linear-quadratic model no state is visited twice. There a step is followed by its own tail,
+    and dV_F is learned by temporal differences in squares and products of the state: the published
+    variant TD.
 
     Assumes: the follower plays its soft-optimal policy; pairs are visited repeatedly. Bias: of
     order 1 / visits, since averages and credits share their data, and where a state was left by
@@ -150,8 +158,18 @@ class HyperPolicyGradient:
             _, indirect = rule.measures(apart)
         return Estimate.traced(experience, direct, indirect)
 
-    def rule(self, experience: Experience, tails: Experience) -> TraceRule:
+    def rule(self, experience: Experience, tails: Experience) -> Any:
         """Credit each step with its part in dQ_F - dV_F, an average of the tails."""
+        return _rule(experience.planned, self, experience, tails)
+
+    def of_states(self, experience: Any) -> TraceRuleOfStates:
+        """Make the rule of a linear-quadratic model: dV_F is learned by temporal differences."""
+        if self._apart is not None:
+            raise ValueError("oracle and uniform are for models of tables: no state comes twice")
+        return replace(BoltzmannCovariance().of_states(experience), state_values=True)
+
+    def of_tables(self, experience: Experience, tails: Experience) -> TraceRule:
+        """Make the rule of a model of tables."""
         world = experience.world
         _, weights = experience.seen.visits(world.leader_discount)
         counts, _ = tails.seen.visits(1.0)
@@ -232,3 +250,9 @@ def tail_credit(values: LeaderValues, weights: FloatArray, counts: FloatArray) -
 def started_uniformly(model: Model) -> Model:
     """Copy the model with every state as likely a start."""
     return model.with_initial(np.full(model.n_states, 1.0 / model.n_states))
+
+
+_rule = by_kind(
+    lambda _, method, experience, tails: method.of_tables(experience, tails),
+    lambda _, method, experience, tails: method.of_states(experience),
+)

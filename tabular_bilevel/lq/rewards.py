@@ -133,6 +133,25 @@ class QuadraticReward:
             if shape != (size, size):
                 raise ValueError(f"leader_reward.{name} has shape {shape}, not ({size}, {size})")
 
+    def at(self, states: FloatArray, controls: FloatArray) -> FloatArray:
+        """Compute what steps earn; states have the shape (count, steps, n)."""
+        paid = states @ self.state + 2.0 * controls @ np.transpose(self.cross)
+        of_controls = ((controls @ self.control) * controls).sum(axis=-1)
+        return np.asarray((paid * states).sum(axis=-1) + of_controls + self.constant)
+
+    @staticmethod
+    def slopes_at(
+        states: FloatArray, controls: FloatArray, weights: FloatArray
+    ) -> dict[str, FloatArray]:
+        """Differentiate the weighted sum of what steps earn in the reward's own numbers."""
+        weighed, over = weights[:, None] * states, ((0, 1), (0, 1))
+        return {
+            "state": np.tensordot(weighed, states, over),
+            "control": np.tensordot(weights[:, None] * controls, controls, over),
+            "constant": np.asarray(len(states) * weights.sum()),
+            "cross": 2.0 * np.tensordot(weighed, controls, over),
+        }
+
     @staticmethod
     def expected(
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
@@ -220,6 +239,24 @@ class GaussianBump:
             raise ValueError(
                 f"leader_reward.centre has shape {self.centre.shape}, not ({n_states},)"
             )
+
+    def at(self, states: FloatArray, controls: FloatArray) -> FloatArray:
+        """Compute what steps earn; states have the shape (count, steps, n)."""
+        gap = states - self.centre
+        return np.asarray(self.height * np.exp(-((gap @ self.precision) * gap).sum(axis=-1)))
+
+    def slopes_at(
+        self, states: FloatArray, controls: FloatArray, weights: FloatArray
+    ) -> dict[str, FloatArray]:
+        """Differentiate the weighted sum of what steps earn in the reward's own numbers."""
+        earned, gap = weights * self.at(states, controls), states - self.centre
+        weighed = earned[:, :, None] * gap
+        height = self.height or 1.0
+        return {
+            "centre": 2.0 * weighed.sum(axis=(0, 1)) @ self.precision,
+            "precision": -np.tensordot(weighed, gap, ((0, 1), (0, 1))),
+            "height": np.asarray(earned.sum() / height),
+        }
 
     @staticmethod
     def expected(

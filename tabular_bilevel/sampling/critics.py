@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.values import exact_values as exact_values_of_states
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
 
@@ -188,12 +190,14 @@ class ExactCritic:
             If `rng` is neither a generator nor a seed.
         """
         as_generator(rng)  # what is none is refused all the same
-        return exact_values(trajectories.model, response)
+        found: LeaderValues = exact_values(trajectories.model, response)
+        return found
 
     @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
-        return exact_values(model, response)
+        found: LeaderValues = exact_values(model, response)
+        return found
 
 
 @dataclass(frozen=True)
@@ -360,7 +364,8 @@ class SarsaCritic:
         where f(s, a) is the share of the visits to a pair that a cut does not follow.
         """
         if not self.cut_is_end:
-            return exact_values(model, response)
+            found: LeaderValues = exact_values(model, response)
+        return found
         policy, discount = response.policy, model.leader_discount
         law, survival = model.initial, sampler.survival(model)
         followed = np.zeros(model.n_states)
@@ -446,13 +451,21 @@ class TemporalDifferenceCritic:
     @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
-        return exact_values(model, response)
+        found: LeaderValues = exact_values(model, response)
+        return found
 
 
-def exact_values(model: Model, response: Response) -> LeaderValues:
-    """Evaluate the leader by its Bellman equation."""
+def exact_values(model: Any, response: Any) -> Any:
+    """Evaluate the leader by its Bellman equation: `LeaderValues`, or those of states."""
+    return _exact_values(model, response)
+
+
+def _of_tables(model: Model, response: Response) -> LeaderValues:
     evaluation = evaluate_leader(model, response)
     return LeaderValues(evaluation.action_value, evaluation.value)
+
+
+_exact_values = by_kind(_of_tables, exact_values_of_states)
 
 
 def visited_mean(counts: FloatArray, sums: FloatArray) -> LeaderValues:

@@ -358,7 +358,8 @@ class LeaderView:
 
     @cached_property
     def _values(self) -> LeaderValues:
-        return exact_values(self._model, self._response)
+        found: LeaderValues = exact_values(self._model, self._response)
+        return found
 
     def __str__(self) -> str:
         asked = ", ".join(self.asked) or "nothing that a decentralised leader lacks"
