@@ -24,7 +24,7 @@ CUT = 1e-6
 
 
 class Room:
-    """A room that leaks, and a tariff on heating: mild enough for estimates to be short of noise."""
+    """A room that leaks, and a tariff on heating: mild enough for estimates with little noise."""
 
     base = tb.LinearQuadraticModel(
         dynamics=[[1.1]],
@@ -105,7 +105,9 @@ def test_the_mean_of_traces_is_the_gradient_of_every_table(seed, horizon):
     assert gap(cut, direct_sensitivities(model, response, evaluation)) > 100.0 * CUT
 
 
-@pytest.mark.parametrize("problem, theta", [(BUILDING, np.zeros(8)), (LQR, np.array([-0.8, 0.1]))])
+@pytest.mark.parametrize(
+    ("problem", "theta"), [(BUILDING, np.zeros(8)), (LQR, np.array([-0.8, 0.1]))]
+)
 def test_targets_on_the_published_tasks(problem, theta):
     exact = tb.hypergradient(problem, theta)
     size = np.abs(exact.gradient).max()
@@ -222,7 +224,7 @@ def test_what_cannot_be_sampled_is_said():
     for changes in ({"own_action": True}, {"average_tails": True}):
         with pytest.raises(ValueError, match="is for models of tables"):
             dataclasses.replace(BCHG, **changes)(ROOM, THETA, rng=0)
-    with pytest.raises(ValueError, match="is for models of tables"):
+    with pytest.raises(ValueError, match="this is for tables only"):
         tb.HyperPolicyGradient(EPISODES, oracle=tb.Episodes(2))(ROOM, THETA, rng=0)
     with pytest.raises(ValueError, match="this is for tables only"):
         tb.BoltzmannCovariance(tb.Interaction(tb.StepBudget(10, 5)))(ROOM, THETA, rng=0)
@@ -235,3 +237,22 @@ def test_what_cannot_be_sampled_is_said():
         tb.sample_trajectories(
             model, tb.solve_follower(model).policy, count=10**9, horizon=9, rng=0
         )
+
+
+def test_a_critic_that_learns_quadratics():
+    model = ROOM.model(THETA)
+    policy = tb.solve_follower(model).policy
+    sample = tb.sample_trajectories(model, policy, count=2000, horizon=40, rng=0)
+    critic = tb.QuadraticCritic()
+    learned = critic.values(None, sample, rng=np.random.default_rng(0))
+    exact = critic.limit(model, policy, None)
+    assert learned.matrices[0] == pytest.approx(exact.matrices[0], rel=0.02)
+    assert learned.constants == pytest.approx(exact.constants, rel=0.02)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200), critic))
+    assert method.target(ROOM, THETA) == pytest.approx(tb.hypergradient(ROOM, THETA).gradient)
+    report = tb.check_estimator(method, ROOM, THETA, critic=critic, n_replicates=100, rng=0)
+    assert report.verdict is not tb.Verdict.BIASED
+    with pytest.raises(ValueError, match="of quadratic rewards only"):
+        tb.BoltzmannCovariance(tb.Interaction(critic=critic)).target(LQR, [0.0, 0.0])
+    with pytest.raises(ValueError, match="not for tables"):
+        tb.BoltzmannCovariance(tb.Interaction(critic=critic))(tb.problems.bandit(), [0, 0], rng=0)

@@ -51,6 +51,9 @@ class BoltzmannCovariance:
     kernel here, with V_L(s, b) in the place of the published Q_L(s, b, a): the same mean, less
     variance.
 
+    Of a linear-quadratic model the tables are matrices, and log P is the log-density of a Gaussian;
+    its derivative, the score, is there in directions with noise only.
+
     Assumes: the follower plays its soft-optimal policy, and its value V_F is known (it enters
     kernel parameters only). Bias: none with an exact critic, but for what cut trajectories leave
     out, of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged
@@ -64,12 +67,12 @@ class BoltzmannCovariance:
         Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means over the next state, and the
         leader's next action, taken off: the same mean, less variance.
     own_action : bool
-        Whether an arrival is worth more by the advantage of the action taken there, as in the
-        published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t) and
+        Of models of tables: whether an arrival is worth more by the advantage of the action taken
+        there, as in the published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t) and
         gamma_F e_{t-1} do: the same mean, more variance.
     average_tails : bool
-        Whether a step is followed not by its own tail but, as in the published code for four
-        rooms, by the average over all visits to its pair.
+        Of models of tables: whether a step is followed not by its own tail but, as in the published
+        code for four rooms, by the average over all visits to its pair.
 
     Raises
     ------
@@ -161,39 +164,6 @@ class BoltzmannCovariance:
         """Credit each step with the leader's advantage, by how likelier a reward makes it."""
         return _rule(experience.planned, experience, self)
 
-    def of_tables(self, experience: Experience) -> TraceRule:
-        """Make the rule of a model of tables."""
-        seen, world = experience.seen, experience.world
-        credit = experience.values.advantage / experience.planned.temperature
-        discount = world.leader_discount
-        if self.average_tails:
-            counts, weights = seen.visits(discount)
-            credit *= weights
-            credit /= np.where(counts > 0.0, counts, 1.0)
-            discount = seen.survival
-        return TraceRule(
-            credit=credit,
-            credit_discount=discount,
-            trace_discount=world.follower_discount,
-            leader_discount=world.leader_discount,
-            baseline=self.baseline,
-            own_action=self.own_action,
-        )
-
-    def of_states(self, experience: Any) -> TraceRuleOfStates:
-        """Make the rule of a linear-quadratic model, by Gaussian scores."""
-        for name in ("own_action", "average_tails"):
-            if getattr(self, name):
-                raise ValueError(f"{name} is for models of tables: no state is visited twice")
-        require_noise(experience.problem, experience.theta, experience.world)
-        return TraceRuleOfStates(
-            credit=1.0 / experience.planned.temperature,
-            credit_discount=experience.world.leader_discount,
-            trace_discount=experience.world.follower_discount,
-            leader_discount=experience.world.leader_discount,
-            baseline=self.baseline,
-        )
-
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data.
@@ -225,7 +195,39 @@ class BoltzmannCovariance:
         return self.interaction.sampler
 
 
-_rule = by_kind(
-    lambda _, experience, method: method.of_tables(experience),
-    lambda _, experience, method: method.of_states(experience),
-)
+def _of_tables(_: object, experience: Experience, method: BoltzmannCovariance) -> TraceRule:
+    seen, world = experience.seen, experience.world
+    credit = experience.values.advantage / experience.planned.temperature
+    discount = world.leader_discount
+    if method.average_tails:
+        counts, weights = seen.visits(discount)
+        credit *= weights
+        credit /= np.where(counts > 0.0, counts, 1.0)
+        discount = seen.survival
+    return TraceRule(
+        credit=credit,
+        credit_discount=discount,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+        baseline=method.baseline,
+        own_action=method.own_action,
+    )
+
+
+def _of_states(_: object, experience: Any, method: BoltzmannCovariance) -> TraceRuleOfStates:
+    """Make the rule of a linear-quadratic model, by Gaussian scores."""
+    for name in ("own_action", "average_tails"):
+        if getattr(method, name):
+            raise ValueError(f"{name} is for models of tables: no state is visited twice")
+    world = experience.world
+    require_noise(experience.problem, experience.theta, world)
+    return TraceRuleOfStates(
+        credit=1.0 / experience.planned.temperature,
+        credit_discount=world.leader_discount,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+        baseline=method.baseline,
+    )
+
+
+_rule = by_kind(_of_tables, _of_states)

@@ -21,7 +21,7 @@ from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.critics import LeaderValues
 from tabular_bilevel.sampling.experience import (
     LEADER_ACTION_VALUE,
@@ -160,27 +160,7 @@ class HyperPolicyGradient:
 
     def rule(self, experience: Experience, tails: Experience) -> Any:
         """Credit each step with its part in dQ_F - dV_F, an average of the tails."""
-        return _rule(experience.planned, self, experience, tails)
-
-    def of_states(self, experience: Any) -> TraceRuleOfStates:
-        """Make the rule of a linear-quadratic model: dV_F is learned by temporal differences."""
-        if self._apart is not None:
-            raise ValueError("oracle and uniform are for models of tables: no state comes twice")
-        return replace(BoltzmannCovariance().of_states(experience), state_values=True)
-
-    def of_tables(self, experience: Experience, tails: Experience) -> TraceRule:
-        """Make the rule of a model of tables."""
-        world = experience.world
-        _, weights = experience.seen.visits(world.leader_discount)
-        counts, _ = tails.seen.visits(1.0)
-        share = max(1, tails.seen.complete) / max(1, experience.seen.complete)
-        credit = tail_credit(experience.values, weights, counts)
-        return TraceRule(
-            credit=credit * (share / experience.planned.temperature),
-            credit_discount=tails.seen.survival,
-            trace_discount=world.follower_discount,
-            leader_discount=world.leader_discount,
-        )
+        return _rule(experience.planned, experience, tails)
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
@@ -249,10 +229,28 @@ def tail_credit(values: LeaderValues, weights: FloatArray, counts: FloatArray) -
 
 def started_uniformly(model: Model) -> Model:
     """Copy the model with every state as likely a start."""
+    require_tables(model)
     return model.with_initial(np.full(model.n_states, 1.0 / model.n_states))
 
 
-_rule = by_kind(
-    lambda _, method, experience, tails: method.of_tables(experience, tails),
-    lambda _, method, experience, tails: method.of_states(experience),
-)
+def _of_tables(_: object, experience: Experience, tails: Experience) -> TraceRule:
+    world = experience.world
+    _, weights = experience.seen.visits(world.leader_discount)
+    counts, _ = tails.seen.visits(1.0)
+    share = max(1, tails.seen.complete) / max(1, experience.seen.complete)
+    credit = tail_credit(experience.values, weights, counts)
+    return TraceRule(
+        credit=credit * (share / experience.planned.temperature),
+        credit_discount=tails.seen.survival,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+    )
+
+
+def _of_states(_: object, experience: Experience, tails: Experience) -> TraceRuleOfStates:
+    """Make the rule of a linear-quadratic model: dV_F is learned by temporal differences."""
+    rule: TraceRuleOfStates = BoltzmannCovariance().rule(experience)
+    return replace(rule, state_values=True)
+
+
+_rule = by_kind(_of_tables, _of_states)

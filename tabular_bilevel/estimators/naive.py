@@ -113,7 +113,8 @@ def direct_rule(experience: Experience) -> Any:
 
 
 def _of_states(_: object, experience: Any) -> TraceRuleOfStates:
-    return BoltzmannCovariance().of_states(experience).times(indirect=0.0)
+    rule: TraceRuleOfStates = BoltzmannCovariance().rule(experience)
+    return rule.times(indirect=0.0)
 
 
 def _of_tables(_: object, experience: Experience) -> TraceRule:

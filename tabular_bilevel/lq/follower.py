@@ -78,8 +78,8 @@ class Response:
     >>> answer = tb.solve_follower(model)
     >>> answer.gain.shape, answer.residual < 1e-12  # it sees the leader's action, too
     ((1, 3), True)
-    >>> answer.value is answer.value_matrix
-    True
+    >>> answer.value is answer.value_matrix, answer.policy.gain is answer.gain
+    (True, True)
     """
 
     value_matrix: FloatArray

@@ -140,19 +140,6 @@ class QuadraticReward:
         return np.asarray((paid * states).sum(axis=-1) + of_controls + self.constant)
 
     @staticmethod
-    def slopes_at(
-        states: FloatArray, controls: FloatArray, weights: FloatArray
-    ) -> dict[str, FloatArray]:
-        """Differentiate the weighted sum of what steps earn in the reward's own numbers."""
-        weighed, over = weights[:, None] * states, ((0, 1), (0, 1))
-        return {
-            "state": np.tensordot(weighed, states, over),
-            "control": np.tensordot(weights[:, None] * controls, controls, over),
-            "constant": np.asarray(len(states) * weights.sum()),
-            "cross": 2.0 * np.tensordot(weighed, controls, over),
-        }
-
-    @staticmethod
     def expected(
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
     ) -> Any:
@@ -244,19 +231,6 @@ class GaussianBump:
         """Compute what steps earn; states have the shape (count, steps, n)."""
         gap = states - self.centre
         return np.asarray(self.height * np.exp(-((gap @ self.precision) * gap).sum(axis=-1)))
-
-    def slopes_at(
-        self, states: FloatArray, controls: FloatArray, weights: FloatArray
-    ) -> dict[str, FloatArray]:
-        """Differentiate the weighted sum of what steps earn in the reward's own numbers."""
-        earned, gap = weights * self.at(states, controls), states - self.centre
-        weighed = earned[:, :, None] * gap
-        height = self.height or 1.0
-        return {
-            "centre": 2.0 * weighed.sum(axis=(0, 1)) @ self.precision,
-            "precision": -np.tensordot(weighed, gap, ((0, 1), (0, 1))),
-            "height": np.asarray(earned.sum() / height),
-        }
 
     @staticmethod
     def expected(

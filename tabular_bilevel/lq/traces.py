@@ -14,10 +14,11 @@ import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel.lq.differences import credited_values
 from tabular_bilevel.lq.leader import state_laws
 from tabular_bilevel.lq.linear import symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
-from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws
+from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward, StateLaws
 from tabular_bilevel.lq.sensitivities import Sensitivities
 from tabular_bilevel.lq.trajectories import Law, Trajectories
 from tabular_bilevel.lq.values import Values, quadratics
@@ -145,7 +146,7 @@ class TraceRule:
         if self.late:
             eligibility -= credit
         if self.state_values:
-            eligibility -= _learned(seen.states, credit, self.trace_discount)
+            eligibility -= credited_values(seen.states, credit, self.trace_discount)
         worth = values.at(after, first=1) - (arriving if self.baseline else 0.0)
         gap, P = after - ahead, response.value_matrix
         follower = -quadratics(after, P) - response.value_constant
@@ -180,8 +181,8 @@ class TraceRule:
             initial_covariance=(_moment(pulled, first @ start) - begun.sum() * start) / 2.0 / count,
             leader_reward={
                 name: slope / count
-                for name, slope in reward.slopes_at(
-                    x[:, :counted], u[:, :counted], weights[:counted]
+                for name, slope in _reward_slopes(
+                    reward, x[:, :counted], u[:, :counted], weights[:counted]
                 ).items()
             },
         )
@@ -295,20 +296,29 @@ def require_noise(problem: Any, theta: FloatArray, model: LinearQuadraticModel) 
         )
 
 
-def _learned(states: FloatArray, credit: FloatArray, discount: float) -> FloatArray:
-    """Make weights of the steps: their sum with anything is that of credit times its value.
-
-    That is the value of a state that least squares learn from temporal differences (Bradtke and
-    Barto, 1996) in squares and products of the state: linear in what steps earn, whatever that is.
-    """
-    rows, columns = np.triu_indices(states.shape[2])
-    squares = states[:, :, rows] * states[:, :, columns]
-    features = np.concatenate((squares, np.ones((*squares.shape[:2], 1))), axis=2)
-    features /= np.sqrt((features**2).mean(axis=(0, 1)) + np.finfo(np.float64).tiny)
-    here, after = features[:, :-1], features[:, 1:]
-    differences = _moment(here, here - discount * after)
-    credited = np.tensordot(credit, here, axes=2)
-    return np.asarray(here @ np.linalg.lstsq(differences.T, credited, rcond=None)[0])
+def _reward_slopes(
+    reward: QuadraticReward | GaussianBump,
+    states: FloatArray,
+    controls: FloatArray,
+    weights: FloatArray,
+) -> dict[str, FloatArray]:
+    """Differentiate the weighted sum of what steps earn in the reward's own numbers."""
+    if isinstance(reward, QuadraticReward):
+        weighed = weights[:, None] * states
+        return {
+            "state": _moment(weighed, states),
+            "control": _moment(weights[:, None] * controls, controls),
+            "constant": np.asarray(len(states) * weights.sum()),
+            "cross": 2.0 * _moment(weighed, controls),
+        }
+    gap, shape = states - reward.centre, replace(reward, height=1.0)
+    size = weights * shape.at(states, controls)
+    weighed = reward.height * size[:, :, None] * gap
+    return {
+        "centre": 2.0 * weighed.sum(axis=(0, 1)) @ reward.precision,
+        "precision": -_moment(weighed, gap),
+        "height": np.asarray(size.sum()),
+    }
 
 
 def _null(covariance: FloatArray) -> FloatArray:

@@ -40,6 +40,8 @@ class Trajectories:
     >>> sample = tb.sample_trajectories(model, policy, count=5, horizon=30, rng=0)
     >>> sample.states.shape, sample.controls.shape, sample.n_steps
     ((5, 31, 4), (5, 30, 2), 150)
+    >>> sample.counted_steps, sample.mean_return() < 0.0
+    (30, True)
     """
 
     model: LinearQuadraticModel = field(repr=False)

@@ -190,14 +190,12 @@ class ExactCritic:
             If `rng` is neither a generator nor a seed.
         """
         as_generator(rng)  # what is none is refused all the same
-        found: LeaderValues = exact_values(trajectories.model, response)
-        return found
+        return exact_values(trajectories.model, response)
 
     @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
-        found: LeaderValues = exact_values(model, response)
-        return found
+        return exact_values(model, response)
 
 
 @dataclass(frozen=True)
@@ -364,8 +362,7 @@ class SarsaCritic:
         where f(s, a) is the share of the visits to a pair that a cut does not follow.
         """
         if not self.cut_is_end:
-            found: LeaderValues = exact_values(model, response)
-        return found
+            return exact_values(model, response)
         policy, discount = response.policy, model.leader_discount
         law, survival = model.initial, sampler.survival(model)
         followed = np.zeros(model.n_states)
@@ -451,13 +448,13 @@ class TemporalDifferenceCritic:
     @quiet
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
-        found: LeaderValues = exact_values(model, response)
-        return found
+        return exact_values(model, response)
 
 
-def exact_values(model: Any, response: Any) -> Any:
-    """Evaluate the leader by its Bellman equation: `LeaderValues`, or those of states."""
-    return _exact_values(model, response)
+def exact_values(model: Any, response: Any) -> LeaderValues:
+    """Evaluate the leader by its Bellman equation; of states that are vectors, by functions."""
+    found: LeaderValues = _exact_values(model, response)
+    return found
 
 
 def _of_tables(model: Model, response: Response) -> LeaderValues:

@@ -358,8 +358,7 @@ class LeaderView:
 
     @cached_property
     def _values(self) -> LeaderValues:
-        found: LeaderValues = exact_values(self._model, self._response)
-        return found
+        return exact_values(self._model, self._response)
 
     def __str__(self) -> str:
         asked = ", ".join(self.asked) or "nothing that a decentralised leader lacks"
