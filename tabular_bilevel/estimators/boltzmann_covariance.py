@@ -68,8 +68,8 @@ class BoltzmannCovariance:
         leader's next action, taken off: the same mean, less variance.
     own_action : bool
         Of models of tables: whether an arrival is worth more by the advantage of the action taken
-        there, as in the published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t) and
-        gamma_F e_{t-1} do: the same mean, more variance.
+        there, as in the published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t)
+        and gamma_F e_{t-1} do: the same mean, more variance.
     average_tails : bool
         Of models of tables: whether a step is followed not by its own tail but, as in the published
         code for four rooms, by the average over all visits to its pair.
