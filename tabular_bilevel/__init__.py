@@ -101,10 +101,19 @@ Sampling: what estimators see
     SarsaCritic              ... learned by SARSA
     TemporalDifferenceCritic ... learned by temporal differences
     QuadraticCritic          ... learned as a quadratic, of linear-quadratic models
+    GivenCritic              ... given, right or wrong
     Critic                   what a critic of your own must have
     LeaderValues             what a critic returns
     LeaderView               what a leader may see of a problem
     Batch                    trajectories as an estimator of yours is given them
+
+Efficiency: how good is it?
+    estimator_moments        exact bias and variance of a method's gradients, without sampling
+    error_curve              errors of methods against the budget of steps
+    ErrorCurve               these errors, the best cuts, and where methods cross
+    required_samples         trajectories for an error, or a cosine, with a probability
+    best_baseline            BC-HG with the baseline that leaves the least variance
+    Moments                  mean, variances, covariance, and what a trajectory costs
 
 Checks: is it right?
     check_estimator          is an estimator's mean the gradient? With a false-alarm rate
@@ -219,6 +228,14 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.kinds import evaluate_leader, sensitivities, solve_follower
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
+from tabular_bilevel.moments import (
+    ErrorCurve,
+    Moments,
+    best_baseline,
+    error_curve,
+    estimator_moments,
+    required_samples,
+)
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem, LinearQuadraticProblem
 from tabular_bilevel.problems.contexts import Contexts
@@ -230,6 +247,7 @@ from tabular_bilevel.sampling.all_trajectories import count_trajectories
 from tabular_bilevel.sampling.critics import (
     Critic,
     ExactCritic,
+    GivenCritic,
     LeaderValues,
     MonteCarloCritic,
     SarsaCritic,
@@ -292,6 +310,7 @@ __all__ = [
     "EnumerationReport",
     "Episodes",
     "ErrorBounds",
+    "ErrorCurve",
     "Estimate",
     "Estimated",
     "Estimator",
@@ -304,6 +323,7 @@ __all__ = [
     "FollowerSolver",
     "ForwardProblem",
     "GaussianBump",
+    "GivenCritic",
     "GradientAscent",
     "GradientReport",
     "HyperPolicyGradient",
@@ -319,6 +339,7 @@ __all__ = [
     "LinearQuadraticProblem",
     "MarkovGame",
     "Model",
+    "Moments",
     "MonteCarloCritic",
     "NaivePolicyGradient",
     "Optimiser",
@@ -354,6 +375,7 @@ __all__ = [
     "ZeroOrder",
     "along",
     "ascend",
+    "best_baseline",
     "check_by_enumeration",
     "check_estimates",
     "check_estimator",
@@ -365,6 +387,8 @@ __all__ = [
     "difference_gradient",
     "enclose",
     "error_bounds",
+    "error_curve",
+    "estimator_moments",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
@@ -374,6 +398,7 @@ __all__ = [
     "polish",
     "problems",
     "published",
+    "required_samples",
     "resume",
     "sample_trajectories",
     "save_report",

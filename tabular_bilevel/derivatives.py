@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -31,6 +31,7 @@ from tabular_bilevel.problem import (
     pulled_back,
 )
 from tabular_bilevel.problems.contexts import Contexts, shares, shares_of_bounds
+from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = ["Reach", "has_pushforward", "n_entries", "reach", "tangents_along", "tangents_at"]
@@ -80,6 +81,9 @@ def tangents_at(
 
     Raises ValueError if a derivative is none, or, where it is `limited`, takes too many calls.
     """
+    rewards = _of_rewards(problem, theta, model)
+    if rewards is not None:
+        return rewards
     if has_pushforward(problem):
         if limited:
             _require_few(problem, theta.size, model, forward=True)
@@ -136,7 +140,7 @@ def reach(
         inner = reach(problem.inner, x, measures, bounds)
         pulled = np.asarray(transform.pullback(theta, inner.pulled))
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        return _own(transform, replace(inner, pulled=pulled), bound)
+        return _own(transform, Reach(pulled, inner.bound, inner.given, inner.reason), bound)
     if isinstance(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
@@ -176,11 +180,43 @@ def _own(part: object, found: Reach, bound: Any) -> Reach:
     reason = found.reason
     if not all_finite(bound) and not reason and all_finite(found.bound):
         reason = f"the pullback_bound of {type(part).__name__} is infinite"
-    return replace(found, bound=bound, reason=reason)
+    return Reach(found.pulled, bound, found.given, reason)
 
 
 def _given(method: str) -> str:
     return f"given the derivatives as {method} returns them, which check_gradient tests"
+
+
+def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tangents | None:
+    """Read them off features where theta moves rewards only, without a call for each parameter."""
+    names = ("follower_reward", "leader_reward")
+    if isinstance(problem, Reparametrised) and hasattr(problem.transform, "pushforward"):
+        x = problem.transform.forward(theta)
+        inner = _of_rewards(problem.inner, x, model)
+        if inner is None:
+            return None
+        axes = (_axis(k, theta.size) for k in range(theta.size))
+        slopes = _columns(problem.transform.pushforward(theta, axis) for axis in axes)
+        rewards = {name: getattr(inner, name) @ slopes for name in names}
+    elif isinstance(problem, FeatureProblem) and problem.moves_rewards_only:
+        kept = sp.diags_array(model.available.ravel().astype(np.float64))
+        rewards = {name: kept @ getattr(problem, name) for name in names}
+    else:
+        return None
+    return Tangents.of(model, theta.size, given=_given("pushforward"), **rewards)
+
+
+def _columns(vectors: Iterable[FloatArray]) -> sp.csc_array:
+    """Put vectors side by side; no more than one is in memory as it is."""
+    places, numbers, n_rows = [], [], 0
+    for vector in vectors:
+        kept = np.flatnonzero(vector)
+        places.append(kept)
+        numbers.append(vector[kept])
+        n_rows = vector.size
+    starts = np.cumsum([0, *(kept.size for kept in places)])
+    parts = (np.concatenate(numbers), np.concatenate(places), starts)
+    return sp.csc_array(parts, shape=(n_rows, len(places)))
 
 
 def _axis(k: int, n: int) -> FloatArray:

@@ -108,7 +108,7 @@ def test_a_peer_answers_from_a_process_of_its_own(tmp_path):
     model = solvers.garnet(5, 0.9)
     solvers.save(model, tmp_path / "tables.npz")
     assert peer.ask(prepare=str(tmp_path / "tables.npz")) == {}
-    assert peer.ask(answer=str(tmp_path / "answer.npy"))["seconds"] > 0.0
+    assert peer.ask(answer=str(tmp_path / "answer.npy"))["seconds"] >= 0.0
     peer.close()
     gap = np.load(tmp_path / "answer.npy") - tb.solve_follower(model).value
     assert np.abs(gap).max() <= peers.SUP_ERROR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,13 +289,15 @@ def test_inverses_are_bounded_whatever_a_solver_says(states, monkeypatch):
     """At discount 0.99 sums over all steps are a hundred times what the first step has."""
     model = mixing(follower_discount=0.99).model(AT_ZERO)
     policy = tb.solve_follower(model).policy
-    ones, nothing = np.ones(model.n_states), np.zeros(policy.shape)
+    ones, nothing = np.ones(model.n_states), np.zeros(policy.size)
     visits = policy_system(model, policy, 0.99).solve_transposed(ones)
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", states)
     monkeypatch.setattr(bounding, "factored_system", lambda *_: Liar(np.zeros_like))
-    operator = bounding._operator(model, policy, 0.99)
-    assert (operator.values(ones)[0] >= (1.0 - 1e-12) / (1.0 - 0.99)).all()
-    assert (operator.measures(ones, nothing) >= (1.0 - 1e-12) * visits).all()
+    at = SimpleNamespace(policy=policy.copy(), leak=np.full(model.n_states, 1e-15))
+    operator = bounding._operator(model, at, 0.99)
+    assert (operator.values(ones, 1.0)[0] >= (1.0 - 1e-12) / (1.0 - 0.99)).all()
+    sources = np.append(ones, nothing)
+    assert (operator.measures(sources, sources.sum()) >= (1.0 - 1e-12) * visits).all()
 
 
 def game(*, seen):

@@ -9,6 +9,8 @@ import sys
 DRIVER = """
 import json
 import tabular_bilevel as tb
+from tabular_bilevel._base import jit
+jit.MOST_STEPS = 0  # nothing is left to Python
 from tabular_bilevel._base import kernels
 from tabular_bilevel.problems import zoo
 
@@ -31,6 +33,8 @@ for name in ("four rooms", "discrete toy", "random MDP", "random game", "game, l
             estimator(problem, theta, rng=0, memory=first.memory)
             tb.BoltzmannCovariance(estimator.interaction, own_action=True)(problem, theta, rng=0)
     estimator.target(problem, theta)
+    for horizon in (None, 3):
+        tb.estimator_moments(problem, theta, tb.BoltzmannCovariance(), horizon=horizon)
 
 wide = tb.problems.garnet(n_states=600, leader_discount=0.5)
 tb.hypergradient(wide, [0.0] * 6)

@@ -232,6 +232,7 @@ def test_certificates_and_states_survive_a_full_disk(tmp_path):
 SOUND = {
     ".npy": lambda raw: np.load(io.BytesIO(raw)).shape == (2,),
     ".txt": lambda raw: raw.endswith(b"\n"),
+    ".html": lambda raw: raw.endswith(b"</html>\n"),
     ".json": lambda raw: json.loads(raw)["version"] == tb.__version__,
 }
 
@@ -259,7 +260,7 @@ def test_the_command_says_that_the_disk_is_full(tmp_path, monkeypatch, capsys):
     commands = {
         ("gradient", "two-state", "--theta", "theta.npy"): [out],
         ("check", "stranger:wrong", "--problem", "two-state", "--replicates", "30", "--seed", "0",
-         "--report", "."): [tmp_path / "report.txt", tmp_path / "report.json"],
+         "--report", "."): [tmp_path / n for n in ("report.txt", "report.json", "index.html")],
     }  # fmt: skip
     for command, outputs in commands.items():
         for n in range(1, 4 * len(outputs) + 1):

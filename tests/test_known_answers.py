@@ -22,7 +22,7 @@ def test_what_is_known_at_a_theta(known):
 
 def test_the_register_has_what_it_had():
     values = {(k.problem, k.what): k.value for k in KNOWN}
-    assert len(values) == len(KNOWN) == 32
+    assert len(values) == len(KNOWN) == 37
     assert values["four-rooms", "J(0), temperature 0.001, penalty 5"] == -0.74064441
     assert values["discrete-toy", "150-step return at f(0|A) = 1"] == 26.217
     rooms, toy = ({"problem": name, "method": "naive"} for name in ("four-rooms", "discrete-toy"))

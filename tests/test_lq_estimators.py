@@ -228,6 +228,14 @@ def test_what_cannot_be_sampled_is_said():
         tb.HyperPolicyGradient(EPISODES, oracle=tb.Episodes(2))(ROOM, THETA, rng=0)
     with pytest.raises(ValueError, match="this is for tables only"):
         tb.BoltzmannCovariance(tb.Interaction(tb.StepBudget(10, 5)))(ROOM, THETA, rng=0)
+    stopped = tb.Interaction(follower=tb.StoppedValueIteration(sweeps=3))
+    with pytest.raises(ValueError, match="which answers to models of tables only"):
+        tb.BoltzmannCovariance(stopped)(ROOM, THETA, rng=0)
+    of_tables = tb.best_baseline(tb.problems.random_game(), [0.1] * 12)
+    with pytest.raises(ValueError, match="baseline is a table of numbers"):
+        of_tables(ROOM, THETA, rng=0)
+    with pytest.raises(ValueError, match="tables only"):
+        tb.estimator_moments(ROOM, THETA, BCHG)
     model = ROOM.model(THETA)
     with pytest.raises(ValueError, match="policy is not a pair"):
         tb.sample_trajectories(model, [[1.0]], count=1, horizon=1, rng=0)

@@ -169,6 +169,25 @@ def test_sums_of_powers():
         lyapunov(np.inf * matrix, source)
 
 
+def test_what_float64_cannot_solve_is_said():
+    model = tb.LinearQuadraticModel(
+        dynamics=[[4.0, 1.0], [0.0, 3.0]],
+        control=[[1e9], [1e9]],
+        state_cost=np.eye(2),
+        control_cost=[[1.0]],
+        noise=np.zeros((2, 2)),
+        initial_mean=np.zeros(2),
+        initial_covariance=np.eye(2),
+        follower_discount=0.99,
+        leader_discount=0.5,
+        temperature=1.0,
+        leader_reward=tb.QuadraticReward(state=np.eye(2), control=[[0.0]]),
+    )
+    with pytest.raises(tb.ConvergenceError, match=r"not solved in float64: .*\(Singular matrix\)"):
+        tb.solve_follower(model)
+    assert tb.solve_follower(model.replace(control=[[1e3], [1e3]])).residual < 1e-9
+
+
 @pytest.mark.parametrize("size", [0.0, 0.5, 0.999, 1.0, 1.001, 30.0])
 def test_stable_is_below_1(size):
     jordan = size * np.eye(3) + np.diag([100.0, 100.0], 1)

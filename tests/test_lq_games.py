@@ -5,29 +5,25 @@ import pytest
 from systems import random_reward, random_system
 
 import tabular_bilevel as tb
+from tabular_bilevel.problems.known import KNOWN, best_known
 
 BUILDING, LQR = tb.problems.building_thermal_control(), tb.problems.bilevel_lqr()
 
-# From an independent prototype of the published description.
-SIX_DIGITS = 0.5e-6
+
+def known_best(name):
+    found = best_known(name)
+    return found.value, found.theta()
 
 
-def test_known_values():
-    assert abs(tb.objective(BUILDING, np.zeros(8)) - -261.963014) <= SIX_DIGITS
-    assert abs(tb.objective(BUILDING, np.full(8, 40.0)) - -197.248384) <= SIX_DIGITS
-    assert abs(tb.objective(LQR, [0.0, 0.0]) - 0.00941722) <= 0.5e-8
-    # and not those of another reading: rewards after the move, or an undiscounted leader
-    assert abs(tb.objective(LQR, [0.0, 0.0], horizon=101) - 0.00941722) > 0.5e-8
+BEST_BUILDING, BEST_LOGITS = known_best("building")
+BEST_LQR, BEST_GAIN = known_best("bilevel-lqr")
 
 
-# Where 28 of 50 polished starts lead (validation/paper/continuous.py); the others end lower. Zone 1
-# is not insulated, no air passes between zones 0 and 1, some passes between 1 and 2, and all else
-# is 1: at the ends of what is allowed, which logits of 40 are in float64.
-BEST_BUILDING, AIRFLOW = -162.50325475, 0.77845780
-BEST_LOGITS = [40.0, -40.0, 40.0, 40.0, -40.0, np.log(AIRFLOW / (1.0 - AIRFLOW)), 40.0, 40.0]
-
-# Where 156 of 200 polished starts of sizes from 0.1 to 30 lead; the others end at 2.379 and below.
-BEST_LQR, BEST_GAIN = 11.30904674, (-9.96146526, -10.0)
+def test_other_readings_have_other_values():
+    """Rewards after the move, and an undiscounted leader."""
+    known = next(k for k in KNOWN if k.problem == "bilevel-lqr").value
+    assert abs(tb.objective(LQR, [0.0, 0.0]) - known) < 0.5e-8
+    assert abs(tb.objective(LQR, [0.0, 0.0], horizon=101) - known) > 0.5e-8
 
 
 def test_the_best_that_is_known_of_the_building():

@@ -189,7 +189,9 @@ def test_models_are_frozen_and_survive_a_pickle():
     evaluation = tb.evaluate_leader(model, response)
     with pytest.raises(ValueError, match="read-only"):
         evaluation.gain[0, 0] = 1.0
-    measures = tb.sensitivities(model, response, evaluation)
+    measures = pickle.loads(pickle.dumps(tb.sensitivities(model, response, evaluation)))
+    with pytest.raises(ValueError, match="read-only"):
+        measures.leader_reward["centre"][0] = 1.0
     with pytest.raises(ValueError, match="read-only"):
         measures.dynamics[0, 0] = 1.0
 

@@ -34,6 +34,7 @@ PAID = tb.problems.rounds()
 ROUNDS = PAID.base
 LOOP = tb.FeatureProblem(ROUNDS, follower_reward=PAID.follower_reward)  # others pay
 FLAT = plots.Plane([0.0, 0.0], [1.0, 0.0], [0.0, 2.0])
+ERRORS = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[10.0, 1e4])
 WALK = [[0.0, 0.0], [0.2, 0.3], [0.3, 0.8]]
 
 
@@ -55,6 +56,7 @@ PICTURES = {
         tb.problems.garnet(n_states=4, n_actions=2, branching=2), np.zeros(6), ax=ax
     ),
     "bars": lambda ax=None: plots.gradient_bars([1.0, -2.0], [1.1, -1.5], [0.1, 0.2], ax=ax),
+    "budgets": lambda ax=None: plots.error_curves(ERRORS, ax=ax),
     "horizons": lambda ax=None: plots.bias_and_variance(
         [1, 2, 4], [1.0, 0.3, 0.0], [4.0, 9.0, 9.5], discount=0.5, ax=ax
     ),
@@ -524,6 +526,19 @@ def test_bias_and_spread_are_on_one_scale():
     zeros = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_label()[0] == "_"]
     assert [[4.0, 0.0]] in zeros  # at the foot
     assert ax.get_yscale() == "log"
+
+
+def test_error_curves_are_the_errors():
+    ax = plots.error_curves(ERRORS)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    curves = {line.get_label(): line for line in ax.get_lines()}
+    for name, errors in zip(ERRORS.methods, ERRORS.error, strict=True):
+        x, y = curves[name].get_data()
+        assert (x[0], x[-1]) == pytest.approx((10.0, 1e4))
+        assert (y[0], y[-1]) == pytest.approx(tuple(errors))
+    one = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e3])
+    with pytest.raises(ValueError, match=r"^budgets are all 1000: a curve takes two$"):
+        plots.error_curves(one)
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,15 @@ CONTRACTS = {
 SHOWN_BY_CONTRACT = {method: owner for owner, methods in CONTRACTS.items() for method in methods}
 
 # What the package asks of problems and methods, and of its own classes; users call something else.
-ASKED = {"at", "enumerable", "limit", "pullback_bound", "rule"}
+ASKED = {"at", "enumerable", "limit", "pullback_bound", "rule", "rule_at"}
 OUR_OWN = {
     "Batch": {"of"},
     "Estimate": {"modelled", "traced"},
     "Experience": {"law", "model", "seeing"},
+    "FeatureProblem": {"moves_rewards_only"},
+    "Interaction": {"given"},
     "GaussianBump": {"expected", "require_shape", "slopes"},
-    "Model": {"band", "least_band", "longest_row", "origin"},
+    "Model": {"band", "lasting", "least_band", "longest_row", "origin"},
     "QuadraticReward": {"expected", "require_shape", "slopes"},
     "Sensitivities": {"entries", "times"},
 }

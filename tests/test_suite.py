@@ -205,7 +205,8 @@ def test_a_strangers_estimator_is_checked_on_the_suite(module, capsys, tmp_path,
     command = ["check", f"{module}:bchg", "--seed", "0", "--report", str(tmp_path / "report")]
     assert main([*command, "--visible-bias", "0.2"]) == 0
     printed = capsys.readouterr().out
-    begun, *lines, passed, asked = printed.splitlines()
+    begun, *lines, passed, asked, where = printed.splitlines()
+    assert where.endswith("/report/index.html")
     assert begun == "2 problems, up to 400 calls on each"
     assert passed.startswith("Suite check passed: no bias seen on 2 of 2 problems")
     assert (tmp_path / "report/report.txt").read_text().splitlines() == [passed, *lines, asked]

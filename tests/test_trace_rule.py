@@ -10,6 +10,7 @@ import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.mistakes.knowledge import cut, right_limit, slipping
 from tabular_bilevel.mistakes.register import FAULTS, MISTAKES, _mistakes
+from tabular_bilevel.moments.traced import TracedMoments
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.critics import LeaderValues
 from tabular_bilevel.sampling.traces import TraceRule
@@ -75,15 +76,34 @@ def flat(measures):
     return np.concatenate([getattr(part, slot) for part in measures for slot in slots], axis=None)
 
 
-def mean_over_all(rule, limit):
-    """Average over all trajectories, by their probabilities."""
+def over_all(rule, limit):
+    """Yield what a rule makes of each trajectory, and its probability; cuts by chance as well."""
     law = limit.law
     every = AllTrajectories(law.made_in, law.policy, horizon=law.horizon)
     sample, probabilities = every.take(np.arange(every.count))
-    return sum(
-        p * flat(rule.measures(limit.seeing(sample.part(slice(k, k + 1)))))
-        for k, p in enumerate(probabilities)
-    )
+    for k, p in enumerate(probabilities):
+        one = sample.part(slice(k, k + 1)).replace(survival=law.survival)
+        length = int(one.lengths[0])
+        for steps in range(1 if law.survival < 1.0 else length, length + 1):
+            ends = 1.0 - law.survival if steps < length else 1.0
+            chance = p * law.survival ** (steps - 1) * ends
+            yield chance, rule.measures(limit.seeing(one.cut(steps)))
+
+
+def mean_over_all(rule, limit):
+    """Average over all trajectories, by their probabilities."""
+    return sum(p * flat(measures) for p, measures in over_all(rule, limit))
+
+
+def moments_over_all(rule, limit):
+    """Average the gradients and their products."""
+    chances, rows = [], []
+    for p, (direct, indirect) in over_all(rule, limit):
+        chances.append(p)
+        rows.append(limit.problem.pullback(limit.theta, direct + indirect))
+    mean = np.array(chances) @ rows
+    off = np.array(rows) - mean
+    return mean, (off.T * chances) @ off
 
 
 TRACES = {
@@ -106,7 +126,7 @@ def test_a_rule_makes_of_a_sample_what_its_definition_says(name, where):
     law = replace(limit.law, survival=survival)
     sample = law.sample(30, rng=np.random.default_rng(8))
     direct, indirect = rule.measures(replace(limit, seen=sample))
-    model, values, response = limit.world, limit.values, limit.response
+    model, values = limit.world, limit.values
     steps = [
         [
             (*step[:2], None if step[2] < 0 else step[2])
@@ -117,10 +137,8 @@ def test_a_rule_makes_of_a_sample_what_its_definition_says(name, where):
     influence, occupancy, gone, carried, start, own_start = twins.sampled_measures(
         steps,
         model,
-        follower_value=response.value,
-        follower_action_value=response.action_value,
-        leader_value=values.value,
-        leader_action_value=values.action_value,
+        worth=rule.worth(limit),
+        advantage=values.advantage,
         leader_discount=rule.leader_discount,
         trace_discount=rule.trace_discount,
         credit_discount=rule.credit_discount,
@@ -128,7 +146,7 @@ def test_a_rule_makes_of_a_sample_what_its_definition_says(name, where):
         credit=rule.credit,
         direct_share=0.25 / 30,
         indirect_share=-3.0 / 30,
-        **settings,
+        own_action=rule.own_action,
     )
     pairs, states = model.follower_reward.shape, (model.n_states,)
     for found, sums, shape in (
@@ -162,6 +180,58 @@ def test_a_rule_makes_of_a_law_the_mean_over_its_trajectories(name, where, world
     np.testing.assert_allclose(
         flat(rule.measures(limit)), wanted, rtol=0, atol=ROUNDING * np.abs(wanted).max()
     )
+
+
+def assert_right(moments, mean, covariance):
+    size = np.abs(covariance).max()
+    for found, wanted in (
+        (moments.variances(), covariance.diagonal()),
+        (moments.covariance(), covariance),
+    ):
+        np.testing.assert_allclose(found.mean, mean, rtol=0, atol=ROUNDING * np.abs(mean).max())
+        np.testing.assert_allclose(found.covariance, wanted, rtol=0, atol=ROUNDING * size)
+
+
+@pytest.mark.parametrize("survival", [1.0, 0.9])
+@pytest.mark.parametrize("where", PROBLEMS)
+@pytest.mark.parametrize("name", RULES)
+def test_a_rules_moments_are_those_over_all_trajectories(name, where, survival):
+    limit = known(where, "more slips") or known(where, "as known")
+    limit = replace(limit, seen=replace(limit.law, survival=survival))
+    rule = rule_of(limit, **RULES[name])
+    over = moments_over_all(rule, limit)
+    assert_right(TracedMoments(rule, limit, limit.law.horizon), *over)
+    if where == "layered":  # ends by itself, at the latest after as many steps
+        if survival < 1.0 and name == "no discount":
+            with pytest.raises(ValueError, match=r"decays by 1\.11111 from step to step"):
+                TracedMoments(rule, limit, None)
+        else:
+            assert_right(TracedMoments(rule, limit, None), *over)
+
+
+WRONG = {
+    "no step after another": {"carried": lambda self, past: 0.0 * past[:, :, self.outcomes.state]},
+    "a start that is certain": {"first": lambda self: np.ones_like(first(self))},
+    "no second moment of the eligibility": {
+        "carried": lambda self, past: np.where(
+            np.arange(past.shape[0])[:, None, None] + np.arange(past.shape[0])[:, None] > 0,
+            carried(self, past),
+            0.0,
+        )
+    },
+}
+first, carried = TracedMoments.first, TracedMoments.carried
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_moments_that_lack_a_term_are_seen(monkeypatch, name):
+    limit = known("garnet", "as known")
+    rule = rule_of(limit)
+    over = moments_over_all(rule, limit)
+    for method, wrong in WRONG[name].items():
+        monkeypatch.setattr(TracedMoments, method, wrong)
+    with pytest.raises(AssertionError):
+        assert_right(TracedMoments(rule, limit, limit.law.horizon), *over)
 
 
 @pytest.mark.parametrize("slot", ["credit_discount", "trace_discount", "leader_discount"])

@@ -115,7 +115,7 @@ def test_a_sample_says_its_sizes():
 @each_model
 def test_tables_can_be_read_again(model):
     drawn = sample(model, horizon=9)
-    again = tb.Trajectories.of_tables(**tables_of(drawn), lengths=drawn.lengths, model=model)
+    again = tb.Trajectories(**tables_of(drawn), lengths=drawn.lengths, model=model)
     assert again.complete == 50
     for name in ("pairs", "entries", "lengths", "states", "actions", "next_states"):
         np.testing.assert_array_equal(getattr(again, name), getattr(drawn, name))
@@ -143,7 +143,7 @@ def test_steps_that_the_model_cannot_make_are_named(name, number):
         "of the model's"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.Trajectories.of_tables(**tables, lengths=drawn.lengths, model=model)
+        tb.Trajectories(**tables, lengths=drawn.lengths, model=model)
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_tables_that_do_not_fit_are_refused(changes, message):
     drawn = sample(model, count=3)
     given = tables_of(drawn) | {"lengths": drawn.lengths, "model": model} | changes
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        tb.Trajectories.of_tables(**given)
+        tb.Trajectories(**given)
 
 
 def test_a_model_without_transitions_has_trajectories_of_one_step():
     base = tb.problems.two_state().base
     model = base.replace(transition=0.0 * base.transition, termination=np.ones((2, 2)))
     drawn = sample(model)
-    again = tb.Trajectories.of_tables(**tables_of(drawn), lengths=drawn.lengths, model=model)
+    again = tb.Trajectories(**tables_of(drawn), lengths=drawn.lengths, model=model)
     np.testing.assert_array_equal(again.entries, -1)
 
 

@@ -15,6 +15,7 @@ GAME = tb.problems.layered_game(depth=2, width=2)
 THETA = np.full(4, 0.1)
 MODEL = PROBLEM.model(THETA)
 FOUND = tb.hypergradient(PROBLEM, THETA)
+OF_GAME = tb.hypergradient(GAME, np.zeros(GAME.n_parameters))
 POLICY = FOUND.response.policy
 TRAJECTORIES = tb.sample_trajectories(MODEL, POLICY, count=3, horizon=2, rng=0)
 DRAWN = tb.Interaction(tb.Episodes(5))
@@ -87,6 +88,8 @@ OF_GAMES = {
     "problem": GAME,
     "theta": np.zeros(GAME.n_parameters),
     "direction": np.zeros(GAME.n_parameters),
+    "sensitivities": OF_GAME.sensitivities,
+    "bounds": OF_GAME.accuracy.bounds.sensitivities,
 }
 OWN = {
     "MarkovGame": OF_GAMES,
@@ -95,6 +98,7 @@ OWN = {
     "ValueGapPenalty": BANDIT,
     "RegularisedActorCritic": BANDIT,
     "Budget": {"gradient": THETA[:3], "bound": THETA[:3]},
+    "required_samples": {"method": tb.NaivePolicyGradient(DRAWN), "error": 0.1},
     "check_by_enumeration": {"estimator": tb.NaivePolicyGradient()},
     "bandit_closed_form": BANDIT,
     "two_state_closed_form": BANDIT,
@@ -154,10 +158,10 @@ FUNCTIONS = dict(functions())
 
 def arguments(name, function):
     """Fill in what has no default, and what is in question; None if that cannot be."""
-    known = VALUES | next((own for key, own in OWN.items() if key in name.split(".")), {})
-    named = {}
+    own = next((own for key, own in OWN.items() if key in name.split(".")), {})
+    known, named = VALUES | own, {}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.default is inspect.Parameter.empty:
+        if parameter.default is inspect.Parameter.empty or parameter.name in own:
             if parameter.name not in known:
                 return None
             named[parameter.name] = known[parameter.name]
@@ -217,7 +221,10 @@ def flags():
             thing = getattr(module, name)
             if dataclasses.is_dataclass(thing) and not name.endswith("Report"):
                 for field in dataclasses.fields(thing):
-                    if field.type == "bool" and field.name != "follower_observes_leader":
+                    if (
+                        "bool" in field.type.split(" | ")
+                        and field.name != "follower_observes_leader"
+                    ):
                         yield name, field.name
 
 

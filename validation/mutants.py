@@ -79,6 +79,7 @@ BOUNDS = "tests/test_bounds.py"
 SWEEP = "tests/test_sweep.py"
 LINEAR_QUADRATIC = "tests/test_lq_gradient.py"
 ENCLOSURE = "tests/test_enclosure.py"
+RULES = "tests/test_trace_rule.py"
 CERTIFICATE = "tests/test_certificate.py"
 RIGHT = "tests/test_agreement.py::test_a_right_problem_passes"
 PLAIN = "tests/test_agreement.py::test_plain_float64_agrees_with_what_is_refined_and_bounded"
@@ -159,7 +160,21 @@ MUTANTS = (
         "linear_sweeps",
         "x[s] += share * along[s]",
         "x[s] -= share * along[s]",
-        ("tests/test_kernels.py::test_linear_sweeps_are_their_twins",),
+        (f"{KERNELS}::test_linear_sweeps_are_their_twins",),
+    ),
+    Mutant(
+        "sweeps that forget which states stay",
+        "linear_sweeps",
+        "- x[s]) * stays[s]",
+        "- x[s])",
+        (f"{KERNELS}::test_linear_sweeps_are_their_twins",),
+    ),
+    Mutant(
+        "threads not given back",
+        "_OneThread.__exit__",
+        "self._set(self._before)",
+        "pass",
+        ("tests/test_threads.py::test_threads_are_given_back_after_an_error",),
     ),
     Mutant(
         "wide graphs given up as soon as maps",
@@ -299,29 +314,29 @@ MUTANTS = (
     Mutant(
         "bounded: the leader counts at the follower's discount",
         "_leader",
-        "    discount, policy = model.leader_discount, follower.policy\n",
-        "    discount, policy = model.follower_discount, follower.policy\n",
+        "discount, policy, n_states = model.leader_discount, ",
+        "discount, policy, n_states = model.follower_discount, ",
         (KNOWN,),
     ),
     Mutant(
         "bounded: influence without what led there",
-        "_influence",
-        "influence = source + policy * (arrivals + step)[:, None]",
-        "influence = source",
+        "pair_measures",
+        "mu = w + chance * (arrivals[s] + step[s])",
+        "mu = w",
         (KNOWN,),
     ),
     Mutant(
         "bounded: dP through the follower at the leader's discount",
         "_centre",
-        "(slopes[1], model.follower_discount, influence, influence_error, follower)",
-        "(slopes[1], model.leader_discount, influence, influence_error, follower)",
+        "(indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower)",
+        "(indirect, model.leader_discount, pairs.influence, pairs.influence_error, follower)",
         (PLAIN,),
     ),
     Mutant(
         "bounded: no drho",
         "_centre",
-        "leader_reward=pairs, transition=slopes[0], initial=leader.value.copy()",
-        "leader_reward=pairs, transition=slopes[0]",
+        "leader_reward=pairs.visits, transition=direct, initial=leader.value",
+        "leader_reward=pairs.visits, transition=direct",
         (RIGHT,),
     ),
     Mutant(
@@ -368,10 +383,10 @@ MUTANTS = (
     ),
     Mutant(
         "a baseline where episodes may end",
-        "weigh_arrivals",
-        "if baseline and termination[row] == 0.0:",
-        "if baseline:",
-        (f"{KERNELS}::test_arrivals_are_weighed_as_by_the_twin",),
+        "_Kernel.lasting",
+        "self.available & (self.termination == 0.0)",
+        "self.available",
+        ("tests/test_baselines.py::test_a_baseline_changes_no_mean",),
     ),
     Mutant(
         "survivors count once",
@@ -390,9 +405,79 @@ MUTANTS = (
     Mutant(
         "residuals in plain float64",
         "value_gaps",
-        "            gap[s, a] = high + low\n",
-        "            gap[s, a] = high\n",
+        "gap[s, a], rest[s, a] = two_sum(high, low + lost)",
+        "gap[s, a], rest[s, a] = high, 0.0",
         (f"{KERNELS}::test_gaps_are_within_their_error_of_the_exact_ones",),
+    ),
+    Mutant(
+        "corrected residuals that forget their second half",
+        "moved_gaps",
+        "gap[s, a] += rest[s, a] + (discount * ahead - here)",
+        "gap[s, a] += discount * ahead - here",
+        (f"{KERNELS}::test_gaps_are_within_their_error_of_the_exact_ones",),
+    ),
+    Mutant(
+        "residuals of measures in plain float64",
+        "flow_residual",
+        "residual[s], rest[s] = two_sum(high, low + slip)",
+        "residual[s], rest[s] = high, 0.0",
+        (f"{KERNELS}::test_flow_residuals_are_within_their_error_of_the_exact_ones",),
+    ),
+    Mutant(
+        "corrected measures that are taken for exact",
+        "moved_flow",
+        "error[s] += ROUNDOFF * (abs(residual[s]) + n * tiny)",
+        "error[s] += 0.0",
+        (f"{KERNELS}::test_flow_residuals_are_within_their_error_of_the_exact_ones",),
+    ),
+    Mutant(
+        "exponentials that grow as their logarithm does",
+        "growth",
+        "return x + x * x if",
+        "return x if",
+        (f"{KERNELS}::test_growth_is_bounded_from_above",),
+    ),
+    Mutant(
+        "errors that make up for more than there is",
+        "tighten",
+        "    others = leak\n",
+        "    others = 0.0\n",
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
+    ),
+    Mutant(
+        "bounds that take the operator's policy for the follower's",
+        "stray_residuals",
+        "stray[s] = turned * crude",
+        "stray[s] = 0.0",
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
+    ),
+    Mutant(
+        "bounds that lose no mass",
+        "measure_sources",
+        "lost = leak[s] + policy_leak[s] * lasting + operator_leak[s] * crude",
+        "lost = 0.0",
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
+    ),
+    Mutant(
+        "bounds that take an inverse for exact",
+        "_Explicit.__init__",
+        "self._off = 2.0 * (exact * off + rounding * size)",
+        "self._off = 0.0",
+        (f"{BOUNDS}::test_a_lying_solver_makes_bounds_large_and_not_wrong",),
+    ),
+    Mutant(
+        "shares whose mean is known exactly",
+        "softmax_errors",
+        "here, off = 0.0, mean_off + 3.0 * lost",
+        "here, off = 0.0, 3.0 * lost",
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
+    ),
+    Mutant(
+        "kernels that Python runs for ever",
+        "_Patience.__call__",
+        "            self._left -= max(self._steps(*arguments), MOST_STEPS // MOST_CALLS)\n",
+        "            pass\n",
+        ("tests/test_patience.py",),
     ),
     Mutant(
         "bounds of values without 1 / (1 - discount)",
@@ -403,10 +488,10 @@ MUTANTS = (
     ),
     Mutant(
         "bounds that take the value for exact",
-        "_follower",
-        "policy_error = _balanced(soft.error(log_ratio), soft.leak)",
-        "policy_error = _balanced(soft.error(0.0), soft.leak)",
-        (BOUNDS,),
+        "policy_errors",
+        "log_off = log_error[s, a] + off",
+        "log_off = log_error[s, a]",
+        (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
     ),
     Mutant(
         "bounds that take the centre for the result",
@@ -606,6 +691,34 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "variances without the credits' second moments",
+        "TracedMoments.carried",
+        "        with_e[0] = (credit * with_e).sum(axis=0)\n",
+        "",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
+        "variances without what starts are worth",
+        "TracedMoments._spread",
+        "covariance + of_starts, of_starts)",
+        "covariance, of_starts)",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
+        "survivors whose cuts add no variance",
+        "local_variances",
+        "                if coin > 0.0:\n",
+        "                if False:\n",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
+        "own actions whose gain does not go with what they lead to",
+        "_Local._answering",
+        "+ self._product(*both) + self._product(*both[::-1])",
+        "",
+        (f"{RULES}::test_a_rules_moments_are_those_over_all_trajectories",),
+    ),
+    Mutant(
         "ascents that descend",
         "GradientAscent.step",
         "return theta + scale * gradient, NOTHING",
@@ -622,7 +735,7 @@ MUTANTS = (
     Mutant(
         "bounds that take the temperature's slope for exact",
         "_centre",
-        "temperature=float(_outward(slope_error)),",
+        "temperature=_widened(pairs.temperature_error),",
         "temperature=0.0,",
         (BOUNDS,),
     ),

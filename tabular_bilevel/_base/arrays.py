@@ -155,4 +155,8 @@ def restore_read_only(self: object, state: dict[str, Any]) -> None:
             read_only_matrix(value)
         elif isinstance(value, np.ndarray):
             read_only(value)
+        elif isinstance(value, dict):
+            for part in value.values():
+                if isinstance(part, np.ndarray):
+                    read_only(part)
     self.__dict__.update(state)

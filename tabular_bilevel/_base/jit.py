@@ -6,16 +6,28 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["kernel"]
+__all__ = ["elements", "kernel", "patient_kernel"]
 
 F = TypeVar("F", bound=Callable[..., object])
+
+# Steps that Python runs of a kernel, all calls together, before it is compiled: a tenth of a second
+# or so, where compiling takes a fourth of one or more. A first hypergradient of four rooms stays
+# below it.
+MOST_STEPS = 400_000
+
+# So many calls at most, however small.
+MOST_CALLS = 50
 
 
 def kernel(function: F) -> F:
@@ -35,6 +47,90 @@ def kernel(function: F) -> F:
         with suppress(Exception):  # no folder can be written to, or whatever else
             compiled._cache = _Cache(function)  # what cache=True does, with numba's own
     return compiled
+
+
+def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
+    """Compile as `kernel` does, but not for a few small calls.
+
+    Python runs these itself, for the same numbers to the last bit: a first result does not wait for
+    code that only loops need. Code that is in the cache is taken from there.
+
+    Parameters
+    ----------
+    steps : callable
+        About how many steps a call takes, given its arguments.
+    """
+
+    def decorated(function: F) -> F:
+        compiled = kernel(function)
+        if hasattr(compiled, "_cache"):
+            compiled._compile_for_args = _Patience(compiled, steps)  # type: ignore[attr-defined]
+        return compiled
+
+    return decorated
+
+
+def elements(*arguments: Any) -> int:
+    """Count twenty steps for each element of an array, as passes over arrays take."""
+    return 20 * sum(one.size for one in arguments if isinstance(one, np.ndarray))
+
+
+class _Patience:
+    """Says what numba calls where it has compiled nothing for these types of arguments."""
+
+    def __init__(self, compiled: Any, steps: Callable[..., int]) -> None:
+        self._compiled, self._steps = compiled, steps
+        self._compile = compiled._compile_for_args
+        self._left = MOST_STEPS
+        self._plain: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._left > 0:
+            self._left -= max(self._steps(*arguments), MOST_STEPS // MOST_CALLS)
+        if self._left <= 0 or self._is_cached(arguments):
+            self._left = 0
+            return self._compile(*arguments)
+        if self._plain is None:
+            self._plain = np.errstate(all="ignore")(_with_numbers(_interpreted(self._compiled)))
+        return self._plain
+
+    def _is_cached(self, arguments: tuple[Any, ...]) -> bool:
+        if self._plain is not None:
+            return False  # nor was it before
+        compiled, cache = self._compiled, self._compiled._cache
+        if not isinstance(cache, _Cache):
+            return False
+        types = tuple(map(compiled.typeof_pyval, arguments))
+        with global_compiler_lock:
+            cache.looked_up = types, cache.load_overload(types, compiled.targetctx)
+        return cache.looked_up[1] is not None
+
+
+def _interpreted(compiled: Any) -> Callable[..., Any]:
+    """Find the Python function behind a compiled one, and make it call such functions only."""
+    function = compiled.py_func
+    names = {
+        name: _interpreted(found) if isinstance(found, Dispatcher) else found
+        for name, found in function.__globals__.items()
+        if name in (*function.__code__.co_names, "__builtins__")
+    }
+    return FunctionType(function.__code__, names, function.__name__)
+
+
+def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Python's numbers, as compiled functions do."""
+
+    def run(*arguments: Any) -> Any:
+        found = function(*arguments)
+        if isinstance(found, tuple):
+            return tuple(map(_number, found))
+        return _number(found)
+
+    return run
+
+
+def _number(found: Any) -> Any:
+    return found.item() if isinstance(found, np.generic) else found
 
 
 class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
@@ -67,9 +163,12 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     """Numba's cache, except that a failure counts as an empty cache."""
 
     _impl_class = _SealedCode
+    looked_up: tuple[Any, Any] = (None, None)  # a signature, and what was found
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Read a compiled function; None if there is none, or none that is sound."""
+        if signature == self.looked_up[0]:
+            return self.looked_up[1]
         try:
             found = super().load_overload(signature, context)
             if found is None or found.signature.args == tuple(normalize_signature(signature)[0]):

@@ -124,10 +124,8 @@ def error_bounds(
     return ErrorBounds(
         value=_outward(np.abs(follower.correction) + follower.value_error),
         action_value=_outward(action_value),
-        policy=_outward(np.abs(result.response.policy - follower.policy) + follower.error),
-        objective=float(
-            _outward(abs(result.objective - leader.objective) + leader.objective_error)
-        ),
+        policy=_outward(np.abs(result.response.policy - follower.soft.policy) + follower.error),
+        objective=_widened(abs(result.objective - leader.objective) + leader.objective_error),
         leader_value=_outward(np.abs(leader.correction) + leader.value_error),
         occupancy=_outward(
             np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
@@ -203,14 +201,15 @@ def refined(
     direct, indirect = (pulled_back(problem, theta, part) for part in centre.parts)
     pulled = reach(problem, theta, measures, bounds)
     gradient = _outward(np.abs(direct + indirect - pulled.pulled) + pulled.bound)
-    action_value = np.where(model.available, follower.action_value, -np.inf)
+    action_value = follower.action_value
+    action_value[~model.available] = -np.inf
     # of the value as rounded
     residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
     return Refined(
         response=Response(
             value=read_only(follower.value),
             action_value=read_only(action_value),
-            policy=read_only(follower.policy),
+            policy=read_only(follower.soft.policy),
             residual=residual,
             error_bound=residual * _patience(_contraction(model, model.follower_discount)),
             iterations=response.iterations + 1,
@@ -222,9 +221,9 @@ def refined(
         indirect=read_only(indirect),
         bounds=ErrorBounds(
             value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
-            action_value=_outward(np.where(model.available, follower.action_value_error, 0.0)),
+            action_value=_outward(follower.action_value_error),
             policy=_outward(follower.error),
-            objective=float(_outward(leader.objective_error)),
+            objective=_widened(leader.objective_error),
             leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
             occupancy=_outward(leader.occupancy_error),
             sensitivities=bounds,
@@ -237,15 +236,18 @@ def refined(
 
 def _evaluation(model: Model, leader: _Leader) -> Evaluation:
     value, occupancy = read_only(leader.value), read_only(leader.occupancy)
-    ahead = model.leader_discount * model.next_value(value)
     return Evaluation(
         objective=leader.objective,
         value=value,
-        action_value=read_only(model.leader_reward + ahead),
+        action_value=read_only(leader.action_value),
         occupancy=occupancy,
         continuation=read_only(occupancy[model.entry_state] * value[model.transition.indices]),
         horizon=None,
     )
+
+
+# How far the exact policy is from an operator's.
+_Aside = FloatArray | float
 
 
 class _Operator(Protocol):
@@ -264,18 +266,19 @@ class _Operator(Protocol):
         """Apply its transpose, approximately."""
         ...
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Bound x = inverse b for every b of at most the sizes y.
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Bound x = inverse b for every b of at most the sizes y, the largest of which is `top`.
 
         Returns bounds of x (S,), of x but for a number all states share (S,), and of the actions'
         gamma (P(s,a) - P_policy(s)) x (S, A).
         """
         ...
 
-    def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         """Bound the transposed inverse of b + gamma P^T f, with b and f of at most these sizes.
 
-        In each state the flow f, shape (S, A), has mass zero.
+        The sizes of b (S,) come first, then those of the flow f (S * A,), which in each state has
+        mass zero; `total` is their sum.
         """
         ...
 
@@ -283,34 +286,29 @@ class _Operator(Protocol):
 class _Explicit:
     """The inverse as a matrix."""
 
-    def __init__(
-        self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
-    ) -> None:
-        n_states, n_actions = policy.shape
-        inverse = policy_inverse(model, policy, discount)
-        patience = _patience_of(model, policy, discount, aside, lambda: inverse.sum(axis=1))
-        rest = np.empty((n_states, n_states))
-        self._advantage = np.empty((n_states * n_actions, n_states))
+    def __init__(self, model: Model, at: _SoftPolicy, discount: float, aside: _Aside) -> None:
+        n_states, n_actions = at.policy.shape
+        inverse = policy_inverse(model, at.policy, discount)
+        ones, reach = np.ones(n_states), np.empty(((3 + n_actions) * n_states, n_states))
         kernel = model.transition
         kernels.action_reach(
             kernel.indptr,
             kernel.indices,
             kernel.data,
-            policy,
+            at.policy,
             discount,
             inverse,
-            rest,
-            self._advantage,
+            np.empty(n_states),
+            reach,
         )
+        patience = _patience_of(model, at, discount, aside, lambda: inverse @ ones)
         # exact inverse - inverse = exact inverse (I - matrix inverse)
-        self._sizes = np.abs(inverse)
-        self._spread = np.abs(inverse - inverse.mean(axis=0))
-        size = float(self._sizes.sum(axis=1).max())
-        rounding = _row_terms(model) * ROUNDOFF
-        off = float(rest.sum(axis=1).max()) + 2.0 * rounding * (size + 1.0)
+        sums, rounding = reach[: 2 * n_states] @ ones, _row_terms(model) * ROUNDOFF
+        off, size = float(sums[:n_states].max()), float(sums[n_states:].max())
+        off += 2.0 * rounding * (size + 1.0)
         exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
         self._off = 2.0 * (exact * off + rounding * size)
-        self._inverse, self.patience = inverse, patience
+        self._inverse, self._reach, self.patience = inverse, reach[n_states:], patience
 
     def solve(self, b: FloatArray) -> FloatArray:
         return np.asarray(self._inverse @ b)
@@ -318,26 +316,27 @@ class _Explicit:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return np.asarray(b @ self._inverse)
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        off = self._off * y.max() + _lost(self.patience, y)
-        advantage = (self._advantage @ y).reshape(y.size, -1)
-        return self._sizes @ y + off, self._spread @ y + 2.0 * off, advantage + 2.0 * off
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        x, n = self._reach @ y, y.size
+        x += 2.0 * (self._off * top + _lost(self.patience, top))
+        return x[:n], x[n : 2 * n], x[2 * n :].reshape(n, -1)
 
-    def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
-        off = self._off * (source.sum() + 2.0 * flow.sum()) + _lost(self.patience, source, flow)
-        return np.asarray(source @ self._sizes + flow.ravel() @ self._advantage + off)
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
+        n = self._inverse.shape[0]
+        m = sources[:n] @ self._reach[:n]
+        m += sources[n:] @ self._reach[2 * n :]
+        m += 2.0 * self._off * total + _lost(self.patience, total)
+        return np.asarray(m)
 
 
 class _Factored:
     """A solver, whose answers are made upper bounds."""
 
-    def __init__(
-        self, model: Model, policy: FloatArray, discount: float, aside: FloatArray | float
-    ) -> None:
-        self._model, self._policy, self._discount = model, policy, discount
-        self._system = system = factored_system(model, policy, discount)
+    def __init__(self, model: Model, at: _SoftPolicy, discount: float, aside: _Aside) -> None:
+        self._model, self._policy, self._discount = model, at.policy, discount
+        self._system = system = factored_system(model, at.policy, discount)
         self.patience = _patience_of(
-            model, policy, discount, aside, lambda: system.solve(np.ones(model.n_states))
+            model, at, discount, aside, lambda: system.solve(np.ones(model.n_states))
         )
 
     def solve(self, b: FloatArray) -> FloatArray:
@@ -346,19 +345,20 @@ class _Factored:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return self._system.solve_transposed(b)
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         x = np.abs(self._system.solve(y))
         ahead = self._discount * self._model.next_value(x)
         mean = (self._policy * ahead).sum(axis=1)
         lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = largest(lacking) * self.patience + _lost(self.patience, y)
+        more = largest(lacking) * self.patience + _lost(self.patience, top)
         x += more
         return x, x, ahead + more + x[:, None]
 
-    def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         model = self._model
-        lost = _lost(self.patience, source, flow)
-        source = source + self._discount * model.arrivals(flow)
+        lost = _lost(self.patience, total)
+        source = sources[: model.n_states]
+        source = source + self._discount * model.arrivals(sources[model.n_states :])
         x = np.abs(self._system.solve_transposed(source))
         arriving = self._discount * model.arrivals(self._policy * x[:, None])
         terms = np.bincount(model.transition.indices, minlength=model.n_states) + 8.0
@@ -380,29 +380,27 @@ class _Unknown:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         return self._states
 
-    def values(self, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         return self._states, self._states, self._pairs
 
-    def measures(self, source: FloatArray, flow: FloatArray) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         return self._states
 
 
-def _operator(
-    model: Model, policy: FloatArray, discount: float, aside: FloatArray | float = 0.0
-) -> _Operator:
-    """Invert; the exact policy is within `aside` of this one."""
+def _operator(model: Model, at: _SoftPolicy, discount: float, aside: _Aside = 0.0) -> _Operator:
+    """Invert at a policy; the exact one is within `aside` of it."""
     kind = _Explicit if model.n_states <= EXPLICIT_STATES else _Factored
     try:
-        return kind(model, policy, discount, aside)
+        return kind(model, at, discount, aside)
     except ValueError:  # play is to end, and in float64 does not
         return _Unknown(model)
 
 
 def _patience_of(
     model: Model,
-    policy: FloatArray,
+    at: _SoftPolicy,
     discount: float,
-    aside: FloatArray | float,
+    aside: _Aside,
     steps: Callable[[], FloatArray],
 ) -> float:
     """Bound the inverse's row sums: by the contraction, or where there is none, by what is shown.
@@ -410,13 +408,12 @@ def _patience_of(
     If z >= 0 and (I - discount P_m) z >= least > 0 for all policies m in question, these are
     M-matrices, and max z / least is a bound. As z serve the expected steps.
     """
-    # rounding may have left the policy's sum above 1
-    most = float(policy.sum(axis=1).max()) * (1.0 + model.n_actions * ROUNDOFF)
+    most = 1.0 + float(at.leak.max())  # rounding may have left the policy's sum above 1
     patience = _patience(_contraction(model, discount) * most)
     if discount < 1.0 or patience < math.inf:
         return patience
     z = np.abs(steps())
-    ahead = ((policy + aside) * model.next_value(z)).sum(axis=1)
+    ahead = ((at.policy + aside) * model.next_value(z)).sum(axis=1)
     left = z - ahead - 2.0 * _row_terms(model) * ROUNDOFF * (z + ahead)
     least = float(left.min())
     return float(z.max()) / least * (1.0 + 4.0 * ROUNDOFF) if least > 0.0 else math.inf
@@ -437,27 +434,112 @@ def _patience(contraction: float) -> float:
     return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else math.inf
 
 
-def _lost(patience: float, *bounds: FloatArray) -> float:
+def _lost(patience: float, size: float) -> float:
     """Bound what underflows on the way through the inverse, unless all there is to carry is 0."""
-    return LOST * patience if any(bound.any() for bound in bounds) else 0.0
+    return LOST * patience if size != 0.0 else 0.0
+
+
+class _Gaps:
+    """r + discount P v - v(s), shape (S, A), and what it is off by."""
+
+    def __init__(
+        self, model: Model, reward: FloatArray, discount: float, value: FloatArray
+    ) -> None:
+        self._model, self._discount = model, discount
+        self.gap, self.error, self._rest = np.empty((3, *reward.shape))
+        kernel = model.transition
+        kernels.value_gaps(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            reward,
+            model.available,
+            discount,
+            read_only_view(value),
+            self.gap,
+            self._rest,
+            self.error,
+        )
+
+    def move(self, correction: FloatArray) -> None:
+        """Add a correction to v, once; then the error counts that the gaps are rounded."""
+        kernel = self._model.transition
+        kernels.moved_gaps(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            self._model.available,
+            self._discount,
+            correction,
+            self.gap,
+            self._rest,
+            self.error,
+        )
+
+
+class _Flow:
+    """source + discount P^T (flow + policy m) - m, shape (S,), and what it is off by."""
+
+    def __init__(
+        self,
+        model: Model,
+        source: FloatArray,
+        flow: FloatArray,
+        policy: FloatArray,
+        discount: float,
+        measure: FloatArray,
+    ) -> None:
+        self._model, self._policy, self._discount = model, policy, discount
+        self._scratch = np.empty((3, model.n_states))
+        self.residual, self.error, self._rest = np.empty((3, model.n_states))
+        kernel = model.transition
+        kernels.flow_residual(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            read_only_view(source),
+            flow,
+            policy,
+            discount,
+            read_only_view(measure),
+            self.residual,
+            self._rest,
+            self.error,
+            self._scratch[0],
+        )
+
+    def move(self, step: FloatArray) -> None:
+        """Add a step to m, once; then the error counts that the residual is rounded."""
+        kernel = self._model.transition
+        kernels.moved_flow(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            self._policy,
+            self._discount,
+            step,
+            self.residual,
+            self._rest,
+            self.error,
+            self._scratch,
+        )
 
 
 class _SoftPolicy:
     """The policy and the soft residual of a value, from its gaps Q(s,a) - V(s)."""
 
-    def __init__(self, model: Model, gap: FloatArray, error: FloatArray) -> None:
-        tables = np.empty((5, *gap.shape))
-        self.policy, self._log_error, self._spare, self.log_policy, self.log_policy_error = tables
+    def __init__(self, model: Model, gaps: _Gaps) -> None:
+        tables = np.empty((5, *gaps.gap.shape))
+        self.policy, self.log_error, self.spare, self.log_policy, self.log_policy_error = tables
         self.residual, self.residual_error, self.leak = np.empty((3, model.n_states))
-        self._available = model.available
         kernels.soft_policy(
-            gap,
-            error,
+            gaps.gap,
+            gaps.error,
             model.available,
             model.temperature,
             self.policy,
-            self._log_error,
-            self._spare,
+            self.log_error,
+            self.spare,
             self.log_policy,
             self.log_policy_error,
             self.residual,
@@ -465,20 +547,13 @@ class _SoftPolicy:
             self.leak,
         )
 
-    def error(self, log_ratio: FloatArray | float) -> FloatArray:
-        """Bound the distance to a policy whose logarithms are as near to the exact ones as this."""
-        log_error = log_ratio + self._log_error
-        off = self.policy * np.expm1(log_error)
-        if self._spare.any():
-            off += self._spare * np.exp(log_error)
-        return np.where(self._available, np.fmin(off, 1.0), 0.0)
-
 
 @dataclass(frozen=True, eq=False)
 class _Follower:
     """The centre's policy, and what it and the stored value are off by."""
 
     operator: _Operator
+    stored: _SoftPolicy  # the operator's
     value: FloatArray
     correction: FloatArray  # the centre's value, less the stored one
     value_error: FloatArray
@@ -486,57 +561,69 @@ class _Follower:
     action_value: FloatArray
     action_value_error: FloatArray
     residual: float
-    policy: FloatArray
-    error: FloatArray
-    log_policy: FloatArray
-    log_policy_error: FloatArray
-    leak: FloatArray  # how far its sum is from 1
-    aside: FloatArray  # its distance to the operator's policy, with its error
-    operator_policy: FloatArray
-    operator_leak: FloatArray
+    soft: _SoftPolicy
+    error: FloatArray  # of the policy
+    aside: FloatArray  # the policy's distance to the operator's, with its error
 
 
 def _follower(model: Model, response: Response) -> _Follower:
-    value, beta = response.value, model.temperature
     discount = model.follower_discount
     contraction = _contraction(model, discount)
-    gap, error = _gaps(model, model.follower_reward, discount, value, np.zeros(model.n_states))
-    stored = _SoftPolicy(model, gap, error)
-    operator = _operator(model, stored.policy, discount)
+    gaps = _Gaps(model, model.follower_reward, discount, response.value)
+    stored = _SoftPolicy(model, gaps)
+    operator = _operator(model, stored, discount)
     correction = operator.solve(stored.residual)
-    gap, error = _gaps(model, model.follower_reward, discount, value, correction)
-    soft = _SoftPolicy(model, gap, error)
-    aside = np.abs(soft.policy - stored.policy)
-
-    residual = np.abs(soft.residual) + soft.residual_error
-    crude = contraction * residual.max() * _patience(contraction)  # of the value ahead
-    stray = (aside + soft.error(2.0 * crude / beta)).sum(axis=1) * crude
-    size, spread, advantage = operator.values(residual + stray)
-    log_ratio = (advantage + stray[:, None]) / beta
-    policy_error = _balanced(soft.error(log_ratio), soft.leak)
-    log_policy_error = soft.log_policy_error + np.where(
-        soft.log_policy_error == 0.0, 0.0, log_ratio
+    gaps.move(correction)
+    soft = _SoftPolicy(model, gaps)
+    aside, error, action_value, action_value_error = np.empty((4, *gaps.gap.shape))
+    stray, bound = np.empty((2, model.n_states))
+    residual, top = kernels.stray_residuals(
+        soft.policy,
+        soft.log_error,
+        soft.spare,
+        stored.policy,
+        soft.residual,
+        soft.residual_error,
+        model.temperature,
+        contraction * _patience(contraction),
+        aside,
+        stray,
+        bound,
     )
-    value = value + correction
-    terms = np.abs(gap) + (np.abs(response.value) + np.abs(correction))[:, None]
-    rounding = error + 3.0 * ROUNDOFF * terms
+    size, spread, advantage = operator.values(bound, top)
+    kernels.policy_errors(
+        soft.policy,
+        soft.log_error,
+        soft.spare,
+        soft.leak,
+        model.available,
+        gaps.gap,
+        gaps.error,
+        response.value,
+        correction,
+        contraction * size.max() + LOST,
+        advantage,
+        stray,
+        model.temperature,
+        aside,
+        soft.log_policy_error,
+        error,
+        action_value,
+        action_value_error,
+    )
     return _Follower(
         operator=operator,
-        value=value,
+        stored=stored,
+        value=response.value + correction,
         correction=correction,
         value_error=size,
         value_spread=spread,
-        action_value=gap + value[:, None],
-        action_value_error=rounding + contraction * size.max() + LOST,
-        residual=float(residual.max()),
-        policy=soft.policy,
-        error=policy_error,
-        log_policy=soft.log_policy,
-        log_policy_error=log_policy_error,
-        leak=soft.leak,
-        aside=aside + policy_error,
-        operator_policy=stored.policy,
-        operator_leak=stored.leak,
+        action_value=action_value,
+        action_value_error=action_value_error,
+        residual=residual,
+        soft=soft,
+        error=error,
+        aside=aside,
     )
 
 
@@ -548,6 +635,8 @@ class _Leader:
     correction: FloatArray  # the centre's value, less the stored one
     value_error: FloatArray
     value_spread: FloatArray
+    initial_error: FloatArray  # of the value, but for what all states share
+    action_value: FloatArray
     objective: float
     objective_error: float
     advantage: FloatArray
@@ -558,76 +647,134 @@ class _Leader:
 
 def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) -> _Leader:
     """Refine an evaluation, or what the operator makes of the policy."""
-    discount, policy = model.leader_discount, follower.policy
-    contraction = _contraction(model, discount)
+    discount, policy, n_states = model.leader_discount, follower.soft.policy, model.n_states
     operator = (
         follower.operator
         if discount == model.follower_discount
-        else _operator(model, follower.operator_policy, discount, follower.aside)
+        else _operator(model, follower.stored, discount, follower.aside)
     )
-    nothing, start = np.zeros(model.n_states), model.initial
     if evaluation is None:
-        stored = operator.solve((policy * model.leader_reward).sum(axis=1))
-        occupancy = operator.solve_transposed(start)
+        stored = operator.solve(_averaged(policy, model.leader_reward))
+        visits = operator.solve_transposed(model.initial)
     else:
-        stored, occupancy = evaluation.value, evaluation.occupancy
-    gap, _ = _gaps(model, model.leader_reward, discount, stored, nothing)
-    correction = operator.solve((policy * gap).sum(axis=1))
-    gap, error = _gaps(model, model.leader_reward, discount, stored, correction)
-    residual = np.empty(model.n_states)
-    advantage, advantage_error = np.empty((2, *gap.shape))
-    kernels.advantages(
-        gap,
-        error,
+        stored, visits = evaluation.value, evaluation.occupancy
+    gaps = _Gaps(model, model.leader_reward, discount, stored)
+    correction = operator.solve(_averaged(policy, gaps.gap))
+    gaps.move(correction)
+    residual, value, initial_error = np.empty((3, n_states))
+    advantage, advantage_error, action_value = np.empty((3, *policy.shape))
+    top = kernels.advantages(
+        gaps.gap,
+        gaps.error,
         policy,
         follower.error,
         follower.aside,
-        contraction * operator.patience,
+        _contraction(model, discount) * operator.patience,
         residual,
         advantage,
         advantage_error,
     )
-    value_error, spread, propagated = operator.values(residual)
-    advantage_error += propagated
-    value = stored + correction
-    objective = math.fsum((start * value)[start > 0.0])
-    objective_error = float(start @ (value_error + 3.0 * ROUNDOFF * np.abs(value)))
-    objective_error += LOST * value_error.any()
-
-    flow = np.zeros_like(policy)
-    residual, _ = _flow(model, start, flow, policy, discount, occupancy, nothing)
-    step = operator.solve_transposed(residual)
-    residual, error = _flow(model, start, flow, policy, discount, occupancy, step)
-    lasting = np.abs(occupancy) + np.abs(step)
-    occupancy_error = _measure_error(
-        model, follower, operator, discount, np.abs(residual) + error, flow, nothing, lasting
+    value_error, spread, propagated = operator.values(residual, top)
+    objective, objective_error = kernels.evaluate(
+        model.initial,
+        gaps.gap,
+        model.available,
+        read_only_view(stored),
+        correction,
+        value_error,
+        spread,
+        propagated,
+        advantage_error,
+        value,
+        initial_error,
+        action_value,
     )
-    refined = occupancy + step
+    nothing = np.zeros((1 + model.n_actions, n_states))  # to come, and of errors
+    flow = nothing[1:].reshape(policy.shape)
+    balance = _Flow(model, model.initial, flow, policy, discount, visits)
+    step = operator.solve_transposed(balance.residual)
+    balance.move(step)
+    occupancy_error = _measure_error(
+        model, follower, operator, discount, balance, flow, nothing[0], visits, step
+    )
+    occupancy = visits + step
+    occupancy_error += ROUNDOFF * np.abs(occupancy)
     # the equations are those of an infinite horizon
     if evaluation is not None and evaluation.horizon is not None:
-        value_error = spread = occupancy_error = np.full(model.n_states, np.inf)
+        value_error = spread = initial_error = occupancy_error = np.full(n_states, np.inf)
         objective_error = math.inf
     return _Leader(
         value=value,
         correction=correction,
         value_error=value_error,
         value_spread=spread,
+        initial_error=initial_error,
+        action_value=action_value,
         objective=objective,
         objective_error=objective_error,
         advantage=advantage,
         advantage_error=advantage_error,
-        occupancy=refined,
-        occupancy_error=occupancy_error + ROUNDOFF * np.abs(refined),
+        occupancy=occupancy,
+        occupancy_error=occupancy_error,
     )
 
 
-def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[FloatArray, FloatArray]:
-    """Compute the centre's influence measure, and bound its error, shapes (S, A)."""
-    policy, discount = follower.policy, model.follower_discount
-    source, source_error = np.empty((2, *policy.shape))
-    leak = np.empty(model.n_states)
+def _averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
+    return np.asarray(np.einsum("sa,sa->s", policy, table))
+
+
+def _measure_error(
+    model: Model,
+    follower: _Follower,
+    operator: _Operator,
+    discount: float,
+    balance: _Flow,
+    flow_error: FloatArray,
+    leak: FloatArray,
+    measure: FloatArray,
+    step: FloatArray,
+) -> FloatArray:
+    """Bound the error of measure + step, shape (S,), whose flow is off, of mass `leak` at most."""
+    sources = np.empty(model.n_states + flow_error.size)
+    total = kernels.measure_sources(
+        balance.residual,
+        balance.error,
+        read_only_view(measure),
+        step,
+        flow_error,
+        leak,
+        follower.error,
+        follower.soft.leak,
+        follower.stored.policy,
+        follower.stored.leak,
+        follower.aside,
+        _contraction(model, discount),
+        operator.patience,
+        sources,
+    )
+    return operator.measures(sources, total)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The measures of pairs, and what they are off by, shapes (S, A)."""
+
+    visits: FloatArray
+    visits_error: FloatArray
+    influence: FloatArray
+    influence_error: FloatArray
+    temperature: float  # what the influence comes to: - sum mu log pi
+    temperature_error: float
+
+
+def _pairs(model: Model, follower: _Follower, leader: _Leader) -> _Pairs:
+    """Compute the centre's measures of pairs, and bound their errors."""
+    soft, discount, kernel = follower.soft, model.follower_discount, model.transition
+    visits, visits_error, influence, influence_error = np.empty((4, *soft.policy.shape))
+    leak, arriving = np.empty((2, model.n_states))
+    nothing = np.zeros(model.n_states)
     kernels.influence_sources(
-        policy,
+        soft.policy,
         follower.error,
         leader.occupancy,
         leader.occupancy_error,
@@ -636,67 +783,42 @@ def _influence(model: Model, follower: _Follower, leader: _Leader) -> tuple[Floa
         model.temperature,
         model.available,
         UNDERFLOW,
-        source,
-        source_error,
+        kernel.indptr,
+        kernel.indices,
+        kernel.data,
+        discount,
+        influence,
+        influence_error,
         leak,
+        arriving,
     )
-    source_error = _balanced(source_error, leak)
-    nothing = np.zeros(model.n_states)
     operator = follower.operator
-    residual, _ = _flow(model, nothing, source, policy, discount, nothing, nothing)
-    arrivals = operator.solve_transposed(residual)
-    residual, _ = _flow(model, nothing, source, policy, discount, arrivals, nothing)
-    step = operator.solve_transposed(residual)
-    residual, error = _flow(model, nothing, source, policy, discount, arrivals, step)
-    size = np.abs(arrivals) + np.abs(step)
+    arrivals = operator.solve_transposed(arriving)
+    balance = _Flow(model, nothing, influence, soft.policy, discount, arrivals)
+    step = operator.solve_transposed(balance.residual)
+    balance.move(step)
     error = _measure_error(
-        model, follower, operator, discount, np.abs(residual) + error, source_error, leak, size
+        model, follower, operator, discount, balance, influence_error, leak, arrivals, step
     )
-    error = (error + ROUNDOFF * size)[:, None]
-    size = size[:, None]
-    influence = source + policy * (arrivals + step)[:, None]
-    rounding = 3.0 * ROUNDOFF * (np.abs(source) + policy * size)
-    rounding += LOST * (model.available & (error > 0.0))
-    return influence, source_error + follower.error * (size + error) + policy * error + rounding
-
-
-def _temperature_slope(
-    follower: _Follower, influence: FloatArray, influence_error: FloatArray
-) -> tuple[float, float]:
-    """Compute - sum mu log pi, and bound its error."""
-    size = np.abs(follower.log_policy)
-    rounding = ROUNDOFF * (influence.size + 2.0) * size
-    matters = (influence_error > 0.0) & (follower.log_policy_error > 0.0)
-    return -float(np.vdot(influence, follower.log_policy)), float(
-        np.vdot(influence_error, size + follower.log_policy_error)
-        + np.vdot(np.abs(influence), follower.log_policy_error + rounding)
-        + LOST * matters.any()
+    slope = kernels.pair_measures(
+        soft.policy,
+        follower.error,
+        soft.log_policy,
+        soft.log_policy_error,
+        model.available,
+        leader.occupancy,
+        leader.occupancy_error,
+        arrivals,
+        step,
+        error,
+        UNDERFLOW,
+        LOST,
+        visits,
+        visits_error,
+        influence,
+        influence_error,
     )
-
-
-def _measure_error(
-    model: Model,
-    follower: _Follower,
-    operator: _Operator,
-    discount: float,
-    residual: FloatArray,
-    flow_error: FloatArray,
-    leak: FloatArray,
-    measure: FloatArray,
-) -> FloatArray:
-    """Bound the error of m = source + gamma P^T (flow + policy m), shape (S,).
-
-    `flow_error` has mass zero in each state but for `leak`, as what the policy is off by; m has
-    these sizes.
-    """
-    contraction = _contraction(model, discount)
-    moved = flow_error + follower.error * measure[:, None]
-    crude = (residual.sum() + contraction * moved.sum()) * operator.patience
-    lost = leak + follower.leak * measure + follower.operator_leak * crude
-    # what is lost of the mass counts as a source there, and as moved between the actions of the
-    # policy that the operator propagates with
-    share = follower.operator_policy * lost[:, None]
-    return operator.measures(residual + lost, moved + follower.aside * crude + 2.0 * share)
+    return _Pairs(visits, visits_error, influence, influence_error, *slope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -713,22 +835,13 @@ class _Centre:
 def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> _Centre:
     follower = _follower(model, response)
     leader = _leader(model, follower, evaluation)
-    influence, influence_error = _influence(model, follower, leader)
-    occupancy = leader.occupancy[:, None]
-    pairs = occupancy * follower.policy
-    pairs_error = (
-        leader.occupancy_error[:, None] * (follower.policy + follower.error)
-        + np.abs(occupancy) * follower.error
-        + 2.0 * ROUNDOFF * np.abs(pairs)
-        + UNDERFLOW * model.available
-    )
+    pairs = _pairs(model, follower, leader)
     kernel = model.transition
-    slopes = np.zeros((2, kernel.nnz))
-    errors = np.zeros(kernel.nnz)
-    shift = np.zeros(pairs.shape)
-    for entries, discount, flow, flow_error, player in (
-        (slopes[0], model.leader_discount, pairs, pairs_error, leader),
-        (slopes[1], model.follower_discount, influence, influence_error, follower),
+    direct, indirect = np.empty((2, kernel.nnz))
+    (total, errors), shift = np.zeros((2, kernel.nnz)), np.zeros(pairs.visits.shape)
+    for slopes, discount, flow, flow_error, player in (
+        (direct, model.leader_discount, pairs.visits, pairs.visits_error, leader),
+        (indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower),
     ):
         kernels.slope_errors(
             kernel.indptr,
@@ -740,27 +853,40 @@ def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> 
             player.value,
             player.value_error.max(),
             player.value_spread,
-            entries,
+            slopes,
+            total,
             errors,
             shift,
         )
-    direct = Sensitivities.of(
-        model, leader_reward=pairs, transition=slopes[0], initial=leader.value.copy()
+    parts = (
+        Sensitivities.of(
+            model, leader_reward=pairs.visits, transition=direct, initial=leader.value
+        ),
+        Sensitivities.of(
+            model,
+            follower_reward=pairs.influence,
+            transition=indirect,
+            temperature=pairs.temperature,
+        ),
     )
-    slope, slope_error = _temperature_slope(follower, influence, influence_error)
-    indirect = Sensitivities.of(
-        model, follower_reward=influence, transition=slopes[1], temperature=slope
+    measures = Sensitivities.of(
+        model,
+        follower_reward=pairs.influence,
+        leader_reward=pairs.visits,
+        transition=total,
+        initial=leader.value,
+        temperature=pairs.temperature,
     )
     bounds = SensitivityBounds(
-        follower_reward=_outward(influence_error),
-        leader_reward=_outward(pairs_error),
-        transition=_outward(errors + UNDERFLOW),
+        follower_reward=_outward(pairs.influence_error),
+        leader_reward=_outward(pairs.visits_error),
+        transition=_outward(errors),
         transition_shift=_outward(shift),
-        initial=_outward(leader.value_spread + 2.0 * ROUNDOFF * np.abs(leader.value)),
-        initial_shift=float(_outward(leader.value_error.max())),
-        temperature=float(_outward(slope_error)),
+        initial=_outward(leader.initial_error),
+        initial_shift=_widened(leader.value_error.max()),
+        temperature=_widened(pairs.temperature_error),
     )
-    return _Centre(follower, leader, (direct, indirect), direct + indirect, bounds)
+    return _Centre(follower, leader, parts, measures, bounds)
 
 
 def _around(
@@ -780,7 +906,7 @@ def _around(
         transition_shift=bounds.transition_shift,
         initial=wider("initial"),
         initial_shift=bounds.initial_shift,
-        temperature=float(wider("temperature")),
+        temperature=_widened(abs(stored.temperature - centre.temperature) + bounds.temperature),
     )
 
 
@@ -806,68 +932,13 @@ def _reason(
     return "the residuals leave nothing to say"
 
 
-def _gaps(
-    model: Model, reward: FloatArray, discount: float, value: FloatArray, correction: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Compute r + discount P v - v(s) for v = value + correction, and what that is off by."""
-    kernel = model.transition
-    gap, error = np.empty((2, *reward.shape))
-    kernels.value_gaps(
-        kernel.indptr,
-        kernel.indices,
-        kernel.data,
-        reward,
-        model.available,
-        discount,
-        read_only_view(value),
-        correction,
-        gap,
-        error,
-    )
-    return gap, error
+def _outward(bounds: FloatArray) -> FloatArray:
+    """Pay for the rounding of freshly made bounds, in place; what is no number bounds nothing."""
+    kernels.outward(bounds.reshape(-1), OUTWARD, UNDERFLOW)
+    return read_only(bounds)
 
 
-def _flow(
-    model: Model,
-    source: FloatArray,
-    flow: FloatArray,
-    policy: FloatArray,
-    discount: float,
-    measure: FloatArray,
-    correction: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """Compute source + discount P^T (flow + policy m) - m for m = measure + correction."""
-    kernel = model.transition
-    low, size, small, count, residual, error = np.empty((6, model.n_states))
-    kernels.flow_residual(
-        kernel.indptr,
-        kernel.indices,
-        kernel.data,
-        read_only_view(source),
-        flow,
-        policy,
-        discount,
-        read_only_view(measure),
-        correction,
-        low,
-        size,
-        small,
-        count,
-        residual,
-        error,
-    )
-    return residual, error
-
-
-def _balanced(error: FloatArray, leak: FloatArray) -> FloatArray:
-    """Tighten errors that in each row add up to at most `leak`."""
-    tighter = np.empty_like(error)
-    kernels.balance(error, leak, tighter)
-    return tighter
-
-
-def _outward(bound: npt.ArrayLike) -> FloatArray:
-    """Pay for the rounding of bounds; what is no number bounds nothing."""
-    wider = np.array(bound, dtype=np.float64, order="C")
-    kernels.outward(wider.reshape(-1), OUTWARD, UNDERFLOW)
-    return read_only(wider)
+def _widened(bound: float) -> float:
+    """Do the same with a single one."""
+    wider = float(bound) * OUTWARD
+    return wider + UNDERFLOW if wider > 0.0 else 0.0 if wider == 0.0 else math.inf

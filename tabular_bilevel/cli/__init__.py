@@ -22,6 +22,7 @@ COMMANDS = {
     "problems": "list the problems there are",
     "gradient": "compute an exact hypergradient",
     "explain": "say what an exact hypergradient is made of, in words",
+    "efficiency": "compute the errors that methods make of a budget of steps",
     "train": "climb a leader's objective with a method's gradients, from several starts",
     "compare": "compare ascents that train has saved, on a page",
     "playground": "write a page for the browser: coins on a grid, and what they are worth",

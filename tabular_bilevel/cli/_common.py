@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import math
 import os
 import shlex
@@ -19,17 +20,29 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.arguments import positive_integer
-from tabular_bilevel._base.files import LIMIT, brief, require_writable, shown, write_file
+from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.files import (
+    LIMIT,
+    brief,
+    read_array,
+    require_writable,
+    shown,
+    write_file,
+)
 from tabular_bilevel._base.frames import raised_at
 from tabular_bilevel.problem import require_problem
 
 __all__ = [
     "UNUSABLE",
     "add_limit",
+    "add_plot",
     "add_problem",
     "add_report",
+    "add_theta",
+    "kind_of",
     "loaded",
     "of_option",
+    "picture_of",
     "plain",
     "problem_of",
     "progress",
@@ -38,12 +51,16 @@ __all__ = [
     "say",
     "size_of",
     "somebodys",
+    "theta_of",
     "visiting",
     "write_page",
 ]
 
 #: What input that cannot be used leads to: a line is said of it.
 UNUSABLE = (ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError)
+
+# Formats of a picture.
+KINDS = "svg", "png", "pdf"
 
 #: The page in a report's folder.
 PAGE = "index.html"
@@ -130,6 +147,46 @@ def size_of(name: str, problem: Any) -> int:
     if not hasattr(problem, "n_parameters"):
         raise ValueError(f"{name} has no n_parameters, which says how long theta is")
     return positive_integer(f"n_parameters of {name}", problem.n_parameters)
+
+
+def add_theta(command: argparse.ArgumentParser) -> None:
+    """Add where theta is."""
+    command.add_argument(
+        "--theta", type=Path, metavar="FILE.npy", help="the leader's parameter; by default 0"
+    )
+    add_limit(command, "bytes that theta's file may have")
+
+
+def theta_of(options: argparse.Namespace, problem: Any) -> FloatArray:
+    """Read theta, or take 0."""
+    if options.theta is None:
+        return np.zeros(size_of(options.problem, problem))
+    with of_option("--theta"):
+        return read_array(options.theta, options.limit)
+
+
+def add_plot(command: argparse.ArgumentParser, what: str) -> None:
+    """Add where to draw."""
+    command.add_argument("--plot", type=Path, metavar="FILE", help=f"{what}: {', '.join(KINDS)}")
+
+
+def kind_of(picture: Path | None) -> str:
+    """Say in which format a picture is wanted, and whether it can be written at all."""
+    if picture is None:
+        return ""
+    with of_option("--plot"):  # better now than after the work
+        require_writable(picture)
+        kind = picture.suffix[1:].lower() or KINDS[0]
+        if kind not in KINDS:
+            raise ValueError(f"{shown(picture)} ends in none of {', '.join(KINDS)}")
+    return kind
+
+
+def picture_of(axes: Any, kind: str) -> bytes:
+    """Make a picture's file."""
+    raw = io.BytesIO()
+    axes.figure.savefig(raw, format=kind, dpi=200)
+    return raw.getvalue()
 
 
 @contextmanager

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray
-from tabular_bilevel._base.files import read_array, require_writable, shown, write_file
+from tabular_bilevel._base.files import write_file
 from tabular_bilevel.checks.localising import parts_of
 from tabular_bilevel.checks.report import of_target
-from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say, size_of
+from tabular_bilevel.cli._common import (
+    add_plot,
+    add_problem,
+    add_theta,
+    kind_of,
+    of_option,
+    picture_of,
+    problem_of,
+    say,
+    theta_of,
+)
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.problem import with_names
@@ -27,8 +35,6 @@ SHOWN, SMALL = 5, 0.01
 # Play hardly ever ends whose later steps weigh this share of what they would if it never did.
 HARDLY_ENDS = 0.99
 
-# Formats of a picture.
-KINDS = "svg", "png", "pdf"
 
 WHY = {
     ("direct", "leader_reward"): "the leader's own reward changes",
@@ -46,30 +52,15 @@ WHY = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     add_problem(parser)
-    parser.add_argument(
-        "--theta", type=Path, metavar="FILE.npy", help="the leader's parameter; by default 0"
-    )
-    parser.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help="draw influence on a grid, or on a small problem's arrows: " + ", ".join(KINDS),
-    )
-    add_limit(parser, "bytes that theta's file may have")
+    add_theta(parser)
+    add_plot(parser, "draw influence on a grid, or on a small problem's arrows")
 
 
 def run(options: argparse.Namespace) -> int:
     """Explain the gradient at a theta, and draw where it comes from."""
     problem = problem_of(options.problem)
-    if options.plot is not None:
-        with of_option("--plot"):  # better now than after the work
-            require_writable(options.plot)
-            kind = _kind(options.plot)
-    if options.theta is None:
-        theta = np.zeros(size_of(options.problem, problem))
-    else:
-        with of_option("--theta"):
-            theta = read_array(options.theta, options.limit)
+    kind = kind_of(options.plot)
+    theta = theta_of(options, problem)
     for line in explained(options.problem, problem, theta):
         say(line)
     if options.plot is not None:
@@ -172,14 +163,6 @@ def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
     return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
 
 
-def _kind(picture: Path) -> str:
-    """Say in which format a picture is wanted."""
-    kind = picture.suffix[1:].lower() or KINDS[0]
-    if kind not in KINDS:
-        raise ValueError(f"{shown(picture)} ends in none of {', '.join(KINDS)}")
-    return kind
-
-
 def _picture(problem: Any, theta: FloatArray, kind: str) -> bytes:
     try:
         from tabular_bilevel.plots import influence, influence_graph
@@ -191,6 +174,4 @@ def _picture(problem: Any, theta: FloatArray, kind: str) -> bytes:
         axes: Any = influence_graph(problem, theta)
     else:
         axes = influence(problem, theta)
-    raw = io.BytesIO()
-    axes.figure.savefig(raw, format=kind, dpi=200)
-    return raw.getvalue()
+    return picture_of(axes, kind)

@@ -25,6 +25,7 @@ from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.critics import LeaderValues, learn_differences, require_step_size
 from tabular_bilevel.sampling.experience import NOTHING, Experience, Interaction, Memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
+from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["BiLevelActorCritic"]
@@ -126,6 +127,12 @@ class BiLevelActorCritic:
             experience = replace(experience, values=values)
         return NaivePolicyGradient().estimate(experience)
 
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample."""
+        return NaivePolicyGradient(self.interaction_for(problem)).rule_at(problem, theta)
+
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
@@ -176,6 +183,11 @@ class StackelbergCritic:
     n_leader_actions: int
     step_size: float | None
     sweeps: int
+
+    @property
+    def given(self) -> bool:
+        """Whether its values do not depend on the sample."""
+        return self.step_size is None
 
     @quiet
     def values(

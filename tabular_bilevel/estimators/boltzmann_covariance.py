@@ -20,6 +20,7 @@ from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.lq.traces import require_noise
 from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.baselines import Baseline
 from tabular_bilevel.sampling.experience import (
     NOTHING,
     Experience,
@@ -63,9 +64,10 @@ class BoltzmannCovariance:
     ----------
     interaction : Interaction
         How trajectories and the leader's values are got.
-    baseline : bool
-        Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means over the next state, and the
-        leader's next action, taken off: the same mean, less variance.
+    baseline : bool or Baseline
+        Whether V_F(s_{t+1}) and V_L(s_{t+1}) have their means taken off, over the next state or,
+        where theta moves the leader's policy alone, over the leader's next action: the same mean,
+        less variance. Or what is taken off, such as `best_baseline` finds.
     own_action : bool
         Of models of tables: whether an arrival is worth more by the advantage of the action taken
         there, as in the published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t)
@@ -100,15 +102,17 @@ class BoltzmannCovariance:
     """
 
     interaction: Interaction = Interaction()
-    baseline: bool = True
+    baseline: bool | Baseline = True
     own_action: bool = False
     average_tails: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_interaction(self.interaction)
-        for name in ("baseline", "own_action", "average_tails"):
-            as_flag(name, getattr(self, name))
+        if not isinstance(self.baseline, Baseline):
+            as_flag("baseline", self.baseline)
+        as_flag("own_action", self.own_action)
+        as_flag("average_tails", self.average_tails)
 
     @quiet
     def __call__(
@@ -163,6 +167,24 @@ class BoltzmannCovariance:
     def rule(self, experience: Experience) -> Any:
         """Credit each step with the leader's advantage, by how likelier a reward makes it."""
         return _rule(experience.planned, experience, self)
+
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample.
+
+        Raises
+        ------
+        ValueError
+            If they do.
+        """
+        if self.average_tails:
+            raise ValueError(
+                "average_tails makes ratios of what the sample shows: their moments take "
+                "enumeration, by check_by_enumeration, or sampling"
+            )
+        limit = self.interaction.given(problem, theta)
+        return self.rule(limit), limit
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
@@ -219,6 +241,8 @@ def _of_states(_: object, experience: Any, method: BoltzmannCovariance) -> Trace
     for name in ("own_action", "average_tails"):
         if getattr(method, name):
             raise ValueError(f"{name} is for models of tables: no state is visited twice")
+    if isinstance(method.baseline, Baseline):
+        raise ValueError("baseline is a table of numbers, for models of tables: True or False here")
     world = experience.world
     require_noise(experience.problem, experience.theta, world)
     return TraceRuleOfStates(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.sampling.critics import Critic, ExactCritic
+from tabular_bilevel.sampling.critics import Critic
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Trajectories
 
@@ -43,9 +45,9 @@ class GivenTrajectories:
         """Make a method ready whose critic sees the trajectories that are given, and no more."""
 
         def estimate(sample: Trajectories) -> Estimate:
-            values = limit.values  # those of an exact critic do not depend on the sample
-            if not isinstance(critic, ExactCritic):
-                values = critic.values(limit.response, sample, rng=cast("Any", NoRandomness()))
+            values = limit.values  # given ones do not depend on the sample
+            if not getattr(critic, "given", False):
+                values = critic.values(limit.response, sample, rng=NoRandomness())
             return method(replace(limit, seen=sample, values=values))
 
         return cls(limit, estimate)
@@ -65,10 +67,15 @@ class GivenTrajectories:
         return self.method(sample).gradient
 
 
-class NoRandomness:
+class NoRandomness(np.random.Generator):
     """Stands where a generator would: an expectation over what it draws is not enumerated."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return super().__getattribute__(name)
         raise ValueError(
             f"the critic draws random numbers (rng.{name}), which enumeration does not go through"
         )

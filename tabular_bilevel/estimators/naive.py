@@ -86,6 +86,13 @@ class NaivePolicyGradient:
         """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
         return Estimate.traced(experience, *direct_rule(experience).measures(experience))
 
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample."""
+        limit = self.interaction.given(problem, theta)
+        return direct_rule(limit), limit
+
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,).

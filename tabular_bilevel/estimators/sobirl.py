@@ -138,6 +138,14 @@ class SoBiRL:
             centred=True,
         )
 
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where they do not depend on the sample."""
+        limit = self.interaction.given(problem, theta)
+        require_reward_parameters("SoBiRL", problem, limit.theta, limit.planned)
+        return self.rule(limit), limit
+
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
         """Compute what the estimates' mean comes to with infinite data, shape (d,)."""

@@ -255,8 +255,8 @@ class PolicyIteration:
         reached: Response | None = None
         how = "one look ahead"
         looks = LOOKS if start is None and _is_wide(model) else 0
+        action_value, policy = np.empty(shape), np.empty(shape)
         for iteration in range(self.max_iterations + 1):
-            action_value, policy = np.empty(shape), np.empty(shape)
             kernels.look_ahead(
                 kernel.indptr,
                 kernel.indices,
@@ -287,6 +287,7 @@ class PolicyIteration:
                 reached = _response(model, value, action_value, policy, residual, iteration, method)
                 if residual <= SMALLEST_RESIDUAL * scale:
                     return reached
+                action_value, policy = np.empty(shape), policy.copy()
             if not math.isfinite(residual):
                 break
             if iteration < looks:

@@ -4,7 +4,7 @@ The matrix is an M-matrix, diagonally dominant by rows, so elimination needs no 
 solution for b >= 0 is at least 0. How to solve depends on size and shape only:
 
 - up to `DENSE_STATES` states, LAPACK on a dense matrix;
-- larger, sweeps, as far as they gain enough: in a random graph, whose factors would fill up;
+- larger, sweeps in place, as far as they gain enough: in a random graph, whose factors fill up;
 - where they do not, SuperLU on maps and chains, whose factors stay sparse;
 - on other graphs, and for a Newton step that need not be exact, BiCGSTAB;
 - where that does not get there, SuperLU all the same.
@@ -51,8 +51,8 @@ ROUNDED = 64.0 * np.finfo(np.float64).eps
 ROUND_OF_SWEEPS = 8
 WORTH_A_ROUND = 4.0
 
-# Sweeps balance the residual over one state in so many.
-SOME_STATES = 8
+# Sweeps balance the residual over one state in so many: their rows alone have to be added up.
+ONE_STATE_IN = 8
 
 # Iterations of BiCGSTAB beyond which the factors of a map are faster; those of a random graph fill
 # up, and take the time of about as many iterations as there are states.
@@ -167,9 +167,9 @@ class _Swept:
     @cached_property
     def _right(self) -> _Sweeps:
         some = np.zeros_like(self._leading)
-        some[::SOME_STATES] = 1.0  # whose rows alone have to be added up
-        rows = self._kernel[::SOME_STATES]
-        lost = some - self._discount * (rows.T @ np.ones_like(some[::SOME_STATES]))
+        some[::ONE_STATE_IN] = 1.0
+        rows = self._kernel[::ONE_STATE_IN]
+        lost = some - self._discount * (rows.T @ some[::ONE_STATE_IN])
         return _Sweeps(
             self._model, self._kernel, self._discount, self._stays, self._leading, some, lost
         )
@@ -429,11 +429,11 @@ def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatAr
     n_states, weights = model.n_states, _policy_weights(model, policy)
     place, width = model.band
     if n_states**2 * width <= LARGEST_BAND_INVERSE:
-        kernel, rows = model.transition, np.zeros((n_states, n_states))
-        rows[place, np.arange(n_states)] = 1.0
-        band = np.empty((n_states, 2 * width + 1))
-        kernels.solve_band(kernel.indptr, kernel.indices, weights, discount, place, band, rows)
-        inverse = rows[place]
+        kernel, band = model.transition, np.empty((n_states, 2 * width + 1))
+        rows, inverse = np.empty((2, n_states, n_states))
+        kernels.invert_band(
+            kernel.indptr, kernel.indices, weights, discount, place, band, rows, inverse
+        )
     else:  # at half the cost of solving for the unit vectors
         factors, pivots, _ = scipy.linalg.lapack.dgetrf(
             _policy_matrix(model, weights, discount).T, overwrite_a=True

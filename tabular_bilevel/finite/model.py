@@ -357,6 +357,11 @@ class Model:
         return self._kernel.largest_mass
 
     @property
+    def lasting(self) -> BoolArray:
+        """Which pairs are available and cannot end the episode, shape (S, A)."""
+        return self._kernel.lasting
+
+    @property
     def longest_row(self) -> int:
         """Largest number of stored entries of a transition row."""
         return self._kernel.longest_row
@@ -573,6 +578,10 @@ class _Kernel:
         return float(self.row_mass.max())
 
     @cached_property
+    def lasting(self) -> BoolArray:
+        return read_only(self.available & (self.termination == 0.0))
+
+    @cached_property
     def entry_row(self) -> IntArray:
         rows = np.arange(self.termination.size)
         return read_only(np.repeat(rows, np.diff(self.transition.indptr)))
@@ -702,8 +711,9 @@ class Tangent:
             Sum of `initial`.
         """
         sums = grouped_sums(model.entry_row, self.transition, model.termination.size)
-        lasting = model.available & (model.termination == 0.0)
-        return np.where(lasting, sums.reshape(lasting.shape), 0.0), float(self.initial.sum())
+        return np.where(model.lasting, sums.reshape(model.lasting.shape), 0.0), float(
+            self.initial.sum()
+        )
 
 
 @quiet

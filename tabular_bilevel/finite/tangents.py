@@ -146,12 +146,10 @@ class Tangents:
             self._pairs(measures), self._pairs(bounds), strict=True
         ):
             _add(columns, slopes, errors, PULLBACK_ROUNDINGS, reach)
-        for name, shift in (
-            ("transition", bounds.transition_shift.ravel()),
-            ("initial", np.array([bounds.initial_shift])),
-        ):
-            if shift.any() and getattr(self, name).nnz:
-                _add(self._masses[name], np.zeros_like(shift), shift, 0.0, reach)
+        for name, mass in self._masses.items():
+            shift = np.ravel(getattr(bounds, f"{name}_shift"))
+            if shift.any():
+                _add(mass, np.zeros(shift.size), shift, 0.0, reach)
         return reach
 
     def _pairs(
@@ -189,7 +187,7 @@ class Tangents:
 
     @cached_property
     def _masses(self) -> dict[str, sp.csr_array]:
-        """Bounds of the changes of each distribution's mass, one row a parameter."""
+        """Bounds of the changes of each moving distribution's mass, one row a parameter."""
         model = self.model
         rows = np.zeros(model.n_states, dtype=np.int64)
         masses = {}
@@ -197,6 +195,8 @@ class Tangents:
             ("transition", model.entry_row, model.follower_reward.size),
             ("initial", rows, 1),
         ):
+            if not getattr(self, name).nnz:
+                continue
             matrix, sums = getattr(self, name), summing(group, n_groups)
             mass, size = sums @ matrix, sums @ abs(matrix)
             if self.block is not None:

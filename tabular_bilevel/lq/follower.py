@@ -131,6 +131,18 @@ def solve_follower(
         require_method("solver", solver, "solve")
         found: Response = solver.solve(model, start=start)
         return found
+    try:
+        return _solved(model, start)
+    except (ConvergenceError, np.linalg.LinAlgError) as error:
+        raise ConvergenceError(
+            "the Riccati equation was not solved in float64: the input hardly reaches a mode that "
+            f"grows, or costs and inputs are of too different sizes ({error})",
+            residual=getattr(error, "residual", float("inf")),
+            iterations=getattr(error, "iterations", 0),
+        ) from error
+
+
+def _solved(model: LinearQuadraticModel, start: FloatArray | None) -> Response:
     root = np.sqrt(model.follower_discount)
     value, how = start, "Newton's method"
     if value is None or not is_stable(root * closed_loop(model, bellman(model, value)[1])):
@@ -148,8 +160,7 @@ def solve_follower(
                 return reached
         value = value + lyapunov(root * closed_loop(model, gain).T, gap)
     raise ConvergenceError(
-        f"the Riccati equation was not solved in {MOST_STEPS} Newton steps: its residual is "
-        f"{residual:.3g}",
+        f"after {MOST_STEPS} Newton steps its residual is {residual:.3g}",
         residual=residual,
         iterations=MOST_STEPS,
     )
@@ -183,13 +194,6 @@ def _doubled(model: LinearQuadraticModel) -> FloatArray:
         A, G, H = A @ left, G + symmetric(A @ right @ A.T), H + rise
         if not np.abs(rise).max() > SMALLEST_RESIDUAL * np.abs(H).max():
             break
-    if not np.isfinite(H).all():
-        raise ConvergenceError(
-            "the Riccati equation was not solved: numbers overflow, as where the input hardly "
-            "reaches a mode that grows",
-            residual=float("inf"),
-            iterations=MOST_STEPS,
-        )
     return H
 
 

@@ -20,6 +20,7 @@ from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, Mistake
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
+from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["Control", "controls"]
 
@@ -74,6 +75,25 @@ class Control:
         return self.fault.estimate(self.limit(problem, theta)).gradient
 
     bias = bias_of
+
+    def rule_at(
+        self, problem: BilevelProblem, theta: npt.ArrayLike
+    ) -> tuple[TraceRule, Experience]:
+        """Return its rule, and what it knows, where each trajectory is wrong by itself.
+
+        Raises
+        ------
+        ValueError
+            If it depends on all trajectories together, on episodes in a row, or on more than how
+            steps are credited; or the fault is not defined for the problem.
+        """
+        limit = self.limit(problem, theta)
+        if self.fault.together or self.fault.measures is not None or limit.law.restarts:
+            raise ValueError(
+                f"{self.fault.name!r} is wrong in more than how the steps of a trajectory are "
+                "credited: its moments take sampling"
+            )
+        return self.fault.credited(limit), limit
 
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, which are cut if too long.

@@ -85,11 +85,14 @@ class Mistake:
         """Change what an estimator knows; None where the mistake is not defined."""
         return right if self.knowledge is None else self.knowledge(right)
 
+    def credited(self, experience: Experience) -> TraceRule:
+        """Change how steps are credited."""
+        rule = RIGHT.rule(experience)
+        return rule if self.rule is None else self.rule(rule, experience)
+
     def estimate(self, experience: Experience) -> Estimate:
         """Estimate wrongly from what is known, a sample or a law."""
-        rule = RIGHT.rule(experience)
-        if self.rule is not None:
-            rule = self.rule(rule, experience)
+        rule = self.credited(experience)
         if self.measures is None:
             return Estimate.traced(experience, *rule.measures(experience))
         return Estimate.traced(experience, *self.measures(rule, experience))

@@ -31,6 +31,7 @@ Of estimators and ascents:
 
 - `gradient_bars`: exact against estimate, with intervals
 - `bias_and_variance`: by horizon
+- `error_curves`: errors of methods by the budget of steps
 - `curves`: the objective along ascents
 - `save_curves`: these as a file
 """
@@ -44,6 +45,7 @@ except ImportError as error:
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.plots.bars import gradient_bars
+from tabular_bilevel.plots.budgets import error_curves
 from tabular_bilevel.plots.graphs import graph, influence_graph
 from tabular_bilevel.plots.grids import grid, incentives, influence, occupancy, values
 from tabular_bilevel.plots.horizons import bias_and_variance
@@ -55,6 +57,7 @@ __all__ = [
     "Plane",
     "bias_and_variance",
     "curves",
+    "error_curves",
     "gradient_bars",
     "graph",
     "grid",

@@ -39,6 +39,7 @@ Your own, and collections:
 - `Arrow`: what one action does there
 - `zoo`: instances for tests, ordinary and hard
 - `CATALOGUE`: the problems that the command line knows, by name
+- `CONTINUOUS`: those with a continuous state, by name
 """
 
 import importlib
@@ -49,7 +50,7 @@ from typing import TYPE_CHECKING, Any
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.problems.arrows import Arrow, from_arrows
 from tabular_bilevel.problems.bilevel_lqr import bilevel_lqr
-from tabular_bilevel.problems.building import building_thermal_control
+from tabular_bilevel.problems.building import Building, building_thermal_control
 from tabular_bilevel.problems.closed_form import (
     bandit,
     bandit_closed_form,
@@ -63,6 +64,7 @@ from tabular_bilevel.problems.goal_position import goal_position
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import grid_world, warehouse
 from tabular_bilevel.problems.lessons import fork, rounds
+from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import (
     garnet,
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATALOGUE",
+    "CONTINUOUS",
     "Arrow",
     "GridMap",
     "bandit",
@@ -161,6 +164,11 @@ CATALOGUE: Mapping[str, Callable[[], FeatureProblem | Reparametrised | MarkovGam
             **{f"toy-{name}": _toy(name) for name in TOYS},
         }
     )
+)
+
+#: Those with a continuous state, likewise.
+CONTINUOUS: Mapping[str, Callable[[], Building | LinearQuadraticGame]] = MappingProxyType(
+    {"building": building_thermal_control, "bilevel-lqr": bilevel_lqr}
 )
 
 display_all(globals())

@@ -89,7 +89,7 @@ def discrete_toys() -> dict[str, MarkovGame]:
     best is to play 1 always. Where it starts undecided, in 3_2, J is 0 and all but flat: play goes
     for the 29 in B as long as there is a hope of it.
 
-    Source: the code of Kudo et al. (ICAPS 2026, arXiv:2603.14867), which has no experiments with
+    Source: the code of Kudo et al. (ICAPS 2026, arXiv:2603.14867), which has no configurations of
     them; discounts and temperature are those of its toy 4.
 
     Returns

@@ -172,7 +172,7 @@ class FeatureProblem:
         follower_reward, leader_reward = changes.reshape(2, *shape)
         if self._only_scalars:
             model = base.with_rewards(follower_reward, leader_reward)
-            if self._only_rewards:
+            if self.moves_rewards_only:
                 return model
             return model.with_temperature(self._temperature(theta))
         return base.replace(
@@ -230,7 +230,7 @@ class FeatureProblem:
             The bound, rounding included.
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
-        if self._only_rewards:
+        if self.moves_rewards_only:
             return self._slopes.reach(sensitivities, bounds)
         tilted: dict[str, Any] = {"transition_shift": np.zeros(1), "initial_shift": 0.0}
         if self.transition.nnz:
@@ -367,7 +367,8 @@ class FeatureProblem:
         return f"FeatureProblem: {self.n_parameters} parameters{names}; at 0, {self.base}"
 
     @cached_property
-    def _only_rewards(self) -> bool:
+    def moves_rewards_only(self) -> bool:
+        """Whether theta leaves the distributions and the temperature as they are."""
         return self._only_scalars and self.temperature.nnz == 0
 
     @cached_property
@@ -420,7 +421,7 @@ class FeatureProblem:
 
     def _tilted(self, theta: FloatArray, measures: Sensitivities) -> Sensitivities:
         """Turn sensitivities to the tables into those to logits, where theta moves any."""
-        if self._only_rewards:
+        if self.moves_rewards_only:
             return measures
         tilted: dict[str, Any] = {}
         if self.transition.nnz:

@@ -14,7 +14,6 @@ import numpy as np
 
 from tabular_bilevel import problems
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel.problem import BilevelProblem
 
 __all__ = ["KNOWN", "Known", "best_known", "published_end"]
 
@@ -27,6 +26,8 @@ STARTS = "tb.polish from hundreds of starts: all come to a leader that plays 1 a
 PARITY = "by hand: no move stays in an inner cell, so every second step there is the most"
 TAXES = "tb.polish from fifteen starts"
 SEARCH = "tb.search, from where ascents end, with hundreds of shakes"
+PROTOTYPE = "an independent prototype of the published description"
+CONTINUOUS = "tb.polish from many starts (validation/paper/continuous.py)"
 POLISH = "tb.polish over 150 steps, at f(0|A) = 0.834 (lesson 6 of the book)"
 
 
@@ -70,16 +71,16 @@ class Known:
     batch: int = 0
     best: bool = False
 
-    def build(self) -> BilevelProblem:
+    def build(self) -> Any:
         """Make the problem."""
-        make: Any = problems.CATALOGUE[self.problem]
-        return make(**self.settings)  # type: ignore[no-any-return]
+        make: Any = {**problems.CATALOGUE, **problems.CONTINUOUS}[self.problem]
+        return make(**self.settings)
 
     def theta(self) -> FloatArray:
         """Make theta, shape (d,); ValueError if it is not known."""
         if self.at is None:
             raise ValueError(f"theta of J = {self.value} is not known")
-        made = np.zeros(self.build().n_parameters)  # type: ignore[attr-defined]
+        made = np.zeros(self.build().n_parameters)
         made[list(self.at)] = list(self.at.values())
         return made
 
@@ -111,6 +112,14 @@ def _constant(toy: str, value: float, place: int = 1) -> Known:
 
 #: Logits of no tax on two goods, 0.2118 on the third, and 0.6306 on income.
 BEST_TAXES = MappingProxyType({0: -60.0, 1: -60.0, 2: -2.1333, 3: -0.7753})
+
+#: Three zones insulated, no air between zones 0 and 1, some between 1 and 2 (0.7784578), and all
+#: that is possible between the others: logits of 40 are the ends of what is allowed, in float64.
+BEST_BUILDING = MappingProxyType(
+    {0: 40.0, 1: -40.0, 2: 40.0, 3: 40.0, 4: -40.0, 5: 1.2567017, 6: 40.0, 7: 40.0}
+)
+
+ALL_OPEN = MappingProxyType(dict.fromkeys(range(8), 40.0))
 
 #: All of them. On four rooms the published ends are at temperature 0.001 and penalty 5, the
 #: defaults; on the toy they are at reward 1, the default.
@@ -146,6 +155,11 @@ KNOWN = (
     _constant("3_1b", 33.2676),
     _constant("3_2", 49.7442, place=3),
     Known("tax-design", "best known", 35.6692, 1e-4, TAXES, at=BEST_TAXES, best=True),
+    Known("building", "J(0)", -261.963014, 1e-6, PROTOTYPE, at={}),
+    Known("building", "J, all insulated and open", -197.248384, 1e-6, PROTOTYPE, at=ALL_OPEN),
+    _best("building", -162.50325475, 1e-8, CONTINUOUS, at=BEST_BUILDING),
+    Known("bilevel-lqr", "J(0)", 0.00941722, 1e-8, PROTOTYPE, at={}),
+    _best("bilevel-lqr", 11.30904674, 1e-8, CONTINUOUS, at={0: -9.96146526, 1: -10.0}),
     Known("goal-position", "best known", 6.141, 1e-3, PARITY, at={55: 60.0}, best=True),
 )
 

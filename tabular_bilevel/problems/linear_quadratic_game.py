@@ -31,7 +31,8 @@ class LinearQuadraticGame:
     ----------
     base : LinearQuadraticModel
         The game without b, in n states: what the follower's input does and costs, the noise, the
-        first state, discounts, temperature, the leader's reward in x and u, its horizon.
+        first state, discounts, temperature, the leader's reward in x and u, its horizon. It is the
+        game at theta = 0 but for the leader's spread, and must be sound by itself.
     leader_control : ndarray, shape (n, k)
         What the leader's action does to the state.
     leader_noise : ndarray, shape (k, k), or None
@@ -207,14 +208,9 @@ class LinearQuadraticGame:
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back to k, and to the logarithms of the variances."""
         gain, spread = self.leader_policy(theta)
-        base, acts, paid, n = (
-            self.base,
-            self.leader_control,
-            self.leader_action_reward,
-            self.base.n_states,
-        )
+        base, acts, paid = self.base, self.leader_control, self.leader_action_reward
         if self.follower_observes_leader:
-            lift = self._lift(gain)
+            lift, n = self._lift(gain), base.n_states
             to_lift = (
                 sensitivities.dynamics @ np.hstack((base.dynamics, acts)).T
                 + sensitivities.control @ base.control.T

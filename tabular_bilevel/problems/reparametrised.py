@@ -185,13 +185,15 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        share, logits = self._softmax(theta), np.asarray(theta)
-        apart = min(float(logits.max() - logits.min()), FURTHEST_LOGITS)
+        share, apart = _softmax_of(as_theta(theta, self.n_parameters).tobytes())
         roundings = 4.0 * (share.size + apart) + 64.0
-        size, errors = np.append(np.abs(gradient), 0.0), np.append(bound, 0.0)
-        reach = softmax_reach(share, size, errors, roundings)
-        lost = UNDERFLOW * (size + errors).sum() * (self.total != 0.0)  # total * share underflows
-        return at_least(abs(self.total) * reach + lost, reach * np.sign(self.total))
+        size = np.abs(gradient)
+        reach = softmax_reach(share, size, bound, roundings)
+        total = float(size.sum() + bound.sum())
+        reach *= abs(self.total)
+        if total != 0.0 and self.total != 0.0:
+            reach += UNDERFLOW * (1.0 + total)  # total * share underflows
+        return reach
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
@@ -206,18 +208,22 @@ class Budget:
         return (self.total * share * (way - share @ way))[:-1]
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
-        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
+        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())[0]
 
 
 @lru_cache(maxsize=1)
 def _shares_of(total: float, logits: bytes) -> FloatArray:
-    return read_only(total * _softmax_of(logits)[:-1])
+    return read_only(total * _softmax_of(logits)[0][:-1])
 
 
 @lru_cache(maxsize=1)
-def _softmax_of(logits: bytes) -> FloatArray:
-    """Remember the last one: models and pullbacks at one theta follow each other."""
-    return read_only(softmax(np.frombuffer(logits)))
+def _softmax_of(logits: bytes) -> tuple[FloatArray, float]:
+    """Remember the last one: models and pullbacks at one theta follow each other.
+
+    Also returns how far the logits are apart, where float64 has shares.
+    """
+    theta = np.frombuffer(logits)
+    return read_only(softmax(theta)), min(float(theta.max() - theta.min()), FURTHEST_LOGITS)
 
 
 @dataclass(frozen=True, eq=False)

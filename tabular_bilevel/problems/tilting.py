@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     UNDERFLOW,
     BoolArray,
     FloatArray,
     at_least,
+    read_only_view,
 )
 
 __all__ = ["softmax_reach", "tilt_reach"]
@@ -41,11 +43,13 @@ def tilt_reach(
 def softmax_reach(
     share: FloatArray, size: FloatArray, errors: FloatArray, roundings: float
 ) -> FloatArray:
-    """Bound as `tilt_reach`, along the last axis; shares that underflow count in the mean, too."""
-    total = (size + errors).sum(axis=-1, keepdims=True)
-    lost = at_least(UNDERFLOW * total, total)
+    """Bound as `tilt_reach`, along the last axis; shares that underflow count in the mean, too.
 
-    def mean(x: FloatArray) -> FloatArray:
-        return np.asarray((share * x).sum(axis=-1, keepdims=True) + lost)
-
-    return tilt_reach(share, size, errors, roundings, mean, there=total > 0.0)
+    Sizes and errors that are left out at the end of an axis are 0.
+    """
+    reach = np.empty(share.shape)
+    at, of, off, bound = (
+        table.reshape(-1, table.shape[-1]) for table in (share, size, errors, reach)
+    )
+    kernels.softmax_errors(read_only_view(at), of, off, roundings, bound)
+    return reach

@@ -148,7 +148,7 @@ class AllTrajectories:
             rows, places = rows[goes], places[goes]
         probabilities *= self._model.initial[pairs[:, 0] // self._model.n_actions]
         made = pairs >= 0
-        sample = Trajectories(
+        sample = Trajectories.of_steps(
             pairs=read_only(pairs[made]),
             entries=read_only(entries[made]),
             lengths=read_only(lengths),

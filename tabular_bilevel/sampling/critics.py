@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only, restore_read_only
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -31,6 +31,7 @@ from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
 __all__ = [
     "Critic",
     "ExactCritic",
+    "GivenCritic",
     "LeaderValues",
     "MonteCarloCritic",
     "SarsaCritic",
@@ -91,6 +92,8 @@ class LeaderValues:
 
 class Critic(Protocol):
     """Anything that gives the leader's values.
+
+    Where these do not depend on the sample, an attribute ``given = True`` says so.
 
     Examples
     --------
@@ -173,6 +176,9 @@ class ExactCritic:
     array([1.])
     """
 
+    #: Its values do not depend on the sample.
+    given: ClassVar[bool] = True
+
     @quiet
     def values(
         self,
@@ -196,6 +202,66 @@ class ExactCritic:
     def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
         """Evaluate the leader exactly."""
         return exact_values(model, response)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenCritic:
+    """Action values that are given, right or wrong, whatever the sample shows.
+
+    `estimator_moments` says how an error in them enters a method's bias and variance.
+
+    Attributes
+    ----------
+    action_value : array_like, shape (S, A)
+        Q_L; V_L is its mean under the follower's policy.
+
+    Raises
+    ------
+    ValueError
+        On construction, if that is no table of finite numbers.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.bandit(), [0.0, 0.0]  # where Q_L is 0 and 1
+    >>> method = tb.BoltzmannCovariance(tb.Interaction(critic=tb.GivenCritic([[0.0, 1.5]])))
+    >>> method.target(problem, theta), tb.hypergradient(problem, theta).gradient
+    (array([-0.375,  0.375]), array([-0.25,  0.25]))
+    """
+
+    action_value: FloatArray
+
+    given: ClassVar[bool] = True
+
+    __setstate__ = restore_read_only
+
+    def __post_init__(self) -> None:
+        """Check the table."""
+        table = finite_array("action_value", self.action_value, (None, None))
+        object.__setattr__(self, "action_value", read_only(table))
+
+    @quiet
+    def values(
+        self,
+        response: Response,
+        trajectories: Trajectories,
+        *,
+        rng: np.random.Generator,
+        previous: FloatArray | None = None,
+    ) -> LeaderValues:
+        """Return them."""
+        return self._under(response)
+
+    @quiet
+    def limit(self, model: Model, response: Response, sampler: Sampler) -> LeaderValues:
+        """Return them."""
+        return self._under(response)
+
+    def _under(self, response: Response) -> LeaderValues:
+        shape = response.policy.shape
+        if self.action_value.shape != shape:
+            raise ValueError(f"action_value has shape {self.action_value.shape}, not {shape}")
+        return LeaderValues.under(response.policy, self.action_value)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class Experience:
     def seeing(self, trajectories: Trajectories) -> Experience:
         """Put trajectories in the place of the law, cut where it cuts them."""
         law = self.law
-        return replace(self, seen=replace(trajectories.cut(law.horizon), model=law.model))
+        return replace(self, seen=trajectories.cut(law.horizon).replace(model=law.model))
 
     @property
     def model(self) -> Model:
@@ -268,6 +268,23 @@ class Interaction:
             again=partial(self.limit, problem),
         )
 
+    def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        """Compute what is known whatever the sample shows, as `limit` does.
+
+        Raises
+        ------
+        ValueError
+            If the critic's values depend on the sample; and as `limit`.
+        """
+        if not getattr(self.critic, "given", False):
+            raise ValueError(
+                f"critic is {self.critic}, which learns from the sample: moments take enumeration, "
+                "by check_by_enumeration, or sampling; or a GivenCritic of what it learned"
+            )
+        known = self.limit(problem, theta)
+        require_tables(known.planned)
+        return known
+
     def _simulated(self, theta: FloatArray, planned: Any) -> Any:
         if self.simulator is None:
             return planned
@@ -303,6 +320,8 @@ def _exactly(
 ) -> LinearQuadraticResponse:
     """Solve as well as can be, or by a solver of this kind of model."""
     exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
+    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
+        raise ValueError(f"follower is {follower}, which answers to models of tables only")
     return solve_follower(model, solver=None if exact else follower, start=start)
 
 

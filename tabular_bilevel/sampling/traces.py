@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,13 +19,46 @@ from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.sampling.baselines import Baseline, mean_baseline, no_baseline
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["TraceRule"]
+__all__ = ["TraceRule", "Worth"]
 
 NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
+
+
+class Worth(NamedTuple):
+    """What the score of an arrival is multiplied by, with the leader's weight or a step's credit.
+
+    Attributes
+    ----------
+    leader : ndarray, shape (S,)
+        Discounted worth of a state that is arrived at,
+    leader_off : ndarray, shape (S, A)
+        less what is taken off by the pair that is left.
+    leader_start : ndarray, shape (S,)
+        Worth of a start.
+    follower, follower_off, follower_start : ndarray
+        The same to the follower, which goes with the credit.
+    """
+
+    leader: FloatArray
+    leader_off: FloatArray
+    leader_start: FloatArray
+    follower: FloatArray
+    follower_off: FloatArray
+    follower_start: FloatArray
+
+    def of_transitions(self, model: Model) -> tuple[FloatArray, FloatArray]:
+        """Value each stored transition, for the leader and for the follower, shape (nnz,)."""
+        arrival, row = model.transition.indices, model.entry_row
+        return (
+            self.leader[arrival] - self.leader_off.ravel()[row],
+            self.follower[arrival] - self.follower_off.ravel()[row],
+        )
 
 
 @displayed
@@ -52,8 +86,9 @@ class TraceRule:
     centred : bool
         Whether a step counts, through the follower, by how much its reward's derivative is above
         the policy's mean in its state, and by nothing else: for parameters of rewards.
-    baseline : bool
-        Whether what arriving is worth has its mean taken off, where that changes no expectation.
+    baseline : bool or Baseline
+        What is taken off what arriving is worth, where that changes no expectation: its mean, or
+        nothing, or numbers that are given.
     own_action : bool
         Whether the action on arrival counts towards what arriving is worth.
     direct_tables, indirect_tables : mapping of str to float
@@ -68,7 +103,7 @@ class TraceRule:
     indirect: float = 1.0
     late: bool = False
     centred: bool = False
-    baseline: bool = True
+    baseline: bool | Baseline = True
     own_action: bool = False
     direct_tables: Mapping[str, float] = field(default_factory=dict)
     indirect_tables: Mapping[str, float] = field(default_factory=dict)
@@ -116,28 +151,24 @@ class TraceRule:
             Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
             one pass whatever the number of parameters; of a law, their means, step by step.
         """
-        seen, model, values = experience.seen, experience.world, experience.values
+        seen, model = experience.seen, experience.world
         sums = (
             self._of_law(experience, seen)
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        kernel, response = model.transition, experience.response
+        kernel, worth = model.transition, self.worth(experience)
         kernels.weigh_arrivals(
             kernel.indptr,
             kernel.indices,
             kernel.data,
-            model.termination.ravel(),
             model.initial,
-            self.leader_discount,
-            values.value,
-            values.action_value.ravel(),
-            model.leader_reward.ravel(),
-            model.follower_discount,
-            response.value,
-            response.action_value.ravel(),
-            model.follower_reward.ravel(),
-            self.baseline,
+            worth.leader,
+            read_only_view(worth.leader_off.ravel()),
+            worth.leader_start,
+            worth.follower,
+            read_only_view(worth.follower_off.ravel()),
+            worth.follower_start,
             sums.gone,
             sums.starts,
             sums.carried,
@@ -232,6 +263,25 @@ class TraceRule:
             sums.credit(law.model.follower_discount, entries, world.initial * credit)
         entries = through(self.direct * answered) * gain[onward.indices]
         return replace(sums, answers=(entries, starts * gain))
+
+    def worth(self, experience: Experience) -> Worth:
+        """Value what is arrived at, and what is started with."""
+        response, values, off = experience.response, experience.values, self.baseline
+        if not isinstance(off, Baseline):
+            off = (mean_baseline if off else no_baseline)(experience)
+        elif off.leader.shape != response.policy.shape:
+            raise ValueError(
+                f"baseline is of a problem with tables of shape {off.leader.shape}, not "
+                f"{response.policy.shape}"
+            )
+        return Worth(
+            self.leader_discount * (values.value - off.leader_arrival),
+            off.leader,
+            values.value - off.leader_start,
+            experience.world.follower_discount * (response.value - off.follower_arrival),
+            off.follower,
+            response.value - off.follower_start,
+        )
 
     def _indirect(self, experience: Experience, sums: _Sums) -> Sensitivities:
         """Make sensitivities of an influence and what goes with it."""

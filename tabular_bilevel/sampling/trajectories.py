@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, overload
 
@@ -28,6 +28,7 @@ from tabular_bilevel._base.arrays import (
     FloatArray,
     IntArray,
     read_only,
+    read_only_view,
     restore_read_only,
 )
 from tabular_bilevel._base.display import displayed
@@ -61,9 +62,27 @@ STEPS_OF_A_BLOCK = 5_000_000
 STEPS_OF_ENTRIES = 20_000_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Trajectories:
     """Sampled trajectories: their steps one after another, and as tables, one trajectory a row.
+
+    They are made of tables, or by `of_steps`.
+
+    Parameters
+    ----------
+    states, actions : ndarray of int, shape (count, longest)
+        s_t and a_t; what is beyond a trajectory's length is not looked at.
+    next_states : ndarray of int, shape (count, longest)
+        s_{t+1}; -1 where the episode ended with this step.
+    lengths : ndarray of int, shape (count,)
+        Number of steps of each.
+    model : Model
+        The model that they come from.
+    complete : int, optional
+        How many were not cut short by a limit on the number of steps in all; all by default.
+    survival : float
+        Probability with which a step was followed by another if the episode went on; what is
+        summed over steps t is to be divided by survival^t.
 
     Attributes
     ----------
@@ -80,8 +99,13 @@ class Trajectories:
     complete : int
         How many were not cut short by a limit on the number of steps in all.
     survival : float
-        Probability with which a step was followed by another if the episode went on; what is
-        summed over steps t is to be divided by survival^t.
+        As given.
+
+    Raises
+    ------
+    ValueError
+        If the tables' shapes differ, a length is not within them, or a step is none of the model's;
+        the message names it.
 
     Examples
     --------
@@ -103,9 +127,14 @@ class Trajectories:
     >>> sample.entry_table.shape, [pairs.size for pairs, _, _ in sample.blocks()]
     ((2, 3), [6])
     >>> tables = {name: getattr(sample, name) for name in ("states", "actions", "next_states")}
-    >>> again = tb.Trajectories.of_tables(**tables, lengths=sample.lengths, model=model)
+    >>> again = tb.Trajectories(**tables, lengths=sample.lengths, model=model)
     >>> bool((again.entries == sample.entries).all())
     True
+    >>> part = {name: getattr(sample.cut(1), name) for name in ("pairs", "entries", "lengths")}
+    >>> tb.Trajectories.of_steps(**part, longest=1, model=model, complete=2).states.tolist()
+    [[0], [0]]
+    >>> sample.replace(survival=0.5).survival
+    0.5
     """
 
     pairs: IntArray
@@ -118,10 +147,8 @@ class Trajectories:
 
     __setstate__ = restore_read_only
 
-    @classmethod
-    def of_tables(
-        cls,
-        *,
+    def __init__(
+        self,
         states: IntArray,
         actions: IntArray,
         next_states: IntArray,
@@ -129,35 +156,7 @@ class Trajectories:
         model: Model,
         complete: int | None = None,
         survival: float = 1.0,
-    ) -> Trajectories:
-        """Read them from tables with one trajectory a row.
-
-        Parameters
-        ----------
-        states, actions : ndarray of int, shape (count, longest)
-            s_t and a_t; what is beyond a trajectory's length is not looked at.
-        next_states : ndarray of int, shape (count, longest)
-            s_{t+1}; -1 where the episode ended with this step.
-        lengths : ndarray of int, shape (count,)
-            Number of steps of each.
-        model : Model
-            The model that they come from.
-        complete : int, optional
-            How many were not cut short by a limit on the number of steps in all; all by default.
-        survival : float
-            Probability with which a step was followed by another if the episode went on.
-
-        Returns
-        -------
-        Trajectories
-            The same.
-
-        Raises
-        ------
-        ValueError
-            If the tables' shapes differ, a length is not within them, or a step is none of the
-            model's; the message names it.
-        """
+    ) -> None:
         lengths, wide = np.asarray(lengths), states.shape[1:]
         for name, table in (("actions", actions), ("next_states", next_states)):
             if table.shape != states.shape:
@@ -192,7 +191,7 @@ class Trajectories:
                 f"step {t} of trajectory {row}, state {states[row, t]}, action {actions[row, t]}, "
                 f"next state {next_states[row, t]}, is none of the model's"
             )
-        return cls(
+        self.__dict__.update(
             pairs=read_only(pairs.astype(kernel.indices.dtype)),
             entries=read_only(entries.astype(kernel.indices.dtype)),
             lengths=read_only(np.array(lengths, dtype=np.int64)),
@@ -201,6 +200,58 @@ class Trajectories:
             complete=len(lengths) if complete is None else complete,
             survival=survival,
         )
+
+    @classmethod
+    def of_steps(
+        cls,
+        *,
+        pairs: IntArray,
+        entries: IntArray,
+        lengths: IntArray,
+        longest: int,
+        model: Model,
+        complete: int,
+        survival: float = 1.0,
+    ) -> Trajectories:
+        """Make them of what they consist of, unchecked.
+
+        Parameters
+        ----------
+        pairs, entries, lengths, longest, model, complete, survival
+            The attributes.
+
+        Returns
+        -------
+        Trajectories
+            Those that hold these very arrays.
+        """
+        made = object.__new__(cls)
+        made.__dict__.update(
+            pairs=pairs,
+            entries=entries,
+            lengths=lengths,
+            longest=longest,
+            model=model,
+            complete=complete,
+            survival=survival,
+        )
+        return made
+
+    def replace(self, **changes: Any) -> Trajectories:
+        """Change some attributes, unchecked.
+
+        Parameters
+        ----------
+        **changes
+            New values by attribute.
+
+        Returns
+        -------
+        Trajectories
+            The others are these.
+        """
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        return self.of_steps(**{**known, **changes})
 
     @property
     def count(self) -> int:
@@ -302,8 +353,7 @@ class Trajectories:
             return self
         began = np.repeat(self.ends - self.lengths, self.lengths)
         early = np.arange(self.pairs.size) - began < steps
-        return replace(
-            self,
+        return self.replace(
             pairs=read_only(self.pairs[early]),
             entries=read_only(self.entries[early]),
             lengths=read_only(np.minimum(self.lengths, steps)),
@@ -325,8 +375,7 @@ class Trajectories:
         """
         lengths, ends = self.lengths[rows], self.ends[rows]
         steps = slice(ends[0] - lengths[0], ends[-1]) if lengths.size else slice(0)
-        return replace(
-            self,
+        return self.replace(
             pairs=self.pairs[steps],
             entries=self.entries[steps],
             lengths=lengths,
@@ -408,6 +457,15 @@ class Law:
     def made_in(self) -> Model:
         """The model that trajectories are made in."""
         return self.model if self.source is None else self.source
+
+    @cached_property
+    def n_steps(self) -> float:
+        """Mean number of steps of a trajectory."""
+        none = np.zeros(self.policy.shape)
+        passed = self.sums(
+            none, trace_discount=0.0, leader_discount=self.survival, credit_discount=0.0
+        )
+        return float(passed[1].sum())
 
     def steps(self) -> Iterator[FloatArray]:
         """Yield the law of a step's pair, shape (S, A), until all are cut or have ended."""
@@ -493,12 +551,12 @@ class Law:
             drawn = draw(
                 world, policy, rows=count, columns=columns, rng=rng, survival=self.survival
             )
-            return replace(drawn, model=self.model)
+            return drawn.replace(model=self.model)
         made = [
             draw(world, policy, rows=columns, columns=columns, rng=rng, n_steps=columns)
             for _ in range(count)
         ]
-        return Trajectories(
+        return Trajectories.of_steps(
             pairs=read_only(np.concatenate([episodes.pairs for episodes in made])),
             entries=read_only(np.concatenate([episodes.entries for episodes in made])),
             lengths=read_only(np.full(count, columns)),
@@ -614,13 +672,14 @@ def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
 
 def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
     """Take a policy as it is if it is one, as a solver's is; `as_policy` says what is wrong."""
-    if type(policy) is np.ndarray and policy.dtype == np.float64:
-        available = model.available
-        if policy.shape == available.shape and policy.min() >= 0.0:
-            off = policy.sum(axis=1) - 1.0
-            if np.abs(off).max() <= DISTRIBUTION_TOLERANCE and not policy[~available].any():
-                return policy
-    return as_policy(model, policy)
+    known = (
+        type(policy) is np.ndarray
+        and policy.dtype == np.float64
+        and policy.shape == model.available.shape
+        and policy.flags.c_contiguous
+        and kernels.is_policy(read_only_view(policy), model.available, DISTRIBUTION_TOLERANCE)
+    )
+    return policy if known else as_policy(model, policy)  # type: ignore[return-value]
 
 
 def draw(
@@ -697,7 +756,7 @@ def draw(
     pairs, entries = read_only(parts[0] if whole else np.concatenate(parts, axis=1))
     lengths = read_only(counts[0] if len(counts) == 1 else np.concatenate(counts))
     cut = n_steps is not None and left <= 0 and entries[-1] >= 0 and lengths[-1] < columns
-    return Trajectories(
+    return Trajectories.of_steps(
         pairs=pairs,
         entries=entries,
         lengths=lengths,
@@ -712,8 +771,7 @@ def joined(samples: list[Trajectories]) -> Trajectories:
     """Put samples of one model in a row."""
     if len(samples) == 1:
         return samples[0]
-    return replace(
-        samples[0],
+    return samples[0].replace(
         pairs=read_only(np.concatenate([sample.pairs for sample in samples])),
         entries=read_only(np.concatenate([sample.entries for sample in samples])),
         lengths=read_only(np.concatenate([sample.lengths for sample in samples])),

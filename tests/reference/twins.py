@@ -103,25 +103,24 @@ def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
 
 
 def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps):
-    """Gauss-Seidel on (I - gamma P) x = b, even states first; before, against.residual made 0."""
+    """Gauss-Seidel, of 64 states even ones first; before each sweep, against.residual made 0."""
     matrix = np.eye(len(b)) - discount * kernel
     x, sweeps, change = np.zeros_like(b), 0, np.inf
     while sweeps < max_sweeps and change > tolerance:
         x = x + along * (against @ (b - matrix @ x)) / (against @ matrix @ along)
         before = x.copy()
-        for s in [*range(0, len(b), 2), *range(1, len(b), 2)]:
+        for s in sorted(range(len(b)), key=lambda s: (s // 64, s % 2)):
             x[s] = (b[s] - matrix[s] @ x + matrix[s, s] * x[s]) / matrix[s, s]
         sweeps, change = sweeps + 1, np.abs(x - before).max()
     return x, change
 
 
-def solve_band(model, policy, discount, place, sides):
-    """Make I - discount P_pi, its states in the order of their places, and solve with it."""
+def invert_band(model, policy, discount, place):
+    """Make I - discount P_pi, its states in the order of their places; and its inverse, as is."""
     kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
-    chain = np.einsum("sa,sat->st", policy, kernel)
+    matrix = np.eye(model.n_states) - discount * np.einsum("sa,sat->st", policy, kernel)
     order = np.argsort(place)
-    matrix = (np.eye(model.n_states) - discount * chain)[np.ix_(order, order)]
-    return matrix, np.linalg.solve(matrix, sides)
+    return matrix[np.ix_(order, order)], np.linalg.inv(matrix)
 
 
 def leader_measures(model, policy, follower_value):
@@ -226,18 +225,25 @@ def answers(trajectories, *, worth, discount, share):
     return answered
 
 
-def weigh_arrivals(model, *, discount, value, action_value, reward, baseline, entries, starts):
+def weigh_arrivals(model, *, worth, off, start, entries, starts):
     """Multiply sums of (s, a, s') and of s by what arriving is worth to a player: dictionaries."""
     kernel = model.transition.toarray().reshape(model.n_states, model.n_actions, -1)
-    usual = model.initial @ value if baseline else 0.0
-    begun = {s: number * (value[s] - usual) / model.initial[s] for s, number in starts.items()}
-    arrived = {}
-    for (s, a, following), number in entries.items():
-        worth = discount * value[following]
-        if baseline and model.termination[s, a] == 0.0:
-            worth -= action_value[s, a] - reward[s, a]
-        arrived[s, a, following] = number * worth / kernel[s, a, following]
+    begun = {s: number * start[s] / model.initial[s] for s, number in starts.items()}
+    arrived = {
+        (s, a, following): number * (worth[following] - off[s, a]) / kernel[s, a, following]
+        for (s, a, following), number in entries.items()
+    }
     return arrived, begun
+
+
+def is_policy(policy, available, tolerance):
+    """Say whether each row is a distribution over what is available."""
+    rows = zip(policy.tolist(), available.tolist(), strict=True)
+    return all(
+        all(p >= 0.0 and (there or p == 0.0) for p, there in zip(row, actions, strict=True))
+        and abs(sum(row) - 1.0) <= tolerance
+        for row, actions in rows
+    )
 
 
 def mark_followed(lengths):
@@ -249,16 +255,13 @@ def sampled_measures(
     trajectories,
     model,
     *,
-    follower_value,
-    follower_action_value,
-    leader_value,
-    leader_action_value,
+    worth,
+    advantage,
     leader_discount,
     trace_discount,
     credit_discount,
     survival,
     credit,
-    baseline,
     own_action,
     direct_share,
     indirect_share,
@@ -274,15 +277,11 @@ def sampled_measures(
     influence, occupancy, direct, indirect, start, own_start = {}, {}, {}, {}, {}, {}
     for steps in trajectories:
         first, action, _ = steps[0]
-        worth, own = leader_value[first], 0.0
-        follower_worth = follower_value[first]
-        if baseline:
-            worth -= model.initial @ leader_value
-            follower_worth -= model.initial @ follower_value
+        begun, own = worth.leader_start[first], 0.0
         if own_action:
-            worth += leader_action_value[first, action] - leader_value[first]
-            own = credit[first, action] * follower_worth
-        add(start, first, direct_share * worth / model.initial[first])
+            begun += advantage[first, action]
+            own = credit[first, action] * worth.follower_start[first]
+        add(start, first, direct_share * begun / model.initial[first])
         add(own_start, first, indirect_share * own / model.initial[first])
         for t, (s, a, following) in enumerate(steps):
             # what is credited to step k counts at every later step t >= k
@@ -293,20 +292,17 @@ def sampled_measures(
             add(influence, (s, a), indirect_share * eligibility)
             add(occupancy, (s, a), direct_share * leader_discount**t / survival**t)
             if following is not None:
-                worth = model.follower_discount * follower_value[following]
-                leader_worth = leader_discount * leader_value[following]
-                if baseline and model.termination[s, a] == 0.0:
-                    worth -= follower_action_value[s, a] - model.follower_reward[s, a]
-                    leader_worth -= leader_action_value[s, a] - model.leader_reward[s, a]
-                gain = leader_discount**t / survival**t * leader_worth
-                push = eligibility * worth
+                arriving = worth.follower[following] - worth.follower_off[s, a]
+                leaders = worth.leader[following] - worth.leader_off[s, a]
+                gain = leader_discount**t / survival**t * leaders
+                push = eligibility * arriving
                 if own_action and t + 1 < len(steps):
                     action = steps[t + 1][1]
-                    advantage = leader_action_value[following, action] - leader_value[following]
-                    gain += (leader_discount / survival) ** (t + 1) * advantage
+                    weight = (leader_discount / survival) ** (t + 1)
+                    gain += weight * advantage[following, action]
                     if model.follower_discount > 0.0:
                         own = (credit_discount / survival) ** (t + 1) * credit[following, action]
-                        push += own * worth / model.follower_discount
+                        push += own * arriving / model.follower_discount
                 # grad log P = grad P / P
                 p = probability[s, a, following]
                 add(direct, (s, a, following), direct_share * gain / p)
@@ -425,8 +421,15 @@ def flow_residual(model, source, flow, policy, discount, measure, correction):
     return residual
 
 
+# What a correction makes of them, they are for the sum.
+moved_gaps, moved_flow = value_gaps, flow_residual
+
+
 def action_reach(model, policy, discount, inverse):
-    """Compute |I - matrix inverse|, and |gamma (P - P_pi) inverse| by action: {(s, a): row}."""
+    """Compute |I - matrix inverse|, |inverse|, |inverse - column means|, and by action the reach.
+
+    That is |gamma (P - P_pi) inverse|, as {(s, a): row}.
+    """
     ahead = {
         (s, a): discount * sum(p * inverse[j] for j, p in laws if j is not None)
         for (s, a), laws in successors(model).items()
@@ -435,7 +438,8 @@ def action_reach(model, policy, discount, inverse):
     for (s, a), row in ahead.items():
         mean[s] += policy[s, a] * row
     rest = abs(np.eye(len(mean)) + mean - inverse)
-    return rest, {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    advantage = {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
+    return rest, abs(inverse), abs(inverse - inverse.mean(axis=0)), advantage
 
 
 def soft_policy(gap, available, temperature):
@@ -483,6 +487,143 @@ def balance(error, leak):
     return np.minimum(error, others + leak[:, None])
 
 
+def moved_probability(policy, spare, log_error):
+    """Bound what probabilities are off by, whose logarithms are off by this: e^x - 1 < x + x^2."""
+    growth = np.where(log_error < 1e-3, log_error + log_error**2, np.expm1(log_error))
+    return np.minimum(policy * growth + spare * np.exp(log_error), 1.0)
+
+
+def stray_residuals(policy, log_error, spare, other, residual, residual_error, temperature, reach):
+    """Bound the residual, with what the value's error gets from the policies' being apart."""
+    alone = abs(residual) + residual_error
+    crude = reach * alone.max()
+    aside = abs(policy - other)
+    moved = moved_probability(policy, spare, log_error + 2.0 * crude / temperature)
+    stray = (aside + moved).sum(axis=1) * crude
+    bound = alone + stray
+    return {
+        "aside": aside, "stray": stray, "bound": bound, "numbers": (alone.max(), bound.max())
+    }  # fmt: skip
+
+
+def policy_errors(
+    policy,
+    log_error,
+    spare,
+    leak,
+    available,
+    gap,
+    gap_error,
+    value,
+    correction,
+    ahead_error,
+    advantage,
+    stray,
+    temperature,
+    aside,
+    log_policy_error,
+):
+    """Bound the policy's error, and Q's, whose rounding is below the test's."""
+    off = (advantage + stray[:, None]) / temperature
+    error = np.where(available, moved_probability(policy, spare, log_error + off), 0.0)
+    error = balance(error, leak)
+    return {
+        "error": error,
+        "aside": aside + error,
+        "log_policy_error": log_policy_error + np.where(log_policy_error == 0.0, 0.0, off),
+        "action_value": np.where(available, gap + (value + correction)[:, None], 0.0),
+        "action_value_error": np.where(available, gap_error + ahead_error, 0.0),
+        "numbers": (),
+    }
+
+
+def evaluate(
+    start, gap, available, stored, correction, value_error, spread, propagated, advantage_error
+):
+    """Compute V, Q and J, and bound what is off, but for rounding."""
+    value = stored + correction
+    return {
+        "advantage_error": advantage_error + propagated,
+        "value": value,
+        "initial_error": spread,
+        "action_value": np.where(available, gap + value[:, None], 0.0),
+        "numbers": (start @ value, start @ value_error),
+    }
+
+
+def measure_sources(
+    residual,
+    error,
+    measure,
+    step,
+    flow_error,
+    leak,
+    policy_error,
+    policy_leak,
+    operator_policy,
+    operator_leak,
+    aside,
+    contraction,
+    patience,
+):
+    """Bound what starts in states, and what moves between actions, one behind the other."""
+    lasting = abs(measure) + abs(step)
+    moved = flow_error + policy_error * lasting[:, None]
+    here = abs(residual) + error
+    crude = (here.sum() + contraction * moved.sum()) * patience
+    lost = leak + policy_leak * lasting + operator_leak * crude
+    moved = moved + aside * crude + 2.0 * operator_policy * lost[:, None]
+    sources = np.append(here + lost, moved)
+    return {"sources": sources, "numbers": sources.sum()}
+
+
+def pair_measures(
+    policy,
+    policy_error,
+    log_policy,
+    log_policy_error,
+    available,
+    occupancy,
+    occupancy_error,
+    arrivals,
+    step,
+    arrivals_error,
+    least,
+    lost,
+    pairs,
+    pairs_error,
+    influence,
+    influence_error,
+):
+    """Compute d pi, mu = w + pi n and - sum mu log pi, and bound what they are off by."""
+    n, n_size, n_error = (
+        x[:, None] for x in (arrivals + step, abs(arrivals) + abs(step), arrivals_error)
+    )
+    d, d_error = occupancy[:, None], occupancy_error[:, None]
+    mu = influence + policy * n
+    mu_error = influence_error + policy_error * (n_size + n_error) + policy * n_error
+    mu_error = mu_error + lost * (available & (n_error > 0.0))
+    slope_error = mu_error * (abs(log_policy) + log_policy_error) + abs(mu) * log_policy_error
+    slope_error = slope_error + lost * ((mu_error > 0.0) & (log_policy_error > 0.0))
+    return {
+        "pairs": d * policy,
+        "pairs_error": d_error * (policy + policy_error)
+        + abs(d) * policy_error
+        + least * available,
+        "influence": mu,
+        "influence_error": mu_error,
+        "numbers": (-(mu * log_policy).sum(), slope_error.sum()),
+    }
+
+
+def softmax_errors(share, size, errors, roundings):
+    """Bound what p (g - mean of g) is off by, row by row; left out at the end, g is 0."""
+    missing = ((0, 0), (0, share.shape[1] - size.shape[1]))
+    size, errors = np.pad(size, missing), np.pad(errors, missing)
+    off = errors + 2.0**-53 * roundings * size
+    return {"bound": share * (off + (share * off).sum(axis=1, keepdims=True)), "numbers": ()}
+
+
 def advantages(gap, error, policy, policy_error, aside, reach):
     """Compute the residual's bound, gap - mean gap, and a bound of its error but for rounding."""
     mean = (policy * gap).sum(axis=1)
@@ -504,15 +645,38 @@ def influence_sources(
     temperature,
     available,
     least,
+    indptr,
+    indices,
+    data,
+    discount,
 ):
-    """Compute w, a bound of its error but for rounding, and of its rows' sums."""
+    """Compute w, a bound of its error but for rounding, of its rows' sums, and where it arrives."""
     d, d_error = occupancy[:, None], occupancy_error[:, None]
     source = d * policy * advantage / temperature
     most = (abs(d) + d_error) * (policy + policy_error) * (abs(advantage) + advantage_error)
     moves = available & (abs(advantage) + advantage_error > 0.0)
     error = np.where(moves, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
     leak = abs(source.sum(axis=1))
-    return source, error, leak
+    arrivals = np.zeros(len(leak))
+    for row, w in enumerate(source.ravel()):
+        for k in range(indptr[row], indptr[row + 1]):
+            arrivals[indices[k]] += discount * data[k] * w
+    return source, balance(error, leak), leak, arrivals
+
+
+def local_variances(state, arrival, row, weights, slopes, given, coming, means, decays, coin):
+    """Sum over outcomes of weights times products of what is off the mean, for each column."""
+    k, width = len(decays), means.shape[2]
+    found = [0.0] * width
+    for o, (s, to, r) in enumerate(zip(state, arrival, row, strict=True)):
+        for x in range(width):
+            later = [decays[i] * coming[i, to, x] for i in range(k)]
+            later = [part + (given[i, r] * later[0] if i else 0.0) for i, part in enumerate(later)]
+            off = [slopes[i, r, x] + later[i] - means[i, s, x] for i in range(k)]
+            for i in range(k):
+                for j in range(k):
+                    found[x] += weights[i, j, o] * (off[i] * off[j] + coin * later[i] * later[j])
+    return np.array(found)
 
 
 def add(totals, key, amount):

@@ -373,9 +373,9 @@ def main() -> None:
                 run = make(dict(file))
         else:
             getattr(run, "anew", lambda: None)()
-            start = time.perf_counter()
+            start = time.process_time()
             answer = run()
-            reply["seconds"] = time.perf_counter() - start
+            reply["seconds"] = time.process_time() - start
             np.save(request["answer"], answer)
         print(json.dumps(reply), flush=True)
 

@@ -1,7 +1,8 @@
 """What the benchmarks share: peers in an environment of their own, turns, and tables.
 
-No benchmark asserts a time: times are the machine's. Ratios are of medians of one run, in which all
-take turns on one thread each; the first turn of each compiles, and does not count.
+No benchmark asserts a time: times are the machine's. They are the processor's, of all threads: what
+else runs on a machine lengthens them through its caches alone. Ratios are of medians of one run, in
+which all take turns on one thread each; the first turns of each compile, and do not count.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
+
+# Turns that do not count, and the seconds that they may take together.
+WARM, ENOUGH = 60, 5.0
 
 PEERS = Path(__file__).with_name("peers.py")
 
@@ -92,12 +96,12 @@ def peers(options: argparse.Namespace, names: Iterable[str], packages: Iterable[
 
 
 def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """Make what runs and returns its seconds."""
+    """Make what runs and returns its processor's seconds, which others' work does not lengthen."""
 
     def call() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return call
 
@@ -107,7 +111,10 @@ def medians(
 ) -> dict[str, float]:
     """Let all take turns, and take medians of their seconds; who takes long has one turn."""
     for run in runs.values():
-        run()  # compiles
+        spent = run()
+        for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
+            if spent < ENOUGH:
+                spent += run()
     times = {name: [run()] for name, run in runs.items()}
     for _ in range(1, repeats):
         for name, run in runs.items():
@@ -157,7 +164,7 @@ def table(
     for row in rows:
         print_row(row, heading=not found)
         found.append(dict(row))
-    print(f"\nmedians of {options.runs} runs in turn; {versions}")
+    print(f"\nmedians of {options.runs} runs in turn, processor seconds; {versions}")
     if options.json is not None:
         text = json.dumps({"versions": versions, "rows": found}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -189,7 +189,8 @@ class Scale:
     toy_rewards : tuple of float
         Settings of the discrete toy; its 500 iterations and 10 seeds are short.
     chosen : mapping of str to a pair of tuples of float
-        Rates and critic's steps, by method; the whole published grid where there is none.
+        Rates and critic's steps, by method, or by "ablation " and method; the whole published grid
+        where there are none.
     starts : tuple of float
         Of the search for better optima: multiples of the unit normal that each is drawn from.
     noisy_steps : int
@@ -230,15 +231,17 @@ class Scale:
         """List what is run with followers that stop."""
         ways = True, False
         for carried, method, stop in product(ways, self.ablation_methods, self.stops):
-            for cell in self.of_rooms(0.003, 100, method, slip):
+            for cell in self.of_rooms(0.003, 100, method, slip, "ablation "):
                 yield replace(cell, stop=stop, carried=carried)
         for carried, method, stop in product(ways, TOY_METHODS, self.toy_stops):
             for cell in self.of_toy(1.0, method, slip):
                 yield replace(cell, stop=stop, carried=carried)
 
-    def of_rooms(self, temperature: float, steps: int, method: str, slip: str) -> Iterator[Cell]:
+    def of_rooms(
+        self, temperature: float, steps: int, method: str, slip: str, of: str = ""
+    ) -> Iterator[Cell]:
         """List the rates and critic's steps of a method on four rooms."""
-        for rate, critic_step in self.grid(method):
+        for rate, critic_step in self.grid(of + method if of + method in self.chosen else method):
             yield Cell(
                 "four rooms", temperature, steps, method, rate, critic_step, slip,
                 self.rooms_iterations,
@@ -281,6 +284,8 @@ SCALES = {
         # near the best of a coarse search at this scale
         chosen={
             **dict.fromkeys((*ROOMS_METHODS, *VARIANTS), ((0.1,), (0.5,))),
+            "bchg": ((0.5, 0.1), (0.5, 1.0)),
+            "ablation bchg": ((0.1,), (0.5,)),
             "toy bchg-game": ((0.05, 0.01), (0.1, 0.5)),
             "toy naive": ((0.5, 0.1), (0.1, 0.5)),
             "toy bi-ac": ((0.5, 0.1), (0.1, 0.5)),

@@ -7,18 +7,25 @@ import math
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
-from tabular_bilevel._base.jit import kernel
+from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
     "action_reach",
     "advantages",
-    "balance",
+    "evaluate",
     "flow_residual",
     "influence_sources",
+    "measure_sources",
+    "moved_flow",
+    "moved_gaps",
     "outward",
+    "pair_measures",
+    "policy_errors",
     "pullback_errors",
     "slope_errors",
     "soft_policy",
+    "softmax_errors",
+    "stray_residuals",
     "value_gaps",
 ]
 
@@ -63,6 +70,23 @@ def two_product(x: float, y: float) -> tuple[float, float]:
 
 
 @kernel
+def growth(x: float) -> float:
+    """Bound exp(x) - 1 of an x that is not negative."""
+    return x + x * x if x < 1e-3 else math.expm1(x) if x < 700.0 else np.inf
+
+
+@kernel
+def moved_probability(chance: float, spare: float, log_error: float) -> float:
+    """Bound by how much a probability is off whose logarithm is; see `soft_policy`."""
+    if not log_error < 700.0:
+        return 1.0
+    off = chance * growth(log_error)
+    if spare > 0.0:
+        off += spare * math.exp(log_error)
+    return min(off, 1.0)
+
+
+@patient_kernel(elements)
 def value_gaps(
     indptr: IntArray,
     indices: IntArray,
@@ -71,52 +95,86 @@ def value_gaps(
     available: BoolArray,
     discount: float,
     value: FloatArray,
-    correction: FloatArray,
     gap: FloatArray,
+    rest: FloatArray,
     error: FloatArray,
 ) -> None:
-    """Compute r + discount P v - v(s) for v = value + correction, with twice float64's digits.
+    """Compute r + discount P v - v(s) with twice float64's digits, as the sum of gap and rest.
 
-    `gap` is rounded once, at the end; `error` bounds how far it is off. With n terms the doubled
-    sums are off by less than 4 (n + 8)^2 roundings squared, relative to the terms' sizes, and what
-    is made of the correction by n + 8 roundings of that. 0 where an action is unavailable.
+    With n terms it is off by less than 4 (n + 8)^2 roundings squared, relative to the terms' sizes:
+    that is `error`. 0 where an action is unavailable.
     """
     n_states, n_actions = reward.shape
     for s in range(n_states):
+        here = value[s]
         for a in range(n_actions):
-            gap[s, a] = error[s, a] = 0.0
+            gap[s, a] = rest[s, a] = error[s, a] = 0.0
             if not available[s, a]:
                 continue
             row = s * n_actions + a
-            high, low, size, small = 0.0, 0.0, 0.0, 0.0
-            something = reward[s, a] != 0.0 or value[s] != 0.0 or correction[s] != 0.0
-            for k in range(indptr[row], indptr[row + 1]):
-                j = indices[k]
-                something = something or value[j] != 0.0 or correction[j] != 0.0
-                product, slip = two_product(data[k], value[j])
-                high, rest = two_sum(high, product)
-                low += rest + (slip + data[k] * correction[j])
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
+            high, low, size = 0.0, 0.0, 0.0
+            something = reward[s, a] != 0.0 or here != 0.0
+            for k in range(first, last):
+                ahead = value[np.uint64(indices[k])]  # no sign to look at
+                something = something or ahead != 0.0
+                product, slip = two_product(data[k], ahead)
+                high, lost = two_sum(high, product)
+                low += lost + slip
                 size += abs(product)
-                small += data[k] * abs(correction[j])
             high, slip = two_product(discount, high)
             low = discount * low + slip
-            high, rest = two_sum(high, reward[s, a])
-            low += rest
-            high, rest = two_sum(high, -value[s])
-            low += rest - correction[s]
-            gap[s, a] = high + low
-            size = discount * size + abs(reward[s, a]) + abs(value[s])
-            small = discount * small + abs(correction[s])
-            n = indptr[row + 1] - indptr[row] + 8.0
-            error[s, a] = (
-                ROUNDOFF * abs(gap[s, a])
-                + 4.0 * n * n * ROUNDOFF * ROUNDOFF * size
-                + n * ROUNDOFF * small
-                + (n * UNDERFLOW if something else 0.0)
-            )
+            high, lost = two_sum(high, reward[s, a])
+            low += lost
+            high, lost = two_sum(high, -here)
+            gap[s, a], rest[s, a] = two_sum(high, low + lost)
+            n = last - first + 8.0
+            size = discount * size + abs(reward[s, a]) + abs(here)
+            error[s, a] = 4.0 * n * n * ROUNDOFF * ROUNDOFF * size
+            if something:
+                error[s, a] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
+def moved_gaps(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    available: BoolArray,
+    discount: float,
+    correction: FloatArray,
+    gap: FloatArray,
+    rest: FloatArray,
+    error: FloatArray,
+) -> None:
+    """Turn the gaps of v, as `value_gaps` left them, into those of v + correction.
+
+    `gap` is rounded, once; `error` comes to bound how far it is off.
+    """
+    n_states, n_actions = gap.shape
+    for s in range(n_states):
+        here = correction[s]
+        for a in range(n_actions):
+            if not available[s, a]:
+                continue
+            row = s * n_actions + a
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
+            ahead, size = 0.0, 0.0
+            something = here != 0.0
+            for k in range(first, last):
+                following = correction[np.uint64(indices[k])]
+                something = something or following != 0.0
+                ahead += data[k] * following
+                size += data[k] * abs(following)
+            gap[s, a] += rest[s, a] + (discount * ahead - here)
+            n = last - first + 8.0
+            size = discount * size + abs(here)
+            error[s, a] += ROUNDOFF * (abs(gap[s, a]) + n * size)
+            if something:
+                error[s, a] += n * UNDERFLOW
+
+
+@patient_kernel(elements)
 def flow_residual(
     indptr: IntArray,
     indices: IntArray,
@@ -126,66 +184,98 @@ def flow_residual(
     policy: FloatArray,
     discount: float,
     measure: FloatArray,
-    correction: FloatArray,
-    low: FloatArray,
-    size: FloatArray,
-    small: FloatArray,
-    count: FloatArray,
     residual: FloatArray,
+    rest: FloatArray,
     error: FloatArray,
+    count: FloatArray,
 ) -> None:
-    """Compute source + discount P^T (flow + policy m) - m for m = measure + correction.
+    """Compute source + discount P^T (flow + policy m) - m, as the sum of residual and rest.
 
-    As `value_gaps`, with twice float64's digits, rounded at the end, and `error` a bound; `low`,
-    `size`, `small` and `count` are scratch of length S.
+    As `value_gaps`, with twice float64's digits, and `error` a bound; `count` of each state's terms
+    has length S.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
-        residual[s] = low[s] = size[s] = small[s] = count[s] = 0.0
+        residual[s] = rest[s] = error[s] = count[s] = 0.0
     for s in range(n_states):
-        here, more = measure[s], correction[s]
+        here = measure[s]
         for a in range(n_actions):
             chance, moved = policy[s, a], flow[s, a]
-            product, slip = two_product(chance, here)
-            leaving, rest = two_sum(moved, product)
-            extra = rest + (slip + chance * more)
-            weight = abs(moved) + abs(product)
-            tiny = chance * abs(more)
-            lasting = chance != 0.0 and (here != 0.0 or more != 0.0)
-            if moved == 0.0 and not lasting:
+            if moved == 0.0 and (chance == 0.0 or here == 0.0):
                 continue
+            product, slip = two_product(chance, here)
+            leaving, lost = two_sum(moved, product)
+            extra = lost + slip
+            weight = abs(moved) + abs(product)
             row = s * n_actions + a
-            for k in range(indptr[row], indptr[row + 1]):
-                j, p = indices[k], data[k]
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                j, p = np.uint64(indices[k]), data[k]
                 product, slip = two_product(p, leaving)
-                residual[j], rest = two_sum(residual[j], product)
-                low[j] += rest + (slip + p * extra)
-                size[j] += p * weight
-                small[j] += p * tiny
+                residual[j], lost = two_sum(residual[j], product)
+                rest[j] += lost + (slip + p * extra)
+                error[j] += p * weight
                 count[j] += 1.0
     for s in range(n_states):
-        here, more, start, n = measure[s], correction[s], source[s], count[s]
+        here, start, n = measure[s], source[s], count[s]
         high, slip = two_product(discount, residual[s])
-        rest = discount * low[s] + slip
+        low = discount * rest[s] + slip
         high, slip = two_sum(high, start)
-        rest += slip
+        low += slip
         high, slip = two_sum(high, -here)
-        rest += slip - more
-        left = high + rest
-        residual[s] = left
-        total = discount * size[s] + abs(start) + abs(here)
-        tiny = discount * small[s] + abs(more)
-        something = total + tiny > 0.0 or (discount > 0.0 and n > 0.0)
+        residual[s], rest[s] = two_sum(high, low + slip)
+        total = discount * error[s] + abs(start) + abs(here)
+        something = total > 0.0 or (discount > 0.0 and n > 0.0)
         n += 12.0
-        error[s] = (
-            ROUNDOFF * abs(left)
-            + 4.0 * n * n * ROUNDOFF * ROUNDOFF * total
-            + n * ROUNDOFF * tiny
-            + (n * UNDERFLOW if something else 0.0)
-        )
+        error[s] = 4.0 * n * n * ROUNDOFF * ROUNDOFF * total
+        if something:
+            error[s] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
+def moved_flow(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    policy: FloatArray,
+    discount: float,
+    step: FloatArray,
+    residual: FloatArray,
+    rest: FloatArray,
+    error: FloatArray,
+    moved: FloatArray,
+) -> None:
+    """Turn the residual of m, as `flow_residual` left it, into that of m + step.
+
+    `residual` is rounded, once; `error` comes to bound how far it is off. `moved` is scratch, of
+    shape (3, S).
+    """
+    n_states, n_actions = policy.shape
+    for s in range(n_states):
+        moved[0, s] = moved[1, s] = moved[2, s] = 0.0
+    for s in range(n_states):
+        here = step[s]
+        if here == 0.0:
+            continue
+        for a in range(n_actions):
+            leaving = policy[s, a] * here
+            row = s * n_actions + a
+            if policy[s, a] != 0.0:
+                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    j = np.uint64(indices[k])
+                    arriving = data[k] * leaving
+                    moved[0, j] += arriving
+                    moved[1, j] += abs(arriving)
+                    moved[2, j] += 1.0
+    for s in range(n_states):
+        n = moved[2, s] + 12.0
+        tiny = discount * moved[1, s] + abs(step[s])
+        residual[s] += rest[s] + (discount * moved[0, s] - step[s])
+        error[s] += ROUNDOFF * (abs(residual[s]) + n * tiny)
+        if tiny > 0.0 or (discount > 0.0 and n > 12.0):
+            error[s] += n * UNDERFLOW
+
+
+@patient_kernel(lambda *arguments: arguments[1].size * arguments[6].size)
 def action_reach(
     indptr: IntArray,
     indices: IntArray,
@@ -193,42 +283,56 @@ def action_reach(
     policy: FloatArray,
     discount: float,
     inverse: FloatArray,
-    rest: FloatArray,
-    advantage: FloatArray,
+    scratch: FloatArray,
+    reach: FloatArray,
 ) -> None:
     """From the inverse of I - discount P_policy, shape (S, S), as it was computed, by action.
 
-    `advantage` (S*A, S) is discount P inverse, of an action less its mean under the policy, and
-    `rest` (S, S) is I less the matrix times the inverse; both without signs.
+    `reach` ((3 + A) S, S) holds four tables without signs: I less the matrix times the inverse, the
+    inverse, the inverse less the means of its columns, and of each action discount P inverse, less
+    its mean under the policy. `scratch` has length S.
     """
     n_states, n_actions = policy.shape
+    for i in range(n_states):
+        scratch[i] = 0.0
     for s in range(n_states):
-        average = rest[s]
+        here = inverse[s]
+        for i in range(n_states):
+            scratch[i] += here[i] / n_states
+    for s in range(n_states):
+        here, average = inverse[s], reach[s]
+        size, spread = reach[n_states + s], reach[2 * n_states + s]
         for i in range(n_states):
             average[i] = 0.0
+            size[i] = abs(here[i])
+            spread[i] = abs(here[i] - scratch[i])
         for a in range(n_actions):
             row = s * n_actions + a
-            ahead = advantage[row]
+            ahead, chance = reach[3 * n_states + row], policy[s, a]
+            end = indptr[row + 1] - 1
             for i in range(n_states):
                 ahead[i] = 0.0
-            for k in range(indptr[row], indptr[row + 1]):
-                weight = discount * data[k]
-                following = inverse[indices[k]]
+            for k in range(indptr[row], end + 1, 4):  # of four rows at a time
+                w0 = discount * data[k]
+                w1 = discount * data[k + 1] if k < end else 0.0
+                w2 = discount * data[k + 2] if k + 1 < end else 0.0
+                w3 = discount * data[k + 3] if k + 2 < end else 0.0
+                x0, x1 = inverse[indices[k]], inverse[indices[min(k + 1, end)]]
+                x2, x3 = inverse[indices[min(k + 2, end)]], inverse[indices[min(k + 3, end)]]
                 for i in range(n_states):
-                    ahead[i] += weight * following[i]
-            chance = policy[s, a]
-            for i in range(n_states):
-                average[i] += chance * ahead[i]
+                    more = (w0 * x0[i] + w1 * x1[i]) + (w2 * x2[i] + w3 * x3[i])
+                    ahead[i] += more
+                    average[i] += chance * more
         for a in range(n_actions):
-            ahead = advantage[s * n_actions + a]
+            ahead = reach[3 * n_states + s * n_actions + a]
             for i in range(n_states):
                 ahead[i] = abs(ahead[i] - average[i])
         average[s] += 1.0
         for i in range(n_states):
-            average[i] = abs(average[i] - inverse[s, i])
+            average[i] = abs(average[i] - here[i])
 
 
-@kernel
+@patient_kernel(elements)
 def soft_policy(
     gap: FloatArray,
     error: FloatArray,
@@ -281,9 +385,11 @@ def soft_policy(
         for a in range(n_actions):
             policy[s, a] /= total
             mass += policy[s, a]
-            fraction += spare[s, a] + policy[s, a] * math.expm1(log_error[s, a])
+            fraction += spare[s, a] + policy[s, a] * growth(log_error[s, a])
         leak[s] = abs(1.0 - mass) + (choices - 1) * ROUNDOFF * mass
-        fraction = 2.0 * fraction if fraction < 0.5 else np.inf
+        fraction = (
+            fraction / (1.0 - fraction) * (1.0 + 8.0 * ROUNDOFF) if fraction < 0.5 else np.inf
+        )
         for a in range(n_actions):
             log_error[s, a] += fraction + 2.0 * ROUNDOFF
         log_total = math.log(total)
@@ -300,7 +406,110 @@ def soft_policy(
         residual_error[s] = temperature * (fraction + ROUNDOFF * rounding) + UNDERFLOW
 
 
+@patient_kernel(elements)
+def stray_residuals(
+    policy: FloatArray,
+    log_error: FloatArray,
+    spare: FloatArray,
+    other: FloatArray,
+    residual: FloatArray,
+    residual_error: FloatArray,
+    temperature: float,
+    reach: float,
+    aside: FloatArray,
+    stray: FloatArray,
+    bound: FloatArray,
+) -> tuple[float, float]:
+    """Bound the residual of a value whose error is propagated with another policy than its own.
+
+    `reach` is how much larger than the largest residual the value ahead may be off. `aside` is how
+    far the policies are apart, and `stray` what that adds to the bound. Returns the largest
+    residual, and the largest bound.
+    """
+    n_states, n_actions = policy.shape
+    largest = 0.0
+    for s in range(n_states):
+        bound[s] = abs(residual[s]) + residual_error[s]
+        if not bound[s] <= largest:  # a NaN stays
+            largest = bound[s]
+    crude, top = reach * largest, 0.0
+    for s in range(n_states):
+        turned = 0.0
+        for a in range(n_actions):
+            aside[s, a] = abs(policy[s, a] - other[s, a])
+            off = log_error[s, a] + 2.0 * crude / temperature
+            turned += aside[s, a]
+            if policy[s, a] > 0.0 or spare[s, a] > 0.0:
+                turned += moved_probability(policy[s, a], spare[s, a], off)
+        stray[s] = turned * crude
+        bound[s] += stray[s]
+        if not bound[s] <= top:
+            top = bound[s]
+    return largest, top
+
+
+@patient_kernel(elements)
+def policy_errors(
+    policy: FloatArray,
+    log_error: FloatArray,
+    spare: FloatArray,
+    leak: FloatArray,
+    available: BoolArray,
+    gap: FloatArray,
+    gap_error: FloatArray,
+    value: FloatArray,
+    correction: FloatArray,
+    ahead_error: float,
+    advantage: FloatArray,
+    stray: FloatArray,
+    temperature: float,
+    aside: FloatArray,
+    log_policy_error: FloatArray,
+    error: FloatArray,
+    action_value: FloatArray,
+    action_value_error: FloatArray,
+) -> None:
+    """Bound what the policy is off by, as advantages are off by `advantage` and `stray`.
+
+    As its rows' sums are off by `leak` at most, one action's error makes up for the others'.
+    `aside` and the error of the logarithm grow by it. The action values are those of value +
+    correction, whose mean after an action is off by `ahead_error`; 0 where it is unavailable.
+    """
+    n_states, n_actions = policy.shape
+    for s in range(n_states):
+        here = value[s] + correction[s]
+        size = abs(value[s]) + abs(correction[s])
+        for a in range(n_actions):
+            off = (advantage[s, a] + stray[s]) / temperature
+            error[s, a] = action_value[s, a] = action_value_error[s, a] = 0.0
+            if available[s, a]:
+                log_off = log_error[s, a] + off
+                error[s, a] = moved_probability(policy[s, a], spare[s, a], log_off)
+                rounding = 3.0 * ROUNDOFF * (abs(gap[s, a]) + size)
+                action_value[s, a] = gap[s, a] + here
+                action_value_error[s, a] = gap_error[s, a] + rounding + ahead_error
+            if log_policy_error[s, a] != 0.0:
+                log_policy_error[s, a] += off
+        tighten(error[s], leak[s])
+        for a in range(n_actions):
+            aside[s, a] += error[s, a]
+
+
 @kernel
+def tighten(error: FloatArray, leak: float) -> None:
+    """Tighten errors that add up to at most `leak`: one makes up for the others."""
+    largest, where = 0.0, 0
+    for a in range(error.size):
+        if error[a] > largest:
+            largest, where = error[a], a
+    others = leak
+    for a in range(error.size):
+        if a != where:
+            others += error[a]
+    error[where] = min(error[where], others)
+
+
+@patient_kernel(elements)
 def slope_errors(
     indptr: IntArray,
     indices: IntArray,
@@ -312,10 +521,11 @@ def slope_errors(
     value_error: float,
     spread: FloatArray,
     slopes: FloatArray,
+    total: FloatArray,
     errors: FloatArray,
     shift: FloatArray,
 ) -> None:
-    """Add discount flow(s,a) value(s') to the slopes, and what it is off by to their errors.
+    """Compute discount flow(s,a) value(s'), the slopes; add them up, and what they are off by.
 
     The flow is off by `flow_error`, the value by `spread` and a number of at most `value_error`
     that all states share. What all entries of a row share is added to `shift`.
@@ -324,31 +534,31 @@ def slope_errors(
     for s in range(n_states):
         for a in range(n_actions):
             row = s * n_actions + a
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
             mean, mass = 0.0, 0.0
-            for k in range(indptr[row], indptr[row + 1]):
-                mean += data[k] * value[indices[k]]
+            for k in range(first, last):
+                mean += data[k] * value[np.uint64(indices[k])]
                 mass += data[k]
             mean = mean / mass if mass > 0.0 else 0.0
+            leaving = discount * flow[s, a]
             off = discount * flow_error[s, a]
-            at_most = discount * (abs(flow[s, a]) + flow_error[s, a])
+            at_most = abs(leaving) * (1.0 + 4.0 * ROUNDOFF) + off
             if discount > 0.0 and (flow[s, a] != 0.0 or flow_error[s, a] > 0.0):
                 off += UNDERFLOW
                 at_most += UNDERFLOW
             shift[s, a] += off * abs(mean) + at_most * value_error
-            for k in range(indptr[row], indptr[row + 1]):
-                ahead = value[indices[k]]
-                slope = discount * flow[s, a] * ahead
-                slopes[k] += slope
+            for k in range(first, last):
+                j = np.uint64(indices[k])
+                ahead = value[j]
+                slopes[k] = leaving * ahead
+                total[k] += slopes[k]
                 # with the slope's rounding, and that of the value where the flow is off
-                errors[k] += (
-                    off * abs(ahead - mean)
-                    + at_most * spread[indices[k]]
-                    + ROUNDOFF * (6.0 * abs(slope) + off * abs(ahead))
-                    + UNDERFLOW * abs(ahead)
-                )
+                rounding = ROUNDOFF * (6.0 * abs(slopes[k]) + off * abs(ahead))
+                more = off * abs(ahead - mean) + at_most * spread[j]
+                errors[k] += more + rounding + UNDERFLOW * (1.0 + abs(ahead))
 
 
-@kernel
+@patient_kernel(elements)
 def pullback_errors(
     indptr: IntArray,
     indices: IntArray,
@@ -378,7 +588,33 @@ def pullback_errors(
             bound[row] += n * UNDERFLOW
 
 
-@kernel
+@patient_kernel(elements)
+def softmax_errors(
+    share: FloatArray, size: FloatArray, errors: FloatArray, roundings: float, bound: FloatArray
+) -> None:
+    """Bound what p (g - mean of g under p) is off by, row by row, for g of these sizes and errors.
+
+    It is rounded so often, relative to the size of g. Where columns of these are left out, g is 0.
+    """
+    n_rows, n = share.shape
+    for row in range(n_rows):
+        total, mean_off, mean_size = 0.0, 0.0, 0.0
+        for k in range(size.shape[1]):
+            total += size[row, k] + errors[row, k]
+            mean_off += share[row, k] * (errors[row, k] + ROUNDOFF * roundings * size[row, k])
+            mean_size += share[row, k] * size[row, k]
+        least = UNDERFLOW if total > 0.0 else 0.0
+        lost = least * (1.0 + total)  # also where a share underflows, whose weight is lost
+        for k in range(n):
+            here, off = 0.0, mean_off + 3.0 * lost
+            if k < size.shape[1]:
+                here = size[row, k]
+                off += errors[row, k] + ROUNDOFF * roundings * here
+            bound[row, k] = share[row, k] * off
+            bound[row, k] += least * (1.0 + here + mean_size + lost + off)
+
+
+@patient_kernel(elements)
 def outward(bounds: FloatArray, factor: float, least: float) -> None:
     """Widen bounds that are not 0; what is no bound becomes infinite."""
     for k in range(bounds.size):
@@ -388,20 +624,7 @@ def outward(bounds: FloatArray, factor: float, least: float) -> None:
         bounds[k] = wider if wider >= 0.0 else np.inf
 
 
-@kernel
-def balance(error: FloatArray, leak: FloatArray, tighter: FloatArray) -> None:
-    """Tighten errors that in each row add up to at most `leak`: one makes up for the others."""
-    n_states, n_actions = error.shape
-    for s in range(n_states):
-        for a in range(n_actions):
-            others = leak[s]
-            for b in range(n_actions):
-                if b != a:
-                    others += error[s, b]
-            tighter[s, a] = min(error[s, a], others)
-
-
-@kernel
+@patient_kernel(elements)
 def advantages(
     gap: FloatArray,
     error: FloatArray,
@@ -412,12 +635,12 @@ def advantages(
     residual: FloatArray,
     advantage: FloatArray,
     advantage_error: FloatArray,
-) -> None:
+) -> float:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages, and bound V's residual.
 
     The policy is off by `policy_error`, and by `aside` where V's error is propagated with another
     one; `reach` is how much larger than the residual the value ahead may be off. To the errors of
-    the advantages, what propagates is still to be added.
+    the advantages, what propagates is still to be added. Returns the largest bound.
     """
     n_states, n_actions = gap.shape
     largest = 0.0
@@ -438,6 +661,7 @@ def advantages(
         residual[s] = abs(mean) + mean_error + turned
         if not residual[s] <= largest:  # a NaN stays
             largest = residual[s]
+    top = 0.0
     for s in range(n_states):
         stray = 0.0
         for a in range(n_actions):
@@ -447,11 +671,52 @@ def advantages(
         if something:
             stray += UNDERFLOW
         residual[s] += stray
+        if not residual[s] <= top:
+            top = residual[s]
         for a in range(n_actions):
             advantage_error[s, a] += stray
+    return top
 
 
-@kernel
+@patient_kernel(elements)
+def evaluate(
+    start: FloatArray,
+    gap: FloatArray,
+    available: BoolArray,
+    stored: FloatArray,
+    correction: FloatArray,
+    value_error: FloatArray,
+    spread: FloatArray,
+    propagated: FloatArray,
+    advantage_error: FloatArray,
+    value: FloatArray,
+    initial_error: FloatArray,
+    action_value: FloatArray,
+) -> tuple[float, float]:
+    """Add up stored and correction, and look what the value is worth at the start.
+
+    The errors of the advantages grow by what is `propagated`, and `initial_error` is that of the
+    value but for what all states share. Returns the objective, and what it is off by.
+    """
+    n_states, n_actions = gap.shape
+    objective, rest, error = 0.0, 0.0, 0.0
+    for s in range(n_states):
+        value[s] = stored[s] + correction[s]
+        initial_error[s] = spread[s] + 2.0 * ROUNDOFF * abs(value[s])
+        for a in range(n_actions):
+            advantage_error[s, a] += propagated[s, a]
+            action_value[s, a] = gap[s, a] + value[s] if available[s, a] else 0.0
+        if start[s] > 0.0:
+            product, slip = two_product(start[s], value[s])
+            objective, lost = two_sum(objective, product)
+            rest += slip + lost
+            error += start[s] * (value_error[s] + 3.0 * ROUNDOFF * abs(value[s]))
+        if value_error[s] != 0.0:
+            error += UNDERFLOW
+    return objective + rest, error
+
+
+@patient_kernel(elements)
 def influence_sources(
     policy: FloatArray,
     policy_error: FloatArray,
@@ -462,16 +727,25 @@ def influence_sources(
     temperature: float,
     available: BoolArray,
     least: float,
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    discount: float,
     source: FloatArray,
     source_error: FloatArray,
     leak: FloatArray,
+    arrivals: FloatArray,
 ) -> None:
     """Compute w = d pi A / temperature, bounds of its error, and of what its rows' sums are off.
+
+    `arrivals` is discount P^T w, unbounded.
 
     An error is `least` or more, for what underflows, unless the state has a single action or no
     advantage. What underflows before it is divided by the temperature is counted at that place.
     """
     n_states, n_actions = policy.shape
+    for s in range(n_states):
+        arrivals[s] = 0.0
     for s in range(n_states):
         lasting = abs(occupancy[s])
         total, size = 0.0, 0.0
@@ -489,4 +763,111 @@ def influence_sources(
                 source_error[s, a] = (off + lost) / temperature + 4.0 * ROUNDOFF * abs(w) + least
             total += w
             size += abs(w)
+            row = s * n_actions + a
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                arrivals[np.uint64(indices[k])] += discount * data[k] * w
         leak[s] = abs(total) + n_actions * ROUNDOFF * size
+        tighten(source_error[s], leak[s])
+
+
+@patient_kernel(elements)
+def measure_sources(
+    residual: FloatArray,
+    error: FloatArray,
+    measure: FloatArray,
+    step: FloatArray,
+    flow_error: FloatArray,
+    leak: FloatArray,
+    policy_error: FloatArray,
+    policy_leak: FloatArray,
+    operator_policy: FloatArray,
+    operator_leak: FloatArray,
+    aside: FloatArray,
+    contraction: float,
+    patience: float,
+    sources: FloatArray,
+) -> float:
+    """Bound what the error of m = source + gamma P^T (flow + policy m) is propagated from.
+
+    m is the sum of measure and step, of which a residual is left that is off by `error`. The flow
+    is off by `flow_error`, of mass zero in each state but for `leak`, as is the policy. `sources`
+    (S + S A,) come to hold what starts in each state, and what moves between its actions; returns
+    their sum.
+    """
+    n_states, n_actions = policy_error.shape
+    total, moving = 0.0, 0.0
+    for s in range(n_states):
+        lasting = abs(measure[s]) + abs(step[s])
+        total += abs(residual[s]) + error[s]
+        for a in range(n_actions):
+            moved = flow_error[s, a] + policy_error[s, a] * lasting
+            sources[n_states + s * n_actions + a] = moved
+            moving += moved
+    crude = (total + contraction * moving) * patience
+    total += moving
+    for s in range(n_states):
+        lasting = abs(measure[s]) + abs(step[s])
+        # what is lost of the mass counts as a source there, and as moved between the actions of
+        # the policy that errors are propagated with
+        lost = leak[s] + policy_leak[s] * lasting + operator_leak[s] * crude
+        sources[s] = abs(residual[s]) + error[s] + lost
+        total += lost
+        for a in range(n_actions):
+            strayed = aside[s, a] * crude + 2.0 * operator_policy[s, a] * lost
+            sources[n_states + s * n_actions + a] += strayed
+            total += strayed
+    return total
+
+
+@patient_kernel(elements)
+def pair_measures(
+    policy: FloatArray,
+    policy_error: FloatArray,
+    log_policy: FloatArray,
+    log_policy_error: FloatArray,
+    available: BoolArray,
+    occupancy: FloatArray,
+    occupancy_error: FloatArray,
+    arrivals: FloatArray,
+    step: FloatArray,
+    arrivals_error: FloatArray,
+    least: float,
+    lost: float,
+    pairs: FloatArray,
+    pairs_error: FloatArray,
+    influence: FloatArray,
+    influence_error: FloatArray,
+) -> tuple[float, float]:
+    """Spread measures of states over their actions: d pi, and w + pi n, n of arrivals and step.
+
+    `influence` and its error hold w to begin with. Bounds that are not 0 for a reason of structure
+    are at least `least` or `lost`. Returns - sum mu log pi, and by how much it is off.
+    """
+    n_states, n_actions = policy.shape
+    slope, slope_error = 0.0, 0.0
+    terms = n_states * n_actions + 2.0
+    for s in range(n_states):
+        lasting, off = abs(occupancy[s]), occupancy_error[s]
+        size = abs(arrivals[s]) + abs(step[s])
+        error = arrivals_error[s] + ROUNDOFF * size
+        for a in range(n_actions):
+            chance, turned = policy[s, a], policy_error[s, a]
+            pairs[s, a] = occupancy[s] * chance
+            pairs_error[s, a] = off * (chance + turned) + lasting * turned
+            pairs_error[s, a] += 2.0 * ROUNDOFF * abs(pairs[s, a])
+            w = influence[s, a]
+            mu = w + chance * (arrivals[s] + step[s])
+            mu_error = influence_error[s, a] + turned * (size + error) + chance * error
+            mu_error += 3.0 * ROUNDOFF * (abs(w) + chance * size)
+            if available[s, a]:
+                pairs_error[s, a] += least
+                if error > 0.0:
+                    mu_error += lost
+            influence[s, a], influence_error[s, a] = mu, mu_error
+            log_off, log_size = log_policy_error[s, a], abs(log_policy[s, a])
+            slope -= mu * log_policy[s, a]
+            slope_error += mu_error * (log_size + log_off)
+            slope_error += abs(mu) * (log_off + terms * ROUNDOFF * log_size)
+            if mu_error > 0.0 and log_off > 0.0:
+                slope_error += lost
+    return slope, slope_error

@@ -16,6 +16,7 @@ __all__ = [
     "answers",
     "eligibility_traces",
     "expected_traces",
+    "is_policy",
     "mark_followed",
     "monte_carlo",
     "pad",
@@ -220,17 +221,13 @@ def weigh_arrivals(
     indptr: IntArray,
     indices: IntArray,
     data: FloatArray,
-    termination: FloatArray,
     initial: FloatArray,
-    leader_discount: float,
-    leader_value: FloatArray,
-    leader_action_value: FloatArray,
-    leader_reward: FloatArray,
-    follower_discount: float,
-    follower_value: FloatArray,
-    follower_action_value: FloatArray,
-    follower_reward: FloatArray,
-    baseline: bool,
+    leader_worth: FloatArray,
+    leader_off: FloatArray,
+    leader_start: FloatArray,
+    follower_worth: FloatArray,
+    follower_off: FloatArray,
+    follower_start: FloatArray,
     gone: FloatArray,
     starts: FloatArray,
     carried: FloatArray,
@@ -238,33 +235,35 @@ def weigh_arrivals(
 ) -> None:
     """Multiply sums over entries and starts by what arriving there is worth to each player.
 
-    With `baseline` what arriving is worth has taken off what the action values say of it, unless
-    the step may end the episode: elsewhere rows sum to one at every theta, so that has mean zero.
-    Derivatives with respect to a probability are weights of its logarithm's, so they are divided by
-    the probability.
+    That is the `_worth` of the state, less what is taken `_off` by the pair that is left, or the
+    worth of a `_start`. Derivatives with respect to a probability are weights of its logarithm's,
+    so they are divided by the probability.
     """
-    leader_first, follower_first = 0.0, 0.0
-    if baseline:
-        for s in range(initial.size):
-            leader_first += initial[s] * leader_value[s]
-            follower_first += initial[s] * follower_value[s]
     for s in range(initial.size):
         if starts[s] != 0.0:
-            starts[s] *= (leader_value[s] - leader_first) / initial[s]
+            starts[s] *= leader_start[s] / initial[s]
         if credited_starts[s] != 0.0:
-            credited_starts[s] *= (follower_value[s] - follower_first) / initial[s]
-    for row in range(termination.size):
-        leader_usual, follower_usual = 0.0, 0.0
-        if baseline and termination[row] == 0.0:
-            leader_usual = leader_action_value[row] - leader_reward[row]
-            follower_usual = follower_action_value[row] - follower_reward[row]
+            credited_starts[s] *= follower_start[s] / initial[s]
+    for row in range(leader_off.size):
         for k in range(indptr[row], indptr[row + 1]):
             if gone[k] != 0.0:
-                worth = leader_discount * leader_value[indices[k]] - leader_usual
-                gone[k] *= worth / data[k]
+                gone[k] *= (leader_worth[indices[k]] - leader_off[row]) / data[k]
             if carried[k] != 0.0:
-                worth = follower_discount * follower_value[indices[k]] - follower_usual
-                carried[k] *= worth / data[k]
+                carried[k] *= (follower_worth[indices[k]] - follower_off[row]) / data[k]
+
+
+@kernel
+def is_policy(policy: FloatArray, available: BoolArray, tolerance: float) -> bool:
+    """Say whether each row is a distribution over what is available, to a tolerance of its sum."""
+    for s in range(policy.shape[0]):
+        total = 0.0
+        for a in range(policy.shape[1]):
+            if not policy[s, a] >= 0.0 or (policy[s, a] > 0.0 and not available[s, a]):
+                return False
+            total += policy[s, a]
+        if not abs(total - 1.0) <= tolerance:
+            return False
+    return True
 
 
 @kernel

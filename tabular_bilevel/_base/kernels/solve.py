@@ -7,21 +7,21 @@ import math
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
-from tabular_bilevel._base.jit import kernel
+from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
+    "invert_band",
     "leader_measures",
     "linear_sweeps",
     "look_ahead",
     "soft_gap",
     "soft_policy_iteration",
     "soft_value_iteration",
-    "solve_band",
     "sparse_product",
 ]
 
 
-@kernel
+@patient_kernel(elements)
 def sparse_product(
     indptr: IntArray, indices: IntArray, data: FloatArray, vector: FloatArray, product: FloatArray
 ) -> None:
@@ -31,6 +31,10 @@ def sparse_product(
         for k in range(indptr[row], indptr[row + 1]):
             total += data[k] * vector[indices[k]]
         product[row] = total
+
+
+# States whose transitions stay at hand while they are gone through twice.
+BLOCK = 64
 
 
 @kernel
@@ -50,7 +54,8 @@ def linear_sweeps(
 ) -> float:
     """Solve x = b + discount P x state by state in place, until max |change| <= tolerance.
 
-    Gauss and Seidel's sweeps, even states first.
+    Gauss and Seidel's sweeps, in each block even states first: on a map, neighbours would wait for
+    each other.
     Before each sweep x gains the multiple of `along` by which `against` times the residual becomes
     0: `lost` is against - discount P^T against, and times `along` it is 1. `stays` is 1 over
     1 - discount P(s|s).
@@ -69,8 +74,9 @@ def linear_sweeps(
             x[s] += share * along[s]
         share = whole
         change = 0.0
-        for first in range(2):  # on a map, neighbours would wait for each other
-            for s in range(first, x.size, 2):
+        for turn in range(2 * ((x.size + BLOCK - 1) // BLOCK)):
+            block = turn // 2 * BLOCK
+            for s in range(block + turn % 2, min(block + BLOCK, x.size), 2):
                 ahead = 0.0
                 for k in range(np.uint64(indptr[s]), np.uint64(indptr[s + 1])):
                     ahead += data[k] * x[np.uint64(indices[k])]
@@ -129,7 +135,7 @@ def soft_value_iteration(
     return sweeps, change
 
 
-@kernel
+@patient_kernel(elements)
 def look_ahead(
     indptr: IntArray,
     indices: IntArray,
@@ -162,7 +168,7 @@ def look_ahead(
             policy[s, a] = (action_value[s, a] - best) / temperature
 
 
-@kernel
+@patient_kernel(elements)
 def soft_gap(
     indptr: IntArray,
     data: FloatArray,
@@ -230,51 +236,76 @@ def factor_band(
         for k in range(np.uint64(indptr[s * n_actions]), np.uint64(indptr[(s + 1) * n_actions])):
             row[np.uint64(place[indices[k]] - i + width)] -= discount * weights[k]
         row[width] += 1.0
-    for i in range(n_states):
-        pivot = band[i, width:]
+    ends = n_states - 1 if width > 0 else 0
+    for i in range(0, ends, 2):  # two pivots at a time: a row is read and written once
+        first, second = band[i, width:], band[i + 1, width:]
+        below = band[i + 1, width - 1 :]
+        factor = below[0] / first[0]
+        below[0] = factor
+        for j in range(1, width + 1):
+            below[j] -= factor * first[j]
         last = width
-        while last > 0 and pivot[last] == 0.0:
+        while last > 1 and first[last] == 0.0 and second[last] == 0.0:
             last -= 1
-        last = min((last + 3) // 4 * 4, width)  # an instruction takes four
-        for below in range(i + 1, min(i + width + 1, n_states)):
-            target = band[below, i - below + width :]
-            if target[0] != 0.0:
-                factor = target[0] / pivot[0]
-                target[0] = factor
-                for j in range(1, last + 1):
-                    target[j] -= factor * pivot[j]
+        for k in range(i + 2, min(i + width + 1, n_states)):
+            below = band[k, i - k + width :]
+            if below[0] != 0.0 or below[1] != 0.0:
+                factor = below[0] / first[0]
+                below[0] = factor
+                below[1] -= factor * first[1]
+                other = below[1] / second[0]
+                below[1] = other
+                for j in range(2, last + 1):
+                    below[j] = (below[j] - factor * first[j]) - other * second[j - 1]
+                below[last + 1] -= other * second[last]
+        if i + 1 + width < n_states:
+            below = band[i + 1 + width]
+            factor = below[0] / second[0]
+            below[0] = factor
+            for j in range(1, width + 1):
+                below[j] -= factor * second[j]
 
 
-@kernel
-def solve_band(
+@patient_kernel(lambda *arguments: arguments[5].size * arguments[7].shape[0])
+def invert_band(
     indptr: IntArray,
     indices: IntArray,
     weights: FloatArray,
     discount: float,
     place: IntArray,
     band: FloatArray,
-    x: FloatArray,
+    rows: FloatArray,
+    inverse: FloatArray,
 ) -> None:
-    """Solve (I - discount P_policy) x = b in place, with the factors of `factor_band`.
+    """Invert I - discount P_policy by the factors of `factor_band`: nothing cancels.
 
-    `x` has a row a place, and a column for each right side.
+    `rows` (S, S) is scratch.
     """
     factor_band(indptr, indices, weights, discount, place, band)
-    n_states, width, n_sides = band.shape[0], band.shape[1] // 2, x.shape[1]
-    for i in range(n_states):
-        for j in range(max(0, width - i), width):
-            factor = band[i, j]
+    n, width = band.shape[0], band.shape[1] // 2
+    for i in range(n):
+        here = rows[i]
+        for c in range(n):
+            here[c] = 0.0
+        here[i] = 1.0
+        for j in range(max(0, i - width), i):
+            factor, there = band[i, j - i + width], rows[j]
             if factor != 0.0:
-                for c in range(n_sides):
-                    x[i, c] -= factor * x[i + j - width, c]
-    for i in range(n_states - 1, -1, -1):
-        for j in range(1, min(width, n_states - 1 - i) + 1):
-            factor = band[i, width + j]
+                for c in range(j + 1):
+                    here[c] -= factor * there[c]
+    for i in range(n - 1, -1, -1):
+        here = rows[i]
+        for j in range(i + 1, min(i + width + 1, n)):
+            factor, there = band[i, j - i + width], rows[j]
             if factor != 0.0:
-                for c in range(n_sides):
-                    x[i, c] -= factor * x[i + j, c]
-        for c in range(n_sides):
-            x[i, c] /= band[i, width]
+                for c in range(n):
+                    here[c] -= factor * there[c]
+        for c in range(n):
+            here[c] /= band[i, width]
+    for s in range(n):
+        here = rows[place[s]]
+        for t in range(n):
+            inverse[s, t] = here[place[t]]
 
 
 @kernel
@@ -306,7 +337,7 @@ def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
             x[j] -= band[i, j - i + width] * x[i]
 
 
-@kernel
+@patient_kernel(lambda *arguments: 6 * arguments[11].size * arguments[11].shape[1])
 def soft_policy_iteration(
     indptr: IntArray,
     indices: IntArray,
@@ -370,7 +401,7 @@ def soft_policy_iteration(
         iterations += 1
 
 
-@kernel
+@patient_kernel(lambda *arguments: 2 * arguments[11].size * arguments[11].shape[1])
 def leader_measures(
     indptr: IntArray,
     indices: IntArray,

@@ -1,0 +1,372 @@
+"""What a budget of steps buys: errors of methods, and trajectories for an error."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import chdtri
+
+from tabular_bilevel._base.arguments import as_positive, as_real, finite_array
+from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel.estimators.bi_level_actor_critic import BiLevelActorCritic
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
+from tabular_bilevel.estimators.estimate import Estimator
+from tabular_bilevel.estimators.naive import NaivePolicyGradient
+from tabular_bilevel.estimators.sobirl import SoBiRL
+from tabular_bilevel.estimators.zero_order import ZeroOrder
+from tabular_bilevel.moments.estimator import Moments, estimator_moments
+from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.sampling.samplers import Episodes
+
+__all__ = ["ErrorCurve", "comparable", "error_curve", "required_samples"]
+
+#: Cuts that are tried by default, next to a method's own.
+HORIZONS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+# Parameters up to which a zero-order mean, which takes 2 d^2 gradients, is compared by default.
+FEW = 20
+
+# Relative; how far roots are computed.
+ROUNDED = 1e-9
+
+# Budgets between two that are given, at which it is looked for a crossing.
+BETWEEN = 50
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCurve:
+    """Errors of methods against the budget of steps, each with the best of its cuts.
+
+    Attributes
+    ----------
+    methods : tuple of str
+        Names.
+    budgets : ndarray, shape (n,)
+        Steps in all.
+    error : ndarray, shape (m, n)
+        Root of the mean squared error, relative to the exact gradient's norm; infinite where the
+        budget is not enough for a trajectory.
+    cosine : ndarray, shape (m, n)
+        Mean component of an estimate along the exact gradient, over the root of its mean square.
+    horizon : ndarray, shape (m, n)
+        Steps after which trajectories are cut; infinite for a method's own cut.
+    moments : mapping
+        From a method's name to the moments of each of its cuts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> problem, theta = tb.problems.garnet(), np.full(6, 0.1)
+    >>> methods = {"BC-HG": tb.BoltzmannCovariance(), "naive": tb.NaivePolicyGradient()}
+    >>> curve = tb.error_curve(problem, theta, methods, [1e2, 1e4])
+    >>> print(curve)
+    error relative to the gradient (cosine; best cut), each method at each budget
+                       100 steps            10,000 steps
+    BC-HG  0.846 (0.55; 5 steps)  0.305 (0.95; 50 steps)
+    naive     1 (-0.07; 1 steps)       1 (0.05; 5 steps)
+    >>> curve.crossings(), round(curve.error_at("BC-HG", 1e6), 3)
+    ([], 0.043)
+    """
+
+    methods: tuple[str, ...]
+    budgets: FloatArray
+    error: FloatArray
+    cosine: FloatArray
+    horizon: FloatArray
+    moments: Mapping[str, tuple[Moments, ...]] = field(repr=False)
+
+    __setstate__ = restore_read_only
+
+    def error_at(self, method: str, budget: float) -> float:
+        """Compute a method's error at another budget.
+
+        Parameters
+        ----------
+        method : str
+            Its name.
+        budget : float
+            Steps in all.
+
+        Returns
+        -------
+        float
+            As in `error`.
+        """
+        return _best(self.moments[method], budget)[0]
+
+    def crossings(self) -> list[tuple[str, str, float]]:
+        """Find where one method overtakes another, between the smallest budget and the largest.
+
+        Returns
+        -------
+        list of (str, str, float)
+            Which is better from then on, than which, and the budget.
+        """
+        budgets = np.geomspace(self.budgets.min(), self.budgets.max(), BETWEEN * self.budgets.size)
+        found = []
+        for one, other in itertools.combinations(self.methods, 2):
+
+            def lead(budget: float, one: str = one, other: str = other) -> float:
+                errors = self.error_at(one, budget), self.error_at(other, budget)
+                return 0.0 if errors[0] == errors[1] else errors[0] - errors[1]
+
+            for low, high in itertools.pairwise(budgets):
+                if lead(low) * lead(high) < 0.0:
+                    overtakes = (one, other) if lead(high) < 0.0 else (other, one)
+                    found.append((*overtakes, _root(lead, low, high)))
+        return sorted(found, key=lambda crossing: crossing[2])
+
+    def __str__(self) -> str:
+        cells = [[f"{budget:,.0f} steps" for budget in self.budgets]] + [
+            [
+                "too few" if math.isinf(error) else f"{error:.3g} ({cosine:.2f}; {_cut(steps)})"
+                for error, cosine, steps in zip(*rows, strict=True)
+            ]
+            for rows in zip(self.error, self.cosine, self.horizon, strict=True)
+        ]
+        width = max(map(len, self.methods))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["error relative to the gradient (cosine; best cut), each method at each budget"]
+        for name, row in zip(("", *self.methods), cells, strict=True):
+            told = (f"{cell:>{size}}" for cell, size in zip(row, widths, strict=True))
+            lines.append("  ".join((f"{name:<{width}}", *told)))
+        lines += [
+            f"{one} overtakes {other} at {budget:,.0f} steps"
+            for one, other, budget in self.crossings()
+        ]
+        return "\n".join(lines)
+
+
+def error_curve(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    methods: Mapping[str, Any] | None = None,
+    budgets: Sequence[float] = (1e3, 1e4, 1e5),
+    *,
+    horizons: Sequence[int] = HORIZONS,
+) -> ErrorCurve:
+    """Compute the error that each method makes of a budget of steps, without sampling.
+
+    A budget of N steps makes N over the mean number of steps of trajectories, whose gradients are
+    averaged: the mean squared error is the bias squared, plus the variance of one trajectory over
+    their number. Of the cuts that are tried, each budget takes the best.
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    methods : mapping of str to Estimator, optional
+        Methods whose `estimator_moments` are known, by any names; by default those that the problem
+        is made for.
+    budgets : sequence of float
+        Steps in all.
+    horizons : sequence of int
+        Cuts that are tried besides the method's own.
+
+    Returns
+    -------
+    ErrorCurve
+        Errors, cosines, best cuts, and where methods cross.
+
+    Raises
+    ------
+    ValueError
+        If a method draws no trajectories, or as `estimator_moments`; if budgets are not positive,
+        or there is no gradient to be relative to.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e3])
+    >>> curve.methods
+    ('BC-HG', 'BC-HG, own action', 'BC-HG, no baseline', 'naive', 'zero-order')
+    """
+    sizes = finite_array("budgets", budgets, (None,))
+    for budget in sizes:
+        as_positive("a budget", budget)
+    named = comparable(problem, theta) if methods is None else methods
+    moments = {
+        name: tuple(_cuts(problem, theta, name, method, horizons)) for name, method in named.items()
+    }
+    found = np.array([[_best(cuts, budget) for budget in sizes] for cuts in moments.values()])
+    error, cosine, horizon = np.moveaxis(found, 2, 0)
+    return ErrorCurve(
+        methods=tuple(moments),
+        budgets=read_only(sizes),
+        error=read_only(error.copy()),
+        cosine=read_only(cosine.copy()),
+        horizon=read_only(horizon.copy()),
+        moments=moments,
+    )
+
+
+def required_samples(
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    method: Any,
+    *,
+    error: float | None = None,
+    cosine: float | None = None,
+    confidence: float = 0.95,
+    horizon: float | None = None,
+) -> float:
+    """Count the trajectories that make an estimate near the exact gradient, with a probability.
+
+    By the central limit theorem the mean of n gradients is normal. The square of its distance to
+    the exact gradient, bias included, is taken for a multiple of a chi-square with the same mean
+    and variance (Satterthwaite 1946).
+
+    Parameters
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : array_like, shape (d,)
+        The leader's parameter.
+    method : Estimator
+        A method whose `estimator_moments` are known.
+    error : float, optional
+        Largest distance to the exact gradient, relative to its norm.
+    cosine : float, optional
+        Least cosine of the angle to it, instead: any estimate with an error of at most
+        sqrt(1 - cosine^2) has it, and some with a larger one.
+    confidence : float
+        Probability with which an estimate is as near, in (0, 1).
+    horizon : int or math.inf, optional
+        As of `estimator_moments`.
+
+    Returns
+    -------
+    float
+        A whole number; infinite if the bias alone is as large.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of `error` and `cosine` is given, one is out of range, the gradient is 0,
+        or as `estimator_moments`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tabular_bilevel as tb
+    >>> problem, theta, method = tb.problems.garnet(), np.full(6, 0.1), tb.BoltzmannCovariance()
+    >>> tb.required_samples(problem, theta, method, error=0.05)
+    20477.0
+    >>> tb.required_samples(problem, theta, method, cosine=0.99)
+    2573.0
+    >>> tb.required_samples(problem, theta, tb.NaivePolicyGradient(), error=0.05)
+    inf
+    """
+    if (error is None) == (cosine is None):
+        raise ValueError("exactly one of error and cosine is to be given")
+    if cosine is not None:
+        if not 0.0 < as_real("cosine", cosine) < 1.0:
+            raise ValueError(f"cosine is {cosine}, not in (0, 1)")
+        error = math.sqrt(1.0 - cosine**2)
+    if not 0.0 < as_real("confidence", confidence) < 1.0:
+        raise ValueError(f"confidence is {confidence}, not in (0, 1)")
+    allowed = as_positive("error", error or 0.0)
+    moments = estimator_moments(problem, theta, method, horizon=horizon)
+    bias, largest = moments.bias, (allowed * _norm(moments)) ** 2
+    square = float(bias @ bias)
+    if square >= largest:
+        return math.inf
+    if not moments.total_variance > 0.0:
+        return 1.0
+    covariance = moments.covariance
+    spread, turn = float((covariance**2).sum()), float(bias @ covariance @ bias)
+
+    def beyond(log_n: float) -> float:
+        """Compare the quantile of the square of the error with the largest that is allowed."""
+        n = math.exp(log_n)
+        mean = square + moments.total_variance / n
+        freedom = mean**2 / (spread / n**2 + 2.0 * turn / n)
+        return mean / freedom * float(chdtri(freedom, 1.0 - confidence)) - largest
+
+    if beyond(0.0) <= 0.0:
+        return 1.0
+    most = 1.0
+    while beyond(most) > 0.0:
+        most *= 2.0
+    return float(math.ceil(math.exp(_root(beyond, 0.0, most)) * (1.0 - ROUNDED)))
+
+
+def comparable(problem: BilevelProblem, theta: npt.ArrayLike) -> dict[str, Estimator]:
+    """Make the methods whose errors can be computed on a problem, by name."""
+    methods: dict[str, Estimator] = {
+        "BC-HG": BoltzmannCovariance(),
+        "BC-HG, own action": BoltzmannCovariance(own_action=True),
+        "BC-HG, no baseline": BoltzmannCovariance(baseline=False),
+        "naive": NaivePolicyGradient(),
+        "SoBiRL": SoBiRL(discounted=True),
+        "Bi-AC": BiLevelActorCritic(),
+    }
+    if np.size(theta) <= FEW:
+        methods["zero-order"] = ZeroOrder(sampler=Episodes())
+    defined, seen = {}, set()
+    for name, method in methods.items():
+        try:
+            found = estimator_moments(problem, theta, method)
+        except ValueError as error:
+            if "is defined for" not in str(error):
+                raise
+            continue
+        told = (found.total_variance, *found.mean)
+        if told not in seen:  # without parameters of the kernel, forms of BC-HG are all the same
+            defined[name] = method
+        seen.add(told)
+    return defined
+
+
+def _cuts(
+    problem: BilevelProblem, theta: npt.ArrayLike, name: str, method: Any, horizons: Sequence[int]
+) -> Iterator[Moments]:
+    """Compute the moments of a method with its own cut, and with others that are shorter."""
+    own = estimator_moments(problem, theta, method)
+    if own.n_steps == 0.0:
+        raise ValueError(f"{name} draws no trajectories, so that a budget of steps says nothing")
+    yield own
+    for steps in horizons:
+        if own.horizon is None or steps < own.horizon:
+            yield estimator_moments(problem, theta, method, horizon=steps)
+
+
+def _best(cuts: Sequence[Moments], budget: float) -> tuple[float, float, float]:
+    """Find the cut with the least error at a budget: error, cosine, and steps."""
+    found = [(math.inf, math.nan, math.inf)]
+    for cut in cuts:
+        n, norm = budget / cut.n_steps, _norm(cut)
+        if n < 1.0:
+            continue
+        noise = cut.total_variance / n
+        error = math.sqrt(float(cut.bias @ cut.bias) + noise) / norm
+        length = math.sqrt(float(cut.mean @ cut.mean) + noise)
+        cosine = float(cut.mean @ cut.exact) / (norm * length) if length > 0.0 else 0.0
+        found.append((error, cosine, math.inf if cut.horizon is None else float(cut.horizon)))
+    return min(found, key=lambda each: each[0])
+
+
+def _norm(moments: Moments) -> float:
+    norm = float(np.linalg.norm(moments.exact))
+    if not norm > 0.0:
+        raise ValueError("the exact gradient is 0, and errors are relative to it")
+    return norm
+
+
+def _cut(steps: float) -> str:
+    return "own cut" if math.isinf(steps) else f"{steps:.0f} steps"
+
+
+def _root(function: Any, low: float, high: float) -> float:
+    from scipy.optimize import brentq
+
+    return float(brentq(function, low, high, rtol=ROUNDED))

@@ -1,0 +1,153 @@
+"""Errors against budgets, and the trajectories that an error takes."""
+
+import math
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel.moments.budget import comparable
+
+PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)
+EXACT = tb.hypergradient(PROBLEM, THETA).gradient
+METHODS = {"BC-HG": tb.BoltzmannCovariance(), "naive": tb.NaivePolicyGradient()}
+CURVE = tb.error_curve(PROBLEM, THETA, METHODS, [1.0, 100.0, 1e4, 1e6])
+
+
+def sampled(n, steps, n_replicates=300):
+    """Errors and cosines of estimates."""
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(n, steps)))
+    streams = np.random.default_rng(4).spawn(n_replicates)
+    rows = np.array([method(PROBLEM, THETA, rng=stream).gradient for stream in streams])
+    norm = np.linalg.norm(EXACT)
+    cosines = rows @ EXACT / (norm * np.linalg.norm(rows, axis=1))
+    return np.linalg.norm(rows - EXACT, axis=1) / norm, cosines
+
+
+def test_an_error_is_that_of_samples():
+    n, steps = 200, 50
+    curve = tb.error_curve(
+        PROBLEM, THETA, {"BC-HG": tb.BoltzmannCovariance()}, [n * steps], horizons=[steps]
+    )
+    errors, cosines = sampled(n, steps)
+    # of 300 replicates, the mean square has a standard error of about 5 %
+    assert curve.horizon[0, 0] == steps
+    assert np.mean(errors**2) == pytest.approx(curve.error[0, 0] ** 2, rel=0.2)
+    assert np.mean(cosines) == pytest.approx(curve.cosine[0, 0], abs=0.01)
+
+
+def test_a_budget_takes_the_best_cut_that_it_is_enough_for():
+    for name, errors in zip(CURVE.methods, CURVE.error, strict=True):
+        cuts = CURVE.moments[name]
+        for budget, error in zip(CURVE.budgets, errors, strict=True):
+            squares = [
+                cut.bias @ cut.bias + cut.total_variance * cut.n_steps / budget
+                for cut in cuts
+                if cut.n_steps <= budget * (1.0 + 1e-12)
+            ]
+            assert error == pytest.approx(math.sqrt(min(squares)) / np.linalg.norm(EXACT))
+            assert CURVE.error_at(name, budget) == error
+    assert (np.diff(CURVE.error) <= 0.0).all()
+    assert CURVE.error[0, -1] < 0.05 < 0.9 < CURVE.error[1, -1]
+    assert (CURVE.horizon[:, 0] == 1.0).all()
+    assert CURVE.horizon[0, -1] >= 50.0
+    long = tb.error_curve(PROBLEM, THETA, METHODS, [1.0], horizons=[])
+    assert np.isinf(long.error).all()
+    assert "too few" in str(long)
+
+
+def test_methods_cross_where_their_errors_are_the_same():
+    rooms, theta = tb.problems.four_rooms(), np.zeros(105)
+    methods = {"naive": tb.NaivePolicyGradient(), "BC-HG": tb.BoltzmannCovariance()}
+    curve = tb.error_curve(rooms, theta, methods, [1e3, 1e6], horizons=[50])
+    ((better, worse, budget),) = curve.crossings()
+    assert (better, worse) == ("BC-HG", "naive")
+    assert curve.error_at(better, budget) == pytest.approx(curve.error_at(worse, budget), rel=1e-4)
+    assert curve.error_at(better, 2.0 * budget) < curve.error_at(worse, 2.0 * budget)
+    assert f"BC-HG overtakes naive at {budget:,.0f} steps" in str(curve)
+
+
+def test_methods_that_are_compared_by_default_are_those_of_the_problem():
+    forms = ["BC-HG", "BC-HG, own action", "BC-HG, no baseline", "naive"]
+    assert list(comparable(PROBLEM, THETA)) == [*forms, "zero-order"]
+    game = tb.problems.random_game()
+    assert list(comparable(game, np.zeros(game.n_parameters)))[4:] == ["Bi-AC", "zero-order"]
+    rooms = tb.problems.four_rooms()  # rewards only: all forms of BC-HG are one
+    assert list(comparable(rooms, np.full(105, 0.1))) == ["BC-HG", "naive", "SoBiRL"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "budgets", "message"),
+    [
+        ({"exact": tb.ExactGradient()}, [1e3], "^exact draws no trajectories, so that a budget"),
+        (METHODS, [0.0], "^a budget is 0.0"),
+        (METHODS, [[1.0]], r"^budgets has shape \(1, 1\)"),
+        ({"HPGD": tb.HyperPolicyGradient()}, [1e3], "^method is HyperPolicyGradient, which aver"),
+    ],
+)
+def test_a_curve_of_nothing_is_refused(methods, budgets, message):
+    with pytest.raises(ValueError, match=message):
+        tb.error_curve(PROBLEM, THETA, methods, budgets)
+
+
+def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
+    idle = tb.problems.bandit(leader_reward=[1.0, 1.0])
+    with pytest.raises(ValueError, match=r"^the exact gradient is 0, and errors are relative"):
+        tb.error_curve(idle, [0.0, 0.0], METHODS, [1e3])
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_so_many_samples_are_as_near_as_often(confidence):
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 50)))
+    n = tb.required_samples(PROBLEM, THETA, method, error=0.4, confidence=confidence)
+    errors, cosines = sampled(int(n), 50)
+    # a normal approximation, and 300 replicates: their share has a standard error of 3 %
+    assert np.mean(errors <= 0.4) == pytest.approx(confidence, abs=0.1)
+    assert (cosines[errors <= 0.4] >= math.sqrt(1.0 - 0.4**2) - 1e-12).all()
+    angle = {"cosine": math.sqrt(1.0 - 0.4**2)}
+    assert tb.required_samples(PROBLEM, THETA, method, **angle, confidence=confidence) == n
+
+
+def test_samples_go_with_the_square_of_the_error_until_the_bias_is_all():
+    usual = tb.BoltzmannCovariance()
+    few, many = (tb.required_samples(PROBLEM, THETA, usual, error=error) for error in (0.1, 0.01))
+    assert many / few == pytest.approx(100.0, rel=1e-3)
+    surer = tb.required_samples(PROBLEM, THETA, usual, error=0.1, confidence=0.99)
+    assert surer > few
+    short = {"method": usual, "horizon": 20}
+    bias = tb.estimator_moments(PROBLEM, THETA, **short).bias
+    off = np.linalg.norm(bias) / np.linalg.norm(EXACT)
+    assert tb.required_samples(PROBLEM, THETA, **short, error=0.99 * off) == math.inf
+    assert tb.required_samples(PROBLEM, THETA, **short, error=1.1 * off) < math.inf
+    assert tb.required_samples(PROBLEM, THETA, tb.ExactGradient(), error=0.1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "^exactly one of error and cosine is to be given$"),
+        ({"error": 0.1, "cosine": 0.9}, "^exactly one of error and cosine is to be given$"),
+        ({"error": 0.0}, "^error is 0.0"),
+        ({"cosine": 1.0}, r"^cosine is 1.0, not in \(0, 1\)$"),
+        ({"error": 0.1, "confidence": 1.0}, r"^confidence is 1.0, not in \(0, 1\)$"),
+    ],
+)
+def test_bad_demands_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tb.required_samples(PROBLEM, THETA, tb.BoltzmannCovariance(), **settings)
+
+
+def test_a_check_that_shows_too_little_says_what_it_takes():
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(2)))
+    report = tb.check_estimator(method, PROBLEM, THETA, rng=0, n_replicates=100)
+    needed = tb.required_samples(PROBLEM, THETA, method, error=0.05, confidence=0.99)
+    note = f"the mean of {needed:,.0f} of its trajectories is within 5.00% of the gradient"
+    assert any(note in each for each in report.notes)
+
+    def own(problem, theta, rng):
+        return method(problem, theta, rng=rng).gradient
+
+    plain = tb.check_estimator(own, PROBLEM, THETA, rng=0, n_replicates=100)
+    assert not any("trajectories" in each for each in plain.notes)  # moments are not known
+    enough = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1000)))
+    assert not tb.check_estimator(enough, PROBLEM, THETA, rng=0, n_replicates=100).notes

@@ -1,0 +1,44 @@
+"""The command that says what a budget buys."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tabular_bilevel as tb
+from tabular_bilevel.cli import main
+
+
+def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, capsys):
+    table, picture, theta = (tmp_path / name for name in ("e.json", "e.svg", "t.npy"))
+    np.save(theta, np.array([0.2, -0.3]))
+    words = ["efficiency", "two-state", "--budget", "1e2,1e4", "--theta", str(theta)]
+    assert main([*words, "--json", str(table), "--plot", str(picture)]) == 0
+    curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e2, 1e4])
+    printed = capsys.readouterr().out
+    assert printed == f"{curve}\nthe errors are drawn in {picture}\n"
+    rows = json.loads(table.read_text())
+    assert list(rows) == list(curve.methods)
+    assert [row["error"] for row in rows["BC-HG"]] == curve.error[0].tolist()
+    assert picture.read_text().startswith("<?xml")
+    assert main(words[:2]) == 0
+    assert "1,000 steps" in capsys.readouterr().out  # theta is 0, and budgets are the usual ones
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "many"], "'many' is not numbers, parted by commas"),
+        (["--budget", "10,0"], "'10,0' has a budget below 1 step"),
+        (["--budget", "nan"], "'nan' has a budget below 1 step"),
+    ],
+)
+def test_bad_budgets_are_named(words, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["efficiency", "two-state", *words])
+    assert message in capsys.readouterr().err
+
+
+def test_a_picture_of_another_kind_is_refused_before_the_work(capsys):
+    assert main(["efficiency", "two-state", "--plot", "errors.doc"]) == 2
+    assert "--plot" in capsys.readouterr().err

@@ -1,0 +1,39 @@
+"""Samples have the exact moments, and a wrong moment is noticed."""
+
+import dataclasses
+
+import moments as script
+import pytest
+
+import tabular_bilevel as tb
+
+TINY = ["--problems", "1", "--batches", "200", "--trajectories", "50"]
+
+
+@pytest.mark.slow
+def test_samples_are_within_the_intervals(capsys):
+    assert script.main(["--problems", "4", "--batches", "400", "--trajectories", "200"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) > 25
+    assert ", 0 left; " in last
+    for name in ("BC-HG", "survivors", "given critic", "Bi-AC", "control: "):
+        assert any(name in line for line in lines)
+
+
+def test_a_wrong_variance_is_outside(monkeypatch, capsys):
+    right = tb.estimator_moments
+
+    def wrong(problem, theta, method):
+        found = right(problem, theta, method)
+        return dataclasses.replace(found, variance=2.0 * found.variance)
+
+    monkeypatch.setattr(script, "methods", lambda problem, theta, n, seed: [("BC-HG", usual(n))])
+    script.main(TINY)
+    assert ", 0 left; " in capsys.readouterr().out
+    monkeypatch.setattr(tb, "estimator_moments", wrong)
+    assert script.main(TINY) == 1
+    assert "outside: garnet 0 BC-HG" in capsys.readouterr().out
+
+
+def usual(n):
+    return tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(n, 5)))
