@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,14 @@ from tabular_bilevel.lq.arguments import as_symmetric
 from tabular_bilevel.lq.linear import is_stable, lyapunov, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 
-__all__ = ["Response", "bellman", "closed_loop", "require_answer", "solve_follower"]
+__all__ = [
+    "GaussianPolicy",
+    "Response",
+    "bellman",
+    "closed_loop",
+    "require_answer",
+    "solve_follower",
+]
 
 # Doublings and Newton steps converge quadratically, near the edge of what can be stabilised after
 # some steps that gain a digit or so.
@@ -26,6 +33,28 @@ SMALLEST_RESIDUAL = 4.0 * np.finfo(np.float64).eps
 
 # ... and is called solved up to this.
 RESIDUAL_TOLERANCE = 1e-9
+
+
+class GaussianPolicy(NamedTuple):
+    """What a follower does: u ~ N(-gain x, covariance).
+
+    Attributes
+    ----------
+    gain : ndarray, shape (m, n)
+        K.
+    covariance : ndarray, shape (m, m)
+        Of the input around -K x.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.building_thermal_control().model([0.0] * 8)
+    >>> tb.solve_follower(model).policy.gain.shape
+    (2, 4)
+    """
+
+    gain: FloatArray
+    covariance: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +85,8 @@ class Response:
     >>> answer = tb.solve_follower(model)
     >>> answer.gain.shape, answer.residual < 1e-12  # it sees the leader's action, too
     ((1, 3), True)
-    >>> answer.value is answer.value_matrix
-    True
+    >>> answer.value is answer.value_matrix, answer.policy.gain is answer.gain
+    (True, True)
     """
 
     value_matrix: FloatArray
@@ -74,6 +103,11 @@ class Response:
     def value(self) -> FloatArray:
         """The value matrix, by the name that tables have for what a solver starts from."""
         return self.value_matrix
+
+    @property
+    def policy(self) -> GaussianPolicy:
+        """What the follower does: gain and covariance."""
+        return GaussianPolicy(self.gain, self.covariance)
 
     def __str__(self) -> str:
         m, n = self.gain.shape
