@@ -9,6 +9,7 @@ from benchmarks import (
     bounds,
     growth,
     hypergradients,
+    linear_quadratic,
     million,
     peers,
     road,
@@ -208,3 +209,17 @@ def test_training_is_measured_beside_what_it_is_made_of(n_lines, tmp_path, monke
         "import",
     ][: n_lines - 2]
     assert all(row["ratio"] > 0.0 for row in rows if row["beside"])
+
+
+def test_linear_quadratic_models_are_measured_against_jax(peers_here, monkeypatch, capsys):
+    pytest.importorskip("jax")
+    monkeypatch.setattr(runner, "Peer", StandIn)
+    monkeypatch.setattr(runner, "WARM", 0)
+    assert linear_quadratic.main(["--runs", "1", "--buildings", "1", "2"]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [row["states"] for row in rows] == ["4", "4", "8", "8"]
+    assert all(float(row["off"]) < ROUNDING for row in rows)
+    two = linear_quadratic.Street(2)
+    theta = np.linspace(-1.0, 1.0, 8)
+    alone = tb.hypergradient(two.one, theta)
+    assert np.allclose(tb.hypergradient(two, theta).gradient, 2.0 * alone.gradient, rtol=1e-10)

@@ -172,7 +172,7 @@ MUTANTS = (
     Mutant(
         "threads not given back",
         "_OneThread.__exit__",
-        "self._set(self._before)",
+        "put(count)",
         "pass",
         ("tests/test_threads.py::test_threads_are_given_back_after_an_error",),
     ),
