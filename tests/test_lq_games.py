@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sizes import sizes
 from systems import random_reward, random_system
 
 import tabular_bilevel as tb
@@ -66,7 +67,7 @@ def random_game(seed, **changes):
     return tb.LinearQuadraticGame(base=base, **{**settings, **changes})
 
 
-@pytest.mark.parametrize("seed", range(6))
+@sizes("seed", range(2), range(2, 6))
 @pytest.mark.parametrize("observed", [True, False])
 @pytest.mark.parametrize("noise", [None, [[0.2, 0.05], [0.05, 0.1]]])
 def test_games_have_right_derivatives(seed, observed, noise):

@@ -151,6 +151,11 @@ def test_a_bump_over_all_steps_needs_a_state_that_stays():
         tb.evaluate_leader(model, answer, horizon=20_000)
     with pytest.raises(ValueError, match="more than 134,217,728 numbers"):
         tb.lq.state_laws(model, answer, 10**8)
+    with pytest.raises(ValueError, match="over 1,000,000,000,000 steps are more than"):
+        tb.evaluate_leader(model, answer, horizon=10**12)
+    now = model.replace(leader_discount=0.0)
+    once = tb.evaluate_leader(model, answer, horizon=1).objective
+    assert tb.evaluate_leader(now, answer, horizon=10**12).objective == once
 
 
 def test_a_state_that_is_too_wide_for_a_bump_is_said():
@@ -169,8 +174,10 @@ def test_a_state_that_is_too_wide_for_a_bump_is_said():
 def test_numbers_that_overflow_are_said():
     huge = tb.QuadraticReward(state=1e308 * np.eye(2), control=[[0.0]])
     model = made(leader_reward=huge, initial_mean=[10.0, 0.0])
-    with pytest.raises(ValueError, match="the leader's objective is not finite"):
-        tb.evaluate_leader(model, tb.solve_follower(model))
+    steep = tb.GaussianBump(centre=[1.0, 0.0], precision=1e300 * np.eye(2), height=1e10)
+    for each in (model, model.replace(leader_horizon=5), made(leader_reward=steep)):
+        with pytest.raises(ValueError, match="objective or its derivative is not finite"):
+            tb.evaluate_leader(each, tb.solve_follower(each))
 
 
 def test_models_are_frozen_and_survive_a_pickle():

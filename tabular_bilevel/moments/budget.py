@@ -29,7 +29,7 @@ from tabular_bilevel.sampling.samplers import Episodes
 __all__ = ["ErrorCurve", "comparable", "error_curve", "required_samples"]
 
 #: Cuts that are tried by default, next to a method's own.
-HORIZONS = (1, 2, 5, 10, 20, 50, 100)
+HORIZONS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 # Parameters up to which a zero-order mean, which takes 2 d^2 gradients, is compared by default.
 FEW = 20

@@ -115,9 +115,12 @@ def arrival_groups(
     A group are the leader's actions in one state of a game whose follower sees them; None of other
     problems.
     """
-    if isinstance(problem, Reparametrised):
-        return arrival_groups(problem.inner, problem.transform.forward(theta))
-    if not isinstance(problem, MarkovGame) or not problem.follower_observes_leader:
+    within: object = problem
+    while isinstance(within, Reparametrised):
+        within = within.inner
+    if not isinstance(within, MarkovGame) or not within.follower_observes_leader:
         return None
-    policy = problem.leader_policy(theta)
-    return np.repeat(np.arange(problem.n_states), problem.n_leader_actions), policy.ravel()
+    while isinstance(problem, Reparametrised):
+        theta, problem = problem.transform.forward(theta), problem.inner
+    policy = within.leader_policy(theta)
+    return np.repeat(np.arange(within.n_states), within.n_leader_actions), policy.ravel()
