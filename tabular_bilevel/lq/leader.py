@@ -118,15 +118,14 @@ def evaluate_leader(
         laws = state_laws(model, response, len(weights))
         slopes = reward.slopes(laws, weights, gain, covariance)
         flow, spreading, *first = _back(closed, laws, slopes.means, slopes.covariances)
-    objective = float(reward.expected(vars(reward), laws, weights, gain, covariance))
-    found = (np.asarray(objective), flow, spreading, *first, *slopes.reward.values())
+    found = (np.asarray(slopes.total), flow, spreading, *first, *slopes.reward.values())
     if not all(np.isfinite(array).all() for array in found):
         raise ValueError(
             "the leader's objective or its derivative is not finite: its numbers overflow float64"
         )
     B = model.control
     return Evaluation(
-        objective=objective,
+        objective=slopes.total,
         closed_loop=read_only(flow),
         noise=read_only(spreading),
         gain=read_only(slopes.gain - B.T @ flow),
