@@ -113,8 +113,10 @@ class Experience:
     @property
     def unseen(self) -> Experience:
         """The same but for the sample, to be kept: samples are large."""
-        law = Law(self.world, self.response.policy, 0)
-        return Experience(self.problem, self.theta, self.planned, self.response, law, self.values)
+        made = object.__new__(Experience)
+        law = Law(self.world, self.response.policy, horizon=0)
+        made.__dict__.update(self.__dict__, seen=law, memory=NOTHING)
+        return made
 
     def seeing(self, trajectories: Trajectories) -> Experience:
         """Put trajectories in the place of the law, cut where it cuts them."""
