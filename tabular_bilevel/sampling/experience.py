@@ -110,14 +110,6 @@ class Experience:
             raise ValueError("what was seen is a sample of trajectories, not a law")
         return self.seen
 
-    @property
-    def unseen(self) -> Experience:
-        """The same but for the sample, to be kept: samples are large."""
-        made = object.__new__(Experience)
-        law = Law(self.world, self.response.policy, horizon=0)
-        made.__dict__.update(self.__dict__, seen=law, memory=NOTHING)
-        return made
-
     def seeing(self, trajectories: Trajectories) -> Experience:
         """Put trajectories in the place of the law, cut where it cuts them."""
         law = self.law
