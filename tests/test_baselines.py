@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from small import somewhere
 
 import tabular_bilevel as tb
@@ -12,11 +13,18 @@ from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
 # Relative: sums of some hundred products, and linear systems.
 ROUNDING = 1e-11
 
-ENDS = tb.problems.zoo.draw("patchy", 6, max_states=6).problem
+
+def ending():
+    """Make a game in which the leader's hidden action may end the episode."""
+    game = tb.problems.random_game(n_states=3, follower_observes_leader=False)
+    ends = np.random.default_rng(2).uniform(0.0, 0.5, size=game.follower_reward.shape)
+    kernel = sp.diags_array(1.0 - ends.ravel()) @ game.transition
+    return game.replace(transition=kernel, termination=ends)
+
 
 PROBLEMS = {
     "pairs": tb.problems.garnet(),
-    "ends": ENDS,
+    "ends": ending(),
     "seen": tb.problems.random_game(rng=3, n_states=3),
     "hidden": tb.problems.random_game(follower_observes_leader=False),
     "layered": tb.problems.layered(),

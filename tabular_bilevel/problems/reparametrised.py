@@ -354,8 +354,8 @@ class Box:
         ValueError
             If theta or the direction is no vector of finite numbers of the right length.
         """
-        way = as_theta(direction, self.n_parameters, name="direction")
-        return np.asarray(self._slope(theta) * way)
+        slope = self._slope(theta)
+        return np.asarray(slope * as_theta(direction, self.n_parameters, name="direction"))
 
     def _slope(self, theta: npt.ArrayLike) -> FloatArray:
         """Differentiate x, entry by entry."""

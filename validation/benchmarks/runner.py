@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,8 +26,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-# Turns that do not count, of what is short, in seconds.
-WARM, SHORT = 60, 1.0
+# Turns that do not count, and the seconds that they may take together.
+WARM, ENOUGH = 60, 5.0
 
 PEERS = Path(__file__).with_name("peers.py")
 
@@ -95,13 +96,19 @@ def peers(options: argparse.Namespace, names: Iterable[str], packages: Iterable[
                 peer.close()
 
 
-def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """Make what runs and returns its processor's seconds, which others' work does not lengthen."""
+def processor() -> float:
+    """Return the processor's seconds of this process and of those that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def timed(run: Callable[[], object], clock: Callable[[], float] = processor) -> Callable[[], float]:
+    """Make what runs and returns its seconds, by default the processor's."""
 
     def call() -> float:
-        start = time.process_time()
+        start = clock()
         run()
-        return time.process_time() - start
+        return clock() - start
 
     return call
 
@@ -111,8 +118,10 @@ def medians(
 ) -> dict[str, float]:
     """Let all take turns, and take medians of their seconds; who takes long has one turn."""
     for run in runs.values():
-        for _ in range(WARM if run() < SHORT else 0):  # compiles, the package's loops by and by
-            run()
+        spent = run()
+        for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
+            if spent < ENOUGH:
+                spent += run()
     times = {name: [run()] for name, run in runs.items()}
     for _ in range(1, repeats):
         for name, run in runs.items():
