@@ -170,7 +170,7 @@ class TraceRule:
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        arrivals = _Arrivals(self, experience.unseen, sums)
+        arrivals = _Arrivals(self, _unseen(experience), sums)
         direct = Sensitivities.of(
             model,
             leader_reward=sums.occupancy,
@@ -309,6 +309,14 @@ class _Sums:
         self.credited_starts[:] += starts
         if discount > 0.0:
             self.carried[:] += entries / discount
+
+
+def _unseen(experience: Experience) -> Experience:
+    """Leave out the sample, which is large, to keep the rest."""
+    made = object.__new__(Experience)
+    law = Law(experience.world, experience.response.policy, horizon=0)
+    made.__dict__.update(experience.__dict__, seen=law)
+    return made
 
 
 @dataclass(eq=False)
