@@ -73,6 +73,7 @@ Estimators: methods of the literature
     BoltzmannCovariance      BC-HG, by eligibility traces
     HyperPolicyGradient      HPGD, by differences of two values
     SoBiRL                   the score of the first action
+    ScoreFunction            the score of each action, times the return that is seen
     ValueGapPenalty          PBRL, a penalty on the follower's shortfall
     RegularisedActorCritic   that in a single loop, its two policies still learning
     NaivePolicyGradient      the direct part alone
@@ -199,6 +200,7 @@ from tabular_bilevel.estimators import (
     HyperPolicyGradient,
     NaivePolicyGradient,
     RegularisedActorCritic,
+    ScoreFunction,
     SoBiRL,
     TruncatedNeumann,
     ValueGapPenalty,
@@ -354,6 +356,7 @@ __all__ = [
     "Sampler",
     "SamplingEstimator",
     "SarsaCritic",
+    "ScoreFunction",
     "Sensitivities",
     "Setting",
     "Shake",

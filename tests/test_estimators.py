@@ -126,6 +126,8 @@ SAMPLED = {
     "SoBiRL, each step": tb.SoBiRL(interaction(tb.Survivors(800)), each_step=True),
     "SoBiRL, discounted": tb.SoBiRL(interaction(tb.Episodes(400)), discounted=True),
     "naive": tb.NaivePolicyGradient(interaction(tb.Episodes(100))),
+    "score function": tb.ScoreFunction(interaction(tb.Episodes(400))),
+    "score function, 7 steps": tb.ScoreFunction(interaction(tb.Episodes(400, 7)), baseline=True),
     "naive, 7 steps": tb.NaivePolicyGradient(interaction(tb.Episodes(100, 7))),
     "Bi-AC": tb.BiLevelActorCritic(tb.Episodes(100)),
     "penalty, sampled": tb.ValueGapPenalty(3.0, sampler=tb.Episodes(1000)),

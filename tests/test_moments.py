@@ -36,6 +36,8 @@ UNBIASED_METHODS = {
     "no baseline": tb.BoltzmannCovariance(baseline=False),
     "own action": tb.BoltzmannCovariance(own_action=True),
     "survivors": tb.BoltzmannCovariance(tb.Interaction(tb.Survivors())),
+    "score function": tb.ScoreFunction(),
+    "score function, survivors": tb.ScoreFunction(tb.Interaction(tb.Survivors()), baseline=True),
     "exact": tb.ExactGradient(),
 }
 
@@ -73,6 +75,7 @@ METHODS = {
     "penalty": tb.ValueGapPenalty(),
     "AMD": tb.AdaptiveModelDesign(30),
     "zero-order": tb.ZeroOrder(),
+    "score function": tb.ScoreFunction(tb.Interaction(tb.Episodes(10, 4)), baseline=True),
 }
 
 

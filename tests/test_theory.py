@@ -23,6 +23,7 @@ METHODS = {
     "neumann.py": "Truncated Neumann series",
     "penalty.py": "Value-gap penalty",
     "regularised_actor_critic.py": "Regularised actor-critic",
+    "score_function.py": "Score function",
     "sobirl.py": "SoBiRL",
     "zero_order.py": "Zero-order",
 }

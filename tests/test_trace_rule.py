@@ -16,6 +16,7 @@ import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.mistakes.knowledge import cut, right_limit, slipping
 from tabular_bilevel.mistakes.register import FAULTS, MISTAKES, _mistakes
+from tabular_bilevel.moments.scored import ScoredMoments
 from tabular_bilevel.moments.traced import TracedMoments
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.critics import LeaderValues
@@ -237,6 +238,59 @@ def test_moments_that_lack_a_term_are_seen(monkeypatch, name):
         monkeypatch.setattr(TracedMoments, method, wrong)
     with pytest.raises(AssertionError):
         assert_right(TracedMoments(rule, limit, limit.law.horizon), *over)
+
+
+def scored_moments(method, limit, horizon):
+    return ScoredMoments(method.off(limit), limit, horizon)
+
+
+@pytest.mark.parametrize("survival", [1.0, 0.8])
+@pytest.mark.parametrize("where", PROBLEMS)
+@pytest.mark.parametrize("baseline", [False, True])
+def test_moments_of_the_score_function_form_are_those_over_all_trajectories(
+    baseline, where, survival
+):
+    limit = known(where, "as known")
+    limit = replace(limit, seen=replace(limit.law, survival=survival))
+    scored = tb.ScoreFunction(baseline=baseline)
+    over = moments_over_all(scored, limit)
+    assert_right(scored_moments(scored, limit, limit.law.horizon), *over)
+    direct, indirect = scored.measures(limit)
+    mean = limit.problem.pullback(limit.theta, direct + indirect)
+    np.testing.assert_allclose(mean, over[0], rtol=0, atol=ROUNDING * np.abs(mean).max())
+    if where == "layered":  # ends by itself, at the latest after as many steps
+        if survival < 1.0:
+            with pytest.raises(ValueError, match=r"decays by 1\.12812 from step to step"):
+                scored_moments(scored, limit, None)
+        else:
+            assert_right(scored_moments(scored, limit, None), *over)
+
+
+def without(*terms):
+    """Drop parts of a step's second moments: of z with 1, or of z with z."""
+
+    def wrong(self, past, product):
+        plain, linear, square = past
+        if "cross" in terms:  # z with a step's score
+            linear = 0.0 * linear
+        found = list(scored_carried(self, (plain, linear, square), product))
+        return tuple(0.0 * part if k in terms else part for k, part in enumerate(found))
+
+    return wrong
+
+
+scored_carried = ScoredMoments._carried
+
+
+@pytest.mark.parametrize("terms", [["cross"], [1], [2]], ids=str)
+@pytest.mark.parametrize("where", ["layered", "garnet"])
+def test_moments_of_the_score_function_form_that_lack_a_term_are_seen(monkeypatch, where, terms):
+    limit, scored = known(where, "as known"), tb.ScoreFunction()
+    over = moments_over_all(scored, limit)
+    monkeypatch.setattr(ScoredMoments, "_carried", without(*terms))
+    for horizon in [limit.law.horizon, None][: 2 if where == "layered" else 1]:
+        with pytest.raises(AssertionError):
+            assert_right(scored_moments(scored, limit, horizon), *over)
 
 
 @pytest.mark.parametrize("slot", ["credit_discount", "trace_discount", "leader_discount"])

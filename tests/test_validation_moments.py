@@ -23,8 +23,8 @@ def test_samples_are_within_the_intervals(capsys):
 def test_a_wrong_variance_is_outside(monkeypatch, capsys):
     right = tb.estimator_moments
 
-    def wrong(problem, theta, method):
-        found = right(problem, theta, method)
+    def wrong(problem, theta, method, **cut):
+        found = right(problem, theta, method, **cut)
         return dataclasses.replace(found, variance=2.0 * found.variance)
 
     monkeypatch.setattr(script, "methods", lambda problem, theta, n, seed: [("BC-HG", usual(n))])
@@ -33,6 +33,21 @@ def test_a_wrong_variance_is_outside(monkeypatch, capsys):
     monkeypatch.setattr(tb, "estimator_moments", wrong)
     assert script.main(TINY) == 1
     assert "outside: garnet 0 BC-HG" in capsys.readouterr().out
+
+
+def test_what_a_file_of_results_has_is_not_run_again(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(script, "methods", lambda problem, theta, n, seed: [("BC-HG", usual(n))])
+    kept = [*TINY, "--results", str(tmp_path / "results.jsonl")]
+    script.main([*kept, "--first", "1"])
+    assert script.main([*kept[:1], "2", *kept[2:]]) == script.main([*TINY[:1], "2", *TINY[2:]])
+    *_, second, first, last, again, _, whole = capsys.readouterr().out.splitlines()
+    assert (first, second[:7]) == (again, "1 metho")
+    assert last == whole
+    monkeypatch.setattr(script, "compared", None)
+    script.main([*kept[:1], "2", *kept[2:]])
+    assert capsys.readouterr().out == last + "\n"
+    with pytest.raises(TypeError):  # other sizes are run
+        script.main([*kept, "--batches", "100"])
 
 
 def usual(n):

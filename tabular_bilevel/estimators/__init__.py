@@ -10,6 +10,7 @@ from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
 from tabular_bilevel.estimators.regularised_actor_critic import RegularisedActorCritic
+from tabular_bilevel.estimators.score_function import ScoreFunction
 from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 
@@ -23,6 +24,7 @@ __all__ = [
     "HyperPolicyGradient",
     "NaivePolicyGradient",
     "RegularisedActorCritic",
+    "ScoreFunction",
     "SoBiRL",
     "TruncatedNeumann",
     "ValueGapPenalty",

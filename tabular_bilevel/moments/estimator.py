@@ -19,8 +19,10 @@ from tabular_bilevel.estimators.exact import ExactGradient
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.score_function import ScoreFunction
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.moments.scored import ScoredMoments
 from tabular_bilevel.moments.traced import TracedMoments
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems.features import FeatureProblem
@@ -126,9 +128,10 @@ def estimator_moments(
     for each parameter.
 
     That takes a method whose credits do not depend on the sample: BC-HG, SoBiRL, the naive policy
-    gradient and Bi-AC, with a critic that is exact or given, and those `controls` that are wrong on
-    each trajectory by itself. Zero-order gradients count one random direction, and are exact to the
-    leading order in the radius. Methods that compute from the model have no variance.
+    gradient and Bi-AC, with a critic that is exact or given, the score-function form, and those
+    `controls` that are wrong on each trajectory by itself. Zero-order gradients count one random
+    direction, and are exact to the leading order in the radius. Methods that compute from the model
+    have no variance.
 
     Others average over visits, or learn from the sample: what they make of it is a ratio. Their
     moments take enumeration, by `check_by_enumeration`, or sampling.
@@ -181,6 +184,11 @@ def estimator_moments(
     if hasattr(method, "rule_at"):
         rule, limit = method.rule_at(problem, theta)
         return _traced(problem, theta, rule, limit, steps, uncut=uncut)
+    if isinstance(method, ScoreFunction):
+        limit = method.interaction.given(problem, theta)
+        made = partial(ScoredMoments, method.off(limit))
+        decay = limit.world.leader_discount
+        return _solved(problem, theta, made, decay, limit, steps, uncut=uncut)
     if isinstance(method, ZeroOrder):
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)
@@ -209,13 +217,28 @@ def _traced(
     *,
     uncut: bool,
 ) -> Moments:
+    largest = max(rule.leader_discount, rule.credit_discount, rule.trace_discount)
+    made = partial(TracedMoments, rule)
+    return _solved(problem, theta, made, largest, limit, steps, uncut=uncut)
+
+
+def _solved(
+    problem: BilevelProblem,
+    theta: FloatArray,
+    made: Callable[[Experience, int | None], TracedMoments | ScoredMoments],
+    decay: float,
+    limit: Experience,
+    steps: int | None,
+    *,
+    uncut: bool,
+) -> Moments:
+    """Solve for the moments; what a step adds decays at least so much from step to step."""
     law = limit.law
     if steps is not None:
         law = replace(law, horizon=steps)
     elif law.survival == 1.0 and not uncut:
-        largest = max(rule.leader_discount, rule.credit_discount, rule.trace_discount)
-        steps = law.horizon if largest**law.horizon > CUT_THAT_SHOWS else None
-    moments = TracedMoments(rule, limit, steps)
+        steps = law.horizon if decay**law.horizon > CUT_THAT_SHOWS else None
+    moments = made(limit, steps)
     found = moments.variances()
     return Moments(
         mean=read_only(found.mean),
@@ -224,12 +247,16 @@ def _traced(
         start_variance=float(found.of_starts.sum()),
         n_steps=moments.n_steps if uncut else law.n_steps,
         horizon=steps,
-        _covariance=partial(_whole, rule, replace(limit, memory={}), steps),
+        _covariance=partial(_whole, made, replace(limit, memory={}), steps),
     )
 
 
-def _whole(rule: TraceRule, limit: Experience, steps: int | None) -> FloatArray:
-    return TracedMoments(rule, limit, steps).covariance().covariance
+def _whole(
+    made: Callable[[Experience, int | None], TracedMoments | ScoredMoments],
+    limit: Experience,
+    steps: int | None,
+) -> FloatArray:
+    return made(limit, steps).covariance().covariance
 
 
 def _from_the_model(problem: BilevelProblem, theta: FloatArray, mean: FloatArray) -> Moments:

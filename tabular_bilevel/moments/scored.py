@@ -1,0 +1,215 @@
+"""Mean and covariance of the score-function form (theory.md section 16).
+
+Its past is a vector: z_t, the sum of dlog pi over the steps before t, which later rewards are
+multiplied by. What is second moments elsewhere is a number D, a vector E and a matrix F here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel.derivatives import tangents_at
+from tabular_bilevel.estimators.naive import direct_rule
+from tabular_bilevel.finite.follower import log_policy
+from tabular_bilevel.finite.linear import LinearSystem, policy_system
+from tabular_bilevel.moments.traced import Spread, TracedMoments
+from tabular_bilevel.sampling.experience import Experience
+
+__all__ = ["ScoredMoments", "policy_scores"]
+
+#: The leader's value, (S,), and what the gradient gets, (S, d), from a state on.
+Coming = tuple[FloatArray, FloatArray]
+
+#: Second moments of (z, 1) at a state: of 1, (S,), z with 1, (S, d), and z with z.
+Past = tuple[FloatArray, FloatArray, FloatArray]
+
+#: Multiplies rows, (n, d): entry by entry, or each entry with each.
+Product = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+def policy_scores(experience: Experience) -> FloatArray:
+    """Differentiate log pi in each parameter, shape (S, A, d)."""
+    model, response = experience.world, experience.response
+    policy, discount = response.policy, model.follower_discount
+    tangents = tangents_at(experience.problem, experience.theta, model)
+    n_states, n_actions = policy.shape
+
+    def shaped(pairs: Any) -> FloatArray:
+        return np.asarray(pairs).reshape(n_states, n_actions, -1)
+
+    heat = -log_policy(experience.planned, response.action_value).reshape(-1, 1)
+    values = response.value[model.transition.indices]
+    of_rows = sp.csr_array(
+        (values, (model.entry_row, np.arange(values.size))), shape=(policy.size, values.size)
+    )
+    source = shaped(
+        tangents.follower_reward.toarray()
+        + heat * tangents.temperature.toarray()
+        + discount * (of_rows @ tangents.transition).toarray()
+    )
+    value = policy_system(model, policy, discount).solve(np.einsum("sa,sad->sd", policy, source))
+    ahead = shaped(model.transition @ value)
+    scores = source + discount * ahead - value[:, None]
+    return np.where(model.available[:, :, None], scores, 0.0) / experience.planned.temperature
+
+
+class ScoredMoments:
+    """The moments of one trajectory's gradient in the score-function form.
+
+    Parameters
+    ----------
+    off : ndarray, shape (S,)
+        What is taken off returns.
+    experience : Experience
+        Of the law that trajectories obey.
+    horizon : int or None
+        Steps after which a trajectory is cut; None for no cut.
+
+    Raises
+    ------
+    ValueError
+        If moments are infinite, or may be.
+    """
+
+    @quiet
+    def __init__(self, off: FloatArray, experience: Experience, horizon: int | None) -> None:
+        direct, law = TracedMoments(direct_rule(experience), experience, horizon), experience.law
+        self._direct, self._horizon, outcomes = direct, horizon, direct.outcomes
+        n_states, n_actions = law.policy.shape
+        which, arrival, chance = np.arange(outcomes.pair.size), outcomes.arrival, outcomes.chance
+        if law.survival < 1.0:  # that chance stops a trajectory is one outcome more
+            going = np.flatnonzero(arrival < n_states)
+            stopped = np.full(going.size, n_states)
+            which = np.concatenate((which, going))
+            survive = np.where(arrival < n_states, law.survival, 1.0) * chance
+            chance = np.concatenate((survive, (1.0 - law.survival) * chance[going]))
+            arrival = np.concatenate((arrival, stopped))
+        pair = outcomes.pair[which]
+        self._state, self._arrival, self._pair_state = (
+            pair // n_actions,
+            arrival,
+            np.repeat(np.arange(n_states), n_actions),
+        )
+        self._discount = law.model.leader_discount / law.survival
+        self._scores = policy_scores(experience).reshape(n_states * n_actions, -1)
+        self._score = self._scores[pair]
+        self._reward = law.model.leader_reward.ravel()[pair]
+        self._added = direct.slopes[1].toarray()[direct.row][which]
+        self._added -= off[self._state][:, None] * self._score
+        everywhere = np.arange(pair.size)
+        self._over = sp.csr_array((chance, (self._state, everywhere)), (n_states, pair.size))
+        self._onward = sp.csr_array((chance, (arrival, pair)), (n_states + 1, law.policy.size))[:-1]
+        self._chance, self._initial = chance, law.made_in.initial
+        self._survival, self._start = law.survival, direct.start.toarray()
+
+    @property
+    def n_steps(self) -> float:
+        """Mean number of steps of a trajectory that no horizon cuts."""
+        return self._direct.n_steps
+
+    @quiet
+    def variances(self) -> Spread:
+        """Compute the mean and the variance of each coordinate."""
+        return self._spread(np.multiply)
+
+    @quiet
+    def covariance(self) -> Spread:
+        """Compute the mean and the whole covariance, which takes S A d^2 numbers."""
+        return self._spread(_outer)
+
+    def _spread(self, product: Product) -> Spread:
+        if self._horizon is None:
+            coming = self._stationary()
+            covariance = self._local(coming, coming, self._stationary_past(product), product)
+        else:
+            covariance, coming = np.zeros(()), (0.0 * self._initial, 0.0 * self._start)
+            for past in reversed(list(self._forward(product))):
+                means = self._means(coming)
+                covariance, coming = covariance + self._local(coming, means, past, product), means
+        from_start = self._start + coming[1]
+        mean = self._initial @ from_start
+        off = from_start - mean
+        of_starts = np.tensordot(self._initial, product(off, off), 1)
+        return Spread(mean, covariance + of_starts, of_starts)
+
+    # ---------------------------------------------------------------- what is still to come
+
+    def _step(self, coming: Coming) -> Coming:
+        """Return, for each outcome, the return from it on, and what the gradient gets from it."""
+        value, gradient = (np.concatenate((table, 0.0 * table[:1])) for table in coming)
+        returned = self._reward + self._discount * value[self._arrival]
+        added = self._added + self._discount * gradient[self._arrival]
+        return returned, added + self._score * returned[:, None]
+
+    def _means(self, coming: Coming) -> Coming:
+        returned, added = self._step(coming)
+        return self._over @ returned, self._over @ added
+
+    def _stationary(self) -> Coming:
+        system = self._direct.system(self._discount * self._survival)
+        value = system.solve(self._over @ self._reward)
+        _, source = self._means((value, 0.0 * self._start))
+        return value, system.solve(source)
+
+    # ---------------------------------------------------------------- second moments of the past
+
+    def _carried(self, past: Past, product: Product) -> Past:
+        """Move second moments past a step."""
+        plain, linear, square = (table[self._pair_state] for table in past)
+        by_score = plain[:, None] * self._scores
+        square = square + product(linear, self._scores) + product(self._scores, linear)
+        square = square + product(by_score, self._scores)
+        return self._arriving(plain), self._arriving(linear + by_score), self._arriving(square)
+
+    def _arriving(self, table: FloatArray) -> FloatArray:
+        flat = self._discount**2 * (self._onward @ table.reshape(len(table), -1))
+        return np.asarray(flat).reshape(-1, *table.shape[1:])
+
+    def _first(self, product: Product) -> Past:
+        none = np.zeros_like(self._start)
+        return self._initial, none, product(none, none)
+
+    def _forward(self, product: Product) -> Iterator[Past]:
+        past = self._first(product)
+        for _ in range(self._horizon or 0):
+            if not past[0].sum() > 0.0:
+                return
+            yield past
+            past = self._carried(past, product)
+
+    def _stationary_past(self, product: Product) -> Past:
+        """Add the second moments up over all steps: of the constant, the vector, the matrix."""
+        system = self._direct.system(self._discount**2 * self._survival)
+        plain, linear, square = self._first(product)
+        plain = system.solve_transposed(plain)
+        linear = _solved(system, self._carried((plain, linear, square), product)[1])
+        return plain, linear, _solved(system, self._carried((plain, linear, square), product)[2])
+
+    def _local(self, coming: Coming, means: Coming, past: Past, product: Product) -> FloatArray:
+        """Weigh local covariances by the second moments of the past."""
+        plain, linear, square = past
+        returned, added = self._step(coming)
+        returned = returned - means[0][self._state]
+        added = added - means[1][self._state]
+        together = self._over @ (returned[:, None] * added)
+        found = np.tensordot(self._over @ returned**2, square, 1)
+        found = found + (product(linear, together) + product(together, linear)).sum(axis=0)
+        own = (self._chance * plain[self._state])[:, None] * added
+        if product is np.multiply:
+            return np.asarray(found + (own * added).sum(axis=0))
+        return np.asarray(found + own.T @ added)
+
+
+def _outer(one: FloatArray, other: FloatArray) -> FloatArray:
+    return one[:, :, None] * other[:, None, :]
+
+
+def _solved(system: LinearSystem, source: FloatArray) -> FloatArray:
+    flat = source.reshape(len(source), -1)
+    columns = [system.solve_transposed(np.ascontiguousarray(column)) for column in flat.T]
+    return np.stack(columns, axis=1).reshape(source.shape)
