@@ -279,5 +279,58 @@ def test_what_is_for_tables_says_so():
     ):
         with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
             refused()
+    for estimator in (tb.TruncatedNeumann(), tb.AdaptiveModelDesign()):
+        with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+            estimator(problem, theta, rng=0)
+    with pytest.raises(ValueError, match="base is of type LinearQuadraticModel, not a Model"):
+        tb.FeatureProblem(problem.model(theta), follower_reward=[[1.0]])
     with pytest.raises(ValueError, match="model is of type dict, not a Model or a LinearQuadratic"):
         tb.solve_follower({})
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        tb.CompiledPolicyIteration(),
+        tb.PolicyIteration(),
+        tb.ValueIteration(),
+        tb.StoppedPolicyIteration(steps=3),
+        tb.StoppedValueIteration(sweeps=3),
+    ],
+)
+def test_solvers_of_tables_are_refused(solver):
+    words = f"solver is a {type(solver).__name__} of the other kind of model, and model is a Linear"
+    with pytest.raises(ValueError, match=words):
+        tb.solve_follower(made(), solver=solver)
+    with pytest.raises(ValueError, match=words):
+        tb.hypergradient(tb.problems.bilevel_lqr(), [0.0, 0.0], solver=solver)
+
+
+def test_answers_of_another_kind_or_size_are_refused():
+    ours, tables = made(), tb.problems.fork().model([0.5])
+    our_answer, other_answer = tb.solve_follower(ours), tb.solve_follower(tables)
+    ours_worth = tb.evaluate_leader(ours, our_answer)
+    worth = tb.evaluate_leader(tables, other_answer)
+    for refused in (
+        lambda: tb.evaluate_leader(ours, other_answer),
+        lambda: tb.evaluate_leader(tables, our_answer),
+        lambda: tb.sensitivities(ours, other_answer, ours_worth),
+        lambda: tb.sensitivities(ours, our_answer, worth),
+        lambda: tb.sensitivities(tables, other_answer, ours_worth),
+    ):
+        with pytest.raises(ValueError, match="of the other kind of model, and model is a"):
+            refused()
+    larger = tb.problems.building_thermal_control().model([0.0] * 8)
+    with pytest.raises(ValueError, match=r"response.value_matrix has shape \(2, 2\), not \(4, 4\)"):
+        tb.evaluate_leader(larger, our_answer)
+    with pytest.raises(ValueError, match=r"response is of type NoneType, not the lq\.Response"):
+        tb.lq.state_laws(ours, None, 3)
+
+    class Silent:
+        def solve(self, model, *, start=None):
+            return None
+
+    with pytest.raises(
+        ValueError, match=r"solver.solve\(...\) is of type NoneType, not the lq.Resp"
+    ):
+        tb.solve_follower(ours, solver=Silent())
