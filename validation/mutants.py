@@ -265,8 +265,8 @@ MUTANTS = (
     Mutant(
         "a budget's pullback with a wrong sign",
         "Budget.pullback",
-        "np.full(share.size, -(share[:-1] @ gradient))",
-        "np.full(share.size, share[:-1] @ gradient)",
+        "centred.fill(-share[:-1].dot(gradient))",
+        "centred.fill(share[:-1].dot(gradient))",
         (f"{BOUNDS}::test_bounds_of_a_budget_hold", RIGHT),
     ),
     Mutant(

@@ -117,9 +117,14 @@ class Response:
         )
 
 
-def require_answer(model: LinearQuadraticModel, answer: object, name: str = "response") -> None:
-    """Raise ValueError unless it is an answer to a model of this kind and of these sizes."""
-    if not isinstance(answer, Response):
+def require_answer(
+    model: LinearQuadraticModel,
+    answer: object,
+    name: str = "response",
+    kind: type | tuple[type, ...] = (Response, GaussianPolicy),
+) -> None:
+    """Raise ValueError unless it is an answer, or a policy, of a model of this kind and size."""
+    if not isinstance(answer, kind):
         raise ValueError(
             f"{name} is of type {type(answer).__name__}, not the lq.Response of a "
             "LinearQuadraticModel"
@@ -127,7 +132,8 @@ def require_answer(model: LinearQuadraticModel, answer: object, name: str = "res
     n, m = model.n_states, model.n_controls
     shapes = {"value_matrix": (n, n), "gain": (m, n), "covariance": (m, m)}
     for table, shape in shapes.items():
-        finite_array(f"{name}.{table}", getattr(answer, table), shape)
+        if hasattr(answer, table):
+            finite_array(f"{name}.{table}", getattr(answer, table), shape)
 
 
 def closed_loop(model: LinearQuadraticModel, gain: FloatArray) -> FloatArray:
@@ -150,7 +156,7 @@ def solve_follower(
     if solver is not None:
         require_method("solver", solver, "solve")
         found: Response = solver.solve(model, start=start)
-        require_answer(model, found, "solver.solve(...)")
+        require_answer(model, found, "solver.solve(...)", Response)
         return found
     if start is not None:
         try:
