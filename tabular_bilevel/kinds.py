@@ -38,8 +38,10 @@ __all__ = [
     "AnyResponse",
     "AnySensitivities",
     "by_kind",
+    "direct_sensitivities",
     "evaluate_leader",
     "evaluated",
+    "indirect_sensitivities",
     "road",
     "sensitivities",
     "solve_follower",
@@ -95,6 +97,10 @@ _sensitivities = by_kind(adjoint.sensitivities, lq_adjoint.sensitivities)
 
 #: Evaluate and differentiate: the evaluation, the direct part, and that through the follower.
 road = by_kind(adjoint.road, lq_adjoint.road)
+
+#: The two parts of `road`, of an evaluation that is there already.
+direct_sensitivities = by_kind(adjoint.direct_sensitivities, lq_adjoint.direct_sensitivities)
+indirect_sensitivities = by_kind(adjoint.indirect_sensitivities, lq_adjoint.indirect_sensitivities)
 
 #: Evaluate with the very numbers of `road`.
 evaluated = by_kind(adjoint.evaluated, lq_leader.evaluate_leader)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +19,11 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
 from tabular_bilevel.mistakes.measured import Measures
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, model_at
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
@@ -66,6 +67,9 @@ PAIRS = 120
 
 # Of the standard suite, problems with many directions on which mistakes differ.
 ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequal discounts")
+
+# Of a rule, what multiplies what is there.
+FACTORS = ("direct", "indirect", "direct_tables", "indirect_tables")
 
 # Relative to the gradient, by which targets differ visibly there.
 VISIBLY = 0.05
@@ -199,13 +203,18 @@ class Diagnosis:
             yield f"problems of the suite that tell these apart: {', '.join(self.elsewhere)}"
 
 
+def as_the_rule_says(rule: TraceRule, experience: Experience) -> Any:
+    """Add up measures as a rule of either kind of model does."""
+    return rule.measures(experience)
+
+
 @dataclass(frozen=True, eq=False)
 class _Core:
     """What is made of some knowledge by a rule, before factors: the target of many factors."""
 
     experience: Experience
     rule: TraceRule
-    measures: Measures = TraceRule.measures
+    measures: Measures = as_the_rule_says
 
     @cached_property
     def shares(self) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
@@ -268,6 +277,7 @@ class Candidates:
         together: bool = False,
     ) -> None:
         self.problem, self.theta = problem, theta
+        self._tables = isinstance(model_at(problem, theta), Model)
         if right is None:
             right = right_limit(problem, theta, count=count)
         uncut = right
@@ -284,7 +294,7 @@ class Candidates:
             self.known_cut = cut_after(right.law.horizon)
             self.singles[self.known_cut] = self._here
         for fault in FAULTS.values():
-            if together and not fault.together:
+            if (together and not fault.together) or not (fault.anywhere or self._tables):
                 continue
             core = self._core(self._right, fault)
             if core is None:
@@ -317,7 +327,7 @@ class Candidates:
                 rule = before.rule(rule, known)
         if fault.rule is not None:
             rule = fault.rule(rule, known)
-        if fault.measures is not None and base.measures is not TraceRule.measures:
+        if fault.measures is not None and base.measures is not as_the_rule_says:
             return None
         made = _Core(known, rule, fault.measures or base.measures)
         if known is base.experience and _is_factor(made, base):
@@ -782,16 +792,9 @@ def _is_factor(made: _Core, base: _Core) -> bool:
     one, other = made.rule, base.rule
     same = one.credit is other.credit and made.measures is base.measures
     return same and all(
-        getattr(one, name) == getattr(other, name)
-        for name in (
-            "credit_discount",
-            "trace_discount",
-            "leader_discount",
-            "late",
-            "centred",
-            "baseline",
-            "own_action",
-        )
+        getattr(one, each.name) == getattr(other, each.name)
+        for each in fields(one)
+        if each.name not in ("credit", *FACTORS)
     )
 
 

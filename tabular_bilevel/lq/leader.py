@@ -12,7 +12,7 @@ import numpy as np
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.lq.follower import Response, closed_loop, require_answer
+from tabular_bilevel.lq.follower import GaussianPolicy, Response, closed_loop, require_answer
 from tabular_bilevel.lq.linear import is_stable, lyapunov, powers, spectral_radius, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws, by_state
@@ -162,14 +162,16 @@ def moved_noise(model: LinearQuadraticModel, covariance: FloatArray) -> FloatArr
 
 
 @quiet
-def state_laws(model: LinearQuadraticModel, response: Response, n_steps: int) -> StateLaws:
+def state_laws(
+    model: LinearQuadraticModel, response: Response | GaussianPolicy, n_steps: int
+) -> StateLaws:
     """Follow the Gaussian law of the state under the follower's answer.
 
     Parameters
     ----------
     model : LinearQuadraticModel
         The model.
-    response : Response
+    response : Response or GaussianPolicy
         The follower's answer to it.
     n_steps : int
         How many steps, the first state included.

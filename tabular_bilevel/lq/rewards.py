@@ -136,6 +136,12 @@ class QuadraticReward:
             if shape != (size, size):
                 raise ValueError(f"leader_reward.{name} has shape {shape}, not ({size}, {size})")
 
+    def at(self, states: FloatArray, controls: FloatArray) -> FloatArray:
+        """Compute what steps earn; states have the shape (count, steps, n)."""
+        paid = states @ self.state + 2.0 * controls @ np.transpose(self.cross)
+        of_controls = ((controls @ self.control) * controls).sum(axis=-1)
+        return np.asarray((paid * states).sum(axis=-1) + of_controls + self.constant)
+
     @staticmethod
     def expected(
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
@@ -224,6 +230,11 @@ class GaussianBump:
             raise ValueError(
                 f"leader_reward.centre has shape {self.centre.shape}, not ({n_states},)"
             )
+
+    def at(self, states: FloatArray, controls: FloatArray) -> FloatArray:
+        """Compute what steps earn; states have the shape (count, steps, n)."""
+        gap = states - self.centre
+        return np.asarray(self.height * np.exp(-((gap @ self.precision) * gap).sum(axis=-1)))
 
     @staticmethod
     def expected(
