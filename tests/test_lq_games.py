@@ -206,4 +206,4 @@ def test_the_building_is_as_specified():
     sealed = BUILDING.model([40.0] * 4 + [0.0] * 4).dynamics
     np.testing.assert_allclose(sealed @ np.ones(4), np.ones(4), rtol=1e-14)
     assert "4 zones, 8 parameters" in str(BUILDING)
-    assert "1 actions of the leader, which the follower observes" in str(LQR)
+    assert "1 action of the leader, which the follower observes" in str(LQR)

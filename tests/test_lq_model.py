@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel.cli import explain
 
 TABLES = {
     "dynamics": [[0.9, 0.1], [0.0, 0.8]],
@@ -217,7 +218,7 @@ def test_what_is_said_of_a_model_and_its_stations():
         "temperature 0.1"
     )
     response = tb.solve_follower(model)
-    assert str(response).startswith("Response: 2 states, 1 inputs, residual ")
+    assert str(response).startswith("Response: 2 states, 1 input, residual ")
     evaluation = tb.evaluate_leader(model, response)
     assert str(evaluation).endswith("over all steps")
     assert "state_cost" in str(tb.sensitivities(model, response, evaluation))
@@ -276,6 +277,10 @@ def test_what_is_for_tables_says_so():
         lambda: tb.plots.influence(problem, theta),
         lambda: tb.plots.occupancy(problem, theta),
         lambda: tb.LeaderView(problem, theta),
+        lambda: tb.plots.incentives(problem, theta),
+        lambda: tb.plots.graph(result.model),
+        lambda: tb.count_trajectories(result.model),
+        lambda: list(explain.explained("game", problem, np.zeros(2))),
     ):
         with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
             refused()
@@ -334,3 +339,15 @@ def test_answers_of_another_kind_or_size_are_refused():
         ValueError, match=r"solver.solve\(...\) is of type NoneType, not the lq.Resp"
     ):
         tb.solve_follower(ours, solver=Silent())
+
+
+def test_an_environment_is_of_tables():
+    pytest.importorskip("gymnasium")
+    from tabular_bilevel.adapters.gymnasium import FollowerEnv, to_gymnasium
+
+    with pytest.raises(
+        ValueError, match="model is a LinearQuadraticModel: this is for tables only"
+    ):
+        FollowerEnv(made())
+    with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+        to_gymnasium(tb.problems.bilevel_lqr(), [0.0, 0.0])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import finite_array, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.lq.arguments import as_symmetric
+from tabular_bilevel.lq.arguments import as_symmetric, sizes
 from tabular_bilevel.lq.linear import is_stable, lyapunov, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 
@@ -112,8 +112,7 @@ class Response:
     def __str__(self) -> str:
         m, n = self.gain.shape
         return (
-            f"Response: {n} states, {m} inputs, residual {self.residual:.2g}, "
-            f"{self.iterations} iterations"
+            f"Response: {sizes(n, m)}, residual {self.residual:.2g}, {self.iterations} iterations"
         )
 
 
