@@ -27,7 +27,7 @@ SHORT = {"follower_discount": 0.7, "leader_discount": 0.8, "temperature": 0.4}
 
 # Where trajectories end by themselves, and where they are cut after so many steps.
 PROBLEMS = {
-    "layered": (tb.problems.layered(depth=3, width=2, rng=3), None),
+    "layered": (tb.problems.layered(depth=3, width=2, temperature=0.5, rng=3), None),
     "masked": (tb.problems.zoo.named("masked layers").problem, 2),
     "garnet": (
         tb.problems.garnet(n_states=3, n_actions=2, branching=2, n_parameters=3, **SHORT),
