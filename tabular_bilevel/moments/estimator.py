@@ -22,7 +22,7 @@ from tabular_bilevel.estimators.penalty import ValueGapPenalty
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.moments.traced import TracedMoments
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import NEGLIGIBLE, Episodes
@@ -208,6 +208,7 @@ def _traced(
     *,
     uncut: bool,
 ) -> Moments:
+    require_tables(limit.planned)
     law = limit.law
     if steps is not None:
         law = replace(law, horizon=steps)
