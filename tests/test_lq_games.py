@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sizes import sizes
 from systems import random_reward, random_system
 
 import tabular_bilevel as tb
@@ -66,7 +67,7 @@ def random_game(seed, **changes):
     return tb.LinearQuadraticGame(base=base, **{**settings, **changes})
 
 
-@pytest.mark.parametrize("seed", range(6))
+@sizes("seed", range(2), range(2, 6))
 @pytest.mark.parametrize("observed", [True, False])
 @pytest.mark.parametrize("noise", [None, [[0.2, 0.05], [0.05, 0.1]]])
 def test_games_have_right_derivatives(seed, observed, noise):
@@ -164,6 +165,26 @@ def test_a_bump_takes_no_reward_of_the_leaders_action():
         LQR.replace(leader_action_reward=[[1.0]])
     with pytest.raises(ValueError, match=r"theta has shape \(3,\), not that of a vector of length"):
         LQR.model([0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("problem", "d"),
+    [(tb.problems.building_thermal_control(), 8), (tb.problems.bilevel_lqr(), 2)],
+)
+def test_a_theta_of_another_length_is_refused(problem, d):
+    short = np.zeros(d - 1)
+    for way in (
+        problem.model,
+        lambda theta: problem.pullback(theta, None),
+        lambda theta: problem.pushforward(theta, theta),
+        lambda theta: tb.hypergradient(problem, theta),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"theta has shape \({d - 1},\), not that of a vector"
+        ):
+            way(short)
+    with pytest.raises(ValueError, match=rf"direction has shape \({d - 1},\), not that of"):
+        problem.pushforward(np.zeros(d), short)
 
 
 def test_the_building_is_as_specified():

@@ -160,3 +160,15 @@ def test_an_ascent_climbs_and_goes_on():
     assert last.cosine == pytest.approx(1.0, abs=1e-12)
     np.testing.assert_array_equal(rest.next_theta, last.next_theta)
     assert last.objective_over(1) < last.objective
+
+
+def test_a_temperature_at_the_edge_of_float64_leaves_derivatives():
+    """Half of the least number is 0: nothing is divided by it."""
+    model = random_system(1)
+    slopes = []
+    for temperature in (5e-324, 1e-30):
+        cold = model.replace(temperature=temperature)
+        response = tb.solve_follower(cold)
+        slopes.append(tb.sensitivities(cold, response, tb.evaluate_leader(cold, response)))
+    np.testing.assert_allclose(slopes[0].dynamics, slopes[1].dynamics, rtol=1e-12)
+    assert slopes[0].temperature == pytest.approx(slopes[1].temperature, rel=1e-12)

@@ -8,7 +8,7 @@ from systems import random_system
 
 import tabular_bilevel as tb
 from tabular_bilevel.lq.follower import closed_loop
-from tabular_bilevel.lq.leader import moved_noise, rounding_horizon
+from tabular_bilevel.lq.leader import _back, moved_noise, rounding_horizon, step_weights
 
 ROUNDING = 1e-11
 
@@ -153,3 +153,80 @@ def test_laws_are_followed_step_by_step():
         np.testing.assert_allclose(laws.covariances[t + 1], known, rtol=1e-10, atol=1e-13)
     with pytest.raises(ValueError, match="n_steps is 0, not a positive whole number"):
         tb.lq.state_laws(model, response, 0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 37, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_doubling_adds_up_what_single_steps_do(seed, steps):
+    """A quadratic over some steps is doubled; here its laws and their derivatives go one by one."""
+    model = random_system(seed, horizon=steps)
+    response, reward = tb.solve_follower(model), model.leader_reward
+    found = tb.evaluate_leader(model, response)
+    laws = tb.lq.state_laws(model, response, steps)
+    weights = model.leader_discount ** np.arange(steps)
+    slopes = reward.slopes(laws, weights, response.gain, response.covariance)
+    closed = closed_loop(model, response.gain)
+    known = _back(closed, laws, slopes.means, slopes.covariances)
+    names = ("closed_loop", "noise", "initial_mean", "initial_covariance")
+    for name, array in zip(names, known, strict=True):
+        assert np.abs(getattr(found, name) - array).max() <= 1e-10 * max(1.0, np.abs(array).max())
+    for name, array in slopes.reward.items():
+        assert np.abs(found.leader_reward[name] - array).max() <= 1e-10 * np.abs(array).max()
+
+
+def test_a_horizon_of_any_length_is_summed_at_once():
+    """Far beyond what can be gone through step by step, and then all steps are alike."""
+    quadratic = random_system(7)
+    for model in (quadratic, random_system(7, bump=True), random_system(3, bump=True)):
+        response = tb.solve_follower(model)
+        whole = tb.evaluate_leader(model, response)
+        found = tb.evaluate_leader(model, response, horizon=10**15)
+        assert found.horizon == 10**15
+        assert found.objective == pytest.approx(whole.objective, rel=1e-12)
+        for name in ("closed_loop", "noise", "gain", "covariance", "initial_mean"):
+            one, other = getattr(found, name), getattr(whole, name)
+            assert np.abs(one - other).max() <= 1e-11 * max(1.0, np.abs(other).max())
+
+
+@pytest.mark.parametrize("steps", [300, 3000])
+def test_laws_that_are_alike_are_weighed_at_once(steps):
+    """Against a sum over every step, at a discount that forgets nothing within them."""
+    model = random_system(7, bump=True).replace(leader_discount=1.0 - 1e-7)
+    response = tb.solve_follower(model)
+    closed = closed_loop(model, response.gain)
+    weights = step_weights(closed, model.leader_discount, steps)
+    assert len(weights) < steps  # so that something is weighed at once
+    assert weights.sum() == pytest.approx((model.leader_discount ** np.arange(steps)).sum())
+    laws = tb.lq.state_laws(model, response, steps)
+    each = model.leader_discount ** np.arange(steps)
+    slopes = model.leader_reward.slopes(laws, each, response.gain, response.covariance)
+    flow, spreading, *_ = _back(closed, laws, slopes.means, slopes.covariances)
+    found = tb.evaluate_leader(model, response, horizon=steps)
+    np.testing.assert_allclose(found.closed_loop, flow, rtol=1e-9, atol=1e-9 * abs(flow).max())
+    np.testing.assert_allclose(found.noise, spreading, rtol=1e-9, atol=1e-9 * abs(spreading).max())
+
+
+@pytest.mark.parametrize(
+    ("centre", "precision"), [(1e160, 1.0), (1e300, 1e300), (60.0, 1e10), (0.0, 1e300)]
+)
+def test_a_bump_too_far_off_to_be_felt_has_no_slope(centre, precision):
+    """Its height underflows to 0 where squares of the distance overflow: no NaN comes of it."""
+    n = 2
+    model = tb.LinearQuadraticModel(
+        dynamics=0.9 * np.eye(n),
+        control=np.eye(n),
+        state_cost=np.eye(n),
+        control_cost=np.eye(n),
+        noise=np.zeros((n, n)),
+        initial_mean=[1.0, 1.0],
+        initial_covariance=np.zeros((n, n)),
+        follower_discount=0.9,
+        leader_discount=0.9,
+        temperature=0.1,
+        leader_reward=tb.GaussianBump(centre=[centre, 0.0], precision=precision * np.eye(n)),
+        leader_horizon=1,
+    )
+    response = tb.solve_follower(model)
+    evaluation = tb.evaluate_leader(model, response)
+    assert evaluation.objective == 0.0
+    assert tb.sensitivities(model, response, evaluation).size == 0.0

@@ -151,6 +151,11 @@ def test_a_bump_over_all_steps_needs_a_state_that_stays():
         tb.evaluate_leader(model, answer, horizon=20_000)
     with pytest.raises(ValueError, match="more than 134,217,728 numbers"):
         tb.lq.state_laws(model, answer, 10**8)
+    with pytest.raises(ValueError, match="over 1,000,000,000,000 steps are more than"):
+        tb.evaluate_leader(model, answer, horizon=10**12)
+    now = model.replace(leader_discount=0.0)
+    once = tb.evaluate_leader(model, answer, horizon=1).objective
+    assert tb.evaluate_leader(now, answer, horizon=10**12).objective == once
 
 
 def test_a_state_that_is_too_wide_for_a_bump_is_said():
@@ -169,8 +174,10 @@ def test_a_state_that_is_too_wide_for_a_bump_is_said():
 def test_numbers_that_overflow_are_said():
     huge = tb.QuadraticReward(state=1e308 * np.eye(2), control=[[0.0]])
     model = made(leader_reward=huge, initial_mean=[10.0, 0.0])
-    with pytest.raises(ValueError, match="the leader's objective is not finite"):
-        tb.evaluate_leader(model, tb.solve_follower(model))
+    steep = tb.GaussianBump(centre=[1.0, 0.0], precision=1e300 * np.eye(2), height=1e10)
+    for each in (model, model.replace(leader_horizon=5), made(leader_reward=steep)):
+        with pytest.raises(ValueError, match="objective or its derivative is not finite"):
+            tb.evaluate_leader(each, tb.solve_follower(each))
 
 
 def test_models_are_frozen_and_survive_a_pickle():
@@ -272,5 +279,58 @@ def test_what_is_for_tables_says_so():
     ):
         with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
             refused()
+    for estimator in (tb.TruncatedNeumann(), tb.AdaptiveModelDesign()):
+        with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+            estimator(problem, theta, rng=0)
+    with pytest.raises(ValueError, match="base is of type LinearQuadraticModel, not a Model"):
+        tb.FeatureProblem(problem.model(theta), follower_reward=[[1.0]])
     with pytest.raises(ValueError, match="model is of type dict, not a Model or a LinearQuadratic"):
         tb.solve_follower({})
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        tb.CompiledPolicyIteration(),
+        tb.PolicyIteration(),
+        tb.ValueIteration(),
+        tb.StoppedPolicyIteration(steps=3),
+        tb.StoppedValueIteration(sweeps=3),
+    ],
+)
+def test_solvers_of_tables_are_refused(solver):
+    words = f"solver is a {type(solver).__name__} of the other kind of model, and model is a Linear"
+    with pytest.raises(ValueError, match=words):
+        tb.solve_follower(made(), solver=solver)
+    with pytest.raises(ValueError, match=words):
+        tb.hypergradient(tb.problems.bilevel_lqr(), [0.0, 0.0], solver=solver)
+
+
+def test_answers_of_another_kind_or_size_are_refused():
+    ours, tables = made(), tb.problems.fork().model([0.5])
+    our_answer, other_answer = tb.solve_follower(ours), tb.solve_follower(tables)
+    ours_worth = tb.evaluate_leader(ours, our_answer)
+    worth = tb.evaluate_leader(tables, other_answer)
+    for refused in (
+        lambda: tb.evaluate_leader(ours, other_answer),
+        lambda: tb.evaluate_leader(tables, our_answer),
+        lambda: tb.sensitivities(ours, other_answer, ours_worth),
+        lambda: tb.sensitivities(ours, our_answer, worth),
+        lambda: tb.sensitivities(tables, other_answer, ours_worth),
+    ):
+        with pytest.raises(ValueError, match="of the other kind of model, and model is a"):
+            refused()
+    larger = tb.problems.building_thermal_control().model([0.0] * 8)
+    with pytest.raises(ValueError, match=r"response.value_matrix has shape \(2, 2\), not \(4, 4\)"):
+        tb.evaluate_leader(larger, our_answer)
+    with pytest.raises(ValueError, match=r"response is of type NoneType, not the lq\.Response"):
+        tb.lq.state_laws(ours, None, 3)
+
+    class Silent:
+        def solve(self, model, *, start=None):
+            return None
+
+    with pytest.raises(
+        ValueError, match=r"solver.solve\(...\) is of type NoneType, not the lq.Resp"
+    ):
+        tb.solve_follower(ours, solver=Silent())

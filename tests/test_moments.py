@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sizes import sizes
 from small import somewhere
 
 import tabular_bilevel as tb
@@ -134,7 +135,7 @@ def test_far_cuts_come_to_what_is_solved_for():
         theta = somewhere(problem)
         for method in (tb.BoltzmannCovariance(own_action=True), tb.NaivePolicyGradient()):
             uncut = tb.estimator_moments(problem, theta, method)
-            cut = tb.estimator_moments(problem, theta, method, horizon=900)
+            cut = tb.estimator_moments(problem, theta, method, horizon=500)
             np.testing.assert_allclose(cut.variance, uncut.variance, rtol=1e-9)
             np.testing.assert_allclose(cut.covariance, uncut.covariance, atol=1e-9)
 
@@ -191,7 +192,9 @@ def test_other_methods_are_refused_in_words(method, message):
         tb.estimator_moments(PROBLEMS["garnet"], np.zeros(6), method)
 
 
-@pytest.mark.parametrize("horizon", [0, 2.5, "long", -math.inf, math.nan])
+@pytest.mark.parametrize(
+    "horizon", [0, 2.5, True, "long", -math.inf, math.nan, [3, 4], np.array([3, 4])]
+)
 def test_a_bad_horizon_is_named(horizon):
     with pytest.raises(ValueError, match=r"^horizon is "):
         tb.estimator_moments(
@@ -227,8 +230,9 @@ def test_given_values_are_enumerated_like_exact_ones():
     )
 
 
-def test_zero_order_moments_are_those_of_random_directions():
-    problem, n = tb.problems.two_state(), 800
+@sizes("n", [200], [800])
+def test_zero_order_moments_are_those_of_random_directions(n):
+    problem = tb.problems.two_state()
     theta = somewhere(problem)
     for method in (
         tb.ZeroOrder(radius=1e-3),
@@ -238,7 +242,8 @@ def test_zero_order_moments_are_those_of_random_directions():
         rng = np.random.default_rng(8)
         rows = np.array([method(problem, theta, rng=rng).gradient for _ in range(n)])
         moments = tb.estimator_moments(problem, theta, method)
-        assert rows.var(axis=0).sum() == pytest.approx(moments.total_variance, rel=0.2)
+        off = 4.0 / math.sqrt(n)
+        assert rows.var(axis=0).sum() == pytest.approx(moments.total_variance, rel=off)
         assert moments.covariance.diagonal() == pytest.approx(moments.variance)
         assert moments.n_steps == (0.0 if method.sampler is None else 6.0)
 
@@ -270,3 +275,19 @@ def test_a_simulator_is_where_trajectories_come_from():
     moments = tb.estimator_moments(problem, theta, method)
     assert largest(moments.mean - method.target(problem, theta)) <= ROUNDING
     assert largest(moments.bias) > 1e-2 * largest(moments.exact)
+
+
+def test_what_the_simulator_pays_the_follower_is_nobodys_noise():
+    """The follower expects of an arrival what it plans with, and that is what is taken off."""
+    problem = PROBLEMS["garnet"]
+    base = problem.base
+    paid = tb.FeatureProblem(
+        base.replace(follower_reward=base.follower_reward + 10.0),
+        **{name: getattr(problem, name) for name in ("follower_reward", "transition", "initial")},
+        leader_reward=problem.leader_reward,
+    )
+    theta = somewhere(problem)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 30), simulator=paid))
+    usual = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 30)))
+    found, plain = (tb.estimator_moments(problem, theta, each) for each in (method, usual))
+    assert found.total_variance == pytest.approx(plain.total_variance, rel=1e-9)

@@ -9,6 +9,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from pages import CONTRAST, FAINT, Page, require_fit, shown
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import verify
@@ -159,8 +160,7 @@ def test_of_many_parameters_the_largest_are_shown():
 NUMBERS = [np.nan, np.inf, -np.inf, 1e308, -1e308, 5e-324, 0.0, -0.0, 1.0]
 
 
-@pytest.mark.parametrize("one", NUMBERS)
-@pytest.mark.parametrize("other", NUMBERS)
+@sizes(("one", "other"), *pairs(NUMBERS, NUMBERS))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # texts of a report multiply what it holds
 def test_no_number_spoils_a_page(one, other):
     factor = Factor(one, min(one, other), max(one, other))

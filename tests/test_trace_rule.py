@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import twins
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
@@ -192,9 +193,8 @@ def assert_right(moments, mean, covariance):
         np.testing.assert_allclose(found.covariance, wanted, rtol=0, atol=ROUNDING * size)
 
 
-@pytest.mark.parametrize("survival", [1.0, 0.9])
+@sizes(("name", "survival"), *pairs([*RULES], [1.0, 0.9]))
 @pytest.mark.parametrize("where", PROBLEMS)
-@pytest.mark.parametrize("name", RULES)
 def test_a_rules_moments_are_those_over_all_trajectories(name, where, survival):
     limit = known(where, "more slips") or known(where, "as known")
     limit = replace(limit, seen=replace(limit.law, survival=survival))

@@ -1,6 +1,7 @@
 """Whatever public takes a theta, a generator or a policy says so, by name, of one that is none."""
 
 import dataclasses
+import functools
 import inspect
 
 import numpy as np
@@ -183,6 +184,14 @@ def run(function, named):
     return next(result) if inspect.isgenerator(result) else result
 
 
+@functools.cache
+def works(name):
+    """Return arguments with which a function has been called."""
+    right = arguments(name, FUNCTIONS[name])
+    run(FUNCTIONS[name], right)
+    return right
+
+
 ASKED = {
     name: asked
     for name, function in FUNCTIONS.items()
@@ -203,8 +212,7 @@ def test_each_is_tried():
 @pytest.mark.parametrize(("name", "parameter"), CASES)
 def test_what_is_none_is_named(name, parameter):
     function = FUNCTIONS[name]
-    right = arguments(name, function)
-    run(function, right)
+    right = works(name)
     none_means = inspect.signature(function).parameters[parameter].default is None
     no_length = name in ("Shake.__call__", "AscentState.start")
     for wrong in WRONG[parameter]:

@@ -53,7 +53,7 @@ def indirect_sensitivities(
     """
     A, B, discount = model.dynamics, model.control, model.follower_discount
     P, gain = response.value_matrix, response.gain
-    inverse = response.covariance / (model.temperature / 2.0)
+    inverse = np.linalg.inv(model.control_cost + discount * symmetric(B.T @ P @ B))
     Y = inverse @ evaluation.gain
     T = -inverse @ evaluation.covariance @ response.covariance - symmetric(Y @ gain.T)
     closed = closed_loop(model, gain)

@@ -8,14 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import require_method
+from tabular_bilevel._base.arguments import finite_array, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.lq.arguments import as_symmetric
 from tabular_bilevel.lq.linear import is_stable, lyapunov, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 
-__all__ = ["GaussianPolicy", "Response", "bellman", "closed_loop", "solve_follower"]
+__all__ = [
+    "GaussianPolicy",
+    "Response",
+    "bellman",
+    "closed_loop",
+    "require_answer",
+    "solve_follower",
+]
 
 # Doublings and Newton steps converge quadratically, near the edge of what can be stabilised after
 # some steps that gain a digit or so.
@@ -110,6 +117,25 @@ class Response:
         )
 
 
+def require_answer(
+    model: LinearQuadraticModel,
+    answer: object,
+    name: str = "response",
+    kind: type | tuple[type, ...] = (Response, GaussianPolicy),
+) -> None:
+    """Raise ValueError unless it is an answer, or a policy, of a model of this kind and size."""
+    if not isinstance(answer, kind):
+        raise ValueError(
+            f"{name} is of type {type(answer).__name__}, not the lq.Response of a "
+            "LinearQuadraticModel"
+        )
+    n, m = model.n_states, model.n_controls
+    shapes = {"value_matrix": (n, n), "gain": (m, n), "covariance": (m, m)}
+    for table, shape in shapes.items():
+        if hasattr(answer, table):
+            finite_array(f"{name}.{table}", getattr(answer, table), shape)
+
+
 def closed_loop(model: LinearQuadraticModel, gain: FloatArray) -> FloatArray:
     """Compute the dynamics under a gain, A - B K."""
     return model.dynamics - model.control @ gain
@@ -130,9 +156,15 @@ def solve_follower(
     if solver is not None:
         require_method("solver", solver, "solve")
         found: Response = solver.solve(model, start=start)
+        require_answer(model, found, "solver.solve(...)", Response)
         return found
+    if start is not None:
+        try:
+            return _solved(model, start)
+        except (ConvergenceError, np.linalg.LinAlgError):
+            pass  # from so far away numbers overflow
     try:
-        return _solved(model, start)
+        return _solved(model, None)
     except (ConvergenceError, np.linalg.LinAlgError) as error:
         raise ConvergenceError(
             "the Riccati equation was not solved in float64: the input hardly reaches a mode that "

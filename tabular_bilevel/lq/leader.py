@@ -12,19 +12,21 @@ import numpy as np
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.lq.follower import GaussianPolicy, Response, closed_loop
+from tabular_bilevel.lq.follower import GaussianPolicy, Response, closed_loop, require_answer
 from tabular_bilevel.lq.linear import is_stable, lyapunov, powers, spectral_radius, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
-from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws
+from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws, by_state
 
 __all__ = [
     "Evaluation",
     "average_law",
     "counted_steps",
     "evaluate_leader",
+    "moment_of_all",
     "moved_noise",
     "rounding_horizon",
     "state_laws",
+    "step_weights",
 ]
 
 # A bump's rewards after the last counted step are together smaller than this part of its height.
@@ -97,42 +99,31 @@ def evaluate_leader(
     A horizon is that of the model, if none is given. Raises ValueError if all steps count and their
     discounted sum diverges, or under a bump the state does.
     """
+    require_answer(model, response)
     steps = counted_steps(model, horizon)
     gain, covariance = response.gain, response.covariance
     closed, noise = closed_loop(model, gain), moved_noise(model, covariance)
-    reward, discount = model.leader_reward, model.leader_discount
-    if steps is None and isinstance(reward, QuadraticReward):
-        root = np.sqrt(discount)
-        try:
-            laws, weights = average_law(
-                closed, noise, model.initial_mean, model.initial_covariance, discount
-            )
-        except ConvergenceError as error:
-            raise ValueError(
-                "the leader's discounted sum over all steps diverges: the root of its discount "
-                "times the spectral radius of the closed loop is "
-                f"{root * spectral_radius(closed):.6g}, not below 1; give a leader_horizon"
-            ) from error
+    reward, discount, mean = model.leader_reward, model.leader_discount, model.initial_mean
+    if isinstance(reward, QuadraticReward):
+        start = model.initial_covariance + np.outer(mean, mean)
+        earned = by_state(vars(reward), gain)
+        given = closed, noise, earned, start, discount
+        sums = _all_summed(*given) if steps is None else _summed(*given, steps)
+        moment, total, value, flow, spreading = sums
+        laws, weights = average_law(moment, total)
         slopes = reward.slopes(laws, weights, gain, covariance)
-        value = lyapunov(root * closed.T, slopes.covariances[0] / weights[0])
-        flow = 2.0 * discount * value @ closed @ slopes.reward["state"]
-        spreading = discount * weights[0] * value
-        start = [2.0 * value @ model.initial_mean, value]
+        first = [2.0 * value @ mean, value]
     else:
-        if steps is None and not is_stable(closed):
-            raise ValueError(
-                "a bump over all steps needs a state that does not run away: the spectral radius "
-                f"of the closed loop is {spectral_radius(closed):.6g}, not below 1; give a "
-                "leader_horizon"
-            )
-        count = rounding_horizon(discount) if steps is None else steps
-        laws = state_laws(model, response, count)
-        weights = np.asarray(discount ** np.arange(count), dtype=np.float64)
+        weights = step_weights(closed, discount, steps)
+        laws = state_laws(model, response, len(weights))
         slopes = reward.slopes(laws, weights, gain, covariance)
-        flow, spreading, *start = _back(closed, laws, slopes.means, slopes.covariances)
+        flow, spreading, *first = _back(closed, laws, slopes.means, slopes.covariances)
     objective = float(reward.expected(vars(reward), laws, weights, gain, covariance))
-    if not math.isfinite(objective):
-        raise ValueError("the leader's objective is not finite: its numbers overflow float64")
+    found = (np.asarray(objective), flow, spreading, *first, *slopes.reward.values())
+    if not all(np.isfinite(array).all() for array in found):
+        raise ValueError(
+            "the leader's objective or its derivative is not finite: its numbers overflow float64"
+        )
     B = model.control
     return Evaluation(
         objective=objective,
@@ -140,25 +131,25 @@ def evaluate_leader(
         noise=read_only(spreading),
         gain=read_only(slopes.gain - B.T @ flow),
         covariance=read_only(slopes.covariance + symmetric(B.T @ spreading @ B)),
-        initial_mean=read_only(start[0]),
-        initial_covariance=read_only(start[1]),
+        initial_mean=read_only(first[0]),
+        initial_covariance=read_only(first[1]),
         leader_reward={name: read_only(slope) for name, slope in slopes.reward.items()},
         horizon=steps,
     )
 
 
-def average_law(
-    closed: Any, noise: Any, mean: Any, covariance: Any, discount: float
-) -> tuple[StateLaws, FloatArray]:
-    """Average the laws of all steps, discounted, around 0, with the weight of them all.
+def average_law(moment: Any, total: float) -> tuple[StateLaws, FloatArray]:
+    """Make one law, around 0, of the sum of the means of x x', with the weight of all steps.
 
     A quadratic's mean is linear in the moments, so that this is as good as the laws one by one.
-    Complex numbers are welcome.
     """
-    total = 1.0 / (1.0 - discount)
-    source = covariance + np.outer(mean, mean) + discount * total * noise
-    moment = lyapunov(np.sqrt(discount) * closed, source)
-    return StateLaws(np.zeros((1, len(mean))), moment[None] / total), np.array([total])
+    return StateLaws(np.zeros((1, len(moment))), moment[None] / total), np.array([total])
+
+
+def moment_of_all(closed: Any, noise: Any, start: Any, discount: float) -> Any:
+    """Add up the means of x x' over all steps, discounted; complex numbers are welcome."""
+    source = start + discount / (1.0 - discount) * noise
+    return lyapunov(np.sqrt(discount) * closed, source)
 
 
 def counted_steps(model: LinearQuadraticModel, horizon: int | None) -> int | None:
@@ -194,7 +185,8 @@ def state_laws(
     Raises
     ------
     ValueError
-        If `n_steps` is not a positive whole number, there are too many numbers, or they overflow.
+        If `n_steps` is not a positive whole number, there are too many numbers, or they overflow;
+        or if the response is not one to such a model.
 
     Examples
     --------
@@ -204,13 +196,9 @@ def state_laws(
     >>> laws.means.round(6)[:, 0]
     array([1., 0.])
     """
+    require_answer(model, response)
     count = positive_integer("n_steps", n_steps)
-    n = model.n_states
-    if count * n * n > MOST_NUMBERS:
-        raise ValueError(
-            f"the laws of {n} states over {count:,} steps are more than {MOST_NUMBERS:,} numbers; "
-            "a smaller horizon, or a leader_horizon, would do"
-        )
+    _require_few(count, model.n_states)
     closed = closed_loop(model, response.gain)
     noise = moved_noise(model, response.covariance)
     moved = powers(closed, count)
@@ -225,6 +213,123 @@ def state_laws(
     return StateLaws(read_only(means), read_only(symmetric(covariances)))
 
 
+def _require_few(count: int, n: int) -> None:
+    if count * n * n > MOST_NUMBERS:
+        raise ValueError(
+            f"the laws of {n} states over {count:,} steps are more than {MOST_NUMBERS:,} numbers; "
+            "a smaller horizon, or a leader_horizon, would do"
+        )
+
+
+# The sum of the means of x x' and that of the weights, the matrix of the leader's value, and the
+# derivatives of the objective in closed loop and noise.
+_Sums = tuple[FloatArray, float, FloatArray, FloatArray, FloatArray]
+
+
+def _all_summed(
+    closed: FloatArray,
+    noise: FloatArray,
+    earned: FloatArray,
+    start: FloatArray,
+    discount: float,
+) -> _Sums:
+    """Add up x' earned x over all steps."""
+    root, total = np.sqrt(discount), 1.0 / (1.0 - discount)
+    try:
+        moment = moment_of_all(closed, noise, start, discount)
+    except ConvergenceError as error:
+        raise ValueError(
+            "the leader's discounted sum over all steps diverges: the root of its discount times "
+            f"the spectral radius of the closed loop is {root * spectral_radius(closed):.6g}, not "
+            "below 1; give a leader_horizon"
+        ) from error
+    value = lyapunov(root * closed.T, earned)
+    return moment, total, value, 2.0 * discount * value @ closed @ moment, discount * total * value
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Some steps in a row: what they do to the state and what they earn, discounted.
+
+    With k steps, ``power`` is C^k times the root of ``weight``, the discount's k-th power;
+    ``value`` the sum of what x earns in them, and ``noise``, times the weight, what gathers.
+    """
+
+    weight: float
+    power: FloatArray
+    value: FloatArray
+    noise: FloatArray
+
+    def then(self, later: _Span) -> _Span:
+        """Let others follow."""
+        return _Span(
+            weight=self.weight * later.weight,
+            power=later.power @ self.power,
+            value=self.value + self.power.T @ later.value @ self.power,
+            noise=self.weight * later.noise + later.power @ self.noise @ later.power.T,
+        )
+
+    def parts(self, later: _Span, whole: _Span) -> tuple[_Span, _Span]:
+        """Take the derivatives in both in a row back to each.
+
+        Those in `weight` stand for what is earned in each step whatever x is.
+        """
+        mine = _Span(
+            weight=whole.weight,
+            power=2.0 * later.value @ self.power @ whole.value + later.power.T @ whole.power,
+            value=whole.value,
+            noise=later.power.T @ whole.noise @ later.power + whole.weight * later.value,
+        )
+        others = _Span(
+            weight=self.weight * whole.weight,
+            power=2.0 * whole.noise @ later.power @ self.noise + whole.power @ self.power.T,
+            value=self.power @ whole.value @ self.power.T + whole.weight * self.noise,
+            noise=self.weight * whole.noise,
+        )
+        return mine, others
+
+    def __add__(self, other: _Span) -> _Span:
+        return _Span(
+            self.weight + other.weight,
+            self.power + other.power,
+            self.value + other.value,
+            self.noise + other.noise,
+        )
+
+
+def _summed(
+    closed: FloatArray,
+    noise: FloatArray,
+    earned: FloatArray,
+    start: FloatArray,
+    discount: float,
+    steps: int,
+) -> _Sums:
+    """Add up x' earned x over some steps, by doubling, and go back for the derivatives."""
+    root, nothing = math.sqrt(discount), np.zeros_like(closed)
+    one = _Span(discount, root * closed, earned, discount * noise)
+    spans, rows = one, []
+    for digit in f"{steps:b}"[1:]:
+        for later in (None, one)[: 1 + int(digit)]:
+            rows.append((spans, later))
+            spans = spans.then(later or spans)
+    slopes, of_one = _Span(1.0, nothing, start, nothing), _Span(0.0, nothing, nothing, nothing)
+    for before, later in reversed(rows):
+        slopes, others = before.parts(later or before, slopes)
+        if later:
+            of_one = of_one + others
+        else:
+            slopes = slopes + others
+    of_one = of_one + slopes
+    return (
+        symmetric(of_one.value),
+        of_one.weight,
+        symmetric(spans.value),
+        root * of_one.power,
+        discount * symmetric(of_one.noise),
+    )
+
+
 def _back(
     closed: FloatArray, laws: StateLaws, means: FloatArray, covariances: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -236,6 +341,34 @@ def _back(
     flow = means[1:].T @ laws.means[:-1]
     flow += 2.0 * np.tensordot(covariances[1:] @ closed, laws.covariances[:-1], ((0, 2), (0, 1)))
     return flow, symmetric(covariances[1:].sum(axis=0)), means[0], symmetric(covariances[0])
+
+
+def step_weights(closed: FloatArray, discount: float, steps: int | None) -> FloatArray:
+    """Weigh steps by the discount; the last one stands for all after it, whose laws are alike.
+
+    That is so where powers of the closed loop have fallen to nothing. Raises ValueError if all
+    steps count, and they do not fall.
+    """
+    stable = is_stable(closed)
+    if steps is None and not stable:
+        raise ValueError(
+            "a bump over all steps needs a state that does not run away: the spectral radius of "
+            f"the closed loop is {spectral_radius(closed):.6g}, not below 1; give a leader_horizon"
+        )
+    count = rounding_horizon(discount) if steps is None else steps
+    if stable or discount == 0.0:
+        count = min(count, rounding_horizon(discount))
+    settled, power = count, closed
+    if stable:
+        settled = 1
+        while settled < count and np.linalg.norm(power) > NEGLIGIBLE:
+            settled, power = 2 * settled, power @ power
+    apart = min(count, settled + 1)
+    _require_few(apart, len(closed))
+    weights = np.asarray(discount ** np.arange(apart), dtype=np.float64)
+    if apart < count:
+        weights[-1] *= -math.expm1((count - settled) * math.log(discount)) / (1.0 - discount)
+    return weights
 
 
 def rounding_horizon(discount: float) -> int:

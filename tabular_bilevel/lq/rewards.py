@@ -17,7 +17,7 @@ from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_r
 from tabular_bilevel.lq.arguments import as_not_negative, as_symmetric
 from tabular_bilevel.lq.linear import symmetric
 
-__all__ = ["GaussianBump", "QuadraticReward", "Slopes", "StateLaws"]
+__all__ = ["GaussianBump", "QuadraticReward", "Slopes", "StateLaws", "by_state"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class QuadraticReward:
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
     ) -> Any:
         """Add up weighted means of the reward over the laws; complex numbers are welcome."""
-        state = _by_state(tables, gain)
+        state = by_state(tables, gain)
         moment = np.tensordot(weights, laws.moments, axes=1)
         noise = np.trace(tables["control"] @ covariance) + tables["constant"]
         return np.vdot(state.conj(), moment) + weights.sum() * noise
@@ -153,7 +153,7 @@ class QuadraticReward:
         self, laws: StateLaws, weights: FloatArray, gain: FloatArray, covariance: FloatArray
     ) -> Slopes:
         """Differentiate `expected`."""
-        state = _by_state(vars(self), gain)
+        state = by_state(vars(self), gain)
         moment = np.tensordot(weights, laws.moments, axes=1)
         total = weights.sum()
         return Slopes(
@@ -170,7 +170,7 @@ class QuadraticReward:
         )
 
 
-def _by_state(tables: Mapping[str, Any], gain: Any) -> Any:
+def by_state(tables: Mapping[str, Any], gain: Any) -> Any:
     """Put u = -gain x into the quadratic."""
     mixed = tables["cross"] @ gain
     return tables["state"] - mixed - mixed.T + gain.T @ tables["control"] @ gain
@@ -250,7 +250,7 @@ class GaussianBump:
         pull = widened.pull  # of the mean towards the centre
         means = -2.0 * size[:, None] * pull
         spread = 2.0 * pull[:, :, None] * pull[:, None, :] - widened.precision
-        near = (widened.shrunk @ widened.gap[:, :, None])[:, :, 0]
+        near = (widened.shrunk @ (widened.gap * (size != 0.0)[:, None])[:, :, None])[:, :, 0]
         sharper = symmetric(widened.shrunk @ laws.covariances) + near[:, :, None] * near[:, None, :]
         return Slopes(
             means=means,
@@ -286,3 +286,4 @@ class _Widened:
         self.pull = (self.precision @ self.gap[:, :, None])[:, :, 0]
         distance = (self.gap * self.pull).sum(axis=1)
         self.bump = np.exp(-distance - (size + np.log(sign)) / 2.0)
+        self.pull[self.bump == 0.0] = 0.0  # too far off: 0 is the derivative, too

@@ -13,9 +13,10 @@ from tabular_bilevel.lq.follower import closed_loop, solve_follower
 from tabular_bilevel.lq.leader import (
     average_law,
     counted_steps,
+    moment_of_all,
     moved_noise,
-    rounding_horizon,
     state_laws,
+    step_weights,
 )
 from tabular_bilevel.lq.linear import lyapunov, symmetric
 from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel, Tangent
@@ -38,11 +39,11 @@ def forward_slopes(
     summed = steps is None and isinstance(reward, QuadraticReward)
     mean = model.initial_mean
     if summed:
-        laws, weights = average_law(C, V, mean, model.initial_covariance, later)
+        start = model.initial_covariance + np.outer(mean, mean)
+        laws, weights = average_law(moment_of_all(C, V, start, later), 1.0 / (1.0 - later))
     else:
-        count = rounding_horizon(later) if steps is None else steps
-        weights = np.asarray(later ** np.arange(count), dtype=np.float64)
-        laws = state_laws(model, answer, count)
+        weights = step_weights(C, later, steps)
+        laws = state_laws(model, answer, len(weights))
     slopes = reward.slopes(laws, weights, K, covariance)
 
     found = []
@@ -129,12 +130,12 @@ def _complex_derivative(
     V = at.noise + B @ covariance @ B.T
     later, mean, spread = model.leader_discount, at.initial_mean, at.initial_covariance
     if steps is None and isinstance(reward, QuadraticReward):
-        laws, weights = average_law(C, V, mean, spread, later)
+        moment = moment_of_all(C, V, spread + np.outer(mean, mean), later)
+        laws, weights = average_law(moment, 1.0 / (1.0 - later))
     else:
-        count = rounding_horizon(later) if steps is None else steps
-        weights = np.asarray(later ** np.arange(count), dtype=np.float64)
+        weights = step_weights(C.real, later, steps)
         means, covariances = [mean], [spread]
-        for _ in range(count - 1):
+        for _ in weights[1:]:
             means.append(C @ means[-1])
             covariances.append(C @ covariances[-1] @ C.T + V)
         laws = StateLaws(np.array(means), np.array(covariances))

@@ -174,12 +174,13 @@ def estimator_moments(
     1.823 2942
     """
     theta = read_only(as_checked_theta(theta))
-    steps = None if horizon in (None, math.inf) else positive_integer("horizon", horizon)
+    uncut = isinstance(horizon, float) and horizon == math.inf
+    steps = None if horizon is None or uncut else positive_integer("horizon", horizon)
     if isinstance(method, type):
         raise ValueError(f"method is the class {method.__name__}, not an instance of it")
     if hasattr(method, "rule_at"):
         rule, limit = method.rule_at(problem, theta)
-        return _traced(problem, theta, rule, limit, steps, uncut=horizon == math.inf)
+        return _traced(problem, theta, rule, limit, steps, uncut=uncut)
     if isinstance(method, ZeroOrder):
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)

@@ -121,6 +121,12 @@ class Experience:
             raise ValueError("what was seen is a sample of trajectories, not a law")
         return self.seen
 
+    @property
+    def unseen(self) -> Experience:
+        """The same but for the sample, to be kept: samples are large."""
+        law = Law(self.world, self.response.policy, 0)
+        return Experience(self.problem, self.theta, self.planned, self.response, law, self.values)
+
     def seeing(self, trajectories: Trajectories) -> Experience:
         """Put trajectories in the place of the law, cut where it cuts them."""
         law = self.law

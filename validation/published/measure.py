@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -299,31 +300,43 @@ def of_rooms(scale: Scale) -> Iterator[Cell]:
 # ---------------------------------------------------------------- ascents of four rooms
 
 
-def climbers() -> dict[str, tuple[tb.BilevelProblem, tb.Estimator]]:
+def climbers() -> dict[str, tb.Estimator]:
     """List methods of 100 steps an iteration: as published, and with one cause gone."""
-    planned, simulator = rooms()
-    first = {"initial_spread": 1.0}
+    simulator, first = rooms()[1], {"initial_spread": 1.0}
     return {
-        "BC-HG": (planned, bchg(HUNDRED, sarsa(**first), simulator)),
-        "simulator as planned": (planned, bchg(HUNDRED, sarsa(**first))),
-        "table from 0": (planned, bchg(HUNDRED, sarsa(), simulator)),
-        "past cuts": (planned, bchg(HUNDRED, sarsa(**first, cut_is_end=False), simulator)),
-        "table of before": (planned, Lagged(bchg(HUNDRED, sarsa(**first), simulator))),
-        "exact critic": (planned, bchg(HUNDRED, tb.ExactCritic(), simulator)),
-        "SoBiRL": (planned, METHODS["sobirl"](simulated(HUNDRED))),
-        "naive": (planned, METHODS["naive"](simulated(HUNDRED))),
+        "BC-HG": bchg(HUNDRED, sarsa(**first), simulator),
+        "simulator as planned": bchg(HUNDRED, sarsa(**first)),
+        "table from 0": bchg(HUNDRED, sarsa(), simulator),
+        "past cuts": bchg(HUNDRED, sarsa(**first, cut_is_end=False), simulator),
+        "table of before": Lagged(bchg(HUNDRED, sarsa(**first), simulator)),
+        "exact critic": bchg(HUNDRED, tb.ExactCritic(), simulator),
+        "SoBiRL": METHODS["sobirl"](simulated(HUNDRED)),
+        "naive": METHODS["naive"](simulated(HUNDRED)),
     }
 
 
+BY_DATA = {"100 steps": HUNDRED, "400 steps": tb.StepBudget(400, 200, 2), "1000 steps": THOUSAND}
+
+
 def end_of_ascent(name: str, scale: Scale) -> Number:
-    """Climb at rate 0.1, clipped at 1, and average the objective late in the ascents."""
-    problem, method = climbers()[name]
-    every = max(1, scale.iterations // 200)
+    """Climb at rate 0.1 with one of the climbers."""
+    return late(climbers()[name], 0.1, scale)
+
+
+def end_by_data(data: str, rate: float, step: float, scale: Scale) -> Number:
+    """Climb as published, with so much data an iteration."""
+    critic = sarsa(initial_spread=1.0, step_size=step)
+    return late(bchg(BY_DATA[data], critic, rooms()[1]), rate, scale)
+
+
+def late(method: Any, rate: float, scale: Scale) -> Number:
+    """Climb with gradients clipped at 1, and average the objective late in the ascents."""
+    problem, every = rooms()[0], max(1, scale.iterations // 200)
     ends = []
     for seed in range(scale.seeds):
         start = first_theta(seed, problem.n_parameters)
-        optimiser = tb.GradientAscent(0.1, 1.0)
-        run = Run(name, problem, start, method, optimiser, seed, scale.iterations, every)
+        optimiser = tb.GradientAscent(rate, 1.0)
+        run = Run("late", problem, start, method, optimiser, seed, scale.iterations, every)
         ends.append(train(run).final())
     return mean(ends)
 
@@ -332,6 +345,9 @@ def of_ascents(scale: Scale) -> Iterator[Cell]:
     """List the numbers of ascents."""
     for name in climbers():
         yield ("ascents", name, "J late in the ascent"), partial(end_of_ascent, name, scale)
+    for rate, step, data in product((0.1, 0.5), (0.5, 1.0), BY_DATA):
+        row = f"rate {rate:g}, critic's step {step:g}"
+        yield ("ascents by data", row, data), partial(end_by_data, data, rate, step, scale)
 
 
 # ---------------------------------------------------------------- the toy game
