@@ -180,6 +180,26 @@ def test_the_checker_tells_right_from_wrong():
     assert report.diagnosis.best.name == "through-follower term sign-flipped"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["no 1/temperature", "influence one step late", "half"],
+)
+def test_controls_are_named(name):
+    class Hot(Room):
+        def model(self, theta):
+            return super().model(theta).replace(temperature=0.5)
+
+    report = tb.check_estimator(tb.controls(n_trajectories=200)[name], Hot(), THETA, rng=0)
+    assert report.verdict is tb.Verdict.BIASED
+    fitting = [guess for guess in report.diagnosis.guesses if guess.fits]
+    assert name in {each for guess in fitting for each in (guess.name, *guess.alike)}
+
+
+def test_controls_of_tables_alone_are_refused():
+    with pytest.raises(ValueError, match="is not defined for this problem"):
+        tb.controls()["advantage clipped to 1"](ROOM, THETA, rng=0)
+
+
 @pytest.mark.slow
 def test_the_checker_on_the_building():
     report = tb.check_estimator(tb.NaivePolicyGradient(EPISODES), BUILDING, np.zeros(8), rng=0)
@@ -203,6 +223,12 @@ def test_zero_order():
     off = method(ROOM, THETA, rng=0).gradient - exact
     assert np.linalg.norm(off) < 0.2 * np.linalg.norm(exact)  # four standard errors
     assert method.target(ROOM, THETA) == pytest.approx(exact, rel=1e-4)
+    # more steps than the leader counts change nothing
+    alone, long = (
+        tb.ZeroOrder(radius=1e-3, sampler=sampler).target(BUILDING, np.zeros(8))
+        for sampler in (None, tb.Episodes(1, 300))
+    )
+    assert (alone == long).all()
     sampled = tb.ZeroOrder(radius=0.1, sampler=tb.Episodes(5, 20))(ROOM, THETA, rng=0)
     assert (sampled.n_trajectories, sampled.n_steps) == (10, 200)
 
@@ -228,6 +254,8 @@ def test_what_cannot_be_sampled_is_said():
         tb.HyperPolicyGradient(EPISODES, oracle=tb.Episodes(2))(ROOM, THETA, rng=0)
     with pytest.raises(ValueError, match="this is for tables only"):
         tb.BoltzmannCovariance(tb.Interaction(tb.StepBudget(10, 5)))(ROOM, THETA, rng=0)
+    with pytest.raises(ValueError, match="this is for tables only"):
+        tb.BoltzmannCovariance(tb.Interaction(tb.Survivors(10))).target(ROOM, THETA)
     stopped = tb.Interaction(follower=tb.StoppedValueIteration(sweeps=3))
     with pytest.raises(ValueError, match="which answers to models of tables only"):
         tb.BoltzmannCovariance(stopped)(ROOM, THETA, rng=0)

@@ -19,11 +19,10 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.checks.localising import Parts, by_table, far_off
 from tabular_bilevel.checks.quantiles import chi_squared, fisher, student
-from tabular_bilevel.finite.model import Model
 from tabular_bilevel.mistakes.knowledge import cut, right_limit
 from tabular_bilevel.mistakes.measured import Measures
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, Mistake, cut_after
-from tabular_bilevel.problem import BilevelProblem, model_at
+from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
@@ -277,7 +276,6 @@ class Candidates:
         together: bool = False,
     ) -> None:
         self.problem, self.theta = problem, theta
-        self._tables = isinstance(model_at(problem, theta), Model)
         if right is None:
             right = right_limit(problem, theta, count=count)
         uncut = right
@@ -294,7 +292,7 @@ class Candidates:
             self.known_cut = cut_after(right.law.horizon)
             self.singles[self.known_cut] = self._here
         for fault in FAULTS.values():
-            if (together and not fault.together) or not (fault.anywhere or self._tables):
+            if together and not fault.together:
                 continue
             core = self._core(self._right, fault)
             if core is None:

@@ -180,6 +180,9 @@ class ZeroOrder:
                 "the target is known for an optimal follower only"
             )
         horizon = None if self.sampler is None else self.sampler.horizon(model)
+        counted = getattr(model, "leader_horizon", None)  # of a linear-quadratic model
+        if horizon is not None and counted is not None:
+            horizon = min(horizon, counted)
         return read_only(
             np.sum(
                 [

@@ -43,7 +43,7 @@ def learned_values(states: FloatArray, earned: FloatArray, discount: float) -> Q
     n = states.shape[2]
     found = np.zeros((n, n))
     found[np.triu_indices(n)] = weights[:-1]
-    return QuadraticValues((found + found.T)[None] / 2.0, weights[-1:])
+    return QuadraticValues((found + found.T)[None] / 2.0, weights[-1:], discount)
 
 
 @quiet

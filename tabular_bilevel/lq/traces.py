@@ -15,7 +15,7 @@ import numpy as np
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.lq.differences import credited_values
-from tabular_bilevel.lq.leader import state_laws
+from tabular_bilevel.lq.leader import moved_noise, state_laws
 from tabular_bilevel.lq.linear import symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward, StateLaws
@@ -135,8 +135,14 @@ class TraceRule:
         reward, times = world.leader_reward, np.arange(steps)
         ahead = x @ world.dynamics.T + u @ world.control.T
         arriving = values.smoothed(world.noise).at(ahead, first=1)
-        advantage = world.leader_discount * arriving - values.at(x)
-        advantage[:, :counted] += reward.at(x[:, :counted], u[:, :counted])
+        expected = values.smoothed(moved_noise(world, policy.covariance))
+        mean = -x @ policy.gain.T
+        advantage = arriving - expected.at(x @ world.dynamics.T + mean @ world.control.T, first=1)
+        advantage *= values.discount
+        now = slice(counted)
+        advantage[:, now] += reward.at(x[:, now], u[:, now]) - reward.at(x[:, now], mean[:, now])
+        if isinstance(reward, QuadraticReward):
+            advantage[:, now] -= np.vdot(reward.control, policy.covariance)
         credit = self.credit_discount**times * self.credit * advantage
         eligibility = np.empty_like(credit)
         carried = np.zeros(count)
@@ -155,7 +161,7 @@ class TraceRule:
         inverse = _inverse(world.noise)
         score = gap @ inverse
         weights = self.leader_discount ** np.arange(steps + 1)
-        spread = u + x @ policy.gain.T
+        spread = u - mean
         heat = (quadratics(spread, _inverse(policy.covariance)) - len(policy.gain)) / 2.0
 
         def arrivals(weight: FloatArray) -> dict[str, Any]:
@@ -170,8 +176,8 @@ class TraceRule:
         first = x[:, 0] - world.initial_mean
         begun = values.at(x[:, :1])[:, 0]
         if self.baseline:
-            mean = world.initial_mean[None, None]
-            begun = begun - values.smoothed(world.initial_covariance).at(mean)[0, 0]
+            usual = values.smoothed(world.initial_covariance).at(world.initial_mean[None, None])
+            begun = begun - usual[0, 0]
         start = _inverse(world.initial_covariance)
         pulled = first @ start * begun[:, None]
         direct = Sensitivities.of(
@@ -223,7 +229,7 @@ class TraceRule:
             flow += weights[t + 1] * arrival
             noise += weights[t + 1] * bent
             moved += weights[t + 1] * (2.0 * bent @ B @ spread - arrival @ K.T)
-            later = world.leader_discount
+            later = values.discount
             to_gain, to_covariance = -later * B.T @ arrival, later * B.T @ bent @ B
             if t < counted:
                 second = around + np.outer(mean, mean)

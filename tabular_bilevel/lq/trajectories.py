@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,8 +41,10 @@ class Trajectories:
     >>> sample = tb.sample_trajectories(model, policy, count=5, horizon=30, rng=0)
     >>> sample.states.shape, sample.controls.shape, sample.n_steps
     ((5, 31, 4), (5, 30, 2), 150)
-    >>> sample.counted_steps, sample.mean_return() < 0.0
-    (30, True)
+    >>> sample.counted_steps, sample.cut(20).n_steps, sample.mean_return() < 0.0
+    (30, 100, True)
+    >>> sample.replace(model=model.replace(leader_horizon=10)).counted_steps
+    10
     """
 
     model: LinearQuadraticModel = field(repr=False)
@@ -65,6 +68,38 @@ class Trajectories:
         """Steps of each in which the leader earns."""
         horizon, steps = self.model.leader_horizon, int(self.controls.shape[1])
         return steps if horizon is None else min(horizon, steps)
+
+    def cut(self, horizon: int) -> Trajectories:
+        """Leave out what comes after so many steps.
+
+        Parameters
+        ----------
+        horizon : int
+            How many are left.
+
+        Returns
+        -------
+        Trajectories
+            Views of the same numbers.
+        """
+        return self.replace(
+            states=self.states[:, : horizon + 1], controls=self.controls[:, :horizon]
+        )
+
+    def replace(self, **changes: Any) -> Trajectories:
+        """Copy with some attributes changed.
+
+        Parameters
+        ----------
+        **changes
+            Any of the attributes.
+
+        Returns
+        -------
+        Trajectories
+            New ones.
+        """
+        return replace(self, **changes)
 
     def mean_return(self) -> float:
         """Average what the leader earned, discounted."""
@@ -95,7 +130,12 @@ class Law:
     policy: GaussianPolicy
     horizon: int
     count: int | None = None
-    complete = 1
+    complete: ClassVar[int] = 1
+    restarts: ClassVar[bool] = False
+
+    def sample(self, count: int, *, rng: np.random.Generator) -> Trajectories:
+        """Draw trajectories."""
+        return draw(self.model, self.policy, count=count, steps=self.horizon, rng=rng)
 
     @property
     def made_in(self) -> LinearQuadraticModel:

@@ -27,10 +27,13 @@ class QuadraticValues:
         Symmetric.
     constants : ndarray, shape (T + 1,)
         What does not depend on the state.
+    discount : float
+        Of the steps that they add up.
     """
 
     matrices: FloatArray
     constants: FloatArray
+    discount: float
 
     def at(self, states: FloatArray, first: int = 0) -> FloatArray:
         """Value states, shape (count, steps, n), at the steps from `first` on."""
@@ -65,6 +68,8 @@ class BumpValues:
         How high, discounted.
     horizon : int or None
         At step t only the first horizon - t count; all if None.
+    discount : float
+        Of the steps that they add up.
     """
 
     centre: FloatArray
@@ -72,6 +77,7 @@ class BumpValues:
     precisions: FloatArray
     heights: FloatArray
     horizon: int | None
+    discount: float
 
     def _left(self, t: int) -> int:
         return len(self.powers) if self.horizon is None else max(0, self.horizon - t)
@@ -123,13 +129,13 @@ def exact_values(model: LinearQuadraticModel, policy: Any) -> Values:
         if steps is None:
             matrix = lyapunov(np.sqrt(discount) * closed.T, paid)
             constant = (base + discount * np.vdot(matrix, noise)) / (1.0 - discount)
-            return QuadraticValues(matrix[None], np.array([constant]))
+            return QuadraticValues(matrix[None], np.array([constant]), discount)
         matrices, constants = np.zeros((steps + 1, *paid.shape)), np.zeros(steps + 1)
         for t in range(steps - 1, -1, -1):
             after = matrices[t + 1]
             matrices[t] = paid + discount * closed.T @ after @ closed
             constants[t] = base + discount * (np.vdot(after, noise) + constants[t + 1])
-        return QuadraticValues(matrices, constants)
+        return QuadraticValues(matrices, constants, discount)
     count = rounding_horizon(discount) if steps is None else steps
     moved = powers(closed, count)
     spread = np.zeros_like(moved)
@@ -141,6 +147,7 @@ def exact_values(model: LinearQuadraticModel, policy: Any) -> Values:
         precisions=symmetric(reward.precision @ np.linalg.inv(grown)),
         heights=reward.height * discount ** np.arange(count) / np.sqrt(np.linalg.det(grown)),
         horizon=steps,
+        discount=discount,
     )
 
 

@@ -14,6 +14,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.linear import LinearSystem
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.mistakes import knowledge as known
 from tabular_bilevel.mistakes import measured
 from tabular_bilevel.mistakes import road as on
@@ -83,6 +84,8 @@ class Mistake:
 
     def known(self, right: Experience) -> Experience | None:
         """Change what an estimator knows; None where the mistake is not defined."""
+        if not (self.anywhere or isinstance(right.planned, Model)):
+            return None
         return right if self.knowledge is None else self.knowledge(right)
 
     def credited(self, experience: Experience) -> TraceRule:

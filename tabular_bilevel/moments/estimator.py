@@ -24,7 +24,7 @@ from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.moments.scored import ScoredMoments
 from tabular_bilevel.moments.traced import TracedMoments
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import NEGLIGIBLE, Episodes
@@ -233,6 +233,7 @@ def _solved(
     uncut: bool,
 ) -> Moments:
     """Solve for the moments; what a step adds decays at least so much from step to step."""
+    require_tables(limit.planned)
     law = limit.law
     if steps is not None:
         law = replace(law, horizon=steps)

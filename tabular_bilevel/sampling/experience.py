@@ -281,9 +281,7 @@ class Interaction:
                 f"critic is {self.critic}, which learns from the sample: moments take enumeration, "
                 "by check_by_enumeration, or sampling; or a GivenCritic of what it learned"
             )
-        known = self.limit(problem, theta)
-        require_tables(known.planned)
-        return known
+        return self.limit(problem, theta)
 
     def _simulated(self, theta: FloatArray, planned: Any) -> Any:
         if self.simulator is None:
@@ -328,7 +326,10 @@ def _exactly(
 def _law_of_states(
     model: LinearQuadraticModel, sampler: Sampler, policy: GaussianPolicy
 ) -> LawOfStates:
-    return LawOfStates(model, policy, sampler.horizon(model))  # type: ignore[arg-type]
+    known: Any = model
+    if sampler.survival(known) != 1.0:
+        require_tables(model)
+    return LawOfStates(model, policy, sampler.horizon(known))
 
 
 #: The follower's answer to a model, from a start.
