@@ -76,6 +76,13 @@ class ScoreFunction:
     True 5119
     True 1584
     True 2776
+    >>> limit = methods[0].interaction.limit(problem, theta)
+    >>> direct, indirect = methods[0].measures(limit)
+    >>> gradient = tb.hypergradient(problem, theta).gradient
+    >>> bool(np.allclose(problem.pullback(theta, direct + indirect), gradient))
+    True
+    >>> [bool(method.off(limit).any()) for method in methods[:2]]
+    [False, True]
     """
 
     interaction: Interaction = Interaction()
@@ -104,7 +111,18 @@ class ScoreFunction:
         return Estimate.traced(experience, *self.measures(experience))
 
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
-        """Add up the sensitivities of both parts, of a sample, or compute their means."""
+        """Add up the sensitivities of both parts, of a sample, or compute their means.
+
+        Parameters
+        ----------
+        experience : Experience
+            What is known, and the sample or the law.
+
+        Returns
+        -------
+        direct, indirect : Sensitivities
+            The direct part, and that through the follower.
+        """
         direct, _ = direct_rule(experience).measures(experience)
         world, response, seen = experience.world, experience.response, experience.seen
         off = self.off(experience)
@@ -118,7 +136,18 @@ class ScoreFunction:
         return direct, influence_measures(world, response, influence)
 
     def off(self, experience: Experience) -> FloatArray:
-        """Return what is taken off returns, by state."""
+        """Look up what is taken off returns.
+
+        Parameters
+        ----------
+        experience : Experience
+            Where the leader's values are.
+
+        Returns
+        -------
+        ndarray, shape (S,)
+            The critic's value, or 0.
+        """
         value = experience.values.value
         return value if self.baseline else np.zeros_like(value)
 
