@@ -101,6 +101,7 @@ Sampling: what estimators see
     MonteCarloCritic         ... from averages of returns
     SarsaCritic              ... learned by SARSA
     TemporalDifferenceCritic ... learned by temporal differences
+    QuadraticCritic          ... learned as a quadratic, of linear-quadratic models
     GivenCritic              ... given, right or wrong
     Critic                   what a critic of your own must have
     LeaderValues             what a critic returns
@@ -255,6 +256,7 @@ from tabular_bilevel.sampling.critics import (
     TemporalDifferenceCritic,
 )
 from tabular_bilevel.sampling.experience import Experience, Interaction
+from tabular_bilevel.sampling.quadratic_critic import QuadraticCritic
 from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
 from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView
@@ -345,6 +347,7 @@ __all__ = [
     "Optimiser",
     "Optimum",
     "PolicyIteration",
+    "QuadraticCritic",
     "QuadraticReward",
     "Recipe",
     "RegularisedActorCritic",

@@ -12,7 +12,15 @@ from typing import Any, TypeAlias, overload
 import numpy.typing as npt
 
 from tabular_bilevel.finite import adjoint, follower, leader
-from tabular_bilevel.finite.follower import FollowerSolver, Response
+from tabular_bilevel.finite.follower import (
+    CompiledPolicyIteration,
+    FollowerSolver,
+    PolicyIteration,
+    Response,
+    StoppedPolicyIteration,
+    StoppedValueIteration,
+    ValueIteration,
+)
 from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
@@ -30,8 +38,10 @@ __all__ = [
     "AnyResponse",
     "AnySensitivities",
     "by_kind",
+    "direct_sensitivities",
     "evaluate_leader",
     "evaluated",
+    "indirect_sensitivities",
     "road",
     "sensitivities",
     "solve_follower",
@@ -57,12 +67,40 @@ def by_kind(tables: Callable[..., Any], linear_quadratic: Callable[..., Any]) ->
     return chosen
 
 
+# What `solver` can be for tables alone.
+_SOLVERS_OF_TABLES = (
+    CompiledPolicyIteration,
+    PolicyIteration,
+    StoppedPolicyIteration,
+    StoppedValueIteration,
+    ValueIteration,
+)
+
+
+def _require_kind(model: object, given: object, name: str) -> None:
+    """Raise where a model of the one kind comes with what belongs to the other."""
+    others = {
+        Model: (LinearQuadraticResponse, LinearQuadraticEvaluation),
+        LinearQuadraticModel: (*_SOLVERS_OF_TABLES, Response, Evaluation),
+    }
+    for kind, foreign in others.items():
+        if isinstance(model, kind) and isinstance(given, foreign):
+            raise ValueError(
+                f"{name} is a {type(given).__name__} of the other kind of model, and model is a "
+                f"{kind.__name__}"
+            )
+
+
 _solve_follower = by_kind(follower.solve_follower, lq_follower.solve_follower)
 _evaluate_leader = by_kind(leader.evaluate_leader, lq_leader.evaluate_leader)
 _sensitivities = by_kind(adjoint.sensitivities, lq_adjoint.sensitivities)
 
 #: Evaluate and differentiate: the evaluation, the direct part, and that through the follower.
 road = by_kind(adjoint.road, lq_adjoint.road)
+
+#: The two parts of `road`, of an evaluation that is there already.
+direct_sensitivities = by_kind(adjoint.direct_sensitivities, lq_adjoint.direct_sensitivities)
+indirect_sensitivities = by_kind(adjoint.indirect_sensitivities, lq_adjoint.indirect_sensitivities)
 
 #: Evaluate with the very numbers of `road`.
 evaluated = by_kind(adjoint.evaluated, lq_leader.evaluate_leader)
@@ -104,7 +142,7 @@ def solve_follower(
     ------
     ValueError
         If the start or what the solver returns as value is not finite or has the wrong shape, or
-        `solver` is not a solver.
+        `solver` is not a solver for this kind of model.
     ConvergenceError
         If the solver's tolerance is not reached.
 
@@ -119,6 +157,7 @@ def solve_follower(
     >>> tb.solve_follower(rooms.model([0.0] * 8)).gain.shape  # of u ~ N(-gain x, covariance)
     (2, 4)
     """
+    _require_kind(model, solver, "solver")
     answer: AnyResponse = _solve_follower(model, solver=solver, start=start)
     return answer
 
@@ -157,7 +196,8 @@ def evaluate_leader(
     ValueError
         If `horizon` is not a positive whole number, or if all steps count and the sum over them
         diverges: the leader's discount is 1, and in float64 the policy does not end the episode;
-        or a linear system's closed loop grows faster than the discount falls.
+        or a linear system's closed loop grows faster than the discount falls. Or if the response
+        is one of the other kind.
 
     Examples
     --------
@@ -166,6 +206,7 @@ def evaluate_leader(
     >>> round(tb.evaluate_leader(model, tb.solve_follower(model)).objective, 8)
     -0.14746077
     """
+    _require_kind(model, response, "response")
     evaluation: AnyEvaluation = _evaluate_leader(model, response, horizon=horizon)
     return evaluation
 
@@ -207,6 +248,11 @@ def sensitivities(
     Sensitivities or lq.Sensitivities
         The sum of the direct part and that through the follower.
 
+    Raises
+    ------
+    ValueError
+        If the response or the evaluation is one of the other kind.
+
     Examples
     --------
     >>> import tabular_bilevel as tb
@@ -216,5 +262,7 @@ def sensitivities(
     >>> measures.follower_reward.shape
     (104, 4)
     """
+    _require_kind(model, response, "response")
+    _require_kind(model, evaluation, "evaluation")
     measures: AnySensitivities = _sensitivities(model, response, evaluation)
     return measures

@@ -240,14 +240,14 @@ def model_at(problem: AnyProblem, theta: FloatArray, *, name: str = "problem") -
 
 def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
     """Build a model of tables, as `model_at` does."""
-    return require_tables(model_at(problem, theta, name=name), name=name)
+    return require_tables(model_at(problem, theta, name=name), name=f"{name}.model(theta)")
 
 
-def require_tables(model: AnyModel, *, name: str = "problem") -> Model:
-    """Raise unless the model, which the problem has made, is one of tables."""
+def require_tables(model: AnyModel, *, name: str = "problem.model(theta)") -> Model:
+    """Raise unless the model is one of tables."""
     if isinstance(model, Model):
         return model
-    raise ValueError(f"{name}.model(theta) is a {type(model).__name__}: this is for tables only")
+    raise ValueError(f"{name} is a {type(model).__name__}: this is for tables only")
 
 
 def pulled_back(

@@ -9,6 +9,7 @@ from benchmarks import (
     bounds,
     growth,
     hypergradients,
+    linear_quadratic,
     million,
     peers,
     road,
@@ -175,7 +176,14 @@ def test_a_small_million(capsys):
     assert last.startswith("J is")
 
 
-def test_what_workers_gain_is_measured_beside_what_they_could(tmp_path, capsys):
+@sizes("workers", [False], [True])
+def test_what_workers_gain_is_measured_beside_what_they_could(
+    workers, tmp_path, monkeypatch, capsys
+):
+    if not workers:  # their work is done here, so that none are started
+        swept = sweep.swept
+        monkeypatch.setattr(sweep, "swept", lambda _, runs, fresh: swept(1, runs, False))
+        monkeypatch.setattr(sweep, "counted", lambda _, n: sweep.count(n))
     few = ["--runs", "1", "--tasks", "2", "--iterations", "2"]
     assert sweep.main([*few, "--json", str(tmp_path / "table.json")]) == 0
     assert capsys.readouterr().out.startswith("| what | s | gain |\n")
@@ -185,8 +193,10 @@ def test_what_workers_gain_is_measured_beside_what_they_could(tmp_path, capsys):
     assert rows[0]["gain"] == rows[3]["gain"] == 1.0
 
 
-def test_training_is_measured_beside_what_it_is_made_of(tmp_path, capsys):
-    table = tmp_path / "table.json"
+@sizes("n_lines", [4], [7])
+def test_training_is_measured_beside_what_it_is_made_of(n_lines, tmp_path, monkeypatch, capsys):
+    table, lines = tmp_path / "table.json", training.lines
+    monkeypatch.setattr(training, "lines", lambda n: lines(n)[:n_lines])
     few = ["--runs", "1", "--trajectories", "50"]
     assert training.main([*few, "--json", str(table)]) == 0
     assert capsys.readouterr().out.startswith("| what | ms | beside | its ms | ratio |\n")
@@ -197,5 +207,19 @@ def test_training_is_measured_beside_what_it_is_made_of(tmp_path, capsys):
         "iteration of AMD",
         "check_gradient",
         "import",
-    ]
+    ][: n_lines - 2]
     assert all(row["ratio"] > 0.0 for row in rows if row["beside"])
+
+
+def test_linear_quadratic_models_are_measured_against_jax(peers_here, monkeypatch, capsys):
+    pytest.importorskip("jax")
+    monkeypatch.setattr(runner, "Peer", StandIn)
+    monkeypatch.setattr(runner, "WARM", 0)
+    assert linear_quadratic.main(["--runs", "1", "--buildings", "1", "2"]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [row["states"] for row in rows] == ["4", "4", "8", "8"]
+    assert all(float(row["off"]) < ROUNDING for row in rows)
+    two = linear_quadratic.Street(2)
+    theta = np.linspace(-1.0, 1.0, 8)
+    alone = tb.hypergradient(two.one, theta)
+    assert np.allclose(tb.hypergradient(two, theta).gradient, 2.0 * alone.gradient, rtol=1e-10)

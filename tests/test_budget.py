@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import chi2, ncx2
 
 import tabular_bilevel as tb
-from tabular_bilevel.moments.budget import comparable
+from tabular_bilevel.moments.budget import _tail, comparable
 
 PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)
 EXACT = tb.hypergradient(PROBLEM, THETA).gradient
@@ -82,12 +83,34 @@ def test_methods_that_are_compared_by_default_are_those_of_the_problem():
         ({"exact": tb.ExactGradient()}, [1e3], "^exact draws no trajectories, so that a budget"),
         (METHODS, [0.0], "^a budget is 0.0"),
         (METHODS, [[1.0]], r"^budgets has shape \(1, 1\)"),
+        ([tb.BoltzmannCovariance()], [1e3], r"^methods is .*, not a mapping"),
+        ({}, [1e3], r"^methods is .*, not a mapping"),
+        ({3: tb.BoltzmannCovariance()}, [1e3], r"^methods is .*, not a mapping"),
         ({"HPGD": tb.HyperPolicyGradient()}, [1e3], "^method is HyperPolicyGradient, which aver"),
     ],
 )
 def test_a_curve_of_nothing_is_refused(methods, budgets, message):
     with pytest.raises(ValueError, match=message):
         tb.error_curve(PROBLEM, THETA, methods, budgets)
+
+
+@pytest.mark.parametrize("horizons", [5, [0], [True], "ab"])
+def test_a_bad_cut_is_refused(horizons):
+    with pytest.raises(ValueError, match=r"^(a horizon|horizons) is "):
+        tb.error_curve(PROBLEM, THETA, METHODS, [1e3], horizons=horizons)
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "message"),
+    [
+        ("HPGD", 1e3, "^method is 'HPGD', not one of BC-HG, naive$"),
+        ("naive", -1.0, "^budget is -1.0"),
+        ("naive", "all", "^budget has dtype"),
+    ],
+)
+def test_an_error_of_nothing_is_refused(name, budget, message):
+    with pytest.raises(ValueError, match=message):
+        CURVE.error_at(name, budget)
 
 
 def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
@@ -106,6 +129,39 @@ def test_so_many_samples_are_as_near_as_often(confidence):
     assert (cosines[errors <= 0.4] >= math.sqrt(1.0 - 0.4**2) - 1e-12).all()
     angle = {"cosine": math.sqrt(1.0 - 0.4**2)}
     assert tb.required_samples(PROBLEM, THETA, method, **angle, confidence=confidence) == n
+
+
+def test_the_chance_that_is_promised_is_that_of_normal_means():
+    """With its tail: mistakes of a chi-square with the same two moments double this chance."""
+    moments = tb.estimator_moments(PROBLEM, THETA, tb.BoltzmannCovariance())
+    n = tb.required_samples(PROBLEM, THETA, tb.BoltzmannCovariance(), error=0.1, confidence=0.999)
+    drawn = np.random.default_rng(0).normal(size=(400_000, 6))
+    means = drawn @ np.linalg.cholesky(moments.covariance / n).T
+    beyond = np.mean(np.linalg.norm(means, axis=1) > 0.1 * np.linalg.norm(EXACT))
+    # a standard error of 5 %, and some percent of the saddlepoint
+    assert beyond == pytest.approx(1e-3, rel=0.2)
+
+
+@pytest.mark.parametrize("chance", [0.9, 0.3, 1e-2, 1e-9])
+@pytest.mark.parametrize("freedom", [1, 2, 20])
+def test_a_tail_is_that_of_a_chi_square(freedom, chance):
+    none, ones = np.zeros(freedom), np.ones(freedom)
+    few_percent = {"rel": 0.11}  # in one dimension, far out
+    beyond = chi2.isf(chance, freedom)
+    assert _tail(none, ones / beyond) == pytest.approx(chance, **few_percent)
+    away = np.append(2.0, none[1:])
+    beyond = ncx2.isf(chance, freedom, 2.0)
+    assert _tail(away / beyond, ones / beyond) == pytest.approx(chance, **few_percent)
+
+
+def test_at_the_mean_a_tail_has_no_gap():
+    """There it is 0 / 0."""
+    weights, away = np.array([3.0, 1.0, 0.0]), np.array([0.1, 0.0, 0.5])
+    mean = weights.sum() + away.sum()
+    ends = mean * (1.0 + np.array([-1e-3, -1e-12, 0.0, 1e-3]))
+    tails = [_tail(away / end, weights / end) for end in ends]
+    assert tails == sorted(tails, reverse=True)
+    assert tails[0] - tails[-1] < 2e-3
 
 
 def test_samples_go_with_the_square_of_the_error_until_the_bias_is_all():

@@ -91,6 +91,17 @@ def test_a_fault_that_is_not_seen_would_fail_verify(case, monkeypatch):
     assert not checks["must fail: no eligibility"].passed
 
 
+def test_verify_shows_where_the_mean_is(case):
+    """For its page: factors of the parts, of which none is wrong, and mean beside gradient."""
+    (report,) = (check.report for check in verify._estimator_checks(case) if check.report)
+    factors = report.localisation.factors
+    assert {"direct", "through_follower", "follower_reward"} <= set(factors)
+    assert not any(factor.wrong for factor in factors.values())
+    np.testing.assert_array_equal(
+        report.target, tb.hypergradient(case.problem, case.theta).gradient
+    )
+
+
 def test_an_interrupt_says_so(monkeypatch, capsys):
     def interrupt(cases):
         raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from pages import Page, require_fit
 
 from tabular_bilevel.ascent.curves import load_trained
 from tabular_bilevel.cli import main
+from tabular_bilevel.pages import runs as module
 from tabular_bilevel.pages.document import Source
 from tabular_bilevel.pages.runs import Comparison
 
@@ -53,6 +54,17 @@ def test_runs_are_printed_and_drawn_with_what_is_known(runs, tmp_path, capsys):
     assert page.count("<polygon") == 3
     assert page.count("<polyline") == 2
     assert "compare 'a &lt;b&gt;' c --report out" in page
+
+
+def test_what_nobody_has_published_has_no_column(runs, monkeypatch, tmp_path):
+    def page():
+        assert main(["compare", *runs, "--report", "out"]) == 0
+        return (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+    column = '<th scope="col" class="number">published</th>'
+    assert column in page()
+    monkeypatch.setattr(module, "published_end", lambda settings: None)
+    assert column not in page()
 
 
 def test_curves_and_settings_are_read(runs):

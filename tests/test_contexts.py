@@ -289,6 +289,8 @@ class Heated:
             r"problems\[1\] moves the temperature by 2, and problems\[0\] by 1",
         ),
         (lambda: tb.problems.four_rooms(goals=[]), "goals is empty"),
+        (lambda: tb.problems.four_rooms(goals=None), "goals is None, not a sequence of"),
+        (lambda: tb.problems.four_rooms(goals=[(True, 9)]), r"goals\[0\] is \(True, 9\), not a"),
         (lambda: tb.problems.four_rooms(goals=[(1, 9), (0, 0)]), r"goals\[1\] \(0, 0\) is not a"),
     ],
 )

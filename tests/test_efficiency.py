@@ -39,6 +39,20 @@ def test_bad_budgets_are_named(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    option, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tb, "error_curve", pytest.fail)
+    place = tmp_path / "nowhere" / "errors.svg"
+    place.parent.write_text("")
+    assert main(["efficiency", "two-state", option, str(place)]) == 2
+    printed, error = capsys.readouterr()
+    assert printed == ""
+    assert error.startswith(f"tabular-bilevel: {option}: ")
+    assert error.count("\n") == 1
+
+
 def test_a_picture_of_another_kind_is_refused_before_the_work(capsys):
     assert main(["efficiency", "two-state", "--plot", "errors.doc"]) == 2
     assert "--plot" in capsys.readouterr().err

@@ -94,6 +94,9 @@ def test_a_start_is_taken_where_it_stabilises():
     )
     far = tb.solve_follower(growing, start=0.0 * unit)
     assert far.method == "doubling and Newton's method"
+    for wild in (1e300, -1e300, 1e160):  # of which products overflow
+        again = tb.solve_follower(model, start=wild * unit)
+        np.testing.assert_allclose(again.value_matrix, known.value_matrix, rtol=ROUNDING)
     with pytest.raises(ValueError, match="start is not symmetric"):
         tb.solve_follower(random_system(0), start=np.triu(np.ones((model.n_states,) * 2)))
 

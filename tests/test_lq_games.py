@@ -167,6 +167,26 @@ def test_a_bump_takes_no_reward_of_the_leaders_action():
         LQR.model([0.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("problem", "d"),
+    [(tb.problems.building_thermal_control(), 8), (tb.problems.bilevel_lqr(), 2)],
+)
+def test_a_theta_of_another_length_is_refused(problem, d):
+    short = np.zeros(d - 1)
+    for way in (
+        problem.model,
+        lambda theta: problem.pullback(theta, None),
+        lambda theta: problem.pushforward(theta, theta),
+        lambda theta: tb.hypergradient(problem, theta),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"theta has shape \({d - 1},\), not that of a vector"
+        ):
+            way(short)
+    with pytest.raises(ValueError, match=rf"direction has shape \({d - 1},\), not that of"):
+        problem.pushforward(np.zeros(d), short)
+
+
 def test_the_building_is_as_specified():
     model = BUILDING.model(np.zeros(8))
     design = np.full(8, 0.5)
@@ -186,4 +206,4 @@ def test_the_building_is_as_specified():
     sealed = BUILDING.model([40.0] * 4 + [0.0] * 4).dynamics
     np.testing.assert_allclose(sealed @ np.ones(4), np.ones(4), rtol=1e-14)
     assert "4 zones, 8 parameters" in str(BUILDING)
-    assert "1 actions of the leader, which the follower observes" in str(LQR)
+    assert "1 action of the leader, which the follower observes" in str(LQR)

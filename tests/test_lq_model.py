@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tabular_bilevel as tb
+from tabular_bilevel.cli import explain
 
 TABLES = {
     "dynamics": [[0.9, 0.1], [0.0, 0.8]],
@@ -217,7 +218,7 @@ def test_what_is_said_of_a_model_and_its_stations():
         "temperature 0.1"
     )
     response = tb.solve_follower(model)
-    assert str(response).startswith("Response: 2 states, 1 inputs, residual ")
+    assert str(response).startswith("Response: 2 states, 1 input, residual ")
     evaluation = tb.evaluate_leader(model, response)
     assert str(evaluation).endswith("over all steps")
     assert "state_cost" in str(tb.sensitivities(model, response, evaluation))
@@ -276,8 +277,77 @@ def test_what_is_for_tables_says_so():
         lambda: tb.plots.influence(problem, theta),
         lambda: tb.plots.occupancy(problem, theta),
         lambda: tb.LeaderView(problem, theta),
+        lambda: tb.plots.incentives(problem, theta),
+        lambda: tb.plots.graph(result.model),
+        lambda: tb.count_trajectories(result.model),
+        lambda: list(explain.explained("game", problem, np.zeros(2))),
     ):
         with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
             refused()
+    for estimator in (tb.TruncatedNeumann(), tb.AdaptiveModelDesign()):
+        with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+            estimator(problem, theta, rng=0)
+    with pytest.raises(ValueError, match="base is of type LinearQuadraticModel, not a Model"):
+        tb.FeatureProblem(problem.model(theta), follower_reward=[[1.0]])
     with pytest.raises(ValueError, match="model is of type dict, not a Model or a LinearQuadratic"):
         tb.solve_follower({})
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        tb.CompiledPolicyIteration(),
+        tb.PolicyIteration(),
+        tb.ValueIteration(),
+        tb.StoppedPolicyIteration(steps=3),
+        tb.StoppedValueIteration(sweeps=3),
+    ],
+)
+def test_solvers_of_tables_are_refused(solver):
+    words = f"solver is a {type(solver).__name__} of the other kind of model, and model is a Linear"
+    with pytest.raises(ValueError, match=words):
+        tb.solve_follower(made(), solver=solver)
+    with pytest.raises(ValueError, match=words):
+        tb.hypergradient(tb.problems.bilevel_lqr(), [0.0, 0.0], solver=solver)
+
+
+def test_answers_of_another_kind_or_size_are_refused():
+    ours, tables = made(), tb.problems.fork().model([0.5])
+    our_answer, other_answer = tb.solve_follower(ours), tb.solve_follower(tables)
+    ours_worth = tb.evaluate_leader(ours, our_answer)
+    worth = tb.evaluate_leader(tables, other_answer)
+    for refused in (
+        lambda: tb.evaluate_leader(ours, other_answer),
+        lambda: tb.evaluate_leader(tables, our_answer),
+        lambda: tb.sensitivities(ours, other_answer, ours_worth),
+        lambda: tb.sensitivities(ours, our_answer, worth),
+        lambda: tb.sensitivities(tables, other_answer, ours_worth),
+    ):
+        with pytest.raises(ValueError, match="of the other kind of model, and model is a"):
+            refused()
+    larger = tb.problems.building_thermal_control().model([0.0] * 8)
+    with pytest.raises(ValueError, match=r"response.value_matrix has shape \(2, 2\), not \(4, 4\)"):
+        tb.evaluate_leader(larger, our_answer)
+    with pytest.raises(ValueError, match=r"response is of type NoneType, not the lq\.Response"):
+        tb.lq.state_laws(ours, None, 3)
+
+    class Silent:
+        def solve(self, model, *, start=None):
+            return None
+
+    with pytest.raises(
+        ValueError, match=r"solver.solve\(...\) is of type NoneType, not the lq.Resp"
+    ):
+        tb.solve_follower(ours, solver=Silent())
+
+
+def test_an_environment_is_of_tables():
+    pytest.importorskip("gymnasium")
+    from tabular_bilevel.adapters.gymnasium import FollowerEnv, to_gymnasium
+
+    with pytest.raises(
+        ValueError, match="model is a LinearQuadraticModel: this is for tables only"
+    ):
+        FollowerEnv(made())
+    with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+        to_gymnasium(tb.problems.bilevel_lqr(), [0.0, 0.0])

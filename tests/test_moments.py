@@ -195,7 +195,9 @@ def test_other_methods_are_refused_in_words(method, message):
         tb.estimator_moments(PROBLEMS["garnet"], np.zeros(6), method)
 
 
-@pytest.mark.parametrize("horizon", [0, 2.5, "long", -math.inf, math.nan])
+@pytest.mark.parametrize(
+    "horizon", [0, 2.5, True, "long", -math.inf, math.nan, [3, 4], np.array([3, 4])]
+)
 def test_a_bad_horizon_is_named(horizon):
     with pytest.raises(ValueError, match=r"^horizon is "):
         tb.estimator_moments(
@@ -276,3 +278,19 @@ def test_a_simulator_is_where_trajectories_come_from():
     moments = tb.estimator_moments(problem, theta, method)
     assert largest(moments.mean - method.target(problem, theta)) <= ROUNDING
     assert largest(moments.bias) > 1e-2 * largest(moments.exact)
+
+
+def test_what_the_simulator_pays_the_follower_is_nobodys_noise():
+    """The follower expects of an arrival what it plans with, and that is what is taken off."""
+    problem = PROBLEMS["garnet"]
+    base = problem.base
+    paid = tb.FeatureProblem(
+        base.replace(follower_reward=base.follower_reward + 10.0),
+        **{name: getattr(problem, name) for name in ("follower_reward", "transition", "initial")},
+        leader_reward=problem.leader_reward,
+    )
+    theta = somewhere(problem)
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 30), simulator=paid))
+    usual = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 30)))
+    found, plain = (tb.estimator_moments(problem, theta, each) for each in (method, usual))
+    assert found.total_variance == pytest.approx(plain.total_variance, rel=1e-9)

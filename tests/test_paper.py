@@ -196,3 +196,17 @@ def test_the_slip_is_a_setting(protocol, slip, planned, simulated):
     assert (simulator is None) == (simulated is None)
     if simulator is not None:
         assert slip_of(simulator) == pytest.approx(simulated)
+
+
+@pytest.mark.slow
+def test_the_continuous_tasks_have_a_table_that_is_the_same_when_made_again(tmp_path):
+    continuous = runpy.run_path(str(FOLDER / "continuous.py"))
+    arguments = ["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]
+    assert continuous["main"](arguments) == 0
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| building | bchg | -196 |" in table
+    assert table.count("| -162.503 |") == 6
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert continuous["main"](arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing was run again
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == table

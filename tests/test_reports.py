@@ -5,10 +5,12 @@ import json
 import re
 import shlex
 from importlib.resources import files
+from xml.etree.ElementTree import tostring
 
 import numpy as np
 import pytest
 from pages import CONTRAST, FAINT, Page, require_fit, shown
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import verify
@@ -16,7 +18,7 @@ from tabular_bilevel.checks.diagnosis import Diagnosis, Guess
 from tabular_bilevel.checks.localising import Factor, Localisation
 from tabular_bilevel.cli import main
 from tabular_bilevel.cli.check import STATUS
-from tabular_bilevel.pages.document import Source
+from tabular_bilevel.pages.document import Row, Source, table
 from tabular_bilevel.pages.reports import page_of, page_of_verification
 
 
@@ -159,8 +161,7 @@ def test_of_many_parameters_the_largest_are_shown():
 NUMBERS = [np.nan, np.inf, -np.inf, 1e308, -1e308, 5e-324, 0.0, -0.0, 1.0]
 
 
-@pytest.mark.parametrize("one", NUMBERS)
-@pytest.mark.parametrize("other", NUMBERS)
+@sizes(("one", "other"), *pairs(NUMBERS, NUMBERS))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # texts of a report multiply what it holds
 def test_no_number_spoils_a_page(one, other):
     factor = Factor(one, min(one, other), max(one, other))
@@ -390,7 +391,7 @@ def test_verify_has_a_row_a_check(passes, folder, monkeypatch):
     level = tb.Level.STATISTICAL
     found = [
         verify.Check("toy", "sign", 0.0, 1.0, True, "", tb.Level.BOUNDED, 1e-9),
-        verify.Check("toy", "BC-HG", 2.0, 5.0, True, "", level, 0.1),
+        verify.Check("toy", "BC-HG", 2.0, 5.0, True, "", level, 0.1, REPORTS["right"]()),
         verify.Check("toy", "must fail: this", 9.0, 5.0, True, "", level, 0.1),
         verify.Check("other", "sum", 2.0, 1.0, passes, "<b>why</b>", tb.Level.ESTIMATE, np.inf),
     ]
@@ -400,6 +401,11 @@ def test_verify_has_a_row_a_check(passes, folder, monkeypatch):
     assert ("Passed" if passes else "FAILED: ") in read.text
     assert ("Failed: other, sum." in read.text) == (not passes)
     assert "Beyond the critical value: must fail: this." in read.pictures[0]
+    assert "Factors with their intervals at 99%" in read.pictures[1]
+    assert "Pairs of bars: target and mean." in read.pictures[2]
+    assert "\N{LESS-THAN OR EQUAL TO}1" in read.text
+    assert ">5" in read.text
+    assert "\\x" not in read.text
     for check in found:
         assert check.name in read.text
     assert "tabular-bilevel verify --report out" in read.text
@@ -422,6 +428,28 @@ def written(tmp_path):
 @pytest.mark.parametrize("name", ["right", "wrong", "noise", "raises", "suite, wrong"])
 def test_a_page_fits_a_phone_a_desk_and_paper(name, written, chromium):
     require_fit(chromium, written(name))
+
+
+def test_no_number_is_broken_on_a_phone(written, chromium):
+    """A browser would break 1.2e-05 after the hyphen."""
+    broken = """return [...document.querySelectorAll("td.number")].flatMap((cell) => {
+        const text = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), found = [];
+        while (text.nextNode()) {
+            const range = document.createRange();
+            range.selectNodeContents(text.currentNode);
+            if (/e-/.test(range.toString()) && range.getClientRects().length > 1)
+                found.push(range.toString());
+        }
+        return found;
+    })"""
+    file = written("wrong")
+    page = file.read_text(encoding="utf-8")
+    made = table("", ("part", "interval"), [Row(("all", "-1.23e-05 to -4.56e-05"))], numbers=(1,))
+    made.set("style", "width: 8rem")
+    whole = tostring(made, encoding="unicode")
+    for text, n_broken in ((whole, 0), (whole.replace("span>", "b>"), 2)):
+        file.write_text(page.replace("<main>", f"<main>{text}"), encoding="utf-8")
+        assert len(shown(chromium, file, 390).execute_script(broken)) == n_broken
 
 
 def test_faint_text_is_seen(written, chromium):

@@ -1,10 +1,16 @@
 """One formula: what a rule makes of a law is the mean of what it makes of trajectories."""
 
+import copy
+import dataclasses
+import gc
+import pickle
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import twins
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
@@ -193,9 +199,8 @@ def assert_right(moments, mean, covariance):
         np.testing.assert_allclose(found.covariance, wanted, rtol=0, atol=ROUNDING * size)
 
 
-@pytest.mark.parametrize("survival", [1.0, 0.9])
+@sizes(("name", "survival"), *pairs([*RULES], [1.0, 0.9]))
 @pytest.mark.parametrize("where", PROBLEMS)
-@pytest.mark.parametrize("name", RULES)
 def test_a_rules_moments_are_those_over_all_trajectories(name, where, survival):
     limit = known(where, "more slips") or known(where, "as known")
     limit = replace(limit, seen=replace(limit.law, survival=survival))
@@ -355,3 +360,75 @@ def test_the_register_of_mistakes_has_each_once_with_words_and_flags():
         assert bool(mistake.flags) == (mistake.road is not None)
         assert in_estimators or mistake.road is not None
         assert set(mistake.flags) <= set(NOTES)
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+TWO = tb.problems.two_state()
+
+
+def lazy(asked, problem=TWO):
+    """Sensitivities that note what they are asked for."""
+    model = problem.model(np.array([0.2, -0.3]))
+
+    def noted(name, array):
+        return lambda: asked.append(name) or array
+
+    return tb.Sensitivities.of(
+        model,
+        follower_reward=np.ones(model.available.shape),
+        transition=noted("transition", np.arange(float(model.transition.nnz))),
+        initial=noted("initial", np.arange(1.0, model.n_states + 1.0)),
+    )
+
+
+def test_what_a_pullback_does_not_ask_for_is_not_computed():
+    rewards, kernel = [], []
+    tb.problems.bandit().pullback([0.2, -0.3], lazy(rewards, tb.problems.bandit()))
+    TWO.pullback([0.2, -0.3], lazy(kernel))
+    assert rewards == []
+    assert "transition" in kernel
+
+
+def test_a_sum_is_computed_once_when_it_is_asked_for():
+    asked = []
+    measures = lazy(asked)
+    whole = measures + measures
+    assert whole.follower_reward[0, 0] == 2.0
+    assert asked == []
+    assert whole.initial.tolist() == [2.0, 4.0]
+    assert asked == ["initial"]
+    assert whole.initial is whole.initial
+    assert not whole.initial.flags.writeable
+    assert whole.transition[1] == 2.0
+    assert asked == ["initial", "transition"]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, dataclasses.replace, lambda x: pickle.loads(pickle.dumps(x))],
+)
+def test_copies_hold_the_numbers(again):
+    asked = []
+    found = again(lazy(asked))
+    assert sorted(asked) == ["initial", "transition"]
+    assert found.initial.tolist() == [1.0, 2.0]
+    assert found.transition[1] == 1.0
+    assert len(asked) == 2
+
+
+def test_sensitivities_have_no_other_attributes():
+    with pytest.raises(AttributeError, match=r"^Sensitivities have no attribute 'kernel'$"):
+        _ = lazy([]).kernel
+
+
+def test_an_estimate_does_not_hold_on_to_its_sample():
+    method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50, steps=9)))
+    experience = method.interaction.gather(TWO, [0.2, -0.3], rng=0)
+    sample = weakref.ref(experience.trajectories)
+    estimate = method.estimate(experience)
+    del experience
+    gc.collect()
+    assert sample() is None
+    assert estimate.parts.direct.shape == (2,)

@@ -92,6 +92,10 @@ OF_GAMES = {
     "sensitivities": OF_GAME.sensitivities,
     "bounds": OF_GAME.accuracy.bounds.sensitivities,
 }
+ROOMS = tb.problems.building_thermal_control().model(np.zeros(8))
+OF_STATES = tb.sample_trajectories(
+    ROOMS, tb.solve_follower(ROOMS).policy, count=3, horizon=2, rng=0
+)
 OWN = {
     "MarkovGame": OF_GAMES,
     "BiLevelActorCritic": OF_GAMES,
@@ -104,6 +108,7 @@ OWN = {
     "bandit_closed_form": BANDIT,
     "two_state_closed_form": BANDIT,
     "anneal": {"problems": [PROBLEM]},
+    "QuadraticCritic": {"trajectories": OF_STATES},
 }
 
 # A policy in words, by the names of states.

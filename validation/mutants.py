@@ -172,7 +172,7 @@ MUTANTS = (
     Mutant(
         "threads not given back",
         "_OneThread.__exit__",
-        "self._set(self._before)",
+        "put(count)",
         "pass",
         ("tests/test_threads.py::test_threads_are_given_back_after_an_error",),
     ),
@@ -265,8 +265,8 @@ MUTANTS = (
     Mutant(
         "a budget's pullback with a wrong sign",
         "Budget.pullback",
-        "np.full(share.size, -(share[:-1] @ gradient))",
-        "np.full(share.size, share[:-1] @ gradient)",
+        "centred.fill(-share[:-1].dot(gradient))",
+        "centred.fill(share[:-1].dot(gradient))",
         (f"{BOUNDS}::test_bounds_of_a_budget_hold", RIGHT),
     ),
     Mutant(

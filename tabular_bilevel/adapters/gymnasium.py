@@ -35,7 +35,7 @@ from tabular_bilevel.adapters._environment import (
     draw_next_state,
 )
 from tabular_bilevel.finite.model import Model, Origin, made_of
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 
 __all__ = ["FollowerEnv", "Outcome", "from_gymnasium", "to_gymnasium"]
 
@@ -215,6 +215,7 @@ class FollowerEnv(gymnasium.Env[int, int]):
     """
 
     def __init__(self, model: Model) -> None:
+        require_tables(model, name="model")
         self.model = model
         self.initial_state_distrib = model.initial
         self._masks = model.available.astype(np.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -96,7 +97,7 @@ class GradientAscent:
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Move."""
         theta, gradient = _vectors(theta, gradient)
-        norm = float(np.sqrt(gradient @ gradient))
+        norm = math.sqrt(gradient.dot(gradient))
         scale = self.rate if norm <= self.largest_norm else self.rate * self.largest_norm / norm
         return theta + scale * gradient, NOTHING
 

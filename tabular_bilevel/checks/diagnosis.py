@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +66,9 @@ PAIRS = 120
 
 # Of the standard suite, problems with many directions on which mistakes differ.
 ELSEWHERE = ("a thousand parameters", "layered", "slippery grid", "game", "unequal discounts")
+
+# Of a rule, what multiplies what is there.
+FACTORS = ("direct", "indirect", "direct_tables", "indirect_tables")
 
 # Relative to the gradient, by which targets differ visibly there.
 VISIBLY = 0.05
@@ -199,13 +202,18 @@ class Diagnosis:
             yield f"problems of the suite that tell these apart: {', '.join(self.elsewhere)}"
 
 
+def as_the_rule_says(rule: TraceRule, experience: Experience) -> Any:
+    """Add up measures as a rule of either kind of model does."""
+    return rule.measures(experience)
+
+
 @dataclass(frozen=True, eq=False)
 class _Core:
     """What is made of some knowledge by a rule, before factors: the target of many factors."""
 
     experience: Experience
     rule: TraceRule
-    measures: Measures = TraceRule.measures
+    measures: Measures = as_the_rule_says
 
     @cached_property
     def shares(self) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
@@ -317,7 +325,7 @@ class Candidates:
                 rule = before.rule(rule, known)
         if fault.rule is not None:
             rule = fault.rule(rule, known)
-        if fault.measures is not None and base.measures is not TraceRule.measures:
+        if fault.measures is not None and base.measures is not as_the_rule_says:
             return None
         made = _Core(known, rule, fault.measures or base.measures)
         if known is base.experience and _is_factor(made, base):
@@ -782,16 +790,9 @@ def _is_factor(made: _Core, base: _Core) -> bool:
     one, other = made.rule, base.rule
     same = one.credit is other.credit and made.measures is base.measures
     return same and all(
-        getattr(one, name) == getattr(other, name)
-        for name in (
-            "credit_discount",
-            "trace_discount",
-            "leader_discount",
-            "late",
-            "centred",
-            "baseline",
-            "own_action",
-        )
+        getattr(one, each.name) == getattr(other, each.name)
+        for each in fields(one)
+        if each.name not in ("credit", *FACTORS)
     )
 
 

@@ -17,8 +17,8 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.result import Hypergradient
 from tabular_bilevel.checks.quantiles import fisher, student
 from tabular_bilevel.exact.hypergradient import hypergradient
-from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.finite.sensitivities import Sensitivities
+from tabular_bilevel.kinds import by_kind, direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 
 __all__ = ["UNKNOWN", "Factor", "Localisation", "far_off", "localise", "parts_from", "parts_of"]
@@ -210,9 +210,16 @@ def by_table(
 ) -> Iterator[tuple[str, FloatArray]]:
     """Pull back the measures of one table after the other, where they are not 0."""
     for table in TABLES:
-        if np.any(getattr(measures, table)):
-            others = {name: 0.0 for name in TABLES if name != table}
+        others = {name: 0.0 for name in TABLES if name != table}
+        if _there(measures.model, measures, table, others):
             yield table, pulled_back(problem, theta, measures.times(others))
+
+
+# A linear-quadratic model has several tables of a kind.
+_there = by_kind(
+    lambda _, measures, table, others: np.any(getattr(measures, table)),
+    lambda _, measures, table, others: measures.times(others).size > 0.0,
+)
 
 
 @quiet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,11 @@ from tabular_bilevel.derivatives import n_entries
 from tabular_bilevel.exact.routes import differences, extrapolated
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.linear import symmetric
+from tabular_bilevel.lq.model import MOVED, SYMMETRIC, LinearQuadraticModel
+from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
+from tabular_bilevel.problem import AnyProblem
 
 __all__ = ["MOST_ENTRIES", "PullbackTest", "check_pullback"]
 
@@ -55,7 +59,7 @@ class PullbackTest:
 
 
 @quiet
-def check_pullback(problem: BilevelProblem, theta: FloatArray) -> PullbackTest:
+def check_pullback(problem: AnyProblem, theta: FloatArray) -> PullbackTest:
     """Compare a problem's pullback with differences of its tables along a few random directions.
 
     Each table is weighted with random numbers, and the sum differentiated twice: by differences of
@@ -79,18 +83,18 @@ def check_pullback(problem: BilevelProblem, theta: FloatArray) -> PullbackTest:
         model = problem.model(theta)
     except ValueError as error:
         return PullbackTest(skipped=f"problem.model(theta) raises ValueError: {error}")
-    count = n_entries(model)
+    count = _entries(model)
     if count > MOST_ENTRIES:
         return PullbackTest(skipped=f"{count:,} table entries are more than {MOST_ENTRIES:,}")
     rng = np.random.default_rng(0)
-    measures = _measures(model, rng)
+    measures: Mapping[str, Any] = _drawn(model, rng)
     pulled = np.array([problem.pullback(theta, one) for one in measures.values()], dtype=np.float64)
-    sizes = np.array([_weighed(model, one, model, size=True) for one in measures.values()])
+    sizes = np.array([_sum(model, one, model, size=True) for one in measures.values()])
     unit = np.sqrt(theta.size)
 
     def weighed(theta: FloatArray) -> FloatArray:
         moved = problem.model(theta)
-        return np.array([_weighed(moved, one, model) for one in measures.values()])
+        return np.array([_sum(moved, one, model) for one in measures.values()])
 
     unclear = ""
     for _ in range(DIRECTIONS):
@@ -155,3 +159,54 @@ def _weighed(model: Model, weights: Sensitivities, first: Model, *, size: bool =
     ]
     terms = [weight[weight != 0.0] * table[weight != 0.0] for weight, table in pairs]
     return float(sum(np.abs(part).sum() if size else part.sum() for part in terms))
+
+
+def _states_entries(model: LinearQuadraticModel) -> int:
+    return sum(np.size(table) for table in _tables(model).values())
+
+
+def _tables(model: LinearQuadraticModel) -> dict[str, Any]:
+    """List what theta may move: tables, and numbers of the reward, by their names."""
+    reward = model.leader_reward
+    return {name: getattr(model, name) for name in MOVED} | {
+        f"leader_reward.{name}": getattr(reward, name) for name in reward.moved
+    }
+
+
+def _states_measures(
+    model: LinearQuadraticModel, rng: np.random.Generator
+) -> Mapping[str, LinearQuadraticSensitivities]:
+    """Draw weights of each table, and of all at once; those of symmetric tables are symmetric."""
+    even = SYMMETRIC | {f"leader_reward.{name}" for name in model.leader_reward.symmetric}
+    weights = {name: rng.normal(size=np.shape(table)) for name, table in _tables(model).items()}
+    weights = {name: symmetric(one) if name in even else one for name, one in weights.items()}
+
+    def made(names: Iterable[str]) -> LinearQuadraticSensitivities:
+        chosen = {name: weights[name] for name in names}
+        paid = {
+            name.removeprefix("leader_reward."): chosen.pop(name)
+            for name in list(chosen)
+            if name.startswith("leader_reward.")
+        }
+        return LinearQuadraticSensitivities.of(model, leader_reward=paid, **chosen)
+
+    alone = {f"the weighted sum of {name}": made([name]) for name in weights}
+    return {**alone, "the weighted sum of all tables": made(weights)}
+
+
+def _states_weighed(
+    model: LinearQuadraticModel,
+    weights: LinearQuadraticSensitivities,
+    first: LinearQuadraticModel,
+    *,
+    size: bool = False,
+) -> float:
+    paid = {f"leader_reward.{name}": slope for name, slope in weights.leader_reward.items()}
+    slopes = {name: getattr(weights, name) for name in MOVED} | paid
+    terms = [np.multiply(slopes[name], table) for name, table in _tables(model).items()]
+    return float(sum(np.abs(part).sum() if size else part.sum() for part in terms))
+
+
+_entries = by_kind(n_entries, _states_entries)
+_drawn = by_kind(_measures, _states_measures)
+_sum = by_kind(_weighed, _states_weighed)

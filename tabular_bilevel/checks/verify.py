@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,8 @@ from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Enclosed, Level
 from tabular_bilevel.checks.estimator import EstimatorReport, judge
 from tabular_bilevel.checks.gradient import check_gradient
+from tabular_bilevel.checks.judging import ROUNDING as OF_ESTIMATES
+from tabular_bilevel.checks.localising import localise, parts_of
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -23,6 +25,7 @@ from tabular_bilevel.mistakes.register import FAULTS
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.problems.known import KNOWN, Known
+from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.experience import Interaction
 from tabular_bilevel.sampling.samplers import Episodes
 
@@ -84,6 +87,8 @@ class Check:
     radius : float
         That error at most; infinite of an ESTIMATE. Of a STATISTICAL verdict, the smallest bias
         that would have been seen, relative to the gradient.
+    report : EstimatorReport, optional
+        What it is the short form of.
     """
 
     problem: str
@@ -94,6 +99,7 @@ class Check:
     detail: str
     level: Level
     radius: float
+    report: EstimatorReport | None = field(default=None, repr=False)
 
     @property
     def planted(self) -> bool:
@@ -308,7 +314,14 @@ def _estimator_checks(case: Case) -> list[Check]:
             visible_bias=VISIBLE_BIAS,
         )
 
-    report = verdict(estimates)
+    where = localise(
+        np.array(estimates),
+        parts_of(case.problem, case.theta, exact),
+        exact.gradient,
+        rounding=OF_ESTIMATES,
+        is_game=isinstance(case.problem, MarkovGame),
+    )
+    report = replace(verdict(estimates), localisation=where)
     checks = [
         Check(
             case.name,
@@ -320,6 +333,7 @@ def _estimator_checks(case: Case) -> list[Check]:
             f"{report.smallest_visible_bias:.2%} would not pass; false alarms {FALSE_ALARM_RATE:g}",
             report.level,
             report.smallest_visible_bias,
+            report,
         )
     ]
     for name, found in faulty.items():

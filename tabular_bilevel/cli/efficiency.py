@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.files import write_file
+from tabular_bilevel._base.files import require_writable, write_file, write_json
 from tabular_bilevel.cli._common import (
     add_plot,
     add_problem,
@@ -40,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compute errors of methods, and print them."""
     problem, kind = problem_of(options.problem), kind_of(options.plot)
+    for option in ("plot", "json"):
+        if getattr(options, option) is not None:
+            with of_option(f"--{option}"):  # better now than after the work
+                require_writable(getattr(options, option))
     curve = tb.error_curve(problem, theta_of(options, problem), budgets=options.budget)
     say(curve)
     if options.plot is not None:
@@ -56,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
                 curve.methods, curve.error.tolist(), curve.cosine.tolist(), strict=True
             )
         }
-        write_file(options.json, (json.dumps(rows, indent=1) + "\n").encode())
+        write_json(options.json, rows)
     return 0
 
 

@@ -26,7 +26,7 @@ from tabular_bilevel.cli._common import (
 )
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
-from tabular_bilevel.problem import with_names
+from tabular_bilevel.problem import require_tables, with_names
 from tabular_bilevel.problems.grid_map import grid_map
 
 # How many parameters are explained, and below which share of a gradient's entry a cause is not.
@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
 def explained(name: str, problem: Any, theta: FloatArray) -> Iterator[str]:
     """Tell what J's gradient is made of, line by line."""
     found = tb.hypergradient(problem, theta)
+    require_tables(found.model)
     gradient, model = found.gradient, found.model
     yield f"{name}: J = {found.objective:.6g}"
     yield of_target(found.accuracy, gradient)

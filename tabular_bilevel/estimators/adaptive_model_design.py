@@ -22,7 +22,7 @@ from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.finite.follower import Response, log_policy, soft_backup
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
 __all__ = ["AdaptiveModelDesign"]
@@ -86,7 +86,7 @@ class AdaptiveModelDesign:
         """Sweep; parameters as of `BoltzmannCovariance`, and no randomness."""
         as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
-        model = problem.model(theta)
+        model = modelled(problem, theta)
         tangents = tangents_at(problem, theta, model)
         (n_states, n_actions), d, kernel = model.follower_reward.shape, theta.size, model.transition
         follower_slope, leader_slope = (

@@ -7,6 +7,7 @@ Reinforcement Learning", ICAPS 2026, arXiv:2603.14867; as traces, theory.md sect
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
+from tabular_bilevel.lq.traces import require_noise
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.baselines import Baseline
 from tabular_bilevel.sampling.experience import (
@@ -48,6 +52,9 @@ class BoltzmannCovariance:
     kernel here, with V_L(s, b) in the place of the published Q_L(s, b, a): the same mean, less
     variance.
 
+    Of a linear-quadratic model the tables are matrices, and log P is the log-density of a Gaussian;
+    its derivative, the score, is there in directions with noise only.
+
     Assumes: the follower plays its soft-optimal policy, and its value V_F is known (it enters
     kernel parameters only). Bias: none with an exact critic, but for what cut trajectories leave
     out, of order max(gamma_F, gamma_L)^steps; with a learned critic, its error; with averaged
@@ -62,12 +69,12 @@ class BoltzmannCovariance:
         where theta moves the leader's policy alone, over the leader's next action: the same mean,
         less variance. Or what is taken off, such as `best_baseline` finds.
     own_action : bool
-        Whether an arrival is worth more by the advantage of the action taken there, as in the
-        published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t) and
-        gamma_F e_{t-1} do: the same mean, more variance.
+        Of models of tables: whether an arrival is worth more by the advantage of the action taken
+        there, as in the published code, which has Q_L(s_t, b_t, a_t) and e_t where V_L(s_t, b_t)
+        and gamma_F e_{t-1} do: the same mean, more variance.
     average_tails : bool
-        Whether a step is followed not by its own tail but, as in the published code for four
-        rooms, by the average over all visits to its pair.
+        Of models of tables: whether a step is followed not by its own tail but, as in the published
+        code for four rooms, by the average over all visits to its pair.
 
     Raises
     ------
@@ -157,24 +164,9 @@ class BoltzmannCovariance:
         """
         return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
-    def rule(self, experience: Experience) -> TraceRule:
+    def rule(self, experience: Experience) -> Any:
         """Credit each step with the leader's advantage, by how likelier a reward makes it."""
-        seen, world = experience.seen, experience.world
-        credit = experience.values.advantage / experience.planned.temperature
-        discount = world.leader_discount
-        if self.average_tails:
-            counts, weights = seen.visits(discount)
-            credit *= weights
-            credit /= np.where(counts > 0.0, counts, 1.0)
-            discount = seen.survival
-        return TraceRule(
-            credit=credit,
-            credit_discount=discount,
-            trace_discount=world.follower_discount,
-            leader_discount=world.leader_discount,
-            baseline=self.baseline,
-            own_action=self.own_action,
-        )
+        return _rule(experience.planned, experience, self)
 
     def rule_at(
         self, problem: BilevelProblem, theta: npt.ArrayLike
@@ -223,3 +215,43 @@ class BoltzmannCovariance:
     def sampler(self) -> Sampler:
         """Where its data come from."""
         return self.interaction.sampler
+
+
+def _of_tables(_: object, experience: Experience, method: BoltzmannCovariance) -> TraceRule:
+    seen, world = experience.seen, experience.world
+    credit = experience.values.advantage / experience.planned.temperature
+    discount = world.leader_discount
+    if method.average_tails:
+        counts, weights = seen.visits(discount)
+        credit *= weights
+        credit /= np.where(counts > 0.0, counts, 1.0)
+        discount = seen.survival
+    return TraceRule(
+        credit=credit,
+        credit_discount=discount,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+        baseline=method.baseline,
+        own_action=method.own_action,
+    )
+
+
+def _of_states(_: object, experience: Any, method: BoltzmannCovariance) -> TraceRuleOfStates:
+    """Make the rule of a linear-quadratic model, by Gaussian scores."""
+    for name in ("own_action", "average_tails"):
+        if getattr(method, name):
+            raise ValueError(f"{name} is for models of tables: no state is visited twice")
+    if isinstance(method.baseline, Baseline):
+        raise ValueError("baseline is a table of numbers, for models of tables: True or False here")
+    world = experience.world
+    require_noise(experience.problem, experience.theta, world)
+    return TraceRuleOfStates(
+        credit=1.0 / experience.planned.temperature,
+        credit_discount=world.leader_discount,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+        baseline=method.baseline,
+    )
+
+
+_rule = by_kind(_of_tables, _of_states)

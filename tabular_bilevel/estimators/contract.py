@@ -153,9 +153,11 @@ class AtTheta:
         """
         with Noted(self._where):
             found = self._call(rng, MappingProxyType(memory))
-            return replace(
-                found, gradient=self._read(found.gradient), memory=as_memory(found.memory)
+            checked = object.__new__(type(found))  # `replace` takes ten times as long
+            checked.__dict__.update(
+                found.__dict__, gradient=self._read(found.gradient), memory=as_memory(found.memory)
             )
+            return checked
 
     def _read(self, gradient: Any) -> FloatArray:
         if is_frozen(gradient) and gradient.shape == self._theta.shape:

@@ -14,6 +14,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.kinds import AnyModel, AnyResponse, AnySensitivities
+from tabular_bilevel.lq.trajectories import Trajectories as TrajectoriesOfStates
 from tabular_bilevel.problem import AnyProblem, BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.sampling.trajectories import Trajectories
@@ -116,7 +117,11 @@ class Estimate:
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
         seen = experience.seen
-        counts = (seen.count, seen.pairs.size) if isinstance(seen, Trajectories) else (0, 0)
+        counts = (0, 0)
+        if isinstance(seen, Trajectories):
+            counts = seen.count, seen.pairs.size
+        elif isinstance(seen, TrajectoriesOfStates):
+            counts = seen.count, seen.n_steps
         return cls(
             gradient=parts.pulled_back(),
             model=experience.planned,

@@ -7,17 +7,21 @@ Alignment", NeurIPS 2024, arXiv:2406.01575; theory.md section 6.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.critics import LeaderValues
 from tabular_bilevel.sampling.experience import (
     LEADER_ACTION_VALUE,
@@ -55,6 +59,10 @@ class HyperPolicyGradient:
     `uniform`, the published option of this name, such a sample has all that goes through the
     follower, its visits too: that is another gradient, the part through the follower being that of
     play that may start anywhere.
+
+    Of a linear-quadratic model no state is visited twice. There a step is followed by its own tail,
+    and dV_F is learned by temporal differences in squares and products of the state: the published
+    variant TD.
 
     Assumes: the follower plays its soft-optimal policy; pairs are visited repeatedly. Bias: of
     order 1 / visits, since averages and credits share their data, and where a state was left by
@@ -150,19 +158,9 @@ class HyperPolicyGradient:
             _, indirect = rule.measures(apart)
         return Estimate.traced(experience, direct, indirect)
 
-    def rule(self, experience: Experience, tails: Experience) -> TraceRule:
+    def rule(self, experience: Experience, tails: Experience) -> Any:
         """Credit each step with its part in dQ_F - dV_F, an average of the tails."""
-        world = experience.world
-        _, weights = experience.seen.visits(world.leader_discount)
-        counts, _ = tails.seen.visits(1.0)
-        share = max(1, tails.seen.complete) / max(1, experience.seen.complete)
-        credit = tail_credit(experience.values, weights, counts)
-        return TraceRule(
-            credit=credit * (share / experience.planned.temperature),
-            credit_discount=tails.seen.survival,
-            trace_discount=world.follower_discount,
-            leader_discount=world.leader_discount,
-        )
+        return _rule(experience.planned, experience, tails)
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
@@ -231,4 +229,28 @@ def tail_credit(values: LeaderValues, weights: FloatArray, counts: FloatArray) -
 
 def started_uniformly(model: Model) -> Model:
     """Copy the model with every state as likely a start."""
+    require_tables(model)
     return model.with_initial(np.full(model.n_states, 1.0 / model.n_states))
+
+
+def _of_tables(_: object, experience: Experience, tails: Experience) -> TraceRule:
+    world = experience.world
+    _, weights = experience.seen.visits(world.leader_discount)
+    counts, _ = tails.seen.visits(1.0)
+    share = max(1, tails.seen.complete) / max(1, experience.seen.complete)
+    credit = tail_credit(experience.values, weights, counts)
+    return TraceRule(
+        credit=credit * (share / experience.planned.temperature),
+        credit_discount=tails.seen.survival,
+        trace_discount=world.follower_discount,
+        leader_discount=world.leader_discount,
+    )
+
+
+def _of_states(_: object, experience: Experience, tails: Experience) -> TraceRuleOfStates:
+    """Make the rule of a linear-quadratic model: dV_F is learned by temporal differences."""
+    rule: TraceRuleOfStates = BoltzmannCovariance().rule(experience)
+    return replace(rule, state_values=True)
+
+
+_rule = by_kind(_of_tables, _of_states)

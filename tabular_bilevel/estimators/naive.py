@@ -7,13 +7,17 @@ theory.md section 6.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
     NOTHING,
@@ -110,8 +114,17 @@ class NaivePolicyGradient:
         return self.interaction.sampler
 
 
-def direct_rule(experience: Experience) -> TraceRule:
+def direct_rule(experience: Experience) -> Any:
     """Credit nothing: what is left is the direct part."""
+    return _direct(experience.planned, experience)
+
+
+def _of_states(_: object, experience: Any) -> TraceRuleOfStates:
+    rule: TraceRuleOfStates = BoltzmannCovariance().rule(experience)
+    return rule.times(indirect=0.0)
+
+
+def _of_tables(_: object, experience: Experience) -> TraceRule:
     world = experience.world
     return TraceRule(
         credit=np.zeros_like(experience.response.policy),
@@ -120,3 +133,6 @@ def direct_rule(experience: Experience) -> TraceRule:
         leader_discount=world.leader_discount,
         indirect=0.0,
     )
+
+
+_direct = by_kind(_of_tables, _of_states)

@@ -28,7 +28,7 @@ from tabular_bilevel.finite.adjoint import (
 )
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.finite.leader import evaluate_leader
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
 
 __all__ = ["TruncatedNeumann"]
@@ -90,7 +90,7 @@ class TruncatedNeumann:
         """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
         as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
-        model = problem.model(theta)
+        model = modelled(problem, theta)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
         evaluation = evaluate_leader(model, response)
         policy, discount = response.policy, model.follower_discount

@@ -157,7 +157,8 @@ class ValueGapPenalty:
             values = LeaderValues(answer.action_value, answer.value)
             seen = seeing(self.sampler, model, answer.policy)
             experience = Experience(problem, theta, model, answer, seen, values)
-            return direct_rule(experience).measures(experience)[0]
+            found: Sensitivities = direct_rule(experience).measures(experience)[0]
+            return found
 
         climbed, best = flow(tempted), flow(response)
         measures = Sensitivities.of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,12 @@ from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
-from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import by_kind, evaluate_leader
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory, answered
 from tabular_bilevel.sampling.samplers import Sampler
+from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["ZeroOrder"]
 
@@ -117,19 +119,19 @@ class ZeroOrder:
         iteration = float(memory[ITERATION][0]) + 1.0 if ITERATION in memory else 1.0
         radius = self.radius / iteration if self.decaying else self.radius
         model = problem.model(theta)
-        response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
+        response = answered(model, self.follower, memory.get(FOLLOWER_VALUE))
         n_trajectories = n_steps = 0
 
-        def tried(model: Model) -> float:
+        def tried(model: Any) -> float:
             nonlocal n_trajectories, n_steps
-            answer = self.follower.solve(model, start=response.value)
+            answer = answered(model, self.follower, response.value)
             if self.sampler is None:
-                return evaluate_leader(model, answer).objective
+                return float(evaluate_leader(model, answer).objective)
             sample = self.sampler.sample(model, answer.policy, rng=generator)
             n_trajectories += sample.count
-            n_steps += int(sample.lengths.sum())
-            _, weights = sample.visits(model.leader_discount)
-            return float((weights * model.leader_reward).sum()) / sample.count
+            steps, mean = _return(model, sample)
+            n_steps += steps
+            return float(mean)
 
         gradient = np.zeros(theta.size)
         here = 0.0 if self.two_sided else tried(model)
@@ -170,7 +172,7 @@ class ZeroOrder:
         """
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
-        answer = self.follower.solve(model)
+        answer = answered(model, self.follower, None)
         size = max(float(np.abs(answer.value).max()), model.temperature)
         if not answer.residual <= OPTIMAL * size:
             raise ValueError(
@@ -178,6 +180,9 @@ class ZeroOrder:
                 "the target is known for an optimal follower only"
             )
         horizon = None if self.sampler is None else self.sampler.horizon(model)
+        counted = getattr(model, "leader_horizon", None)  # of a linear-quadratic model
+        if horizon is not None and counted is not None:
+            horizon = min(horizon, counted)
         return read_only(
             np.sum(
                 [
@@ -195,6 +200,15 @@ class ZeroOrder:
         )
 
     bias = bias_of
+
+
+def _of_tables(model: Model, sample: Trajectories) -> tuple[int, float]:
+    _, weights = sample.visits(model.leader_discount)
+    return int(sample.lengths.sum()), float((weights * model.leader_reward).sum()) / sample.count
+
+
+# Number of steps, and the mean return of their trajectories.
+_return = by_kind(_of_tables, lambda _, sample: (sample.n_steps, sample.mean_return()))
 
 
 def cubature(d: int) -> Iterator[tuple[FloatArray, float]]:

@@ -332,12 +332,12 @@ class Model:
     def _fields(self) -> Mapping[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
-    @property
+    @cached_property
     def n_states(self) -> int:
         """Number of states, S."""
         return int(self.follower_reward.shape[0])
 
-    @property
+    @cached_property
     def n_actions(self) -> int:
         """Number of columns of the tables, A: the largest number of actions of a state."""
         return int(self.follower_reward.shape[1])

@@ -67,6 +67,28 @@ class Sensitivities:
 
     __setstate__ = restore_read_only
 
+    def __post_init__(self) -> None:
+        """Put aside functions in the place of arrays, for `__getattr__`, which then is called."""
+        known = vars(self)
+        for name in ("transition", "initial"):
+            if callable(known[name]):
+                known["later " + name] = known.pop(name)
+
+    @quiet
+    def __getattr__(self, name: str) -> FloatArray:
+        """Compute an array that is asked for."""
+        compute = vars(self).pop("later " + name, None)
+        if compute is None:
+            raise AttributeError(f"Sensitivities have no attribute {name!r}")
+        array: FloatArray = read_only(compute())
+        vars(self)[name] = array
+        return array
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy numbers, not what computes them."""
+        numbers = self.transition, self.initial, self.temperature
+        return vars(self) | {"_temperature": numbers[-1]}
+
     @classmethod
     def of(
         cls,
@@ -74,8 +96,8 @@ class Sensitivities:
         *,
         follower_reward: FloatArray | None = None,
         leader_reward: FloatArray | None = None,
-        transition: FloatArray | None = None,
-        initial: FloatArray | None = None,
+        transition: FloatArray | Callable[[], FloatArray] | None = None,
+        initial: FloatArray | Callable[[], FloatArray] | None = None,
         temperature: float | Callable[[], float] = 0.0,
         entries: FloatArray | None = None,
     ) -> Sensitivities:
@@ -91,9 +113,10 @@ class Sensitivities:
             In the order of ``model.transition.data``; 0 if left out.
         initial : ndarray, shape (S,), optional
             0 if left out.
-        temperature : float or callable
-            The number, or a function without arguments that computes it, called if and when a
-            pullback asks for it: few problems do.
+        temperature : float
+            0 if left out. In its place, or in that of the two arrays before, there may be a
+            function without arguments that computes it, called if and when a pullback asks for
+            it: few problems do.
         entries : ndarray, optional
             Deprecated name of `transition`.
 
@@ -106,7 +129,9 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        def owned(array: FloatArray | None, table: FloatArray) -> FloatArray:
+        def owned(array: Any, table: FloatArray) -> Any:
+            if callable(array):
+                return array
             return read_only(np.zeros(table.shape) if array is None else array)
 
         return cls(
@@ -138,25 +163,25 @@ class Sensitivities:
     @quiet
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
-        return Sensitivities(
-            model=self.model,
-            follower_reward=read_only(self.follower_reward + other.follower_reward),
-            leader_reward=read_only(self.leader_reward + other.leader_reward),
-            transition=read_only(self.transition + other.transition),
-            initial=read_only(self.initial + other.initial),
-            _temperature=self._temperature_with(other),
+        return Sensitivities.of(
+            self.model,
+            follower_reward=self.follower_reward + other.follower_reward,
+            leader_reward=self.leader_reward + other.leader_reward,
+            transition=lambda: self.transition + other.transition,
+            initial=lambda: self.initial + other.initial,
+            temperature=lambda: self.temperature + other.temperature,
         )
 
-    @quiet
     def times(self, factors: Mapping[str, float]) -> Sensitivities:
         """Multiply the measures of some tables, by their names; by 0 whatever they are."""
+        return self._times(factors) if factors else self
 
+    @quiet
+    def _times(self, factors: Mapping[str, float]) -> Sensitivities:
         def multiplied(name: str) -> FloatArray:
             array, factor = getattr(self, name), factors[name]
             return np.asarray(read_only(factor * array if factor else np.zeros_like(array)))
 
-        if not factors:
-            return self
         slope: float | Callable[[], float] = self._temperature
         factor = factors.get("temperature", 1.0)
         if factor == 0.0:
@@ -167,14 +192,6 @@ class Sensitivities:
             name: multiplied(name) for name in factors if name != "temperature"
         }
         return replace(self, _temperature=slope, **tables)
-
-    def _temperature_with(self, other: Sensitivities) -> float | Callable[[], float]:
-        """Add up, or leave to later what can be left."""
-        if self._temperature == 0.0:
-            return other._temperature
-        if other._temperature == 0.0:
-            return self._temperature
-        return self.temperature + other.temperature
 
     @quiet
     def dot(self, tangent: Tangent) -> float:

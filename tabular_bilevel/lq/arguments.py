@@ -12,13 +12,21 @@ from tabular_bilevel._base.arguments import entry, finite_array, first
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel.lq.linear import symmetric
 
-__all__ = ["as_change", "as_not_negative", "as_positive_definite", "as_symmetric"]
+__all__ = ["as_change", "as_not_negative", "as_positive_definite", "as_symmetric", "sizes"]
 
 # Typed in with nine digits, or computed, a matrix is symmetric to this, relative to its size.
 ASYMMETRY = 1e-9
 
 # Eigenvalues of a matrix that is not negative are computed to some roundings of its size.
 NEGATIVITY = 1e-12
+
+
+def sizes(n_states: int, n_controls: int) -> str:
+    """Say how many states and inputs there are."""
+    states, inputs = (
+        f"{n} {what}{'s' * (n > 1)}" for n, what in ((n_states, "state"), (n_controls, "input"))
+    )
+    return f"{states}, {inputs}"
 
 
 def as_symmetric(name: str, value: npt.ArrayLike, size: int | None = None) -> FloatArray:

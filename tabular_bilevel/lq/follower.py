@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import require_method
+from tabular_bilevel._base.arguments import finite_array, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.lq.arguments import as_symmetric
+from tabular_bilevel.lq.arguments import as_symmetric, sizes
 from tabular_bilevel.lq.linear import is_stable, lyapunov, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 
-__all__ = ["Response", "bellman", "closed_loop", "solve_follower"]
+__all__ = [
+    "GaussianPolicy",
+    "Response",
+    "bellman",
+    "closed_loop",
+    "require_answer",
+    "solve_follower",
+]
 
 # Doublings and Newton steps converge quadratically, near the edge of what can be stabilised after
 # some steps that gain a digit or so.
@@ -26,6 +33,28 @@ SMALLEST_RESIDUAL = 4.0 * np.finfo(np.float64).eps
 
 # ... and is called solved up to this.
 RESIDUAL_TOLERANCE = 1e-9
+
+
+class GaussianPolicy(NamedTuple):
+    """What a follower does: u ~ N(-gain x, covariance).
+
+    Attributes
+    ----------
+    gain : ndarray, shape (m, n)
+        K.
+    covariance : ndarray, shape (m, m)
+        Of the input around -K x.
+
+    Examples
+    --------
+    >>> import tabular_bilevel as tb
+    >>> model = tb.problems.building_thermal_control().model([0.0] * 8)
+    >>> tb.solve_follower(model).policy.gain.shape
+    (2, 4)
+    """
+
+    gain: FloatArray
+    covariance: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +85,8 @@ class Response:
     >>> answer = tb.solve_follower(model)
     >>> answer.gain.shape, answer.residual < 1e-12  # it sees the leader's action, too
     ((1, 3), True)
-    >>> answer.value is answer.value_matrix
-    True
+    >>> answer.value is answer.value_matrix, answer.policy.gain is answer.gain
+    (True, True)
     """
 
     value_matrix: FloatArray
@@ -75,12 +104,35 @@ class Response:
         """The value matrix, by the name that tables have for what a solver starts from."""
         return self.value_matrix
 
+    @property
+    def policy(self) -> GaussianPolicy:
+        """What the follower does: gain and covariance."""
+        return GaussianPolicy(self.gain, self.covariance)
+
     def __str__(self) -> str:
         m, n = self.gain.shape
         return (
-            f"Response: {n} states, {m} inputs, residual {self.residual:.2g}, "
-            f"{self.iterations} iterations"
+            f"Response: {sizes(n, m)}, residual {self.residual:.2g}, {self.iterations} iterations"
         )
+
+
+def require_answer(
+    model: LinearQuadraticModel,
+    answer: object,
+    name: str = "response",
+    kind: type | tuple[type, ...] = (Response, GaussianPolicy),
+) -> None:
+    """Raise ValueError unless it is an answer, or a policy, of a model of this kind and size."""
+    if not isinstance(answer, kind):
+        raise ValueError(
+            f"{name} is of type {type(answer).__name__}, not the lq.Response of a "
+            "LinearQuadraticModel"
+        )
+    n, m = model.n_states, model.n_controls
+    shapes = {"value_matrix": (n, n), "gain": (m, n), "covariance": (m, m)}
+    for table, shape in shapes.items():
+        if hasattr(answer, table):
+            finite_array(f"{name}.{table}", getattr(answer, table), shape)
 
 
 def closed_loop(model: LinearQuadraticModel, gain: FloatArray) -> FloatArray:
@@ -103,9 +155,15 @@ def solve_follower(
     if solver is not None:
         require_method("solver", solver, "solve")
         found: Response = solver.solve(model, start=start)
+        require_answer(model, found, "solver.solve(...)", Response)
         return found
+    if start is not None:
+        try:
+            return _solved(model, start)
+        except (ConvergenceError, np.linalg.LinAlgError):
+            pass  # from so far away numbers overflow
     try:
-        return _solved(model, start)
+        return _solved(model, None)
     except (ConvergenceError, np.linalg.LinAlgError) as error:
         raise ConvergenceError(
             "the Riccati equation was not solved in float64: the input hardly reaches a mode that "

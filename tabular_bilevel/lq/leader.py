@@ -12,7 +12,7 @@ import numpy as np
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.lq.follower import Response, closed_loop
+from tabular_bilevel.lq.follower import GaussianPolicy, Response, closed_loop, require_answer
 from tabular_bilevel.lq.linear import is_stable, lyapunov, powers, spectral_radius, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws, by_state
@@ -99,6 +99,7 @@ def evaluate_leader(
     A horizon is that of the model, if none is given. Raises ValueError if all steps count and their
     discounted sum diverges, or under a bump the state does.
     """
+    require_answer(model, response)
     steps = counted_steps(model, horizon)
     gain, covariance = response.gain, response.covariance
     closed, noise = closed_loop(model, gain), moved_noise(model, covariance)
@@ -117,15 +118,14 @@ def evaluate_leader(
         laws = state_laws(model, response, len(weights))
         slopes = reward.slopes(laws, weights, gain, covariance)
         flow, spreading, *first = _back(closed, laws, slopes.means, slopes.covariances)
-    objective = float(reward.expected(vars(reward), laws, weights, gain, covariance))
-    found = (np.asarray(objective), flow, spreading, *first, *slopes.reward.values())
+    found = (np.asarray(slopes.total), flow, spreading, *first, *slopes.reward.values())
     if not all(np.isfinite(array).all() for array in found):
         raise ValueError(
             "the leader's objective or its derivative is not finite: its numbers overflow float64"
         )
     B = model.control
     return Evaluation(
-        objective=objective,
+        objective=slopes.total,
         closed_loop=read_only(flow),
         noise=read_only(spreading),
         gain=read_only(slopes.gain - B.T @ flow),
@@ -162,14 +162,16 @@ def moved_noise(model: LinearQuadraticModel, covariance: FloatArray) -> FloatArr
 
 
 @quiet
-def state_laws(model: LinearQuadraticModel, response: Response, n_steps: int) -> StateLaws:
+def state_laws(
+    model: LinearQuadraticModel, response: Response | GaussianPolicy, n_steps: int
+) -> StateLaws:
     """Follow the Gaussian law of the state under the follower's answer.
 
     Parameters
     ----------
     model : LinearQuadraticModel
         The model.
-    response : Response
+    response : Response or GaussianPolicy
         The follower's answer to it.
     n_steps : int
         How many steps, the first state included.
@@ -182,7 +184,8 @@ def state_laws(model: LinearQuadraticModel, response: Response, n_steps: int) ->
     Raises
     ------
     ValueError
-        If `n_steps` is not a positive whole number, there are too many numbers, or they overflow.
+        If `n_steps` is not a positive whole number, there are too many numbers, or they overflow;
+        or if the response is not one to such a model.
 
     Examples
     --------
@@ -192,6 +195,7 @@ def state_laws(model: LinearQuadraticModel, response: Response, n_steps: int) ->
     >>> laws.means.round(6)[:, 0]
     array([1., 0.])
     """
+    require_answer(model, response)
     count = positive_integer("n_steps", n_steps)
     _require_few(count, model.n_states)
     closed = closed_loop(model, response.gain)

@@ -17,7 +17,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
 )
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
-from tabular_bilevel.lq.arguments import as_change, as_not_negative, as_positive_definite
+from tabular_bilevel.lq.arguments import as_change, as_not_negative, as_positive_definite, sizes
 from tabular_bilevel.lq.linear import is_stable
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 
@@ -195,10 +195,8 @@ class LinearQuadraticModel:
         return dataclasses.replace(self, **tables)
 
     def __str__(self) -> str:
-        states = f"{self.n_states} state{'s' * (self.n_states > 1)}"
-        inputs = f"{self.n_controls} input{'s' * (self.n_controls > 1)}"
         return (
-            f"LinearQuadraticModel: {states}, {inputs}, follower discount "
+            f"LinearQuadraticModel: {sizes(self.n_states, self.n_controls)}, follower discount "
             f"{self.follower_discount:g}, leader discount {self.leader_discount:g}, temperature "
             f"{self.temperature:g}"
         )

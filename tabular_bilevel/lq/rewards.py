@@ -53,10 +53,12 @@ class StateLaws:
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Derivatives of weighted mean rewards, added up over the steps.
+    """Weighted mean rewards, added up over the steps, and their derivatives.
 
     Attributes
     ----------
+    total : float
+        The sum.
     means : ndarray, shape (T, n)
         In the mean of the state at each step.
     covariances : ndarray, shape (T, n, n)
@@ -67,6 +69,7 @@ class Slopes:
         In the reward's own numbers.
     """
 
+    total: float
     means: FloatArray
     covariances: FloatArray
     gain: FloatArray
@@ -133,6 +136,12 @@ class QuadraticReward:
             if shape != (size, size):
                 raise ValueError(f"leader_reward.{name} has shape {shape}, not ({size}, {size})")
 
+    def at(self, states: FloatArray, controls: FloatArray) -> FloatArray:
+        """Compute what steps earn; states have the shape (count, steps, n)."""
+        paid = states @ self.state + 2.0 * controls @ np.transpose(self.cross)
+        of_controls = ((controls @ self.control) * controls).sum(axis=-1)
+        return np.asarray((paid * states).sum(axis=-1) + of_controls + self.constant)
+
     @staticmethod
     def expected(
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
@@ -151,6 +160,7 @@ class QuadraticReward:
         moment = np.tensordot(weights, laws.moments, axes=1)
         total = weights.sum()
         return Slopes(
+            total=float(self.expected(vars(self), laws, weights, gain, covariance)),
             means=2.0 * weights[:, None] * (laws.means @ state),
             covariances=weights[:, None, None] * state,
             gain=2.0 * (self.control @ gain - np.transpose(self.cross)) @ moment,
@@ -221,6 +231,11 @@ class GaussianBump:
                 f"leader_reward.centre has shape {self.centre.shape}, not ({n_states},)"
             )
 
+    def at(self, states: FloatArray, controls: FloatArray) -> FloatArray:
+        """Compute what steps earn; states have the shape (count, steps, n)."""
+        gap = states - self.centre
+        return np.asarray(self.height * np.exp(-((gap @ self.precision) * gap).sum(axis=-1)))
+
     @staticmethod
     def expected(
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
@@ -242,6 +257,7 @@ class GaussianBump:
         near = (widened.shrunk @ (widened.gap * (size != 0.0)[:, None])[:, :, None])[:, :, 0]
         sharper = symmetric(widened.shrunk @ laws.covariances) + near[:, :, None] * near[:, None, :]
         return Slopes(
+            total=float(size.sum()),
             means=means,
             covariances=size[:, None, None] * spread,
             gain=np.zeros_like(gain),

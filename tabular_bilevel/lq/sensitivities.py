@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -58,6 +59,16 @@ class Sensitivities:
     temperature: float
     leader_reward: Mapping[str, FloatArray]
 
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+        {
+            "follower_reward": ("state_cost", "control_cost"),
+            "leader_reward": ("leader_reward",),
+            "transition": ("dynamics", "control", "noise"),
+            "initial": ("initial_mean", "initial_covariance"),
+            "temperature": ("temperature",),
+        }
+    )
+
     __setstate__ = restore_read_only
 
     @classmethod
@@ -110,6 +121,32 @@ class Sensitivities:
             },
             **{name: getattr(self, name) + getattr(other, name) for name in MOVED},
         )
+
+    @quiet
+    def times(self, factors: Mapping[str, float]) -> Sensitivities:
+        """Multiply the measures of some tables.
+
+        Parameters
+        ----------
+        factors : mapping of str to float
+            By the names that such tables have in a model of tables: "follower_reward" stands for
+            both costs, "transition" for dynamics, control and noise, "initial" for mean and
+            covariance of the first state.
+
+        Returns
+        -------
+        Sensitivities
+            The product.
+        """
+        tables = {
+            name: factors.get(group, 1.0) * getattr(self, name)
+            for group, names in self.groups.items()
+            for name in names
+            if name != "leader_reward"
+        }
+        paid = factors.get("leader_reward", 1.0)
+        rewards = {name: paid * slope for name, slope in self.leader_reward.items()}
+        return Sensitivities.of(self.model, leader_reward=rewards, **tables)
 
     @quiet
     def dot(self, tangent: Tangent) -> float:

@@ -14,6 +14,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.linear import LinearSystem
+from tabular_bilevel.finite.model import Model
 from tabular_bilevel.mistakes import knowledge as known
 from tabular_bilevel.mistakes import measured
 from tabular_bilevel.mistakes import road as on
@@ -58,6 +59,8 @@ class Mistake:
     together : bool
         Whether it depends on all trajectories of an estimate together, so that no single one shows
         it.
+    anywhere : bool
+        Whether any kind of model has it, not those of tables alone.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Mistake:
     rule: Callable[[TraceRule, Experience], TraceRule] | None = field(default=None, repr=False)
     measures: Measures | None = field(default=None, repr=False)
     together: bool = False
+    anywhere: bool = False
 
     def gradient(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray | None:
         """Compute what the exact computation comes to with it, shape (d,).
@@ -80,6 +84,8 @@ class Mistake:
 
     def known(self, right: Experience) -> Experience | None:
         """Change what an estimator knows; None where the mistake is not defined."""
+        if not (self.anywhere or isinstance(right.planned, Model)):
+            return None
         return right if self.knowledge is None else self.knowledge(right)
 
     def credited(self, experience: Experience) -> TraceRule:
@@ -106,6 +112,7 @@ def cut_after(steps: int) -> Mistake:
         f"cut after {steps} steps",
         f"what trajectories of {steps} steps show",
         kind="trajectories cut",
+        anywhere=True,
         knowledge=lambda e: known.cut(e, steps) if steps < e.law.horizon else None,
     )
 
@@ -126,11 +133,13 @@ def _mistakes() -> Iterator[Mistake]:
         "a gradient whose steps all count alike in the part through the follower, without "
         "leader_discount**t",
         rule=lambda r, e: replace(r, credit_discount=1.0),
+        anywhere=True,
     )
     yield Mistake(
         "no discount**t anywhere",
         "a gradient whose steps all count alike, without leader_discount**t",
         rule=lambda r, e: replace(r, credit_discount=1.0, leader_discount=1.0),
+        anywhere=True,
     )
     yield Mistake(
         "discounts swapped",
@@ -143,6 +152,7 @@ def _mistakes() -> Iterator[Mistake]:
             leader_discount=r.trace_discount,
             trace_discount=r.leader_discount,
         ),
+        anywhere=True,
     )
     yield Mistake(
         "follower's discount for the leader's",
@@ -152,6 +162,7 @@ def _mistakes() -> Iterator[Mistake]:
         rule=lambda r, e: replace(
             r, credit_discount=r.trace_discount, leader_discount=r.trace_discount
         ),
+        anywhere=True,
     )
     yield Mistake(
         "leader's discount for the follower's",
@@ -159,6 +170,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("unequal-discounts",),
         road=on.with_discounts(_LEADER, _LEADER),
         rule=lambda r, e: replace(r, trace_discount=r.leader_discount),
+        anywhere=True,
     )
     yield Mistake(
         "through-follower term dropped",
@@ -166,6 +178,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=_THROUGH,
         road=lambda road: replace(road, indirect=0.0),
         rule=lambda r, e: r.times(indirect=0.0),
+        anywhere=True,
     )
     yield Mistake(
         "direct term dropped",
@@ -173,6 +186,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("leader-reward-parameters", "kernel-parameters", "initial-parameters"),
         road=lambda road: replace(road, direct=0.0),
         rule=lambda r, e: r.times(direct=0.0),
+        anywhere=True,
     )
     yield Mistake(
         "through-follower term sign-flipped",
@@ -180,11 +194,13 @@ def _mistakes() -> Iterator[Mistake]:
         flags=_THROUGH,
         road=lambda road: replace(road, indirect=-1.0),
         rule=lambda r, e: r.times(indirect=-1.0),
+        anywhere=True,
     )
     yield Mistake(
         "sign flipped",
         "minus the gradient",
         rule=lambda r, e: r.times(direct=-1.0, indirect=-1.0),
+        anywhere=True,
     )
     yield Mistake(
         "no 1/temperature",
@@ -192,6 +208,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("temperature-not-one",),
         road=lambda road: replace(road, indirect=road.model.temperature),
         rule=lambda r, e: r.times(indirect=e.planned.temperature),
+        anywhere=True,
     )
     yield Mistake(
         "1/temperature squared",
@@ -199,6 +216,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("temperature-not-one",),
         road=lambda road: replace(road, indirect=1.0 / road.model.temperature),
         rule=lambda r, e: r.times(indirect=1.0 / e.planned.temperature),
+        anywhere=True,
     )
     yield Mistake(
         "kernel's derivative dropped",
@@ -208,6 +226,7 @@ def _mistakes() -> Iterator[Mistake]:
         rule=lambda r, e: r.times(
             direct_tables={"transition": 0.0}, indirect_tables={"transition": 0.0}
         ),
+        anywhere=True,
     )
     yield Mistake(
         "kernel's derivative dropped in the direct term",
@@ -215,6 +234,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("kernel-parameters",),
         road=lambda road: replace(road, no_direct=("transition",)),
         rule=lambda r, e: r.times(direct_tables={"transition": 0.0}),
+        anywhere=True,
     )
     yield Mistake(
         "kernel's derivative dropped in the through-follower term",
@@ -222,6 +242,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("kernel-parameters",),
         road=lambda road: replace(road, no_indirect=("transition",)),
         rule=lambda r, e: r.times(indirect_tables={"transition": 0.0}),
+        anywhere=True,
     )
     yield Mistake(
         "temperature's derivative dropped",
@@ -229,6 +250,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("temperature-parameters",),
         road=lambda road: road.without("temperature"),
         rule=lambda r, e: r.times(indirect_tables={"temperature": 0.0}),
+        anywhere=True,
     )
     yield Mistake(
         "initial distribution's derivative dropped",
@@ -236,6 +258,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("initial-parameters",),
         road=lambda road: road.without("initial"),
         rule=lambda r, e: r.times(direct_tables={"initial": 0.0}, indirect_tables={"initial": 0.0}),
+        anywhere=True,
     )
     yield Mistake(
         "leader reward's derivative dropped",
@@ -243,6 +266,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("leader-reward-parameters",),
         road=lambda road: road.without("leader_reward"),
         rule=lambda r, e: r.times(direct_tables={"leader_reward": 0.0}),
+        anywhere=True,
     )
     yield Mistake(
         "follower reward's derivative dropped",
@@ -250,21 +274,27 @@ def _mistakes() -> Iterator[Mistake]:
         flags=("follower-reward-parameters",),
         road=lambda road: road.without("follower_reward"),
         rule=lambda r, e: r.times(indirect_tables={"follower_reward": 0.0}),
+        anywhere=True,
     )
     yield Mistake(
-        "last step missing", "the gradient of one step less", knowledge=known.last_step_missing
+        "last step missing",
+        "the gradient of one step less",
+        knowledge=known.last_step_missing,
+        anywhere=True,
     )
     yield from map(cut_after, (1, 2, 5, 10, 20, 50, 100))
     yield Mistake(
         "undiscounted influence",
         "a gradient whose influence does not decay by follower_discount",
         rule=lambda r, e: replace(r, trace_discount=1.0),
+        anywhere=True,
     )
     yield Mistake(
         "only the first decision counts",
         "a gradient whose part through the follower is that of the first decision, undiscounted "
         "(as in SoBiRL)",
         rule=lambda r, e: replace(r, credit_discount=0.0, trace_discount=0.0),
+        anywhere=True,
     )
     yield Mistake(
         "no eligibility",
@@ -272,6 +302,7 @@ def _mistakes() -> Iterator[Mistake]:
         flags=_THROUGH,
         road=lambda road: replace(road, arrivals=lambda system: np.zeros_like),
         rule=lambda r, e: replace(r, trace_discount=0.0),
+        anywhere=True,
     )
     yield Mistake(
         "kernel transposed in the influence",
@@ -282,12 +313,14 @@ def _mistakes() -> Iterator[Mistake]:
         "influence one step late",
         "a gradient in which a decision's influence begins with the step after it",
         rule=lambda r, e: replace(r, late=True),
+        anywhere=True,
     )
     yield Mistake(
         "influence one step early",
         "a gradient whose influence begins a step before the decision, and so is discounted once "
         "too often",
         rule=lambda r, e: r.times(indirect=e.world.follower_discount),
+        anywhere=True,
     )
     yield Mistake(
         "advantage of another policy",
@@ -311,6 +344,7 @@ def _mistakes() -> Iterator[Mistake]:
             indirect=1.0 - road.model.leader_discount,
         ),
         rule=lambda r, e: _scaled(r, 1.0 - r.leader_discount),
+        anywhere=True,
     )
     yield Mistake(
         "entropy bonus in the leader's objective", flags=_THROUGH, road=on.entropy_counted
@@ -356,6 +390,7 @@ def _mistakes() -> Iterator[Mistake]:
             f"stale theta by a step of rate {rate:g}",
             f"the gradient where an ascent of rate {rate:g} was a step ago",
             kind="stale theta",
+            anywhere=True,
             knowledge=known.stale_theta(rate),
         )
     for whose, ago in (("a step of rate 1 ago", 1.0), ("theta = 0", None)):
@@ -369,6 +404,7 @@ def _mistakes() -> Iterator[Mistake]:
         "stale theta of 0",
         "the gradient at theta = 0",
         kind="stale theta",
+        anywhere=True,
         knowledge=known.stale_theta(None),
     )
     yield Mistake(
@@ -381,26 +417,29 @@ def _mistakes() -> Iterator[Mistake]:
 
 def _of_scale() -> Iterator[Mistake]:
     """Mistakes that multiply the gradient, or a part of it, by a number."""
-    yield Mistake("half", "half the gradient", rule=lambda r, e: _scaled(r, 0.5))
-    yield Mistake("twice", "twice the gradient", rule=lambda r, e: _scaled(r, 2.0))
+    yield Mistake("half", "half the gradient", rule=lambda r, e: _scaled(r, 0.5), anywhere=True)
+    yield Mistake("twice", "twice the gradient", rule=lambda r, e: _scaled(r, 2.0), anywhere=True)
     yield Mistake(
         "sum for mean",
         "the sum over trajectories, not their mean",
         together=True,
         knowledge=lambda e: e if (e.law.count or 1) > 1 else None,
         rule=lambda r, e: _scaled(r, float(e.seen.count or 1)),
+        anywhere=True,
     )
     yield Mistake(
         "mean per step",
         "the gradient, divided by the mean number of steps of a trajectory",
         together=True,
         rule=lambda r, e: _scaled(r, 1.0 / _length(e, 1.0)),
+        anywhere=True,
     )
     yield Mistake(
         "divided by the sum of discount**t",
         "the gradient, divided by the sum of leader_discount**t over a trajectory's steps",
         together=True,
         rule=lambda r, e: _scaled(r, 1.0 / _length(e, e.world.leader_discount)),
+        anywhere=True,
     )
     yield Mistake(
         "divided by finished episodes",
@@ -413,26 +452,31 @@ def _of_scale() -> Iterator[Mistake]:
         "one discount too many",
         "the gradient times leader_discount",
         rule=lambda r, e: _scaled(r, r.leader_discount),
+        anywhere=True,
     )
     yield Mistake(
         "one discount too many in the covariance",
         "a gradient whose part through the follower has one leader_discount too many",
         rule=lambda r, e: r.times(indirect=r.leader_discount),
+        anywhere=True,
     )
     yield Mistake(
         "direct term sign-flipped",
         "the part through the follower minus the direct part",
         rule=lambda r, e: r.times(direct=-1.0),
+        anywhere=True,
     )
     yield Mistake(
         "direct term twice",
         "a gradient with twice its direct part",
         rule=lambda r, e: r.times(direct=2.0),
+        anywhere=True,
     )
     yield Mistake(
         "through-follower term twice",
         "a gradient with twice its part through the follower",
         rule=lambda r, e: r.times(indirect=2.0),
+        anywhere=True,
     )
 
 
@@ -455,6 +499,7 @@ def _of_tables() -> Iterator[Mistake]:
         rule=lambda r, e: r.times(
             indirect_tables={"transition": 1.0 / (e.world.follower_discount or 1.0)}
         ),
+        anywhere=True,
     )
     yield Mistake(
         "no leader_discount in the kernel's direct term",
@@ -463,6 +508,7 @@ def _of_tables() -> Iterator[Mistake]:
         rule=lambda r, e: r.times(
             direct_tables={"transition": 1.0 / (e.world.leader_discount or 1.0)}
         ),
+        anywhere=True,
     )
     yield Mistake(
         "kernel's derivative sign-flipped",
@@ -470,6 +516,7 @@ def _of_tables() -> Iterator[Mistake]:
         rule=lambda r, e: r.times(
             direct_tables={"transition": -1.0}, indirect_tables={"transition": -1.0}
         ),
+        anywhere=True,
     )
     yield Mistake(
         "follower's value without its entropy",
@@ -486,6 +533,7 @@ def _of_tables() -> Iterator[Mistake]:
         "a gradient whose influence is discounted by follower_discount**t, t counted from the "
         "episode's start",
         rule=lambda r, e: replace(r, credit_discount=r.credit_discount * r.trace_discount),
+        anywhere=True,
     )
     yield Mistake(
         "rewards' derivative centred at each state",
@@ -565,6 +613,7 @@ def _of_critics() -> Iterator[Mistake]:
         "follower_discount in the critic",
         "a gradient with the leader's values discounted by follower_discount",
         knowledge=known.critic_of_followers_discount,
+        anywhere=True,
     )
     yield Mistake(
         "advantage clipped to 1",

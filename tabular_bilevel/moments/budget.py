@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtri
+from scipy.optimize import brentq
+from scipy.special import ndtr
 
-from tabular_bilevel._base.arguments import as_positive, as_real, finite_array
-from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only
+from tabular_bilevel._base.arguments import as_positive, as_real, finite_array, positive_integer
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.display import brief
 from tabular_bilevel.estimators.bi_level_actor_critic import BiLevelActorCritic
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimator
@@ -34,6 +36,9 @@ FEW = 20
 
 # Relative; how far roots are computed.
 ROUNDED = 1e-9
+
+# Standard deviations from the mean within which the saddlepoint's form is 0 / 0, and has a limit.
+NEAR_THE_MEAN = 1e-4
 
 # Budgets between two that are given, at which it is looked for a crossing.
 BETWEEN = 50
@@ -98,8 +103,15 @@ class ErrorCurve:
         -------
         float
             As in `error`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such method, or the budget is not positive.
         """
-        return _best(self.moments[method], budget)[0]
+        if method not in self.methods:
+            raise ValueError(f"method is {method!r}, not one of {', '.join(self.methods)}")
+        return _best(self.moments[method], as_positive("budget", budget))[0]
 
     def crossings(self) -> list[tuple[str, str, float]]:
         """Find where one method overtakes another, between the smallest budget and the largest.
@@ -180,8 +192,9 @@ def error_curve(
     Raises
     ------
     ValueError
-        If a method draws no trajectories, or as `estimator_moments`; if budgets are not positive,
-        or there is no gradient to be relative to.
+        If a method draws no trajectories, or as `estimator_moments`; if methods have no names,
+        budgets are not positive, horizons are no positive whole numbers, or there is no gradient to
+        be relative to.
 
     Examples
     --------
@@ -194,10 +207,15 @@ def error_curve(
     for budget in sizes:
         as_positive("a budget", budget)
     named = comparable(problem, theta) if methods is None else methods
+    if not isinstance(named, Mapping) or not named or not all(isinstance(n, str) for n in named):
+        raise ValueError(f"methods is {brief(named)}, not a mapping from names to methods")
+    if not isinstance(horizons, Iterable):
+        raise ValueError(f"horizons is {horizons!r}, not a sequence of whole numbers")
+    cuts = [positive_integer("a horizon", steps) for steps in horizons]
     moments = {
-        name: tuple(_cuts(problem, theta, name, method, horizons)) for name, method in named.items()
+        name: tuple(_cuts(problem, theta, name, method, cuts)) for name, method in named.items()
     }
-    found = np.array([[_best(cuts, budget) for budget in sizes] for cuts in moments.values()])
+    found = np.array([[_best(each, budget) for budget in sizes] for each in moments.values()])
     error, cosine, horizon = np.moveaxis(found, 2, 0)
     return ErrorCurve(
         methods=tuple(moments),
@@ -209,6 +227,7 @@ def error_curve(
     )
 
 
+@quiet
 def required_samples(
     problem: BilevelProblem,
     theta: npt.ArrayLike,
@@ -222,8 +241,8 @@ def required_samples(
     """Count the trajectories that make an estimate near the exact gradient, with a probability.
 
     By the central limit theorem the mean of n gradients is normal. The square of its distance to
-    the exact gradient, bias included, is taken for a multiple of a chi-square with the same mean
-    and variance (Satterthwaite 1946).
+    the exact gradient, bias included, is a sum of squares of normal numbers, whose tail is computed
+    by a saddlepoint (Kuonen, Biometrika 1999): to some percent of itself, however small it is.
 
     Parameters
     ----------
@@ -260,9 +279,9 @@ def required_samples(
     >>> import tabular_bilevel as tb
     >>> problem, theta, method = tb.problems.garnet(), np.full(6, 0.1), tb.BoltzmannCovariance()
     >>> tb.required_samples(problem, theta, method, error=0.05)
-    20477.0
+    20583.0
     >>> tb.required_samples(problem, theta, method, cosine=0.99)
-    2573.0
+    2586.0
     >>> tb.required_samples(problem, theta, tb.NaivePolicyGradient(), error=0.05)
     inf
     """
@@ -278,19 +297,16 @@ def required_samples(
     moments = estimator_moments(problem, theta, method, horizon=horizon)
     bias, largest = moments.bias, (allowed * _norm(moments)) ** 2
     square = float(bias @ bias)
-    if square >= largest:
+    if not square < largest:
         return math.inf
     if not moments.total_variance > 0.0:
         return 1.0
-    covariance = moments.covariance
-    spread, turn = float((covariance**2).sum()), float(bias @ covariance @ bias)
+    variance, axes = np.linalg.eigh(moments.covariance)
+    variance, along = np.maximum(variance, 0.0) / largest, (bias @ axes) ** 2 / largest
 
     def beyond(log_n: float) -> float:
-        """Compare the quantile of the square of the error with the largest that is allowed."""
-        n = math.exp(log_n)
-        mean = square + moments.total_variance / n
-        freedom = mean**2 / (spread / n**2 + 2.0 * turn / n)
-        return mean / freedom * float(chdtri(freedom, 1.0 - confidence)) - largest
+        """Compare the chance of a larger error with the one that is allowed."""
+        return _tail(along, variance / math.exp(log_n)) - (1.0 - confidence)
 
     if beyond(0.0) <= 0.0:
         return 1.0
@@ -366,7 +382,38 @@ def _cut(steps: float) -> str:
     return "own cut" if math.isinf(steps) else f"{steps:.0f} steps"
 
 
-def _root(function: Any, low: float, high: float) -> float:
-    from scipy.optimize import brentq
+def _tail(along: FloatArray, variance: FloatArray) -> float:
+    """Compute P(sum_i X_i^2 > 1) for independent normal X_i, by a saddlepoint.
 
+    `along` has their means' squares, which add up to less than 1.
+    """
+    scale = float(variance.max())
+    share = variance / scale
+
+    def at(log_left: float) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+        """Make the cumulants' argument s with 1 - 2 s scale left, and what they are made of."""
+        left = (1.0 - share) + share * math.exp(log_left)
+        s = -math.expm1(log_left) / (2.0 * scale)
+        return s, left, along / left / left, variance / left
+
+    def mean(log_left: float) -> float:
+        _, _, fixed, random = at(log_left)
+        return float((fixed + random).sum()) - 1.0
+
+    few, many = -1.0, 1.0
+    while mean(few) < 0.0:
+        few *= 2.0
+    while mean(many) > 0.0:
+        many *= 2.0
+    s, left, fixed, random = at(_root(mean, few, many))
+    second = float((4.0 * fixed * random + 2.0 * random**2).sum())
+    third = float((24.0 * fixed * random**2 + 8.0 * random**3).sum())
+    cumulant = float((s * fixed * left - 0.5 * np.log(left)).sum())
+    away = math.copysign(math.sqrt(max(0.0, 2.0 * (s - cumulant))), s)
+    if abs(away) < NEAR_THE_MEAN:
+        return float(ndtr(-third / (6.0 * second**1.5)))
+    return float(ndtr(-away - math.log(s * math.sqrt(second) / away) / away))
+
+
+def _root(function: Any, low: float, high: float) -> float:
     return float(brentq(function, low, high, rtol=ROUNDED))

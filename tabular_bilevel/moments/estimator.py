@@ -24,7 +24,7 @@ from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.moments.scored import ScoredMoments
 from tabular_bilevel.moments.traced import TracedMoments
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import NEGLIGIBLE, Episodes
@@ -177,12 +177,13 @@ def estimator_moments(
     1.823 2942
     """
     theta = read_only(as_checked_theta(theta))
-    steps = None if horizon in (None, math.inf) else positive_integer("horizon", horizon)
+    uncut = isinstance(horizon, float) and horizon == math.inf
+    steps = None if horizon is None or uncut else positive_integer("horizon", horizon)
     if isinstance(method, type):
         raise ValueError(f"method is the class {method.__name__}, not an instance of it")
     if hasattr(method, "rule_at"):
         rule, limit = method.rule_at(problem, theta)
-        return _traced(problem, theta, rule, limit, steps, uncut=horizon == math.inf)
+        return _traced(problem, theta, rule, limit, steps, uncut=uncut)
     if isinstance(method, ZeroOrder):
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)
@@ -211,6 +212,7 @@ def _traced(
     *,
     uncut: bool,
 ) -> Moments:
+    require_tables(limit.planned)
     law = limit.law
     if steps is not None:
         law = replace(law, horizon=steps)

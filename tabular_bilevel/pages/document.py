@@ -150,6 +150,9 @@ def table(
         number = "number" if k in numbers else None
         if k == 0:
             return element("th", content, scope="row")
+        if number and isinstance(content, str):  # a line breaks between numbers only
+            words = [part for word in content.split(" ") for part in (" ", element("span", word))]
+            return element("td", *words[1:], class_=number)
         return element("td", content, class_=number)
 
     made = []

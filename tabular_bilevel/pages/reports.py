@@ -46,6 +46,9 @@ CONFIDENCE = 0.99
 
 GOOD = {Verdict.UNBIASED: True, Verdict.BIASED: False, Verdict.BROKEN: False}
 
+# In one word with its number, which a phone would part.
+AT_MOST = "\N{LESS-THAN OR EQUAL TO}"
+
 # Critical values that a statistic is drawn at, at least and at most.
 DRAWN = 1e-3, 1e9
 
@@ -412,7 +415,7 @@ def _verified(found: Sequence[verify.Check]) -> Iterator[Element]:
                 Check(
                     check.name,
                     number(check.value),
-                    f"{'>' if check.planted else '<='} {number(check.bound)}",
+                    f"{'>' if check.planted else AT_MOST}{number(check.bound)}",
                     "ok" if check.passed else "FAIL",
                     check.passed,
                     "; ".join(filter(None, (check.detail, _known(check)))),
@@ -421,6 +424,9 @@ def _verified(found: Sequence[verify.Check]) -> Iterator[Element]:
             ),
         )
         yield from _means([check for check in of_problem if check.level is Level.STATISTICAL])
+        for check in of_problem:
+            if check.report is not None:
+                yield from _found(check.report, "h3")
 
 
 def _known(check: verify.Check) -> str:

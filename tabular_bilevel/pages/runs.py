@@ -115,14 +115,10 @@ class Comparison:
         yield element("h2", "Where they end")
         yield table(
             "J over the last twentieth of the iterations: mean and standard error over seeds",
-            ("run", "J", "published"),
+            ("run", "J", *(["published"] if self.published else [])),
             (
-                Row(
-                    (name, _end(run), f"{known.value:g}" if known else ""),
-                    self._beside(name, run),
-                )
+                Row((name, _end(run), *self._published(name)), self._beside(name, run))
                 for name, run in self.runs.items()
-                for known in [self.published.get(name)]
             ),
             numbers=(1, 2),
         )
@@ -141,6 +137,11 @@ class Comparison:
             yield element("h2", "Where the marks are from")
             items = [f"{each.what}, J = {each.value:g}: {each.source}" for each in known.values()]
             yield element("ul", *(element("li", item) for item in items))
+
+    def _published(self, name: str) -> list[str]:
+        """Say where a run's published ascents end, in a cell if there are any of some run."""
+        known = self.published.get(name)
+        return [f"{known.value:g}" if known else ""] if self.published else []
 
     def _beside(self, name: str, run: Trained) -> str:
         """Say what a run has of its own."""

@@ -107,6 +107,7 @@ def graph(
     >>> sorted(text.get_text() for text in ax.texts)[-2:]
     ['here', 'there']
     """
+    require_tables(model, name="model")
     n_states, n_actions = model.n_states, model.n_actions
     pairs = [(int(s), int(a)) for s, a in np.argwhere(model.available)]
     for what, n, most in (("states", n_states, MOST_STATES), ("actions", len(pairs), MOST_ACTIONS)):

@@ -358,7 +358,8 @@ def incentives(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None
     Raises
     ------
     ValueError
-        If the problem is not made of features: nobody knows its reward without incentives.
+        If the problem is not made of features: nobody knows its reward without incentives. Or if
+        its model is not one of tables.
 
     Examples
     --------
@@ -373,6 +374,6 @@ def incentives(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None
         inner = inner.inner
     if not hasattr(inner, "base"):
         raise ValueError(f"a {type(inner).__name__} has no base, so no reward without incentives")
-    model = problem.model(np.asarray(theta, dtype=float))
+    model = modelled(problem, np.asarray(theta, dtype=float))
     added = model.follower_reward - inner.base.follower_reward
     return grid(problem, added.mean(axis=1), label="incentive", scale=signed, ax=ax)

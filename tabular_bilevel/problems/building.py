@@ -105,8 +105,9 @@ class Building:
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
         """Differentiate the tables along a direction of theta."""
-        way = as_theta(direction, self.n_parameters, name="direction")
-        moved = DESIGNS.pushforward(theta, way)
+        d = self.n_parameters
+        at = as_theta(theta, d)
+        moved = DESIGNS.pushforward(at, as_theta(direction, d, name="direction"))
         return Tangent(
             dynamics=np.tensordot(moved, SLOPES, axes=1),
             leader_reward={"constant": -2.0 * DESIGN_COST * moved @ self.design(theta)},

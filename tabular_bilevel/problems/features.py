@@ -117,6 +117,8 @@ class FeatureProblem:
         temperature: npt.ArrayLike | sp.sparray | None = None,
         parameter_names: Sequence[str] | None = None,
     ) -> None:
+        if not isinstance(base, Model):
+            raise ValueError(f"base is of type {type(base).__name__}, not a Model")
         n_pairs = base.follower_reward.size
         tables = {
             "follower_reward": (follower_reward, n_pairs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -100,7 +100,10 @@ def four_rooms(
     price = as_finite("penalty", penalty)
     free = np.array([[cell == " " for cell in row] for row in LAYOUT.split("\n")[1:-1]])
     board, (kernel, cells) = GridMap(free), grid_kernel(free, slip=slip)
-    if len(goals) == 0:
+    if not isinstance(goals, Iterable):
+        raise ValueError(f"goals is {goals!r}, not a sequence of (row, column)")
+    goals = tuple(goals)
+    if not goals:
         raise ValueError("goals is empty: the follower must have one")
     each = [
         _with_goal(board, kernel, board.state(goal, name=f"goals[{k}]"), temperature, price)

@@ -95,6 +95,8 @@ class GridMap:
         """
         try:
             row, column = map(operator.index, cell)
+            if any(isinstance(place, bool) for place in cell):
+                raise TypeError
         except (TypeError, ValueError):
             raise ValueError(f"{name} is {cell!r}, not a (row, column) of whole numbers") from None
         height, width = self.free.shape

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, finite_array
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
-from tabular_bilevel.lq.arguments import as_not_negative, as_symmetric
+from tabular_bilevel.lq.arguments import as_not_negative, as_symmetric, sizes
 from tabular_bilevel.lq.linear import symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel, Tangent
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
@@ -276,10 +276,12 @@ class LinearQuadraticGame:
         return table
 
     def __str__(self) -> str:
+        count = self.n_leader_actions
+        actions = f"{count} action{'s' * (count > 1)}"
         sight = "observes" if self.follower_observes_leader else "does not observe"
         return (
-            f"LinearQuadraticGame: {self.base.n_states} states, {self.base.n_controls} inputs, "
-            f"{self.n_leader_actions} actions of the leader, which the follower {sight}"
+            f"LinearQuadraticGame: {sizes(self.base.n_states, self.base.n_controls)}, "
+            f"{actions} of the leader, which the follower {sight}"
         )
 
 

@@ -172,7 +172,8 @@ class Budget:
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
         share = self._softmax(theta)
-        centred = np.full(share.size, -(share[:-1] @ gradient))
+        centred = np.empty(share.size)
+        centred.fill(-share[:-1].dot(gradient))
         centred[:-1] += gradient
         return np.asarray(self.total * share * centred)
 
@@ -185,7 +186,9 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        share, apart = _softmax_of(as_theta(theta, self.n_parameters).tobytes())
+        theta = as_theta(theta, self.n_parameters)
+        share = _softmax_of(theta.tobytes())
+        apart = min(float(theta.max() - theta.min()), FURTHEST_LOGITS)
         roundings = 4.0 * (share.size + apart) + 64.0
         size = np.abs(gradient)
         reach = softmax_reach(share, size, bound, roundings)
@@ -208,22 +211,18 @@ class Budget:
         return (self.total * share * (way - share @ way))[:-1]
 
     def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
-        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())[0]
+        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
 
 
 @lru_cache(maxsize=1)
 def _shares_of(total: float, logits: bytes) -> FloatArray:
-    return read_only(total * _softmax_of(logits)[0][:-1])
+    return read_only(total * _softmax_of(logits)[:-1])
 
 
 @lru_cache(maxsize=1)
-def _softmax_of(logits: bytes) -> tuple[FloatArray, float]:
-    """Remember the last one: models and pullbacks at one theta follow each other.
-
-    Also returns how far the logits are apart, where float64 has shares.
-    """
-    theta = np.frombuffer(logits)
-    return read_only(softmax(theta)), min(float(theta.max() - theta.min()), FURTHEST_LOGITS)
+def _softmax_of(logits: bytes) -> FloatArray:
+    """Remember the last one: models and pullbacks at one theta follow each other."""
+    return read_only(softmax(np.frombuffer(logits)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,8 +354,8 @@ class Box:
         ValueError
             If theta or the direction is no vector of finite numbers of the right length.
         """
-        way = as_theta(direction, self.n_parameters, name="direction")
-        return np.asarray(self._slope(theta) * way)
+        slope = self._slope(theta)
+        return np.asarray(slope * as_theta(direction, self.n_parameters, name="direction"))
 
     def _slope(self, theta: npt.ArrayLike) -> FloatArray:
         """Differentiate x, entry by entry."""

@@ -15,6 +15,7 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, IntArray, quiet, read_only
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.problem import require_tables
 from tabular_bilevel.sampling.trajectories import Trajectories, as_policy
 
 __all__ = ["AllTrajectories", "count_trajectories"]
@@ -43,7 +44,7 @@ def count_trajectories(
     ------
     ValueError
         If a state can be visited twice and there is no horizon, so that there is no longest
-        trajectory; the message names the state.
+        trajectory; the message names the state. Or if the model is not one of tables.
 
     Examples
     --------
@@ -51,6 +52,7 @@ def count_trajectories(
     >>> tb.count_trajectories(tb.problems.layered(depth=20).model([0.0] * 4))
     1649267441664
     """
+    require_tables(model, name="model")
     chances = solve_follower(model).policy if policy is None else as_policy(model, policy)
     return AllTrajectories(model, chances, horizon=horizon).count
 

@@ -100,7 +100,7 @@ def mean_baseline(experience: Experience) -> Baseline:
         return Baseline.by_arrival(experience, *means)
     return Baseline.by_pair(
         experience,
-        response.action_value - model.follower_reward,
+        response.action_value - experience.planned.follower_reward,
         values.action_value - model.leader_reward,
         float(model.initial @ response.value),
         float(model.initial @ values.value),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.values import exact_values as exact_values_of_states
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
 
@@ -515,10 +517,18 @@ class TemporalDifferenceCritic:
         return exact_values(model, response)
 
 
-def exact_values(model: Model, response: Response) -> LeaderValues:
-    """Evaluate the leader by its Bellman equation."""
+def exact_values(model: Any, response: Any) -> LeaderValues:
+    """Evaluate the leader by its Bellman equation; of states that are vectors, by functions."""
+    found: LeaderValues = _exact_values(model, response)
+    return found
+
+
+def _of_tables(model: Model, response: Response) -> LeaderValues:
     evaluation = evaluate_leader(model, response)
     return LeaderValues(evaluation.action_value, evaluation.value)
+
+
+_exact_values = by_kind(_of_tables, exact_values_of_states)
 
 
 def visited_mean(counts: FloatArray, sums: FloatArray) -> LeaderValues:

@@ -7,20 +7,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, as_theta, entry, first, require_method
 from tabular_bilevel._base.arrays import FloatArray, read_only
-from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver, Response
+from tabular_bilevel.finite.follower import (
+    CompiledPolicyIteration,
+    FollowerSolver,
+    PolicyIteration,
+    Response,
+)
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.problem import BilevelProblem, modelled
+from tabular_bilevel.kinds import by_kind, solve_follower
+from tabular_bilevel.lq.follower import GaussianPolicy
+from tabular_bilevel.lq.follower import Response as LinearQuadraticResponse
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.trajectories import Law as LawOfStates
+from tabular_bilevel.problem import BilevelProblem, model_at, modelled, require_tables
 from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["NOTHING", "Experience", "Interaction", "Memory", "require_interaction"]
+__all__ = ["NOTHING", "Experience", "Interaction", "Memory", "answered", "require_interaction"]
 
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
 Memory = Mapping[str, FloatArray]
@@ -66,6 +77,8 @@ class Experience:
     >>> experience = tb.Interaction(tb.Episodes(5, steps=9)).gather(problem, theta, rng=0)
     >>> experience.trajectories.count, experience.world is experience.planned
     (5, True)
+    >>> experience.unseen.world is experience.world
+    True
     >>> experience.values.advantage.shape, sorted(experience.memory)
     ((2, 2), ['follower_value', 'leader_action_value'])
     """
@@ -197,18 +210,18 @@ class Interaction:
             If theta does not fit the problem, or a simulator's tables do not fit the problem's.
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
-        planned = modelled(problem, theta)
+        planned: Any = model_at(problem, theta)
         start, begin = memory.get(FOLLOWER_VALUE), getattr(self.follower, "begin", None)
         if begin is not None:
             start = begin(planned, previous=memory.get(FOLLOWER_ACTION_VALUE), rng=generator)
-        response = self.follower.solve(planned, start=start)
+        response = answered(planned, self.follower, start)
         trajectories = self.sampler.sample(
             self._simulated(theta, planned), response.policy, rng=generator
         )
         values = self.critic.values(
             response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
         )
-        kept = {FOLLOWER_VALUE: response.value, LEADER_ACTION_VALUE: values.action_value}
+        kept = _kept(planned, response, values)
         if begin is not None:
             table = np.where(planned.available, response.action_value, 0.0)
             kept[FOLLOWER_ACTION_VALUE] = read_only(table)
@@ -243,16 +256,16 @@ class Interaction:
         """
         require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
-        planned = modelled(problem, theta)
+        planned: Any = model_at(problem, theta)
         kept = FOLLOWER_ACTION_VALUE if hasattr(self.follower, "begin") else FOLLOWER_VALUE
-        response = self.follower.solve(planned, start=memory.get(kept))
+        response = answered(planned, self.follower, memory.get(kept))
         world = self._simulated(theta, planned)
         return Experience(
             problem=problem if self.simulator is None else self.simulator,
             theta=theta,
             planned=planned,
             response=response,
-            seen=law_of(self.sampler, world, response.policy),
+            seen=_law(world, self.sampler, response.policy),
             values=self.critic.limit(world, response, self.sampler),
             again=partial(self.limit, problem),
         )
@@ -272,9 +285,10 @@ class Interaction:
             )
         return self.limit(problem, theta)
 
-    def _simulated(self, theta: FloatArray, planned: Model) -> Model:
+    def _simulated(self, theta: FloatArray, planned: Any) -> Any:
         if self.simulator is None:
             return planned
+        require_tables(planned)
         model = modelled(self.simulator, theta, name="simulator")
         found, wanted = model.follower_reward.shape, planned.follower_reward.shape
         if found != wanted:
@@ -299,3 +313,36 @@ def require_interaction(interaction: object) -> None:
 def law_of(sampler: Sampler, model: Model, policy: FloatArray) -> Law:
     """Return the law of a sampler's trajectories."""
     return Law(model, policy, sampler.horizon(model), sampler.survival(model))
+
+
+def _exactly(
+    model: LinearQuadraticModel, follower: FollowerSolver, start: FloatArray | None
+) -> LinearQuadraticResponse:
+    """Solve as well as can be, or by a solver of this kind of model."""
+    exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
+    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
+        raise ValueError(f"follower is {follower}, which answers to models of tables only")
+    return solve_follower(model, solver=None if exact else follower, start=start)
+
+
+def _law_of_states(
+    model: LinearQuadraticModel, sampler: Sampler, policy: GaussianPolicy
+) -> LawOfStates:
+    known: Any = model
+    if sampler.survival(known) != 1.0:
+        require_tables(model)
+    return LawOfStates(model, policy, sampler.horizon(known))
+
+
+#: The follower's answer to a model, from a start.
+answered = by_kind(lambda model, follower, start: follower.solve(model, start=start), _exactly)
+_law = by_kind(lambda model, sampler, policy: law_of(sampler, model, policy), _law_of_states)
+
+# What the next call starts from.
+_kept = by_kind(
+    lambda _, response, values: {
+        FOLLOWER_VALUE: response.value,
+        LEADER_ACTION_VALUE: values.action_value,
+    },
+    lambda _, response, values: {FOLLOWER_VALUE: response.value},
+)

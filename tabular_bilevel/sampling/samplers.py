@@ -11,6 +11,11 @@ import numpy as np
 from tabular_bilevel._base.arguments import as_generator, as_real, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.follower import closed_loop, solve_follower
+from tabular_bilevel.lq.linear import spectral_radius
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.trajectories import draw as draw_states
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories, as_known_policy, draw, joined
 
@@ -139,11 +144,14 @@ class Episodes:
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
         """Draw the trajectories."""
-        return drawn(model, policy, rows=self.n_trajectories, columns=self.horizon(model), rng=rng)
+        found: Trajectories = _episodes(
+            model, policy, count=self.n_trajectories, steps=self.horizon(model), rng=rng
+        )
+        return found
 
     def horizon(self, model: Model) -> int:
         """Count the steps after which a trajectory is cut."""
-        return negligible_horizon(model) if self.steps is None else self.steps
+        return int(_negligible(model)) if self.steps is None else self.steps
 
     def survival(self, model: Model) -> float:
         """Return 1: nothing is cut by chance."""
@@ -315,6 +323,23 @@ def negligible_horizon(model: Model) -> int:
     discount = max(model.follower_discount, model.leader_discount)
     if discount == 1.0:
         return _longest_episode(model)
+    return _steps(discount)
+
+
+def _of_closed_loop(model: LinearQuadraticModel) -> int:
+    """Count likewise, where squares of the state grow or fall, too; a leader's horizon is kept."""
+    closed = closed_loop(model, solve_follower(model).gain)
+    growth = max(1.0, spectral_radius(closed) ** 2)
+    follower, leader = model.follower_discount * growth, model.leader_discount * growth
+    steps = model.leader_horizon
+    if steps is None:
+        return _steps(max(follower, leader))
+    return steps + _steps(follower)
+
+
+def _steps(discount: float) -> int:
+    if discount >= 1.0:
+        raise ValueError("the state grows faster than the discount falls: give the sampler steps")
     return 1 if discount == 0.0 else max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(discount)))
 
 
@@ -328,3 +353,12 @@ def _longest_episode(model: Model) -> int:
             "leader_discount is 1 and play may return to a state, so that episodes have no largest "
             "length: give the sampler a number of steps"
         ) from error
+
+
+_negligible = by_kind(negligible_horizon, _of_closed_loop)
+_episodes = by_kind(
+    lambda model, policy, *, count, steps, rng: drawn(
+        model, policy, rows=count, columns=steps, rng=rng
+    ),
+    draw_states,
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -93,6 +93,11 @@ class TraceRule:
         Whether the action on arrival counts towards what arriving is worth.
     direct_tables, indirect_tables : mapping of str to float
         Factors of some tables' shares of the two parts, by their names in `Sensitivities`.
+
+    Raises
+    ------
+    ValueError
+        On construction, if a baseline is of another problem's shape.
     """
 
     credit: FloatArray = field(repr=False)
@@ -107,6 +112,14 @@ class TraceRule:
     own_action: bool = False
     direct_tables: Mapping[str, float] = field(default_factory=dict)
     indirect_tables: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what else has a shape."""
+        off, shape = self.baseline, self.credit.shape
+        if isinstance(off, Baseline) and off.leader.shape != shape:
+            raise ValueError(
+                f"baseline is of a problem with tables of shape {off.leader.shape}, not {shape}"
+            )
 
     def times(
         self,
@@ -157,33 +170,15 @@ class TraceRule:
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        kernel, worth = model.transition, self.worth(experience)
-        kernels.weigh_arrivals(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            model.initial,
-            worth.leader,
-            read_only_view(worth.leader_off.ravel()),
-            worth.leader_start,
-            worth.follower,
-            read_only_view(worth.follower_off.ravel()),
-            worth.follower_start,
-            sums.gone,
-            sums.starts,
-            sums.carried,
-            sums.credited_starts,
-        )
-        if sums.answers is not None:
-            sums.gone[:] += ratio(sums.answers[0], kernel.data)
-            sums.starts[:] += ratio(sums.answers[1], model.initial)
+        arrivals = _Arrivals(self, _unseen(experience), sums)
         direct = Sensitivities.of(
-            model, leader_reward=sums.occupancy, transition=sums.gone, initial=sums.starts
+            model,
+            leader_reward=sums.occupancy,
+            transition=lambda: arrivals.weighed.gone,
+            initial=lambda: arrivals.weighed.starts,
         )
-        return (
-            direct.times(self.direct_tables),
-            self._indirect(experience, sums).times(self.indirect_tables),
-        )
+        indirect = self._indirect(experience, arrivals)
+        return direct.times(self.direct_tables), indirect.times(self.indirect_tables)
 
     def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
         model = sample.model
@@ -269,11 +264,6 @@ class TraceRule:
         response, values, off = experience.response, experience.values, self.baseline
         if not isinstance(off, Baseline):
             off = (mean_baseline if off else no_baseline)(experience)
-        elif off.leader.shape != response.policy.shape:
-            raise ValueError(
-                f"baseline is of a problem with tables of shape {off.leader.shape}, not "
-                f"{response.policy.shape}"
-            )
         return Worth(
             self.leader_discount * (values.value - off.leader_arrival),
             off.leader,
@@ -283,17 +273,18 @@ class TraceRule:
             response.value - off.follower_start,
         )
 
-    def _indirect(self, experience: Experience, sums: _Sums) -> Sensitivities:
+    def _indirect(self, experience: Experience, arrivals: _Arrivals) -> Sensitivities:
         """Make sensitivities of an influence and what goes with it."""
-        model, response, influence = experience.world, experience.response, sums.influence
+        model, response = experience.world, experience.response
+        influence = arrivals.sums.influence
         if self.centred:
             mean = response.policy * influence.sum(axis=1, keepdims=True)
             return Sensitivities.of(model, follower_reward=influence - mean)
         return Sensitivities.of(
             model,
             follower_reward=influence,
-            transition=sums.carried,
-            initial=sums.credited_starts,
+            transition=lambda: arrivals.weighed.carried,
+            initial=lambda: arrivals.weighed.credited_starts,
             temperature=partial(temperature_slope, experience.planned, response, influence),
         )
 
@@ -318,3 +309,46 @@ class _Sums:
         self.credited_starts[:] += starts
         if discount > 0.0:
             self.carried[:] += entries / discount
+
+
+def _unseen(experience: Experience) -> Experience:
+    """Leave out the sample, which is large, to keep the rest."""
+    made = object.__new__(Experience)
+    law = Law(experience.world, experience.response.policy, horizon=0)
+    made.__dict__.update(experience.__dict__, seen=law)
+    return made
+
+
+@dataclass(eq=False)
+class _Arrivals:
+    """Sums along trajectories, and the same with arrivals weighed by their worth, if asked for."""
+
+    rule: TraceRule
+    experience: Experience
+    sums: _Sums
+
+    @cached_property
+    @quiet
+    def weighed(self) -> _Sums:
+        sums, model = self.sums, self.experience.world
+        kernel, worth = model.transition, self.rule.worth(self.experience)
+        kernels.weigh_arrivals(
+            kernel.indptr,
+            kernel.indices,
+            kernel.data,
+            model.initial,
+            worth.leader,
+            read_only_view(worth.leader_off.ravel()),
+            worth.leader_start,
+            worth.follower,
+            read_only_view(worth.follower_off.ravel()),
+            worth.follower_start,
+            sums.gone,
+            sums.starts,
+            sums.carried,
+            sums.credited_starts,
+        )
+        if sums.answers is not None:
+            sums.gone[:] += ratio(sums.answers[0], kernel.data)
+            sums.starts[:] += ratio(sums.answers[1], model.initial)
+        return sums

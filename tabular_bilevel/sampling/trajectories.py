@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,11 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.generators import addresses
 from tabular_bilevel.finite.model import Model
+from tabular_bilevel.kinds import AnyModel, by_kind
+from tabular_bilevel.lq import trajectories as lq
+from tabular_bilevel.lq.follower import GaussianPolicy
+from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.problem import require_tables
 
 __all__ = [
     "Law",
@@ -561,6 +566,7 @@ class Law:
         )
 
 
+@overload
 def sample_trajectories(
     model: Model,
     policy: npt.ArrayLike,
@@ -568,15 +574,33 @@ def sample_trajectories(
     count: int,
     horizon: int,
     rng: np.random.Generator | int,
-) -> Trajectories:
+) -> Trajectories: ...
+@overload
+def sample_trajectories(
+    model: LinearQuadraticModel,
+    policy: GaussianPolicy,
+    *,
+    count: int,
+    horizon: int,
+    rng: np.random.Generator | int,
+) -> lq.Trajectories: ...
+def sample_trajectories(
+    model: AnyModel,
+    policy: Any,
+    *,
+    count: int,
+    horizon: int,
+    rng: np.random.Generator | int,
+) -> Any:
     """Simulate a policy.
 
     Parameters
     ----------
-    model : Model
+    model : Model or LinearQuadraticModel
         The model to act in.
-    policy : array_like, shape (S, A)
-        Probability of each action; 0 where an action is unavailable.
+    policy : array_like, shape (S, A), or GaussianPolicy
+        Probability of each action; 0 where an action is unavailable. Of a linear-quadratic model,
+        gain and covariance.
     count : int
         Number of trajectories, each from a fresh start.
     horizon : int
@@ -586,7 +610,7 @@ def sample_trajectories(
 
     Returns
     -------
-    Trajectories
+    Trajectories or lq.Trajectories
         The sample.
 
     Raises
@@ -606,12 +630,33 @@ def sample_trajectories(
     """
     rows = positive_integer("count", count)
     columns = positive_integer("horizon", horizon)
+    return _sampled(model, policy, rows, columns, rng)
+
+
+def _of_tables(
+    model: Model, policy: npt.ArrayLike, count: int, steps: int, rng: np.random.Generator | int
+) -> Trajectories:
     chances = as_policy(model, policy)
-    return draw(model, chances, rows=rows, columns=columns, rng=as_generator(rng))
+    return draw(model, chances, rows=count, columns=steps, rng=as_generator(rng))
+
+
+def _of_states(
+    model: LinearQuadraticModel,
+    policy: GaussianPolicy,
+    count: int,
+    steps: int,
+    rng: np.random.Generator | int,
+) -> lq.Trajectories:
+    known = lq.as_policy(model, policy)
+    return lq.draw(model, known, count=count, steps=steps, rng=as_generator(rng))
+
+
+_sampled = by_kind(_of_tables, _of_states)
 
 
 def as_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
     """Copy a policy: in each state a distribution over available actions, shape (S, A)."""
+    require_tables(model)
     chances = finite_array("policy", policy, model.follower_reward.shape)
     require_probabilities("policy", chances)
     if (chances[~model.available] > 0.0).any():

@@ -347,6 +347,47 @@ def plain_numba(tables: Tables) -> Prepared:
     return gradient
 
 
+def linear_quadratic_reverse(tables: Tables) -> Prepared:
+    """Sweep the Riccati equation, follow the state's law, and go back through all of it, in JAX."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    jnp = jax.numpy
+    names = ("still", "slopes", "control", "state_cost", "control_cost", "noise")
+    still, slopes, B, Q, R, W = (jnp.array(tables[name]) for name in names)
+    reward, paid = jnp.array(tables["reward_state"]), jnp.array(tables["reward_control"])
+    gamma, later = float(tables["discount"]), float(tables["leader_discount"])
+
+    def objective(theta: jax.Array) -> jax.Array:
+        design = jax.nn.sigmoid(theta)
+        A = still + jnp.tensordot(design, slopes, axes=1)
+
+        def best(value: jax.Array) -> tuple:
+            S = R + gamma * B.T @ value @ B
+            return S, jnp.linalg.solve(S, gamma * B.T @ value @ A)
+
+        def sweep(value: jax.Array, _: None) -> tuple:
+            K = best(value)[1]
+            C = A - B @ K
+            return Q + K.T @ R @ K + gamma * C.T @ value @ C, None
+
+        S, K = best(jax.lax.scan(sweep, Q, length=int(tables["sweeps"]))[0])
+        C, spread = A - B @ K, float(tables["temperature"]) / 2.0 * jnp.linalg.inv(S)
+        earned, V = reward + K.T @ paid @ K, W + B @ spread @ B.T
+        always = (paid * spread).sum() - float(tables["design_cost"]) * design @ design
+
+        def step(carry: tuple, _: None) -> tuple:
+            X, weight = carry
+            return (C @ X @ C.T + V, later * weight), weight * ((earned * X).sum() + always)
+
+        start = (jnp.array(tables["initial_covariance"]), 1.0)
+        return jax.lax.scan(step, start, length=int(tables["steps"]))[1].sum()
+
+    run = jax.jit(jax.value_and_grad(objective))
+    theta = jnp.array(tables["theta"])
+    return lambda: np.asarray(run(theta)[1])
+
+
 # What a peer is called, and the package whose version counts.
 PEERS = {
     quantecon: "quantecon",
@@ -358,6 +399,7 @@ PEERS = {
     reverse: "jax",
     differences: "jax",
     plain_numba: "numba",
+    linear_quadratic_reverse: "jax",
 }
 
 
