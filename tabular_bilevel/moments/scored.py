@@ -62,6 +62,8 @@ def policy_scores(experience: Experience) -> FloatArray:
 class ScoredMoments:
     """The moments of one trajectory's gradient in the score-function form.
 
+    Tables are dense: they have n d numbers, with n the outcomes of all pairs.
+
     Parameters
     ----------
     rule : ScoreRule
