@@ -74,7 +74,7 @@ def test_the_levels_agree_but_for_rounding():
             "method",
             "_temperature",
         }
-        for name in set(vars(one)) - unlike:
+        for name in {each.name for each in dataclasses.fields(one)} - unlike:
             np.testing.assert_allclose(
                 getattr(one, name), getattr(other, name), rtol=1e-12, err_msg=name
             )

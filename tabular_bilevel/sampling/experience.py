@@ -77,8 +77,6 @@ class Experience:
     >>> experience = tb.Interaction(tb.Episodes(5, steps=9)).gather(problem, theta, rng=0)
     >>> experience.trajectories.count, experience.world is experience.planned
     (5, True)
-    >>> experience.unseen.world is experience.world
-    True
     >>> experience.values.advantage.shape, sorted(experience.memory)
     ((2, 2), ['follower_value', 'leader_action_value'])
     """
