@@ -11,9 +11,9 @@ def sizes(names, quick, slow):
 
 
 def pairs(first, second):
-    """Make all pairs of two lists: a fifth at the least, which has everyone of both; the others."""
+    """Make all pairs of two lists: a ninth at the least, which has everyone of both; the others."""
     quick, slow = [], []
     for i, one in enumerate(first):
         for j, other in enumerate(second):
-            (slow if (i + j) % min(5, len(first), len(second)) else quick).append((one, other))
+            (slow if (i + j) % min(9, len(first), len(second)) else quick).append((one, other))
     return quick, slow

@@ -73,8 +73,8 @@ def test_methods_that_are_compared_by_default_are_those_of_the_problem():
     assert list(comparable(PROBLEM, THETA)) == [*forms, "zero-order"]
     game = tb.problems.random_game()
     assert list(comparable(game, np.zeros(game.n_parameters)))[4:] == ["Bi-AC", "zero-order"]
-    rooms = tb.problems.four_rooms()  # rewards only: all forms of BC-HG are one
-    assert list(comparable(rooms, np.full(105, 0.1))) == ["BC-HG", "naive", "SoBiRL"]
+    bandit = tb.problems.bandit()  # rewards only: all forms of BC-HG are one
+    assert list(comparable(bandit, [0.0, 0.1])) == ["BC-HG", "naive", "SoBiRL", "zero-order"]
 
 
 @pytest.mark.parametrize(

@@ -977,7 +977,7 @@ def test_what_calls_share_is_found_by_making_the_first_call_again():
     assert "the first call made again, with the same rng, gives something else" in report.reason
 
 
-@pytest.mark.parametrize("then", [[], [np.zeros(5)], [None], [np.full(6, np.nan)]])
+@sizes("then", [[], [np.full(6, np.nan)]], [[np.zeros(5)], [None]])
 def test_an_estimator_that_cannot_be_called_again_keeps_something(then):
     draws = iter([*np.random.default_rng(0).normal(size=(100, 6)), *then])
     report = tb.check_estimator(
@@ -1000,7 +1000,7 @@ def test_what_goes_round_in_a_circle_is_found_though_it_is_back_at_its_start():
     assert "keep" in report.reason
 
 
-@sizes("scale", [1e-300, 1e300], [1e-200, 1e200])
+@sizes("scale", [1e-300], [1e-200, 1e200, 1e300])
 def test_any_scale_is_checked_whatever_numpys_error_state(scale):
     own = np.random.default_rng(0)
     settings = {"rng": 0, "target": scale * EXACT}
@@ -1550,7 +1550,7 @@ OF = {
 }
 
 
-@pytest.mark.parametrize("name", OF)
+@sizes("name", ["sampler"], [name for name in OF if name != "sampler"])
 def test_what_is_declared_is_what_the_target_is_made_with(name):
     thing, more = OF[name]
     known = {name: thing, **more}

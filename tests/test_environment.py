@@ -96,11 +96,7 @@ def proven(found):
 
 
 # Each in a process of its own, of which one compiles everything again.
-QUICK = [
-    name
-    for name in ("two BLAS threads", "simple numpy", "BLAS for Prescott")
-    if name in ENVIRONMENTS
-]
+QUICK = [name for name in ("two BLAS threads", "simple numpy") if name in ENVIRONMENTS]
 
 
 @sizes("environment", QUICK, [name for name in ENVIRONMENTS if name not in QUICK])

@@ -250,6 +250,7 @@ def test_a_plain_write_would_be_seen(tmp_path):
     assert torn
 
 
+@pytest.mark.slow
 def test_the_command_says_that_the_disk_is_full(tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "theta.npy", np.zeros(2))
     out = tmp_path / "theta-gradient.npy"

@@ -106,7 +106,7 @@ def interrupted(command, started, **settings):
     return process.returncode, output, error
 
 
-QUICK = ["compiled policy iteration", "sampling", "an enclosure"]
+QUICK = ["sampling"]
 
 
 @sizes("name", QUICK, [name for name in LONG if name not in QUICK])
@@ -121,6 +121,7 @@ def test_long_work_is_interrupted(name):
     assert output == ("interrupted\nat 53 bits\n" if afterwards else "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_compiled_loop_that_never_returns_is_not_interrupted(monkeypatch):
     """The control: what compiled code does without coming back, Ctrl-C does not end."""
     monkeypatch.setattr(f"{__name__}.PATIENCE", 2.0)

@@ -18,7 +18,8 @@ PAGES = [ROOT / "README.md", *sorted(BOOK.rglob("*.md"))]
 
 def of_page(page):
     """Make a parameter of a page; those that take seconds have a step of their own in CI."""
-    marks = [pytest.mark.slow] if page.parent.name in ("lessons", "how-to", "published") else []
+    long = page.parent.name in ("lessons", "how-to", "published") or page.stem == "efficiency"
+    marks = [pytest.mark.slow] if long else []
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
 

@@ -143,7 +143,7 @@ TARGETS = {
 
 
 @BOTH
-@pytest.mark.parametrize("name", TARGETS)
+@sizes("name", ["lasting bonus"], [name for name in TARGETS if name != "lasting bonus"])
 def test_calls_at_one_theta_come_to_the_target(name, problem):
     settings, room = TARGETS[name]
     method = tb.RegularisedActorCritic(**settings)

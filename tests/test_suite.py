@@ -188,6 +188,7 @@ def test_a_method_that_is_not_defined_is_broken_there_with_the_reason():
     assert "SoBiRL is defined for parameters of rewards only" in str(report)
 
 
+@pytest.mark.slow
 def test_a_strangers_estimator_is_checked_on_one_problem(module, capsys):
     settings = ["--problem", "garnet", "--seed", "0", "--replicates", "200"]
     assert main(["check", f"{module}:bchg", *settings]) == 0

@@ -323,8 +323,8 @@ def slow_tasks():
 
 @sizes(
     "numbers",
-    [[signal.SIGKILL]],
-    [3 * [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]],
+    [],
+    [[signal.SIGKILL], 3 * [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]],
 )
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(numbers, tmp_path):
     cut, whole, rng = tmp_path / "cut", tmp_path / "whole", random.Random(0)

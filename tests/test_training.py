@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import training
@@ -235,7 +236,7 @@ def alive(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@sizes("number", [signal.SIGKILL], [signal.SIGTERM])
 def test_workers_end_when_their_parent_is_killed(number, tmp_path):
     driver = tmp_path / "driver.py"
     driver.write_text(ENDLESS, encoding="utf-8")

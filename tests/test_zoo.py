@@ -35,7 +35,10 @@ class Doubled:
         return 2.0 * self.problem.pullback(theta, measures)
 
 
-@sizes("name", [name for name in zoo.NAMES if name != "four rooms"], ["four rooms"])
+LARGE = ["a thousand parameters", "four rooms"]
+
+
+@sizes("name", [name for name in zoo.NAMES if name not in LARGE], LARGE)
 def test_derivatives_of_a_named_instance_are_right(name):
     instance = zoo.named(name)
     assert tb.check_gradient(*instance.at).passed
