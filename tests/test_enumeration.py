@@ -251,8 +251,8 @@ def test_bad_settings_of_a_count_are_refused(settings, message):
         tb.BoltzmannCovariance(),
         tb.BoltzmannCovariance(baseline=False, own_action=True),
         bchg,
-        tb.BatchEstimator(bchg),
-        one_by_one,
+        pytest.param(tb.BatchEstimator(bchg), marks=pytest.mark.slow),
+        pytest.param(one_by_one, marks=pytest.mark.slow),
     ],
     ids=["package", "package, own action", "numpy", "BatchEstimator", "one by one"],
 )

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sizes import sizes
 from systems import random_system
 
 import tabular_bilevel as tb
@@ -180,10 +181,7 @@ def test_the_checker_tells_right_from_wrong():
     assert report.diagnosis.best.name == "through-follower term sign-flipped"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["no 1/temperature", "influence one step late", "half"],
-)
+@sizes("name", ["no 1/temperature"], ["influence one step late", "half"])
 def test_controls_are_named(name):
     class Hot(Room):
         def model(self, theta):

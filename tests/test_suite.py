@@ -146,6 +146,7 @@ def test_what_no_mistake_can_explain_is_no_explained_bias():
     assert "explains 1 of 1 biases: half" in str(tb.SuiteReport(reports, 0.001))
 
 
+@pytest.mark.slow
 def test_directions_and_a_stopped_follower_are_checked_on_a_suite():
     follower = tb.StoppedValueIteration(sweeps=3)
     method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200), follower=follower))

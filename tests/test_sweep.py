@@ -114,6 +114,7 @@ def test_a_worker_computes_with_one_thread_unless_joblib_is_told_otherwise():
     assert found["a"]["OMP_NUM_THREADS"] == "3"
 
 
+@pytest.mark.slow
 def test_the_suite_has_the_same_reports_with_two_workers():
     wrong = tb.controls(n_trajectories=50)["through-follower term sign-flipped"]
     settings = {"suite": tb.standard_suite()[:3], "n_replicates": 40, "rng": 0}

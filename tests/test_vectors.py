@@ -546,6 +546,7 @@ def test_answers_of_another_language_are_checked(shipped, answered):
     assert "90 of 91 answers right" in said
 
 
+@pytest.mark.slow
 def test_answers_that_are_no_numbers_are_wrong_and_not_named(shipped, answered):
     document = spelled(shipped)
     document["tied-00001"]["gradient"][0] = None
@@ -1047,6 +1048,7 @@ def test_killed_and_gone_on_with_the_bytes_are_the_same(tmp_path):
     assert contents(cut) == contents(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_whole_files_and_a_line(tmp_path):
     with started(tmp_path) as process:
         wait_for_files(process, tmp_path, 3)
