@@ -35,6 +35,7 @@ import numpy.typing as npt
 from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arguments import all_finite, as_theta
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, read_only_view
+from tabular_bilevel.certify.residuals import Flow, Gaps
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
@@ -439,96 +440,10 @@ def _lost(patience: float, size: float) -> float:
     return LOST * patience if size != 0.0 else 0.0
 
 
-class _Gaps:
-    """r + discount P v - v(s), shape (S, A), and what it is off by."""
-
-    def __init__(
-        self, model: Model, reward: FloatArray, discount: float, value: FloatArray
-    ) -> None:
-        self._model, self._discount = model, discount
-        self.gap, self.error, self._rest = np.empty((3, *reward.shape))
-        kernel = model.transition
-        kernels.value_gaps(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            reward,
-            model.available,
-            discount,
-            read_only_view(value),
-            self.gap,
-            self._rest,
-            self.error,
-        )
-
-    def move(self, correction: FloatArray) -> None:
-        """Add a correction to v, once; then the error counts that the gaps are rounded."""
-        kernel = self._model.transition
-        kernels.moved_gaps(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            self._model.available,
-            self._discount,
-            correction,
-            self.gap,
-            self._rest,
-            self.error,
-        )
-
-
-class _Flow:
-    """source + discount P^T (flow + policy m) - m, shape (S,), and what it is off by."""
-
-    def __init__(
-        self,
-        model: Model,
-        source: FloatArray,
-        flow: FloatArray,
-        policy: FloatArray,
-        discount: float,
-        measure: FloatArray,
-    ) -> None:
-        self._model, self._policy, self._discount = model, policy, discount
-        self._scratch = np.empty((3, model.n_states))
-        self.residual, self.error, self._rest = np.empty((3, model.n_states))
-        kernel = model.transition
-        kernels.flow_residual(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            read_only_view(source),
-            flow,
-            policy,
-            discount,
-            read_only_view(measure),
-            self.residual,
-            self._rest,
-            self.error,
-            self._scratch[0],
-        )
-
-    def move(self, step: FloatArray) -> None:
-        """Add a step to m, once; then the error counts that the residual is rounded."""
-        kernel = self._model.transition
-        kernels.moved_flow(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            self._policy,
-            self._discount,
-            step,
-            self.residual,
-            self._rest,
-            self.error,
-            self._scratch,
-        )
-
-
 class _SoftPolicy:
     """The policy and the soft residual of a value, from its gaps Q(s,a) - V(s)."""
 
-    def __init__(self, model: Model, gaps: _Gaps) -> None:
+    def __init__(self, model: Model, gaps: Gaps) -> None:
         tables = np.empty((5, *gaps.gap.shape))
         self.policy, self.log_error, self.spare, self.log_policy, self.log_policy_error = tables
         self.residual, self.residual_error, self.leak = np.empty((3, model.n_states))
@@ -569,7 +484,7 @@ class _Follower:
 def _follower(model: Model, response: Response) -> _Follower:
     discount = model.follower_discount
     contraction = _contraction(model, discount)
-    gaps = _Gaps(model, model.follower_reward, discount, response.value)
+    gaps = Gaps(model, model.follower_reward, discount, response.value)
     stored = _SoftPolicy(model, gaps)
     operator = _operator(model, stored, discount)
     correction = operator.solve(stored.residual)
@@ -658,7 +573,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
         visits = operator.solve_transposed(model.initial)
     else:
         stored, visits = evaluation.value, evaluation.occupancy
-    gaps = _Gaps(model, model.leader_reward, discount, stored)
+    gaps = Gaps(model, model.leader_reward, discount, stored)
     correction = operator.solve(_averaged(policy, gaps.gap))
     gaps.move(correction)
     residual, value, initial_error = np.empty((3, n_states))
@@ -691,7 +606,7 @@ def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) ->
     )
     nothing = np.zeros((1 + model.n_actions, n_states))  # to come, and of errors
     flow = nothing[1:].reshape(policy.shape)
-    balance = _Flow(model, model.initial, flow, policy, discount, visits)
+    balance = Flow(model, model.initial, flow, policy, discount, visits)
     step = operator.solve_transposed(balance.residual)
     balance.move(step)
     occupancy_error = _measure_error(
@@ -728,7 +643,7 @@ def _measure_error(
     follower: _Follower,
     operator: _Operator,
     discount: float,
-    balance: _Flow,
+    balance: Flow,
     flow_error: FloatArray,
     leak: FloatArray,
     measure: FloatArray,
@@ -794,7 +709,7 @@ def _pairs(model: Model, follower: _Follower, leader: _Leader) -> _Pairs:
     )
     operator = follower.operator
     arrivals = operator.solve_transposed(arriving)
-    balance = _Flow(model, nothing, influence, soft.policy, discount, arrivals)
+    balance = Flow(model, nothing, influence, soft.policy, discount, arrivals)
     step = operator.solve_transposed(balance.residual)
     balance.move(step)
     error = _measure_error(
