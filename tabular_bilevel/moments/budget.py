@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import ndtr
 
 from tabular_bilevel._base.arguments import as_positive, as_real, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
@@ -387,6 +385,8 @@ def _tail(along: FloatArray, variance: FloatArray) -> float:
 
     `along` has their means' squares, which add up to less than 1.
     """
+    from scipy import special
+
     scale = float(variance.max())
     share = variance / scale
 
@@ -411,9 +411,11 @@ def _tail(along: FloatArray, variance: FloatArray) -> float:
     cumulant = float((s * fixed * left - 0.5 * np.log(left)).sum())
     away = math.copysign(math.sqrt(max(0.0, 2.0 * (s - cumulant))), s)
     if abs(away) < NEAR_THE_MEAN:
-        return float(ndtr(-third / (6.0 * second**1.5)))
-    return float(ndtr(-away - math.log(s * math.sqrt(second) / away) / away))
+        return float(special.ndtr(-third / (6.0 * second**1.5)))
+    return float(special.ndtr(-away - math.log(s * math.sqrt(second) / away) / away))
 
 
 def _root(function: Any, low: float, high: float) -> float:
-    return float(brentq(function, low, high, rtol=ROUNDED))
+    from scipy import optimize
+
+    return float(optimize.brentq(function, low, high, rtol=ROUNDED))

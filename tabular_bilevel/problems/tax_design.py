@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-import scipy.special
 
 from tabular_bilevel._base.arguments import as_positive, as_theta, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
@@ -262,6 +261,8 @@ def _hats(
     chance, slope : ndarray, shape (n, width)
         The averages, and their derivatives in the mean.
     """
+    from scipy import special
+
     step = 2.0 * RANGE / (n_points - 1)
     nearest = np.floor((mean + RANGE) / step).astype(np.int64)
     first = np.clip(nearest - (width - 1) // 2, 0, n_points - width)
@@ -271,14 +272,14 @@ def _hats(
     # The law's second integral, whose second differences are the averages. It is taken from the
     # nearer tail, where it is small: no digits are lost.
     density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
-    left, right = scipy.special.ndtr(z), scipy.special.ndtr(-z)
+    left, right = special.ndtr(z), special.ndtr(-z)
     from_left = deviation * (density + z * left) - step * left * below
     from_right = deviation * (density - z * right) - step * right * above
     left_slope = -left + step * density / deviation * below
     right_slope = right - step * density / deviation * above
     nearer = (z < 0.0) | (place == 0)
     a, b = (-RANGE - mean) / deviation, (RANGE - mean) / deviation
-    mass = (scipy.special.ndtr(b) - scipy.special.ndtr(a))[:, None]
+    mass = (special.ndtr(b) - special.ndtr(a))[:, None]
     ends = np.exp(-0.5 * np.stack([a, b]) ** 2) / math.sqrt(2.0 * math.pi)
     thinner = ((ends[0] - ends[1]) / deviation)[:, None] / mass
 
