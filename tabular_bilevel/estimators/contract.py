@@ -57,7 +57,6 @@ __all__ = [
     "AtTheta",
     "BatchEstimator",
     "Enumerable",
-    "Noted",
     "SamplingEstimator",
     "Whole",
     "as_enumerable",
@@ -95,29 +94,6 @@ class Enumerable(Protocol):
         ...
 
 
-class Noted:
-    """Notes on an error where it came from; it is neither changed nor held back.
-
-    Parameters
-    ----------
-    spell : callable
-        Spells the place, if there is an error.
-    *where : object
-        Its arguments.
-    """
-
-    def __init__(self, spell: Callable[..., str], *where: object) -> None:
-        self._spell, self._where = spell, where
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Note."""
-        if isinstance(error, Exception):
-            error.add_note(f"in {self._spell(*self._where)}")
-
-
 @displayed
 class AtTheta:
     """An estimator at one theta, to be called often: what all calls share is made once.
@@ -151,13 +127,16 @@ class AtTheta:
         Exception
             What the estimator raises; a note says where.
         """
-        with Noted(self._where):
+        try:
             found = self._call(rng, MappingProxyType(memory))
             checked = object.__new__(type(found))  # `replace` takes ten times as long
             checked.__dict__.update(
                 found.__dict__, gradient=self._read(found.gradient), memory=as_memory(found.memory)
             )
             return checked
+        except Exception as error:
+            error.add_note(f"in {self._where()}")
+            raise
 
     def _read(self, gradient: Any) -> FloatArray:
         if is_frozen(gradient) and gradient.shape == self._theta.shape:
@@ -435,7 +414,7 @@ def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any
     ValueError
         If it is no such mapping; the message names the entry.
     """
-    if not isinstance(memory, Mapping):
+    if not isinstance(memory, (dict, Mapping)):  # the rule first
         raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
     if len(memory) > MOST_NAMES:
         raise ValueError(f"{name} has {len(memory):,} names, more than {MOST_NAMES}")
