@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_generator, as_theta, entry, first, require_method
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
@@ -223,7 +223,8 @@ class Interaction:
         if begin is not None:
             table = np.where(planned.available, response.action_value, 0.0)
             kept[FOLLOWER_ACTION_VALUE] = read_only(table)
-        return Experience(
+        return unchecked(
+            Experience,
             problem=problem if self.simulator is None else self.simulator,
             theta=theta,
             planned=planned,
@@ -231,6 +232,7 @@ class Interaction:
             seen=trajectories,
             values=values,
             memory=kept,
+            again=None,
         )
 
     def limit(
