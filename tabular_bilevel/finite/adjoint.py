@@ -14,6 +14,7 @@ from tabular_bilevel._base.arrays import (
     quiet,
     read_only,
     read_only_view,
+    unchecked,
 )
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
@@ -170,8 +171,9 @@ def road(
         influence,
         indirect_flow,
     )
-    evaluation = Evaluation(
-        objective=float(model.initial @ value),
+    evaluation = unchecked(
+        Evaluation,
+        objective=float(model.initial.dot(value)),
         value=read_only(value),
         action_value=read_only(action_value),
         occupancy=read_only(occupancy),
