@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from tabular_bilevel._base import factors
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.lq.differences import credited_values
@@ -24,8 +24,6 @@ from tabular_bilevel.lq.trajectories import Law, Trajectories
 from tabular_bilevel.lq.values import Values, quadratics
 
 __all__ = ["TraceRule", "require_noise"]
-
-NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 # A direction of the noise counts if its variance is above this part of the largest ...
 SMALLEST_VARIANCE = 1e-12
@@ -72,32 +70,8 @@ class TraceRule:
     direct_tables: Mapping[str, float] = field(default_factory=dict)
     indirect_tables: Mapping[str, float] = field(default_factory=dict)
 
-    def times(
-        self,
-        *,
-        direct: float = 1.0,
-        indirect: float = 1.0,
-        direct_tables: Mapping[str, float] = NOTHING_ELSE,
-        indirect_tables: Mapping[str, float] = NOTHING_ELSE,
-    ) -> TraceRule:
-        """Multiply factors of the parts, and of tables within them, by others."""
-
-        def both(own: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
-            names = own.keys() | other.keys()
-            return {name: own.get(name, 1.0) * other.get(name, 1.0) for name in names}
-
-        return replace(
-            self,
-            direct=self.direct * direct,
-            indirect=self.indirect * indirect,
-            direct_tables=both(self.direct_tables, direct_tables),
-            indirect_tables=both(self.indirect_tables, indirect_tables),
-        )
-
-    @property
-    def plain(self) -> TraceRule:
-        """The same without factors."""
-        return replace(self, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
+    times = factors.times
+    plain = property(factors.plain)
 
     @quiet
     def measures(self, experience: Any) -> tuple[Sensitivities, Sensitivities]:

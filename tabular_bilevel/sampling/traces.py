@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from tabular_bilevel._base import kernels
+from tabular_bilevel._base import factors, kernels
 from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
@@ -26,8 +25,6 @@ from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["TraceRule", "Worth"]
-
-NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
 class Worth(NamedTuple):
@@ -121,34 +118,8 @@ class TraceRule:
                 f"baseline is of a problem with tables of shape {off.leader.shape}, not {shape}"
             )
 
-    def times(
-        self,
-        *,
-        direct: float = 1.0,
-        indirect: float = 1.0,
-        direct_tables: Mapping[str, float] = NOTHING_ELSE,
-        indirect_tables: Mapping[str, float] = NOTHING_ELSE,
-    ) -> TraceRule:
-        """Multiply factors of the parts, and of tables within them, by others."""
-
-        def both(own: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
-            return {
-                name: own.get(name, 1.0) * other.get(name, 1.0)
-                for name in own.keys() | other.keys()
-            }
-
-        return replace(
-            self,
-            direct=self.direct * direct,
-            indirect=self.indirect * indirect,
-            direct_tables=both(self.direct_tables, direct_tables),
-            indirect_tables=both(self.indirect_tables, indirect_tables),
-        )
-
-    @property
-    def plain(self) -> TraceRule:
-        """The same without factors."""
-        return replace(self, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
+    times = factors.times
+    plain = property(factors.plain)
 
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
         """Add up sensitivities along trajectories, or compute the mean of that over their law.
