@@ -96,25 +96,10 @@ class Training:
             raise ValueError(f"seeds has some twice: {list(self.seeds)}")
 
     def curves(self, workers: int) -> Iterator[tuple[int, Curve]]:
-        """Make the ascents, or what is left of them, and yield each curve when it is finished.
+        """Make the ascents, or what is left of them; yield each seed and curve when it is finished.
 
-        Parameters
-        ----------
-        workers : int
-            Processes.
-
-        Yields
-        ------
-        seed : int
-            In no certain order.
-        curve : Curve
-            Its curve.
-
-        Raises
-        ------
-        ValueError
-            If a number is not positive, the method is not defined for the problem, or the folder
-            holds curves with other settings.
+        Raises ValueError if a number is not positive, the method is not defined for the problem, or
+        the folder holds curves with other settings.
         """
         positive_integer("steps", self.n_iterations)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -139,18 +124,7 @@ class Training:
         )
 
     def write(self, curves: Mapping[int, Curve]) -> dict[str, Any]:
-        """Write ``curves.csv`` and ``summary.json``.
-
-        Parameters
-        ----------
-        curves : mapping of int to Curve
-            The curves, by seed.
-
-        Returns
-        -------
-        dict
-            What the summary says.
-        """
+        """Write ``curves.csv`` and ``summary.json``, and return what the summary says."""
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(HEAD)
@@ -203,26 +177,9 @@ class Trained:
 
 
 def load_trained(folder: Path, limit: int = LIMIT) -> Trained:
-    """Read what `Training.write` wrote.
+    """Read what `Training.write` wrote into a folder, in files of at most so many bytes each.
 
-    Parameters
-    ----------
-    folder : Path
-        Where it is.
-    limit : int
-        Bytes that each of its files may have; by default 256 MiB.
-
-    Returns
-    -------
-    Trained
-        Curves and settings.
-
-    Raises
-    ------
-    ValueError
-        If the files are not what it writes.
-    OSError
-        If they cannot be read.
+    Raises ValueError if the files are not what it writes.
     """
     words = read_json(folder / SUMMARY, limit)
     wanted = {"problem", "steps", "final_objectives"}

@@ -169,28 +169,10 @@ def refined(
     model: Model,
     response: Response,
 ) -> Refined | None:
-    """Evaluate the leader and differentiate, with a bound for each number.
+    """Evaluate the leader and differentiate, with bounds of all; None if numbers overflow.
 
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-    model : Model
-        The model there.
-    response : Response
-        The follower's response, which is refined by a Newton step.
-
-    Returns
-    -------
-    Refined or None
-        The result; None if numbers overflow on the way.
-
-    Raises
-    ------
-    CertificationError
-        If float64 does not round to nearest or flushes small numbers to 0.
+    The response is refined by a Newton step. Raises CertificationError if float64 does not round to
+    nearest or flushes small numbers to 0.
     """
     require_ieee_arithmetic()
     centre = _centre(model, response, None)

@@ -167,22 +167,7 @@ Parts = Mapping[tuple[str, str], FloatArray]
 def parts_of(
     problem: BilevelProblem, theta: FloatArray, exact: Hypergradient | None = None
 ) -> Parts:
-    """Take the exact gradient apart, by its two parts and the tables that theta moves.
-
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-    exact : Hypergradient, optional
-        What is known there already.
-
-    Returns
-    -------
-    mapping of (str, str) to ndarray, shape (d,)
-        By part and table; what is 0 is left out.
-    """
+    """Take the exact gradient apart, by its two parts and the tables that theta moves, if not 0."""
     found = hypergradient(problem, theta) if exact is None else exact
     stations = found.model, found.response, found.evaluation
     measures = direct_sensitivities(*stations), indirect_sensitivities(*stations)
@@ -231,25 +216,10 @@ def localise(
     rounding: float,
     is_game: bool = False,
 ) -> Localisation:
-    """Regress the mean of estimates on the gradient's exact parts.
+    """Regress the mean of estimates, a row each, on the gradient's exact parts, as of `parts_of`.
 
-    Parameters
-    ----------
-    rows : ndarray, shape (n, d)
-        Independent replicates; or one row, an expectation that is known exactly.
-    parts : mapping
-        As of `parts_of`.
-    gradient : ndarray, shape (d,)
-        Their sum.
-    rounding : float
-        Gaps below this, relative to the largest entry, are rounding.
-    is_game : bool
-        Whether theta is the leader's policy.
-
-    Returns
-    -------
-    Localisation
-        Factors with intervals, and what is left.
+    One row is an expectation that is known exactly. Gaps below `rounding`, relative to the largest
+    entry, are rounding.
     """
     shares = {name: share for name, share in parts.items() if share.any()}
     if not shares or not np.isfinite(rows).all():

@@ -65,19 +65,8 @@ def check_pullback(problem: AnyProblem, theta: FloatArray) -> PullbackTest:
     Each table is weighted with random numbers, and the sum differentiated twice: by differences of
     ``problem.model``, and by ``problem.pullback`` of the same weights; at last all tables at once.
     Nothing is solved, so that it takes little time; `check_gradient` compares the whole gradient.
-
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-
-    Returns
-    -------
-    PullbackTest
-        What was found; not checked where there are more than `MOST_ENTRIES` table entries, where
-        theta moves which entries the kernel has, or where differences are too inaccurate to tell.
+    Not checked where there are more than `MOST_ENTRIES` table entries, where theta moves which
+    entries the kernel has, or where differences are too inaccurate to tell.
     """
     try:
         model = problem.model(theta)

@@ -305,25 +305,7 @@ def suite_reports(
 
 
 def defined_on(estimator: Any, cases: Sequence[SuiteCase]) -> Iterator[SuiteCase]:
-    """Find on which problems a call of an estimator returns a gradient.
-
-    Parameters
-    ----------
-    estimator : callable
-        As for `check_estimator`.
-    cases : sequence of SuiteCase
-        Problems to try.
-
-    Yields
-    ------
-    SuiteCase
-        Each on which it does, in their order.
-
-    Raises
-    ------
-    ValueError
-        If the estimator cannot be called.
-    """
+    """Find on which problems, in their order, a call of an estimator returns a gradient."""
     taken = as_estimator(estimator)
     for case in cases:
         try:

@@ -174,18 +174,7 @@ class Stage:
 
 
 def stages(cases: tuple[Case, ...]) -> list[Stage]:
-    """Plan the verification of the cases, in order.
-
-    Parameters
-    ----------
-    cases : tuple of Case
-        The problems, as `verify_cases` makes them.
-
-    Returns
-    -------
-    list of Stage
-        Four stages a case.
-    """
+    """Plan the verification of the cases, in order: four stages a case."""
     return [
         Stage(f"{case.name}: {name}", partial(run, case))
         for case in cases

@@ -96,15 +96,7 @@ class Enumerable(Protocol):
 
 
 class Noted:
-    """Notes on an error where it came from; it is neither changed nor held back.
-
-    Parameters
-    ----------
-    spell : callable
-        Spells the place, if there is an error.
-    *where : object
-        Its arguments.
-    """
+    """Notes where an error came from, as `spell(*where)` says; it is not changed or held back."""
 
     def __init__(self, spell: Callable[..., str], *where: object) -> None:
         self._spell, self._where = spell, where
@@ -142,15 +134,7 @@ class AtTheta:
         self._given, self._theta, self._call = given, theta, call
 
     def __call__(self, rng: np.random.Generator, memory: Memory = NOTHING) -> Estimate:
-        """Make one call, and check what it returns.
-
-        Raises
-        ------
-        ValueError
-            If that is no gradient, or no memory; the message names the entry.
-        Exception
-            What the estimator raises; a note says where.
-        """
+        """Make one call, and check what it returns; what it raises has a note that says where."""
         with Noted(self._where):
             found = self._call(rng, MappingProxyType(memory))
             checked = object.__new__(type(found))  # `replace` takes ten times as long
@@ -335,24 +319,10 @@ Taken = BatchEstimator | SamplingEstimator | Whole
 
 
 def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
-    """Take an estimator in any form; all that call one begin here.
+    """Take an estimator in any form, and give it a method ``at(problem, theta)``.
 
-    Parameters
-    ----------
-    estimator : object
-        A method of this package, a control, or what somebody wrote in a form of this module's.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    BatchEstimator, SamplingEstimator or Whole
-        What has a method ``at(problem, theta)``.
-
-    Raises
-    ------
-    ValueError
-        If it is a class, cannot be called, or its parameters have other names.
+    All that call one begin here. Messages call it `name`. Raises ValueError if it is a class,
+    cannot be called, or its parameters have other names.
     """
     if isinstance(estimator, type):
         raise ValueError(f"{name} is the class {estimator.__name__}, not an instance of it")
@@ -379,27 +349,11 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
 
 
 def as_enumerable(estimator: Any, problem: BilevelProblem, theta: npt.ArrayLike) -> Enumerable:
-    """Take an estimator that can be given trajectories, and make it ready for them.
+    """Take an estimator that can be given trajectories, and make it ready for them at theta.
 
-    Parameters
-    ----------
-    estimator : object
-        What has a method ``enumerable(problem, theta)``, such as the package's methods, a function
-        ``(view, batch)``, or what estimates from experience.
-    problem : BilevelProblem
-        The leader's problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-
-    Returns
-    -------
-    Enumerable
-        The estimator at theta.
-
-    Raises
-    ------
-    ValueError
-        As `as_estimator`, or if it draws its own data.
+    It has a method ``enumerable(problem, theta)``, as the package's, is a function ``(view,
+    batch)``, or estimates from experience. Raises ValueError as `as_estimator`, or if it draws its
+    own data.
     """
     taken = as_estimator(estimator)
     if isinstance(taken, BatchEstimator):
@@ -416,24 +370,9 @@ def as_enumerable(estimator: Any, problem: BilevelProblem, theta: npt.ArrayLike)
 
 
 def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any]]:
-    """Copy a memory as read-only arrays, which can be saved.
+    """Copy a memory as read-only arrays of the same dtypes, which can be saved.
 
-    Parameters
-    ----------
-    memory : mapping of str to array_like
-        Finite numbers, of NumPy, JAX or PyTorch.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    dict of str to ndarray
-        The same numbers, of the same dtypes.
-
-    Raises
-    ------
-    ValueError
-        If it is no such mapping; the message names the entry.
+    Raises ValueError unless it holds arrays of finite numbers, of NumPy, JAX or PyTorch, by names.
     """
     if not isinstance(memory, Mapping):
         raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")

@@ -137,19 +137,9 @@ class HyperPolicyGradient:
 
     @quiet
     def estimate(self, experience: Experience, tails: Trajectories | Law | None = None) -> Estimate:
-        """Estimate from given experience, with tails from a separate sample if there is one.
+        """Estimate from given experience, as `Interaction.gather` or `limit` makes it.
 
-        Parameters
-        ----------
-        experience : Experience
-            As `Interaction.gather` or `limit` makes it.
-        tails : Trajectories or Law, optional
-            A separate sample, or its law; by default that of the experience.
-
-        Returns
-        -------
-        Estimate
-            The estimate.
+        The tails are a separate sample, or its law; by default they are those of the experience.
         """
         apart = experience if tails is None else replace(experience, seen=tails)
         rule = self.rule(experience if self.uniform is None else apart, apart)
@@ -179,10 +169,7 @@ class HyperPolicyGradient:
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place.
 
-        Raises
-        ------
-        ValueError
-            If it takes a separate sample.
+        Raises ValueError if it takes a separate sample.
         """
         if self._apart is not None:
             raise ValueError(f"estimator draws a sample of its own, from {self._apart}")

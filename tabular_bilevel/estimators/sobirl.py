@@ -96,12 +96,9 @@ class SoBiRL:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`.
+        """Gather experience and estimate, as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If theta moves transitions, the initial distribution or the temperature.
+        Raises ValueError if theta moves transitions, the initial distribution or the temperature.
         """
         experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
         if not memory:  # once a run is enough
@@ -116,10 +113,7 @@ class SoBiRL:
     def rule(self, experience: Experience) -> TraceRule:
         """Credit the first step alone, or each by itself, with the leader's action value.
 
-        Raises
-        ------
-        ValueError
-            If there is no discount, and trajectories are cut by chance.
+        Raises ValueError if there is no discount, and trajectories are cut by chance.
         """
         planned, survival = experience.planned, experience.seen.survival
         leader_discount = experience.world.leader_discount

@@ -279,23 +279,10 @@ def differences(
     step: float,
     levels: int,
 ) -> list[Any]:
-    """Take central differences of a function along a direction, at steps that shrink by 3.
+    """Take central differences of a function along a direction, at so many steps that shrink by 3.
 
-    Parameters
-    ----------
-    function : callable
-        Takes a theta, and returns a number or an array.
-    theta, direction : ndarray, shape (d,)
-        Where, and along what.
-    step : float
-        The largest step; made smaller where the function raises ValueError.
-    levels : int
-        Number of steps.
-
-    Returns
-    -------
-    list of float or ndarray
-        A difference for each step, the largest first; `extrapolated` takes numbers on from here.
+    The largest, first, is made smaller where the function raises ValueError. They may be arrays;
+    `extrapolated` takes numbers on from here.
     """
 
     def difference(h: float) -> Any:

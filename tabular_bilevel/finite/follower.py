@@ -595,21 +595,8 @@ def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
 def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Apply the soft Bellman operator.
 
-    Parameters
-    ----------
-    model : Model
-        The follower's MDP.
-    value : ndarray, shape (S,)
-        V.
-
-    Returns
-    -------
-    action_value : ndarray, shape (S, A)
-        Q = r + discount P V, ``-inf`` where an action is unavailable.
-    improved : ndarray, shape (S,)
-        T V = temperature * log sum_a exp(Q / temperature).
-    policy : ndarray, shape (S, A)
-        exp((Q - T V) / temperature).
+    Returns Q = r + discount P V, ``-inf`` where an action is unavailable; T V = temperature * log
+    sum_a exp(Q / temperature); and the policy exp((Q - T V) / temperature).
     """
     ahead = model.follower_discount * model.next_value(value)
     action_value = np.where(model.available, model.follower_reward + ahead, -np.inf)

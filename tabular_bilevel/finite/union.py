@@ -51,25 +51,9 @@ def side_by_side(
 ) -> Model:
     """Join models that share discounts and temperature; each begins with its weight.
 
-    Parameters
-    ----------
-    models : sequence of Model
-        At least one.
-    weights : ndarray, shape (k,)
-        A distribution over them.
-    names : sequence of str, optional
-        What states' names begin with; by default the models' numbers.
-
-    Returns
-    -------
-    Model
-        Their disjoint union: states in the order of the models. Where a model has fewer actions
-        than another, the rest are unavailable.
-
-    Raises
-    ------
-    ValueError
-        If a discount or the temperature is not that of the first.
+    Their disjoint union has the states in the order of the models. Where a model has fewer actions
+    than another, the rest are unavailable. States' names begin with `names`, by default the models'
+    numbers. Raises ValueError if a discount or the temperature is not that of the first.
     """
     first = models[0]
     for k, model in enumerate(models):

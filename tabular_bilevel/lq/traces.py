@@ -75,22 +75,12 @@ class TraceRule:
 
     @quiet
     def measures(self, experience: Any) -> tuple[Sensitivities, Sensitivities]:
-        """Add up sensitivities along trajectories, or compute their mean over the law.
+        """Add up sensitivities along trajectories, or compute their mean over the law: both parts.
 
         With e_t = trace_discount e_{t-1} + credit_discount^t credit A_L(x_t, u_t)::
 
             dJ/dQ  -e_t x_t x_t'      dJ/dR  -e_t u_t u_t'
             dJ/d(log density of x_{t+1})  gamma_F e_t V_F(x_{t+1}) + gamma_L^{t+1} V_L(x_{t+1})
-
-        Parameters
-        ----------
-        experience : Experience
-            What was seen, a sample or a law; response and the leader's values.
-
-        Returns
-        -------
-        direct, indirect : Sensitivities
-            Means over trajectories.
         """
         seen = experience.seen
         made = self._of_law if isinstance(seen, Law) else self._of_sample

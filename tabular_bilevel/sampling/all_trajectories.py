@@ -117,20 +117,7 @@ class AllTrajectories:
 
     @quiet
     def take(self, numbers: IntArray) -> tuple[Trajectories, FloatArray]:
-        """Make trajectories from their numbers.
-
-        Parameters
-        ----------
-        numbers : ndarray of int, shape (n,)
-            From 0 to count - 1.
-
-        Returns
-        -------
-        trajectories : Trajectories
-            A row a number, padded to the longest of all.
-        probabilities : ndarray, shape (n,)
-            Probability of each.
-        """
+        """Make trajectories from their numbers, a row each, and return their probabilities, too."""
         shape = (numbers.size, self.longest)
         pairs, entries = np.full((2, *shape), -1, dtype=np.int32)
         lengths = np.zeros(numbers.size, dtype=np.int64)

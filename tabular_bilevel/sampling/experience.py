@@ -271,10 +271,7 @@ class Interaction:
     def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
         """Compute what is known whatever the sample shows, as `limit` does.
 
-        Raises
-        ------
-        ValueError
-            If the critic's values depend on the sample; and as `limit`.
+        Raises ValueError if the critic's values depend on the sample.
         """
         if not getattr(self.critic, "given", False):
             raise ValueError(

@@ -122,18 +122,10 @@ class TraceRule:
     plain = property(factors.plain)
 
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
-        """Add up sensitivities along trajectories, or compute the mean of that over their law.
+        """Add up both parts' sensitivities along trajectories, or compute their mean over the law.
 
-        Parameters
-        ----------
-        experience : Experience
-            What was seen, a sample or a law; response and critic.
-
-        Returns
-        -------
-        direct, indirect : Sensitivities
-            Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
-            one pass whatever the number of parameters; of a law, their means, step by step.
+        Of a sample, the direct ones per start, the indirect ones per complete trajectory, in one
+        pass whatever the number of parameters; of a law, step by step.
         """
         seen, model = experience.seen, experience.world
         sums = (

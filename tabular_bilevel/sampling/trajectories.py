@@ -692,27 +692,9 @@ def draw(
     n_steps: int | None = None,
     survival: float = 1.0,
 ) -> Trajectories:
-    """Simulate a policy that is known to be one.
+    """Simulate a policy that is known to be one, in at most so many trajectories and steps of each.
 
-    Parameters
-    ----------
-    model : Model
-        The model to act in.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    rows, columns : int
-        Largest number of trajectories, and of steps of each.
-    rng : numpy.random.Generator
-        Source of randomness; it advances.
-    n_steps : int, optional
-        Stop after this many steps in all.
-    survival : float
-        Go on after each step with this probability.
-
-    Returns
-    -------
-    Trajectories
-        The sample.
+    Stops after `n_steps` in all, and goes on after each step with probability `survival`.
     """
     kernel = model.transition
     left = rows * columns if n_steps is None else n_steps
