@@ -210,7 +210,7 @@ class BatchEstimator:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Draw a batch and estimate; parameters as of `BoltzmannCovariance`."""
+        """Draw a batch and estimate; as of `Estimator`."""
         return self.at(problem, theta)(as_generator(rng), as_memory(memory))
 
     def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
@@ -274,7 +274,7 @@ class SamplingEstimator:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Estimate; parameters as of `BoltzmannCovariance`."""
+        """Estimate; as of `Estimator`."""
         return self.at(problem, theta)(as_generator(rng), as_memory(memory))
 
     def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:

@@ -16,6 +16,7 @@ from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
+from tabular_bilevel.estimators.gathered import sampler_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
@@ -118,7 +119,7 @@ class HyperPolicyGradient:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
+        """Gather experience and estimate; as of `Estimator`."""
         generator = as_generator(rng)
         apart = self._apart
         if apart is None:
@@ -176,10 +177,7 @@ class HyperPolicyGradient:
         limit = self.interaction.limit(problem, theta)
         return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
 
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from, those of a separate sample aside."""
-        return self.interaction.sampler
+    sampler = property(sampler_of)
 
     @property
     def _apart(self) -> Sampler | None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
+from tabular_bilevel.estimators.gathered import sampler_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sampling.experience import (
@@ -24,7 +25,6 @@ from tabular_bilevel.sampling.experience import (
     Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["SoBiRL"]
@@ -152,10 +152,7 @@ class SoBiRL:
         limit = self._limit(problem, theta)
         return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
 
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from."""
-        return self.interaction.sampler
+    sampler = property(sampler_of)
 
     def _limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
         limit = self.interaction.limit(problem, theta)

@@ -114,7 +114,7 @@ class ZeroOrder:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Try random directions; parameters as of `BoltzmannCovariance`."""
+        """Try random directions; as of `Estimator`."""
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         iteration = float(memory[ITERATION][0]) + 1.0 if ITERATION in memory else 1.0
         radius = self.radius / iteration if self.decaying else self.radius

@@ -65,7 +65,7 @@ class Control:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Sample, and estimate wrongly; parameters as of `BoltzmannCovariance`, no memory used."""
+        """Sample, and estimate wrongly; as of `Estimator`, no memory used."""
         limit = self.limit(problem, theta)
         sample = limit.law.sample(self.n_trajectories, rng=as_generator(rng))
         return self.fault.estimate(limit.seeing(sample))
