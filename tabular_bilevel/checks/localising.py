@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 
 import numpy as np
@@ -21,7 +22,18 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.kinds import by_kind, direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 
-__all__ = ["UNKNOWN", "Factor", "Localisation", "far_off", "localise", "parts_from", "parts_of"]
+__all__ = [
+    "FACTORS",
+    "RESIDUAL",
+    "SCALE",
+    "UNKNOWN",
+    "Factor",
+    "Localisation",
+    "far_off",
+    "localise",
+    "parts_from",
+    "parts_of",
+]
 
 #: Names of the gradient's two parts, of tables, and what is said of them.
 DIRECT, THROUGH = "direct", "through_follower"
@@ -159,6 +171,17 @@ class Localisation:
         if not self.summed:
             yield f"outside what the parts can make: {self.residual:.3g} of the gradient's norm"
 
+
+# What reports show of their localisation.
+FACTORS = property(
+    attrgetter("localisation.factors"),
+    doc="By what the gradient's parts are multiplied in the mean; see `Localisation`.",
+)
+SCALE = property(attrgetter("localisation.scale"), doc="By what the whole gradient is.")
+RESIDUAL = property(
+    attrgetter("localisation.residual"),
+    doc="Size of what no part can make, relative to the gradient's norm.",
+)
 
 Parts = Mapping[tuple[str, str], FloatArray]
 

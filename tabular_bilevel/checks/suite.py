@@ -13,7 +13,7 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import as_generator
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.errors import raise_if_failed
 from tabular_bilevel._base.processes import sweep
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.checks.estimator import check_estimator
@@ -150,16 +150,7 @@ class SuiteReport:
         )
         return dict(fitting.most_common())
 
-    def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed.
-
-        Raises
-        ------
-        CheckFailedError
-            With the report as its message.
-        """
-        if not self.passed:
-            raise CheckFailedError(str(self))
+    raise_if_failed = raise_if_failed
 
     @property
     def verdict(self) -> Verdict:
