@@ -150,18 +150,9 @@ class Training:
 @displayed
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What `Training.write` wrote into a folder.
+    """What `Training.write` wrote into a folder: the summary, and J by seed at the same iterations.
 
-    Attributes
-    ----------
-    words : mapping of str to value
-        The summary: settings and ends.
-    iteration : ndarray of int, shape (n,)
-        Iterations at which J was computed, the same for all seeds.
-    objective : ndarray, shape (seeds, n)
-        J there.
-    ends : ndarray, shape (seeds,)
-        J over the last iterations.
+    The `ends` are J over the last iterations.
     """
 
     words: Mapping[str, Any]

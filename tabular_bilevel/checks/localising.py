@@ -410,18 +410,9 @@ class _Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """Factors of some columns.
+    """Factors of some columns with half the widths of their intervals, and which can be told apart.
 
-    Attributes
-    ----------
-    value, half : ndarray, shape (k,)
-        Factors, and half the widths of their intervals.
-    apart : ndarray of bool, shape (k,)
-        Which can be told.
-    axes : ndarray, shape (d, r)
-        What the columns span.
-    fits : bool
-        Whether the mean is in that, but for chance.
+    The columns span `axes`; the mean `fits` if it is in that, but for chance.
     """
 
     value: FloatArray

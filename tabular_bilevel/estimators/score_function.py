@@ -112,13 +112,7 @@ class ScoreFunction:
 @displayed
 @dataclass(frozen=True, eq=False)
 class ScoreRule:
-    """How the score-function form makes a gradient of trajectories.
-
-    Attributes
-    ----------
-    off : ndarray, shape (S,)
-        What is taken off the return from a state.
-    """
+    """How the score-function form makes a gradient: `off`, shape (S,), is taken off returns."""
 
     off: FloatArray = field(repr=False)
 
