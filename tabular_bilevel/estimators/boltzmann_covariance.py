@@ -115,18 +115,7 @@ class BoltzmannCovariance:
 
     @quiet
     def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience.
-
-        Parameters
-        ----------
-        experience : Experience
-            As `Interaction.gather` or `Interaction.limit` makes it.
-
-        Returns
-        -------
-        Estimate
-            The gradient and its parts.
-        """
+        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
         return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
     def rule(self, experience: Experience) -> Any:
@@ -138,10 +127,7 @@ class BoltzmannCovariance:
     ) -> tuple[TraceRule, Experience]:
         """Return its rule, and what it knows, where they do not depend on the sample.
 
-        Raises
-        ------
-        ValueError
-            If they do.
+        Raises ValueError if they do.
         """
         if self.average_tails:
             raise ValueError(
