@@ -75,12 +75,8 @@ NOTHING, TOLD_APART = 1e-10, 1e-6
 class Factor:
     """By what a part of the gradient is multiplied in an estimator's mean; 1 where it is right.
 
-    Attributes
-    ----------
-    value : float
-        The estimate; where the problem cannot tell, the one nearest to 1 that explains the mean.
-    low, high : float
-        Ends of an interval at 99 %; infinite where the problem cannot tell.
+    An estimate with an interval at 99 %. Where the problem cannot tell, that is infinite, and the
+    value the one nearest to 1 that explains the mean.
     """
 
     value: float = 1.0
