@@ -238,12 +238,8 @@ def games(
     ----------
     min_states, max_states, min_leader_actions, max_leader_actions, min_actions, max_actions : int
         Range of the sizes.
-    min_discount, max_discount : float
-        Range of both discounts, which are drawn independently; in [0, 1).
-    min_temperature, max_temperature : float
-        Range of the temperature; positive.
-    max_reward : float
-        Largest size of a reward.
+    min_discount, max_discount, min_temperature, max_temperature, max_reward
+        As for `models`.
     allow_observed, allow_hidden : bool
         Whether the follower may, and may not, observe the leader's action; at least one.
     allow_unavailable : bool
