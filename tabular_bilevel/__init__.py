@@ -15,8 +15,8 @@ Problems: what theta does
     FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
     MarkovGame               both players act; theta are logits of the leader's policy
     LinearQuadraticGame      both act on a continuous state; theta is the leader's gain
-    Reparametrised           a problem in other parameters, which a transform turns into its own
-    Transform                what turns the ones into the others; write your own
+    Reparametrised           a problem in other parameters: theta goes through a transform first
+    Transform                what theta goes through; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
     Contexts                 several followers, met by chance, and one theta for all
