@@ -70,14 +70,14 @@ class Sensitivities:
     def __post_init__(self) -> None:
         """Put aside functions in the place of arrays, for `__getattr__`, which then is called."""
         known = vars(self)
-        for name in ("transition", "initial"):
-            if callable(known[name]):
-                known["later " + name] = known.pop(name)
+        later = [name for name in ("transition", "initial") if callable(known[name])]
+        if later:
+            known["_later"] = {name: known.pop(name) for name in later}
 
     @quiet
     def __getattr__(self, name: str) -> FloatArray:
         """Compute an array that is asked for."""
-        compute = vars(self).pop("later " + name, None)
+        compute = vars(self).get("_later", {}).pop(name, None)
         if compute is None:
             raise AttributeError(f"Sensitivities have no attribute {name!r}")
         array: FloatArray = read_only(compute())
@@ -87,6 +87,7 @@ class Sensitivities:
     def __getstate__(self) -> dict[str, Any]:
         """Copy numbers, not what computes them."""
         numbers = self.transition, self.initial, self.temperature
+        vars(self).pop("_later", None)  # all are there
         return vars(self) | {"_temperature": numbers[-1]}
 
     @classmethod
