@@ -142,6 +142,11 @@ class Law:
         """The model; mistakes of tables tell what is made elsewhere from it."""
         return self.model
 
+    @property
+    def n_steps(self) -> float:
+        """Number of steps of one."""
+        return float(self.horizon)
+
     def steps(self) -> Iterator[int]:
         """Go along the steps."""
         return iter(range(self.horizon))
