@@ -114,6 +114,8 @@ Efficiency: how good is it?
     ErrorCurve               these errors, the best cuts, and where methods cross
     required_samples         trajectories for an error, or a cosine, with a probability
     best_baseline            BC-HG with the baseline that leaves the least variance
+    lower_limit              least variance for those who learn what exact critics know
+    LowerLimit               this, table by table
     Moments                  mean, variances, covariance, and what a trajectory costs
 
 Checks: is it right?
@@ -232,10 +234,12 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 from tabular_bilevel.moments import (
     ErrorCurve,
+    LowerLimit,
     Moments,
     best_baseline,
     error_curve,
     estimator_moments,
+    lower_limit,
     required_samples,
 )
 from tabular_bilevel.optimum import Optimum, Shake, polish, search
@@ -339,6 +343,7 @@ __all__ = [
     "LinearQuadraticGame",
     "LinearQuadraticModel",
     "LinearQuadraticProblem",
+    "LowerLimit",
     "MarkovGame",
     "Model",
     "Moments",
@@ -395,6 +400,7 @@ __all__ = [
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "lower_limit",
     "lq",
     "normalised",
     "objective",
