@@ -42,33 +42,12 @@ HEAD = ["method", "seed", "iteration", "objective"]
 @displayed
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Some seeds of one method on one problem, in one folder.
+    """Some seeds of one method on one problem, in one folder, where everything is written.
 
-    Attributes
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    n_parameters : int
-        Length of theta.
-    method : str
-        What the table and the plot call it.
-    estimator : Estimator or callable
-        Where gradients come from, in any form that `ascend` takes.
-    optimiser : Optimiser
-        How theta moves along its gradients.
-    seeds : sequence of int
-        One ascent each; at least 0 and no two alike.
-    n_iterations, every : int
-        Iterations, and how many lie between two looks at the objective.
-    words : mapping of str to value
-        The settings as JSON can hold them, without the number of steps: a curve saved with others
-        is not gone on with.
-    folder : Path
-        Where everything is written.
-    horizon : int, optional
-        The leader's steps that the recorded objective counts; all by default.
-    limit : int
-        Bytes that a saved ascent may have when it is read; by default 256 MiB.
+    The method's name is what table and plot call it; the estimator is in any form that `ascend`
+    takes. J is looked at `every` so many iterations, over the leader's steps up to a horizon. The
+    words are the settings as JSON can hold them, without the number of steps: a curve saved with
+    others is not gone on with. A saved ascent may have so many bytes when it is read.
     """
 
     problem: BilevelProblem
@@ -150,18 +129,9 @@ class Training:
 @displayed
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What `Training.write` wrote into a folder.
+    """What `Training.write` wrote into a folder: the summary, and J by seed at the same iterations.
 
-    Attributes
-    ----------
-    words : mapping of str to value
-        The summary: settings and ends.
-    iteration : ndarray of int, shape (n,)
-        Iterations at which J was computed, the same for all seeds.
-    objective : ndarray, shape (seeds, n)
-        J there.
-    ends : ndarray, shape (seeds,)
-        J over the last iterations.
+    The `ends` are J over the last iterations.
     """
 
     words: Mapping[str, Any]

@@ -140,19 +140,7 @@ def error_bounds(
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """The centre of the bounds as a result: a step more than the solver made, and bounded.
-
-    Attributes
-    ----------
-    response, evaluation
-        The stations on the way.
-    measures : Sensitivities
-        All of the sensitivities.
-    direct, indirect : ndarray, shape (d,)
-        The parts of the gradient.
-    bounds : ErrorBounds
-        Bounds of all this.
-    """
+    """The centre of the bounds as a result: a step more than the solver made, and bounded."""
 
     response: Response
     evaluation: Evaluation

@@ -508,18 +508,10 @@ class Candidates:
 
 
 class _Comparison:
-    """A mean beside targets, in the directions in which they can be compared.
+    """A mean and its standard error beside targets, in directions that can be compared.
 
-    Attributes
-    ----------
-    directions : int
-        Number of those.
-    outside : bool
-        Whether the mean lies outside of them.
-    mean, spread : ndarray, shape (d,)
-        Of the replicates, and their standard error.
-    equal : float
-        Targets nearer to each other, relative to their size, count as one: noise picks none.
+    The mean may lie `outside` of them. Targets nearer to each other than `equal`, relative to their
+    size, count as one: noise picks none.
     """
 
     def __init__(

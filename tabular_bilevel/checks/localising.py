@@ -75,12 +75,8 @@ NOTHING, TOLD_APART = 1e-10, 1e-6
 class Factor:
     """By what a part of the gradient is multiplied in an estimator's mean; 1 where it is right.
 
-    Attributes
-    ----------
-    value : float
-        The estimate; where the problem cannot tell, the one nearest to 1 that explains the mean.
-    low, high : float
-        Ends of an interval at 99 %; infinite where the problem cannot tell.
+    An estimate with an interval at 99 %. Where the problem cannot tell, that is infinite, and the
+    value the one nearest to 1 that explains the mean.
     """
 
     value: float = 1.0
@@ -410,18 +406,9 @@ class _Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """Factors of some columns.
+    """Factors of some columns with half the widths of their intervals, and which can be told apart.
 
-    Attributes
-    ----------
-    value, half : ndarray, shape (k,)
-        Factors, and half the widths of their intervals.
-    apart : ndarray of bool, shape (k,)
-        Which can be told.
-    axes : ndarray, shape (d, r)
-        What the columns span.
-    fits : bool
-        Whether the mean is in that, but for chance.
+    The columns span `axes`; the mean `fits` if it is in that, but for chance.
     """
 
     value: FloatArray

@@ -84,14 +84,8 @@ ORDERS = 999
 class Noise:
     """Replicates without their mean, and how large the rounding is.
 
-    Attributes
-    ----------
-    centred : ndarray, shape (n, k)
-        Replicates, less their mean, in the columns that vary.
-    gap : ndarray, shape (k,)
-        Their mean, less its target.
-    floor : ndarray, shape (k,)
-        What rounding may do to the mean.
+    The rows are centred, in the columns that vary; the gap is their mean less its target, and the
+    floor what rounding may do to the mean.
     """
 
     centred: FloatArray
@@ -135,16 +129,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Dependence:
-    """How replicates depend on those before them.
+    """How replicates depend on those before them, by the correlation of neighbours.
 
-    Attributes
-    ----------
-    found : bool
-        Whether independent ones come in such an order with probability `DEPENDENCE_RATE` only.
-    correlation : float
-        Correlation of neighbours.
-    stretch : float
-        Factor by which that makes the standard error of their mean larger; at least 1.
+    It is found if independent ones come in such an order with probability `DEPENDENCE_RATE` only,
+    and makes the standard error of their mean larger by the factor `stretch`, at least 1.
     """
 
     found: bool = False

@@ -41,17 +41,7 @@ ROUNDING_UNITS = 100.0
 
 @dataclass(frozen=True)
 class PullbackTest:
-    """What `check_pullback` found.
-
-    Attributes
-    ----------
-    checked : bool
-        Whether the pullback was compared, and fits.
-    trouble : str
-        What does not fit; empty if nothing.
-    skipped : str
-        Why it was not compared; empty if it was.
-    """
+    """What `check_pullback` found: what does not fit, or why it was not compared."""
 
     checked: bool = False
     trouble: str = ""

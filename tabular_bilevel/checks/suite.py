@@ -111,21 +111,9 @@ class SuiteReport:
     def of(
         cls, estimator: Any, reports: Mapping[str, EstimatorReport], false_alarm_rate: float
     ) -> SuiteReport:
-        """Gather reports; if the estimator is BROKEN in all, look where else it is defined.
+        """Gather reports by the problem's name; arguments as of `check_suite`.
 
-        Parameters
-        ----------
-        estimator : callable
-            As for `check_estimator`.
-        reports : mapping of str to EstimatorReport
-            One a problem, by its name.
-        false_alarm_rate : float
-            Of all together.
-
-        Returns
-        -------
-        SuiteReport
-            The report.
+        If the estimator is BROKEN in all, look where else it is defined.
         """
         elsewhere: tuple[str, ...] = ()
         if all(report.verdict is Verdict.BROKEN for report in reports.values()):

@@ -13,9 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_flag
-from tabular_bilevel._base.arrays import quiet
-from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.gathered import enumerable_of, gathered, sampler_of, target_of
+from tabular_bilevel.estimators.estimate import bias_of
+from tabular_bilevel.estimators.gathered import (
+    by_rule,
+    enumerable_of,
+    gathered,
+    sampler_of,
+    target_of,
+)
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.lq.traces import require_noise
@@ -112,22 +117,7 @@ class BoltzmannCovariance:
         as_flag("average_tails", self.average_tails)
 
     __call__ = gathered
-
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience.
-
-        Parameters
-        ----------
-        experience : Experience
-            As `Interaction.gather` or `Interaction.limit` makes it.
-
-        Returns
-        -------
-        Estimate
-            The gradient and its parts.
-        """
-        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+    estimate = by_rule
 
     def rule(self, experience: Experience) -> Any:
         """Credit each step with the leader's advantage, by how likelier a reward makes it."""
@@ -138,10 +128,7 @@ class BoltzmannCovariance:
     ) -> tuple[TraceRule, Experience]:
         """Return its rule, and what it knows, where they do not depend on the sample.
 
-        Raises
-        ------
-        ValueError
-            If they do.
+        Raises ValueError if they do.
         """
         if self.average_tails:
             raise ValueError(

@@ -114,12 +114,7 @@ class Noted:
 class AtTheta:
     """An estimator at one theta, to be called often: what all calls share is made once.
 
-    Attributes
-    ----------
-    view : LeaderView or None
-        What it sees, unless it sees everything.
-    precision : Precision
-        Of what it returned so far.
+    Its `view` is None if it sees everything; `precision` is that of what it returned so far.
     """
 
     def __init__(
@@ -163,6 +158,19 @@ class AtTheta:
         return f"a call of {brief(name)} at theta = {theta}"
 
 
+def _at_once(
+    self: Any,
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    rng: np.random.Generator | int,
+    memory: Memory = NOTHING,
+) -> Estimate:
+    """Estimate, as of `Estimator`."""
+    ready: AtTheta = self.at(problem, theta)
+    return ready(as_generator(rng), as_memory(memory))
+
+
 @dataclass(frozen=True)
 class BatchEstimator:
     """An estimator made of a function that maps data to a gradient.
@@ -202,16 +210,7 @@ class BatchEstimator:
         _Function.taking("function", self.function, "(view, batch)", 2)
         require_method("sampler", self.sampler, "sample")
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Draw a batch and estimate; as of `Estimator`."""
-        return self.at(problem, theta)(as_generator(rng), as_memory(memory))
+    __call__ = _at_once
 
     def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -266,16 +265,7 @@ class SamplingEstimator:
         """Check the settings."""
         _Function.taking("function", self.function, "(view, rng)", 2)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Estimate; as of `Estimator`."""
-        return self.at(problem, theta)(as_generator(rng), as_memory(memory))
+    __call__ = _at_once
 
     def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -292,10 +282,7 @@ class SamplingEstimator:
 class Whole:
     """An estimator that sees everything: a method of this package, or what is called like one.
 
-    Attributes
-    ----------
-    function : _Function
-        Called as ``function(problem, theta, rng=rng)``.
+    Called as ``function(problem, theta, rng=rng)``.
     """
 
     function: _Function
@@ -410,16 +397,10 @@ def _remembered(name: str, value: Any) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Function:
-    """Somebody's function, and how it takes a memory.
+    """Somebody's function, or an object that can be called, and how it takes a memory.
 
-    Attributes
-    ----------
-    function : callable
-        It, or an object that can be called.
-    remembers : bool
-        Whether a parameter of it is the memory; it then returns a pair.
-    passes_on : bool
-        Whether it takes whatever it is given by name: what gave a memory back may have it again.
+    With a parameter of this name it `remembers`, and returns a pair. What takes whatever it is
+    given by name `passes_on`: what gave a memory back may have it again.
     """
 
     function: Callable[..., Any]

@@ -1,6 +1,6 @@
 """What methods that estimate from gathered experience have in common: each takes these as its own.
 
-Of a method they need its `interaction`, and ``estimate(experience)``.
+Of a method they need its `interaction`, and ``estimate(experience)``, or the `rule` that makes it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.experience import NOTHING, Memory
+from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
 from tabular_bilevel.sampling.samplers import Sampler
 
-__all__ = ["enumerable_of", "gathered", "sampler_of", "target_of"]
+__all__ = ["by_rule", "enumerable_of", "gathered", "sampler_of", "target_of"]
 
 
 @quiet
@@ -33,6 +33,12 @@ def gathered(
     experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
     estimate: Estimate = self.estimate(experience)
     return estimate
+
+
+@quiet
+def by_rule(self: Any, experience: Experience) -> Estimate:
+    """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
+    return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
 
 @quiet

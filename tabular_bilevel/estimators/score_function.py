@@ -13,10 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_flag
-from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet
+from tabular_bilevel._base.arrays import FloatArray, grouped_sums
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.gathered import enumerable_of, gathered, sampler_of, target_of
+from tabular_bilevel.estimators.estimate import bias_of
+from tabular_bilevel.estimators.gathered import (
+    by_rule,
+    enumerable_of,
+    gathered,
+    sampler_of,
+    target_of,
+)
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.finite.adjoint import influence_measures
 from tabular_bilevel.finite.linear import policy_system
@@ -85,11 +91,7 @@ class ScoreFunction:
         as_flag("baseline", self.baseline)
 
     __call__ = gathered
-
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
-        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+    estimate = by_rule
 
     def rule(self, experience: Experience) -> ScoreRule:
         """Take the critic's values off returns, or nothing."""
@@ -112,13 +114,7 @@ class ScoreFunction:
 @displayed
 @dataclass(frozen=True, eq=False)
 class ScoreRule:
-    """How the score-function form makes a gradient of trajectories.
-
-    Attributes
-    ----------
-    off : ndarray, shape (S,)
-        What is taken off the return from a state.
-    """
+    """How the score-function form makes a gradient: `off`, shape (S,), is taken off returns."""
 
     off: FloatArray = field(repr=False)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.gathered import sampler_of
+from tabular_bilevel.estimators.gathered import by_rule, sampler_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sampling.experience import (
@@ -105,10 +105,7 @@ class SoBiRL:
             require_reward_parameters("SoBiRL", problem, experience.theta, experience.planned)
         return self.estimate(experience)
 
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
-        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+    estimate = by_rule
 
     def rule(self, experience: Experience) -> TraceRule:
         """Credit the first step alone, or each by itself, with the leader's action value.

@@ -133,14 +133,8 @@ def complex_step_gradient(
 
     Parameters
     ----------
-    problem : ForwardProblem or LinearQuadraticProblem
-        The leader's problem, with a pushforward.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    directions : array_like, shape (k, d), optional
-        Directions; the coordinate axes by default.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only.
+    problem, theta, directions, horizon
+        As for `forward_gradient`.
 
     Returns
     -------
@@ -221,14 +215,8 @@ def difference_gradient(
 
     Parameters
     ----------
-    problem : BilevelProblem or LinearQuadraticProblem
-        The leader's problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    directions : array_like, shape (k, d), optional
-        Directions; the coordinate axes by default.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only.
+    problem, theta, directions, horizon
+        As for `forward_gradient`, but that no pushforward is needed.
     step : float
         Largest step along a direction; made smaller where theta +- step has no model.
     levels : int

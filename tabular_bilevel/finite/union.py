@@ -19,17 +19,7 @@ SHARED = ("follower_discount", "leader_discount", "temperature")
 
 
 class Place:
-    """Where one model's tables are in the joint ones.
-
-    Attributes
-    ----------
-    pairs : (slice, slice)
-        Of tables of shape (S, A).
-    entries : slice
-        Of the stored transitions.
-    states : slice
-        Of the states.
-    """
+    """Where one model's tables are in the joint ones: pairs of (S, A), entries, and states."""
 
     def __init__(self, model: Model, first_state: int, first_entry: int) -> None:
         self.states = slice(first_state, first_state + model.n_states)

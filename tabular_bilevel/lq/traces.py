@@ -37,25 +37,10 @@ UNMOVED = 1e-8
 class TraceRule:
     """How an estimator credits the steps of a trajectory; as `sampling.traces.TraceRule`.
 
-    Attributes
-    ----------
-    credit : float
-        Step t gets credit_discount^t times this times the leader's advantage. Later steps share
-        that credit, discounted at `trace_discount`.
-    credit_discount, trace_discount, leader_discount : float
-        Of a step's credit by its time, of credit that is carried along, of the leader's rewards.
-    direct, indirect : float
-        Factors of the two parts of the gradient.
-    late : bool
-        Whether a step's credit counts from the step after it on.
-    baseline : bool
-        Whether what arriving is worth has its mean taken off.
-    state_values : bool
-        Whether from what follows a step its value in the step's state is taken off, learned by
-        temporal differences: the dV_F of HPGD. The advantage does not go with it, so that the mean
-        is the same but for the error of what is learned.
-    direct_tables, indirect_tables : mapping of str to float
-        Factors of some tables' shares of the two parts, as of `Sensitivities.times`.
+    But step t gets credit_discount^t times the number `credit` times the leader's advantage; and
+    with `state_values`, from what follows a step its value in the step's state is taken off,
+    learned by temporal differences: the dV_F of HPGD. The advantage does not go with it, so that
+    the mean is the same but for the error of what is learned.
     """
 
     credit: float

@@ -23,17 +23,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 @dataclass(frozen=True)
 class Source:
-    """What a page is about, and how to make it again.
-
-    Attributes
-    ----------
-    subject : str
-        What was looked at.
-    command : str
-        At a shell.
-    seeds : str
-        Of all random numbers.
-    """
+    """What a page is about, and how to make it again: a command at a shell, and random seeds."""
 
     subject: str = ""
     command: str = ""

@@ -115,19 +115,7 @@ def tax_design(
 
 @dataclass(frozen=True, eq=False)
 class Household:
-    """A household's problem in the four rates: three goods' and the income's.
-
-    Attributes
-    ----------
-    n_assets : int
-        Points of the grid.
-    actions : ndarray, shape (A, 4)
-        Hours and three consumptions of each action.
-    temperature : float
-        Of the household.
-    taste : ndarray, shape (3,)
-        Exponents of the goods.
-    """
+    """A household's problem in the four rates: three goods', to its taste, and the income's."""
 
     n_assets: int
     actions: FloatArray

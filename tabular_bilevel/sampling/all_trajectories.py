@@ -62,21 +62,8 @@ class AllTrajectories:
 
     At each step, the outcomes that can be taken there (a state, an action, and a next state or the
     end) are listed with the number of trajectories that go through each. A trajectory's number is
-    its place in the first list; what is left of it is its place in the next.
-
-    Parameters
-    ----------
-    model : Model
-        The model to act in.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    horizon : int, optional
-        Cut trajectories after this many steps.
-
-    Raises
-    ------
-    ValueError
-        As `count_trajectories`.
+    its place in the first list; what is left of it is its place in the next. With a horizon
+    trajectories are cut. Raises ValueError as `count_trajectories`.
     """
 
     @quiet

@@ -97,26 +97,14 @@ class Experience:
 
     @property
     def trajectories(self) -> Trajectories:
-        """The sample.
-
-        Raises
-        ------
-        ValueError
-            If there is a law in its place.
-        """
+        """The sample; ValueError if there is a law in its place."""
         if isinstance(self.seen, Law):
             raise ValueError("what was seen is a law, not a sample of trajectories")
         return self.seen
 
     @property
     def law(self) -> Law:
-        """The law.
-
-        Raises
-        ------
-        ValueError
-            If there is a sample in its place.
-        """
+        """The law; ValueError if there is a sample in its place."""
         if isinstance(self.seen, Trajectories):
             raise ValueError("what was seen is a sample of trajectories, not a law")
         return self.seen
@@ -236,21 +224,9 @@ class Interaction:
     def limit(
         self, problem: BilevelProblem, theta: npt.ArrayLike, *, memory: Memory = NOTHING
     ) -> Experience:
-        """Compute what `gather` comes to with infinite data.
+        """Compute what `gather` comes to with infinite data; arguments as of `gather`.
 
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        memory : mapping of str to ndarray
-            What an earlier call left to the follower; by default it starts from 0.
-
-        Returns
-        -------
-        Experience
-            Of a law; what an estimator's target is made of.
+        Returns experience of a law, which an estimator's target is made of.
         """
         require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
