@@ -67,16 +67,9 @@ class Sensitivities:
 
     __setstate__ = restore_read_only
 
-    def __post_init__(self) -> None:
-        """Put aside functions in the place of arrays, for `__getattr__`, which then is called."""
-        known = vars(self)
-        for name in ("transition", "initial"):
-            if callable(known[name]):
-                known["later " + name] = known.pop(name)
-
     @quiet
     def __getattr__(self, name: str) -> FloatArray:
-        """Compute an array that is asked for."""
+        """Compute an array that is asked for; `of` put its function aside."""
         compute = vars(self).pop("later " + name, None)
         if compute is None:
             raise AttributeError(f"Sensitivities have no attribute {name!r}")
@@ -129,19 +122,20 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        def owned(array: Any, table: FloatArray) -> Any:
+        made = object.__new__(cls)
+        known = vars(made)
+        known.update(model=model, _temperature=temperature)
+        for name, array, table in (
+            ("follower_reward", follower_reward, model.follower_reward),
+            ("leader_reward", leader_reward, model.leader_reward),
+            ("transition", transition, model.transition.data),
+            ("initial", initial, model.initial),
+        ):
             if callable(array):
-                return array
-            return read_only(np.zeros(table.shape) if array is None else array)
-
-        return cls(
-            model=model,
-            follower_reward=owned(follower_reward, model.follower_reward),
-            leader_reward=owned(leader_reward, model.leader_reward),
-            transition=owned(transition, model.transition.data),
-            initial=owned(initial, model.initial),
-            _temperature=temperature,
-        )
+                known["later " + name] = array
+            else:
+                known[name] = read_only(np.zeros(table.shape) if array is None else array)
+        return made
 
     @cached_property
     def temperature(self) -> float:
