@@ -449,7 +449,7 @@ def test_bad_policies_are_refused(policy, message):
 def test_bad_names_are_refused():
     for names, message in (
         (["in"], "state_names has 1 names, not 2"),
-        (["in", "in"], "state_names has some twice: in, in"),
+        (["in", "in"], "state_names[1] is 'in', and so is state_names[0]"),
         ("io", "state_names is 'io', not a sequence of names"),
         (["in", 1], "state_names[1] is 1, not a string"),
     ):

@@ -38,8 +38,17 @@ from tabular_bilevel.sampling.traces import TraceRule
 FOLDER = Path(__file__).resolve().parent
 STORED = FOLDER / "numbers.json"
 
+# Numbers of the paper's experiments, which validation/paper/reproduce.py keeps.
+OF_THE_PAPER = FOLDER.parent / "paper" / "numbers.json"
+
 # Half the width of an interval, in standard errors: 99 % of a normal law.
 HALF_WIDTH = 2.576
+
+# What linear systems and sums of thousands of terms leave, relative to numbers of size 1.
+ROUNDING = 1e-5
+
+# Standard errors between two means that are the same: one in a million, of a normal law.
+SURE = 5.0
 
 
 class Number(NamedTuple):
@@ -47,6 +56,13 @@ class Number(NamedTuple):
 
     value: float
     error: float = 0.0
+
+
+def agree(one: Number, other: Number) -> bool:
+    """Whether two numbers are the same: to rounding, or as far as their errors tell."""
+    error = np.hypot(one.error, other.error)
+    gap = abs(one.value - other.value)
+    return bool(gap <= ROUNDING * max(1.0, abs(one.value)) + SURE * error)
 
 
 @dataclass(frozen=True)
@@ -475,11 +491,10 @@ def switched(fault: str, mix: float) -> Number:
 
 def replayed_from(earlier: float, mix: float) -> Number:
     """Divide the naive target with the steps of a leader who mixed otherwise by that without."""
-    known = cut(right_limit(toy(), mixing(mix)), STEPS)
-    before = right_limit(toy(), mixing(mix + earlier))
-    law = replace(known.law, policy=before.law.policy, source=before.law.made_in)
-    found, right = (RIGHT.estimate(each).parts.direct for each in (replace(known, seen=law), known))
-    return Number(slope(found) / slope(right))
+    then, walks = mixing(mix + earlier), tb.Interaction(tb.Episodes(steps=STEPS), replay=1)
+    now, before = walks.replayed(toy(), mixing(mix), [then])
+    naive = tb.NaivePolicyGradient()
+    return Number(slope(naive.estimate(before).gradient) / slope(naive.estimate(now).gradient))
 
 
 def without_baseline(mix: float) -> Number:
@@ -543,31 +558,38 @@ def measured(scale: Scale, folder: Path | None = None, workers: int = 1) -> dict
     return {key: [float(x) for x in found[name]] for name, key in keys.items()}
 
 
-def stored(scale: str = "full") -> dict[str, Number]:
+def stored(scale: str = "full", file: Path | None = None) -> dict[str, Number]:
     """Read the numbers that a scale came to."""
-    found = json.loads(STORED.read_text(encoding="utf-8"))[scale]
+    found = json.loads((file or STORED).read_text(encoding="utf-8"))[scale]
     return {key: Number(*number) for key, number in found.items()}
 
 
 def show(table: str, form: str = "{:.3f}") -> None:
     """Print a table of the full scale, with half the width of 99 % intervals."""
-    numbers = {
-        tuple(key.split(" | ")[1:]): number
-        for key, number in stored().items()
-        if key.split(" | ")[0] == table
-    }
-    rows, columns = (list(dict.fromkeys(key[k] for key in numbers)) for k in (0, 1))
+    printed(stored(), table, form, HALF_WIDTH)
+
+
+def show_paper(table: str, form: str = "{:.3f}", scale: str = "small") -> None:
+    """Print a table of the paper's experiments, with standard errors."""
+    printed(stored(scale, OF_THE_PAPER), table, form, 1.0)
+
+
+def printed(kept: dict[str, Number], table: str, form: str, width_of: float) -> None:
+    """Print a table, each number with so many of its standard errors."""
+    split = {tuple(key.split(" | ")): number for key, number in kept.items()}
     words = {
-        key: form.format(value) + (f" +- {HALF_WIDTH * error:.2g}" if error else "")
-        for key, (value, error) in numbers.items()
+        (row, column): form.format(value) + (f" +- {width_of * error:.2g}" if error else "")
+        for (name, row, column), (value, error) in split.items()
+        if name == table
     }
+    rows, columns = (list(dict.fromkeys(key[k] for key in words)) for k in (0, 1))
     width = max(len(row) for row in rows)
-    widths = [max(len(words[row, column]) for row in rows) for column in columns]
-    widths = [max(len(column), size) for column, size in zip(columns, widths, strict=True)]
-    print(" " * width, *(c.rjust(w) for c, w in zip(columns, widths, strict=True)), sep="  ")
-    for row in rows:
-        entries = (words[row, c].rjust(w) for c, w in zip(columns, widths, strict=True))
-        print(row.ljust(width), *entries, sep="  ")
+    lines = [["", *columns], *([row, *(words.get((row, c), "-") for c in columns)] for row in rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(1, len(columns) + 1)]
+    for row, *entries in lines:
+        print(
+            row.ljust(width), *(e.rjust(w) for e, w in zip(entries, widths, strict=True)), sep="  "
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
