@@ -15,8 +15,8 @@ Problems: what theta does
     FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
     MarkovGame               both players act; theta are logits of the leader's policy
     LinearQuadraticGame      both act on a continuous state; theta is the leader's gain
-    Reparametrised           a problem of which another vector is the parameter
-    Transform                what turns that vector into theta; write your own
+    Reparametrised           a problem in other parameters: theta goes through a transform first
+    Transform                what theta goes through; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
     Contexts                 several followers, met by chance, and one theta for all
@@ -38,7 +38,7 @@ The follower's answer, and what it is worth to the leader
     Response                 its value, action value and policy
     PolicyIteration          the solver for exact numbers
     CompiledPolicyIteration  the same, fast for thousands of small solves
-    ValueIteration           the solver of which it is known how it converges
+    ValueIteration           the plain solver, as an independent check
     StoppedValueIteration    a follower that has not finished thinking
     StoppedPolicyIteration   the same, with a table of its own, as in the papers
     FollowerSolver           what a solver of your own must have

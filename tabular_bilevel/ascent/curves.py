@@ -135,9 +135,9 @@ class Trained:
     """
 
     words: Mapping[str, Any]
-    iteration: IntArray
-    objective: FloatArray
-    ends: FloatArray
+    iteration: IntArray  # shape (n,)
+    objective: FloatArray  # shape (seeds, n)
+    ends: FloatArray  # shape (seeds,)
 
     @property
     def settings(self) -> dict[str, Any]:

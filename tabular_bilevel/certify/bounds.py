@@ -144,7 +144,7 @@ class Refined:
 
     response: Response
     evaluation: Evaluation
-    measures: Sensitivities
+    measures: Sensitivities  # of both parts
     direct: FloatArray
     indirect: FloatArray
     bounds: ErrorBounds

@@ -54,8 +54,20 @@ RANDOM_DIRECTIONS = 10
 class RouteComparison:
     """One route against the adjoint gradient.
 
-    The largest difference of a derivative is relative to the largest derivative; the two
-    derivatives where it is worst are there, and how many of all differ by more than the tolerance.
+    Attributes
+    ----------
+    route : str
+        Name of the route.
+    difference : float
+        Largest difference of a derivative, relative to the largest derivative.
+    tolerance : float
+        Largest difference allowed.
+    worst : str
+        Where the difference is largest.
+    adjoint, other : float
+        The two derivatives there.
+    n_differing, n_derivatives : int
+        How many of the compared derivatives differ by more than was allowed.
     """
 
     route: str

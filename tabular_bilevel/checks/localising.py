@@ -75,8 +75,12 @@ NOTHING, TOLD_APART = 1e-10, 1e-6
 class Factor:
     """By what a part of the gradient is multiplied in an estimator's mean; 1 where it is right.
 
-    An estimate with an interval at 99 %. Where the problem cannot tell, that is infinite, and the
-    value the one nearest to 1 that explains the mean.
+    Attributes
+    ----------
+    value : float
+        The estimate; where the problem cannot tell, the one nearest to 1 that explains the mean.
+    low, high : float
+        Ends of an interval at 99 %; infinite where the problem cannot tell.
     """
 
     value: float = 1.0
@@ -411,10 +415,10 @@ class _Fit:
     The columns span `axes`; the mean `fits` if it is in that, but for chance.
     """
 
-    value: FloatArray
+    value: FloatArray  # shape (k,), as the next two
     half: FloatArray
     apart: FloatArray
-    axes: FloatArray
+    axes: FloatArray  # shape (d, r)
     fits: bool
 
     def factor(self, place: int) -> Factor:

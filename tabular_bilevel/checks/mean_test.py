@@ -88,8 +88,8 @@ class Noise:
     floor what rounding may do to the mean.
     """
 
-    centred: FloatArray
-    gap: FloatArray
+    centred: FloatArray  # shape (n, k)
+    gap: FloatArray  # shape (k,), as the floor
     floor: FloatArray
 
     @property

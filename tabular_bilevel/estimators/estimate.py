@@ -25,7 +25,17 @@ __all__ = ["Estimate", "Estimator", "Parts", "bias_of"]
 @displayed
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A gradient's two parts, direct and through the follower: measures, pulled back on demand."""
+    """A gradient's two parts, as measures and pulled back when asked for.
+
+    Attributes
+    ----------
+    problem : BilevelProblem
+        The leader's problem.
+    theta : ndarray, shape (d,)
+        Where the gradient is taken.
+    direct_measures, indirect_measures : Sensitivities
+        Sensitivities with the follower's policy held fixed, and through it.
+    """
 
     problem: AnyProblem = field(repr=False)
     theta: FloatArray = field(repr=False)

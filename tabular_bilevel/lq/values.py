@@ -24,7 +24,7 @@ class QuadraticValues:
     The discount is that of the steps that they add up.
     """
 
-    matrices: FloatArray
+    matrices: FloatArray  # symmetric, shape (T + 1, n, n)
     constants: FloatArray
     discount: float
 

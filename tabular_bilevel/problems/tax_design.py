@@ -115,12 +115,12 @@ def tax_design(
 
 @dataclass(frozen=True, eq=False)
 class Household:
-    """A household's problem in the four rates: three goods', to its taste, and the income's."""
+    """A household's problem in the four rates: three goods' and the income's."""
 
-    n_assets: int
-    actions: FloatArray
+    n_assets: int  # points of the grid
+    actions: FloatArray  # hours and three consumptions of each, shape (A, 4)
     temperature: float
-    taste: FloatArray
+    taste: FloatArray  # exponents of the goods, shape (3,)
     n_parameters: int = field(default=4, init=False)
     parameter_names: tuple[str, ...] = field(
         default=("tax on good 1", "tax on good 2", "tax on good 3", "income tax"), init=False

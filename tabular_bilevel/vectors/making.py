@@ -62,7 +62,16 @@ TRIES = 20
 class VectorRecipe:
     """What a vector is made from; its numbers depend on nothing else.
 
-    The number is that in its family, from 0; the seed is that of the whole set.
+    Attributes
+    ----------
+    family : str
+        A name in `FAMILIES`.
+    number : int
+        Number in the family, from 0.
+    seed : int
+        Seed of the whole set.
+    max_states : int
+        States at most.
     """
 
     family: str
