@@ -21,6 +21,8 @@ from tabular_bilevel.cli import main
 from tabular_bilevel.estimators.contract import as_memory
 from tabular_bilevel.optimum import Perturbed
 
+pytestmark = pytest.mark.usefixtures("once_a_problem")
+
 # Probability that a test here fails by chance; seeds are fixed, so one that passes goes on passing.
 CHANCE = 1e-4
 
