@@ -25,7 +25,7 @@ def put(array, index, number):
 
 def refusal(call, *arguments, **settings):
     """Return the message with which a call is refused."""
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         call(*arguments, **settings)
     return str(caught.value)
 

@@ -3,8 +3,6 @@
 Discounts up to 0.99 and temperatures down to 0.01: far harder than what is published.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

@@ -259,9 +259,8 @@ def test_what_is_no_gradient_is_named(returned, message, entry):
         entry(lambda view, batch: returned)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_adapters_check_what_they_are_made_of():
+    for make, message in (
         (lambda: tb.BatchEstimator(3), "function is 3, which cannot be called"),
         (lambda: tb.BatchEstimator(dict), "function is <class 'dict'>, which cannot be called"),
         (
@@ -277,11 +276,9 @@ def test_what_is_no_gradient_is_named(returned, message, entry):
             "sampler is 20, which has no method sample",
         ),
         (lambda: Perturbed(3, 0.0), "method is 3, which cannot be called"),
-    ],
-)
-def test_adapters_check_what_they_are_made_of(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_parameters_that_python_does_not_tell_are_none():

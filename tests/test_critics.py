@@ -1,7 +1,5 @@
 """Critics: returns averaged, tables learnt, and what they come to with infinite data."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -226,17 +226,14 @@ def test_cycles_that_are_not_reached_do_not_matter():
         tb.count_trajectories(model)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_settings_of_a_count_are_refused():
+    for settings, message in (
         ({"horizon": 0}, "horizon is 0, not a positive whole number"),
         ({"policy": np.ones((2, 2))}, "policy has shape (2, 2), not (1, 2)"),
         ({"policy": [[0.5, 0.6]]}, "policy[0] sums to 1.1, not 1"),
-    ],
-)
-def test_bad_settings_of_a_count_are_refused(settings, message):
-    with refused(message):
-        tb.count_trajectories(tb.problems.bandit().model([0.0, 0.0]), **settings)
+    ):
+        with refused(message):
+            tb.count_trajectories(tb.problems.bandit().model([0.0, 0.0]), **settings)
 
 
 # ---------------------------------------------------------------- what is right passes
@@ -644,9 +641,8 @@ def idle(view, batch):
     raise AssertionError("work was begun")
 
 
-@pytest.mark.parametrize(
-    ("problem", "settings", "message"),
-    [
+def test_what_cannot_be_gone_through_is_refused_before_any_work():
+    for problem, settings, message in (
         (LAYERED, {"limit": 383}, "there are 384 trajectories, more than the limit of 383"),
         (
             LAYERED,
@@ -664,11 +660,9 @@ def idle(view, batch):
         (LAYERED, {"horizon": 1.5}, "horizon is 1.5, not a positive whole number"),
         (LAYERED, {"tolerance": 0.0}, "tolerance is 0.0, not a positive finite number"),
         (LAYERED, {"target": [1.0]}, "target has shape (1,), not (4,)"),
-    ],
-)
-def test_what_cannot_be_gone_through_is_refused_before_any_work(problem, settings, message):
-    with refused(message):
-        check(idle, problem, **settings)
+    ):
+        with refused(message):
+            check(idle, problem, **settings)
 
 
 def test_a_theta_without_entries_is_refused():
@@ -676,9 +670,8 @@ def test_a_theta_without_entries_is_refused():
         tb.check_by_enumeration(idle, LAYERED, [])
 
 
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
+def test_estimators_that_cannot_be_enumerated_are_refused():
+    for estimator, message in (
         (tb.ZeroOrder(), "which draws its own data"),
         (
             tb.HyperPolicyGradient(oracle=tb.Episodes(5)),
@@ -703,11 +696,9 @@ def test_a_theta_without_entries_is_refused():
             lambda view, batch: [0.0, 0.0, np.inf, 0.0],
             "estimate[2] is inf, not a finite number, from trajectories 0, 383, 0 with: states",
         ),
-    ],
-)
-def test_estimators_that_cannot_be_enumerated_are_refused(estimator, message):
-    with refused(message):
-        check(estimator, LAYERED)
+    ):
+        with refused(message):
+            check(estimator, LAYERED)
 
 
 def test_a_number_that_is_not_finite_is_traced_to_its_trajectory():

@@ -1,7 +1,5 @@
 """Every estimator on every problem: its mean, its target, its memory, and its own errors."""
 
-from __future__ import annotations
-
 import copy
 import re
 from dataclasses import replace
@@ -1097,19 +1095,6 @@ REFUSED = [
 def test_bad_settings_are_refused_by_name_and_number():
     for make, message in REFUSED:
         assert refusal(make) == message
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_bad_theta_or_seed_is_refused(name):
-    estimator, problem = EVERY[name], PROBLEMS[place_for(EVERY[name])]
-    theta = theta_of(problem)
-    found = refusal(estimator, problem, np.full(theta.size, np.nan), rng=0)
-    assert found == "theta[0] is nan, not a finite number"
-    assert refusal(estimator, problem, [theta], rng=0).startswith("theta has shape (1, ")
-    assert refusal(estimator.target, problem, [theta]).startswith("theta has shape (1, ")
-    if name in SAMPLED:
-        found = refusal(estimator, problem, theta, rng=-1)
-        assert found.startswith("rng is -1, not a numpy Generator")
 
 
 def test_bi_acs_critic_says_when_it_does_not_settle(monkeypatch):

@@ -1,7 +1,5 @@
 """Gymnasium: models of its environments, and environments of our models."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import re

@@ -4,8 +4,6 @@ Each row has cases of what must happen. V: the instance is valid, and every numb
 it is refused, in words that name what is wrong. D: a choice that is documented, as documented.
 """
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """Each compiled kernel against its slow twin."""
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 import math
@@ -906,22 +904,47 @@ def test_no_trajectory_is_begun_that_might_not_find_room(room):
     np.testing.assert_array_equal(cut[1]["entries"][:total], whole[1]["entries"][:total])
 
 
-@each_model
-def test_sparse_product_is_its_twin(model):
-    inputs, outputs = product_call(model)
-    run(kernels.sparse_product, inputs, outputs)
-    wanted = twins.sparse_product(model.transition.toarray(), inputs["vector"])
-    assert agree(outputs["product"], np.array(wanted))
+def by_pair(model, names, twin):
+    shape = model.follower_reward.shape
+    return {name: filled(sums, shape).ravel() for name, sums in zip(names, twin, strict=True)}
+
+
+# What twins give, by output.
+PLAIN_TWINS = {
+    "pad": lambda model, given: {"table": twins.pad(*given.values(), longest=12)},
+    "mark_followed": lambda model, given: {"followed": twins.mark_followed(given["lengths"])},
+    "sparse_product": lambda model, given: {
+        "product": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
+    },
+    "pullback_errors": lambda model, given: {
+        "bound": twins.pullback_errors(
+            model.transition, *(given[name] for name in ("slopes", "errors", "roundings"))
+        )
+    },
+    "answers": lambda model, given: {
+        "answered": at_entries(model, twins.answers(sample_of(model)[0], **answers_settings(model)))
+    },
+    "visits": lambda model, given: by_pair(
+        model, ("counts", "weights"), twins.visits(sample_of(model)[0], discount=0.7)
+    ),
+    "monte_carlo": lambda model, given: by_pair(
+        model,
+        ("counts", "returns"),
+        twins.monte_carlo(sample_of(model)[0], reward=model.leader_reward, discount=0.7),
+    ),
+    "advantages": lambda model, given: dict(enumerate(twins.advantages(**given))),
+    "influence_sources": lambda model, given: dict(enumerate(twins.influence_sources(**given))),
+}
 
 
 @each_model
-def test_errors_are_pulled_back_as_by_the_twin(model):
-    inputs, outputs = pullback_errors_call(model)
-    run(kernels.pullback_errors, inputs, outputs)
-    wanted = twins.pullback_errors(
-        model.transition, inputs["slopes"], inputs["errors"], inputs["roundings"]
-    )
-    assert agree(outputs["bound"], wanted)
+@pytest.mark.parametrize("name", PLAIN_TWINS)
+def test_plain_sums_are_the_twins(model, name):
+    inputs, outputs = CALLS[name](model)
+    run(getattr(kernels, name), inputs, outputs)
+    wanted = PLAIN_TWINS[name](model, inputs)
+    for found, twin in zip(outputs.values(), wanted.values(), strict=True):
+        assert agree(found, twin)
 
 
 @pytest.mark.parametrize("name", ["slopes", "errors"])
@@ -934,14 +957,6 @@ def test_pulled_back_errors_are_0_only_where_nothing_is(name):
     least = {name: np.full(model.n_states, 5e-324)}
     run(kernels.pullback_errors, inputs | nothing | least, outputs)
     assert (outputs["bound"] > 0.0).tolist() == (np.diff(model.transition.indptr) > 0).tolist()
-
-
-@each_model
-def test_trajectories_are_padded_as_by_the_twin(model):
-    inputs, outputs = pad_call(model)
-    run(kernels.pad, inputs, outputs)
-    wanted = twins.pad(inputs["flat"], inputs["lengths"], longest=12)
-    np.testing.assert_array_equal(outputs["table"], wanted)
 
 
 # Distributions whose sum is short of 1 by rounding, with impossible outcomes at both ends.
@@ -1001,14 +1016,6 @@ def test_eligibility_traces_are_the_discounted_sums(model):
 
 
 @each_model
-def test_answers_are_added_up_as_by_the_twin(model):
-    inputs, outputs = answers_call(model)
-    run(kernels.answers, inputs, outputs)
-    sums = twins.answers(sample_of(model)[0], **answers_settings(model))
-    assert agree(outputs["answered"], at_entries(model, sums))
-
-
-@each_model
 def test_arrivals_are_weighed_as_by_the_twin(model):
     inputs, outputs = weigh_call(model)
     run(kernels.weigh_arrivals, inputs, outputs)
@@ -1043,13 +1050,6 @@ def test_a_policy_is_told_as_by_the_twin(model, place, off):
 
 
 @each_model
-def test_steps_that_another_follows_are_marked_as_by_the_twin(model):
-    inputs, outputs = followed_call(model)
-    run(kernels.mark_followed, inputs, outputs)
-    assert outputs["followed"].tolist() == twins.mark_followed(inputs["lengths"])
-
-
-@each_model
 @pytest.mark.parametrize("name", EXPECTED)
 def test_expected_traces_are_the_discounted_sums(model, name):
     settings = expected_settings(model, name)
@@ -1070,25 +1070,6 @@ def test_expected_traces_go_on_where_they_left_off_and_say_when_all_have_ended()
     for key, array in whole[1].items():
         np.testing.assert_array_equal(array, blocks[1][key])
     assert run(kernels.expected_traces, whole[0] | {"steps": 50}, whole[1])
-
-
-@each_model
-def test_visits_are_counted_as_by_the_twin(model):
-    inputs, outputs = visits_call(model)
-    run(kernels.visits, inputs, outputs)
-    counts, weights = twins.visits(sample_of(model)[0], discount=0.7)
-    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape).ravel())
-    assert agree(outputs["weights"], filled(weights, model.follower_reward.shape).ravel())
-
-
-@each_model
-def test_returns_are_summed_as_by_the_twin(model):
-    inputs, outputs = monte_carlo_call(model)
-    run(kernels.monte_carlo, inputs, outputs)
-    lists = sample_of(model)[0]
-    counts, returns = twins.monte_carlo(lists, reward=model.leader_reward, discount=0.7)
-    assert agree(outputs["counts"], filled(counts, model.follower_reward.shape).ravel())
-    assert agree(outputs["returns"], filled(returns, model.follower_reward.shape).ravel())
 
 
 @each_model
@@ -1303,15 +1284,6 @@ def test_growth_is_bounded_from_above():
     assert kernels.doubled.growth(800.0) == math.inf
     for log_error in (math.nan, math.inf, 800.0):
         assert kernels.doubled.moved_probability(0.5, 0.0, log_error) == 1.0
-
-
-@each_model
-@pytest.mark.parametrize("name", ["advantages", "influence_sources"])
-def test_errors_on_the_way_to_the_influence_are_the_twins(model, name):
-    inputs, outputs = CALLS[name](model)
-    run(getattr(kernels, name), inputs, outputs)
-    for array, twin in zip(outputs.values(), getattr(twins, name)(**inputs), strict=True):
-        assert agree(array, twin)
 
 
 STAGES = (

@@ -1,7 +1,5 @@
 """What `Model.from_tables` accepts, what it makes of it, and every message of a refusal."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from fractions import Fraction
@@ -326,9 +324,8 @@ def test_with_rewards_keeps_the_rest():
         assert not np.shares_memory(array, given)
 
 
-@pytest.mark.parametrize(
-    ("follower", "leader", "message"),
-    [
+def test_with_rewards_refuses():
+    for follower, leader, message in (
         (FOLLOWER[:1], LEADER, "follower_reward has shape (1, 2), not (4, 2)"),
         (FOLLOWER, LEADER[0], "leader_reward has shape (2,), not (4, 2)"),
         (
@@ -343,11 +340,9 @@ def test_with_rewards_keeps_the_rest():
         ),
         (FOLLOWER, put(LEADER, (3, 0), np.inf), "leader_reward[3, 0] is inf, not a finite number"),
         (FOLLOWER, LEADER.astype(str), "leader_reward has dtype <U32; real numbers are needed"),
-    ],
-)
-def test_with_rewards_refuses(follower, leader, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        build().with_rewards(follower, leader)
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            build().with_rewards(follower, leader)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -655,20 +650,17 @@ def test_normalised_sparse_tables_keep_their_zeros_and_the_argument():
     assert build(transition=scaled).row_mass[1, 1] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
+def test_normalised_refuses_what_is_wrong_and_not_just_rounded():
+    for table, message in (
         (0.5, "table has shape (), not that of distributions along an axis"),
         ([0.5, 0.4], "table sums to 0.9, not 1"),
         ([[1.0, 0.0], [0.0, 0.0]], "table[1] sums to 0, not 1"),
         ([1.5, -0.5], "table[1] is -0.5, not a probability"),
         (hidden(1.5, -1.0), "table[3, 2] is -1.0, not a probability"),
         (KERNEL.astype(bool), "table has dtype bool; real numbers are needed"),
-    ],
-)
-def test_normalised_refuses_what_is_wrong_and_not_just_rounded(table, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.normalised(table)
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            tb.normalised(table)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

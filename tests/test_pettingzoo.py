@@ -1,7 +1,5 @@
 """PettingZoo: games as parallel environments."""
 
-from __future__ import annotations
-
 import re
 from types import SimpleNamespace
 

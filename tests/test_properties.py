@@ -3,8 +3,6 @@
 Each law comes with a control: the same comparison where the law is broken on purpose must fail.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import math

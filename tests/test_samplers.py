@@ -1,7 +1,5 @@
 """Samplers: how many trajectories, where they are cut, and what survives."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

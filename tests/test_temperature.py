@@ -186,17 +186,14 @@ def test_a_pushforward_whose_temperature_is_no_number_is_refused():
         tb.forward_gradient(Bad(), [0.0])
 
 
-@pytest.mark.parametrize(
-    ("features", "message"),
-    [
+def test_bad_features_are_named():
+    for features, message in (
         ([1.0, 2.0], "differ in their number of parameters"),
         (np.ones((2, 3)), r"temperature features has shape \(2, 3\), not \(1, 1\+\)"),
         ([1.0, np.nan, 0.0], "temperature features.* is nan"),
-    ],
-)
-def test_bad_features_are_named(features, message):
-    with pytest.raises(ValueError, match=message):
-        warmed(GARNET, temperature=features)
+    ):
+        with pytest.raises(ValueError, match=message):
+            warmed(GARNET, temperature=features)
 
 
 @pytest.mark.parametrize(("theta", "found"), [(1e3, "inf"), (-1e3, "0.0")])
