@@ -36,16 +36,13 @@ def test_double_precision_stays_inside():
 
 
 def test_bad_tables_are_named():
-    for tables, message in (
-        ({"transition": jnp.full((6, 3, 6), 0.2)}, "transition[0, 0] sums to 1.2, not 1"),
-        (
-            {"follower_reward": jnp.full((6, 3), -jnp.inf)},
-            "follower_reward[0, 0] is -inf, not a finite number",
-        ),
-        ({"initial": jnp.ones(6)}, "initial sums to 6, not 1"),
+    for name, table, words in (
+        ("transition", lambda: jnp.full((6, 3, 6), 0.2), "[0, 0] sums to 1.2, not 1"),
+        ("follower_reward", lambda: jnp.full((6, 3), -jnp.inf), "[0, 0] is -inf, not a finite"),
+        ("initial", lambda: jnp.ones(6), " sums to 6, not 1"),
     ):
-        problem = JaxProblem(GARNET.base, lambda theta, found=tables: found, 4)
-        assert message in refusal(problem.model, THETA)
+        problem = JaxProblem(GARNET.base, lambda theta, n=name, t=table: {n: t()}, 4)
+        assert name + words in refusal(problem.model, THETA)
 
 
 # --- the objective

@@ -101,12 +101,13 @@ def test_bad_tables_and_thetas_are_named(written):
     assert "n_parameters is 0, not a positive whole number" in found
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-@pytest.mark.parametrize("form", ["whole", "entries"])
+@sizes(("form", "scale"), [("whole", 1.0), ("entries", 30.0)], [("entries", 1.0), ("whole", 30.0)])
 def test_bounds_hold_given_what_is_returned(written, form, scale):
-    reference = pytest.importorskip("ball_reference")
+    pytest.importorskip("flint")
+    from references import ball_reference as reference
+
     problem = getattr(written, form)
-    for theta in scale * np.random.default_rng(0).normal(size=(5, 4)):
+    for theta in scale * np.random.default_rng(0).normal(size=(2, 4)):
         result = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-7))
         assert result.accuracy.given.startswith("given the derivatives as pushforward returns them")
         exact = reference.Reference(result.model, result.response.value)

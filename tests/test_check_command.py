@@ -305,7 +305,7 @@ def test_gradient_and_train_take_somebodys_problem_too(capsys, folder):
     [
         (["mine"], "estimator is 'mine', not MODULE:NAME or FILE.py:NAME"),
         (["mine:"], "estimator is 'mine:', not MODULE:NAME or FILE.py:NAME"),
-        (["mine:thing"], "module 'mine' has no 'thing'; it has Dictionary, Sized, "),
+        (["mine:thing"], "module 'mine' has no 'thing'; it has make, exact, half, "),
         (["mine:THETA"], "which cannot be called"),
         (["mine:exact", "--enumerate"], "--enumerate needs a --problem"),
         (["mine:exact", "--theta", "x.npy"], "--theta needs a --problem"),

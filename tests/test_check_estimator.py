@@ -211,9 +211,6 @@ def test_a_coordinate_that_never_moves_is_left_to_the_others():
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         checked(noisy(), **settings)
-
-
-def test_no_parameters_no_check():
     with pytest.raises(ValueError, match="theta has no entries"):
         tb.check_estimator(noisy(), PROBLEM, [])
 

@@ -10,7 +10,6 @@ import scipy.sparse as sp
 from small import put
 
 import tabular_bilevel as tb
-from tabular_bilevel.finite import model as tables_module
 
 STATES, ACTIONS = 4, 2
 
@@ -150,32 +149,6 @@ def test_scalars_of_any_real_kind_become_floats(number):
     for value in (model.follower_discount, model.leader_discount, model.temperature - 1.0):
         assert type(value) is float
         assert value == float(number)
-
-
-def scrambled():
-    """The base kernel as CSR with each entry in two halves and columns in descending order."""
-    rows = [np.flatnonzero(row)[::-1] for row in flat()]
-    indices = np.concatenate([np.repeat(columns, 2) for columns in rows])
-    counts = [2 * len(columns) for columns in rows]
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    data = np.concatenate([np.repeat(flat()[k, c] / 2, 2) for k, c in enumerate(rows)])
-    return sp.csr_array((data, indices, indptr), shape=flat().shape)
-
-
-def test_unsorted_duplicates_are_made_canonical_on_a_copy():
-    given = scrambled()
-    before = [array.copy() for array in (given.data, given.indices, given.indptr)]
-    model = build(transition=given)
-    assert_same(model, build())
-    assert model.transition.has_canonical_format
-    for array, kept in zip((given.data, given.indices, given.indptr), before, strict=True):
-        np.testing.assert_array_equal(array, kept)
-
-
-def test_stored_zeros_of_a_sparse_kernel_are_kept():
-    rows, columns = np.indices(flat().shape)
-    given = sp.coo_array((flat().ravel(), (rows.ravel(), columns.ravel())), shape=flat().shape)
-    assert build(transition=given).transition.nnz == flat().size
 
 
 def test_rows_are_not_renormalised():
@@ -737,9 +710,3 @@ def test_whole_numbers_that_float64_skips_are_refused():
     unsigned = np.full((4, 2), 2**64 - 1, dtype=np.uint64)
     with pytest.raises(ValueError, match="beyond the whole numbers that float64 holds"):
         build(leader_reward=unsigned)
-
-
-def test_more_entries_than_32_bits_number_are_refused(monkeypatch):
-    monkeypatch.setattr(tables_module, "MAX_ENTRIES", 18)
-    with pytest.raises(ValueError, match="transition has 19 entries, more than 18"):
-        build()

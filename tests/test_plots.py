@@ -97,10 +97,9 @@ def test_a_picture_of_its_own_is_a_column_wide_and_pyplot_does_not_know_it(draw)
     assert pyplot.get_fignums() == []
     assert ax.figure.get_figwidth() == pytest.approx(90 / 25.4)
     assert not ax.axison or (ax.get_xlabel() and ax.get_ylabel())
-    for kind in ("png", "svg"):
-        page = io.BytesIO()
-        ax.figure.savefig(page, format=kind)
-        assert page.tell() > 1000
+    page = io.BytesIO()
+    ax.figure.savefig(page, format="svg")
+    assert page.tell() > 1000
     ax.figure.draw_without_rendering()
     for part in ax.figure.axes:  # numbers along an axis do not touch
         for axis in (part.xaxis, part.yaxis) if part.axison else ():

@@ -770,7 +770,6 @@ def public_results(problem, theta, horizon):
         tb.forward_gradient(problem, theta, horizon=horizon),
         tb.complex_step_gradient(problem, theta, horizon=horizon),
         tb.difference_gradient(problem, theta, horizon=horizon, levels=2),
-        tb.check_gradient(problem, theta, horizon=horizon),
         tb.sample_trajectories(model, response.policy, count=3, horizon=5, rng=1),
         estimator(problem, theta, rng=1),
     ]
