@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train
@@ -128,8 +129,10 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("entry", ["check", "enumerate", "train"])
-@pytest.mark.parametrize("kind", [*DRAWING, *GIVEN])
+COMMANDS = ["check", "enumerate", "train"]
+
+
+@sizes(("kind", "entry"), *pairs([*DRAWING, *GIVEN], COMMANDS))
 def test_the_command_line_takes_every_kind(kind, entry, run):
     status, said, error = run(entry, kind)
     if entry == "enumerate" and kind in DRAWING:
@@ -143,8 +146,7 @@ def test_the_command_line_takes_every_kind(kind, entry, run):
         assert (status, error) == (0, "")
 
 
-@pytest.mark.parametrize("entry", ["check", "enumerate", "train"])
-@pytest.mark.parametrize("kind", WRONG)
+@sizes(("kind", "entry"), *pairs([*WRONG], COMMANDS))
 def test_the_command_line_refuses_what_is_no_estimator(kind, entry, run):
     status, _, error = run(entry, kind)
     assert status == 2

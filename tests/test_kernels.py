@@ -1092,57 +1092,6 @@ def filled(sums, shape):
     return table
 
 
-def test_eligibility_traces_of_two_steps_by_hand():
-    # one trajectory 0 -> 1 -> end, a single action; discounts 1/2 and 1/4; every sum is exact
-    sizes = {"occupancy": 2, "gone": 1, "starts": 2, "influence": 2, "carried": 1}
-    outputs = {name: np.zeros(size) for name, size in sizes.items()}
-    inputs = {
-        "pairs": np.array([0, 1], np.int32),
-        "entries": np.array([0, -1], np.int32),
-        "lengths": np.array([2]),
-        "n_actions": 1,
-        "credit": np.array([3.0, 8.0]),
-        "leader_discount": 0.25,
-        "trace_discount": 0.5,
-        "credit_discount": 0.25,
-        "direct_share": 1.0,
-        "indirect_share": 0.5,
-    }
-    run(kernels.eligibility_traces, frozen(**inputs), outputs)
-    # e_0 = 3, e_1 = 3 / 2 + 8 / 4
-    np.testing.assert_array_equal(outputs["influence"], [1.5, 1.75])
-    np.testing.assert_array_equal(outputs["occupancy"], [1.0, 0.25])
-    np.testing.assert_array_equal(outputs["gone"], [1.0])
-    np.testing.assert_array_equal(outputs["carried"], [1.5])
-    np.testing.assert_array_equal(outputs["starts"], [1.0, 0.0])
-
-
-def test_arrivals_of_two_steps_by_hand():
-    inputs = {
-        "indptr": np.array([0, 1, 1], np.int32),
-        "indices": np.array([1], np.int32),
-        "data": np.array([0.5]),
-        "initial": np.array([0.25, 0.75]),
-        "leader_worth": np.array([100.0, 5.0]),
-        "leader_off": np.array([2.0, 100.0]),
-        "leader_start": np.array([-6.0, 100.0]),
-        "follower_worth": np.array([100.0, 7.0]),
-        "follower_off": np.array([1.0, 100.0]),
-        "follower_start": np.array([100.0, -21.5]),
-    }
-    outputs = {
-        "gone": np.array([1.0]),
-        "starts": np.array([1.0, 0.0]),
-        "carried": np.array([1.5]),
-        "credited_starts": np.array([0.0, 1.0]),
-    }
-    run(kernels.weigh_arrivals, frozen(**inputs), outputs)
-    np.testing.assert_array_equal(outputs["gone"], [(5.0 - 2.0) / 0.5])
-    np.testing.assert_array_equal(outputs["carried"], [1.5 * (7.0 - 1.0) / 0.5])
-    np.testing.assert_array_equal(outputs["starts"], [-6.0 / 0.25, 0.0])
-    np.testing.assert_array_equal(outputs["credited_starts"], [0.0, -21.5 / 0.75])
-
-
 # Twice float64's digits, with a few thousand roundings, for numbers of size 1e3; what is computed
 # with single digits is as small as the correction.
 DOUBLED = 1e3 * 2.0**-90
