@@ -1040,6 +1040,10 @@ REFUSED = [
     (lambda: tb.BiLevelActorCritic(step_size=1.5), "step_size is 1.5, not in (0, 1]"),
     (lambda: tb.Interaction(sampler=5), "sampler is 5, which has no method sample"),
     (lambda: tb.Interaction(critic=None), "critic is None, which has no method values"),
+    (
+        lambda: tb.Interaction(critic={}).limit(PROBLEMS["bandit"], np.zeros(3)),
+        "critic is {}, which has no method limit",
+    ),
     (lambda: tb.Interaction(follower="best"), "follower is 'best', which has no method solve"),
     (
         lambda: tb.Interaction(sampler=tb.Episodes),
