@@ -48,8 +48,9 @@ def once_a_problem():
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("Candidates", "check_pullback", "hypergradient"):
-            patch.setattr(estimator, name, once(getattr(estimator, name)))
-        patch.setattr(enumeration, "Candidates", estimator.Candidates)
+            function = once(getattr(estimator, name))
+            for module in (enumeration, estimator):
+                patch.setattr(module, name, function)
         yield
 
 
