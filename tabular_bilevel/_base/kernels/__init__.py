@@ -1,14 +1,21 @@
 """All compiled code: plain arrays in, outputs filled, no checks.
 
-Everything a kernel needs is an argument or in its file, so that numba's cache, which looks at that
-file alone, is never stale. Each has a slow, readable twin in tests/reference/twins.py. Kernels of a
-model take its transitions as ``indptr, indices, data`` of a CSR matrix with row s * A + a.
+Everything a kernel needs is an argument, in its file, or in that of a kernel that it calls, so that
+the cache, which looks at these files, is never stale. Each has a slow, readable twin in
+tests/reference/twins.py. Kernels of a model take its transitions as ``indptr, indices, data`` of a
+CSR matrix with row s * A + a.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # numba is imported when a kernel is asked for
+    from tabular_bilevel._base.kernels.chain import (
+        centre,
+        least_patience,
+        lost,
+        shown_patience,
+    )
     from tabular_bilevel._base.kernels.doubled import (
         action_reach,
         advantages,
@@ -58,6 +65,7 @@ __all__ = [
     "action_reach",
     "advantages",
     "answers",
+    "centre",
     "eligibility_traces",
     "evaluate",
     "expected_traces",
@@ -66,9 +74,11 @@ __all__ = [
     "invert_band",
     "is_policy",
     "leader_measures",
+    "least_patience",
     "linear_sweeps",
     "local_variances",
     "look_ahead",
+    "lost",
     "mark_followed",
     "measure_sources",
     "monte_carlo",
@@ -81,6 +91,7 @@ __all__ = [
     "pullback_errors",
     "sample_trajectories",
     "sarsa",
+    "shown_patience",
     "slope_errors",
     "soft_gap",
     "soft_policy",
@@ -100,7 +111,7 @@ def __getattr__(name: str) -> Any:
     """Import the kernels when one is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for file in ("doubled", "sample", "solve", "spread"):
+    for file in ("chain", "doubled", "sample", "solve", "spread"):
         part = importlib.import_module(f"{__name__}.{file}")
         globals().update({kernel: getattr(part, kernel) for kernel in part.__all__})
     return globals()[name]
