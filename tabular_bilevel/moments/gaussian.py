@@ -50,7 +50,9 @@ class _Forms:
             len(one): self._places(one, two, whole) for one, whole in ((two, four), (four, six))
         }
         exponents = (six[:, :, None] == np.arange(self.size)).sum(axis=1)
-        self._lowered = self._lowering(six, exponents)
+        lowered, unit = self._lowering(six, exponents), sp.eye_array(len(six), format="csr")
+        # half the second derivatives, as often as one can: the exponential of that
+        self._expansion = unit + lowered @ (unit + lowered @ (unit + lowered / 3.0) / 2.0)
         factorials = np.array([math.factorial(k) for k in range(7)], dtype=np.float64)
         self.norms = np.sqrt(factorials[exponents[:, 1:]].prod(axis=1))
         self.of_noise = np.flatnonzero(exponents[:, n_states + 1 :].any(axis=1))
@@ -66,7 +68,7 @@ class _Forms:
         pairs = np.concatenate(
             (np.repeat(one, len(other), axis=0), np.tile(other, (len(one), 1))), axis=1
         )
-        return self._found(np.sort(pairs, axis=1), whole)
+        return self._found(np.sort(pairs, axis=1), whole).reshape(len(one), len(other))
 
     def _found(self, rows: IntArray, whole: IntArray) -> IntArray:
         base = self.size ** np.arange(whole.shape[1] - 1, -1, -1)
@@ -97,17 +99,22 @@ class _Forms:
         count = forms.shape[1]
         places, factor = self._after[count], self.numbers(quadratic)
         starts = np.arange(0, places.size + 1, factor.size)
-        shape = (int(places.max()) + 1, count)
-        product = sp.csc_array((np.tile(factor, count), places, starts), shape=shape)
+        shape = (int(places[-1, -1]) + 1, count)
+        product = sp.csc_array((np.tile(factor, count), places.ravel(), starts), shape=shape)
         return np.asarray((product @ forms.T).T)
+
+    def lifted(self, forms: FloatArray) -> FloatArray:
+        """Raise the degree by 2, times 1."""
+        if forms.ndim == 3:
+            forms = self.numbers(forms)
+        places = self._after[forms.shape[1]]
+        found = np.zeros((len(forms), int(places[-1, -1]) + 1))
+        found[:, places[:, 0]] = forms
+        return found
 
     def hermite(self, forms: FloatArray) -> FloatArray:
         """Expand forms of degree 6 in Hermite polynomials, products of one for each number."""
-        total = term = forms.T
-        for k in (1, 2, 3):
-            term = self._lowered @ term / k
-            total = total + term
-        return np.asarray(total.T)
+        return np.asarray((self._expansion @ forms.T).T)
 
     def of_state(self, expanded: FloatArray) -> FloatArray:
         """Average over the noise: forms of degree 2 of the state's numbers alone."""
@@ -194,7 +201,7 @@ class GaussianMoments:
     @quiet
     def covariance(self) -> Spread:
         """Compute the mean and the whole covariance, from the last step back."""
-        forms, rule, one = self.forms, self.rule, self.unit
+        forms, rule = self.forms, self.rule
         covariance = np.zeros(())
         of_e = of_one = np.zeros((self.n_parameters, forms.state_size, forms.state_size))
         for t in range(self.horizon - 1, -1, -1):
@@ -202,18 +209,18 @@ class GaussianMoments:
             across = _above(step.onward)
             of_e, of_one = (across.T @ coming @ across for coming in (of_e, of_one))
             through, by_itself = self._added(t, step)
-            carried = rule.trace_discount * forms.times(of_e, one)
+            carried = rule.trace_discount * forms.lifted(of_e)
             times_e = through + carried
             credited = carried if rule.late else times_e
-            plain = by_itself + forms.times(of_one, one)
-            expanded = forms.hermite(forms.times(times_e, one))
-            at_once = forms.times(credited, self._credit(t, step)) + forms.times(plain, one)
+            plain = by_itself + forms.lifted(of_one)
+            expanded = forms.hermite(forms.lifted(times_e))
+            at_once = forms.times(credited, self._credit(t, step)) + forms.lifted(plain)
             of_e, of_one = forms.of_state(expanded), forms.of_state(forms.hermite(at_once))
             off = forms.hermite(at_once + forms.times(times_e, step.carried))
             wide = forms.hermite(forms.times(times_e, step.variance))
             covariance = covariance + self._product(off, off) + self._product(wide, expanded)
-        begun = self._begun() + forms.times(self._of_state(of_one), one)
-        begun = forms.hermite(forms.times(begun, one))
+        begun = self._begun() + forms.lifted(self._of_state(of_one))
+        begun = forms.hermite(forms.lifted(begun))
         of_starts = (begun[:, 1:] * forms.norms[1:] ** 2) @ begun[:, 1:].T
         return Spread(begun[:, 0].copy(), symmetric(covariance) + of_starts, of_starts)
 
@@ -307,8 +314,8 @@ class GaussianMoments:
         later = indirect["transition"] * known.planned.follower_discount
         weight = direct["transition"] * rule.leader_discount ** (t + 1)
         return (
-            forms.times(through, one) + later * forms.times(scores, follower),
-            forms.times(by_itself, one) + weight * forms.times(scores, leader),
+            forms.lifted(through) + later * forms.times(scores, follower),
+            forms.lifted(by_itself) + weight * forms.times(scores, leader),
         )
 
     def _scores(self, gap: FloatArray, covariance: FloatArray, slopes: FloatArray) -> FloatArray:

@@ -33,7 +33,13 @@ from tabular_bilevel.lq.follower import GaussianPolicy
 from tabular_bilevel.lq.follower import Response as LinearQuadraticResponse
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.trajectories import Law as LawOfStates
-from tabular_bilevel.problem import BilevelProblem, model_at, modelled, require_tables
+from tabular_bilevel.problem import (
+    BilevelProblem,
+    TablesOnlyError,
+    model_at,
+    modelled,
+    require_tables,
+)
 from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.sampling.replay import with_earlier
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
@@ -211,6 +217,7 @@ class Interaction:
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
+        _require_fit(planned, self.follower, self.critic)
         start, begin = memory.get(FOLLOWER_VALUE), getattr(self.follower, "begin", None)
         if begin is not None:
             start = begin(planned, previous=memory.get(FOLLOWER_ACTION_VALUE), rng=generator)
@@ -249,6 +256,7 @@ class Interaction:
         require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
+        _require_fit(planned, self.follower, self.critic)
         kept = FOLLOWER_ACTION_VALUE if hasattr(self.follower, "begin") else FOLLOWER_VALUE
         response = answered(planned, self.follower, memory.get(kept))
         world = self._simulated(theta, planned)
@@ -358,13 +366,24 @@ def law_of(sampler: Sampler, model: Model, policy: FloatArray) -> Law:
     return Law(model, policy, sampler.horizon(model), sampler.survival(model))
 
 
+def _require_of_states(_: object, follower: FollowerSolver, critic: Critic) -> None:
+    """Raise if a follower or a critic of this package is one of tables."""
+    exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
+    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
+        raise TablesOnlyError(f"follower is {follower}, which answers to models of tables only")
+    if not isinstance(critic, ExactCritic) and type(critic).__module__ == ExactCritic.__module__:
+        raise TablesOnlyError(
+            f"critic is {critic}, which has a table of values: of a linear-quadratic model take "
+            "tb.ExactCritic() or tb.QuadraticCritic()"
+        )
+
+
 def _exactly(
     model: LinearQuadraticModel, follower: FollowerSolver, start: FloatArray | None
 ) -> LinearQuadraticResponse:
     """Solve as well as can be, or by a solver of this kind of model."""
+    _require_of_states(model, follower, ExactCritic())
     exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
-    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
-        raise ValueError(f"follower is {follower}, which answers to models of tables only")
     return solve_follower(model, solver=None if exact else follower, start=start)
 
 
@@ -380,6 +399,8 @@ def _law_of_states(
 #: The follower's answer to a model, from a start.
 answered = by_kind(lambda model, follower, start: follower.solve(model, start=start), _exactly)
 _law = by_kind(lambda model, sampler, policy: law_of(sampler, model, policy), _law_of_states)
+
+_require_fit = by_kind(lambda *_: None, _require_of_states)
 
 # What the next call starts from.
 _kept = by_kind(
