@@ -235,8 +235,10 @@ class Scale:
         for (temperature, steps), method in product(self.rooms, methods):
             yield from self.of_rooms(temperature, steps, method, slip)
         if experiment == "curves":
-            for reward, method in product(self.toy_rewards, TOY_METHODS + REPLAYED):
+            for reward, method in product(self.toy_rewards, TOY_METHODS):
                 yield from self.of_toy(reward, method, slip)
+            for method in REPLAYED:
+                yield from self.of_toy(1.0, method, slip)
 
     def ablation(self, slip: str) -> Iterator[Cell]:
         """List what is run with followers that stop."""
