@@ -20,6 +20,7 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 
 __all__ = [
+    "TablesOnlyError",
     "AnyProblem",
     "BilevelProblem",
     "ForwardProblem",
@@ -219,11 +220,17 @@ def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem
     return require_tables(model_at(problem, theta, name=name), name=f"{name}.model(theta)")
 
 
-def require_tables(model: AnyModel, *, name: str = "problem.model(theta)") -> Model:
+class TablesOnlyError(ValueError):
+    """A linear-quadratic model was given to what is for tables; no fault of an estimator's."""
+
+
+def require_tables(
+    model: AnyModel, *, name: str = "problem.model(theta)", what: str = "this"
+) -> Model:
     """Raise unless the model is one of tables."""
     if isinstance(model, Model):
         return model
-    raise ValueError(f"{name} is a {type(model).__name__}: this is for tables only")
+    raise TablesOnlyError(f"{name} is a {type(model).__name__}: {what} is for tables only")
 
 
 def pulled_back(
@@ -253,6 +260,7 @@ def require_reward_parameters(
     method: str, problem: BilevelProblem, theta: FloatArray, model: Model
 ) -> None:
     """Raise unless theta moves rewards only, so that nothing is pulled back from the kernel."""
+    require_tables(model, what=method)
     probe = np.random.default_rng(0)
     measures = Sensitivities.of(
         model,

@@ -40,7 +40,7 @@ from tabular_bilevel.checks.localising import (
 from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
+from tabular_bilevel.estimators.contract import Enumerable, as_enumerable
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem, with_names
 from tabular_bilevel.problems.markov_game import MarkovGame
@@ -497,8 +497,11 @@ class _Run:
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
         """Call it; one row for all trajectories, or one for each."""
-        with Noted(_source, sample, numbers):
+        try:
             found = self.subject.estimate(sample)
+        except Exception as error:
+            error.add_note(f"in {_source(sample, numbers)}")
+            raise
         rows, d = as_array("estimate", as_numpy(found)), self._n_parameters
         require_real_dtype("estimate", rows.dtype)
         self.precision.note(found)

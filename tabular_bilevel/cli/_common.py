@@ -104,6 +104,10 @@ def repeated(options: argparse.Namespace, **added: object) -> str:
     return shlex.join(["tabular-bilevel", *options.words, *words])
 
 
+#: The problems with a name, of either kind.
+NAMED: Mapping[str, Callable[[], Any]] = {**tb.problems.CATALOGUE, **tb.problems.CONTINUOUS}
+
+
 def add_limit(command: argparse.ArgumentParser, what: str, default: int = LIMIT) -> None:
     """Add how large something may be."""
     command.add_argument(
@@ -118,25 +122,25 @@ def add_problem(command: argparse._ActionsContainer, name: str = "problem") -> N
         type=_problem_name,
         metavar="PROBLEM",
         help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: "
-        + ", ".join(sorted(tb.problems.CATALOGUE)),
+        + ", ".join(sorted(NAMED)),
     )
 
 
 def _problem_name(name: str) -> str:
     listed = name.replace("_", "-")
-    if listed in tb.problems.CATALOGUE:
+    if listed in NAMED:
         return listed
     if ":" in name:
         return name
     raise argparse.ArgumentTypeError(
-        f"{name!r} is neither MODULE:NAME nor one of: {', '.join(sorted(tb.problems.CATALOGUE))}"
+        f"{name!r} is neither MODULE:NAME nor one of: {', '.join(sorted(NAMED))}"
     )
 
 
 def problem_of(name: str) -> Any:
     """Make a problem of the catalogue, or load somebody's."""
-    if name in tb.problems.CATALOGUE:
-        return tb.problems.CATALOGUE[name]()
+    if name in NAMED:
+        return NAMED[name]()
     found = loaded("problem", name)
     require_problem(found, name=name)
     return found

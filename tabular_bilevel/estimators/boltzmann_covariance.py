@@ -24,7 +24,7 @@ from tabular_bilevel.estimators.gathered import (
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.lq.traces import require_noise
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.baselines import Baseline
 from tabular_bilevel.sampling.experience import (
     Experience,
@@ -167,9 +167,11 @@ def _of_states(_: object, experience: Any, method: BoltzmannCovariance) -> Trace
     """Make the rule of a linear-quadratic model, by Gaussian scores."""
     for name in ("own_action", "average_tails"):
         if getattr(method, name):
-            raise ValueError(f"{name} is for models of tables: no state is visited twice")
+            raise TablesOnlyError(f"{name} is for models of tables: no state is visited twice")
     if isinstance(method.baseline, Baseline):
-        raise ValueError("baseline is a table of numbers, for models of tables: True or False here")
+        raise TablesOnlyError(
+            "baseline is a table of numbers, for models of tables: True or False here"
+        )
     world = experience.world
     require_noise(experience.problem, experience.theta, world)
     return TraceRuleOfStates(

@@ -57,7 +57,6 @@ __all__ = [
     "AtTheta",
     "BatchEstimator",
     "Enumerable",
-    "Noted",
     "SamplingEstimator",
     "Whole",
     "as_enumerable",
@@ -95,21 +94,6 @@ class Enumerable(Protocol):
         ...
 
 
-class Noted:
-    """Notes where an error came from, as `spell(*where)` says; it is not changed or held back."""
-
-    def __init__(self, spell: Callable[..., str], *where: object) -> None:
-        self._spell, self._where = spell, where
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Note."""
-        if isinstance(error, Exception):
-            error.add_note(f"in {self._spell(*self._where)}")
-
-
 @displayed
 class AtTheta:
     """An estimator at one theta, to be called often: what all calls share is made once.
@@ -130,13 +114,16 @@ class AtTheta:
 
     def __call__(self, rng: np.random.Generator, memory: Memory = NOTHING) -> Estimate:
         """Make one call, and check what it returns; what it raises has a note that says where."""
-        with Noted(self._where):
+        try:
             found = self._call(rng, MappingProxyType(memory))
             checked = object.__new__(type(found))  # `replace` takes ten times as long
             checked.__dict__.update(
                 found.__dict__, gradient=self._read(found.gradient), memory=as_memory(found.memory)
             )
             return checked
+        except Exception as error:
+            error.add_note(f"in {self._where()}")
+            raise
 
     def _read(self, gradient: Any) -> FloatArray:
         if is_frozen(gradient) and gradient.shape == self._theta.shape:
@@ -361,7 +348,7 @@ def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any
 
     Raises ValueError unless it holds arrays of finite numbers, of NumPy, JAX or PyTorch, by names.
     """
-    if not isinstance(memory, Mapping):
+    if not isinstance(memory, (dict, Mapping)):  # the rule first
         raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
     if len(memory) > MOST_NAMES:
         raise ValueError(f"{name} has {len(memory):,} names, more than {MOST_NAMES}")

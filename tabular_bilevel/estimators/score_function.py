@@ -27,7 +27,7 @@ from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.finite.adjoint import influence_measures
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.experience import (
     Experience,
     Interaction,
@@ -95,6 +95,7 @@ class ScoreFunction:
 
     def rule(self, experience: Experience) -> ScoreRule:
         """Take the critic's values off returns, or nothing."""
+        require_tables(experience.planned, what="ScoreFunction")
         value = experience.values.value
         return ScoreRule(value if self.baseline else np.zeros_like(value))
 

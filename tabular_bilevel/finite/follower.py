@@ -376,9 +376,9 @@ class CompiledPolicyIteration:
         value = _first_value(model, start)
         action_value, policy = np.empty(shape), np.empty(shape)
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
-        work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
+        work = kernel.data.size + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.nnz)
+        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.data.size)
         step, gap = np.empty(model.n_states), np.empty(model.n_states)
 
         done, near = 0, False

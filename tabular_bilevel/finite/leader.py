@@ -8,6 +8,7 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
@@ -16,6 +17,7 @@ __all__ = ["Evaluation", "evaluate_leader"]
 
 
 @dataclass(frozen=True, eq=False)
+@computed_later("continuation")
 class Evaluation:
     """The leader's objective, and what its hypergradient needs (theory.md section 3).
 

@@ -23,7 +23,7 @@ from tabular_bilevel.lq.sensitivities import Sensitivities
 from tabular_bilevel.lq.trajectories import Law, Trajectories
 from tabular_bilevel.lq.values import Values, quadratics
 
-__all__ = ["TraceRule", "require_noise"]
+__all__ = ["TraceRule", "pseudo_inverse", "require_noise"]
 
 # A direction of the noise counts if its variance is above this part of the largest ...
 SMALLEST_VARIANCE = 1e-12
@@ -107,11 +107,11 @@ class TraceRule:
         follower = -quadratics(after, P) - response.value_constant
         if self.baseline:
             follower = np.vdot(P, planned.noise) - 2.0 * _dot(ahead @ P, gap) - quadratics(gap, P)
-        inverse = _inverse(world.noise)
+        inverse = pseudo_inverse(world.noise)
         score = gap @ inverse
         weights = self.leader_discount ** np.arange(steps + 1)
         spread = u - mean
-        heat = (quadratics(spread, _inverse(policy.covariance)) - len(policy.gain)) / 2.0
+        heat = (quadratics(spread, pseudo_inverse(policy.covariance)) - len(policy.gain)) / 2.0
 
         def arrivals(weight: FloatArray) -> dict[str, Any]:
             pulled = score * weight[:, :, None]
@@ -127,7 +127,7 @@ class TraceRule:
         if self.baseline:
             usual = values.smoothed(world.initial_covariance).at(world.initial_mean[None, None])
             begun = begun - usual[0, 0]
-        start = _inverse(world.initial_covariance)
+        start = pseudo_inverse(world.initial_covariance)
         pulled = first @ start * begun[:, None]
         direct = Sensitivities.of(
             world,
@@ -168,7 +168,7 @@ class TraceRule:
         flow, noise, moved = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, m))
         X = np.zeros((n, n))  # mean of x x' times the credit that is carried along
         total = {"xx": X.copy(), "ux": np.zeros((m, n)), "uu": np.zeros((m, m))}
-        heat, inverse = 0.0, _inverse(spread)
+        heat, inverse = 0.0, pseudo_inverse(spread)
         for t in range(steps):
             mean, around = laws.means[t], laws.covariances[t]
             gradient, bent = values.smoothed(laws.covariances[t + 1]).slopes(
@@ -278,10 +278,10 @@ def _reward_slopes(
 
 def _null(covariance: FloatArray) -> FloatArray:
     """Project on the directions without noise."""
-    return np.asarray(np.eye(len(covariance)) - covariance @ _inverse(covariance))
+    return np.asarray(np.eye(len(covariance)) - covariance @ pseudo_inverse(covariance))
 
 
-def _inverse(covariance: FloatArray) -> FloatArray:
+def pseudo_inverse(covariance: FloatArray) -> FloatArray:
     """Invert where there is noise; 0 elsewhere."""
     return np.asarray(np.linalg.pinv(covariance, rcond=SMALLEST_VARIANCE, hermitian=True))
 

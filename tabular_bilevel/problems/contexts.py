@@ -65,7 +65,8 @@ class Contexts:
     ------
     ValueError
         If there is no problem, or they differ in their number of parameters; if the weights are no
-        distribution; at theta, if a discount or the temperature is not the same in all.
+        distribution, or two names are the same; at theta, if a discount or the temperature is not
+        the same in all.
 
     Examples
     --------
@@ -119,7 +120,7 @@ class Contexts:
         object.__setattr__(self, "problems", each)
         object.__setattr__(self, "weights", read_only(as_distribution("weights", given, size)))
         object.__setattr__(self, "_last", None)
-        object.__setattr__(self, "names", as_names("names", names, size))
+        object.__setattr__(self, "names", as_names("names", names, size, distinct=True))
 
     @property
     def n_parameters(self) -> int:

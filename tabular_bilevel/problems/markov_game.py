@@ -181,9 +181,7 @@ class MarkovGame:
                 f"action {a} of state {s} is available after one of the leader's actions 0 and {b} "
                 "only, which a follower that does not observe the leader cannot know"
             )
-        names = as_names("state_names", state_names, shape[0])
-        if names is not None and len(set(names)) < len(names):
-            raise ValueError(f"state_names has some twice: {', '.join(names)}")
+        names = as_names("state_names", state_names, shape[0], distinct=True)
         ends = as_termination(termination, mask)
         start = as_distribution("initial", initial, shape[0], origin=origin.initial)
         fields = {

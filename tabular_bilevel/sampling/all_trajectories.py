@@ -68,7 +68,7 @@ class AllTrajectories:
 
     @quiet
     def __init__(self, model: Model, policy: FloatArray, *, horizon: int | None = None) -> None:
-        self._model = model
+        self._model = require_tables(model, what="enumeration")
         self._outcomes = _Outcomes.of(model, policy)
         limit = None if horizon is None else positive_integer("horizon", horizon)
         self._states: list[IntArray] = []  # that can be visited at each step

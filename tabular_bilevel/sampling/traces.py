@@ -146,7 +146,7 @@ class TraceRule:
     def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
         model = sample.model
         occupancy, influence = np.zeros((2, *self.credit.shape))
-        gone, carried = np.zeros((2, model.transition.nnz))
+        gone, carried = np.zeros((2, model.transition.data.size))
         starts, credited_starts = np.zeros((2, model.n_states))
         shares = self.direct / sample.count, self.indirect / max(1, sample.complete)
         passes = [(self.trace_discount, *shares)]

@@ -1,14 +1,16 @@
 """All compiled code: plain arrays in, outputs filled, no checks.
 
-Everything a kernel needs is an argument or in its file, so that numba's cache, which looks at that
-file alone, is never stale. Each has a slow, readable twin in tests/reference/twins.py. Kernels of a
-model take its transitions as ``indptr, indices, data`` of a CSR matrix with row s * A + a.
+Everything a kernel needs is an argument, in its file, or in that of a kernel that it calls, so that
+the cache, which looks at these files, is never stale. Each has a slow, readable twin in
+tests/reference/twins.py. Kernels of a model take its transitions as ``indptr, indices, data`` of a
+CSR matrix with row s * A + a.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # numba is imported when a kernel is asked for
+    from tabular_bilevel._base.kernels.chain import *  # noqa: F403
     from tabular_bilevel._base.kernels.doubled import *  # noqa: F403
     from tabular_bilevel._base.kernels.sample import *  # noqa: F403
     from tabular_bilevel._base.kernels.solve import *  # noqa: F403
@@ -19,7 +21,7 @@ def __getattr__(name: str) -> Any:
     """Import the kernels when one is asked for, or their names."""
     if name == "__all__" or not name.startswith("__"):
         found: dict[str, Any] = {}
-        for file in ("doubled", "sample", "solve", "spread"):
+        for file in ("chain", "doubled", "sample", "solve", "spread"):
             part = importlib.import_module(f"{__name__}.{file}")
             found |= {kernel: getattr(part, kernel) for kernel in part.__all__}
         globals().update(found, __all__=sorted(found))
