@@ -232,11 +232,14 @@ def largest(numbers: FloatArray) -> float:
 
 
 @patient_kernel(elements)
-def moved(x: FloatArray, step: FloatArray, error: FloatArray, total: FloatArray) -> None:
-    """Add a step, and to what the sum is off by its rounding."""
+def moved(x: FloatArray, step: FloatArray, error: FloatArray, total: FloatArray) -> float:
+    """Add a step, and to what the sum is off by its rounding; return the sum's largest size."""
+    most = 0.0
     for k in range(x.size):
         total[k] = x[k] + step[k]
         error[k] += ROUNDOFF * abs(total[k])
+        most = max(most, abs(total[k]))
+    return most
 
 
 @kernel
@@ -398,7 +401,7 @@ def centre(
         action_value,
         action_value_error,
     )
-    moved(stored, correction, value_error, value)
+    left += 2.0 * ROUNDOFF * moved(stored, correction, value_error, value)  # as it is rounded
     policies = (policy, policy_error, leak, stored_policy, stored_leak, aside)
 
     # the leader
