@@ -52,15 +52,10 @@ def kernel(function: F) -> F:
 
 
 def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
-    """Compile as `kernel` does, but not for a few small calls.
+    """Compile as `kernel` does, but not for a few small calls, which take about `steps(...)` steps.
 
     Python runs these itself, for the same numbers to the last bit: a first result does not wait for
     code that only loops need. Code that is in the cache is taken from there.
-
-    Parameters
-    ----------
-    steps : callable
-        About how many steps a call takes, given its arguments.
     """
 
     def decorated(function: F) -> F:

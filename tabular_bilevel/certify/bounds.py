@@ -141,26 +141,14 @@ def error_bounds(
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """The centre of the bounds as a result: a step more than the solver made.
-
-    Attributes
-    ----------
-    response, evaluation
-        The stations on the way.
-    direct, indirect : callable
-        Make the parts of the sensitivities.
-    measures : Sensitivities
-        All of them.
-    bounds : dict
-        Of the stations and the measures, by the names of `ErrorBounds`.
-    """
+    """The centre of the bounds as a result: a step more than the solver made."""
 
     response: Response
     evaluation: Evaluation
-    direct: Callable[[], Sensitivities]
+    direct: Callable[[], Sensitivities]  # few ask for the parts
     indirect: Callable[[], Sensitivities]
     measures: Sensitivities
-    bounds: dict[str, Any]
+    bounds: dict[str, Any]  # of the stations and the measures, by the names of `ErrorBounds`
 
     def error_bounds(self, gradient: FloatArray, pulled: Reach) -> ErrorBounds:
         """Add bounds of the gradient, and say why they are infinite, if they are."""
@@ -178,29 +166,10 @@ class Refined:
 def refined(
     problem: BilevelProblem, theta: FloatArray, model: Model, response: Response
 ) -> tuple[Refined, FloatArray, ErrorBounds] | None:
-    """Evaluate the leader and differentiate, with a bound for each number.
+    """Evaluate the leader and differentiate, with bounds of all; None if numbers overflow.
 
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-    model : Model
-        The model there.
-    response : Response
-        The follower's response, which is refined by a Newton step.
-
-    Returns
-    -------
-    tuple or None
-        The stations, the gradient, shape (d,), and bounds of all; None if numbers overflow on the
-        way.
-
-    Raises
-    ------
-    CertificationError
-        If float64 does not round to nearest or flushes small numbers to 0.
+    The response is refined by a Newton step. Raises CertificationError if float64 does not round to
+    nearest or flushes small numbers to 0.
     """
     require_ieee_arithmetic()
     centre = _centre(model, response, None)

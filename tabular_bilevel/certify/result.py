@@ -20,6 +20,7 @@ from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
+from tabular_bilevel.problem import require_tables
 
 __all__ = [
     "Accuracy",
@@ -435,6 +436,7 @@ class Hypergradient:
     @property
     def visits(self) -> FloatArray:
         """How often the follower is in each state, discounted as the leader does: d_L, (S,)."""
+        require_tables(self.model, name="model", what="visits")
         return np.asarray(self.evaluation.occupancy)
 
     @property
@@ -452,6 +454,7 @@ class Hypergradient:
         >>> result.visits.round(6), result.influence.round(6)
         (array([2., 1.]), array([-1.454545,  1.454545]))
         """
+        require_tables(self.model, name="model", what="influence")
         return read_only(self.sensitivities.follower_reward.sum(axis=1))
 
     @quiet

@@ -114,19 +114,20 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        def owned(array: Any, table: FloatArray) -> Any:
+        made = object.__new__(cls)
+        known = vars(made)
+        known.update(model=model, _temperature=temperature)
+        for name, array, table in (
+            ("follower_reward", follower_reward, model.follower_reward),
+            ("leader_reward", leader_reward, model.leader_reward),
+            ("transition", transition, model.transition.data),
+            ("initial", initial, model.initial),
+        ):
             if callable(array):
-                return array
-            return read_only(np.zeros(table.shape) if array is None else array)
-
-        return cls(
-            model=model,
-            follower_reward=owned(follower_reward, model.follower_reward),
-            leader_reward=owned(leader_reward, model.leader_reward),
-            transition=owned(transition, model.transition.data),
-            initial=owned(initial, model.initial),
-            _temperature=temperature,
-        )
+                known["later " + name] = array
+            else:
+                known[name] = read_only(np.zeros(table.shape) if array is None else array)
+        return made
 
     @cached_property
     def temperature(self) -> float:
