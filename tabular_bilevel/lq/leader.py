@@ -13,7 +13,7 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.lq.follower import GaussianPolicy, Response, closed_loop, require_answer
-from tabular_bilevel.lq.linear import is_stable, lyapunov, powers, spectral_radius, symmetric
+from tabular_bilevel.lq.linear import is_stable, lyapunov, spectral_radius, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws, by_state
 
@@ -200,10 +200,16 @@ def state_laws(
     _require_few(count, model.n_states)
     closed = closed_loop(model, response.gain)
     noise = moved_noise(model, response.covariance)
-    moved = powers(closed, count)
-    means, back = moved @ model.initial_mean, moved.swapaxes(1, 2)
-    covariances = moved @ model.initial_covariance @ back
-    covariances[1:] += (moved @ noise @ back)[:-1].cumsum(axis=0)
+    means, covariances = np.empty((count, len(closed))), np.empty((count, *closed.shape))
+    means[0], covariances[0] = model.initial_mean, model.initial_covariance
+    done, power = 1, closed
+    while done < count:  # a stack of twice as many, by what that many steps do
+        more = min(done, count - done)
+        later = slice(done, done + more)
+        means[later] = means[:more] @ power.T
+        np.matmul(power @ covariances[:more], power.T, out=covariances[later])
+        covariances[later] += noise
+        done, noise, power = done + more, noise + power @ noise @ power.T, power @ power
     if not (np.isfinite(means[-1]).all() and np.isfinite(covariances[-1]).all()):
         raise ValueError(
             f"the law of the state overflows float64 within {count:,} steps: the closed loop has "
@@ -333,13 +339,15 @@ def _back(
     closed: FloatArray, laws: StateLaws, means: FloatArray, covariances: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Take derivatives in the laws of all steps back to closed loop, noise and start."""
-    means, covariances, across = means.copy(), covariances.copy(), closed.T.copy()
+    mean, covariance = means[-1], covariances[-1]
+    flow, noise = np.zeros_like(closed), np.zeros_like(closed)
     for t in range(len(means) - 2, -1, -1):
-        means[t] += across @ means[t + 1]
-        covariances[t] += across @ covariances[t + 1] @ closed
-    flow = means[1:].T @ laws.means[:-1]
-    flow += 2.0 * np.tensordot(covariances[1:] @ closed, laws.covariances[:-1], ((0, 2), (0, 1)))
-    return flow, symmetric(covariances[1:].sum(axis=0)), means[0], symmetric(covariances[0])
+        noise += covariance
+        flow += np.outer(mean, laws.means[t])
+        moved = covariance @ closed
+        flow += 2.0 * moved @ laws.covariances[t]
+        mean, covariance = means[t] + mean @ closed, covariances[t] + closed.T @ moved
+    return flow, symmetric(noise), mean, symmetric(covariance)
 
 
 def step_weights(closed: FloatArray, discount: float, steps: int | None) -> FloatArray:
