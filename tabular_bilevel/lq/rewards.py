@@ -313,8 +313,8 @@ class Widened:
             lost = ROUNDOFF * (wide * tight).max(initial=0.0)
         if not lost < MOST_LOST:
             raise ValueError(
-                "the covariance of the state is too wide for the precision of the bump, in float64: "
-                "fewer than six digits of its mean would be left"
+                "the covariance of the state is too wide for the precision of the bump, in float64, "
+                "which would leave fewer than six digits"
             )
         strong = wide.max(axis=0, initial=0.0)[:, None] > 2.0
         self._back = np.where(strong, 1.0 / self._scale, 0.0)
