@@ -176,37 +176,13 @@ class LinearQuadraticProblem(Protocol):
     """
 
     def model(self, theta: FloatArray) -> LinearQuadraticModel:
-        """Build the follower's model at theta.
-
-        Parameters
-        ----------
-        theta : ndarray, shape (d,)
-            The leader's parameter.
-
-        Returns
-        -------
-        LinearQuadraticModel
-            The follower's decision process.
-        """
+        """Build the follower's model at theta, shape (d,), as of `BilevelProblem`."""
         ...
 
     def pullback(
         self, theta: FloatArray, sensitivities: LinearQuadraticSensitivities
     ) -> FloatArray:
-        """Sum over the tables of sensitivity times d(entry)/d(theta).
-
-        Parameters
-        ----------
-        theta : ndarray, shape (d,)
-            The leader's parameter.
-        sensitivities : lq.Sensitivities
-            Of the model at theta, or of anything linear in its tables.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The derivative in theta.
-        """
+        """Pull sensitivities back to theta, as of `BilevelProblem`."""
         ...
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_numbers
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.files import write_file
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import SensitivityBounds
@@ -386,6 +387,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, eq=False)
+@computed_later("direct", "indirect")
 class Hypergradient:
     """The leader's objective and its gradient.
 

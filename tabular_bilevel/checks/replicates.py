@@ -41,26 +41,15 @@ MOST_OBJECTS = 10_000
 
 
 class BrokenEstimatorError(Exception):
-    """An estimator does not return gradients, or not independent ones.
-
-    Attributes
-    ----------
-    traceback : str
-        Of what it raised, if it did.
-    """
+    """An estimator does not return gradients, or not independent ones; with what it raised."""
 
     traceback = ""
 
 
 class Replicates:
-    """Independent estimates, drawn as they are needed; what the estimator does meanwhile is seen.
+    """Independent estimates, at most `count`, drawn as they are needed into `rows`.
 
-    Attributes
-    ----------
-    rows : list of ndarray, shape (d,)
-        Those drawn so far.
-    count : int
-        How many there can be.
+    What the estimator does meanwhile is seen.
     """
 
     def __init__(

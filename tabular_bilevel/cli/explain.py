@@ -10,19 +10,17 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray
-from tabular_bilevel._base.files import write_file
 from tabular_bilevel.checks.localising import parts_of
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.cli._common import (
     add_plot,
     add_problem,
     add_theta,
-    kind_of,
-    of_option,
-    picture_of,
     problem_of,
+    require_files,
     say,
     theta_of,
+    write_picture,
 )
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
@@ -61,14 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain the gradient at a theta, and draw where it comes from."""
     problem = problem_of(options.problem)
-    kind = kind_of(options.plot)
+    require_files(options)
     theta = theta_of(options, problem)
     for line in explained(options.problem, problem, theta):
         say(line)
-    if options.plot is not None:
-        with of_option("--plot"):
-            write_file(options.plot, _picture(problem, theta, kind))
-        say(f"influence is drawn in {options.plot}")
+    write_picture(options, "influence is", lambda plots: _axes(plots, problem, theta))
     return 0
 
 
@@ -169,15 +164,10 @@ def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
     return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
 
 
-def _picture(problem: Any, theta: FloatArray, kind: str) -> bytes:
-    try:
-        from tabular_bilevel.plots import influence, influence_graph
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+def _axes(plots: Any, problem: Any, theta: FloatArray) -> Any:
+    """Draw on a map, if there is one."""
     try:
         grid_map(problem)
     except ValueError:
-        axes: Any = influence_graph(problem, theta)
-    else:
-        axes = influence(problem, theta)
-    return picture_of(axes, kind)
+        return plots.influence_graph(problem, theta)
+    return plots.influence(problem, theta)

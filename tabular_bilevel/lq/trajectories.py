@@ -123,16 +123,7 @@ class Trajectories:
 class Law:
     """The law of trajectories; named as that of tables, so that mistakes can change either.
 
-    Attributes
-    ----------
-    model : LinearQuadraticModel
-        Where they are made.
-    policy : GaussianPolicy
-        What the follower does.
-    horizon : int
-        Steps after which they are cut.
-    count : int, optional
-        Trajectories of an estimate, where that is known.
+    They are cut at the horizon; an estimate has `count` of them, where that is known.
     """
 
     model: LinearQuadraticModel = field(repr=False)
