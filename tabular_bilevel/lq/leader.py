@@ -27,6 +27,7 @@ __all__ = [
     "rounding_horizon",
     "state_laws",
     "step_weights",
+    "summed",
 ]
 
 # A bump's rewards after the last counted step are together smaller than this part of its height.
@@ -108,7 +109,7 @@ def evaluate_leader(
         start = model.initial_covariance + np.outer(mean, mean)
         earned = by_state(vars(reward), gain)
         given = closed, noise, earned, start, discount
-        sums = _all_summed(*given) if steps is None else _summed(*given, steps)
+        sums = _all_summed(*given) if steps is None else summed(*given, steps)
         moment, total, value, flow, spreading = sums
         laws, weights = average_law(moment, total)
         slopes = reward.slopes(laws, weights, gain, covariance)
@@ -260,10 +261,10 @@ class _Span:
     ``value`` the sum of what x earns in them, and ``noise``, times the weight, what gathers.
     """
 
-    weight: float
-    power: FloatArray
-    value: FloatArray
-    noise: FloatArray
+    weight: Any
+    power: Any
+    value: Any
+    noise: Any
 
     def then(self, later: _Span) -> _Span:
         """Let others follow."""
@@ -302,23 +303,25 @@ class _Span:
         )
 
 
-def _summed(
-    closed: FloatArray,
-    noise: FloatArray,
-    earned: FloatArray,
-    start: FloatArray,
-    discount: float,
-    steps: int,
-) -> _Sums:
-    """Add up x' earned x over some steps, by doubling, and go back for the derivatives."""
-    root, nothing = math.sqrt(discount), np.zeros_like(closed)
+def summed(
+    closed: Any, noise: Any, earned: Any, start: Any, discount: Any, steps: int, root: Any = None
+) -> Any:
+    """Add up x' earned x over some steps, by doubling, and go back for the derivatives.
+
+    Whatever can be added up and multiplied will do; a discount that is no number has its root.
+    """
+    root = math.sqrt(discount) if root is None else root
+    nothing, none = 0.0 * closed, 0.0 * discount
     one = _Span(discount, root * closed, earned, discount * noise)
     spans, rows = one, []
     for digit in f"{steps:b}"[1:]:
         for later in (None, one)[: 1 + int(digit)]:
             rows.append((spans, later))
             spans = spans.then(later or spans)
-    slopes, of_one = _Span(1.0, nothing, start, nothing), _Span(0.0, nothing, nothing, nothing)
+    slopes, of_one = (
+        _Span(1.0 + none, nothing, start, nothing),
+        _Span(none, nothing, nothing, nothing),
+    )
     for before, later in reversed(rows):
         slopes, others = before.parts(later or before, slopes)
         if later:
@@ -327,11 +330,11 @@ def _summed(
             slopes = slopes + others
     of_one = of_one + slopes
     return (
-        symmetric(of_one.value),
+        0.5 * (of_one.value + of_one.value.T),
         of_one.weight,
-        symmetric(spans.value),
+        0.5 * (spans.value + spans.value.T),
         root * of_one.power,
-        discount * symmetric(of_one.noise),
+        discount * (0.5 * (of_one.noise + of_one.noise.T)),
     )
 
 

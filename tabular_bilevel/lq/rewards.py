@@ -295,10 +295,11 @@ class Widened:
     """
 
     def __init__(self, precision: FloatArray, covariances: FloatArray) -> None:
-        sizes, self._axes = np.diag(precision), None
+        sizes, self._axes, least = np.diag(precision), None, 0.0
         if np.count_nonzero(precision) > np.count_nonzero(sizes):
             sizes, self._axes = np.linalg.eigh(precision)
-        self._kept = np.flatnonzero(sizes > len(sizes) * ROUNDOFF * sizes.max(initial=0.0))
+            least = len(sizes) * ROUNDOFF * sizes[-1]
+        self._kept = np.flatnonzero(sizes > least)
         self._scale = np.sqrt(sizes[self._kept])[:, None]
         self._covariances = covariances
         self._moved = self._across(covariances)  # F'S
@@ -310,7 +311,9 @@ class Widened:
             lost = np.inf
         else:  # Cholesky's method loses no more, whatever the units
             wide, tight = (np.diagonal(x, axis1=1, axis2=2) for x in (inner, self._inverse))
-            lost = ROUNDOFF * (wide * tight).max(initial=0.0)
+            lost = ROUNDOFF * max(1.0, float((wide * tight).max(initial=0.0)))
+        #: What rounding takes, relative to what is computed.
+        self.lost = lost
         if not lost < MOST_LOST:
             raise ValueError(
                 "the covariance of the state is too wide for the precision of the bump, in float64, "
