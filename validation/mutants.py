@@ -841,16 +841,16 @@ MUTANTS = (
     ),
     Mutant(
         "a bump's mean forgets that the state is spread",
-        "_Widened.__init__",
-        "distance - (size + np.log(sign)) / 2.0",
-        "distance",
+        "Widened.at",
+        "- self._size / 2.0",
+        "",
         (LINEAR_QUADRATIC, "tests/test_lq_leader.py"),
     ),
     Mutant(
         "a bump over a spread state is as narrow as ever",
-        "_Widened.__init__",
-        "np.eye(len(centre)) + 2.0 * laws.covariances @ precision",
-        "np.eye(len(centre)) + laws.covariances @ precision",
+        "Widened.__init__",
+        "inner = 2.0 * self._across",
+        "inner = self._across",
         ("tests/test_lq_leader.py",),
     ),
     Mutant(
