@@ -112,6 +112,8 @@ Efficiency: how good is it?
     estimator_moments        exact bias and variance of a method's gradients, without sampling
     error_curve              errors of methods against the budget of steps
     ErrorCurve               these errors, the best cuts, and where methods cross
+    error_grid               the same over temperatures, discounts, horizons, sizes
+    ErrorGrid                these curves as one table
     required_samples         trajectories for an error, or a cosine, with a probability
     best_baseline            BC-HG with the baseline that leaves the least variance
     lower_limit              least variance for those who learn what exact critics know
@@ -234,10 +236,12 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 from tabular_bilevel.moments import (
     ErrorCurve,
+    ErrorGrid,
     LowerLimit,
     Moments,
     best_baseline,
     error_curve,
+    error_grid,
     estimator_moments,
     lower_limit,
     required_samples,
@@ -317,6 +321,7 @@ __all__ = [
     "Episodes",
     "ErrorBounds",
     "ErrorCurve",
+    "ErrorGrid",
     "Estimate",
     "Estimated",
     "Estimator",
@@ -396,6 +401,7 @@ __all__ = [
     "enclose",
     "error_bounds",
     "error_curve",
+    "error_grid",
     "estimator_moments",
     "evaluate_leader",
     "forward_gradient",
