@@ -15,8 +15,8 @@ Problems: what theta does
     FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
     MarkovGame               both players act; theta are logits of the leader's policy
     LinearQuadraticGame      both act on a continuous state; theta is the leader's gain
-    Reparametrised           a problem of which another vector is the parameter
-    Transform                what turns that vector into theta; write your own
+    Reparametrised           a problem in other parameters: theta goes through a transform first
+    Transform                what theta goes through; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
     Contexts                 several followers, met by chance, and one theta for all
@@ -38,7 +38,7 @@ The follower's answer, and what it is worth to the leader
     Response                 its value, action value and policy
     PolicyIteration          the solver for exact numbers
     CompiledPolicyIteration  the same, fast for thousands of small solves
-    ValueIteration           the solver of which it is known how it converges
+    ValueIteration           the plain solver, as an independent check
     StoppedValueIteration    a follower that has not finished thinking
     StoppedPolicyIteration   the same, with a table of its own, as in the papers
     FollowerSolver           what a solver of your own must have
@@ -112,8 +112,12 @@ Efficiency: how good is it?
     estimator_moments        exact bias and variance of a method's gradients, without sampling
     error_curve              errors of methods against the budget of steps
     ErrorCurve               these errors, the best cuts, and where methods cross
+    error_grid               the same over temperatures, discounts, horizons, sizes
+    ErrorGrid                these curves as one table
     required_samples         trajectories for an error, or a cosine, with a probability
     best_baseline            BC-HG with the baseline that leaves the least variance
+    lower_limit              least variance for those who learn what exact critics know
+    LowerLimit               this, table by table
     Moments                  mean, variances, covariance, and what a trajectory costs
 
 Checks: is it right?
@@ -262,6 +266,7 @@ __all__ = [
     "Episodes",
     "ErrorBounds",
     "ErrorCurve",
+    "ErrorGrid",
     "Estimate",
     "Estimated",
     "Estimator",
@@ -288,6 +293,7 @@ __all__ = [
     "LinearQuadraticGame",
     "LinearQuadraticModel",
     "LinearQuadraticProblem",
+    "LowerLimit",
     "MarkovGame",
     "Model",
     "Moments",
@@ -340,10 +346,12 @@ __all__ = [
     "enclose",
     "error_bounds",
     "error_curve",
+    "error_grid",
     "estimator_moments",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "lower_limit",
     "lq",
     "normalised",
     "objective",

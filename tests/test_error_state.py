@@ -1,7 +1,5 @@
 """Numpy's error state and Python's warnings have no say in what a function returns, or raises."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -248,7 +248,9 @@ def as_nonnegative(name: str, value: npt.ArrayLike) -> float:
     return number
 
 
-def as_names(name: str, given: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+def as_names(
+    name: str, given: Iterable[Any] | None, n: int, *, distinct: bool = False
+) -> tuple[str, ...] | None:
     """Copy what `n` things are called, if they have names."""
     if given is None:
         return None
@@ -260,6 +262,9 @@ def as_names(name: str, given: Iterable[Any] | None, n: int) -> tuple[str, ...] 
     for i, one in enumerate(names):
         if not isinstance(one, str):
             raise ValueError(f"{entry(name, (i,))} is {one!r}, not a string")
+        if distinct and one in names[:i]:
+            same = entry(name, (names.index(one),))
+            raise ValueError(f"{entry(name, (i,))} is {one!r}, and so is {same}")
     return names
 
 

@@ -16,12 +16,14 @@ import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.model import Model, Tangent
 
 __all__ = ["Sensitivities", "SensitivityBounds"]
 
 
 @dataclass(frozen=True, eq=False)
+@computed_later("transition", "initial")
 class Sensitivities:
     """Derivatives of the leader's objective in each table entry (theory.md section 4).
 
@@ -66,16 +68,6 @@ class Sensitivities:
     _temperature: float | Callable[[], float] = field(default=0.0, repr=False)
 
     __setstate__ = restore_read_only
-
-    @quiet
-    def __getattr__(self, name: str) -> FloatArray:
-        """Compute an array that is asked for; `of` put its function aside."""
-        compute = vars(self).pop("later " + name, None)
-        if compute is None:
-            raise AttributeError(f"Sensitivities have no attribute {name!r}")
-        array: FloatArray = read_only(compute())
-        vars(self)[name] = array
-        return array
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy numbers, not what computes them."""
@@ -226,6 +218,7 @@ class Sensitivities:
 
 @displayed
 @dataclass(frozen=True, eq=False)
+@computed_later("transition", "transition_shift")
 class SensitivityBounds:
     """Bounds of what sensitivities may be off by, entry by entry; infinite where nothing is known.
 
