@@ -237,9 +237,8 @@ def test_the_checker_sees_the_bias_until_it_is_small(calls):
     ) < (0.1 if calls == 300 else 0.03)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_bad_input_is_named():
+    for make, message in (
         (lambda: tb.RegularisedActorCritic(0.0), "weight is 0"),
         (lambda: tb.RegularisedActorCritic(growth=-0.1), "growth is -0.1, not a finite number fr"),
         (lambda: tb.RegularisedActorCritic(bonus=np.inf), "bonus is inf, not a finite number fro"),
@@ -269,8 +268,6 @@ def test_the_checker_sees_the_bias_until_it_is_small(calls):
             ),
             "memory's iteration is -1, below 0",
         ),
-    ],
-)
-def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

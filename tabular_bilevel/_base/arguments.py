@@ -286,9 +286,12 @@ def as_action_names(
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
-    if hasattr(theta, "pullback"):
+    if type(theta) is np.ndarray:
+        array = theta
+    elif hasattr(theta, "pullback"):
         raise ValueError(f"{name} is a problem: the problem comes first, and then theta")
-    array = theta if type(theta) is np.ndarray else as_numbers(name, theta)
+    else:
+        array = as_numbers(name, theta)
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"
         raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")

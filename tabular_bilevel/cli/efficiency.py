@@ -6,18 +6,17 @@ import argparse
 from pathlib import Path
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.files import require_writable, write_file, write_json
+from tabular_bilevel._base.files import write_json
 from tabular_bilevel.cli._common import (
     add_plot,
     add_problem,
     add_theta,
-    kind_of,
-    of_option,
-    picture_of,
     plain,
     problem_of,
+    require_files,
     say,
     theta_of,
+    write_picture,
 )
 
 
@@ -38,17 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute errors of methods, and print them."""
-    problem, kind = problem_of(options.problem), kind_of(options.plot)
-    for option in ("plot", "json"):
-        if getattr(options, option) is not None:
-            with of_option(f"--{option}"):  # better now than after the work
-                require_writable(getattr(options, option))
+    problem = problem_of(options.problem)
+    require_files(options)
     curve = tb.error_curve(problem, theta_of(options, problem), budgets=options.budget)
     say(curve)
-    if options.plot is not None:
-        with of_option("--plot"):
-            write_file(options.plot, picture_of(tb.plots.error_curves(curve), kind))
-        say(f"the errors are drawn in {options.plot}")
+    write_picture(options, "the errors are", lambda plots: plots.error_curves(curve))
     if options.json is not None:
         rows = {
             name: [

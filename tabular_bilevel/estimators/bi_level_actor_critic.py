@@ -106,12 +106,9 @@ class BiLevelActorCritic:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`.
+        """Gather experience and estimate, as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If the problem is not a game whose follower sees the leader's action.
+        Raises ValueError if the problem is not a game whose follower sees the leader's action.
         """
         actor = NaivePolicyGradient(self.interaction_for(problem))
         return actor(problem, theta, rng=rng, memory=memory)

@@ -152,13 +152,10 @@ class RegularisedActorCritic:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Estimate at the memory's policies, and move these; parameters as of `ValueGapPenalty`.
+        """Estimate at the memory's policies, and move these; as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If the players' discounts differ, theta moves more than rewards, or the memory is that
-            of a model of another size.
+        Raises ValueError if the players' discounts differ, theta moves more than rewards, or the
+        memory is that of a model of another size.
         """
         generator, drawn = as_generator(rng), list[Trajectories]()
 
@@ -210,19 +207,8 @@ class RegularisedActorCritic:
     ) -> FloatArray:
         """Compute what the next call would come to if its policies had learned all there is.
 
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        memory : mapping of str to ndarray
-            What the estimate before left; by default the next call is the first.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The penalty's gradient at the call's weight and temperature.
+        Parameters as of `expected`; shape (d,): the penalty's gradient at the call's weight and
+        temperature.
         """
         stage = self._stage(problem, theta, memory)
         return ValueGapPenalty(stage.weight).target(Warmed(problem, stage.factor), theta)

@@ -33,7 +33,13 @@ from tabular_bilevel.lq.follower import GaussianPolicy
 from tabular_bilevel.lq.follower import Response as LinearQuadraticResponse
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.trajectories import Law as LawOfStates
-from tabular_bilevel.problem import BilevelProblem, model_at, modelled, require_tables
+from tabular_bilevel.problem import (
+    BilevelProblem,
+    TablesOnlyError,
+    model_at,
+    modelled,
+    require_tables,
+)
 from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.sampling.replay import with_earlier
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
@@ -105,26 +111,14 @@ class Experience:
 
     @property
     def trajectories(self) -> Trajectories:
-        """The sample.
-
-        Raises
-        ------
-        ValueError
-            If there is a law in its place.
-        """
+        """The sample; ValueError if there is a law in its place."""
         if isinstance(self.seen, Law):
             raise ValueError("what was seen is a law, not a sample of trajectories")
         return self.seen
 
     @property
     def law(self) -> Law:
-        """The law.
-
-        Raises
-        ------
-        ValueError
-            If there is a sample in its place.
-        """
+        """The law; ValueError if there is a sample in its place."""
         if isinstance(self.seen, Trajectories):
             raise ValueError("what was seen is a sample of trajectories, not a law")
         return self.seen
@@ -223,6 +217,7 @@ class Interaction:
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
+        _require_fit(planned, self.follower, self.critic)
         start, begin = memory.get(FOLLOWER_VALUE), getattr(self.follower, "begin", None)
         if begin is not None:
             start = begin(planned, previous=memory.get(FOLLOWER_ACTION_VALUE), rng=generator)
@@ -254,25 +249,14 @@ class Interaction:
     def limit(
         self, problem: BilevelProblem, theta: npt.ArrayLike, *, memory: Memory = NOTHING
     ) -> Experience:
-        """Compute what `gather` comes to with infinite data.
+        """Compute what `gather` comes to with infinite data; arguments as of `gather`.
 
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        memory : mapping of str to ndarray
-            What an earlier call left to the follower; by default it starts from 0.
-
-        Returns
-        -------
-        Experience
-            Of a law; what an estimator's target is made of.
+        Returns experience of a law, which an estimator's target is made of.
         """
         require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
+        _require_fit(planned, self.follower, self.critic)
         kept = FOLLOWER_ACTION_VALUE if hasattr(self.follower, "begin") else FOLLOWER_VALUE
         response = answered(planned, self.follower, memory.get(kept))
         world = self._simulated(theta, planned)
@@ -336,10 +320,7 @@ class Interaction:
     def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
         """Compute what is known whatever the sample shows, as `limit` does.
 
-        Raises
-        ------
-        ValueError
-            If the critic's values depend on the sample; and as `limit`.
+        Raises ValueError if the critic's values depend on the sample.
         """
         if not getattr(self.critic, "given", False):
             raise ValueError(
@@ -390,13 +371,24 @@ def law_of(sampler: Sampler, model: Model, policy: FloatArray) -> Law:
     return Law(model, policy, sampler.horizon(model), sampler.survival(model))
 
 
+def _require_of_states(_: object, follower: FollowerSolver, critic: Critic) -> None:
+    """Raise if a follower or a critic of this package is one of tables."""
+    exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
+    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
+        raise TablesOnlyError(f"follower is {follower}, which answers to models of tables only")
+    if not isinstance(critic, ExactCritic) and type(critic).__module__ == ExactCritic.__module__:
+        raise TablesOnlyError(
+            f"critic is {critic}, which has a table of values: of a linear-quadratic model take "
+            "tb.ExactCritic() or tb.QuadraticCritic()"
+        )
+
+
 def _exactly(
     model: LinearQuadraticModel, follower: FollowerSolver, start: FloatArray | None
 ) -> LinearQuadraticResponse:
     """Solve as well as can be, or by a solver of this kind of model."""
+    _require_of_states(model, follower, ExactCritic())
     exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
-    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
-        raise ValueError(f"follower is {follower}, which answers to models of tables only")
     return solve_follower(model, solver=None if exact else follower, start=start)
 
 
@@ -412,6 +404,8 @@ def _law_of_states(
 #: The follower's answer to a model, from a start.
 answered = by_kind(lambda model, follower, start: follower.solve(model, start=start), _exactly)
 _law = by_kind(lambda model, sampler, policy: law_of(sampler, model, policy), _law_of_states)
+
+_require_fit = by_kind(lambda *_: None, _require_of_states)
 
 # What the next call starts from.
 _kept = by_kind(
