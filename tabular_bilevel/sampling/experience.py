@@ -294,6 +294,11 @@ class Interaction:
         list of Experience
             Of the present law, and of those of the earlier calls that are seen, judged as now.
 
+        Raises
+        ------
+        ValueError
+            If the transitions that are stored change with theta; and as `limit`.
+
         Examples
         --------
         >>> import numpy as np
