@@ -313,9 +313,9 @@ MUTANTS = (
     ),
     Mutant(
         "bounded: the leader counts at the follower's discount",
-        "_leader",
-        "discount, policy, n_states = model.leader_discount, ",
-        "discount, policy, n_states = model.follower_discount, ",
+        "_centre",
+        "discounts = model.follower_discount, model.leader_discount",
+        "discounts = model.follower_discount, model.follower_discount",
         (KNOWN,),
     ),
     Mutant(
@@ -328,15 +328,15 @@ MUTANTS = (
     Mutant(
         "bounded: dP through the follower at the leader's discount",
         "_centre",
-        "(indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower)",
-        "(indirect, model.leader_discount, pairs.influence, pairs.influence_error, follower)",
+        "(discounts[0], influence, influence_error, value, value_top, spreads[0])",
+        "(discounts[1], influence, influence_error, value, value_top, spreads[0])",
         (PLAIN,),
     ),
     Mutant(
         "bounded: no drho",
         "_centre",
-        "leader_reward=pairs.visits, transition=direct, initial=leader.value",
-        "leader_reward=pairs.visits, transition=direct",
+        '{"leader_reward": visits, "initial": leader_value}',
+        '{"leader_reward": visits}',
         (RIGHT,),
     ),
     Mutant(
@@ -463,7 +463,7 @@ MUTANTS = (
         "operator_of",
         "2.0 * (exact * off + rounding * size), patience), patience",
         "0.0, patience), patience",
-        (f"{BOUNDS}::test_a_lying_solver_makes_bounds_large_and_not_wrong",),
+        (f"{BOUNDS}::test_inverses_are_bounded_whatever_a_solver_says",),
     ),
     Mutant(
         "shares whose mean is known exactly",
@@ -735,7 +735,7 @@ MUTANTS = (
     Mutant(
         "bounds that take the temperature's slope for exact",
         "_centre",
-        "temperature=_widened(pairs.temperature_error),",
+        "temperature=_widened(slope_error),",
         "temperature=0.0,",
         (BOUNDS,),
     ),

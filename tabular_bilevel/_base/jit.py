@@ -85,11 +85,13 @@ def rebound(compiled: Any, names: dict[str, Any]) -> Callable[..., Any]:
     So it does those of kernels without patience that are called there.
     """
     function = _plain(compiled)
+    called: dict[str, Any] = {
+        name: function.__globals__.get(name) for name in function.__code__.co_names
+    }
     others = {
         name: rebound(found, names)
-        for name in function.__code__.co_names
-        if isinstance(found := function.__globals__.get(name), Dispatcher)
-        and not isinstance(found._compile_for_args, _Patience)
+        for name, found in called.items()
+        if isinstance(found, Dispatcher) and not _is_patient(found)
     }
     namespace = {**function.__globals__, **others, **names}
     return FunctionType(function.__code__, namespace, function.__name__)
@@ -151,6 +153,10 @@ def _interpreted(compiled: Any) -> Callable[..., Any]:
 
 def _plain(found: Any) -> Any:
     return getattr(found, "py_func", found)
+
+
+def _is_patient(compiled: Any) -> bool:
+    return isinstance(compiled._compile_for_args, _Patience)
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
@@ -177,8 +178,8 @@ def _bounded_tables(
     return Hypergradient(
         objective=centre.evaluation.objective,
         gradient=gradient,
-        direct=lambda: pulled_back(problem, theta, centre.direct()),  # type: ignore[arg-type]
-        indirect=lambda: pulled_back(problem, theta, centre.indirect()),  # type: ignore[arg-type]
+        direct=later(lambda: pulled_back(problem, theta, centre.direct())),
+        indirect=later(lambda: pulled_back(problem, theta, centre.indirect())),
         accuracy=Accuracy(
             Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
             bounds.objective,

@@ -81,8 +81,9 @@ def lost(patience: float, size: float) -> float:
     return LOST * patience if size != 0.0 else 0.0
 
 
+# Literal numbers would be a type of their own, for which kernels are compiled anew.
 @patient_kernel(lambda *arguments: arguments[2].size * arguments[3].size)
-def times(table: FloatArray, start: int, x: FloatArray, product: FloatArray) -> None:
+def times(table: FloatArray, start: Any, x: FloatArray, product: FloatArray) -> None:
     """Multiply rows of a table, from one on, with a vector, eight at a time: each sum waits."""
     n = x.size
     for first in range(start, start + product.size, 8):
@@ -108,7 +109,7 @@ def times(table: FloatArray, start: int, x: FloatArray, product: FloatArray) -> 
 
 @patient_kernel(lambda *arguments: arguments[5].size * (arguments[4] - arguments[3]))
 def add_rows(
-    table: FloatArray, start: int, weights: FloatArray, begin: int, end: int, total: FloatArray
+    table: FloatArray, start: Any, weights: FloatArray, begin: Any, end: int, total: FloatArray
 ) -> None:
     """Add up rows of a table, from one on, by the weights from `begin` to `end`, four at a time."""
     for k in range(begin, end, 4):
