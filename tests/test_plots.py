@@ -524,6 +524,19 @@ def test_error_curves_are_the_errors():
         plots.error_curves(one)
 
 
+def test_a_grid_has_a_panel_for_each_cell_and_a_colour_for_each_method():
+    cells = tuple({"cold": i, "far": j} for i in (1, 2) for j in (1, 2))
+    naive = {"naive": tb.NaivePolicyGradient()}
+    fewer = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], naive, [10.0, 1e4])
+    grid = tb.ErrorGrid(cells, (fewer, *3 * (errors(),)))
+    panels = plots.error_grid(grid).figure.axes
+    assert [panel.texts[0].get_text() for panel in panels] == list(grid.labels)
+    (few, many) = ({line.get_label(): line for line in panels[k].get_lines()} for k in (0, 2))
+    assert "zero-order" in many.keys() - few.keys()
+    assert few["naive"].get_color() == many["naive"].get_color()
+    assert [panel.get_legend() is None for panel in panels] == [True, False, True, True]
+
+
 def test_bad_horizons_are_named():
     for arguments, settings, message in (
         (([2, 1], [1, 1], [1, 1]), {}, r"horizons\[1\] is 1; they are positive and increase"),

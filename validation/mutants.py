@@ -460,9 +460,9 @@ MUTANTS = (
     ),
     Mutant(
         "bounds that take an inverse for exact",
-        "_Explicit.__init__",
-        "self._off = 2.0 * (exact * off + rounding * size)",
-        "self._off = 0.0",
+        "operator_of",
+        "2.0 * (exact * off + rounding * size), patience), patience",
+        "0.0, patience), patience",
         (f"{BOUNDS}::test_a_lying_solver_makes_bounds_large_and_not_wrong",),
     ),
     Mutant(
@@ -481,7 +481,7 @@ MUTANTS = (
     ),
     Mutant(
         "bounds of values without 1 / (1 - discount)",
-        "_patience",
+        "least_patience",
         "return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else",
         "return 1.0 if contraction < 1.0 else",
         (f"{BOUNDS}::test_inverses_are_bounded_whatever_a_solver_says",),
@@ -496,15 +496,15 @@ MUTANTS = (
     Mutant(
         "bounds that take the centre for the result",
         "error_bounds",
-        "gradient = _outward(np.abs(result.gradient - pulled.pulled) + pulled.bound)",
+        "gradient = _around(result.gradient, pulled.pulled, pulled.bound)",
         "gradient = _outward(pulled.bound)",
         (BOUNDS,),
     ),
     Mutant(
         "bounds that take a stranger's sums for exact",
         "refined",
-        "gradient = _outward(np.abs(direct + indirect - pulled.pulled) + pulled.bound)",
-        "gradient = _outward(pulled.bound)",
+        "bound = _around(gradient, pulled.pulled, pulled.bound)",
+        "bound = _outward(pulled.bound)",
         (f"{BOUNDS}::test_bounds_hold_given_what_a_strangers_code_returns",),
     ),
     Mutant(

@@ -145,8 +145,8 @@ class Refined:
 
     response: Response
     evaluation: Evaluation
-    direct: Sensitivities
-    indirect: Sensitivities
+    direct: Callable[[], Sensitivities]  # few ask for the parts
+    indirect: Callable[[], Sensitivities]
     measures: Sensitivities
     bounds: dict[str, Any]  # of the stations and the measures, by the names of `ErrorBounds`
 
@@ -402,17 +402,15 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             kernels.slope_errors(*entries, *player, part, total, errors, shift)
         return (*parts, total, _outward(errors), _outward(shift))
 
-    # of the value as rounded
-    off = left + 2.0 * ROUNDOFF * float(np.abs(value).max())
-    both: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
-    mine: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
+    through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
+    held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
     return Refined(
         response=Response(
             value=value,
             action_value=action_value,
             policy=policy,
-            residual=off,
-            error_bound=off * kernels.least_patience(contractions[0]),
+            residual=left,
+            error_bound=left * kernels.least_patience(contractions[0]),
             iterations=response.iterations + 1,
             method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
@@ -424,9 +422,9 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]],
             horizon=horizon,
         ),
-        direct=Sensitivities.of(model, **mine, transition=lambda: slopes()[0]),
-        indirect=Sensitivities.of(model, **both, transition=lambda: slopes()[1]),
-        measures=Sensitivities.of(model, **mine, **both, transition=lambda: slopes()[2]),
+        direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
+        indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
+        measures=Sensitivities.of(model, **held, **through, transition=lambda: slopes()[2]),
         bounds={
             "value": value_error,
             "action_value": action_value_error,

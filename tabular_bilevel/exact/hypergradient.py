@@ -177,8 +177,8 @@ def _bounded_tables(
     return Hypergradient(
         objective=centre.evaluation.objective,
         gradient=gradient,
-        direct=lambda: pulled_back(problem, theta, centre.direct),  # type: ignore[arg-type]
-        indirect=lambda: pulled_back(problem, theta, centre.indirect),  # type: ignore[arg-type]
+        direct=lambda: pulled_back(problem, theta, centre.direct()),  # type: ignore[arg-type]
+        indirect=lambda: pulled_back(problem, theta, centre.indirect()),  # type: ignore[arg-type]
         accuracy=Accuracy(
             Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
             bounds.objective,

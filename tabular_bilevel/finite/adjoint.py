@@ -93,9 +93,10 @@ def road(
         direct = direct_sensitivities(model, response, evaluation)
         return evaluation, direct, indirect_sensitivities(model, response, evaluation)
     kernel, (place, width) = model.transition, model.band
-    value, occupancy = np.empty((2, model.n_states))
-    action_value, pairs, influence = np.empty((3, *model.available.shape))
-    continuation, direct_flow, indirect_flow = np.empty((3, kernel.nnz))
+    shape, size = model.available.shape, kernel.data.size
+    value, occupancy = np.empty(model.n_states), np.empty(model.n_states)
+    action_value, pairs, influence = np.empty(shape), np.empty(shape), np.empty(shape)
+    continuation, direct_flow, indirect_flow = np.empty(size), np.empty(size), np.empty(size)
     kernels.leader_measures(
         kernel.indptr,
         kernel.indices,
