@@ -840,6 +840,20 @@ MUTANTS = (
         (LINEAR_QUADRATIC,),
     ),
     Mutant(
+        "what is carried to a state is held to vary half as much",
+        "_spread",
+        "4.0 * moved.T",
+        "2.0 * moved.T",
+        ("tests/test_lq_moments.py",),
+    ),
+    Mutant(
+        "a square counts as once the Hermite polynomial that it is made of",
+        "_Forms.of_state",
+        "found[:, 0, 0] -= numbers",
+        "found[:, 0, 0] -= 0.5 * numbers",
+        ("tests/test_lq_moments.py",),
+    ),
+    Mutant(
         "a bump's mean forgets that the state is spread",
         "Widened.at",
         "- self._size / 2.0",

@@ -316,8 +316,8 @@ class Widened:
         self.lost = lost
         if not lost < MOST_LOST:
             raise ValueError(
-                "the covariance of the state is too wide for the precision of the bump, in float64, "
-                "which would leave fewer than six digits"
+                "the covariance of the state is too wide for the precision of the bump: float64 "
+                "would leave fewer than six digits"
             )
         strong = wide.max(axis=0, initial=0.0)[:, None] > 2.0
         self._back = np.where(strong, 1.0 / self._scale, 0.0)
