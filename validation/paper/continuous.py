@@ -18,6 +18,7 @@ leader's values are exact here, and networks there.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections import Counter
@@ -35,63 +36,20 @@ from tabular_bilevel.ascent.published import first_theta
 from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.problem import AnyProblem
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "published"))
+linear_quadratic: Any = importlib.import_module("linear_quadratic")
+
 BUILDING, LQR = "building", "bilevel LQR"
 PROBLEMS = {BUILDING: tb.problems.building_thermal_control(), LQR: tb.problems.bilevel_lqr()}
 EPISODES = {BUILDING: tb.Episodes(100, 100), LQR: tb.Episodes(4, 100)}
 RATES = {BUILDING: (0.1, 0.01, 0.001), LQR: (0.1,)}
 ITERATIONS = {BUILDING: 2000, LQR: 500}
 
-# What the published code clips: insulations, and airflows.
-GROUPS = (slice(0, 4), slice(4, 8))
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """A gradient of the building as the published code makes it, but for its networks.
-
-    Attributes
-    ----------
-    sampler : Episodes
-        How much data.
-    through_follower : bool
-        Whether the part through the follower is added: BC-HG, not naive.
-    """
-
-    sampler: tb.Episodes
-    through_follower: bool
-
-    def __call__(self, problem: Any, theta: Any, rng: np.random.Generator) -> np.ndarray:
-        """Sample, clip, and add up."""
-        known: Any = tb.Interaction(self.sampler).gather(problem, theta, rng=rng)
-        model, sample = known.planned, known.seen
-        x, after = sample.states[:, :-1], sample.states[:, 1:]
-        noise = after - x @ model.dynamics.T - sample.controls @ model.control.T
-        turns = [problem.pushforward(theta, axis).dynamics for axis in np.eye(theta.size)]
-        score = np.einsum(
-            "nti,kij,ntj->ntk", noise @ np.linalg.inv(model.noise), np.array(turns), x
-        )
-        score = np.concatenate([clipped(score[:, :, group]) for group in GROUPS], axis=2)
-        rule = tb.BoltzmannCovariance(baseline=False).rule(known)
-        direct, indirect = rule.times(direct_tables={"transition": 0.0}).measures(known)
-        weights = model.leader_discount ** np.arange(1.0, x.shape[1] + 1.0)
-        worth = weights * known.values.at(after, first=1)
-        found = np.tensordot(worth, score, axes=2) / sample.count + problem.pullback(theta, direct)
-        if self.through_follower:
-            found += problem.pullback(theta, indirect)
-        return np.concatenate([clipped(found[group]) for group in GROUPS])
-
-
-def clipped(vectors: np.ndarray) -> np.ndarray:
-    """Shorten to length 1 what is longer."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(length, 1.0)
-
-
 METHODS = {
     (BUILDING, "bchg"): tb.BoltzmannCovariance(tb.Interaction(EPISODES[BUILDING])),
-    (BUILDING, "bchg clipped"): Clipped(EPISODES[BUILDING], through_follower=True),
+    (BUILDING, "bchg clipped"): linear_quadratic.Clipped(through_follower=True),
     (BUILDING, "naive"): tb.NaivePolicyGradient(tb.Interaction(EPISODES[BUILDING])),
-    (BUILDING, "naive clipped"): Clipped(EPISODES[BUILDING], through_follower=False),
+    (BUILDING, "naive clipped"): linear_quadratic.Clipped(through_follower=False),
     (BUILDING, "hpgd-td"): tb.HyperPolicyGradient(tb.Interaction(EPISODES[BUILDING])),
     (BUILDING, "exact"): tb.ExactGradient(),
     (LQR, "bchg"): tb.BoltzmannCovariance(tb.Interaction(EPISODES[LQR])),

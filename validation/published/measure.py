@@ -13,6 +13,7 @@ that of ``published("bchg")`` from the start of seed 0, with the published simul
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -37,6 +38,9 @@ from tabular_bilevel.sampling.traces import TraceRule
 
 FOLDER = Path(__file__).resolve().parent
 STORED = FOLDER / "numbers.json"
+
+sys.path.append(str(FOLDER))
+linear_quadratic: Any = importlib.import_module("linear_quadratic")
 
 # Half the width of an interval, in standard errors: 99 % of a normal law.
 HALF_WIDTH = 2.576
@@ -522,6 +526,16 @@ def of_toy(scale: Scale) -> Iterator[Cell]:
         )
 
 
+# ---------------------------------------------------------------- continuous tasks
+
+
+def of_continuous(scale: Scale) -> Iterator[Cell]:
+    """List the numbers of the building and of bilevel LQR."""
+    share = scale.iterations / SCALES["full"].iterations
+    for key, sampled in linear_quadratic.samples(scale.estimates, scale.seeds, share):
+        yield key, partial(lambda sampled: mean(sampled()), sampled)
+
+
 # ---------------------------------------------------------------- all of it
 
 
@@ -530,6 +544,7 @@ def cells(scale: Scale) -> Iterator[Cell]:
     yield from of_toy(scale)
     yield from of_rooms(scale)
     yield from of_ascents(scale)
+    yield from of_continuous(scale)
 
 
 def measured(scale: Scale, folder: Path | None = None, workers: int = 1) -> dict[str, list[float]]:
