@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def network(rng: np.random.Generator) -> list[np.ndarray]:
     """Draw weights: 64 and 64 rectified units."""
     sizes = (4, 64, 64, 1)
     made: list[np.ndarray] = []
-    for m, n in zip(sizes, sizes[1:], strict=False):
+    for m, n in pairwise(sizes):
         made += [rng.normal(0.0, np.sqrt(2.0 / (m + n)), (m, n)), np.zeros(n)]
     return made
 
