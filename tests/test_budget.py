@@ -77,9 +77,8 @@ def test_methods_that_are_compared_by_default_are_those_of_the_problem():
     assert list(comparable(bandit, [0.0, 0.1])) == ["BC-HG", "naive", "SoBiRL", "zero-order"]
 
 
-@pytest.mark.parametrize(
-    ("methods", "budgets", "message"),
-    [
+def test_a_curve_of_nothing_is_refused():
+    for methods, budgets, message in (
         ({"exact": tb.ExactGradient()}, [1e3], "^exact draws no trajectories, so that a budget"),
         (METHODS, [0.0], "^a budget is 0.0"),
         (METHODS, [[1.0]], r"^budgets has shape \(1, 1\)"),
@@ -87,11 +86,9 @@ def test_methods_that_are_compared_by_default_are_those_of_the_problem():
         ({}, [1e3], r"^methods is .*, not a mapping"),
         ({3: tb.BoltzmannCovariance()}, [1e3], r"^methods is .*, not a mapping"),
         ({"HPGD": tb.HyperPolicyGradient()}, [1e3], "^method is HyperPolicyGradient, which aver"),
-    ],
-)
-def test_a_curve_of_nothing_is_refused(methods, budgets, message):
-    with pytest.raises(ValueError, match=message):
-        tb.error_curve(PROBLEM, THETA, methods, budgets)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tb.error_curve(PROBLEM, THETA, methods, budgets)
 
 
 @pytest.mark.parametrize("horizons", [5, [0], [True], "ab", []])
@@ -100,17 +97,14 @@ def test_a_bad_cut_is_refused(horizons):
         tb.error_curve(PROBLEM, THETA, METHODS, [1e3], horizons=horizons)
 
 
-@pytest.mark.parametrize(
-    ("name", "budget", "message"),
-    [
+def test_an_error_of_nothing_is_refused():
+    for name, budget, message in (
         ("HPGD", 1e3, "^method is 'HPGD', not one of BC-HG, naive$"),
         ("naive", -1.0, "^budget is -1.0"),
         ("naive", "all", "^budget has dtype"),
-    ],
-)
-def test_an_error_of_nothing_is_refused(name, budget, message):
-    with pytest.raises(ValueError, match=message):
-        CURVE.error_at(name, budget)
+    ):
+        with pytest.raises(ValueError, match=message):
+            CURVE.error_at(name, budget)
 
 
 def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
@@ -178,19 +172,16 @@ def test_samples_go_with_the_square_of_the_error_until_the_bias_is_all():
     assert tb.required_samples(PROBLEM, THETA, tb.ExactGradient(), error=0.1) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_demands_are_named():
+    for settings, message in (
         ({}, "^exactly one of error and cosine is to be given$"),
         ({"error": 0.1, "cosine": 0.9}, "^exactly one of error and cosine is to be given$"),
         ({"error": 0.0}, "^error is 0.0"),
         ({"cosine": 1.0}, r"^cosine is 1.0, not in \(0, 1\)$"),
         ({"error": 0.1, "confidence": 1.0}, r"^confidence is 1.0, not in \(0, 1\)$"),
-    ],
-)
-def test_bad_demands_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        tb.required_samples(PROBLEM, THETA, tb.BoltzmannCovariance(), **settings)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tb.required_samples(PROBLEM, THETA, tb.BoltzmannCovariance(), **settings)
 
 
 def test_a_check_that_shows_too_little_says_what_it_takes():

@@ -9,26 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from published import measure
-from published.measure import Number
+from published.measure import SURE, Number, agree
 
 import tabular_bilevel as tb
 
 PAGES = Path(__file__).parents[1] / "validation" / "book" / "published"
 
-# What linear systems and sums of thousands of terms leave, relative to numbers of size 1.
-ROUNDING = 1e-5
-
-# Standard errors between two means that are the same: one in a million, of a normal law.
-SURE = 5.0
-
 # Their scale is their length, so that nothing compares.
 OF_A_LENGTH = "ascents"
-
-
-def agree(one, other):
-    """Whether two numbers are the same: to rounding, or as far as their errors tell."""
-    error = np.hypot(one.error, other.error)
-    return abs(one.value - other.value) <= ROUNDING * max(1.0, abs(one.value)) + SURE * error
 
 
 @pytest.fixture(scope="module")

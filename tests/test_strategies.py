@@ -1,7 +1,5 @@
 """What the strategies promise: sizes and ranges are kept, and the hard cases do occur."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import Phase, find, given, settings
@@ -274,9 +272,8 @@ def test_instances_of_every_family_occur():
 # --- arguments ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_a_wrong_argument_is_named_at_once():
+    for make, message in (
         (lambda: strategies.models(min_states=4, max_states=3), "min_states is 4, larger than"),
         (lambda: strategies.models(min_actions=0), "min_actions is 0"),
         (lambda: strategies.models(max_discount=1.0), "max_discount is 1.0"),
@@ -296,8 +293,6 @@ def test_instances_of_every_family_occur():
         (lambda: strategies.instances(families=[]), "families is empty"),
         (lambda: strategies.instances(max_states=0), "max_states is 0"),
         (lambda: strategies.thetas(tb.problems.bandit(), max_size=np.inf), "max_size is inf"),
-    ],
-)
-def test_a_wrong_argument_is_named_at_once(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -56,6 +57,18 @@ def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
     return np.asarray(bound + UNDERFLOW * (np.asarray(factor) != 0.0))
 
 
+def _error_state() -> ContextVar[Any]:
+    """Find where numpy keeps its error state, which it does not tell."""
+    before = copy_context()
+    with np.errstate(all="ignore"):
+        inside = copy_context()
+    places = (place for place in inside if inside[place] is not before.get(place))
+    return next(places, ContextVar("unknown", default=None))
+
+
+ERROR_STATE = _error_state()
+
+
 def quiet(function: F) -> F:
     """Decorate what callers call: it computes with one thread, and numpy does not warn.
 
@@ -64,14 +77,15 @@ def quiet(function: F) -> F:
     called from there: what is not finite is refused when it comes back. A stranger's estimator
     keeps the caller's state.
     """
-    calm, here = np.errstate(all="ignore")(function), one_thread.here
+    here = one_thread.here
 
     @functools.wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
-        if here.depth > 0:
-            return calm(*arguments, **settings)
-        with one_thread:
-            return calm(*arguments, **settings)
+        if here.depth > 0 and ERROR_STATE.get(None) is here.quiet:  # within another that is quiet
+            return function(*arguments, **settings)
+        with one_thread, np.errstate(all="ignore"):
+            here.quiet = ERROR_STATE.get(None)
+            return function(*arguments, **settings)
 
     return cast("F", call)
 

@@ -6,6 +6,8 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["elements", "kernel", "patient_kernel"]
+__all__ = ["elements", "kernel", "patient_kernel", "rebound"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -49,16 +51,27 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def rebound(compiled: Any, names: dict[str, Any]) -> Callable[..., Any]:
+    """Let Python run a kernel's own lines, with other functions behind some names.
+
+    The kernels that it calls stay as they are, unless they call one of these names.
+    """
+    function = _plain(compiled)
+    called = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    others = {
+        name: rebound(found, names)
+        for name, found in called.items()
+        if isinstance(found, Dispatcher) and names.keys() & {*_plain(found).__code__.co_names}
+    }
+    namespace = {**function.__globals__, **others, **names}
+    return FunctionType(function.__code__, namespace, function.__name__)
+
+
 def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
-    """Compile as `kernel` does, but not for a few small calls.
+    """Compile as `kernel` does, but not for a few small calls, which take about `steps(...)` steps.
 
     Python runs these itself, for the same numbers to the last bit: a first result does not wait for
     code that only loops need. Code that is in the cache is taken from there.
-
-    Parameters
-    ----------
-    steps : callable
-        About how many steps a call takes, given its arguments.
     """
 
     def decorated(function: F) -> F:
@@ -108,13 +121,17 @@ class _Patience:
 
 def _interpreted(compiled: Any) -> Callable[..., Any]:
     """Find the Python function behind a compiled one, and make it call such functions only."""
-    function = compiled.py_func
+    function = _plain(compiled)
     names = {
         name: _interpreted(found) if isinstance(found, Dispatcher) else found
         for name, found in function.__globals__.items()
         if name in (*function.__code__.co_names, "__builtins__")
     }
     return FunctionType(function.__code__, names, function.__name__)
+
+
+def _plain(found: Any) -> Any:
+    return getattr(found, "py_func", found)
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,9 +155,10 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., object]) -> None:
         super().__init__(function)
-        self._source = repr(
-            (numba.__version__, self.filename_base, self.locator.get_source_stamp())
-        )
+        called = [f for f in function.__globals__.values() if isinstance(f, Dispatcher)]
+        files = {_plain(f).__code__.co_filename for f in (function, *called)}
+        texts = [_digest(name) for name in sorted(files)]
+        self._source = repr((numba.__version__, self.filename_base, texts))
 
     def reduce(self, result: Any) -> tuple[str, bytes]:
         """Turn a compiled function into what can be written to disk."""
@@ -157,6 +175,13 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
     def _seal(self, raw: bytes, codegen: Any) -> str:
         words = f"{self._source} {codegen.magic_tuple()}".encode()
         return hashlib.sha256(words + raw).hexdigest()
+
+
+@cache
+def _digest(file: str) -> str:
+    with suppress(OSError):
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return ""
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]

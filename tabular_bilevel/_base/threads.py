@@ -41,6 +41,7 @@ def _setter(library: Any) -> Callable[[int], None]:
 
 class _Here(threading.local):
     depth = 0
+    quiet: object = None  # numpy's error state while it does not warn
 
 
 class _OneThread:
@@ -60,10 +61,11 @@ class _OneThread:
         controls = _controls()
         with self._lock:
             if self._inside == 0:
-                counts = ((put, count()) for count, put in controls)
-                self._before = [(put, count) for put, count in counts if count != 1]
-                for put, _ in self._before:
-                    put(1)
+                self._before = []
+                for count, put in controls:
+                    if (before := count()) != 1:
+                        self._before.append((put, before))
+                        put(1)
             self._inside += 1
         self.here.depth += 1
 

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.files import require_writable, write_file, write_json
+from tabular_bilevel._base.files import write_json
 from tabular_bilevel.cli._common import (
     add_plot,
     add_problem,
     add_theta,
-    kind_of,
     maker_of,
-    of_option,
-    picture_of,
     plain,
     problem_of,
+    require_files,
     say,
     theta_of,
+    write_picture,
 )
 
 
@@ -49,11 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute errors of methods, and print them."""
-    kind, draw = kind_of(options.plot), "error_grid" if options.vary else "error_curves"
-    for option in ("plot", "json"):
-        if getattr(options, option) is not None:
-            with of_option(f"--{option}"):  # better now than after the work
-                require_writable(getattr(options, option))
+    require_files(options)
     found: Any
     if options.vary:
         found = tb.error_grid(
@@ -66,10 +61,8 @@ def run(options: argparse.Namespace) -> int:
         problem = problem_of(options.problem)
         found = tb.error_curve(problem, theta_of(options, problem), budgets=options.budget)
     say(found)
-    if options.plot is not None:
-        with of_option("--plot"):
-            write_file(options.plot, picture_of(getattr(tb.plots, draw)(found), kind))
-        say(f"the errors are drawn in {options.plot}")
+    draw = "error_grid" if options.vary else "error_curves"
+    write_picture(options, "the errors are", lambda plots: getattr(plots, draw)(found))
     if options.json is not None:
         of_cells = zip(found.labels, map(_rows, found.curves), strict=True) if options.vary else ()
         write_json(options.json, dict(of_cells) if options.vary else _rows(found))

@@ -101,19 +101,9 @@ class Estimate:
     def traced(
         cls, experience: Experience, direct: AnySensitivities, indirect: AnySensitivities
     ) -> Estimate:
-        """Make an estimate of the measures that some experience gave.
+        """Make an estimate of both parts' measures that some experience gave.
 
-        Parameters
-        ----------
-        experience : Experience
-            What was seen; of a law, the estimate is what others come to.
-        direct, indirect : Sensitivities
-            Sensitivities estimated from it.
-
-        Returns
-        -------
-        Estimate
-            The estimate, with both parts.
+        Of a law, it is what estimates come to.
         """
         parts = Parts(experience.problem, experience.theta, direct, indirect)
         seen = experience.seen

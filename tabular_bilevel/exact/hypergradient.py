@@ -163,12 +163,12 @@ def _bounded_tables(
     found = refined(problem, theta, model, response)
     if found is None:
         return None
-    bounds = found.bounds
+    centre, gradient, bounds = found
     return Hypergradient(
-        objective=found.evaluation.objective,
-        gradient=read_only(found.direct + found.indirect),
-        direct=found.direct,
-        indirect=found.indirect,
+        objective=centre.evaluation.objective,
+        gradient=gradient,
+        direct=lambda: pulled_back(problem, theta, centre.direct),  # type: ignore[arg-type]
+        indirect=lambda: pulled_back(problem, theta, centre.indirect),  # type: ignore[arg-type]
         accuracy=Accuracy(
             Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
             bounds.objective,
@@ -178,9 +178,9 @@ def _bounded_tables(
             given=bounds.given,
         ),
         model=model,
-        response=found.response,
-        evaluation=found.evaluation,
-        sensitivities=found.measures,
+        response=centre.response,
+        evaluation=centre.evaluation,
+        sensitivities=centre.measures,
     )
 
 

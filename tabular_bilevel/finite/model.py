@@ -287,33 +287,11 @@ class Model:
         )
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
-        """Copy the model with another initial distribution, as `replace` does.
-
-        Parameters
-        ----------
-        initial : array_like, shape (S,)
-            Distribution of the first state.
-
-        Returns
-        -------
-        Model
-            A new model.
-        """
+        """Copy the model with another initial distribution, shape (S,), as `replace` does."""
         return self.replace(initial=initial)
 
     def with_temperature(self, temperature: npt.ArrayLike) -> Model:
-        """Copy the model with another temperature, as `replace` does.
-
-        Parameters
-        ----------
-        temperature : float
-            Positive.
-
-        Returns
-        -------
-        Model
-            A new model.
-        """
+        """Copy the model with another temperature, as `replace` does."""
         return self.replace(temperature=temperature)
 
     def _with(self, **checked: FloatArray | float) -> Model:

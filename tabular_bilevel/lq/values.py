@@ -21,17 +21,10 @@ __all__ = ["BumpValues", "QuadraticValues", "Values", "exact_values", "quadratic
 class QuadraticValues:
     """x' matrices[t] x + constants[t] at step t; the last ones hold from their step on.
 
-    Attributes
-    ----------
-    matrices : ndarray, shape (T + 1, n, n)
-        Symmetric.
-    constants : ndarray, shape (T + 1,)
-        What does not depend on the state.
-    discount : float
-        Of the steps that they add up.
+    The discount is that of the steps that they add up.
     """
 
-    matrices: FloatArray
+    matrices: FloatArray  # symmetric, shape (T + 1, n, n)
     constants: FloatArray
     discount: float
 

@@ -85,8 +85,8 @@ def best_baseline(
         )
     theta = read_only(as_checked_theta(theta))
     rule, limit = method.rule_at(problem, theta)
-    require_tables(limit.planned)
-    model, moments = limit.world, TracedMoments(rule, limit, None)
+    model = require_tables(limit.world, what="best_baseline")
+    moments = TracedMoments(rule, limit, None)
     tangents = tangents_at(limit.problem, theta, model)
     states, arrival = np.arange(model.n_states), model.transition.indices
     grouped = arrival_groups(limit.problem, theta)

@@ -21,7 +21,7 @@ from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.moments.estimator import Moments, estimator_moments
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.samplers import Episodes
 
 __all__ = [
@@ -329,6 +329,8 @@ def comparable(problem: BilevelProblem, theta: npt.ArrayLike) -> dict[str, Estim
     for name, method in methods.items():
         try:
             found = estimator_moments(problem, theta, method)
+        except TablesOnlyError:
+            continue
         except ValueError as error:
             if "is defined for" not in str(error):
                 raise

@@ -137,8 +137,8 @@ def lower_limit(
     """
     theta = read_only(as_checked_theta(theta))
     limit = Interaction(sampler or Episodes()).limit(problem, theta)
-    require_tables(limit.planned)
-    model, policy, values = limit.world, limit.response.policy, limit.values
+    model = require_tables(limit.world, what="lower_limit")
+    policy, values = limit.response.policy, limit.values
     shape = policy.shape if np.ndim(reward_variance) else ()
     noise = finite_array("reward_variance", reward_variance, shape)
     if noise.min() < 0.0:

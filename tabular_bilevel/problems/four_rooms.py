@@ -56,7 +56,7 @@ def four_rooms(
     each step in (8, 4), and pays `penalty` times the sum of all charges in the goal cell. Both
     discounts are 0.99.
 
-    With the default settings J is 0.0008 where nothing is charged, 0.667 (BC-HG) and 0.691 (HPGD)
+    With the default settings J is 0.0008 where nothing is charged, 0.667 (BC-HG) and 0.692 (HPGD)
     where the published ascents end on average, and 0.7682 at the best theta that is known, which
     `search` found.
 

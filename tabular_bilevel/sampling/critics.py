@@ -188,13 +188,7 @@ class ExactCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Evaluate the leader exactly; of the trajectories, only the model is used.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Evaluate the leader exactly, as of `Critic`; only the trajectories' model is used."""
         as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
@@ -289,13 +283,7 @@ class MonteCarloCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Average the returns.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Average the returns, as of `Critic`."""
         as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
@@ -390,13 +378,7 @@ class SarsaCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Learn Q_L from the trajectories, as of `Critic`."""
         model, rng = trajectories.model, as_generator(rng)
         previous = previous if self.warm_start else None
         table = first_table(model, previous)
@@ -494,13 +476,7 @@ class TemporalDifferenceCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Learn Q_L from the trajectories, as of `Critic`."""
         return learn_differences(
             response,
             trajectories,

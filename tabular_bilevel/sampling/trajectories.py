@@ -422,22 +422,10 @@ def _mask(lengths: IntArray, columns: int) -> BoolArray:
 class Law:
     """The law of trajectories: what infinitely many of them would show.
 
-    Attributes
-    ----------
-    model : Model
-        Where they are taken to be made.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    horizon : int
-        Steps after which a trajectory is cut.
-    survival : float
-        Probability with which a step is followed by another if the episode goes on.
-    source : Model, optional
-        Where they are made in truth, if not in `model`; transitions are stored like the model's.
-    restarts : bool
-        Whether the next episode counts as the continuation of the one before.
-    count : int, optional
-        Trajectories of an estimate, where that is known.
+    They are cut at the horizon, and a step is followed by another with probability `survival` if
+    the episode goes on. They are taken to be made in `model`, and made in `source` if that is
+    another, whose transitions are stored alike. With `restarts` the next episode counts as the
+    continuation of the one before. An estimate has `count` trajectories, where that is known.
     """
 
     model: Model = field(repr=False)
@@ -692,27 +680,9 @@ def draw(
     n_steps: int | None = None,
     survival: float = 1.0,
 ) -> Trajectories:
-    """Simulate a policy that is known to be one.
+    """Simulate a policy that is known to be one, in at most so many trajectories and steps of each.
 
-    Parameters
-    ----------
-    model : Model
-        The model to act in.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    rows, columns : int
-        Largest number of trajectories, and of steps of each.
-    rng : numpy.random.Generator
-        Source of randomness; it advances.
-    n_steps : int, optional
-        Stop after this many steps in all.
-    survival : float
-        Go on after each step with this probability.
-
-    Returns
-    -------
-    Trajectories
-        The sample.
+    Stops after `n_steps` in all, and goes on after each step with probability `survival`.
     """
     kernel = model.transition
     left = rows * columns if n_steps is None else n_steps

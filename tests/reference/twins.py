@@ -1,7 +1,5 @@
 """Slow, readable twins of the compiled kernels, from theory.md sections 2, 4 and 6."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 

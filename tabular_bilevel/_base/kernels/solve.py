@@ -227,43 +227,46 @@ def factor_band(
     """
     n_states, width = band.shape[0], band.shape[1] // 2
     n_actions = (indptr.size - 1) // n_states
-    for i in range(n_states):
-        for j in range(2 * width + 1):
-            band[i, j] = 0.0
+    # Slices of rows would be counted, which takes as long as a row. One row down in the same column
+    # is `down` further; without a sign to look at, loops are vectorised.
+    flat, down = band.ravel(), 2 * width
+    for i in range(flat.size):
+        flat[i] = 0.0
     for s in range(n_states):
-        i = place[s]
-        row = band[i]
+        row = place[s] * down + width
         for k in range(np.uint64(indptr[s * n_actions]), np.uint64(indptr[(s + 1) * n_actions])):
-            row[np.uint64(place[indices[k]] - i + width)] -= discount * weights[k]
-        row[width] += 1.0
+            flat[np.uint64(row + place[indices[k]])] -= discount * weights[k]
+        flat[row + place[s]] += 1.0
     ends = n_states - 1 if width > 0 else 0
     for i in range(0, ends, 2):  # two pivots at a time: a row is read and written once
-        first, second = band[i, width:], band[i + 1, width:]
-        below = band[i + 1, width - 1 :]
-        factor = below[0] / first[0]
-        below[0] = factor
+        first = i * (down + 1) + width
+        second = first + down
+        factor = flat[second] / flat[first]
+        flat[second] = factor
         for j in range(1, width + 1):
-            below[j] -= factor * first[j]
+            flat[np.uint64(second + j)] -= factor * flat[np.uint64(first + j)]
         last = width
-        while last > 1 and first[last] == 0.0 and second[last] == 0.0:
+        while last > 1 and flat[first + last] == 0.0 and flat[second + 1 + last] == 0.0:
             last -= 1
-        for k in range(i + 2, min(i + width + 1, n_states)):
-            below = band[k, i - k + width :]
-            if below[0] != 0.0 or below[1] != 0.0:
-                factor = below[0] / first[0]
-                below[0] = factor
-                below[1] -= factor * first[1]
-                other = below[1] / second[0]
-                below[1] = other
+        below = second
+        for _ in range(i + 2, min(i + width + 1, n_states)):
+            below += down
+            factor, other = flat[np.uint64(below)], flat[np.uint64(below + 1)]
+            if factor != 0.0 or other != 0.0:
+                factor /= flat[first]
+                other = (other - factor * flat[first + 1]) / flat[second + 1]
+                flat[np.uint64(below)], flat[np.uint64(below + 1)] = factor, other
                 for j in range(2, last + 1):
-                    below[j] = (below[j] - factor * first[j]) - other * second[j - 1]
-                below[last + 1] -= other * second[last]
+                    flat[np.uint64(below + j)] = (
+                        flat[np.uint64(below + j)] - factor * flat[np.uint64(first + j)]
+                    ) - other * flat[np.uint64(second + j)]
+                flat[below + last + 1] -= other * flat[second + last + 1]
         if i + 1 + width < n_states:
-            below = band[i + 1 + width]
-            factor = below[0] / second[0]
-            below[0] = factor
+            below += down + 1
+            factor = flat[below] / flat[second + 1]
+            flat[below] = factor
             for j in range(1, width + 1):
-                below[j] -= factor * second[j]
+                flat[np.uint64(below + j)] -= factor * flat[np.uint64(second + 1 + j)]
 
 
 @patient_kernel(lambda *arguments: arguments[5].size * arguments[7].shape[0])
