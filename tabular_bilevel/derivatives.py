@@ -118,7 +118,7 @@ class Reach:
     reason : str
         Why the bound is infinite; empty if it need not be.
     own : bool
-        Whether that is what the problem's own pullback comes to.
+        Whether the problem's own pullback said so: it need not be asked again.
     """
 
     pulled: FloatArray
@@ -143,8 +143,7 @@ def reach(
         inner = reach(problem.inner, x, measures, bounds)
         pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        found = Reach(pulled, inner.bound, inner.given, inner.reason, inner.own)
-        return _own(transform, found, bound)
+        return _own(transform, Reach(pulled, inner.bound, inner.given, inner.reason), bound)
     if isinstance(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
@@ -178,7 +177,7 @@ def _added(parts: Sequence[Reach]) -> Reach:
         for name in ("given", "reason")
     }
     bound += (len(parts) + 2.0) * ROUNDOFF * size
-    return Reach(pulled, bound, **words, own=all(part.own for part in parts))
+    return Reach(pulled, bound, **words)
 
 
 def _own(part: object, found: Reach, bound: Any) -> Reach:
