@@ -291,8 +291,8 @@ def test_inverses_are_bounded_whatever_a_solver_says(explicit, monkeypatch):
     ones, nothing = np.ones(model.n_states), np.zeros(policy.size)
     visits = policy_system(model, policy, 0.99).solve_transposed(ones)
     monkeypatch.setattr(bounding, "factored_system", lambda *_: Liar(np.zeros_like))
-    inverse = policy_inverse(model, policy, 0.99) if explicit else model
-    way = kernels.centre.__globals__ if explicit else bounding.BY_A_SOLVER
+    inverse = 0.9 * policy_inverse(model, policy, 0.99) if explicit else model
+    way = kernels.centre.py_func.__globals__ if explicit else bounding.BY_A_SOLVER
     entries = (model.transition.indptr, model.transition.indices, model.transition.data)
     at = (policy.copy(), np.full(model.n_states, 1e-15), np.zeros(policy.shape))
     operator, _ = way["operator_of"](inverse, *entries, *at, 0.99, 0.99 * (1.0 + 1e-14), 20.0)

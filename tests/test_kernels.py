@@ -14,6 +14,7 @@ from small import at_some_theta, patchy
 import tabular_bilevel as tb
 from tabular_bilevel._base import jit, kernels
 from tabular_bilevel._base.generators import addresses
+from tabular_bilevel.certify import bounds
 from tabular_bilevel.finite import linear
 
 # Twin and kernel add the same few hundred numbers in another order; relative to the largest.
@@ -434,6 +435,19 @@ def reach_call(model):
     return inputs, {"scratch": np.full(n_states, 7.0), "reach": np.full(shape, 7.0)}
 
 
+def patience_call(model):
+    """An end of play at each step, rarely; and what the steps from there are about."""
+    transition, policy = model.transition, tb.solve_follower(model).policy
+    rng = np.random.default_rng(25)
+    return kernel_of(model) | {
+        "data": 0.9 * transition.data,
+        "policy": policy,
+        "aside": 1e-3 * rng.random(policy.shape),
+        "terms": 20.0,
+        "steps": -9.0 - rng.random(model.n_states),
+    }, {}
+
+
 def stray_call(model):
     rng, shape = np.random.default_rng(21), model.follower_reward.shape
     inputs = {
@@ -668,6 +682,9 @@ CALLS = {
     "advantages": advantages_call,
     "evaluate": evaluate_call,
     "invert_band": band_call,
+    "least_patience": lambda model: ({"contraction": model.follower_discount * 0.9}, {}),
+    "lost": lambda model: ({"patience": 10.0, "size": model.temperature}, {}),
+    "shown_patience": patience_call,
     "measure_sources": measure_sources_call,
     "moved_flow": moved_flow_call,
     "moved_gaps": moved_gaps_call,
@@ -703,8 +720,8 @@ CALLS = {
 
 
 def test_every_kernel_has_a_twin_and_a_call_here():
-    assert set(CALLS) == set(kernels.__all__)
-    assert all(callable(getattr(twins, name)) for name in kernels.__all__)
+    assert {*CALLS, "centre"} == set(kernels.__all__)
+    assert all(callable(getattr(twins, name)) for name in CALLS)
 
 
 @each_model
@@ -1212,9 +1229,12 @@ def test_growth_is_bounded_from_above():
 
 STAGES = (
     "evaluate",
+    "least_patience",
+    "lost",
     "measure_sources",
     "pair_measures",
     "policy_errors",
+    "shown_patience",
     "softmax_errors",
     "stray_residuals",
 )
@@ -1255,6 +1275,40 @@ def test_the_reach_of_actions_is_the_twins(model):
         assert agree(outputs["reach"][k * n : (k + 1) * n], block)
     table = outputs["reach"][3 * n :].reshape(*model.available.shape, n)
     assert all(agree(table[pair], row) for pair, row in advantage.items())
+
+
+def test_patience_is_without_bound_where_play_need_not_end():
+    assert kernels.least_patience(1.0) == kernels.least_patience(1.5) == math.inf
+    assert kernels.lost(math.inf, 0.0) == 0.0 < kernels.lost(1.0, 1e-300)
+    inputs, _ = patience_call(MODELS["garnet"])
+    for mass, steps in ((0.9, 0.0), (0.9, math.nan), (1.0, 1e18)):
+        changed = {"data": inputs["data"] / 0.9 * mass, "steps": np.full(8, steps)}
+        assert kernels.shown_patience(**inputs | changed) == math.inf
+
+
+@each_model
+@pytest.mark.parametrize("discounts", [(0.9, 0.9), (0.9, 0.5), (0.9, 0.0)])
+def test_the_chain_is_that_of_its_lines_with_the_twins_matrices(model, discounts, monkeypatch):
+    model = model.replace(follower_discount=discounts[0], leader_discount=discounts[1])
+    response, names = tb.solve_follower(model), (*bounds.BY_A_SOLVER,)
+    found = bounds._centre(model, response, None)
+    lines = jit.rebound(kernels.centre, {name: getattr(twins, name) for name in names})
+    monkeypatch.setattr(kernels, "centre", np.errstate(all="ignore")(lines))
+    wanted = bounds._centre(model, response, None)
+    for name in ("value", "policy"):
+        assert agree(getattr(found.response, name), getattr(wanted.response, name))
+    for name in ("value", "action_value", "occupancy"):
+        assert agree(getattr(found.evaluation, name), getattr(wanted.evaluation, name))
+    tables = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
+    for name in tables:
+        assert agree(getattr(found.measures, name), getattr(wanted.measures, name))
+    radii = [
+        {**one.bounds, **{name: getattr(one.bounds["sensitivities"], name) for name in tables}}
+        for one in (found, wanted)
+    ]
+    for name in radii[0].keys() - {"sensitivities"}:  # of residuals, which are rounding
+        one, other = (np.max(each[name]) for each in radii)
+        assert other / 3.0 <= one <= 3.0 * other, name
 
 
 @each_model

@@ -19,7 +19,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["elements", "kernel", "patient_kernel", "rebound"]
+__all__ = ["elements", "kernel", "patient_chain", "patient_kernel", "rebound"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -51,22 +51,6 @@ def kernel(function: F) -> F:
     return compiled
 
 
-def rebound(compiled: Any, names: dict[str, Any]) -> Callable[..., Any]:
-    """Let Python run a kernel's own lines, with other functions behind some names.
-
-    The kernels that it calls stay as they are, unless they call one of these names.
-    """
-    function = _plain(compiled)
-    called = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-    others = {
-        name: rebound(found, names)
-        for name, found in called.items()
-        if isinstance(found, Dispatcher) and names.keys() & {*_plain(found).__code__.co_names}
-    }
-    namespace = {**function.__globals__, **others, **names}
-    return FunctionType(function.__code__, namespace, function.__name__)
-
-
 def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
     """Compile as `kernel` does, but not for a few small calls, which take about `steps(...)` steps.
 
@@ -83,6 +67,36 @@ def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
     return decorated
 
 
+def patient_chain(function: F) -> F:
+    """Compile what calls one kernel after the other, after `MOST_CALLS` calls.
+
+    Until then Python runs its own lines, and those of kernels without patience.
+    """
+    compiled = kernel(function)
+    if hasattr(compiled, "_cache"):
+        chain = rebound(compiled, {})
+        compiled._compile_for_args = _Patience(compiled, lambda *_: 0, chain)  # type: ignore[attr-defined]
+    return compiled
+
+
+def rebound(compiled: Any, names: dict[str, Any]) -> Callable[..., Any]:
+    """Let Python run a kernel's own lines, with other functions behind some names.
+
+    So it does those of kernels without patience that are called there.
+    """
+    function = _plain(compiled)
+    called: dict[str, Any] = {
+        name: function.__globals__.get(name) for name in function.__code__.co_names
+    }
+    others = {
+        name: rebound(found, names)
+        for name, found in called.items()
+        if isinstance(found, Dispatcher) and not _is_patient(found)
+    }
+    namespace = {**function.__globals__, **others, **names}
+    return FunctionType(function.__code__, namespace, function.__name__)
+
+
 def elements(*arguments: Any) -> int:
     """Count twenty steps for each element of an array, as passes over arrays take."""
     return 20 * sum(one.size for one in arguments if isinstance(one, np.ndarray))
@@ -91,11 +105,17 @@ def elements(*arguments: Any) -> int:
 class _Patience:
     """Says what numba calls where it has compiled nothing for these types of arguments."""
 
-    def __init__(self, compiled: Any, steps: Callable[..., int]) -> None:
+    def __init__(
+        self,
+        compiled: Any,
+        steps: Callable[..., int],
+        plain: Callable[..., Any] | None = None,
+    ) -> None:
         self._compiled, self._steps = compiled, steps
         self._compile = compiled._compile_for_args
         self._left = MOST_STEPS
         self._plain: Callable[..., Any] | None = None
+        self._lines = plain
 
     def __call__(self, *arguments: Any) -> Any:
         if self._left > 0:
@@ -104,7 +124,8 @@ class _Patience:
             self._left = 0
             return self._compile(*arguments)
         if self._plain is None:
-            self._plain = np.errstate(all="ignore")(_with_numbers(_interpreted(self._compiled)))
+            lines = self._lines or _interpreted(self._compiled)
+            self._plain = np.errstate(all="ignore")(_with_numbers(lines))
         return self._plain
 
     def _is_cached(self, arguments: tuple[Any, ...]) -> bool:
@@ -132,6 +153,10 @@ def _interpreted(compiled: Any) -> Callable[..., Any]:
 
 def _plain(found: Any) -> Any:
     return getattr(found, "py_func", found)
+
+
+def _is_patient(compiled: Any) -> bool:
+    return isinstance(compiled._compile_for_args, _Patience)
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from tabular_bilevel._base.arrays import quiet, read_only
 
-__all__ = ["computed_later"]
+__all__ = ["computed_later", "later"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,8 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
     def state(self: Any) -> dict[str, Any]:
         for name in names:
             getattr(self, name)
-        return vars(self)
+        known: dict[str, Any] = vars(self)
+        return known
 
     def decorated(cls: type[T]) -> type[T]:
         cls.__post_init__, cls.__getattr__ = put_aside, compute  # type: ignore[attr-defined]
@@ -45,3 +46,8 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
         return cls
 
     return decorated
+
+
+def later(function: Callable[[], Any]) -> Any:
+    """Say of a function that it takes an array's place."""
+    return function

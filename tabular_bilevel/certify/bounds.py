@@ -43,6 +43,7 @@ from tabular_bilevel._base.arrays import (
     quiet,
     read_only,
 )
+from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
@@ -123,7 +124,7 @@ def error_bounds(
     response, evaluation, bounds = centre.response, centre.evaluation, centre.bounds
     pulled = reach(problem, theta, centre.measures, bounds["sensitivities"])
     gradient = _around(result.gradient, pulled.pulled, pulled.bound)
-    numbers = {
+    numbers: dict[str, Any] = {
         "value": (result.response.value, response.value),
         "action_value": tuple(
             np.where(model.available, one.action_value, 0.0) for one in (result.response, response)
@@ -132,7 +133,9 @@ def error_bounds(
         "leader_value": (result.evaluation.value, evaluation.value),
         "occupancy": (result.evaluation.occupancy, evaluation.occupancy),
     }
-    bounds |= {name: _around(*both, bounds[name]) for name, both in numbers.items()}
+    bounds |= {
+        name: _around(stored, near, bounds[name]) for name, (stored, near) in numbers.items()
+    }
     away = abs(result.objective - evaluation.objective)
     bounds["objective"] = _widened(away + bounds["objective"])
     bounds["sensitivities"] = _of_stored(found, centre.measures, bounds["sensitivities"])
@@ -145,8 +148,8 @@ class Refined:
 
     response: Response
     evaluation: Evaluation
-    direct: Sensitivities
-    indirect: Sensitivities
+    direct: Callable[[], Sensitivities]  # few ask for the parts
+    indirect: Callable[[], Sensitivities]
     measures: Sensitivities
     bounds: dict[str, Any]  # of the stations and the measures, by the names of `ErrorBounds`
 
@@ -337,7 +340,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     stored[:], initial[:] = response.value, model.initial
     spare = np.zeros((13, *shape))
     gap, gap_rest, gap_error, policy, *others = spare
-    gaps, logs, (residual, residual_error, leak) = (gap, gap_rest, gap_error), others[:4], rows[:3]
+    log_error, floor, log_policy, log_policy_error, *_ = others
+    gaps, (residual, residual_error, leak) = (gap, gap_rest, gap_error), rows[:3]
     kernels.value_gaps(
         *entries, model.follower_reward, model.available, discounts[0], stored, *gaps
     )
@@ -347,11 +351,15 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         model.available,
         model.temperature,
         policy,
-        *logs,
+        log_error,
+        floor,
+        log_policy,
+        log_policy_error,
         residual,
         residual_error,
         leak,
     )
+    given: tuple[Any, ...]
     if n_states > EXPLICIT_STATES:
         way, given = _factored_centre(), (model, model)
     else:
@@ -388,7 +396,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
     value_error, leader_error, occupancy_error, initial_error, *spreads = _outward(state_errors)
     policy_error, action_value_error, visits_error, influence_error = _outward(table_errors)
-    players = (
+    players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_top, spreads[1]),
         (discounts[0], influence, influence_error, value, value_top, spreads[0]),
     )
@@ -399,20 +407,31 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         parts, (total, errors) = np.empty((2, entries[2].size)), np.zeros((2, entries[2].size))
         shift = np.zeros(shape)
         for part, player in zip(parts, players, strict=True):
-            kernels.slope_errors(*entries, *player, part, total, errors, shift)
+            discount, flow, flow_error, ahead, top, spread = player
+            kernels.slope_errors(
+                *entries,
+                discount,
+                flow,
+                flow_error,
+                ahead,
+                top,
+                spread,
+                part,
+                total,
+                errors,
+                shift,
+            )
         return (*parts, total, _outward(errors), _outward(shift))
 
-    # of the value as rounded
-    off = left + 2.0 * ROUNDOFF * float(np.abs(value).max())
-    both: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
-    mine: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
+    through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
+    held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
     return Refined(
         response=Response(
             value=value,
             action_value=action_value,
             policy=policy,
-            residual=off,
-            error_bound=off * kernels.least_patience(contractions[0]),
+            residual=left,
+            error_bound=left * kernels.least_patience(contractions[0]),
             iterations=response.iterations + 1,
             method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
@@ -421,12 +440,12 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             value=leader_value,
             action_value=leader_action_value,
             occupancy=occupancy,
-            continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]],
+            continuation=later(lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
             horizon=horizon,
         ),
-        direct=Sensitivities.of(model, **mine, transition=lambda: slopes()[0]),
-        indirect=Sensitivities.of(model, **both, transition=lambda: slopes()[1]),
-        measures=Sensitivities.of(model, **mine, **both, transition=lambda: slopes()[2]),
+        direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
+        indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
+        measures=Sensitivities.of(model, **held, **through, transition=lambda: slopes()[2]),
         bounds={
             "value": value_error,
             "action_value": action_value_error,
@@ -437,8 +456,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             "sensitivities": SensitivityBounds(
                 follower_reward=influence_error,
                 leader_reward=visits_error,
-                transition=lambda: slopes()[3],
-                transition_shift=lambda: slopes()[4],
+                transition=later(lambda: slopes()[3]),
+                transition_shift=later(lambda: slopes()[4]),
                 initial=initial_error,
                 initial_shift=_widened(leader_top),
                 temperature=_widened(slope_error),

@@ -122,8 +122,7 @@ def add_problem(command: argparse._ActionsContainer, name: str = "problem") -> N
         name,
         type=_problem_name,
         metavar="PROBLEM",
-        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: "
-        + ", ".join(sorted(NAMED)),
+        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: " + ", ".join(sorted(NAMED)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
-from tabular_bilevel._base.jit import elements, kernel, patient_kernel
+from tabular_bilevel._base.jit import elements, kernel, patient_chain, patient_kernel
 from tabular_bilevel._base.kernels.doubled import (
     ROUNDOFF,
     action_reach,
@@ -81,8 +81,9 @@ def lost(patience: float, size: float) -> float:
     return LOST * patience if size != 0.0 else 0.0
 
 
-@kernel
-def times(table: FloatArray, start: int, x: FloatArray, product: FloatArray) -> None:
+# Literal numbers would be a type of their own, for which kernels are compiled anew.
+@patient_kernel(lambda *arguments: arguments[2].size * arguments[3].size)
+def times(table: FloatArray, start: Any, x: FloatArray, product: FloatArray) -> None:
     """Multiply rows of a table, from one on, with a vector, eight at a time: each sum waits."""
     n = x.size
     for first in range(start, start + product.size, 8):
@@ -106,9 +107,9 @@ def times(table: FloatArray, start: int, x: FloatArray, product: FloatArray) -> 
             product[first - start + k] = sums[k]
 
 
-@kernel
+@patient_kernel(lambda *arguments: arguments[5].size * (arguments[4] - arguments[3]))
 def add_rows(
-    table: FloatArray, start: int, weights: FloatArray, begin: int, end: int, total: FloatArray
+    table: FloatArray, start: Any, weights: FloatArray, begin: Any, end: int, total: FloatArray
 ) -> None:
     """Add up rows of a table, from one on, by the weights from `begin` to `end`, four at a time."""
     for k in range(begin, end, 4):
@@ -146,9 +147,9 @@ def operator_of(
             most = leak[s]
     patience = least_patience(contraction * (1.0 + most))
     if discount == 1.0 and not patience < np.inf:
-        times(inverse, 0, ones, sums)
+        times(inverse, np.int64(0), ones, sums)
         patience = shown_patience(indptr, indices, data, policy, aside, terms, sums)
-    times(reach, 0, ones, sums)
+    times(reach, np.int64(0), ones, sums)
     off, rounding = largest(sums), terms * ROUNDOFF
     times(reach, n_states, ones, sums)
     size = largest(sums)
@@ -161,7 +162,7 @@ def operator_of(
 def solve(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the inverse."""
     x = np.empty(b.size)
-    times(operator[0], 0, b, x)
+    times(operator[0], np.int64(0), b, x)
     return x
 
 
@@ -171,7 +172,7 @@ def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     x = np.empty(b.size)
     for s in range(b.size):
         x[s] = 0.0
-    add_rows(operator[0], 0, b, 0, b.size, x)
+    add_rows(operator[0], np.int64(0), b, np.int64(0), b.size, x)
     return x
 
 
@@ -205,7 +206,7 @@ def measures_of(operator: Operator, sources: FloatArray, total: float, x: FloatA
     n = x.size
     for s in range(n):
         x[s] = 2.0 * off * total + lost(patience, total)
-    add_rows(reach, n, sources, 0, n, x)
+    add_rows(reach, n, sources, np.int64(0), n, x)
     add_rows(reach, 3 * n, sources, n, sources.size, x)
 
 
@@ -232,11 +233,14 @@ def largest(numbers: FloatArray) -> float:
 
 
 @patient_kernel(elements)
-def moved(x: FloatArray, step: FloatArray, error: FloatArray, total: FloatArray) -> None:
-    """Add a step, and to what the sum is off by its rounding."""
+def moved(x: FloatArray, step: FloatArray, error: FloatArray, total: FloatArray) -> float:
+    """Add a step, and to what the sum is off by its rounding; return the sum's largest size."""
+    most = 0.0
     for k in range(x.size):
         total[k] = x[k] + step[k]
         error[k] += ROUNDOFF * abs(total[k])
+        most = max(most, abs(total[k]))
+    return most
 
 
 @kernel
@@ -286,7 +290,7 @@ def carried(
     return step
 
 
-@patient_kernel(lambda *arguments: arguments[2][2].size * arguments[5].size)
+@patient_chain
 def centre(
     given: Any,
     leader_given: Any,
@@ -398,7 +402,7 @@ def centre(
         action_value,
         action_value_error,
     )
-    moved(stored, correction, value_error, value)
+    left += 2.0 * ROUNDOFF * moved(stored, correction, value_error, value)  # as it is rounded
     policies = (policy, policy_error, leak, stored_policy, stored_leak, aside)
 
     # the leader

@@ -286,29 +286,34 @@ def invert_band(
     """
     factor_band(indptr, indices, weights, discount, place, band)
     n, width = band.shape[0], band.shape[1] // 2
-    for i in range(n):
-        here = rows[i]
-        for c in range(n):
-            here[c] = 0.0
-        here[i] = 1.0
-        for j in range(max(0, i - width), i):
-            factor, there = band[i, j - i + width], rows[j]
-            if factor != 0.0:
-                for c in range(j + 1):
-                    here[c] -= factor * there[c]
-    for i in range(n - 1, -1, -1):
-        here = rows[i]
-        for j in range(i + 1, min(i + width + 1, n)):
-            factor, there = band[i, j - i + width], rows[j]
-            if factor != 0.0:
-                for c in range(n):
-                    here[c] -= factor * there[c]
-        for c in range(n):
-            here[c] /= band[i, width]
+    for step in range(2 * n):  # down by L, and up by U
+        i, down = step if step < n else 2 * n - 1 - step, step < n
+        if down:
+            for c in range(n):
+                rows[i, c] = 0.0
+            rows[i, i] = 1.0
+        first, end = (max(0, i - width), i) if down else (i + 1, min(i + width + 1, n))
+        while first < end and band[i, first - i + width] == 0.0:
+            first += 1
+        while first < end and band[i, end - 1 - i + width] == 0.0:
+            end -= 1
+        for j in range(first, end, 4):  # of four rows at a time
+            k = j - i + width
+            j1, j2, j3 = min(j + 1, end - 1), min(j + 2, end - 1), min(j + 3, end - 1)
+            f0, f1 = band[i, k], band[i, k + 1] if j + 1 < end else 0.0
+            f2 = band[i, k + 2] if j + 2 < end else 0.0
+            f3 = band[i, k + 3] if j + 3 < end else 0.0
+            for c in range(j3 + 1 if down else n):  # L's inverse is a triangle
+                rows[i, c] -= (f0 * rows[j, c] + f1 * rows[j1, c]) + (
+                    f2 * rows[j2, c] + f3 * rows[j3, c]
+                )
+        if not down:
+            scale = 1.0 / band[i, width]
+            for c in range(n):
+                rows[i, c] *= scale
     for s in range(n):
-        here = rows[place[s]]
         for t in range(n):
-            inverse[s, t] = here[place[t]]
+            inverse[s, t] = rows[place[s], place[t]]
 
 
 @kernel
@@ -387,7 +392,7 @@ def soft_policy_iteration(
         )
         for s in range(n_states):
             for a in range(policy.shape[1]):
-                policy[s, a] = math.exp(policy[s, a])
+                policy[s, a] = math.exp(policy[s, a]) if policy[s, a] != 0.0 else 1.0
         residual, scale = soft_gap(
             indptr, data, reward, temperature, value, action_value, policy, weights, gap
         )
