@@ -104,6 +104,7 @@ OWN = {
     "RegularisedActorCritic": BANDIT,
     "Budget": {"gradient": THETA[:3], "bound": THETA[:3]},
     "required_samples": {"method": tb.NaivePolicyGradient(DRAWN), "error": 0.1},
+    "error_grid": {"make": tb.problems.layered, "over": {"temperature": [0.5]}},
     "check_by_enumeration": {"estimator": tb.NaivePolicyGradient()},
     "bandit_closed_form": BANDIT,
     "two_state_closed_form": BANDIT,
