@@ -267,7 +267,6 @@ RUNS = {
     "BC-HG, gradients clipped to length 1 (as published)": Settings(True, 1.0),
     "naive, not clipped (as published)": Settings(False, np.inf),
     "naive, clipped to length 1": Settings(False, 1.0),
-    "BC-HG, not clipped": Settings(True, np.inf),
 }
 
 ITERATIONS = 500
