@@ -15,8 +15,8 @@ Problems: what theta does
     FeatureProblem           tables that are linear in theta: incentives, fees, kernel parameters
     MarkovGame               both players act; theta are logits of the leader's policy
     LinearQuadraticGame      both act on a continuous state; theta is the leader's gain
-    Reparametrised           a problem of which another vector is the parameter
-    Transform                what turns that vector into theta; write your own
+    Reparametrised           a problem in other parameters: theta goes through a transform first
+    Transform                what theta goes through; write your own
     Budget                   a transform: incentives that share a budget
     Box                      a transform: parameters within bounds
     Contexts                 several followers, met by chance, and one theta for all
@@ -38,7 +38,7 @@ The follower's answer, and what it is worth to the leader
     Response                 its value, action value and policy
     PolicyIteration          the solver for exact numbers
     CompiledPolicyIteration  the same, fast for thousands of small solves
-    ValueIteration           the solver of which it is known how it converges
+    ValueIteration           the plain solver, as an independent check
     StoppedValueIteration    a follower that has not finished thinking
     StoppedPolicyIteration   the same, with a table of its own, as in the papers
     FollowerSolver           what a solver of your own must have
@@ -112,8 +112,12 @@ Efficiency: how good is it?
     estimator_moments        exact bias and variance of a method's gradients, without sampling
     error_curve              errors of methods against the budget of steps
     ErrorCurve               these errors, the best cuts, and where methods cross
+    error_grid               the same over temperatures, discounts, horizons, sizes
+    ErrorGrid                these curves as one table
     required_samples         trajectories for an error, or a cosine, with a probability
     best_baseline            BC-HG with the baseline that leaves the least variance
+    lower_limit              least variance for those who learn what exact critics know
+    LowerLimit               this, table by table
     Moments                  mean, variances, covariance, and what a trajectory costs
 
 Checks: is it right?
@@ -176,9 +180,6 @@ from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.processes import sweep
 from tabular_bilevel._base.renamed import found_by_old_name
-from tabular_bilevel.ascent.ascent import AscentState, Iteration, ascend, resume
-from tabular_bilevel.ascent.optimisers import Adam, GradientAscent, Optimiser
-from tabular_bilevel.ascent.published import Recipe, published
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import error_bounds
 from tabular_bilevel.certify.enclosure import enclose
@@ -190,24 +191,6 @@ from tabular_bilevel.certify.result import (
     Hypergradient,
     Interval,
 )
-from tabular_bilevel.estimators import (
-    AdaptiveModelDesign,
-    BiLevelActorCritic,
-    BoltzmannCovariance,
-    Estimate,
-    Estimator,
-    ExactGradient,
-    HyperPolicyGradient,
-    NaivePolicyGradient,
-    RegularisedActorCritic,
-    ScoreFunction,
-    SoBiRL,
-    TruncatedNeumann,
-    ValueGapPenalty,
-    ZeroOrder,
-)
-from tabular_bilevel.estimators.contract import BatchEstimator, SamplingEstimator
-from tabular_bilevel.estimators.register import Setting
 from tabular_bilevel.exact.hypergradient import hypergradient, objective
 from tabular_bilevel.exact.routes import (
     DifferenceGradient,
@@ -230,57 +213,27 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.kinds import evaluate_leader, sensitivities, solve_follower
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
-from tabular_bilevel.moments import (
-    ErrorCurve,
-    Moments,
-    best_baseline,
-    error_curve,
-    estimator_moments,
-    required_samples,
-)
-from tabular_bilevel.optimum import Optimum, Shake, polish, search
 from tabular_bilevel.problem import BilevelProblem, ForwardProblem, LinearQuadraticProblem
 from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.reparametrised import Box, Budget, Reparametrised, Transform, along
-from tabular_bilevel.sampling.all_trajectories import count_trajectories
-from tabular_bilevel.sampling.critics import (
-    Critic,
-    ExactCritic,
-    GivenCritic,
-    LeaderValues,
-    MonteCarloCritic,
-    SarsaCritic,
-    TemporalDifferenceCritic,
-)
-from tabular_bilevel.sampling.experience import Experience, Interaction
-from tabular_bilevel.sampling.quadratic_critic import QuadraticCritic
-from tabular_bilevel.sampling.samplers import Episodes, Sampler, StepBudget, Survivors
-from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajectories
-from tabular_bilevel.sampling.view import Batch, LeaderView
 
-if TYPE_CHECKING:  # checks take a third of this import: they wait until one is asked for
-    from tabular_bilevel.checks import (
-        Diagnosis,
-        Distinction,
-        EnumerationReport,
-        EstimatorReport,
-        GradientReport,
-        SuiteCase,
-        SuiteReport,
-        Verdict,
-        check_by_enumeration,
-        check_estimates,
-        check_estimator,
-        check_gradient,
-        check_suite,
-        standard_suite,
-        tell_apart,
-    )
-    from tabular_bilevel.mistakes import Control, controls
-    from tabular_bilevel.pages import save_report
+if TYPE_CHECKING:
+    from tabular_bilevel.ascent import *
+    from tabular_bilevel.checks import *
+    from tabular_bilevel.estimators import *
+    from tabular_bilevel.mistakes import *
+    from tabular_bilevel.moments import *
+    from tabular_bilevel.optimum import *
+    from tabular_bilevel.pages import *
+    from tabular_bilevel.sampling import *
+
+# What the exact gradient does without takes most of this import: it waits until it is asked for.
+LATER = (
+    "sampling", "estimators", "ascent", "optimum", "moments", "mistakes", "checks", "pages",
+)  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -313,6 +266,7 @@ __all__ = [
     "Episodes",
     "ErrorBounds",
     "ErrorCurve",
+    "ErrorGrid",
     "Estimate",
     "Estimated",
     "Estimator",
@@ -339,6 +293,7 @@ __all__ = [
     "LinearQuadraticGame",
     "LinearQuadraticModel",
     "LinearQuadraticProblem",
+    "LowerLimit",
     "MarkovGame",
     "Model",
     "Moments",
@@ -391,10 +346,12 @@ __all__ = [
     "enclose",
     "error_bounds",
     "error_curve",
+    "error_grid",
     "estimator_moments",
     "evaluate_leader",
     "forward_gradient",
     "hypergradient",
+    "lower_limit",
     "lq",
     "normalised",
     "objective",
@@ -417,17 +374,18 @@ display_all(globals())
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "plots"})
+    return sorted({*globals(), *__all__, *LATER, "plots"})
 
 
 def __getattr__(name: str) -> Any:
     """Import what takes time when it is asked for; `plots` also takes matplotlib, an extra."""
-    if name in ("checks", "mistakes", "plots"):
+    if name in (*LATER, "plots"):
         return importlib.import_module(f"tabular_bilevel.{name}")
-    old = {"Step": Iteration, "Steps": StepBudget}
-    if not (name in old or name.startswith("_")):
-        for folder in ("mistakes", "checks", "pages"):
-            part = importlib.import_module(f"tabular_bilevel.{folder}")
-            if name in part.__all__:
-                return getattr(part, name)
-    return found_by_old_name(__name__, name, old)
+    old = {"Step": "Iteration", "Steps": "StepBudget"}
+    wanted = old.get(name, name)
+    for folder in () if name.startswith("_") else LATER:
+        part = importlib.import_module(f"tabular_bilevel.{folder}")
+        if wanted in part.__all__:
+            found = globals()[wanted] = getattr(part, wanted)
+            return found_by_old_name(__name__, name, {name: found}) if name in old else found
+    return found_by_old_name(__name__, name, {})

@@ -117,12 +117,15 @@ class Reach:
         What the bound takes for granted, in words; empty if nothing.
     reason : str
         Why the bound is infinite; empty if it need not be.
+    own : bool
+        Whether that is what the problem's own pullback comes to.
     """
 
     pulled: FloatArray
     bound: FloatArray
     given: str = ""
     reason: str = ""
+    own: bool = False
 
 
 def reach(
@@ -138,16 +141,17 @@ def reach(
     if isinstance(problem, Reparametrised) and hasattr(problem.transform, "pullback_bound"):
         transform, x = problem.transform, problem.transform.forward(theta)
         inner = reach(problem.inner, x, measures, bounds)
-        pulled = np.asarray(transform.pullback(theta, inner.pulled))
+        pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        return _own(transform, Reach(pulled, inner.bound, inner.given, inner.reason), bound)
+        found = Reach(pulled, inner.bound, inner.given, inner.reason, inner.own)
+        return _own(transform, found, bound)
     if isinstance(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
     own: Any = getattr(problem, "pullback_bound", None)
     if own is not None:
-        pulled = np.asarray(problem.pullback(theta, measures))
-        return _own(problem, Reach(pulled, pulled), own(theta, measures, bounds))
+        pulled = _pulled(problem.pullback(theta, measures), theta)
+        return _own(problem, Reach(pulled, pulled, own=True), own(theta, measures, bounds))
     try:
         tangents = tangents_at(problem, theta, measures.model, limited=True)
         if tangents.given == _given("pullback"):
@@ -156,6 +160,11 @@ def reach(
         unknown = np.full(theta.size, np.inf)
         return Reach(np.zeros(theta.size), unknown, reason=str(error))
     return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
+
+
+def _pulled(found: Any, theta: FloatArray) -> FloatArray:
+    """Check what a pullback returned; what is not finite has no bound."""
+    return real_array("pullback(...)", found, theta.shape)
 
 
 def _added(parts: Sequence[Reach]) -> Reach:
@@ -168,19 +177,20 @@ def _added(parts: Sequence[Reach]) -> Reach:
         name: "; ".join(dict.fromkeys(getattr(x, name) for x in parts if getattr(x, name)))
         for name in ("given", "reason")
     }
-    return Reach(pulled, bound + (len(parts) + 2.0) * ROUNDOFF * size, **words)
+    bound += (len(parts) + 2.0) * ROUNDOFF * size
+    return Reach(pulled, bound, **words, own=all(part.own for part in parts))
 
 
 def _own(part: object, found: Reach, bound: Any) -> Reach:
     """Check the bound that a part of a problem has of its own."""
     bound = real_array("pullback_bound(...)", bound, found.pulled.shape)
-    if (bound < 0.0).any():
+    if not bound.min(initial=0.0) >= 0.0 and (bound < 0.0).any():  # no number bounds nothing
         index = first(bound < 0.0)
         raise ValueError(f"{entry('pullback_bound(...)', index)} is {bound[index]}, below 0")
     reason = found.reason
-    if not all_finite(bound) and not reason and all_finite(found.bound):
+    if not reason and not all_finite(bound) and all_finite(found.bound):
         reason = f"the pullback_bound of {type(part).__name__} is infinite"
-    return Reach(found.pulled, bound, found.given, reason)
+    return Reach(found.pulled, bound, found.given, reason, found.own)
 
 
 def _given(method: str) -> str:

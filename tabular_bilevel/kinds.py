@@ -6,7 +6,6 @@ A model is made of tables (`finite`) or linear-quadratic (`lq`); neither knows t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any, TypeAlias, overload
 
 import numpy.typing as npt
@@ -56,34 +55,36 @@ AnySensitivities: TypeAlias = Sensitivities | LinearQuadraticSensitivities
 def by_kind(tables: Callable[..., Any], linear_quadratic: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function that does the one or the other, by the kind of model that comes first."""
 
-    @singledispatch
-    def chosen(model: object, *_: Any, **__: Any) -> Any:
+    def chosen(model: Any, *arguments: Any, **settings: Any) -> Any:
+        if isinstance(model, Model):
+            return tables(model, *arguments, **settings)
+        if isinstance(model, LinearQuadraticModel):
+            return linear_quadratic(model, *arguments, **settings)
         raise ValueError(
             f"model is of type {type(model).__name__}, not a Model or a LinearQuadraticModel"
         )
 
-    chosen.register(Model, tables)
-    chosen.register(LinearQuadraticModel, linear_quadratic)
     return chosen
 
 
-# What `solver` can be for tables alone.
-_SOLVERS_OF_TABLES = (
-    CompiledPolicyIteration,
-    PolicyIteration,
-    StoppedPolicyIteration,
-    StoppedValueIteration,
-    ValueIteration,
-)
+# What belongs to the other kind of model: solvers, too, for tables alone.
+_FOREIGN = {
+    Model: (LinearQuadraticResponse, LinearQuadraticEvaluation),
+    LinearQuadraticModel: (
+        CompiledPolicyIteration,
+        PolicyIteration,
+        StoppedPolicyIteration,
+        StoppedValueIteration,
+        ValueIteration,
+        Response,
+        Evaluation,
+    ),
+}
 
 
 def _require_kind(model: object, given: object, name: str) -> None:
     """Raise where a model of the one kind comes with what belongs to the other."""
-    others = {
-        Model: (LinearQuadraticResponse, LinearQuadraticEvaluation),
-        LinearQuadraticModel: (*_SOLVERS_OF_TABLES, Response, Evaluation),
-    }
-    for kind, foreign in others.items():
+    for kind, foreign in _FOREIGN.items():
         if isinstance(model, kind) and isinstance(given, foreign):
             raise ValueError(
                 f"{name} is a {type(given).__name__} of the other kind of model, and model is a "

@@ -425,7 +425,7 @@ class Perturbed:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Estimate and perturb; parameters as of `BoltzmannCovariance`."""
+        """Estimate and perturb; as of `Estimator`."""
         generator = as_generator(rng)
         estimate = as_estimator(self.method).at(problem, theta)(generator, memory)
         normal = generator.standard_normal(estimate.gradient.size)

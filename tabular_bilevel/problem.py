@@ -24,6 +24,7 @@ __all__ = [
     "BilevelProblem",
     "ForwardProblem",
     "LinearQuadraticProblem",
+    "TablesOnlyError",
     "model_at",
     "modelled",
     "pulled_back",
@@ -175,37 +176,13 @@ class LinearQuadraticProblem(Protocol):
     """
 
     def model(self, theta: FloatArray) -> LinearQuadraticModel:
-        """Build the follower's model at theta.
-
-        Parameters
-        ----------
-        theta : ndarray, shape (d,)
-            The leader's parameter.
-
-        Returns
-        -------
-        LinearQuadraticModel
-            The follower's decision process.
-        """
+        """Build the follower's model at theta, shape (d,), as of `BilevelProblem`."""
         ...
 
     def pullback(
         self, theta: FloatArray, sensitivities: LinearQuadraticSensitivities
     ) -> FloatArray:
-        """Sum over the tables of sensitivity times d(entry)/d(theta).
-
-        Parameters
-        ----------
-        theta : ndarray, shape (d,)
-            The leader's parameter.
-        sensitivities : lq.Sensitivities
-            Of the model at theta, or of anything linear in its tables.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The derivative in theta.
-        """
+        """Pull sensitivities back to theta, as of `BilevelProblem`."""
         ...
 
 
@@ -243,11 +220,17 @@ def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem
     return require_tables(model_at(problem, theta, name=name), name=f"{name}.model(theta)")
 
 
-def require_tables(model: AnyModel, *, name: str = "problem.model(theta)") -> Model:
+class TablesOnlyError(ValueError):
+    """A linear-quadratic model was given to what is for tables; no fault of an estimator's."""
+
+
+def require_tables(
+    model: AnyModel, *, name: str = "problem.model(theta)", what: str = "this"
+) -> Model:
     """Raise unless the model is one of tables."""
     if isinstance(model, Model):
         return model
-    raise ValueError(f"{name} is a {type(model).__name__}: this is for tables only")
+    raise TablesOnlyError(f"{name} is a {type(model).__name__}: {what} is for tables only")
 
 
 def pulled_back(
@@ -277,6 +260,7 @@ def require_reward_parameters(
     method: str, problem: BilevelProblem, theta: FloatArray, model: Model
 ) -> None:
     """Raise unless theta moves rewards only, so that nothing is pulled back from the kernel."""
+    require_tables(model, what=method)
     probe = np.random.default_rng(0)
     measures = Sensitivities.of(
         model,

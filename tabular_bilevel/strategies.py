@@ -8,7 +8,8 @@ multiples of 1/8, discounts 1 - 2^-k, temperatures powers of two. Needs hypothes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -110,14 +111,31 @@ def models(
     ...     assert abs(tb.solve_follower(model).policy.sum(axis=1) - 1.0).max() < 1e-12
     >>> policies_are_distributions()
     """
-    return _models(
-        _sizes("states", min_states, max_states),
-        _sizes("actions", min_actions, max_actions),
-        _scalars(min_discount, max_discount, min_temperature, max_temperature),
-        _rewards(max_reward),
-        allow_unavailable,
-        allow_termination,
-    )
+    sizes = _sizes("states", min_states, max_states)
+    action_counts = _sizes("actions", min_actions, max_actions)
+    scalars = _scalars(min_discount, max_discount, min_temperature, max_temperature)
+    rewards = _rewards(max_reward)
+
+    @st.composite
+    def drawn(draw: DrawFn) -> Model:
+        shape = draw(sizes), draw(action_counts)
+        follower_reward = draw(rewards(shape))
+        available = draw(_masks(shape, allow_unavailable))
+        forbid = not available.all() and draw(st.booleans())
+        if forbid:
+            follower_reward = np.where(available, follower_reward, -np.inf)
+        transition, termination = draw(_kernels(shape, allow_termination))
+        return Model.from_tables(
+            transition=transition,
+            follower_reward=follower_reward,
+            leader_reward=draw(rewards(shape)),
+            initial=draw(_distributions(shape[0])),
+            available=None if forbid else available,
+            termination=termination,
+            **draw(scalars),
+        )
+
+    return drawn()
 
 
 def problems(
@@ -171,11 +189,27 @@ def problems(
     tables = [name for name, may in allowed.items() if may]
     if not tables:
         raise ValueError("no table may depend on theta: allow rewards, transition or initial")
-    return _problems(
-        models() if bases is None else bases,
-        _sizes("parameters", min_parameters, max_parameters),
-        tables,
-    )
+    models_at_zero = models() if bases is None else bases
+    parameter_counts = _sizes("parameters", min_parameters, max_parameters)
+    values = st.integers(-LARGEST_FEATURE, LARGEST_FEATURE)
+
+    @st.composite
+    def drawn(draw: DrawFn) -> FeatureProblem:
+        base, n_parameters = draw(models_at_zero), draw(parameter_counts)
+        n_rows = {
+            "follower_reward": base.follower_reward.size,
+            "leader_reward": base.leader_reward.size,
+            "transition": base.transition.nnz,
+            "initial": base.n_states,
+        }
+        chosen = draw(st.lists(st.sampled_from(tables), min_size=1, unique=True))
+        features: dict[str, Any] = {}
+        for name in chosen:
+            shape = n_rows[name], n_parameters
+            features[name] = draw(hnp.arrays(np.int64, shape, elements=values, fill=st.nothing()))
+        return FeatureProblem(base, **features)
+
+    return drawn()
 
 
 def games(
@@ -204,12 +238,8 @@ def games(
     ----------
     min_states, max_states, min_leader_actions, max_leader_actions, min_actions, max_actions : int
         Range of the sizes.
-    min_discount, max_discount : float
-        Range of both discounts, which are drawn independently; in [0, 1).
-    min_temperature, max_temperature : float
-        Range of the temperature; positive.
-    max_reward : float
-        Largest size of a reward.
+    min_discount, max_discount, min_temperature, max_temperature, max_reward
+        As for `models`.
     allow_observed, allow_hidden : bool
         Whether the follower may, and may not, observe the leader's action; at least one.
     allow_unavailable : bool
@@ -242,16 +272,35 @@ def games(
     ]
     if not kinds:
         raise ValueError("no kind of game is left: allow observed or hidden ones")
-    return _games(
-        _sizes("states", min_states, max_states),
-        _sizes("leader_actions", min_leader_actions, max_leader_actions),
-        _sizes("actions", min_actions, max_actions),
-        _scalars(min_discount, max_discount, min_temperature, max_temperature),
-        _rewards(max_reward),
-        st.sampled_from(kinds),
-        allow_unavailable,
-        allow_termination,
-    )
+    sizes = _sizes("states", min_states, max_states)
+    leader_action_counts = _sizes("leader_actions", min_leader_actions, max_leader_actions)
+    action_counts = _sizes("actions", min_actions, max_actions)
+    scalars = _scalars(min_discount, max_discount, min_temperature, max_temperature)
+    rewards = _rewards(max_reward)
+
+    @st.composite
+    def drawn(draw: DrawFn) -> MarkovGame:
+        observed = draw(st.sampled_from(kinds))
+        n_states, n_leader, n_actions = shape = (
+            draw(sizes),
+            draw(leader_action_counts),
+            draw(action_counts),
+        )
+        # what the follower may do depends on the leader's action only if it can see that
+        seen = (n_states, n_leader if observed else 1, n_actions)
+        available = draw(_masks(seen, allow_unavailable))
+        transition, termination = draw(_kernels(shape, allow_termination))
+        return MarkovGame(
+            transition=transition,
+            follower_reward=np.where(available, draw(rewards(shape)), -np.inf),
+            leader_reward=draw(rewards(shape)),
+            initial=draw(_distributions(n_states)),
+            termination=termination,
+            follower_observes_leader=observed,
+            **draw(scalars),
+        )
+
+    return drawn()
 
 
 def instances(
@@ -361,97 +410,15 @@ def policies(model: Model) -> SearchStrategy[FloatArray]:
     ...     assert policy[1, 1] == 0.0
     >>> forbidden_actions_are_not_taken()
     """
-    return _policies(model)
 
+    @st.composite
+    def drawn(draw: DrawFn) -> FloatArray:
+        table = np.zeros(model.available.shape)
+        for s, mask in enumerate(model.available):
+            table[s, mask] = draw(_distributions(int(mask.sum())))
+        return table
 
-@st.composite
-def _models(
-    draw: DrawFn,
-    sizes: SearchStrategy[int],
-    action_counts: SearchStrategy[int],
-    scalars: SearchStrategy[dict[str, Any]],
-    rewards: _Rewards,
-    allow_unavailable: bool,
-    allow_termination: bool,
-) -> Model:
-    shape = draw(sizes), draw(action_counts)
-    follower_reward = draw(rewards.of_shape(shape))
-    available = draw(_masks(shape, allow_unavailable))
-    forbid = not available.all() and draw(st.booleans())
-    if forbid:
-        follower_reward = np.where(available, follower_reward, -np.inf)
-    transition, termination = draw(_kernels(shape, allow_termination))
-    return Model.from_tables(
-        transition=transition,
-        follower_reward=follower_reward,
-        leader_reward=draw(rewards.of_shape(shape)),
-        initial=draw(_distributions(shape[0])),
-        available=None if forbid else available,
-        termination=termination,
-        **draw(scalars),
-    )
-
-
-@st.composite
-def _problems(
-    draw: DrawFn,
-    bases: SearchStrategy[Model],
-    parameter_counts: SearchStrategy[int],
-    tables: list[str],
-) -> FeatureProblem:
-    base, n_parameters = draw(bases), draw(parameter_counts)
-    n_rows = {
-        "follower_reward": base.follower_reward.size,
-        "leader_reward": base.leader_reward.size,
-        "transition": base.transition.nnz,
-        "initial": base.n_states,
-    }
-    chosen = draw(st.lists(st.sampled_from(tables), min_size=1, unique=True))
-    values = st.integers(-LARGEST_FEATURE, LARGEST_FEATURE)
-    features: dict[str, Any] = {
-        name: draw(
-            hnp.arrays(np.int64, (n_rows[name], n_parameters), elements=values, fill=st.nothing())
-        )
-        for name in chosen
-    }
-    return FeatureProblem(base, **features)
-
-
-@st.composite
-def _games(
-    draw: DrawFn,
-    sizes: SearchStrategy[int],
-    leader_action_counts: SearchStrategy[int],
-    action_counts: SearchStrategy[int],
-    scalars: SearchStrategy[dict[str, Any]],
-    rewards: _Rewards,
-    kinds: SearchStrategy[bool],
-    allow_unavailable: bool,
-    allow_termination: bool,
-) -> MarkovGame:
-    observed = draw(kinds)
-    n_states, n_leader, n_actions = draw(sizes), draw(leader_action_counts), draw(action_counts)
-    shape = (n_states, n_leader, n_actions)
-    # what the follower may do depends on the leader's action only if it can see that
-    available = draw(_masks((n_states, n_leader if observed else 1, n_actions), allow_unavailable))
-    transition, termination = draw(_kernels(shape, allow_termination))
-    return MarkovGame(
-        transition=transition,
-        follower_reward=np.where(available, draw(rewards.of_shape(shape)), -np.inf),
-        leader_reward=draw(rewards.of_shape(shape)),
-        initial=draw(_distributions(n_states)),
-        termination=termination,
-        follower_observes_leader=observed,
-        **draw(scalars),
-    )
-
-
-@st.composite
-def _policies(draw: DrawFn, model: Model) -> FloatArray:
-    table = np.zeros(model.available.shape)
-    for s, mask in enumerate(model.available):
-        table[s, mask] = draw(_distributions(int(mask.sum())))
-    return table
+    return drawn()
 
 
 @st.composite
@@ -514,19 +481,11 @@ def _distributions(draw: DrawFn, size: int) -> FloatArray:
     return np.asarray(weights / weights.sum())
 
 
-class _Rewards:
-    """Tables of multiples of `REWARD_STEP`."""
-
-    def __init__(self, largest: float) -> None:
-        self.largest = largest
-
-    def of_shape(self, shape: tuple[int, ...]) -> SearchStrategy[FloatArray]:
-        return _multiples("max_reward", self.largest, REWARD_STEP, shape)
-
-
-def _rewards(largest: float) -> _Rewards:
-    _multiples("max_reward", largest, REWARD_STEP, (1,))  # checks now rather than at the first draw
-    return _Rewards(largest)
+def _rewards(largest: float) -> Callable[[tuple[int, ...]], SearchStrategy[FloatArray]]:
+    """Make tables of multiples of `REWARD_STEP`, of the shape that is asked for."""
+    made = partial(_multiples, "max_reward", largest, REWARD_STEP)
+    made((1,))  # checks now rather than at the first draw
+    return made
 
 
 def _multiples(
@@ -549,7 +508,7 @@ def _sizes(name: str, smallest: int, largest: int) -> SearchStrategy[int]:
 
 def _scalars(
     min_discount: float, max_discount: float, min_temperature: float, max_temperature: float
-) -> SearchStrategy[dict[str, float]]:
+) -> SearchStrategy[dict[str, Any]]:
     """Discounts and temperature: round numbers of the ranges, and the ranges' ends."""
     least = as_discount("min_discount", min_discount)
     most = as_discount("max_discount", max_discount)

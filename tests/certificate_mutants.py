@@ -1,7 +1,5 @@
 """Certificates changed at random: numbers, types, keys, structure, claims, the proof."""
 
-from __future__ import annotations
-
 import json
 import math
 from contextlib import suppress

@@ -27,6 +27,33 @@ settings.load_profile("quick")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module")
+def once_a_problem():
+    """Let checks compute once for a problem at a theta what depends on nothing else.
+
+    For tests that check many estimators of one problem; with another object it is computed anew.
+    """
+    from tabular_bilevel.checks import enumeration, estimator
+
+    known = {}
+
+    def once(function):
+        def call(problem, theta, **settings):
+            key = (function, id(problem), bytes(theta), *settings.values())
+            if key not in known:
+                known[key] = problem, function(problem, theta, **settings)  # keeps its identity
+            return known[key][1]
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("Candidates", "check_pullback", "hypergradient"):
+            function = once(getattr(estimator, name))
+            for module in (enumeration, estimator):
+                patch.setattr(module, name, function)
+        yield
+
+
 @pytest.fixture
 def maps() -> Path:
     """Folder of MovingAI maps, where the environment names one."""

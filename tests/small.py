@@ -1,6 +1,7 @@
 """Small models that several test files need, many from the package's zoo, and where they look."""
 
 import numpy as np
+import pytest
 
 import tabular_bilevel as tb
 from tabular_bilevel.problems import zoo
@@ -20,6 +21,13 @@ def put(array, index, number):
     copy = np.array(array, dtype=np.float64)
     copy[index] = number
     return copy
+
+
+def refusal(call, *arguments, **settings):
+    """Return the message with which a call is refused."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        call(*arguments, **settings)
+    return str(caught.value)
 
 
 def patchy(rng=6, *, n_states=5):

@@ -4,8 +4,6 @@ Prints them as JSON, floats as hexadecimals. What is stored are tables, not what
 theta: that is rounded otherwise elsewhere, and tables that differ in a bit are another problem.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import pickle

@@ -1,7 +1,5 @@
 """The accuracy of a result: what was asked for, what was reached, and what is said of it."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import pickle
@@ -218,17 +216,14 @@ def test_numbers_that_overflow_are_an_estimate():
     assert "ESTIMATE" in str(result)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_settings_are_checked():
+    for make, message in (
         (lambda: tb.Bounded(tolerance=0.0), "tolerance is 0.0, not a positive finite number"),
         (lambda: tb.Enclosed(tolerance=-1.0), "tolerance is -1.0, not a positive finite number"),
         (lambda: tb.Enclosed(max_precision=0), "max_precision is 0, not a positive whole number"),
-    ],
-)
-def test_settings_are_checked(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 @pytest.mark.parametrize(
@@ -249,18 +244,15 @@ class Solver:
         return dataclasses.replace(tb.PolicyIteration().solve(model), value=self._value)
 
 
-@pytest.mark.parametrize(
-    ("solver", "message"),
-    [
+def test_what_is_no_solver_is_refused():
+    for solver, message in (
         (tb.PolicyIteration, "solver is the class PolicyIteration, not an instance of it"),
         ("newton", "solver is 'newton', which has no method solve"),
         (Solver([0.0, np.nan]), r"value of the solver's response\[1\] is nan, not a finite number"),
         (Solver([0.0]), r"value of the solver's response has shape \(1,\), not \(2,\)"),
-    ],
-)
-def test_what_is_no_solver_is_refused(solver, message):
-    with pytest.raises(ValueError, match=message):
-        two_state(solver=solver)
+    ):
+        with pytest.raises(ValueError, match=message):
+            two_state(solver=solver)
 
 
 def test_a_target_that_is_hardly_known_is_not_called_exact():

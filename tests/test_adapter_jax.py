@@ -1,10 +1,10 @@
-"""JAX differentiates the objective, and problems written in JAX are differentiated by it."""
+"""JAX differentiates the objective; problems written in it: tests/test_adapter_tables.py."""
 
 import numpy as np
 import pytest
-from references.strangers import returned_by_pushforward
 from sizes import pairs, sizes
-from small import FORBIDDEN, Counted
+from small import Counted, refusal
+from written import EXACT, GARNET, THETA, in_jax
 
 import tabular_bilevel as tb
 
@@ -18,10 +18,6 @@ from tabular_bilevel.adapters.jax import JaxProblem, objective  # noqa: E402
 ROUNDING = 1e-12
 SINGLE = 1e-5
 
-GARNET = tb.problems.garnet(n_states=6, n_actions=3, n_parameters=4, rng=2)
-THETA = np.array([0.3, -0.2, 0.1, 0.4])
-EXACT = tb.hypergradient(GARNET, THETA)
-
 
 @pytest.fixture
 def double():
@@ -31,58 +27,7 @@ def double():
     jax.config.update("jax_enable_x64", False)
 
 
-def features_in_jax(whole):
-    """Write the garnet's tables in JAX, its kernel whole or entry by entry."""
-    base, kernel, row = GARNET.base, GARNET.base.transition, GARNET.base.entry_row
-    shape = base.follower_reward.shape
-    F = {
-        name: getattr(GARNET, name).toarray()
-        for name in ("transition", "follower_reward", "leader_reward", "initial")
-    }
-    dense = np.zeros((*kernel.shape, F["transition"].shape[1]))
-    dense[row, kernel.indices] = F["transition"]
-    same_row = (row[:, None] == row).astype(float)
-
-    def tables(theta):
-        if whole:
-            weights = kernel.toarray() * jnp.exp(dense @ theta)
-            transition = weights / weights.sum(axis=1, keepdims=True)
-            transition = transition.reshape(*shape, kernel.shape[1])
-        else:
-            weights = kernel.data * jnp.exp(F["transition"] @ theta)
-            transition = weights / (same_row @ weights)
-        return {
-            "transition": transition,
-            "follower_reward": base.follower_reward + (F["follower_reward"] @ theta).reshape(shape),
-            "leader_reward": base.leader_reward + (F["leader_reward"] @ theta).reshape(shape),
-            "initial": jax.nn.softmax(jnp.log(base.initial) + F["initial"] @ theta),
-        }
-
-    return tables
-
-
-PROBLEMS = {
-    "whole": JaxProblem(GARNET.base, features_in_jax(True), 4),
-    "entries": JaxProblem(GARNET.base, features_in_jax(False), 4),
-}
-
-
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_a_problem_in_jax_is_the_one_in_features(name):
-    problem = PROBLEMS[name]
-    mine, model = problem.model(THETA), GARNET.model(THETA)
-    tables = [
-        (mine.transition.toarray(), model.transition.toarray()),
-        (mine.follower_reward, model.follower_reward),
-        (mine.leader_reward, model.leader_reward),
-        (mine.initial, model.initial),
-        (tb.hypergradient(problem, THETA).gradient, EXACT.gradient),
-    ]
-    for ours, theirs in tables:
-        np.testing.assert_allclose(ours, theirs, rtol=ROUNDING, atol=ROUNDING)
-    report = tb.check_gradient(problem, THETA)
-    assert report.passed, str(report)
-    assert len(report.comparisons) == 3
+PROBLEMS = {name: getattr(in_jax(), name) for name in ("whole", "entries")}
 
 
 def test_double_precision_stays_inside():
@@ -90,84 +35,14 @@ def test_double_precision_stays_inside():
     assert jnp.zeros(1).dtype == jnp.float32
 
 
-@sizes("stopped", ["transition", "initial"], ["follower_reward", "leader_reward"])
-def test_a_gradient_that_is_stopped_on_the_way_fails_the_check(stopped):
-    def tables(theta):
-        found = PROBLEMS["whole"].tables(theta)
-        return {**found, stopped: jax.lax.stop_gradient(found[stopped])}
-
-    report = tb.check_gradient(JaxProblem(GARNET.base, tables, 4), THETA)
-    assert not report.passed
-    assert "differences: DIFFERS" in str(report)
-
-
-def test_ascent_and_estimators_take_it():
-    problem = PROBLEMS["whole"]
-    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Survivors(100)))
-    assert tb.check_estimator(estimator, problem, THETA, n_replicates=100, rng=0).passed
-    *_, last = tb.ascend(problem, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_iterations=3)
-    assert last.objective > EXACT.objective
-
-
-def forbidden_and_zero(theta):
-    """A kernel with an entry that is 0 at theta[0] = 0, and a forbidden action."""
-    moving = jnp.zeros((2, 2, 2)).at[0, 0].set(jnp.array([-1.0, 1.0]) * theta[0])
-    fixed = jnp.array([[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.7], [jnp.nan, jnp.nan]]])
-    reward = jnp.array([[0.0, 0.2], [1.0, -jnp.inf]])
-    return {
-        "transition": fixed + moving,
-        "follower_reward": reward + theta[1] * jnp.array([[1.0, 0.0], [0.0, 2.0]]),
-    }
-
-
-def test_a_zero_that_moves_has_a_derivative_and_a_forbidden_action_none():
-    problem = JaxProblem(FORBIDDEN, forbidden_and_zero, 2)
-    at_zero = tb.hypergradient(problem, [0.0, 0.1]).gradient
-    nearby = tb.hypergradient(problem, [1e-9, 0.1]).gradient
-    assert abs(at_zero[0]) > 0.01
-    np.testing.assert_allclose(at_zero, nearby, rtol=1e-6)
-    assert tb.check_gradient(problem, [0.2, 0.1]).passed
-
-
-@pytest.mark.parametrize(
-    ("tables", "message"),
-    [
-        (lambda theta: {}, r"tables\(theta\) has no tables"),
-        (lambda theta: [theta], r"tables\(theta\) is a list, not a dictionary"),
-        (lambda theta: {"termination": theta}, "has termination; theta can move transition"),
-        (
-            lambda theta: {"follower_reward": theta.astype(jnp.float32)},
-            r"tables\(theta\)\['follower_reward'\] has dtype float32, not float64",
-        ),
-        (lambda theta: {"leader_reward": theta}, r"leader_reward has shape \(4,\), not \(6, 3\)"),
-        (
-            lambda theta: {"transition": theta},
-            r"transition has shape \(4,\), neither \(6, 3, 6\) nor that of the 54 entries",
-        ),
-        (
-            lambda theta: {"transition": jnp.full((6, 3, 6), 0.2)},
-            r"transition\[0, 0\] sums to 1\.2, not 1",
-        ),
-        (
-            lambda theta: {"follower_reward": jnp.full((6, 3), -jnp.inf)},
-            r"follower_reward\[0, 0\] is -inf, not a finite number",
-        ),
-        (lambda theta: {"initial": jnp.ones(6)}, "initial sums to 6, not 1"),
-    ],
-)
-def test_bad_tables_are_named(tables, message):
-    with pytest.raises(ValueError, match=message):
-        JaxProblem(GARNET.base, tables, 4).model(THETA)
-
-
-def test_theta_must_fit():
-    problem = PROBLEMS["whole"]
-    with pytest.raises(ValueError, match="not that of a vector of length 4"):
-        tb.hypergradient(problem, [0.0] * 5)
-    with pytest.raises(ValueError, match="direction has shape"):
-        problem.pushforward(THETA, [0.0] * 5)
-    with pytest.raises(ValueError, match="n_parameters is 0, not a positive whole number"):
-        JaxProblem(GARNET.base, problem.tables, 0)
+def test_bad_tables_are_named():
+    for name, table, words in (
+        ("transition", lambda: jnp.full((6, 3, 6), 0.2), "[0, 0] sums to 1.2, not 1"),
+        ("follower_reward", lambda: jnp.full((6, 3), -jnp.inf), "[0, 0] is -inf, not a finite"),
+        ("initial", lambda: jnp.ones(6), " sums to 6, not 1"),
+    ):
+        problem = JaxProblem(GARNET.base, lambda theta, n=name, t=table: {n: t()}, 4)
+        assert name + words in refusal(problem.model, THETA)
 
 
 # --- the objective
@@ -283,67 +158,3 @@ def test_an_ascent_in_jax():
     for _ in range(5):
         theta = step(theta)
     assert objective(GARNET, theta) > EXACT.objective
-
-
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_bounds_hold_given_what_jax_returns(name, scale):
-    reference = pytest.importorskip("ball_reference")
-    problem = PROBLEMS[name]
-    for theta in scale * np.random.default_rng(0).normal(size=(5, 4)):
-        result = tb.hypergradient(problem, theta, accuracy=tb.Bounded(1e-7))
-        assert result.accuracy.given.startswith("given the derivatives as pushforward returns them")
-        exact = reference.Reference(result.model, result.response.value)
-        truth = exact.gradient(*returned_by_pushforward(problem, theta, result.model))
-        for stored, ball, bound in zip(
-            result.gradient, truth, result.accuracy.gradient, strict=True
-        ):
-            assert reference.off(stored, ball) <= bound
-
-
-def bent(scale, where=slice(None)):
-    """An identity whose derivative JAX is told to multiply, in some places."""
-
-    @jax.custom_vjp
-    def identity(table):
-        return table
-
-    def backward(_, slopes):
-        return (slopes.at[where].multiply(scale),)
-
-    identity.defvjp(lambda table: (table, None), backward)
-    return identity
-
-
-INFLUENCE = np.abs(EXACT.sensitivities.follower_reward)
-BUSIEST = np.unravel_index(INFLUENCE.argmax(), INFLUENCE.shape)
-
-
-BENT = {
-    "factor 2": ("follower_reward", bent(2.0)),
-    "sign": ("leader_reward", bent(-1.0)),
-    "no transition": ("transition", bent(0.0)),
-    "one entry": ("follower_reward", bent(2.0, BUSIEST)),
-}
-
-
-@sizes("name", ["no transition", "one entry"], ["factor 2", "sign"])
-def test_a_derivative_that_jax_is_told_wrongly_is_taken_for_granted_and_found(name):
-    table, wrong = BENT[name]
-
-    def tables(theta, bend=wrong):
-        found = PROBLEMS["entries"].tables(theta)
-        return {**found, table: bend(found[table])}
-
-    right = JaxProblem(GARNET.base, lambda theta: tables(theta, bent(1.0)), 4)
-    assert tb.check_gradient(right, THETA).passed
-    problem = JaxProblem(GARNET.base, tables, 4)
-    accuracy = tb.hypergradient(problem, THETA).accuracy
-    assert accuracy.given == (
-        "given the derivatives as pullback returns them, which check_gradient tests"
-    )
-    assert accuracy.gradient.max() < 1e-9
-    report = tb.check_gradient(problem, THETA)
-    assert not report.passed
-    assert report.skipped[0] == "forward mode: tables(theta) has a derivative backward only"
-    assert "pullback does not fit model(theta)" in str(report)

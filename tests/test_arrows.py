@@ -1,7 +1,5 @@
 """Problems in words, and what lessons 1 to 3 of the book compute on them by hand."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import re
@@ -276,9 +274,8 @@ def test_bad_arrows_are_named(message):
         from_arrows(BAD_ARROWS[message], coins=["dock"], **SCALARS)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_settings_are_named():
+    for settings, message in (
         ({"coins": "dock"}, "coins is 'dock', not a list of places"),
         ({"coins": 3}, "coins is 3, not a list of places"),
         (
@@ -301,11 +298,9 @@ def test_bad_arrows_are_named(message):
             "leader_discount is 1, and from state 'dock' the episode never ends",
         ),
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
-    ],
-)
-def test_bad_settings_are_named(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        from_arrows(GOOD, **{"coins": ["dock"], **SCALARS, **settings})
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            from_arrows(GOOD, **{"coins": ["dock"], **SCALARS, **settings})
 
 
 def test_an_arrow_does_not_change_with_what_it_was_made_of():
@@ -315,22 +310,18 @@ def test_an_arrow_does_not_change_with_what_it_was_made_of():
     assert arrow.probabilities == {"gate": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_bad_prizes_and_costs_are_named():
+    for make, message in (
         (lambda: fork(cost="log 3"), "cost has dtype <U5; real numbers are needed"),
         (lambda: fork(prize=np.nan), "prize is nan, not a finite number"),
         (lambda: rounds(prize=np.inf), "prize is inf, not a finite number"),
-    ],
-)
-def test_bad_prizes_and_costs_are_named(make, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        make()
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            make()
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
+def test_names_that_do_not_fit_are_refused():
+    for names, message in (
         ({"state_names": "ab"}, "state_names is 'ab', not a sequence of names"),
         ({"state_names": 3}, "state_names is 3, not a sequence of names"),
         ({"action_names": 3}, "action_names is 3, not a sequence of names"),
@@ -342,11 +333,9 @@ def test_bad_prizes_and_costs_are_named(make, message):
         ({"action_names": [["a", "b"]]}, "action_names has 1 rows of names, not 2"),
         ({"action_names": [["a", "b"], ["a"]]}, "action_names[1] has 1 names, not 2"),
         ({"action_names": [["a", "b"], "ab"]}, "action_names[1] is 'ab', not a sequence of names"),
-    ],
-)
-def test_names_that_do_not_fit_are_refused(names, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        rounds().base.replace(**names)
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            rounds().base.replace(**names)
 
 
 def test_names_of_parameters_that_do_not_fit_are_refused():

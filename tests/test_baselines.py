@@ -135,17 +135,21 @@ def test_the_mean_of_the_leaders_actions_beats_the_mean_of_all_that_follows():
     assert usual < 0.95 * before < 0.1 * none
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
+def test_a_best_baseline_of_other_methods_is_not_known():
+    for method, message in (
         (tb.BoltzmannCovariance(own_action=True), "^method is BoltzmannCovariance.*: the best"),
         (tb.SoBiRL(), r"^method is SoBiRL\(.*\): the best baseline is known of BC-HG"),
         (tb.BoltzmannCovariance(average_tails=True), "^average_tails makes ratios"),
-    ],
-)
-def test_a_best_baseline_of_other_methods_is_not_known(method, message):
-    with pytest.raises(ValueError, match=message):
-        tb.best_baseline(PROBLEMS["pairs"], np.zeros(6), method)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tb.best_baseline(PROBLEMS["pairs"], np.zeros(6), method)
+
+
+def test_a_continuous_state_has_no_best_baseline():
+    room = tb.problems.bilevel_lqr()
+    for of in (tb.best_baseline, tb.lower_limit):
+        with pytest.raises(ValueError, match=f"Model: {of.__name__} is for tables only$"):
+            of(room, np.zeros(room.n_parameters))
 
 
 def test_a_baseline_of_another_problem_is_refused():

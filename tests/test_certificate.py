@@ -436,11 +436,17 @@ def test_what_is_no_object_is_no_certificate(document):
         check_certificate(document)
 
 
-def test_play_that_starts_nowhere_is_refused(small):
-    document = json.loads(small)
-    document["initial"] = spelled(0, 0)
-    with pytest.raises(RejectedError, match="play starts in no state"):
-        check_certificate(document)
+def test_play_that_starts_nowhere_and_other_slopes_of_the_temperature_are_refused(small):
+    for change, message in (
+        (put("initial", spelled(0, 0)), "play starts in no state"),
+        (put("tangents", 0, "temperature", [[0, "0x1.8p+0"]]), "is not within the bounds that are"),
+        (put("tangents", 0, "temperature", []), "is not within the bounds that are claimed"),
+        (put("tangents", 0, "temperature", None), "temperature is of type NoneType, not an array"),
+    ):
+        document = json.loads(small)
+        change(document)
+        with pytest.raises(RejectedError, match=message):
+            check_certificate(document)
 
 
 # ---------------------------------------------------------------- files

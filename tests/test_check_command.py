@@ -303,6 +303,13 @@ def test_gradient_and_train_take_somebodys_problem_too(capsys, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["mine"], "estimator is 'mine', not MODULE:NAME or FILE.py:NAME"),
+        (["mine:"], "estimator is 'mine:', not MODULE:NAME or FILE.py:NAME"),
+        (["mine:thing"], "module 'mine' has no 'thing'; it has make, exact, half, "),
+        (["mine:THETA"], "which cannot be called"),
+        (["mine:exact", "--enumerate"], "--enumerate needs a --problem"),
+        (["mine:exact", "--theta", "x.npy"], "--theta needs a --problem"),
+        (["mine:exact", "--problem", "garnet", "--replicates", "5"], "fewer than 30"),
         (["mine.py"], "estimator is 'mine.py': say which name in it, mine.py:NAME"),
         (["mine.py:"], "estimator is 'mine.py:': say which name in it, mine.py:NAME"),
         (["none.py:exact"], "there is no file 'none.py'"),
@@ -344,10 +351,7 @@ def test_gradient_and_train_take_somebodys_problem_too(capsys, folder):
             "--rows needs the --problem and the --theta",
         ),
         (["mine:exact", "--rows", "rows.npy"], "--rows has the estimates: what is 'mine:exact'"),
-        (
-            ["--rows", "no.npy", "--problem", "garnet", "--theta", "theta.npy"],
-            "--rows: [Errno 2]",
-        ),
+        (["--rows", "no.npy", "--problem", "garnet", "--theta", "theta.npy"], "--rows: [Errno 2]"),
     ],
 )
 def test_a_mistake_in_calling_is_a_line_that_says_what_to_do(arguments, message, said, folder):

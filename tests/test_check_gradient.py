@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from references.strangers import MISTAKES, Plain, Single, Wrong
+from small import refusal
 
 import tabular_bilevel as tb
 
@@ -144,14 +145,6 @@ def test_routes_need_a_pushforward():
             route(OnlyWhatIsNeeded(PROBLEM), THETA)
 
 
-@pytest.mark.parametrize(
-    "route", [tb.forward_gradient, tb.complex_step_gradient, tb.difference_gradient]
-)
-def test_directions_must_fit_theta(route):
-    with pytest.raises(ValueError, match=r"directions has shape \(1, 5\), not \(1\+, 6\)"):
-        route(PROBLEM, THETA, directions=np.ones((1, 5)))
-
-
 def test_difference_settings_are_checked():
     with pytest.raises(ValueError, match=r"step is 0\.0, not a positive finite number"):
         tb.difference_gradient(PROBLEM, THETA, step=0.0)
@@ -171,20 +164,6 @@ def test_a_pullback_that_returns_nonsense_is_named(returned, message):
     problem.pullback = lambda theta, sensitivities: returned
     with pytest.raises(ValueError, match=message):
         tb.hypergradient(problem, THETA)
-
-
-@pytest.mark.parametrize(
-    ("theta", "message"),
-    [
-        ([[0.0] * 6], r"theta has shape \(1, 6\)"),
-        ([0.0] * 5 + [np.inf], r"theta\[5\] is inf, not a finite number"),
-        (["a"] * 6, "theta has dtype"),
-        ([0.0] * 7, r"theta has shape \(7,\), not that of a vector of length 6"),
-    ],
-)
-def test_theta_is_checked_at_the_door(theta, message):
-    with pytest.raises(ValueError, match=message):
-        tb.hypergradient(PROBLEM, theta)
 
 
 def test_differences_that_cannot_tell_do_not_pass():
@@ -242,13 +221,15 @@ def test_a_route_that_does_not_converge_is_left_out_by_name(monkeypatch):
     assert report.skipped == ("complex step: stuck",)
 
 
-@pytest.mark.parametrize("horizon", [0, -1, 2.5, True])
 @pytest.mark.parametrize(
     "route", [tb.forward_gradient, tb.complex_step_gradient, tb.difference_gradient]
 )
-def test_every_route_wants_a_whole_number_of_steps(route, horizon):
-    with pytest.raises(ValueError, match=f"horizon is {horizon}, not a positive whole number"):
-        route(PROBLEM, THETA, horizon=horizon)
+def test_every_route_wants_directions_that_fit_and_a_whole_number_of_steps(route):
+    found = refusal(route, PROBLEM, THETA, directions=np.ones((1, 5)))
+    assert found == "directions has shape (1, 5), not (1+, 6)"
+    for horizon in (0, -1, 2.5, True):
+        found = refusal(route, PROBLEM, THETA, horizon=horizon)
+        assert found == f"horizon is {horizon}, not a positive whole number"
 
 
 def test_gradients_stay_right_near_discount_one():
@@ -284,10 +265,17 @@ MOVING = tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, rng=1)
 AT = np.array([0.3, -0.2, 0.1])
 
 
-@pytest.mark.parametrize("pushes", [False, True], ids=["two methods", "pushforward"])
+each_way = pytest.mark.parametrize("pushes", [False, True], ids=["two methods", "pushforward"])
+
+
+@each_way
+def test_what_is_wrong_below_is_right_without_its_mistake(pushes):
+    assert tb.check_gradient(Wrong(MOVING, lambda measures: measures, pushes), AT).passed
+
+
+@each_way
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_pullback_is_found_whatever_its_bound_takes_for_granted(mistake, pushes):
-    assert tb.check_gradient(Wrong(MOVING, lambda measures: measures, pushes), AT).passed
     wrong = Wrong(MOVING, MISTAKES[mistake], pushes)
     accuracy = tb.hypergradient(wrong, AT).accuracy
     assert accuracy.proven

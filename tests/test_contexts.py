@@ -276,6 +276,10 @@ class Heated:
         (lambda: tb.Contexts([FORK, DEAR], [1.0]), r"weights has shape \(1,\)"),
         (lambda: tb.Contexts([FORK, DEAR], names=["calm"]), "names has 1 names, not 2"),
         (
+            lambda: tb.Contexts([FORK, FORK, DEAR], names=["a", "b", "a"]),
+            r"names\[2\] is 'a', and so is names\[0\]",
+        ),
+        (
             lambda: tb.Contexts([FORK, tb.problems.rounds(coins=["dock"])]).model([0.0]),
             "follower_discount is 0.0 in the first context and 0.5 in context 1",
         ),

@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train
 from tabular_bilevel.cli import main
 from tabular_bilevel.estimators.contract import as_memory
 from tabular_bilevel.optimum import Perturbed
+
+pytestmark = pytest.mark.usefixtures("once_a_problem")
 
 # Probability that a test here fails by chance; seeds are fixed, so one that passes goes on passing.
 CHANCE = 1e-4
@@ -126,8 +129,10 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("entry", ["check", "enumerate", "train"])
-@pytest.mark.parametrize("kind", [*DRAWING, *GIVEN])
+COMMANDS = ["check", "enumerate", "train"]
+
+
+@sizes(("kind", "entry"), *pairs([*DRAWING, *GIVEN], COMMANDS))
 def test_the_command_line_takes_every_kind(kind, entry, run):
     status, said, error = run(entry, kind)
     if entry == "enumerate" and kind in DRAWING:
@@ -141,8 +146,7 @@ def test_the_command_line_takes_every_kind(kind, entry, run):
         assert (status, error) == (0, "")
 
 
-@pytest.mark.parametrize("entry", ["check", "enumerate", "train"])
-@pytest.mark.parametrize("kind", WRONG)
+@sizes(("kind", "entry"), *pairs([*WRONG], COMMANDS))
 def test_the_command_line_refuses_what_is_no_estimator(kind, entry, run):
     status, _, error = run(entry, kind)
     assert status == 2
@@ -257,9 +261,8 @@ def test_what_is_no_gradient_is_named(returned, message, entry):
         entry(lambda view, batch: returned)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_adapters_check_what_they_are_made_of():
+    for make, message in (
         (lambda: tb.BatchEstimator(3), "function is 3, which cannot be called"),
         (lambda: tb.BatchEstimator(dict), "function is <class 'dict'>, which cannot be called"),
         (
@@ -275,11 +278,9 @@ def test_what_is_no_gradient_is_named(returned, message, entry):
             "sampler is 20, which has no method sample",
         ),
         (lambda: Perturbed(3, 0.0), "method is 3, which cannot be called"),
-    ],
-)
-def test_adapters_check_what_they_are_made_of(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_parameters_that_python_does_not_tell_are_none():

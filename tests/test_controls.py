@@ -13,6 +13,8 @@ from tabular_bilevel.checks.diagnosis import Candidates, suspects
 from tabular_bilevel.mistakes.knowledge import cut, replayed, right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, cut_after
 
+pytestmark = pytest.mark.usefixtures("once_a_problem")
+
 # Sums of some hundred products.
 ROUNDING = 1e-10
 
@@ -37,11 +39,11 @@ PROBLEMS = {
     "masked": (tb.problems.zoo.named("masked layers").problem, 2),
     "garnet": (
         tb.problems.garnet(n_states=3, n_actions=2, branching=2, n_parameters=3, **SHORT),
-        3,
+        2,
     ),
     "bandit": (tb.problems.bandit(**SHORT), 4),
-    "two states": (tb.problems.two_state(), 5),
-    "grid": (tb.problems.grid_world(SQUARE, **SHORT), 3),
+    "two states": (tb.problems.two_state(), 4),
+    "grid": (tb.problems.grid_world(SQUARE, **SHORT), 2),
     "cyclic game": (
         tb.problems.random_game(n_states=2, branching=2, n_actions=2, rng=1, **SHORT),
         2,

@@ -1,14 +1,11 @@
 """Critics: returns averaged, tables learnt, and what they come to with infinite data."""
 
-from __future__ import annotations
-
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import twins
-from small import patchy
+from small import patchy, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.judging import judge
@@ -316,39 +313,36 @@ REFUSED = [
     ({"step_size": "1"}, "step_size has dtype <U1; real numbers are needed"),
     ({"sweeps": 0}, "sweeps is 0, not a positive whole number"),
     ({"sweeps": 2.0}, "sweeps is 2.0, not a positive whole number"),
+    ({"sweeps": True}, "sweeps is True, not a positive whole number"),
+    ({"step_size": True}, "step_size has dtype bool; real numbers are needed"),
+    ({"step_size": None}, "step_size has dtype object; real numbers are needed"),
+    ({"step_size": [0.5]}, "step_size has shape (1,); one number is needed"),
 ]
 
 
 @pytest.mark.parametrize("make", [tb.SarsaCritic, tb.TemporalDifferenceCritic])
-@pytest.mark.parametrize(("settings", "message"), REFUSED)
-def test_bad_settings_are_refused_by_name_and_number(make, settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make(**settings)
+def test_bad_settings_are_refused_by_name_and_number(make):
+    for settings, message in REFUSED:
+        assert refusal(make, **settings) == message
 
 
-@pytest.mark.parametrize(
-    ("spread", "message"),
-    [
-        (-0.5, "initial_spread is -0.5, below 0"),
-        (np.inf, "initial_spread is inf, not a finite number"),
-        (np.nan, "initial_spread is nan, not a finite number"),
-    ],
-)
-def test_a_bad_spread_is_refused(spread, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.SarsaCritic(initial_spread=spread)
+def test_a_bad_spread_is_refused():
+    for spread, words in (
+        (-0.5, "-0.5, below 0"),
+        (np.inf, "inf, not a finite number"),
+        (np.nan, "nan, not a finite number"),
+    ):
+        found = refusal(tb.SarsaCritic, initial_spread=spread)
+        assert found == f"initial_spread is {words}"
 
 
 @each_learning
-@pytest.mark.parametrize(
-    ("previous", "message"),
-    [
-        (np.zeros((2, 2)), "previous has shape (2, 2), not (4, 2)"),
-        (np.zeros(8), "previous has shape (8,), not (4, 2)"),
-        (np.full((4, 2), np.inf), "previous[0, 0] is inf, not a finite number"),
-    ],
-)
-def test_a_table_of_another_shape_is_refused(critic, previous, message):
+def test_a_table_of_another_shape_is_refused(critic):
     # compiled code would write beyond its end
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        learn(critic, GARNET, tb.Episodes(3, 3), previous=previous)
+    for previous, words in (
+        (np.zeros((2, 2)), " has shape (2, 2), not (4, 2)"),
+        (np.zeros(8), " has shape (8,), not (4, 2)"),
+        (np.full((4, 2), np.inf), "[0, 0] is inf, not a finite number"),
+    ):
+        found = refusal(learn, critic, GARNET, tb.Episodes(3, 3), previous=previous)
+        assert found == "previous" + words

@@ -14,6 +14,8 @@ from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT
 from tabular_bilevel.sampling.traces import TraceRule
 
+pytestmark = pytest.mark.usefixtures("once_a_problem")
+
 PROBLEMS = {
     "garnet": tb.problems.garnet(
         n_states=3,

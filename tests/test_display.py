@@ -1,7 +1,5 @@
 """Every public object shows itself in a line, and in a notebook as a small table."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses

@@ -63,15 +63,12 @@ def test_it_says_what_it_found():
     )
 
 
-@pytest.mark.parametrize(
-    ("theta", "settings", "message"),
-    [
+def test_bad_input_is_named():
+    for theta, settings, message in (
         ([0.0], {}, "theta has shape"),
         ([], {}, "theta has no entries"),
         ([0.0, np.nan], {}, r"theta\[1\] is nan"),
         ([0.0, 0.0], {"tolerance": 0.0}, "tolerance is 0.0, not a positive finite number"),
-    ],
-)
-def test_bad_input_is_named(theta, settings, message):
-    with pytest.raises(ValueError, match=message):
-        tb.tell_apart(tb.problems.two_state(), theta, **settings)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tb.tell_apart(tb.problems.two_state(), theta, **settings)

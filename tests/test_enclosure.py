@@ -442,21 +442,18 @@ def test_numbers_beyond_float64_are_not_certified():
         best.certificate()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_settings_are_refused():
+    for settings, message in (
         ({"tolerance": 1e-16}, "tolerance is 1e-16, below 1e-15"),
         ({"tolerance": 0.0}, "tolerance is 0.0, not a positive"),
         ({"tolerance": np.nan}, "tolerance is nan, not a positive"),
         ({"max_precision": 0}, "max_precision is 0, not a positive"),
         ({"theta": [np.nan, 0.0]}, r"theta\[0\] is nan"),
         ({"theta": [0.0]}, "theta has shape"),
-    ],
-)
-def test_bad_settings_are_refused(settings, message):
-    theta = settings.pop("theta", [0.1, 0.2])
-    with pytest.raises(ValueError, match=message):
-        tb.enclose(tb.problems.two_state(), theta, **settings)
+    ):
+        theta = settings.pop("theta", [0.1, 0.2])
+        with pytest.raises(ValueError, match=message):
+            tb.enclose(tb.problems.two_state(), theta, **settings)
 
 
 def test_without_python_flint_the_extra_is_named(monkeypatch):

@@ -15,6 +15,8 @@ from tabular_bilevel import strategies
 from tabular_bilevel.checks import enumeration
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 
+pytestmark = pytest.mark.usefixtures("once_a_problem")
+
 # A few hundred products and sums of numbers of the size of 1, each rounded.
 ROUNDING = 1e-12
 
@@ -190,11 +192,7 @@ def test_a_horizon_of_many_steps_is_counted():
 
 @pytest.mark.parametrize(
     ("problem", "state"),
-    [
-        (tb.problems.bandit(), 0),
-        (tb.problems.four_rooms(), 0),
-        (tb.problems.random_game(), 0),
-    ],
+    [(tb.problems.bandit(), 0), (tb.problems.four_rooms(), 0), (tb.problems.random_game(), 0)],
 )
 def test_without_a_longest_trajectory_a_state_is_named(problem, state):
     model = problem.model(np.zeros(problem.n_parameters))
@@ -228,17 +226,14 @@ def test_cycles_that_are_not_reached_do_not_matter():
         tb.count_trajectories(model)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_settings_of_a_count_are_refused():
+    for settings, message in (
         ({"horizon": 0}, "horizon is 0, not a positive whole number"),
         ({"policy": np.ones((2, 2))}, "policy has shape (2, 2), not (1, 2)"),
         ({"policy": [[0.5, 0.6]]}, "policy[0] sums to 1.1, not 1"),
-    ],
-)
-def test_bad_settings_of_a_count_are_refused(settings, message):
-    with refused(message):
-        tb.count_trajectories(tb.problems.bandit().model([0.0, 0.0]), **settings)
+    ):
+        with refused(message):
+            tb.count_trajectories(tb.problems.bandit().model([0.0, 0.0]), **settings)
 
 
 # ---------------------------------------------------------------- what is right passes
@@ -266,6 +261,8 @@ def test_the_expectation_of_bchg_is_the_exact_gradient(problem, estimator):
     assert report.difference <= ROUNDING
     assert abs(report.total_probability - 1.0) <= ROUNDING
     assert report.n_trajectories == tb.count_trajectories(problem.model(somewhere(problem)))
+    for name in ("expectation", "covariance", "target"):
+        assert not getattr(report, name).flags.writeable
 
 
 def test_chunks_change_nothing(monkeypatch):
@@ -293,10 +290,13 @@ def test_expectation_and_covariance_of_a_bandit_are_known_by_hand():
     np.testing.assert_allclose(report.covariance, np.diag(pi) - np.outer(pi, pi), atol=ROUNDING)
     spread = np.sqrt(pi * (1.0 - pi))  # of a coin toss
     np.testing.assert_allclose(report.standard_deviation, spread, atol=ROUNDING)
-    pairs = tb.check_by_enumeration(indicator, problem, theta, target=pi, horizon=1, batch_size=2)
-    assert pairs.passed
-    assert pairs.n_trajectories == 3
-    np.testing.assert_allclose(pairs.covariance, report.covariance / 2.0, atol=ROUNDING)
+    for size in (2, 3):
+        several = tb.check_by_enumeration(
+            indicator, problem, theta, target=pi, horizon=1, batch_size=size
+        )
+        assert several.passed
+        assert several.n_trajectories == 3
+        np.testing.assert_allclose(several.covariance, report.covariance / size, atol=ROUNDING)
 
 
 def test_the_covariance_is_that_of_samples():
@@ -311,7 +311,7 @@ def test_the_covariance_is_that_of_samples():
     assert (np.abs(rows.mean(axis=0) - report.expectation) < 5.0 * error).all()
 
 
-@pytest.mark.parametrize("horizon", [1, 3])
+@pytest.mark.parametrize("horizon", [1, 2])
 @pytest.mark.parametrize(
     "problem",
     [
@@ -332,7 +332,7 @@ def test_trajectories_that_are_cut_lead_to_the_methods_own_target(problem, horiz
 
 
 def test_sobirl_and_the_naive_gradient_come_to_their_targets_and_not_to_the_gradient():
-    whole = tb.problems.layered(rng=3)
+    whole = tb.problems.layered(depth=3, width=2, rng=3)
     problem = tb.FeatureProblem(
         whole.base, follower_reward=whole.follower_reward, leader_reward=whole.leader_reward
     )
@@ -340,11 +340,9 @@ def test_sobirl_and_the_naive_gradient_come_to_their_targets_and_not_to_the_grad
         target = estimator.target(problem, somewhere(problem))
         assert check(estimator, problem, target=target).difference <= ROUNDING
         assert check(estimator, problem).verdict is tb.Verdict.BIASED
-
-
-def test_a_critic_that_learns_from_one_trajectory_leaves_a_bias():
-    critic = tb.Interaction(critic=tb.MonteCarloCritic())
-    assert check(tb.BoltzmannCovariance(critic), LAYERED).verdict is tb.Verdict.BIASED
+    # a critic that learns from one trajectory leaves a bias
+    learning = tb.BoltzmannCovariance(tb.Interaction(critic=tb.MonteCarloCritic()))
+    assert check(learning, problem).verdict is tb.Verdict.BIASED
 
 
 def test_exact_values_are_computed_once(monkeypatch):
@@ -384,17 +382,16 @@ def test_a_gradient_of_zero_is_judged_by_the_size_of_estimates():
 # ---------------------------------------------------------------- controls
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
-    ("mistake", "problem"),
+    ("mistake", "problem", "dtype"),
     [
-        ("no 1/temperature", LAYERED),
-        ("no gamma^t", LAYERED),
-        ("V[-1] at the end", LAYERED),
-        ("padding is steps", MASKED),
-        ("no 1/temperature", GAME),
-        ("no gamma^t", GAME),
-        ("V[-1] at the end", GAME),
+        ("no 1/temperature", LAYERED, np.float64),
+        ("no gamma^t", LAYERED, np.float32),
+        ("V[-1] at the end", LAYERED, np.float64),
+        ("padding is steps", MASKED, np.float32),
+        ("no 1/temperature", GAME, np.float32),
+        ("no gamma^t", GAME, np.float64),
+        ("V[-1] at the end", GAME, np.float32),
     ],
 )
 def test_mistakes_are_seen(mistake, problem, dtype):
@@ -475,15 +472,6 @@ def test_a_baseline_from_the_other_trajectories_is_unbiased_and_one_from_all_is_
     assert report.total_probability == pytest.approx(1.0, abs=ROUNDING)
     assert "all 64 trajectories in batches of 2" in str(report)
     assert check(wrong, SMALL_GAME, batch_size=2).verdict is tb.Verdict.BIASED
-    averaged = check(lambda view, batch: right(view, batch).mean(axis=0), SMALL_GAME, batch_size=2)
-    np.testing.assert_allclose(averaged.expectation, report.expectation, rtol=ROUNDING)
-
-
-def test_batches_of_three_have_a_third_of_the_covariance():
-    one = check(bchg, PROBLEMS["bandit of one step"])
-    three = check(bchg, PROBLEMS["bandit of one step"], batch_size=3)
-    assert three.passed
-    np.testing.assert_allclose(three.covariance, one.covariance / 3.0, atol=ROUNDING)
 
 
 def test_what_averages_over_visits_depends_on_the_size_of_the_batch():
@@ -630,7 +618,7 @@ def test_a_report_says_what_was_asked_for():
         return (weight[..., None] * view.jacobian.leader_reward[batch.states, batch.actions]).sum(1)
 
     assert "nothing that a decentralised leader lacks" in str(check(direct, LAYERED))
-    whole = check(tb.BoltzmannCovariance(), GAME)
+    whole = check(tb.BoltzmannCovariance(), SMALL)
     assert whole.asked is None
     assert "asked" not in str(whole)
 
@@ -646,12 +634,6 @@ def test_a_bar_shows_the_number_first(capsys):
     assert "384/384" in capsys.readouterr().err
 
 
-def test_arrays_of_a_report_are_read_only():
-    report = check(bchg, LAYERED)
-    for name in ("expectation", "covariance", "target"):
-        assert not getattr(report, name).flags.writeable
-
-
 # ---------------------------------------------------------------- what is refused
 
 
@@ -659,9 +641,8 @@ def idle(view, batch):
     raise AssertionError("work was begun")
 
 
-@pytest.mark.parametrize(
-    ("problem", "settings", "message"),
-    [
+def test_what_cannot_be_gone_through_is_refused_before_any_work():
+    for problem, settings, message in (
         (LAYERED, {"limit": 383}, "there are 384 trajectories, more than the limit of 383"),
         (
             LAYERED,
@@ -679,11 +660,9 @@ def idle(view, batch):
         (LAYERED, {"horizon": 1.5}, "horizon is 1.5, not a positive whole number"),
         (LAYERED, {"tolerance": 0.0}, "tolerance is 0.0, not a positive finite number"),
         (LAYERED, {"target": [1.0]}, "target has shape (1,), not (4,)"),
-    ],
-)
-def test_what_cannot_be_gone_through_is_refused_before_any_work(problem, settings, message):
-    with refused(message):
-        check(idle, problem, **settings)
+    ):
+        with refused(message):
+            check(idle, problem, **settings)
 
 
 def test_a_theta_without_entries_is_refused():
@@ -691,9 +670,8 @@ def test_a_theta_without_entries_is_refused():
         tb.check_by_enumeration(idle, LAYERED, [])
 
 
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
+def test_estimators_that_cannot_be_enumerated_are_refused():
+    for estimator, message in (
         (tb.ZeroOrder(), "which draws its own data"),
         (
             tb.HyperPolicyGradient(oracle=tb.Episodes(5)),
@@ -718,11 +696,9 @@ def test_a_theta_without_entries_is_refused():
             lambda view, batch: [0.0, 0.0, np.inf, 0.0],
             "estimate[2] is inf, not a finite number, from trajectories 0, 383, 0 with: states",
         ),
-    ],
-)
-def test_estimators_that_cannot_be_enumerated_are_refused(estimator, message):
-    with refused(message):
-        check(estimator, LAYERED)
+    ):
+        with refused(message):
+            check(estimator, LAYERED)
 
 
 def test_a_number_that_is_not_finite_is_traced_to_its_trajectory():

@@ -1,7 +1,5 @@
 """Whatever the machine does: bounds overlap, and proven bounds are the same floats everywhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Numpy's error state and Python's warnings have no say in what a function returns, or raises."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
@@ -196,6 +194,25 @@ def test_the_control_is_seen():
     """A function that lets an underflow through."""
     with pytest.raises(FloatingPointError), np.errstate(all="raise"):
         answer(lambda problem, theta: np.exp(np.float64(-800.0)), None, None)
+
+
+class Strict:
+    """A problem that has numpy raise while it makes its model."""
+
+    def __init__(self, problem):
+        self.inner, self.pullback = problem, problem.pullback
+
+    def model(self, theta):
+        with np.errstate(all="raise"):
+            return self.inner.model(theta)
+
+
+def test_what_is_called_from_a_strangers_problem_is_as_quiet_as_before():
+    """A budget underflows that has logits thousands apart."""
+    problem = tb.Reparametrised(tb.problems.bandit(), tb.Budget(total=1.0, n_parameters=3))
+    theta = np.array([0.0, 1e4, -1e4])
+    strict = tb.objective(Strict(problem), theta)
+    assert strict == tb.objective(problem, theta)
 
 
 class Vague:

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from small import refusal
 
 import tabular_bilevel as tb
 
@@ -64,25 +65,14 @@ def test_nothing_to_gain_is_worth_exactly_nothing(solver):
     assert response.residual == 0.0
 
 
-def test_value_iteration_that_is_stopped_says_so():
-    model = tb.problems.garnet().model(np.zeros(6))
-    with pytest.raises(tb.ConvergenceError, match="ValueIteration made 7 iterations") as e:
-        tb.solve_follower(model, solver=tb.ValueIteration(max_iterations=7))
-    assert e.value.iterations == 7
+@pytest.mark.parametrize("solver", [tb.ValueIteration, tb.PolicyIteration])
+def test_a_solver_that_is_stopped_says_so(solver):
+    model = tb.problems.garnet(temperature=0.01).model(np.zeros(6))
+    with pytest.raises(tb.ConvergenceError, match=f"{solver.__name__} made 1 iterations") as e:
+        tb.solve_follower(model, solver=solver(max_iterations=1))
+    assert e.value.iterations == 1
     assert e.value.residual > 0.01
     assert "Allow more iterations" in str(e.value)
-
-
-def test_policy_iteration_that_is_stopped_says_so():
-    model = tb.problems.garnet(temperature=0.01).model(np.zeros(6))
-    with pytest.raises(tb.ConvergenceError, match="PolicyIteration made 1 iterations"):
-        tb.solve_follower(model, solver=tb.PolicyIteration(max_iterations=1))
-
-
-@pytest.mark.parametrize("solver", [tb.PolicyIteration, tb.ValueIteration])
-def test_iterations_that_are_no_number_are_refused(solver):
-    with pytest.raises(ValueError, match="max_iterations is 0, not a positive whole number"):
-        solver(max_iterations=0).solve(one_state([0.0], 1.0, 0.5))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -134,11 +124,13 @@ def test_a_reward_that_is_never_earned_costs_no_accuracy(solver):
     assert high.value[0] == pytest.approx(low.value[0], rel=1e-8)  # exp(-20) was earned
 
 
-@pytest.mark.parametrize("tolerance", [0.0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("solver", [tb.PolicyIteration, tb.ValueIteration])
-def test_a_tolerance_must_be_a_positive_number(solver, tolerance):
-    with pytest.raises(ValueError, match=f"tolerance is {tolerance}, not a positive finite number"):
-        solver(tolerance=tolerance).solve(one_state([0.0], 1.0, 0.5))
+def test_settings_are_positive_numbers(solver):
+    found = refusal(solver, max_iterations=0)
+    assert found == "max_iterations is 0, not a positive whole number"
+    for tolerance in (0.0, -1.0, np.nan, np.inf):
+        found = refusal(solver, tolerance=tolerance)
+        assert found == f"tolerance is {tolerance}, not a positive finite number"
 
 
 def test_a_convergence_error_survives_a_worker_process():

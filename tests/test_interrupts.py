@@ -1,7 +1,5 @@
 """Ctrl-C ends whatever is under way, at once, with one line, and leaves nothing half-written."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,13 +1,11 @@
-"""What `MarkovGame` accepts and every message of a refusal, of tables and of theta."""
-
-from __future__ import annotations
+"""What `MarkovGame` accepts and every message of a refusal."""
 
 import re
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import put
+from small import put, refusal
 
 import tabular_bilevel as tb
 
@@ -168,185 +166,94 @@ def test_games_may_end(observes):
 # ---------------------------------------------------------------- refused tables
 
 # Tables are refused alike whether or not the follower sees the leader.
-REFUSED = {
-    "row too small": (
-        {"transition": put(KERNEL, (1, 2, 1), [0.5, 0.3])},
-        "transition[1, 2, 1] sums to 0.8, not 1",
+# A table, what is wrong with it, and what the message says after its name.
+BAD_TABLES = [
+    ("transition", put(KERNEL, (1, 2, 1), [0.5, 0.3]), "[1, 2, 1] sums to 0.8, not 1"),
+    (
+        "transition",
+        sp.csr_array(flat(put(KERNEL, (1, 2, 1), [0.5, 0.3]))),
+        "[1, 2, 1] sums to 0.8, not 1",
     ),
-    "sparse row too small": (
-        {"transition": sp.csr_array(flat(put(KERNEL, (1, 2, 1), [0.5, 0.3])))},
-        "transition[1, 2, 1] sums to 0.8, not 1",
+    ("transition", put(KERNEL, (0, 2, 0), [1.5, -0.5]), "[0, 2, 0, 1] is -0.5, not a probability"),
+    ("transition", put(KERNEL, (1, 1, 1, 0), np.nan), "[1, 1, 1, 0] is nan, not a probability"),
+    (
+        "transition",
+        sp.coo_array(
+            (
+                np.concatenate([flat().ravel(), [-0.5, 0.5]]),
+                (
+                    np.concatenate([np.repeat(np.arange(12), 2), [5, 5]]),
+                    np.concatenate([np.tile([0, 1], 12), [0, 0]]),
+                ),
+            ),
+            shape=(12, 2),
+        ),
+        "[0, 2, 1, 0] is -0.5, not a probability",
     ),
-    "full row that may end": (
+    ("follower_reward", put(FOLLOWER, (0, 1, 1), np.nan), "[0, 1, 1] is nan, not a finite number"),
+    ("follower_reward", put(FOLLOWER, (0, 1, 1), np.inf), "[0, 1, 1] is inf, not a finite number"),
+    ("leader_reward", put(LEADER, (1, 2, 0), np.nan), "[1, 2, 0] is nan, not a finite number"),
+    ("leader_reward", put(LEADER, (1, 2, 0), -np.inf), "[1, 2, 0] is -inf, not a finite number"),
+    ("termination", put(NO_ENDS, (0, 0, 1), -0.5), "[0, 0, 1] is -0.5, not a probability"),
+    ("termination", put(NO_ENDS, (0, 0, 1), np.nan), "[0, 0, 1] is nan, not a probability"),
+    ("termination", put(NO_ENDS, (0, 0, 1), 1.5), "[0, 0, 1] is 1.5, larger than 1"),
+    ("initial", [0.5, 0.4], " sums to 0.9, not 1"),
+    ("initial", [1.5, -0.5], "[1] is -0.5, not a probability"),
+    ("initial", [np.nan, 1.0], "[0] is nan, not a probability"),
+    ("initial", np.full(6, 1 / 6), " has shape (6,), not (2,)"),
+    ("follower_reward", FOLLOWER[:, 0], " has shape (2, 2), not (1+, 1+, 1+)"),
+    ("leader_reward", LEADER[:, :2], " has shape (2, 2, 2), not (2, 3, 2)"),
+    ("transition", KERNEL[:, :2], " has shape (2, 2, 2, 2), not (2, 3, 2, 2)"),
+    ("transition", flat(), " has shape (12, 2), not (2, 3, 2, 2)"),
+    ("termination", np.zeros((2, 2)), " has shape (2, 2), not (2, 3, 2)"),
+    ("follower_reward", np.zeros((0, 3, 2)), " has shape (0, 3, 2), not (1+, 1+, 1+)"),
+    ("follower_reward", np.zeros((2, 0, 2)), " has shape (2, 0, 2), not (1+, 1+, 1+)"),
+    ("follower_reward", np.zeros((2, 3, 0)), " has shape (2, 3, 0), not (1+, 1+, 1+)"),
+    ("transition", KERNEL + 0j, " has dtype complex128; real numbers are needed"),
+    ("follower_reward", FOLLOWER > 0, " has dtype bool; real numbers are needed"),
+    ("leader_reward", LEADER.astype(str), " has dtype <U32; real numbers are needed"),
+    ("initial", [None, 1.0], " has dtype object; real numbers are needed"),
+    ("termination", NO_ENDS + 0j, " has dtype complex128; real numbers are needed"),
+    ("follower_reward", [[[0.0], [0.0, 1.0]]], " is not a rectangular array of numbers"),
+    ("initial", [[0.5], 0.5], " is not a rectangular array of numbers"),
+    ("follower_discount", 1.0, " is 1.0, not in [0, 1)"),
+    ("leader_discount", -0.1, " is -0.1, not in [0, 1]"),
+    ("leader_discount", np.nan, " is nan, not in [0, 1]"),
+    ("temperature", 0.0, " is 0.0, not a positive finite number"),
+    ("temperature", -1.0, " is -1.0, not a positive finite number"),
+    ("temperature", np.inf, " is inf, not a positive finite number"),
+    ("temperature", np.nan, " is nan, not a positive finite number"),
+    ("temperature", [1.0], " has shape (1,); one number is needed"),
+]
+
+REFUSED = [
+    (
+        {"transition": sp.csr_array(flat()[:6])},
+        "transition has shape (6, 2), not (12, 2) (one row a state and action)",
+    ),
+    *(({name: bad}, name + words) for name, bad, words in BAD_TABLES),
+    (
         {"termination": put(NO_ENDS, (1, 0, 1), 0.25)},
         "transition[1, 0, 1] sums to 1, not 1 - termination = 0.75",
     ),
-    "negative probability": (
-        {"transition": put(KERNEL, (0, 2, 0), [1.5, -0.5])},
-        "transition[0, 2, 0, 1] is -0.5, not a probability",
-    ),
-    "nan probability": (
-        {"transition": put(KERNEL, (1, 1, 1, 0), np.nan)},
-        "transition[1, 1, 1, 0] is nan, not a probability",
-    ),
-    "negative hidden by duplicates": (
-        {
-            "transition": sp.coo_array(
-                (
-                    np.concatenate([flat().ravel(), [-0.5, 0.5]]),
-                    (
-                        np.concatenate([np.repeat(np.arange(12), 2), [5, 5]]),
-                        np.concatenate([np.tile([0, 1], 12), [0, 0]]),
-                    ),
-                ),
-                shape=(12, 2),
-            )
-        },
-        "transition[0, 2, 1, 0] is -0.5, not a probability",
-    ),
-    "follower nan": (
-        {"follower_reward": put(FOLLOWER, (0, 1, 1), np.nan)},
-        "follower_reward[0, 1, 1] is nan, not a finite number",
-    ),
-    "follower inf": (
-        {"follower_reward": put(FOLLOWER, (0, 1, 1), np.inf)},
-        "follower_reward[0, 1, 1] is inf, not a finite number",
-    ),
-    "leader nan": (
-        {"leader_reward": put(LEADER, (1, 2, 0), np.nan)},
-        "leader_reward[1, 2, 0] is nan, not a finite number",
-    ),
-    "leader -inf": (
-        {"leader_reward": put(LEADER, (1, 2, 0), -np.inf)},
-        "leader_reward[1, 2, 0] is -inf, not a finite number",
-    ),
-    "no follower action": (
+    (
         {"follower_reward": put(FOLLOWER, (1, 2), -np.inf)},
         "state 1 after the leader's action 2 has no available follower action",
     ),
-    "termination negative": (
-        {"termination": put(NO_ENDS, (0, 0, 1), -0.5)},
-        "termination[0, 0, 1] is -0.5, not a probability",
-    ),
-    "termination nan": (
-        {"termination": put(NO_ENDS, (0, 0, 1), np.nan)},
-        "termination[0, 0, 1] is nan, not a probability",
-    ),
-    "termination too large": (
-        {"termination": put(NO_ENDS, (0, 0, 1), 1.5)},
-        "termination[0, 0, 1] is 1.5, larger than 1",
-    ),
-    "termination too large by rounding": (
+    (
         {
             "termination": put(NO_ENDS, (0, 1, 1), 1.0 + 1e-11),
             "transition": put(KERNEL, (0, 1, 1), 0.0),
         },
         "termination[0, 1, 1] is 1.00000000001, larger than 1",
     ),
-    "initial sum": ({"initial": [0.5, 0.4]}, "initial sums to 0.9, not 1"),
-    "initial negative": ({"initial": [1.5, -0.5]}, "initial[1] is -0.5, not a probability"),
-    "initial nan": ({"initial": [np.nan, 1.0]}, "initial[0] is nan, not a probability"),
-    "initial of pairs": ({"initial": np.full(6, 1 / 6)}, "initial has shape (6,), not (2,)"),
-    "follower shape": (
-        {"follower_reward": FOLLOWER[:, 0]},
-        "follower_reward has shape (2, 2), not (1+, 1+, 1+)",
-    ),
-    "leader shape": (
-        {"leader_reward": LEADER[:, :2]},
-        "leader_reward has shape (2, 2, 2), not (2, 3, 2)",
-    ),
-    "transition shape": (
-        {"transition": KERNEL[:, :2]},
-        "transition has shape (2, 2, 2, 2), not (2, 3, 2, 2)",
-    ),
-    "dense transition of rows": (
-        {"transition": flat()},
-        "transition has shape (12, 2), not (2, 3, 2, 2)",
-    ),
-    "termination shape": (
-        {"termination": np.zeros((2, 2))},
-        "termination has shape (2, 2), not (2, 3, 2)",
-    ),
-    "no states": (
-        {"follower_reward": np.zeros((0, 3, 2))},
-        "follower_reward has shape (0, 3, 2), not (1+, 1+, 1+)",
-    ),
-    "no leader actions": (
-        {"follower_reward": np.zeros((2, 0, 2))},
-        "follower_reward has shape (2, 0, 2), not (1+, 1+, 1+)",
-    ),
-    "no follower actions": (
-        {"follower_reward": np.zeros((2, 3, 0))},
-        "follower_reward has shape (2, 3, 0), not (1+, 1+, 1+)",
-    ),
-    "complex transition": (
-        {"transition": KERNEL + 0j},
-        "transition has dtype complex128; real numbers are needed",
-    ),
-    "follower of bools": (
-        {"follower_reward": FOLLOWER > 0},
-        "follower_reward has dtype bool; real numbers are needed",
-    ),
-    "leader of strings": (
-        {"leader_reward": LEADER.astype(str)},
-        "leader_reward has dtype <U32; real numbers are needed",
-    ),
-    "initial of objects": (
-        {"initial": [None, 1.0]},
-        "initial has dtype object; real numbers are needed",
-    ),
-    "termination complex": (
-        {"termination": NO_ENDS + 0j},
-        "termination has dtype complex128; real numbers are needed",
-    ),
-    "ragged follower": (
-        {"follower_reward": [[[0.0], [0.0, 1.0]]]},
-        "follower_reward is not a rectangular array of numbers",
-    ),
-    "ragged initial": (
-        {"initial": [[0.5], 0.5]},
-        "initial is not a rectangular array of numbers",
-    ),
-    "follower discount 1": (
-        {"follower_discount": 1.0},
-        "follower_discount is 1.0, not in [0, 1)",
-    ),
-    "leader discount negative": (
-        {"leader_discount": -0.1},
-        "leader_discount is -0.1, not in [0, 1]",
-    ),
-    "leader discount nan": (
-        {"leader_discount": np.nan},
-        "leader_discount is nan, not in [0, 1]",
-    ),
-    "temperature 0": ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
-    "temperature -1": ({"temperature": -1.0}, "temperature is -1.0, not a positive finite number"),
-    "temperature inf": (
-        {"temperature": np.inf},
-        "temperature is inf, not a positive finite number",
-    ),
-    "temperature nan": (
-        {"temperature": np.nan},
-        "temperature is nan, not a positive finite number",
-    ),
-    "temperature a list": (
-        {"temperature": [1.0]},
-        "temperature has shape (1,); one number is needed",
-    ),
-}
+]
 
 
-@both_sights
-@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_bad_tables_are_refused_by_name_and_number(changes, message, observes):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        game(**changes, follower_observes_leader=observes)
-
-
-def test_a_sparse_kernel_needs_a_row_for_each_triple():
-    message = "transition has shape (6, 2), not (12, 2)"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        game(transition=sp.csr_array(flat()[:6]))
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_bad_tables_are_refused_by_name_and_number(changes, message):
+    for observes in (True, False):
+        assert refusal(game, **changes, follower_observes_leader=observes) == message
 
 
 @pytest.mark.parametrize(("forbidden", "other"), [((0, 2, 1), 2), ((0, 0, 1), 1)])
@@ -427,9 +334,8 @@ def test_the_followers_model_has_the_games_names():
     assert game().model(THETA).state_names is None
 
 
-@pytest.mark.parametrize(
-    ("policy", "message"),
-    [
+def test_bad_policies_are_refused():
+    for policy, message in (
         ({"in": [0.2, 0.3, 0.4]}, "f(.|in) sums to 0.9, not 1"),
         ({"in": [0.5, 0.5]}, "f(.|in) has shape (2,), not (3,)"),
         ({"in": [0.5, 0.6, -0.1]}, "f(.|in)[2] is -0.1, not a probability"),
@@ -439,17 +345,15 @@ def test_the_followers_model_has_the_games_names():
         ({0: [0.5, 0.0, 0.5]}, "no state is called 0; there are in, out"),
         ({"in": "abc"}, "f(.|in) has dtype <U3; real numbers are needed"),
         ([0.5, 0.5], "policy is [0.5, 0.5], not a mapping from states to probabilities"),
-    ],
-)
-def test_bad_policies_are_refused(policy, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        game(state_names=["in", "out"]).logits(policy)
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            game(state_names=["in", "out"]).logits(policy)
 
 
 def test_bad_names_are_refused():
     for names, message in (
         (["in"], "state_names has 1 names, not 2"),
-        (["in", "in"], "state_names has some twice: in, in"),
+        (["in", "in"], "state_names[1] is 'in', and so is state_names[0]"),
         ("io", "state_names is 'io', not a sequence of names"),
         (["in", 1], "state_names[1] is 1, not a string"),
     ):
@@ -457,53 +361,7 @@ def test_bad_names_are_refused():
             game(state_names=names)
 
 
-# ---------------------------------------------------------------- refused theta
-
-BAD_THETA = {
-    "short": (np.zeros(5), "theta has shape (5,), not that of a vector of length 6"),
-    "long": (np.zeros(7), "theta has shape (7,), not that of a vector of length 6"),
-    "empty": ([], "theta has shape (0,), not that of a vector of length 6"),
-    "a number": (0.0, "theta has shape (), not that of a vector of length 6"),
-    "a table": (np.zeros((2, 3)), "theta has shape (2, 3), not that of a vector of length 6"),
-    "nan": (put(np.zeros(6), 4, np.nan), "theta[4] is nan, not a finite number"),
-    "inf": (put(np.zeros(6), 4, np.inf), "theta[4] is inf, not a finite number"),
-    "complex": (np.zeros(6, complex), "theta has dtype complex128; real numbers are needed"),
-    "bool": (np.zeros(6, bool), "theta has dtype bool; real numbers are needed"),
-    "strings": (["0"] * 6, "theta has dtype <U1; real numbers are needed"),
-    "nothing": (None, "theta has dtype object; real numbers are needed"),
-}
-
-WAYS = {
-    "model": lambda played, theta: played.model(theta),
-    "leader_policy": lambda played, theta: played.leader_policy(theta),
-    "pullback": lambda played, theta: played.pullback(theta, None),
-    "pushforward": lambda played, theta: played.pushforward(theta, np.zeros(6)),
-}
-
-
-@both_sights
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("theta", "message"), BAD_THETA.values(), ids=BAD_THETA)
-def test_bad_theta_is_refused_by_number(theta, message, way, observes):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        WAYS[way](game(follower_observes_leader=observes), theta)
-
-
-@pytest.mark.parametrize("name", BAD_THETA)
-def test_bad_theta_is_refused_on_the_way_to_the_hypergradient(name):
-    with pytest.raises(ValueError, match=r"^theta"):
-        tb.hypergradient(game(), BAD_THETA[name][0])
-
-
-@pytest.mark.parametrize("name", ["short", "nan", "strings"])
-def test_bad_directions_are_called_directions(name):
-    with pytest.raises(ValueError, match=r"^direction"):
-        game().pushforward(np.zeros(6), BAD_THETA[name][0])
-
-
-def test_a_ragged_theta_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"^theta "):
-        game().model([[0.0, 1.0], [2.0]])
+# ---------------------------------------------------------------- theta
 
 
 @both_sights

@@ -1,7 +1,5 @@
 """The papers' measures on an iteration: guidance effect, optimality gap, divergence."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from small import patchy

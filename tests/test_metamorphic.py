@@ -1,7 +1,5 @@
 """What must not change an answer, or by a known amount, does not: see `metamorphic`."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 

@@ -138,9 +138,8 @@ def test_a_shake_of_ones_own_is_taken():
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_bad_input_is_named():
+    for call, message in (
         (lambda: tb.published("bc-hg"), "method is 'bc-hg', not one of bchg, "),
         (lambda: tb.published(["bchg"]), r"method is \['bchg'\], not one of bchg, "),
         (lambda: tb.published("bchg", "warm"), "setting is 'warm', not a Setting"),
@@ -166,10 +165,7 @@ def test_a_shake_of_ones_own_is_taken():
         (lambda: tb.Shake()([0.0], None), "rng is None, not a numpy Generator or a seed"),
         (lambda: searched(shakes=0), "shakes is 0, not a positive whole number"),
         (lambda: searched(recipe="bchg"), "recipe is 'bchg', not a Recipe"),
-        (
-            lambda: searched(shake=lambda t, rng: t[:3]),
-            r"shake\(...\) has shape \(3,\)",
-        ),
+        (lambda: searched(shake=lambda t, rng: t[:3]), r"shake\(...\) has shape \(3,\)"),
         (lambda: searched(shake=lambda t, rng: t * np.nan), r"shake\(...\)\[0\] is nan"),
         (lambda: best_of(tb.problems.garnet(), []), "starts is empty"),
         (lambda: anneal([], [0.0]), "problems is empty"),
@@ -180,8 +176,6 @@ def test_a_shake_of_ones_own_is_taken():
             "max_iterations is 0, not a positive whole number",
         ),
         (lambda: tb.polish(tb.problems.garnet(), np.zeros(5)), r"theta has shape \(5,\)"),
-    ],
-)
-def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

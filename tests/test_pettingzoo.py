@@ -1,7 +1,5 @@
 """PettingZoo: games as parallel environments."""
 
-from __future__ import annotations
-
 import re
 from types import SimpleNamespace
 
@@ -11,19 +9,15 @@ import pytest
 from hypothesis import given
 from laws import exact_law, smallest_chance
 from pettingzoo.test import parallel_api_test, parallel_seed_test
-from scipy import stats
+from small import refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
 
-# A correct environment fails a test with at most this probability: exact binomial tails and a union
-# bound for frequencies; means of thousands of bounded returns are normal for this purpose. The
-# seeds are fixed, so it fails always or never.
+# A correct environment fails a test of frequencies with at most this probability: exact binomial
+# tails and a union bound. The seeds are fixed, so it fails always or never.
 FALSE_ALARM_RATE = 1e-6
-
-HORIZON = 12
-EPISODES = 500
 
 
 def patchy_game(*, observes):
@@ -174,75 +168,6 @@ def test_frequencies_of_other_tables_are_noticed(table):
     assert smallest_chance(walked, exact_law(model, chances, 3)) < FALSE_ALARM_RATE
 
 
-def leader_returns(env, leader, follower, *, seed):
-    """Discounted returns of the leader; the players are functions of state and generator."""
-    rng = np.random.default_rng(seed)
-    totals = np.zeros(EPISODES)
-    for i in range(EPISODES):
-        observations, _ = env.reset(seed=seed if i == 0 else None)
-        weight = 1.0
-        while env.agents:
-            s = observations["leader"]
-            actions = {"leader": leader(s, rng), "follower": follower(s, rng)}
-            observations, rewards, *_ = env.step(actions)
-            totals[i] += weight * rewards["leader"]
-            weight *= env.game.leader_discount
-    return totals
-
-
-def players(game, theta):
-    """The leader's policy at theta, and the follower's soft-optimal response to it."""
-    f = game.leader_policy(theta)
-    policy = tb.solve_follower(game.model(theta)).policy
-
-    def leader(s, rng):
-        return rng.choice(f.shape[1], p=f[s])
-
-    if not game.follower_observes_leader:
-        return leader, lambda s, rng: rng.choice(policy.shape[1], p=policy[s])
-    answers = policy.reshape(*f.shape, -1)  # the model's states are s * B + b
-    return leader, lambda s, rng: [rng.choice(row.size, p=row) for row in answers[s]]
-
-
-def standard_errors_off(returns, exact):
-    return abs(returns.mean() - exact) / (returns.std(ddof=1) / np.sqrt(returns.size))
-
-
-LIMIT = stats.norm.isf(FALSE_ALARM_RATE / 2)
-
-
-def at_theta(game):
-    return np.random.default_rng(2).normal(size=game.n_parameters)
-
-
-@each_game
-def test_play_at_theta_earns_the_leader_the_exact_objective(game):
-    theta = at_theta(game)
-    env = to_pettingzoo(game, max_steps=HORIZON)
-    returns = leader_returns(env, *players(game, theta), seed=1)
-    assert standard_errors_off(returns, tb.objective(game, theta, horizon=HORIZON)) < LIMIT
-
-
-@pytest.mark.parametrize("observes", [True, False])
-def test_another_leader_earns_something_else(observes):
-    game = patchy_game(observes=observes)
-    theta = at_theta(game)
-    leader, _ = players(game, -theta)
-    _, follower = players(game, theta)
-    env = to_pettingzoo(game, max_steps=HORIZON)
-    returns = leader_returns(env, leader, follower, seed=1)
-    assert standard_errors_off(returns, tb.objective(game, theta, horizon=HORIZON)) > LIMIT
-
-
-def test_an_answer_to_the_wrong_action_earns_the_leader_something_else():
-    game = GAMES["random"]
-    theta = at_theta(game)
-    leader, follower = players(game, theta)
-    env = to_pettingzoo(game, max_steps=HORIZON)
-    returns = leader_returns(env, leader, lambda s, rng: follower(s, rng)[::-1], seed=1)
-    assert standard_errors_off(returns, tb.objective(game, theta, horizon=HORIZON)) > LIMIT
-
-
 def test_a_limit_cuts_and_an_end_ends():
     env = to_pettingzoo(tb.problems.discrete_toy(), max_steps=2)
     env.reset(seed=1)
@@ -311,14 +236,9 @@ def test_there_is_no_step_outside_an_episode():
         env.step(moves)
 
 
-def test_only_games_have_two_players():
-    with pytest.raises(ValueError, match=r"^game is a FeatureProblem, not a MarkovGame$"):
-        to_pettingzoo(tb.problems.two_state())
-
-
-@pytest.mark.parametrize("max_steps", [0, -1, 2.5, True])
-def test_a_bad_limit_is_refused(max_steps):
-    with pytest.raises(
-        ValueError, match=rf"^max_steps is {max_steps}, not a positive whole number"
-    ):
-        to_pettingzoo(tb.problems.discrete_toy(), max_steps=max_steps)
+def test_what_is_no_game_and_a_bad_limit_are_refused():
+    found = refusal(to_pettingzoo, tb.problems.two_state())
+    assert found == "game is a FeatureProblem, not a MarkovGame"
+    for limit in (0, -1, 2.5, True):
+        found = refusal(to_pettingzoo, tb.problems.discrete_toy(), max_steps=limit)
+        assert found.startswith(f"max_steps is {limit}, not a positive whole number")

@@ -1,7 +1,5 @@
 """Tables in float32 and float16, whose sums are further from 1: a model of them works."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

@@ -1,12 +1,12 @@
 """What the ready-made problems refuse: maps, cells, features, budgets, sizes and thetas."""
 
-from __future__ import annotations
-
+import itertools
 import re
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from small import put, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel.problems.grid_world import grid_kernel, parse_map
@@ -50,90 +50,60 @@ def test_maps_are_read_from_files(tmp_path):
     assert tb.problems.grid_world(path).n_parameters == 5
 
 
-BAD_MAPS = {
-    "no type": ("height 2\nwidth 3\nmap\n...\n...\n", "map, line 1: 'type' is missing"),
-    "blank": ("\n", "map, line 1: 'type' is missing"),
-    "no height": ("type octile\nwidth 3\nmap\n...\n...\n", "map, line 2: 'height' is missing"),
-    "no width": ("type octile\nheight 2\nmap\n...\n...\n", "map, line 3: 'width' is missing"),
-    "no map": ("type octile\nheight 2\nwidth 3\n...\n...\n", "map, line 4: 'map' is missing"),
-    "end of the header": ("type octile\nheight 2\n", "map, line 3: 'width' is missing"),
-    "misspelt": ("type octile\nhieght 2\nwidth 3\nmap\n", "map, line 2: 'height' is missing"),
-    "height of 0": (
-        MAP.replace("height 2", "height 0"),
-        "map, line 2: height is no positive integer",
-    ),
-    "negative height": (
-        MAP.replace("height 2", "height -2"),
-        "map, line 2: height is no positive integer",
-    ),
-    "height without a number": (
-        MAP.replace("height 2", "height"),
-        "map, line 2: height is no positive integer",
-    ),
-    "width of text": (
-        MAP.replace("width 3", "width three"),
-        "map, line 3: width is no positive integer",
-    ),
-    "width with a fraction": (
-        MAP.replace("width 3", "width 3.0"),
-        "map, line 3: width is no positive integer",
-    ),
-    "two widths": (
-        MAP.replace("width 3", "width 3 3"),
-        "map, line 3: width is no positive integer",
-    ),
-    "superscript width": (
-        MAP.replace("width 3", "width ³"),
-        "map, line 3: width is no positive integer",
-    ),
-    "too few rows": (HEAD + "...\n", "map has 1 rows, not height 2"),
-    "no rows": (HEAD, "map has 0 rows, not height 2"),
-    "too many rows": (HEAD + "...\n" * 3, "map has 3 rows, not height 2"),
-    "a gap": (HEAD + "...\n\n...\n", "map has 3 rows, not height 2"),
-    "wide row": (HEAD + "...\n....\n", "map, line 6: 4 cells, not width 3"),
-    "narrow row": (HEAD + "..\n...\n", "map, line 5: 2 cells, not width 3"),
-    "blank row": (HEAD + "\n...\n", "map, line 5: 0 cells, not width 3"),
-    "swamp": (
+BAD_MAPS = [
+    ("height 2\nwidth 3\nmap\n...\n...\n", "map, line 1: 'type' is missing"),
+    ("\n", "map, line 1: 'type' is missing"),
+    ("type octile\nwidth 3\nmap\n...\n...\n", "map, line 2: 'height' is missing"),
+    ("type octile\nheight 2\nmap\n...\n...\n", "map, line 3: 'width' is missing"),
+    ("type octile\nheight 2\nwidth 3\n...\n...\n", "map, line 4: 'map' is missing"),
+    ("type octile\nheight 2\n", "map, line 3: 'width' is missing"),
+    ("type octile\nhieght 2\nwidth 3\nmap\n", "map, line 2: 'height' is missing"),
+    (MAP.replace("height 2", "height 0"), "map, line 2: height is no positive integer"),
+    (MAP.replace("height 2", "height -2"), "map, line 2: height is no positive integer"),
+    (MAP.replace("height 2", "height"), "map, line 2: height is no positive integer"),
+    (MAP.replace("width 3", "width three"), "map, line 3: width is no positive integer"),
+    (MAP.replace("width 3", "width 3.0"), "map, line 3: width is no positive integer"),
+    (MAP.replace("width 3", "width 3 3"), "map, line 3: width is no positive integer"),
+    (MAP.replace("width 3", "width ³"), "map, line 3: width is no positive integer"),
+    (HEAD + "...\n", "map has 1 rows, not height 2"),
+    (HEAD, "map has 0 rows, not height 2"),
+    (HEAD + "...\n" * 3, "map has 3 rows, not height 2"),
+    (HEAD + "...\n\n...\n", "map has 3 rows, not height 2"),
+    (HEAD + "...\n....\n", "map, line 6: 4 cells, not width 3"),
+    (HEAD + "..\n...\n", "map, line 5: 2 cells, not width 3"),
+    (HEAD + "\n...\n", "map, line 5: 0 cells, not width 3"),
+    (
         HEAD + "...\n.S.\n",
         "map, line 6: cell 2 is 'S'; known are ., G (free) and @, O, T (blocked)",
     ),
-    "tab": (
+    (
         HEAD + ".\t.\n...\n",
         "map, line 5: cell 2 is '\\t'; known are ., G (free) and @, O, T (blocked)",
     ),
-    "all blocked": (HEAD + "@OT\n@@@\n", "map has no free cell"),
-}
+    (HEAD + "@OT\n@@@\n", "map has no free cell"),
+]
 
 
-@pytest.mark.parametrize(("text", "message"), BAD_MAPS.values(), ids=BAD_MAPS)
-def test_bad_maps_are_refused_by_line(text, message):
-    with refused(message):
-        parse_map(text)
+def test_bad_maps_are_refused_by_line():
+    for text, message in BAD_MAPS:
+        assert refusal(parse_map, text) == message
 
 
-@pytest.mark.parametrize(("text", "message"), BAD_MAPS.values(), ids=BAD_MAPS)
-def test_bad_map_files_are_refused_by_name_and_line(text, message, tmp_path):
+def test_bad_map_files_are_refused_by_name_and_line(tmp_path):
     path = tmp_path / "bad.map"
-    path.write_text(text, encoding="utf-8")
-    if not text.isascii():
-        with pytest.raises(ValueError, match=f"^{re.escape(f'map {path} cannot be read: ')}"):
-            parse_map(path)
-    else:
-        with refused(message.replace("map", f"map {path}", 1)):
-            parse_map(path)
+    for text, message in BAD_MAPS:
+        path.write_text(text, encoding="utf-8")
+        if text.isascii():
+            assert refusal(parse_map, path) == message.replace("map", f"map {path}", 1)
+        else:
+            assert refusal(parse_map, path).startswith(f"map {path} cannot be read: ")
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     missing, folder, binary = tmp_path / "missing.map", tmp_path, tmp_path / "binary.map"
     binary.write_bytes(b"type octile\xff\n")
-    for path in (missing, folder, binary):
-        with pytest.raises(ValueError, match=f"^{re.escape(f'map {path} cannot be read: ')}"):
-            parse_map(path)
-
-
-def test_a_text_of_one_line_is_taken_for_a_file():
-    with pytest.raises(ValueError, match=r"^map type octile cannot be read: "):
-        parse_map("type octile")
+    for path in (missing, folder, binary, "type octile"):  # a line is taken for a file
+        assert refusal(parse_map, path).startswith(f"map {path} cannot be read: ")
 
 
 # ---------------------------------------------------------------- grid worlds
@@ -141,36 +111,31 @@ def test_a_text_of_one_line_is_taken_for_a_file():
 WALL = " is not a free cell of the map: there is a wall"
 OUTSIDE = " is not a free cell of the map: it has 2 rows and 3 columns, from 0"
 
-BAD_GRIDS = {
-    "start in a wall": ({"start": (1, 1)}, "start (1, 1)" + WALL),
-    "goal in a wall": ({"goal": (1, 1)}, "goal (1, 1)" + WALL),
-    "target in a wall": ({"target": (1, 1)}, "target (1, 1)" + WALL),
-    "start above": ({"start": (-1, 0)}, "start (-1, 0)" + OUTSIDE),
-    "goal below": ({"goal": (2, 0)}, "goal (2, 0)" + OUTSIDE),
-    "target to the left": ({"target": (0, -1)}, "target (0, -1)" + OUTSIDE),
-    "target to the right": ({"target": (0, 3)}, "target (0, 3)" + OUTSIDE),
-    "slip negative": ({"slip": -0.1}, "slip is -0.1, not in [0, 1]"),
-    "slip above 1": ({"slip": 1.5}, "slip is 1.5, not in [0, 1]"),
-    "slip nan": ({"slip": np.nan}, "slip is nan, not in [0, 1]"),
-    "slip of text": ({"slip": "0.2"}, "slip has dtype <U3; real numbers are needed"),
-    "slip a list": ({"slip": [0.2]}, "slip has shape (1,); one number is needed"),
-    "discount": ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
-    "leader's discount": ({"leader_discount": -0.5}, "leader_discount is -0.5, not in [0, 1]"),
-    "temperature": ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
-}
+BAD_GRIDS = [
+    ({"start": (1, 1)}, "start (1, 1)" + WALL),
+    ({"goal": (1, 1)}, "goal (1, 1)" + WALL),
+    ({"target": (1, 1)}, "target (1, 1)" + WALL),
+    ({"start": (-1, 0)}, "start (-1, 0)" + OUTSIDE),
+    ({"goal": (2, 0)}, "goal (2, 0)" + OUTSIDE),
+    ({"target": (0, -1)}, "target (0, -1)" + OUTSIDE),
+    ({"target": (0, 3)}, "target (0, 3)" + OUTSIDE),
+    ({"slip": -0.1}, "slip is -0.1, not in [0, 1]"),
+    ({"slip": 1.5}, "slip is 1.5, not in [0, 1]"),
+    ({"slip": np.nan}, "slip is nan, not in [0, 1]"),
+    ({"slip": "0.2"}, "slip has dtype <U3; real numbers are needed"),
+    ({"slip": [0.2]}, "slip has shape (1,); one number is needed"),
+    ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
+    ({"leader_discount": -0.5}, "leader_discount is -0.5, not in [0, 1]"),
+    ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
+]
 
 
-@pytest.mark.parametrize(("settings", "message"), BAD_GRIDS.values(), ids=BAD_GRIDS)
-def test_bad_grid_worlds_are_refused(settings, message):
-    with refused(message):
-        tb.problems.grid_world(MAP, **settings)
-
-
-@pytest.mark.parametrize("name", ["start", "goal", "target"])
-@pytest.mark.parametrize("cell", [(0,), (0, 1, 0), 3, (0.5, 1), ("0", "1")])
-def test_cells_that_are_no_pair_of_whole_numbers_are_refused_by_name(name, cell):
-    with pytest.raises(ValueError, match=f"^{name} "):
-        tb.problems.grid_world(MAP, **{name: cell})
+def test_bad_grid_worlds_are_refused():
+    for settings, message in BAD_GRIDS:
+        assert refusal(tb.problems.grid_world, MAP, **settings) == message
+    for name in ("start", "goal", "target"):
+        for cell in ((0,), (0, 1, 0), 3, (0.5, 1), ("0", "1")):
+            assert refusal(tb.problems.grid_world, MAP, **{name: cell}).startswith(f"{name} ")
 
 
 @pytest.mark.parametrize("cell", [(0, 2), [0, 2], np.array([0, 2]), (np.int32(0), np.uint8(2))])
@@ -275,60 +240,39 @@ BASE = tb.problems.two_state().base  # two states, two actions, four stored tran
 
 ROWS = {"follower_reward": 4, "leader_reward": 4, "transition": 4, "initial": 2}
 
-BAD_FEATURES = {
-    "one axis": (lambda n: np.zeros(n), "has shape ({n},), not ({n}, 1+)"),
-    "three axes": (lambda n: np.zeros((n, 1, 1)), "has shape ({n}, 1, 1), not ({n}, 1+)"),
-    "a number": (lambda n: 1.0, "has shape (), not ({n}, 1+)"),
-    "a row more": (lambda n: np.zeros((n + 1, 2)), "has shape ({more}, 2), not ({n}, 1+)"),
-    "turned": (lambda n: np.zeros((1, n)), "has shape (1, {n}), not ({n}, 1+)"),
-    "no columns": (lambda n: np.zeros((n, 0)), "has shape ({n}, 0), not ({n}, 1+)"),
-    "nan": (
-        lambda n: np.diag([1.0] * (n - 1) + [np.nan]),
-        "[{last}, {last}] is nan, not a finite number",
-    ),
-    "inf": (lambda n: np.full((n, 2), -np.inf), "[0, 0] is -inf, not a finite number"),
-    "complex": (
-        lambda n: np.zeros((n, 2), complex),
-        "has dtype complex128; real numbers are needed",
-    ),
-    "bool": (lambda n: np.eye(n) > 0, "has dtype bool; real numbers are needed"),
-    "strings": (lambda n: [["a"]] * n, "has dtype <U1; real numbers are needed"),
-    "ragged": (lambda n: [[0.0]] * (n - 1) + [[1.0, 2.0]], "is not a rectangular array of numbers"),
-    "sparse, a row more": (
-        lambda n: sp.csr_array((n + 1, 2)),
-        "has shape ({more}, 2), not ({n}, 1+)",
-    ),
-    "sparse, no columns": (
-        lambda n: sp.csr_array((n, 0)),
-        "has shape ({n}, 0), not ({n}, 1+)",
-    ),
-    "sparse, one axis": (
-        lambda n: sp.coo_array(np.ones(n)),
-        "has shape ({n},), not ({n}, 1+)",
-    ),
-    "sparse nan": (
+BAD_FEATURES = [
+    (lambda n: np.zeros(n), "has shape ({n},), not ({n}, 1+)"),
+    (lambda n: np.zeros((n, 1, 1)), "has shape ({n}, 1, 1), not ({n}, 1+)"),
+    (lambda n: 1.0, "has shape (), not ({n}, 1+)"),
+    (lambda n: np.zeros((n + 1, 2)), "has shape ({more}, 2), not ({n}, 1+)"),
+    (lambda n: np.zeros((1, n)), "has shape (1, {n}), not ({n}, 1+)"),
+    (lambda n: np.zeros((n, 0)), "has shape ({n}, 0), not ({n}, 1+)"),
+    (lambda n: np.diag([1.0] * (n - 1) + [np.nan]), "[{last}, {last}] is nan, not a finite number"),
+    (lambda n: np.full((n, 2), -np.inf), "[0, 0] is -inf, not a finite number"),
+    (lambda n: np.zeros((n, 2), complex), "has dtype complex128; real numbers are needed"),
+    (lambda n: np.eye(n) > 0, "has dtype bool; real numbers are needed"),
+    (lambda n: [["a"]] * n, "has dtype <U1; real numbers are needed"),
+    (lambda n: [[0.0]] * (n - 1) + [[1.0, 2.0]], "is not a rectangular array of numbers"),
+    (lambda n: sp.csr_array((n + 1, 2)), "has shape ({more}, 2), not ({n}, 1+)"),
+    (lambda n: sp.csr_array((n, 0)), "has shape ({n}, 0), not ({n}, 1+)"),
+    (lambda n: sp.coo_array(np.ones(n)), "has shape ({n},), not ({n}, 1+)"),
+    (
         lambda n: sp.csr_array(np.diag([1.0] * (n - 1) + [np.nan])),
         "(stored entries)[{last}] is nan, not a finite number",
     ),
-    "sparse complex": (
-        lambda n: sp.csr_array(np.eye(n) + 0j),
-        "has dtype complex128; real numbers are needed",
-    ),
-    "sparse bool": (
-        lambda n: sp.csr_array(np.eye(n) > 0),
-        "has dtype bool; real numbers are needed",
-    ),
-}
+    (lambda n: sp.csr_array(np.eye(n) + 0j), "has dtype complex128; real numbers are needed"),
+    (lambda n: sp.csr_array(np.eye(n) > 0), "has dtype bool; real numbers are needed"),
+]
 
 
 @pytest.mark.parametrize("table", ROWS)
-@pytest.mark.parametrize(("matrix", "message"), BAD_FEATURES.values(), ids=BAD_FEATURES)
-def test_bad_features_are_refused_by_table(table, matrix, message):
+def test_bad_features_are_refused_by_table(table):
     n = ROWS[table]
-    spelt = message.format(n=n, more=n + 1, last=n - 1)
-    glue = "" if spelt.startswith("[") else " "
-    with refused(f"{table} features{glue}{spelt}"):
-        tb.FeatureProblem(BASE, **{table: matrix(n)})
+    for matrix, message in BAD_FEATURES:
+        spelt = message.format(n=n, more=n + 1, last=n - 1)
+        glue = "" if spelt.startswith("[") else " "
+        found = refusal(tb.FeatureProblem, BASE, **{table: matrix(n)})
+        assert found == f"{table} features{glue}{spelt}"
 
 
 def test_a_feature_problem_without_features_is_refused():
@@ -362,9 +306,8 @@ def test_features_are_copied(form):
 # ---------------------------------------------------------------- budgets
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_budgets_are_refused():
+    for settings, message in (
         ({"n_parameters": 0}, "n_parameters is 0, not a positive whole number"),
         ({"n_parameters": -2}, "n_parameters is -2, not a positive whole number"),
         ({"n_parameters": 2.5}, "n_parameters is 2.5, not a positive whole number"),
@@ -375,36 +318,10 @@ def test_features_are_copied(form):
         ({"total": "all"}, "total has dtype <U3; real numbers are needed"),
         ({"total": 1j}, "total has dtype complex128; real numbers are needed"),
         ({"total": None}, "total has dtype object; real numbers are needed"),
-    ],
-)
-def test_bad_budgets_are_refused(settings, message):
-    with refused(message):
-        tb.Budget(**{"total": 1.0, "n_parameters": 3, **settings})
-
-
-def test_a_budget_of_several_totals_is_refused():
-    with pytest.raises(ValueError, match=r"^total has shape \(2,\)"):
-        tb.Budget(total=[1.0, 2.0], n_parameters=3)
-
-
-@pytest.mark.parametrize(
-    ("theta", "message"),
-    [
-        ([0.0, 0.0], "theta has shape (2,), not that of a vector of length 3"),
-        ([[0.0, 0.0, 0.0]], "theta has shape (1, 3), not that of a vector of length 3"),
-        ([0.0, np.nan, 0.0], "theta[1] is nan, not a finite number"),
-        (["a"] * 3, "theta has dtype <U1; real numbers are needed"),
-    ],
-)
-def test_a_budget_refuses_a_bad_theta(theta, message):
-    budget = tb.Budget(total=1.0, n_parameters=3)
-    for call in (
-        lambda: budget.forward(theta),
-        lambda: budget.pullback(theta, np.zeros(2)),
-        lambda: budget.pushforward(theta, np.zeros(3)),
+        ({"total": [1.0, 2.0]}, "total has shape (2,); one number is needed"),
     ):
         with refused(message):
-            call()
+            tb.Budget(**{"total": 1.0, "n_parameters": 3, **settings})
 
 
 @pytest.mark.parametrize("size", [800.0, 1.5e308])
@@ -429,9 +346,8 @@ def test_a_box_maps_into_its_bounds_and_back():
     np.testing.assert_array_equal(box.forward([-900.0, 0.0, 900.0]), [-1.0, 0.25, 3.0])
 
 
-@pytest.mark.parametrize(
-    ("bounds", "message"),
-    [
+def test_bad_boxes_are_refused():
+    for bounds, message in (
         (([0.0, 1.0], [1.0, 1.0]), "low[1] is 1, not below high[1], 1, by a finite number"),
         (([0.0], -0.5), "low[0] is 0, not below high[0], -0.5, by a finite number"),
         (
@@ -445,11 +361,9 @@ def test_a_box_maps_into_its_bounds_and_back():
         (("a", 1.0), "low has dtype <U1; real numbers are needed"),
         (([], 1.0), "low has shape (0,), not that of a vector of length 1"),
         (([[1.0], [2.0, 3.0]], 5.0), "low is not a rectangular array of numbers"),
-    ],
-)
-def test_bad_boxes_are_refused(bounds, message):
-    with refused(message):
-        tb.Box(*bounds)
+    ):
+        with refused(message):
+            tb.Box(*bounds)
 
 
 @pytest.mark.parametrize("bad", [0.0, 1.0, 1.5, -0.1])
@@ -467,31 +381,25 @@ def test_a_line_is_the_problem_along_a_direction():
     assert slope.objective == there.objective
     assert slope.gradient == pytest.approx([there.gradient @ direction], rel=1e-13)
     assert tb.check_gradient(curve, [0.3]).passed
+    with refused("theta has shape (2,), not that of a vector of length 1"):
+        curve.model([0.0, 0.0])
 
 
-@pytest.mark.parametrize(
-    ("theta", "direction", "message"),
-    [
+def test_bad_lines_are_refused():
+    for theta, direction, message in (
         ([0.0, 0.0], [0.0, 0.0], "direction is 0, so there is no line"),
         ([[0.0], [0.0, 1.0]], [1.0, 1.0], "theta is not a rectangular array of numbers"),
         ([0.0, 0.0], [1.0], "direction has shape (1,), not that of a vector of length 2"),
         ([0.0, np.inf], [1.0, 0.0], "theta[1] is inf, not a finite number"),
-    ],
-)
-def test_bad_lines_are_refused(theta, direction, message):
-    with refused(message):
-        tb.along(tb.problems.two_state(), theta, direction)
+    ):
+        with refused(message):
+            tb.along(tb.problems.two_state(), theta, direction)
 
 
 def test_a_line_is_of_a_problem():
     for wrong in ([0.0, 0.0], tb.FeatureProblem):
         with pytest.raises(ValueError, match=r"^problem is "):
             tb.along(wrong, [0.0, 0.0], [1.0, 0.0])
-
-
-def test_a_line_has_one_parameter():
-    with refused("theta has shape (2,), not that of a vector of length 1"):
-        tb.along(tb.problems.two_state(), [0.0, 0.0], [1.0, 0.0]).model([0.0, 0.0])
 
 
 # ---------------------------------------------------------------- theta of every problem
@@ -508,56 +416,34 @@ WAYS = {
     "objective": tb.objective,
 }
 
-each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-
 
 @each_problem
-@each_way
-@pytest.mark.parametrize("change", [-1, 1, 10])
-def test_a_theta_of_another_length_is_refused(problem, way, change):
+def test_a_bad_theta_is_refused_whatever_is_asked_for(problem):
     d = problem.n_parameters
-    with refused(f"theta has shape ({d + change},), not that of a vector of length {d}"):
-        way(problem, np.zeros(d + change))
+    no_vector, no_numbers = f"not that of a vector of length {d}", "; real numbers are needed"
+    bad = {
+        f"theta has shape ({d - 1},), {no_vector}": np.zeros(d - 1),
+        f"theta has shape ({d + 1},), {no_vector}": np.zeros(d + 1),
+        f"theta has shape (1, {d}), not that of a vector of ": np.zeros((1, d)),
+        f"theta has dtype <U1{no_numbers}": ["0"] * d,
+        f"theta has dtype complex128{no_numbers}": np.zeros(d, complex),
+    }
+    for number in (np.nan, np.inf, -np.inf):
+        bad[f"theta[{d - 1}] is {number}, not a finite number"] = put(np.zeros(d), -1, number)
+    for (message, theta), (name, way) in itertools.product(bad.items(), WAYS.items()):
+        assert refusal(way, problem, theta).startswith(message), name
 
 
 @each_problem
-@each_way
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_theta_that_is_not_finite_is_refused_by_its_entry(problem, way, bad):
-    theta = np.zeros(problem.n_parameters)
-    theta[-1] = bad
-    last = problem.n_parameters - 1
-    with refused(f"theta[{last}] is {bad}, not a finite number"):
-        way(problem, theta)
-
-
-@each_problem
-@each_way
-def test_a_theta_of_two_axes_or_no_numbers_is_refused(problem, way):
-    d = problem.n_parameters
-    with pytest.raises(ValueError, match=re.escape(f"theta has shape (1, {d}), not that of a vec")):
-        way(problem, np.zeros((1, d)))
-    with refused("theta has dtype <U1; real numbers are needed"):
-        way(problem, ["0"] * d)
-    with refused("theta has dtype complex128; real numbers are needed"):
-        way(problem, np.zeros(d, complex))
-
-
-@each_problem
-def test_an_integer_theta_is_as_good_as_a_float(problem):
+def test_an_integer_theta_is_as_good_as_a_float_and_neither_is_changed(problem):
     theta = np.arange(problem.n_parameters) % 3
-    whole, real = problem.model(theta), problem.model(theta.astype(float))
-    np.testing.assert_array_equal(whole.follower_reward, real.follower_reward)
-    np.testing.assert_array_equal(whole.transition.data, real.transition.data)
-
-
-@each_problem
-def test_problems_do_not_change_theta(problem):
-    theta = np.linspace(-1.0, 1.0, problem.n_parameters)
-    before = theta.copy()
-    tb.hypergradient(problem, theta)
-    np.testing.assert_array_equal(theta, before)
-    assert theta.flags.writeable
+    real = theta.astype(float)
+    one, other = problem.model(theta), problem.model(real)
+    np.testing.assert_array_equal(one.follower_reward, other.follower_reward)
+    np.testing.assert_array_equal(one.transition.data, other.transition.data)
+    tb.hypergradient(problem, real)
+    np.testing.assert_array_equal(theta, real)
+    assert real.flags.writeable
 
 
 # ---------------------------------------------------------------- settings of the others
@@ -570,18 +456,16 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, True])
-@pytest.mark.parametrize(
-    ("family", "size"), [(family, size) for family, sizes in FAMILIES.items() for size in sizes]
-)
-def test_sizes_are_positive_whole_numbers(family, size, value):
-    with refused(f"{size} is {value}, not a positive whole number"):
-        getattr(tb.problems, family)(**{size: value})
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_are_positive_whole_numbers(family):
+    make = getattr(tb.problems, family)
+    for size, value in itertools.product(FAMILIES[family], (0, -1, 1.5, True)):
+        message = f"{size} is {value}, not a positive whole number"
+        assert refusal(make, **{size: value}) == message
 
 
-@pytest.mark.parametrize(
-    ("family", "settings", "available"),
-    [
+def test_branching_is_at_most_the_number_of_successors():
+    for family, settings, available in (
         ("garnet", {"branching": 21}, 20),
         ("garnet", {"branching": 3, "n_states": 2}, 2),
         ("layered", {"branching": 4}, 3),
@@ -590,30 +474,37 @@ def test_sizes_are_positive_whole_numbers(family, size, value):
         ("layered_game", {"branching": 4}, 3),
         ("layered_game", {"branching": 2, "width": 1}, 1),
         ("random_game", {"branching": 7}, 6),
-    ],
-)
-def test_branching_is_at_most_the_number_of_successors(family, settings, available):
-    with refused(
-        f"branching is {settings['branching']}, more than the {available} states there are"
     ):
-        getattr(tb.problems, family)(**settings)
+        with refused(
+            f"branching is {settings['branching']}, more than the {available} states there are"
+        ):
+            getattr(tb.problems, family)(**settings)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rng": None}, "rng is None, not a numpy Generator or a seed of at least 0"),
-        ({"rng": -1}, "rng is -1, not a numpy Generator or a seed of at least 0"),
-        ({"rng": True}, "rng is True, not a numpy Generator or a seed of at least 0"),
+def test_bad_settings_of_random_families_are_refused(family):
+    make = getattr(tb.problems, family)
+    for rng in (None, -1, True):
+        assert refusal(make, rng=rng) == (
+            f"rng is {rng}, not a numpy Generator or a seed of at least 0"
+        )
+    for settings, message in (
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
         ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
         ({"leader_discount": np.nan}, "leader_discount is nan, not in [0, 1]"),
-    ],
-)
-def test_bad_settings_of_random_families_are_refused(family, settings, message):
-    with refused(message):
-        getattr(tb.problems, family)(**settings)
+    ):
+        assert refusal(make, **settings) == message
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_families_depend_on_the_seed_alone(family):
+    one, same, other = (
+        getattr(tb.problems, family)(rng=rng) for rng in (3, np.random.default_rng(3), 4)
+    )
+    theta = np.zeros(one.n_parameters)
+    rewards, again, others = (p.model(theta).follower_reward for p in (one, same, other))
+    np.testing.assert_array_equal(rewards, again)
+    assert (rewards != others).any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -624,21 +515,8 @@ def test_the_smallest_sizes_are_accepted(family):
     assert gradient.shape == (1,)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_random_families_depend_on_the_seed_alone(family):
-    make = getattr(tb.problems, family)
-    theta = np.zeros(make().n_parameters)
-
-    def rewards(rng):
-        return make(rng=rng).model(theta).follower_reward
-
-    np.testing.assert_array_equal(rewards(3), rewards(np.random.default_rng(3)))
-    assert (rewards(3) != rewards(4)).any()
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_bad_settings_of_named_problems_are_refused_by_name():
+    for make, message in (
         (lambda: tb.problems.four_rooms(slip=2.0), "slip is 2.0, not in [0, 1]"),
         (
             lambda: tb.problems.four_rooms(temperature=0.0),
@@ -660,10 +538,7 @@ def test_random_families_depend_on_the_seed_alone(family):
             lambda: tb.problems.discrete_toy(reward=[1.0]),
             "reward has shape (1,); one number is needed",
         ),
-        (
-            lambda: tb.problems.bandit(leader_reward=[]),
-            "leader_reward has shape (0,), not (1+,)",
-        ),
+        (lambda: tb.problems.bandit(leader_reward=[]), "leader_reward has shape (0,), not (1+,)"),
         (
             lambda: tb.problems.bandit(leader_reward=[[0.0, 1.0]]),
             "leader_reward has shape (1, 2), not (1+,)",
@@ -684,11 +559,9 @@ def test_random_families_depend_on_the_seed_alone(family):
             "leader_discount is 1, and from state 0 the episode never ends: no path of "
             "available actions leads to one whose termination is above 0",
         ),
-    ],
-)
-def test_bad_settings_of_named_problems_are_refused_by_name(make, message):
-    with refused(message):
-        make()
+    ):
+        with refused(message):
+            make()
 
 
 def test_small_random_problems_branch_as_far_as_they_can():

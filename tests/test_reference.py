@@ -3,8 +3,6 @@
 That examples run, and print what they say, is tested by pytest's doctests.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import dataclasses

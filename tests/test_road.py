@@ -1,7 +1,5 @@
 """The compiled pass from a response to measures gives the numbers of the readable road."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sizes import sizes

@@ -45,16 +45,9 @@ def direct_term(view, batch):
     return (weight[..., None] * slope).sum(axis=1)
 
 
-def fails(view, batch):
-    return [1.0, 2.0] @ np.eye(3)
-
-
 class Named:
     def __call__(self, problem, theta, *, rng):
         return np.zeros(2)
-
-
-number = 5
 """
 
 
@@ -246,52 +239,8 @@ def test_batches_and_cut_trajectories_are_gone_through(module, capsys):
         assert "--horizon and --batch-size need --enumerate" in capsys.readouterr().err
 
 
-def test_a_failure_inside_is_reported(module, capsys):
-    assert main(["check", f"{module}:fails", "--problem", "bandit"]) == 4
-    printed = capsys.readouterr().out
-    assert "BROKEN\n  replicate 0: ValueError" in printed
-    row = 1 + STRANGERS.splitlines().index("    return [1.0, 2.0] @ np.eye(3)")
-    assert f"(my_module.py, line {row})\n" in printed
-    assert "Traceback (most recent call last):\n" in printed
-    assert "    return [1.0, 2.0] @ np.eye(3)\n" in printed
-
-
 def test_a_class_is_made_and_a_theta_is_read(module, capsys, tmp_path):
     np.save(tmp_path / "theta.npy", np.zeros(2))
     command = ["check", f"{module}:Named", "--problem", "bandit", "--theta", "theta.npy"]
     assert main(command) == 1
     assert "BIASED" in capsys.readouterr().out  # what it returns is always the same, and wrong
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["my_module"], "estimator is 'my_module', not MODULE:NAME or FILE.py:NAME"),
-        (["my_module:"], "estimator is 'my_module:', not MODULE:NAME or FILE.py:NAME"),
-        (["no_such:thing"], "there is no module 'no_such' here"),
-        (
-            ["my_module:thing"],
-            "module 'my_module' has no 'thing'; it has bchg, direct_term, fails, Named",
-        ),
-        (["my_module:number"], "estimator is 5, which cannot be called"),
-        (["my_module:bchg", "--enumerate"], "--enumerate needs a --problem"),
-        (["my_module:bchg", "--theta", "x.npy"], "--theta needs a --problem"),
-        (
-            ["my_module:bchg", "--problem", "garnet", "--enumerate"],
-            "can be visited twice",
-        ),
-        (["my_module:bchg", "--problem", "garnet", "--replicates", "5"], "fewer than 30"),
-    ],
-)
-def test_unusable_words_are_named(module, capsys, arguments, message):
-    assert main(["check", *arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_an_import_error_inside_the_module_is_not_hidden(module, tmp_path, capsys):
-    (tmp_path / "broken_module.py").write_text("import no_such_library\n")
-    assert main(["check", "broken_module:thing"]) == 2
-    error = capsys.readouterr().err
-    assert "ModuleNotFoundError: No module named 'no_such_library'" in error
-    assert "(broken_module.py, line 1)" in error
-    assert error.count("\n") == 1

@@ -138,9 +138,8 @@ def test_what_the_docstring_says_of_finer_grids():
         assert abs(tb.objective(problem, START) - known) < 0.5e-3
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
+def test_bad_input_is_named():
+    for setting, message in (
         ({"n_assets": 4}, "n_assets is 4, not an odd number of at least 3"),
         ({"n_assets": 1}, "n_assets is 1, not an odd"),
         ({"n_hours": 0}, "n_hours is 0"),
@@ -148,8 +147,6 @@ def test_what_the_docstring_says_of_finer_grids():
         ({"temperature": 0.0}, "temperature is 0"),
         ({"preferences": [(0.1, 0.2)]}, "preferences has shape"),
         ({"preferences": [(0.1, 0.2, 0.0)]}, "not all above 0"),
-    ],
-)
-def test_bad_input_is_named(setting, message):
-    with pytest.raises(ValueError, match=message):
-        tb.problems.tax_design(**setting)
+    ):
+        with pytest.raises(ValueError, match=message):
+            tb.problems.tax_design(**setting)

@@ -132,23 +132,10 @@ def test_what_is_finished_is_not_made_again_and_can_be_prolonged(tmp_path):
     assert same(longer, train(a_run(n_iterations=18)))
 
 
-def test_more_steps_than_asked_for_are_refused(tmp_path):
-    run = a_run(path=tmp_path / "curve.npz")
-    train(run)
-    with pytest.raises(ValueError, match=r"curve\.npz holds 12 steps, and n_iterations is 5"):
-        train(dataclasses.replace(run, n_iterations=5))
-
-
 @pytest.mark.parametrize("name", ["n_iterations", "every"])
 def test_the_numbers_of_a_run_are_checked(name):
     with pytest.raises(ValueError, match=f"{name} is 0, not a positive whole number"):
         train(a_run(**{name: 0}))
-
-
-def test_the_file_of_another_run_is_refused(tmp_path):
-    train(a_run(path=tmp_path / "curve.npz"))
-    with pytest.raises(ValueError, match=r"was saved by another run: two-state, not other"):
-        train(a_run(path=tmp_path / "curve.npz", label="other"))
 
 
 def test_a_growing_curve_is_saved(tmp_path, monkeypatch):

@@ -1,6 +1,4 @@
-"""Sampling: errors, conventions, frequencies against exact laws; and the SARSA critic."""
-
-from __future__ import annotations
+"""Sampling: errors, conventions, frequencies against exact laws."""
 
 import itertools
 import re
@@ -9,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from laws import exact_law, smallest_chance
-from small import MODELS, put
+from small import MODELS, put, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling import trajectories
@@ -57,20 +55,10 @@ def test_beyond_the_end_there_is_padding(model):
         np.testing.assert_array_equal(earned[drawn.mask], table[pairs])
     for name in ("states", "actions", "next_states", "follower_reward", "leader_reward", "lengths"):
         assert not getattr(drawn, name).flags.writeable
-
-
-@each_model
-def test_a_step_starts_where_the_one_before_led(model):
-    drawn = sample(model, horizon=9)
+    # a step starts where the one before led, and what is not cut has ended
     later = drawn.mask[:, 1:]
     np.testing.assert_array_equal(drawn.next_states[:, :-1][later], drawn.states[:, 1:][later])
-    # inside a trajectory nothing ends
     assert (drawn.next_states[:, :-1][later] >= 0).all()
-
-
-@each_model
-def test_what_is_not_cut_has_ended(model):
-    drawn = sample(model, horizon=9)
     last = drawn.next_states[np.arange(50), drawn.lengths - 1]
     np.testing.assert_array_equal(drawn.terminated, last == -1)
     assert (drawn.lengths[~drawn.terminated] == 9).all()
@@ -101,12 +89,9 @@ def test_the_horizon_cuts_and_columns_end_with_the_longest(horizon, longest):
 
 
 def test_a_sample_says_its_sizes():
-    assert str(sample(MODELS["layered"], count=3, horizon=9)) == (
-        "Trajectories: 3, 12 steps, longest 4, 3 ended by themselves"
-    )
-    assert str(sample(MODELS["layered"], count=3, horizon=2)) == (
-        "Trajectories: 3, 6 steps, longest 2, 0 ended by themselves"
-    )
+    for horizon, said in ((9, "12 steps, longest 4, 3 ended"), (2, "6 steps, longest 2, 0 ended")):
+        drawn = sample(MODELS["layered"], count=3, horizon=horizon)
+        assert str(drawn) == f"Trajectories: 3, {said} by themselves"
 
 
 # ---------------------------------------------------------------- tables
@@ -287,74 +272,38 @@ HALVES = np.array([[0.5, 0.5], [1.0, 0.0]])
 halves = partial(put, HALVES)
 
 
-REFUSED = {
-    "policy too small": ({"policy": halves((0, 1), 0.3)}, "policy[0] sums to 0.8, not 1"),
-    "policy too large": ({"policy": halves((0, 1), 0.75)}, "policy[0] sums to 1.25, not 1"),
-    "policy negative": (
-        {"policy": halves(0, [1.5, -0.5])},
-        "policy[0, 1] is -0.5, not a probability",
-    ),
-    "policy nan": ({"policy": halves((1, 0), np.nan)}, "policy[1, 0] is nan, not a finite number"),
-    "policy inf": ({"policy": halves((1, 0), np.inf)}, "policy[1, 0] is inf, not a finite number"),
-    "policy of an unavailable action": (
-        {"policy": halves(1, [0.75, 0.25])},
-        "policy[1, 1] is 0.25 for an unavailable action",
-    ),
-    "policy of another shape": (
-        {"policy": HALVES[:1]},
-        "policy has shape (1, 2), not (2, 2)",
-    ),
-    "policy of one axis": ({"policy": HALVES[0]}, "policy has shape (2,), not (2, 2)"),
-    "policy complex": (
-        {"policy": HALVES + 0j},
-        "policy has dtype complex128; real numbers are needed",
-    ),
-    "policy of bools": (
-        {"policy": HALVES == 1.0},
-        "policy has dtype bool; real numbers are needed",
-    ),
-    "policy ragged": (
-        {"policy": [[0.5, 0.5], [1.0]]},
-        "policy is not a rectangular array of numbers",
-    ),
-    "no policy": ({"policy": None}, "policy has dtype object; real numbers are needed"),
-    "no trajectories": ({"count": 0}, "count is 0, not a positive whole number"),
-    "negative count": ({"count": -3}, "count is -3, not a positive whole number"),
-    "half a trajectory": ({"count": 2.5}, "count is 2.5, not a positive whole number"),
-    "count of bool": ({"count": True}, "count is True, not a positive whole number"),
-    "count of none": ({"count": None}, "count is None, not a positive whole number"),
-    "count a list": ({"count": [2]}, "count is [2], not a positive whole number"),
-    "no steps": ({"horizon": 0}, "horizon is 0, not a positive whole number"),
-    "negative horizon": ({"horizon": -1}, "horizon is -1, not a positive whole number"),
-    "horizon of float": ({"horizon": 3.0}, "horizon is 3.0, not a positive whole number"),
-    "horizon inf": ({"horizon": np.inf}, "horizon is inf, not a positive whole number"),
-    "negative seed": (
-        {"rng": -1},
-        "rng is -1, not a numpy Generator or a seed of at least 0",
-    ),
-    "seed of float": (
-        {"rng": 1.0},
-        "rng is 1.0, not a numpy Generator or a seed of at least 0",
-    ),
-    "seed of bool": (
-        {"rng": True},
-        "rng is True, not a numpy Generator or a seed of at least 0",
-    ),
-    "no seed": ({"rng": None}, "rng is None, not a numpy Generator or a seed of at least 0"),
-    "seed of text": ({"rng": "0"}, "rng is '0', not a numpy Generator or a seed of at least 0"),
-}
+REFUSED = [
+    ({"policy": halves((0, 1), 0.3)}, "policy[0] sums to 0.8, not 1"),
+    ({"policy": halves((0, 1), 0.75)}, "policy[0] sums to 1.25, not 1"),
+    ({"policy": halves(0, [1.5, -0.5])}, "policy[0, 1] is -0.5, not a probability"),
+    ({"policy": halves((1, 0), np.nan)}, "policy[1, 0] is nan, not a finite number"),
+    ({"policy": halves((1, 0), np.inf)}, "policy[1, 0] is inf, not a finite number"),
+    ({"policy": halves(1, [0.75, 0.25])}, "policy[1, 1] is 0.25 for an unavailable action"),
+    ({"policy": HALVES[:1]}, "policy has shape (1, 2), not (2, 2)"),
+    ({"policy": HALVES[0]}, "policy has shape (2,), not (2, 2)"),
+    ({"policy": HALVES + 0j}, "policy has dtype complex128; real numbers are needed"),
+    ({"policy": HALVES == 1.0}, "policy has dtype bool; real numbers are needed"),
+    ({"policy": [[0.5, 0.5], [1.0]]}, "policy is not a rectangular array of numbers"),
+    ({"policy": None}, "policy has dtype object; real numbers are needed"),
+    ({"count": 0}, "count is 0, not a positive whole number"),
+    ({"count": -3}, "count is -3, not a positive whole number"),
+    ({"count": 2.5}, "count is 2.5, not a positive whole number"),
+    ({"count": True}, "count is True, not a positive whole number"),
+    ({"count": None}, "count is None, not a positive whole number"),
+    ({"count": [2]}, "count is [2], not a positive whole number"),
+    ({"horizon": 0}, "horizon is 0, not a positive whole number"),
+    ({"horizon": -1}, "horizon is -1, not a positive whole number"),
+    ({"horizon": 3.0}, "horizon is 3.0, not a positive whole number"),
+    ({"horizon": np.inf}, "horizon is inf, not a positive whole number"),
+    ({"rng": -1}, "rng is -1, not a numpy Generator or a seed of at least 0"),
+]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_bad_settings_are_refused_by_name_and_number(changes, message):
-    settings = {"policy": HALVES, "count": 2, "horizon": 3, "rng": 0, **changes}
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.sample_trajectories(tb.problems.two_state().base, **settings)
-
-
-def test_the_old_random_state_is_refused():
-    with pytest.raises(ValueError, match=r"^rng is RandomState.* not a numpy Generator"):
-        sample(MODELS["layered"], rng=np.random.RandomState(0))
+def test_bad_settings_are_refused_by_name_and_number():
+    usual = {"policy": HALVES, "count": 2, "horizon": 3, "rng": 0}
+    model = tb.problems.two_state().base
+    for changes, message in REFUSED:
+        assert refusal(tb.sample_trajectories, model, **usual | changes) == message
 
 
 def test_randomness_has_no_default():
@@ -362,104 +311,7 @@ def test_randomness_has_no_default():
         tb.sample_trajectories(tb.problems.two_state().base, HALVES, count=2, horizon=3)
 
 
-# ---------------------------------------------------------------- critics
-
-
-def learn(critic, model, drawn, *, rng=0):
-    response = tb.solve_follower(model)
-    assert drawn.model is model
-    return critic.values(response, drawn, rng=np.random.default_rng(rng)).action_value
-
-
-def test_the_exact_critic_is_the_evaluation():
-    model = MODELS["patchy"]
-    exact = tb.evaluate_leader(model, tb.solve_follower(model)).action_value
-    np.testing.assert_array_equal(learn(tb.ExactCritic(), model, sample(model)), exact)
-
-
-def test_sarsa_learns_a_model_without_chance_exactly():
-    # one action, one successor: every target is a number, and a sweep at step size 1 carries the
-    # values at least one layer back
-    model = tb.problems.layered(depth=4, width=3, n_actions=1, branching=1).base
-    exact = tb.evaluate_leader(model, tb.solve_follower(model)).action_value
-    drawn = sample(model, count=200)
-    visited = np.unique(drawn.states)
-    learnt = learn(tb.SarsaCritic(step_size=1.0, sweeps=4), model, drawn)
-    assert np.abs(learnt - exact)[visited].max() <= ROUNDING
-    assert (np.delete(learnt, visited, axis=0) == 0.0).all()
-
-
-# With step size alpha an entry of the table wanders about its mean with the deviation of its target
-# times sqrt(alpha / 2), 0.022 at alpha = 0.001; the sampling error of MIN_VISITS visits adds 0.016.
-# Six times their sum also covers what later layers hand on, and the largest of 12 entries.
-MIN_VISITS = 4000
-SARSA_TOLERANCE = 6 * (np.sqrt(0.001 / 2) + 1 / np.sqrt(MIN_VISITS))
-
-
-def test_sarsa_comes_near_the_exact_action_values():
-    model = tb.problems.layered(depth=3, width=2, temperature=2.0, rng=4).base
-    response = tb.solve_follower(model)
-    exact = tb.evaluate_leader(model, response).action_value
-    ahead = exact - model.leader_reward
-    squares = model.next_value((response.policy * (model.leader_discount * exact) ** 2).sum(axis=1))
-    deviation = np.sqrt((squares - ahead**2).max())
-    drawn = sample(model, count=40_000)
-    visits = np.zeros(exact.shape, int)
-    np.add.at(visits, (drawn.states[drawn.mask], drawn.actions[drawn.mask]), 1)
-    assert visits.min() >= MIN_VISITS
-    learnt = learn(tb.SarsaCritic(step_size=0.001, sweeps=5), model, drawn)
-    assert np.abs(learnt - exact).max() <= SARSA_TOLERANCE * deviation
-    # no idle bound: the rewards alone are farther off
-    assert np.abs(model.leader_reward - exact).max() > 3.0 * SARSA_TOLERANCE * deviation
-
-
-def test_sarsa_passes_over_the_last_step_of_a_cut_trajectory():
-    model = tb.problems.layered(depth=3, width=1, n_actions=1, branching=1).base
-    drawn = sample(model, count=5, horizon=2)
-    learnt = learn(tb.SarsaCritic(step_size=1.0, sweeps=2), model, drawn)
-    np.testing.assert_array_equal(learnt, [[model.leader_reward[0, 0]], [0.0], [0.0]])
-
-
-def test_sarsa_repeats_itself_with_the_same_randomness():
-    model = MODELS["patchy"]
-    drawn = sample(model)
-    critic = tb.SarsaCritic()
-    one = learn(critic, model, drawn, rng=1)
-    np.testing.assert_array_equal(one, learn(critic, model, drawn, rng=1))
-    assert (one != learn(critic, model, drawn, rng=2)).any()
-    assert (one[~model.available] == 0.0).all()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"step_size": 0.0}, "step_size is 0.0, not in (0, 1]"),
-        ({"step_size": -0.1}, "step_size is -0.1, not in (0, 1]"),
-        ({"step_size": 1.1}, "step_size is 1.1, not in (0, 1]"),
-        ({"step_size": np.nan}, "step_size is nan, not in (0, 1]"),
-        ({"step_size": np.inf}, "step_size is inf, not in (0, 1]"),
-        ({"sweeps": 0}, "sweeps is 0, not a positive whole number"),
-        ({"sweeps": -1}, "sweeps is -1, not a positive whole number"),
-        ({"sweeps": 1.5}, "sweeps is 1.5, not a positive whole number"),
-        ({"sweeps": True}, "sweeps is True, not a positive whole number"),
-        ({"sweeps": None}, "sweeps is None, not a positive whole number"),
-        ({"step_size": "0.1"}, "step_size has dtype <U3; real numbers are needed"),
-        ({"step_size": None}, "step_size has dtype object; real numbers are needed"),
-        ({"step_size": True}, "step_size has dtype bool; real numbers are needed"),
-        ({"step_size": [0.5]}, "step_size has shape (1,); one number is needed"),
-        ({"step_size": np.array([0.5])}, "step_size has shape (1,); one number is needed"),
-    ],
-)
-def test_bad_settings_of_sarsa_are_refused(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.SarsaCritic(**settings)
-
-
-@pytest.mark.parametrize("step_size", [1, 1.0, 1e-300, np.float32(0.5)])
-def test_step_sizes_up_to_one_are_accepted(step_size):
-    model = MODELS["layered"]
-    critic = tb.SarsaCritic(step_size=step_size)
-    assert np.isfinite(learn(critic, model, sample(model))).all()
+# ---------------------------------------------------------------- parts
 
 
 def test_trajectories_are_drawn_one_after_another():

@@ -416,10 +416,7 @@ def test_cut_episodes_leave_a_bias_that_the_target_knows():
 )
 def test_samplers_without_a_last_step_say_so(sampler, message):
     problem = maze()
-    for ask in (
-        lambda m: m(problem, THETA, rng=0),
-        lambda m: m.target(problem, THETA),
-    ):
+    for ask in (lambda m: m(problem, THETA, rng=0), lambda m: m.target(problem, THETA)):
         with pytest.raises(ValueError, match=f"leader_discount is 1.*{message}"):
             ask(tb.BoltzmannCovariance(tb.Interaction(sampler)))
 
@@ -427,21 +424,6 @@ def test_samplers_without_a_last_step_say_so(sampler, message):
 def test_bi_ac_is_not_defined_without_a_discount():
     with pytest.raises(ValueError, match="defined for a leader's discount below 1"):
         tb.BiLevelActorCritic(tb.Episodes(10, 10))(PROBLEMS["game"], np.zeros(6), rng=0)
-
-
-def test_a_strangers_estimator_is_checked_on_samples():
-    def halved(view, batch):
-        rows = np.arange(batch.states.shape[1])
-        s, a = np.maximum(batch.states, 0), np.maximum(batch.actions, 0)
-        weight = view.leader_discount**rows * batch.mask
-        assert np.array_equal(weight, batch.mask)
-        direct = (weight[..., None] * view.jacobian.leader_reward[s, a]).sum(axis=1)
-        return direct / 2.0
-
-    base = LAYERED.base
-    problem = tb.FeatureProblem(base, leader_reward=np.eye(12)[:, :2])
-    report = tb.check_estimator(halved, problem, THETA, rng=0)
-    assert not report.passed
 
 
 def test_bounds_of_a_result_whose_end_is_not_seen_are_infinite():

@@ -362,16 +362,13 @@ def test_rows_of_other_libraries_are_averaged_and_their_dtype_is_noted(library, 
     assert report.notes[0].startswith(f"estimates are {dtype}: gaps below")
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
+def test_what_draws_nothing_is_refused():
+    for asked, message in (
         (("often", 0), "sampler is 'often', which has no method sample"),
         ((tb.Episodes(2), "x"), "rng is 'x', not a numpy Generator or a seed of at least 0"),
-    ],
-)
-def test_what_draws_nothing_is_refused(asked, message):
-    with refused(message):
-        tb.LeaderView(tb.problems.bandit(), [0.0, 0.0]).draw(*asked)
+    ):
+        with refused(message):
+            tb.LeaderView(tb.problems.bandit(), [0.0, 0.0]).draw(*asked)
 
 
 def test_trajectories_are_cut_after_a_number_of_steps():

@@ -313,9 +313,9 @@ MUTANTS = (
     ),
     Mutant(
         "bounded: the leader counts at the follower's discount",
-        "_leader",
-        "discount, policy, n_states = model.leader_discount, ",
-        "discount, policy, n_states = model.follower_discount, ",
+        "_centre",
+        "discounts = model.follower_discount, model.leader_discount",
+        "discounts = model.follower_discount, model.follower_discount",
         (KNOWN,),
     ),
     Mutant(
@@ -328,15 +328,15 @@ MUTANTS = (
     Mutant(
         "bounded: dP through the follower at the leader's discount",
         "_centre",
-        "(indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower)",
-        "(indirect, model.leader_discount, pairs.influence, pairs.influence_error, follower)",
+        "(discounts[0], influence, influence_error, value, value_top, spreads[0])",
+        "(discounts[1], influence, influence_error, value, value_top, spreads[0])",
         (PLAIN,),
     ),
     Mutant(
         "bounded: no drho",
         "_centre",
-        "leader_reward=pairs.visits, transition=direct, initial=leader.value",
-        "leader_reward=pairs.visits, transition=direct",
+        '{"leader_reward": visits, "initial": leader_value}',
+        '{"leader_reward": visits}',
         (RIGHT,),
     ),
     Mutant(
@@ -460,10 +460,10 @@ MUTANTS = (
     ),
     Mutant(
         "bounds that take an inverse for exact",
-        "_Explicit.__init__",
-        "self._off = 2.0 * (exact * off + rounding * size)",
-        "self._off = 0.0",
-        (f"{BOUNDS}::test_a_lying_solver_makes_bounds_large_and_not_wrong",),
+        "operator_of",
+        "2.0 * (exact * off + rounding * size), patience), patience",
+        "0.0, patience), patience",
+        (f"{BOUNDS}::test_inverses_are_bounded_whatever_a_solver_says",),
     ),
     Mutant(
         "shares whose mean is known exactly",
@@ -481,7 +481,7 @@ MUTANTS = (
     ),
     Mutant(
         "bounds of values without 1 / (1 - discount)",
-        "_patience",
+        "least_patience",
         "return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else",
         "return 1.0 if contraction < 1.0 else",
         (f"{BOUNDS}::test_inverses_are_bounded_whatever_a_solver_says",),
@@ -496,15 +496,15 @@ MUTANTS = (
     Mutant(
         "bounds that take the centre for the result",
         "error_bounds",
-        "gradient = _outward(np.abs(result.gradient - pulled.pulled) + pulled.bound)",
+        "gradient = _around(result.gradient, pulled.pulled, pulled.bound)",
         "gradient = _outward(pulled.bound)",
         (BOUNDS,),
     ),
     Mutant(
         "bounds that take a stranger's sums for exact",
         "refined",
-        "gradient = _outward(np.abs(direct + indirect - pulled.pulled) + pulled.bound)",
-        "gradient = _outward(pulled.bound)",
+        "bound = _around(gradient, pulled.pulled, pulled.bound)",
+        "bound = _outward(pulled.bound)",
         (f"{BOUNDS}::test_bounds_hold_given_what_a_strangers_code_returns",),
     ),
     Mutant(
@@ -735,7 +735,7 @@ MUTANTS = (
     Mutant(
         "bounds that take the temperature's slope for exact",
         "_centre",
-        "temperature=_widened(pairs.temperature_error),",
+        "temperature=_widened(slope_error),",
         "temperature=0.0,",
         (BOUNDS,),
     ),
@@ -840,17 +840,31 @@ MUTANTS = (
         (LINEAR_QUADRATIC,),
     ),
     Mutant(
+        "what is carried to a state is held to vary half as much",
+        "_spread",
+        "4.0 * moved.T",
+        "2.0 * moved.T",
+        ("tests/test_lq_moments.py",),
+    ),
+    Mutant(
+        "a square counts as once the Hermite polynomial that it is made of",
+        "_Forms.of_state",
+        "found[:, 0, 0] -= numbers",
+        "found[:, 0, 0] -= 0.5 * numbers",
+        ("tests/test_lq_moments.py",),
+    ),
+    Mutant(
         "a bump's mean forgets that the state is spread",
-        "_Widened.__init__",
-        "distance - (size + np.log(sign)) / 2.0",
-        "distance",
+        "Widened.at",
+        "- self._size / 2.0",
+        "",
         (LINEAR_QUADRATIC, "tests/test_lq_leader.py"),
     ),
     Mutant(
         "a bump over a spread state is as narrow as ever",
-        "_Widened.__init__",
-        "np.eye(len(centre)) + 2.0 * laws.covariances @ precision",
-        "np.eye(len(centre)) + laws.covariances @ precision",
+        "Widened.__init__",
+        "inner = 2.0 * self._across",
+        "inner = self._across",
         ("tests/test_lq_leader.py",),
     ),
     Mutant(

@@ -248,7 +248,9 @@ def as_nonnegative(name: str, value: npt.ArrayLike) -> float:
     return number
 
 
-def as_names(name: str, given: Iterable[Any] | None, n: int) -> tuple[str, ...] | None:
+def as_names(
+    name: str, given: Iterable[Any] | None, n: int, *, distinct: bool = False
+) -> tuple[str, ...] | None:
     """Copy what `n` things are called, if they have names."""
     if given is None:
         return None
@@ -260,6 +262,9 @@ def as_names(name: str, given: Iterable[Any] | None, n: int) -> tuple[str, ...] 
     for i, one in enumerate(names):
         if not isinstance(one, str):
             raise ValueError(f"{entry(name, (i,))} is {one!r}, not a string")
+        if distinct and one in names[:i]:
+            same = entry(name, (names.index(one),))
+            raise ValueError(f"{entry(name, (i,))} is {one!r}, and so is {same}")
     return names
 
 
@@ -281,9 +286,13 @@ def as_action_names(
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
+    if type(theta) is np.ndarray and theta.dtype == np.float64 and theta.ndim == 1:
+        vector = theta.copy()  # the rule, in the least time
+        if size in (None, vector.size) and math.isfinite(np.vdot(vector, vector)):
+            return vector
     if hasattr(theta, "pullback"):
         raise ValueError(f"{name} is a problem: the problem comes first, and then theta")
-    array = theta if type(theta) is np.ndarray else as_numbers(name, theta)
+    array = as_numbers(name, theta)
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"
         raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")

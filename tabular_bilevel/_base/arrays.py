@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
     "read_only_view",
     "restore_read_only",
     "softmax",
+    "unchecked",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,6 +44,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 #: Unit roundoff of float64: a sum of n products is off by less than n + 2 of it, relative to the
 #: sum of their sizes.
@@ -56,6 +59,18 @@ def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
     return np.asarray(bound + UNDERFLOW * (np.asarray(factor) != 0.0))
 
 
+def _silence() -> tuple[ContextVar[Any], Any]:
+    """Find where numpy keeps its error state, which it does not tell, and what silence is there."""
+    before = copy_context()
+    with np.errstate(all="ignore"):
+        inside = copy_context()
+    changed = [place for place in inside if inside[place] is not before.get(place)]
+    return (changed[0], inside[changed[0]]) if changed else (ContextVar("unknown"), "silence")
+
+
+ERROR_STATE, SILENCE = _silence()
+
+
 def quiet(function: F) -> F:
     """Decorate what callers call: it computes with one thread, and numpy does not warn.
 
@@ -64,14 +79,17 @@ def quiet(function: F) -> F:
     called from there: what is not finite is refused when it comes back. A stranger's estimator
     keeps the caller's state.
     """
-    calm, here = np.errstate(all="ignore")(function), one_thread.here
 
     @functools.wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
-        if here.depth > 0:
-            return calm(*arguments, **settings)
-        with one_thread:
-            return calm(*arguments, **settings)
+        if ERROR_STATE.get(None) is SILENCE:  # within another that is quiet
+            return function(*arguments, **settings)
+        before = ERROR_STATE.set(SILENCE)  # as numpy.errstate does, at a tenth of its cost
+        try:
+            with one_thread:
+                return function(*arguments, **settings)
+        finally:
+            ERROR_STATE.reset(before)
 
     return cast("F", call)
 
@@ -146,6 +164,13 @@ def narrowing(links: sp.csr_array) -> IntArray:
     place = np.empty(order.size, dtype=np.int64)
     place[order] = np.arange(order.size)
     return place
+
+
+def unchecked(kind: type[T], **attributes: Any) -> T:
+    """Make a frozen object of all its attributes, without the look at each that its class takes."""
+    made = object.__new__(kind)
+    made.__dict__.update(attributes)
+    return made
 
 
 def restore_read_only(self: object, state: dict[str, Any]) -> None:

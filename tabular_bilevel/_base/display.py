@@ -25,18 +25,7 @@ FEW = 3
 
 
 def displayed(cls: AnyClass) -> AnyClass:
-    """Give a class `short_repr` and `table` as `__repr__` and `_repr_html_`; protocols stay.
-
-    Parameters
-    ----------
-    cls : type
-        A class; an enumeration keeps its `__repr__`.
-
-    Returns
-    -------
-    type
-        The same.
-    """
+    """Give a class `short_repr`, unless it is an enumeration, and `table` as `_repr_html_`."""
     if not getattr(cls, "_is_protocol", False):
         if not issubclass(cls, Enum):
             cls.__repr__ = short_repr  # type: ignore[method-assign]
@@ -45,13 +34,7 @@ def displayed(cls: AnyClass) -> AnyClass:
 
 
 def display_all(module: dict[str, Any]) -> None:
-    """Treat all classes among a module's public names as `displayed` does.
-
-    Parameters
-    ----------
-    module : dict
-        Its `globals`, with `__all__`.
-    """
+    """Treat all classes among a module's public names, given its `globals`, as `displayed` does."""
     for name in module["__all__"]:
         if isinstance(module.get(name), type):  # what is imported later is not there yet
             displayed(module[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CheckFailedError", "ConvergenceError"]
+__all__ = ["CheckFailedError", "ConvergenceError", "raise_if_failed"]
 
 
 class ConvergenceError(RuntimeError):
@@ -52,3 +52,15 @@ class CheckFailedError(AssertionError):
     ...     print(str(error).splitlines()[0])
     Enumeration check: BIASED
     """
+
+
+def raise_if_failed(self: Any) -> None:
+    """Raise `CheckFailedError`, with the report as its message, unless the check passed.
+
+    Raises
+    ------
+    CheckFailedError
+        With the report as its message.
+    """
+    if not self.passed:
+        raise CheckFailedError(str(self))

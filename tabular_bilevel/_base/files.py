@@ -92,21 +92,7 @@ def write_file(path: FilePath, raw: bytes) -> None:
     """Write a file, whole or not at all, whatever happens to this process or the machine.
 
     A link is replaced itself, not what it leads to. A kill may leave a draft beside the file, see
-    `DRAFTS`.
-
-    Parameters
-    ----------
-    path : str or path
-        The file; what was there before is there until the new one is whole.
-    raw : bytes
-        Its content.
-
-    Raises
-    ------
-    ValueError
-        If there is something else than a file: a folder, or a device.
-    OSError
-        If it cannot be written.
+    `DRAFTS`. Raises ValueError if there is something else than a file: a folder, or a device.
     """
     draft = _draft_beside(path)
     try:
@@ -173,18 +159,8 @@ def require_writable(path: FilePath) -> None:
 def alone_in(folder: FilePath) -> Iterator[None]:
     """Keep other processes out of a folder that ask for it in this way, and clear away drafts.
 
-    The system ends the claim with the process, however that ends. Where it knows no such claims,
-    as on some network drives, nobody is kept out.
-
-    Parameters
-    ----------
-    folder : str or path
-        The folder.
-
-    Raises
-    ------
-    OSError
-        If another process is in it.
+    Raises OSError if another process is in it. The system ends the claim with the process, however
+    that ends. Where it knows no such claims, as on some network drives, nobody is kept out.
     """
     if fcntl is None:
         yield
@@ -213,27 +189,7 @@ def _clear(folder: FilePath) -> None:
 
 
 def read_file(path: FilePath, limit: int = LIMIT) -> bytes:
-    """Read a regular file.
-
-    Parameters
-    ----------
-    path : str or path
-        The file, or a link to it.
-    limit : int
-        Bytes that it may have.
-
-    Returns
-    -------
-    bytes
-        Its content.
-
-    Raises
-    ------
-    ValueError
-        If it is no regular file, or larger.
-    OSError
-        If it cannot be read.
-    """
+    """Read a regular file of at most so many bytes; ValueError if it is none, or larger."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening some devices does things
         raise ValueError(f"{shown(path)} is no regular file")
     # a pipe that has come meanwhile is not waited for
@@ -252,26 +208,10 @@ def read_file(path: FilePath, limit: int = LIMIT) -> bytes:
 
 
 def read_json(path: FilePath, limit: int = LIMIT) -> Any:
-    """Read a JSON file.
+    """Read a JSON file that takes at most so many bytes of memory: 48 times those of the text.
 
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    limit : int
-        Bytes of memory that it may take: 48 times those of the text.
-
-    Returns
-    -------
-    object
-        What it says.
-
-    Raises
-    ------
-    ValueError
-        If it is no regular file, too large, no JSON, nested too deeply, or has NaN, or a key twice.
-    OSError
-        If it cannot be read.
+    Raises ValueError if it is no regular file, too large, no JSON, nested too deeply, or has NaN,
+    or a key twice.
     """
     raw = read_file(path, limit // JSON_GROWTH)
     try:
@@ -296,26 +236,9 @@ def _no_number(word: str) -> Any:
 
 
 def read_array(path: FilePath, limit: int = LIMIT) -> npt.NDArray[Any]:
-    """Read an .npy file of numbers.
+    """Read an .npy file of at most so many bytes.
 
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    limit : int
-        Bytes that it may have.
-
-    Returns
-    -------
-    ndarray
-        What it holds.
-
-    Raises
-    ------
-    ValueError
-        If it is no regular file, too large, or no array of plain numbers or strings.
-    OSError
-        If it cannot be read.
+    Raises ValueError if it is no regular file, too large, or no array of plain numbers or strings.
     """
     raw = read_file(path, limit)
     try:
@@ -325,26 +248,10 @@ def read_array(path: FilePath, limit: int = LIMIT) -> npt.NDArray[Any]:
 
 
 def read_arrays(path: FilePath, limit: int = LIMIT) -> dict[str, npt.NDArray[Any]]:
-    """Read an npz archive of arrays.
+    """Read an npz archive; it, and its arrays together, have at most so many bytes.
 
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    limit : int
-        Bytes that it may have, and that its arrays may have together.
-
-    Returns
-    -------
-    dict of str to ndarray
-        What it holds.
-
-    Raises
-    ------
-    ValueError
-        If it is no regular file, too large, or no archive of plain numbers or strings.
-    OSError
-        If it cannot be read.
+    Raises ValueError if it is no regular file, too large, or has more than plain numbers or
+    strings.
     """
     raw = read_file(path, limit)
     try:

@@ -13,21 +13,9 @@ __all__ = ["element", "lines_shown", "written"]
 
 
 def element(tag: str, *children: Element | str | None, **attributes: object) -> Element:
-    """Make an element of texts and elements; what is None is left out.
+    """Make an element of texts and elements in order; what is None is left out.
 
-    Parameters
-    ----------
-    tag : str
-        Its name.
-    *children : Element, str or None
-        What is in it, in order.
-    **attributes : object
-        By name; ``class_`` is class, and ``aria_label`` is aria-label.
-
-    Returns
-    -------
-    xml.etree.ElementTree.Element
-        The element.
+    Of the attributes ``class_`` is class, and ``aria_label`` is aria-label.
     """
     from xml.etree.ElementTree import Element  # which takes a while
 

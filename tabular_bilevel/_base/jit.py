@@ -6,6 +6,8 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["elements", "kernel", "patient_kernel"]
+__all__ = ["elements", "kernel", "patient_chain", "patient_kernel", "rebound"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -50,15 +52,10 @@ def kernel(function: F) -> F:
 
 
 def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
-    """Compile as `kernel` does, but not for a few small calls.
+    """Compile as `kernel` does, but not for a few small calls, which take about `steps(...)` steps.
 
     Python runs these itself, for the same numbers to the last bit: a first result does not wait for
     code that only loops need. Code that is in the cache is taken from there.
-
-    Parameters
-    ----------
-    steps : callable
-        About how many steps a call takes, given its arguments.
     """
 
     def decorated(function: F) -> F:
@@ -70,6 +67,36 @@ def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:
     return decorated
 
 
+def patient_chain(function: F) -> F:
+    """Compile what calls one kernel after the other, after `MOST_CALLS` calls.
+
+    Until then Python runs its own lines, and those of kernels without patience.
+    """
+    compiled = kernel(function)
+    if hasattr(compiled, "_cache"):
+        chain = rebound(compiled, {})
+        compiled._compile_for_args = _Patience(compiled, lambda *_: 0, chain)  # type: ignore[attr-defined]
+    return compiled
+
+
+def rebound(compiled: Any, names: dict[str, Any]) -> Callable[..., Any]:
+    """Let Python run a kernel's own lines, with other functions behind some names.
+
+    So it does those of kernels without patience that are called there.
+    """
+    function = _plain(compiled)
+    called: dict[str, Any] = {
+        name: function.__globals__.get(name) for name in function.__code__.co_names
+    }
+    others = {
+        name: rebound(found, names)
+        for name, found in called.items()
+        if isinstance(found, Dispatcher) and not _is_patient(found)
+    }
+    namespace = {**function.__globals__, **others, **names}
+    return FunctionType(function.__code__, namespace, function.__name__)
+
+
 def elements(*arguments: Any) -> int:
     """Count twenty steps for each element of an array, as passes over arrays take."""
     return 20 * sum(one.size for one in arguments if isinstance(one, np.ndarray))
@@ -78,11 +105,17 @@ def elements(*arguments: Any) -> int:
 class _Patience:
     """Says what numba calls where it has compiled nothing for these types of arguments."""
 
-    def __init__(self, compiled: Any, steps: Callable[..., int]) -> None:
+    def __init__(
+        self,
+        compiled: Any,
+        steps: Callable[..., int],
+        plain: Callable[..., Any] | None = None,
+    ) -> None:
         self._compiled, self._steps = compiled, steps
         self._compile = compiled._compile_for_args
         self._left = MOST_STEPS
         self._plain: Callable[..., Any] | None = None
+        self._lines = plain
 
     def __call__(self, *arguments: Any) -> Any:
         if self._left > 0:
@@ -91,7 +124,8 @@ class _Patience:
             self._left = 0
             return self._compile(*arguments)
         if self._plain is None:
-            self._plain = np.errstate(all="ignore")(_with_numbers(_interpreted(self._compiled)))
+            lines = self._lines or _interpreted(self._compiled)
+            self._plain = np.errstate(all="ignore")(_with_numbers(lines))
         return self._plain
 
     def _is_cached(self, arguments: tuple[Any, ...]) -> bool:
@@ -108,13 +142,21 @@ class _Patience:
 
 def _interpreted(compiled: Any) -> Callable[..., Any]:
     """Find the Python function behind a compiled one, and make it call such functions only."""
-    function = compiled.py_func
+    function = _plain(compiled)
     names = {
         name: _interpreted(found) if isinstance(found, Dispatcher) else found
         for name, found in function.__globals__.items()
         if name in (*function.__code__.co_names, "__builtins__")
     }
     return FunctionType(function.__code__, names, function.__name__)
+
+
+def _plain(found: Any) -> Any:
+    return getattr(found, "py_func", found)
+
+
+def _is_patient(compiled: Any) -> bool:
+    return isinstance(compiled._compile_for_args, _Patience)
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,9 +180,10 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., object]) -> None:
         super().__init__(function)
-        self._source = repr(
-            (numba.__version__, self.filename_base, self.locator.get_source_stamp())
-        )
+        called = [f for f in function.__globals__.values() if isinstance(f, Dispatcher)]
+        files = {_plain(f).__code__.co_filename for f in (function, *called)}
+        texts = [_digest(name) for name in sorted(files)]
+        self._source = repr((numba.__version__, self.filename_base, texts))
 
     def reduce(self, result: Any) -> tuple[str, bytes]:
         """Turn a compiled function into what can be written to disk."""
@@ -157,6 +200,13 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
     def _seal(self, raw: bytes, codegen: Any) -> str:
         words = f"{self._source} {codegen.magic_tuple()}".encode()
         return hashlib.sha256(words + raw).hexdigest()
+
+
+@cache
+def _digest(file: str) -> str:
+    with suppress(OSError):
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return ""
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]

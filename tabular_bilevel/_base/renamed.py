@@ -15,13 +15,7 @@ AnyClass = TypeVar("AnyClass", bound=type)
 
 
 def keywords_renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a decorator that takes keyword arguments by their old names, too.
-
-    Parameters
-    ----------
-    **names : str
-        New names by old ones.
-    """
+    """Make a decorator that takes keyword arguments by their old names, too: new names by old."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -40,13 +34,7 @@ def keywords_renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]
 
 
 def without_use(*names: str) -> Callable[[AnyClass], AnyClass]:
-    """Make a decorator of classes that takes settings which are no more, and does without them.
-
-    Parameters
-    ----------
-    *names : str
-        Keywords of earlier versions.
-    """
+    """Make a decorator of classes that takes settings which are no more, and does without them."""
 
     def decorate(cls: AnyClass) -> AnyClass:
         make = cls.__init__  # type: ignore[misc]

@@ -254,30 +254,11 @@ class FollowerEnv(gymnasium.Env[int, int]):
         return state, self._arrive(state)
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Take an available action.
+        """Take an action that the state has, as of `gymnasium.Env.step`; never truncated.
 
-        Parameters
-        ----------
-        action : int
-            One that the state has.
-
-        Returns
-        -------
-        observation : int
-            The next state; the state before, where the episode ends.
-        reward : float
-            The follower's.
-        terminated, truncated : bool
-            Whether the episode ended; never truncated.
-        info : dict
-            `leader_reward` and `action_mask`.
-
-        Raises
-        ------
-        ValueError
-            If the state lacks the action.
-        gymnasium.error.ResetNeeded
-            If there is no episode.
+        Where the episode ends, the state before is observed. ``info`` has `leader_reward` and
+        `action_mask`. Raises ValueError if the state lacks the action, and ResetNeeded if there is
+        no episode.
         """
         state, model = self._state, self.model
         if state is None:

@@ -160,70 +160,26 @@ class JaxProblem:
         positive_integer("n_parameters", self.n_parameters)
 
     def model(self, theta: npt.ArrayLike) -> Any:
-        """Build the model at theta.
+        """Build the model at theta, as of `BilevelProblem`.
 
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-
-        Returns
-        -------
-        Model
-            The follower's model.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite, or a table is not float64,
-            has the wrong shape or is refused by `Model.from_tables`.
+        A ValueError names a table that is not float64, has the wrong shape or is refused by
+        `Model.from_tables`.
         """
         theta = as_theta(theta, self.n_parameters)
         with _float64():
             return model_of(self.base, _tables(self, theta))
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: AnySensitivities) -> FloatArray:
-        """Pull sensitivities back to theta by JAX's vector-Jacobian product.
-
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        sensitivities : Sensitivities
-            Of the model at theta.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The derivative with respect to theta.
-
-        Raises
-        ------
-        ValueError
-            As `model`.
-        """
+        """Pull back by JAX's vector-Jacobian product, as of `BilevelProblem`."""
         theta = as_theta(theta, self.n_parameters)
         with _float64():
             slopes = cotangents(sensitivities, _tables.eval_shape(self, theta))
             return np.asarray(_pulled_back(self, theta, slopes))
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Any:
-        """Differentiate the tables along a direction by JAX's Jacobian-vector product.
+        """Push forward by JAX's Jacobian-vector product, as of `ForwardProblem`.
 
-        Parameters
-        ----------
-        theta, direction : array_like, shape (d,)
-            Where, and which way.
-
-        Returns
-        -------
-        Tangent
-            Change of the tables.
-
-        Raises
-        ------
-        NotImplementedError
-            If the tables use `jax.custom_vjp`, so that JAX cannot differentiate them forward.
+        Raises NotImplementedError if the tables use `jax.custom_vjp`, which has no forward mode.
         """
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")

@@ -144,33 +144,11 @@ class GameEnv(ParallelEnv):
         self.np_random: np.random.Generator | None = None
 
     def observation_space(self, agent: str) -> Space[Any]:
-        """Return the agent's space of observations, the states.
-
-        Parameters
-        ----------
-        agent : str
-            "leader" or "follower".
-
-        Returns
-        -------
-        gymnasium.spaces.Space
-            The space.
-        """
+        """Return the agent's observations, the states, as of `pettingzoo.ParallelEnv`."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Space[Any]:
-        """Return the agent's space of actions, or of answers.
-
-        Parameters
-        ----------
-        agent : str
-            "leader" or "follower".
-
-        Returns
-        -------
-        gymnasium.spaces.Space
-            The space.
-        """
+        """Return the agent's actions, or answers, as of `pettingzoo.ParallelEnv`."""
         return self.action_spaces[agent]
 
     def reset(
@@ -194,22 +172,8 @@ class GameEnv(ParallelEnv):
     ]:
         """Play an action of the leader and an action, or an answer, of the follower.
 
-        Parameters
-        ----------
-        actions : dict
-            Of "leader" and "follower": an action each, or of the follower an answer.
-
-        Returns
-        -------
-        observations, rewards, terminations, truncations, infos : dict
-            By agent, as of `pettingzoo.ParallelEnv.step`.
-
-        Raises
-        ------
-        ValueError
-            If an agent's action is missing, or not available.
-        gymnasium.error.ResetNeeded
-            If there is no episode.
+        Arguments and results by agent, as of `pettingzoo.ParallelEnv.step`. Raises ValueError if an
+        agent's action is missing, or not available, and ResetNeeded if there is no episode.
         """
         game, state = self.game, self._state
         if self.np_random is None or not self.agents:

@@ -163,47 +163,16 @@ class TorchProblem:
         positive_integer("n_parameters", self.n_parameters)
 
     def model(self, theta: npt.ArrayLike) -> Any:
-        """Build the model at theta.
+        """Build the model at theta, as of `BilevelProblem`.
 
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-
-        Returns
-        -------
-        Model
-            The follower's model.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite, or a table is not float64,
-            has the wrong shape or is refused by `Model.from_tables`.
+        A ValueError names a table that is not float64, has the wrong shape or is refused by
+        `Model.from_tables`.
         """
         tables = self._tables(torch.tensor(as_theta(theta, self.n_parameters)))
         return model_of(self.base, _arrays(tables))
 
     def pullback(self, theta: npt.ArrayLike, sensitivities: AnySensitivities) -> FloatArray:
-        """Pull sensitivities back to theta by PyTorch's vector-Jacobian product.
-
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        sensitivities : Sensitivities
-            Of the model at theta.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The derivative with respect to theta.
-
-        Raises
-        ------
-        ValueError
-            As `model`.
-        """
+        """Pull back by PyTorch's vector-Jacobian product, as of `BilevelProblem`."""
         point = torch.tensor(as_theta(theta, self.n_parameters))
         tables, pull = torch.func.vjp(self._tables, point)
         slopes = cotangents(sensitivities, tables)
@@ -211,23 +180,7 @@ class TorchProblem:
         return np.asarray(gradient.detach())
 
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Any:
-        """Differentiate the tables along a direction by PyTorch's Jacobian-vector product.
-
-        Parameters
-        ----------
-        theta, direction : array_like, shape (d,)
-            Where, and which way.
-
-        Returns
-        -------
-        Tangent
-            Change of the tables.
-
-        Raises
-        ------
-        ValueError
-            As `model`; if the direction does not fit theta.
-        """
+        """Push forward by PyTorch's Jacobian-vector product, as of `ForwardProblem`."""
         point = torch.tensor(as_theta(theta, self.n_parameters))
         along = torch.tensor(as_theta(direction, self.n_parameters, name="direction"))
         _, changes = torch.func.jvp(self._tables, (point,), (along,))

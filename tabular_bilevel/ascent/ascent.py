@@ -20,7 +20,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
     require_method,
 )
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only, unchecked
 from tabular_bilevel._base.files import LIMIT, brief, read_arrays, shown, write_file
 from tabular_bilevel._base.generators import (
     generator_at,
@@ -32,7 +32,7 @@ from tabular_bilevel._base.generators import (
 from tabular_bilevel._base.renamed import keywords_renamed
 from tabular_bilevel.ascent.measures import divergence, guidance, relative_gap
 from tabular_bilevel.ascent.optimisers import Optimiser
-from tabular_bilevel.estimators.contract import Noted, Taken, as_estimator, as_memory
+from tabular_bilevel.estimators.contract import Taken, as_estimator, as_memory
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.follower import Response, log_policy
 from tabular_bilevel.finite.leader import Evaluation
@@ -521,11 +521,15 @@ def climb(
     theta, memory, optimiser_memory = state.theta, state.memory, state.optimiser_memory
     iteration = state.iteration
     while last is None or iteration < last:
-        with Noted("iteration {}".format, iteration):
+        try:
             estimate = method.at(problem, theta)(generator, memory)
             moved, optimiser_memory = optimiser.step(theta, estimate.gradient, optimiser_memory)
             moved = read_only(finite_array("next theta", moved, theta.shape))
-        yield Iteration(
+        except Exception as error:
+            error.add_note(f"in iteration {iteration}")
+            raise
+        yield unchecked(
+            Iteration,
             iteration=iteration,
             problem=problem,
             theta=theta,

@@ -42,33 +42,12 @@ HEAD = ["method", "seed", "iteration", "objective"]
 @displayed
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Some seeds of one method on one problem, in one folder.
+    """Some seeds of one method on one problem, in one folder, where everything is written.
 
-    Attributes
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    n_parameters : int
-        Length of theta.
-    method : str
-        What the table and the plot call it.
-    estimator : Estimator or callable
-        Where gradients come from, in any form that `ascend` takes.
-    optimiser : Optimiser
-        How theta moves along its gradients.
-    seeds : sequence of int
-        One ascent each; at least 0 and no two alike.
-    n_iterations, every : int
-        Iterations, and how many lie between two looks at the objective.
-    words : mapping of str to value
-        The settings as JSON can hold them, without the number of steps: a curve saved with others
-        is not gone on with.
-    folder : Path
-        Where everything is written.
-    horizon : int, optional
-        The leader's steps that the recorded objective counts; all by default.
-    limit : int
-        Bytes that a saved ascent may have when it is read; by default 256 MiB.
+    The method's name is what table and plot call it; the estimator is in any form that `ascend`
+    takes. J is looked at `every` so many iterations, over the leader's steps up to a horizon. The
+    words are the settings as JSON can hold them, without the number of steps: a curve saved with
+    others is not gone on with. A saved ascent may have so many bytes when it is read.
     """
 
     problem: BilevelProblem
@@ -96,25 +75,10 @@ class Training:
             raise ValueError(f"seeds has some twice: {list(self.seeds)}")
 
     def curves(self, workers: int) -> Iterator[tuple[int, Curve]]:
-        """Make the ascents, or what is left of them, and yield each curve when it is finished.
+        """Make the ascents, or what is left of them; yield each seed and curve when it is finished.
 
-        Parameters
-        ----------
-        workers : int
-            Processes.
-
-        Yields
-        ------
-        seed : int
-            In no certain order.
-        curve : Curve
-            Its curve.
-
-        Raises
-        ------
-        ValueError
-            If a number is not positive, the method is not defined for the problem, or the folder
-            holds curves with other settings.
+        Raises ValueError if a number is not positive, the method is not defined for the problem, or
+        the folder holds curves with other settings.
         """
         positive_integer("steps", self.n_iterations)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -139,18 +103,7 @@ class Training:
         )
 
     def write(self, curves: Mapping[int, Curve]) -> dict[str, Any]:
-        """Write ``curves.csv`` and ``summary.json``.
-
-        Parameters
-        ----------
-        curves : mapping of int to Curve
-            The curves, by seed.
-
-        Returns
-        -------
-        dict
-            What the summary says.
-        """
+        """Write ``curves.csv`` and ``summary.json``, and return what the summary says."""
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(HEAD)
@@ -176,24 +129,15 @@ class Training:
 @displayed
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What `Training.write` wrote into a folder.
+    """What `Training.write` wrote into a folder: the summary, and J by seed at the same iterations.
 
-    Attributes
-    ----------
-    words : mapping of str to value
-        The summary: settings and ends.
-    iteration : ndarray of int, shape (n,)
-        Iterations at which J was computed, the same for all seeds.
-    objective : ndarray, shape (seeds, n)
-        J there.
-    ends : ndarray, shape (seeds,)
-        J over the last iterations.
+    The `ends` are J over the last iterations.
     """
 
     words: Mapping[str, Any]
-    iteration: IntArray
-    objective: FloatArray
-    ends: FloatArray
+    iteration: IntArray  # shape (n,)
+    objective: FloatArray  # shape (seeds, n)
+    ends: FloatArray  # shape (seeds,)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -203,26 +147,9 @@ class Trained:
 
 
 def load_trained(folder: Path, limit: int = LIMIT) -> Trained:
-    """Read what `Training.write` wrote.
+    """Read what `Training.write` wrote into a folder, in files of at most so many bytes each.
 
-    Parameters
-    ----------
-    folder : Path
-        Where it is.
-    limit : int
-        Bytes that each of its files may have; by default 256 MiB.
-
-    Returns
-    -------
-    Trained
-        Curves and settings.
-
-    Raises
-    ------
-    ValueError
-        If the files are not what it writes.
-    OSError
-        If they cannot be read.
+    Raises ValueError if the files are not what it writes.
     """
     words = read_json(folder / SUMMARY, limit)
     wanted = {"problem", "steps", "final_objectives"}

@@ -26,16 +26,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arguments import all_finite, as_theta
-from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, read_only_view
-from tabular_bilevel.certify.residuals import Flow, Gaps
+from tabular_bilevel._base.arguments import all_finite, as_theta, finite_array
+from tabular_bilevel._base.arrays import (
+    ROUNDOFF,
+    FloatArray,
+    IntArray,
+    quiet,
+    read_only,
+)
+from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
@@ -45,7 +53,7 @@ from tabular_bilevel.certify.result import (
 from tabular_bilevel.derivatives import Reach, reach
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import Evaluation
-from tabular_bilevel.finite.linear import factored_system, policy_inverse
+from tabular_bilevel.finite.linear import LinearSystem, factored_system, policy_inverse
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.problem import (
@@ -63,9 +71,6 @@ OUTWARD = 1.0 + 2.0**-20
 # What underflows is lost by 2^-1074, however often it is magnified: every bound that is not 0 for a
 # reason of structure, such as a state with a single action, is made larger by this.
 UNDERFLOW = 2.0**-960
-
-# What a few products of bounds lose that underflow, before they are magnified.
-LOST = 2.0**-990
 
 # Up to so many states the inverse is formed. It shows the difference between actions, which is what
 # makes bounds tight near discount 1; four rooms' 104 states take 0.3 ms.
@@ -113,311 +118,189 @@ def error_bounds(
     """
     require_ieee_arithmetic()
     theta = read_only(as_theta(theta))
-    model = require_tables(result.model)
-    evaluation, found = result.evaluation, result.sensitivities
+    model, found = require_tables(result.model), result.sensitivities
     # what overflows, or is no number, ends as an infinite bound
-    centre = _centre(model, result.response, evaluation)
-    follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-    pulled = reach(problem, theta, centre.measures, bounds)
-    gradient = _outward(np.abs(result.gradient - pulled.pulled) + pulled.bound)
-    rounding = np.abs(result.response.action_value - follower.action_value)
-    action_value = np.where(model.available, rounding + follower.action_value_error, 0.0)
-    return ErrorBounds(
-        value=_outward(np.abs(follower.correction) + follower.value_error),
-        action_value=_outward(action_value),
-        policy=_outward(np.abs(result.response.policy - follower.soft.policy) + follower.error),
-        objective=_widened(abs(result.objective - leader.objective) + leader.objective_error),
-        leader_value=_outward(np.abs(leader.correction) + leader.value_error),
-        occupancy=_outward(
-            np.abs(evaluation.occupancy - leader.occupancy) + leader.occupancy_error
+    centre = _centre(model, result.response, result.evaluation.horizon)
+    response, evaluation, bounds = centre.response, centre.evaluation, centre.bounds
+    pulled = reach(problem, theta, centre.measures, bounds["sensitivities"])
+    gradient = _around(result.gradient, pulled.pulled, pulled.bound)
+    numbers: dict[str, Any] = {
+        "value": (result.response.value, response.value),
+        "action_value": tuple(
+            np.where(model.available, one.action_value, 0.0) for one in (result.response, response)
         ),
-        sensitivities=_around(found, centre.measures, bounds),
-        gradient=gradient,
-        vacuous=_reason(model, evaluation.horizon, bounds, gradient, pulled),
-        given=pulled.given,
-    )
+        "policy": (result.response.policy, response.policy),
+        "leader_value": (result.evaluation.value, evaluation.value),
+        "occupancy": (result.evaluation.occupancy, evaluation.occupancy),
+    }
+    bounds |= {
+        name: _around(stored, near, bounds[name]) for name, (stored, near) in numbers.items()
+    }
+    away = abs(result.objective - evaluation.objective)
+    bounds["objective"] = _widened(away + bounds["objective"])
+    bounds["sensitivities"] = _of_stored(found, centre.measures, bounds["sensitivities"])
+    return centre.error_bounds(gradient, pulled)
 
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """The centre of the bounds as a result: a step more than the solver made, and bounded.
-
-    Attributes
-    ----------
-    response, evaluation
-        The stations on the way.
-    measures : Sensitivities
-        All of the sensitivities.
-    direct, indirect : ndarray, shape (d,)
-        The parts of the gradient.
-    bounds : ErrorBounds
-        Bounds of all this.
-    """
+    """The centre of the bounds as a result: a step more than the solver made."""
 
     response: Response
     evaluation: Evaluation
+    direct: Callable[[], Sensitivities]  # few ask for the parts
+    indirect: Callable[[], Sensitivities]
     measures: Sensitivities
-    direct: FloatArray
-    indirect: FloatArray
-    bounds: ErrorBounds
+    bounds: dict[str, Any]  # of the stations and the measures, by the names of `ErrorBounds`
+
+    def error_bounds(self, gradient: FloatArray, pulled: Reach) -> ErrorBounds:
+        """Add bounds of the gradient, and say why they are infinite, if they are."""
+        reason = _reason(
+            self.measures.model,
+            self.evaluation.horizon,
+            self.bounds["sensitivities"],
+            gradient,
+            pulled,
+        )
+        return ErrorBounds(**self.bounds, gradient=gradient, vacuous=reason, given=pulled.given)
 
 
 @quiet
 def refined(
-    problem: BilevelProblem,
-    theta: FloatArray,
-    model: Model,
-    response: Response,
-) -> Refined | None:
-    """Evaluate the leader and differentiate, with a bound for each number.
+    problem: BilevelProblem, theta: FloatArray, model: Model, response: Response
+) -> tuple[Refined, FloatArray, ErrorBounds] | None:
+    """Evaluate the leader and differentiate, with bounds of all; None if numbers overflow.
 
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-    model : Model
-        The model there.
-    response : Response
-        The follower's response, which is refined by a Newton step.
-
-    Returns
-    -------
-    Refined or None
-        The result; None if numbers overflow on the way.
-
-    Raises
-    ------
-    CertificationError
-        If float64 does not round to nearest or flushes small numbers to 0.
+    The response is refined by a Newton step. Raises CertificationError if float64 does not round to
+    nearest or flushes small numbers to 0.
     """
     require_ieee_arithmetic()
     centre = _centre(model, response, None)
-    follower, leader, bounds = centre.follower, centre.leader, centre.bounds
-    measures = centre.measures
-    tables = (follower.value, measures.follower_reward, measures.leader_reward, leader.value)
-    if not all(map(all_finite, tables)):
+    measures, values = centre.measures, (centre.response.value, centre.evaluation.value)
+    if not all(map(all_finite, (*values, measures.follower_reward, measures.leader_reward))):
         return None
-    direct, indirect = (pulled_back(problem, theta, part) for part in centre.parts)
-    pulled = reach(problem, theta, measures, bounds)
-    gradient = _outward(np.abs(direct + indirect - pulled.pulled) + pulled.bound)
-    action_value = follower.action_value
-    action_value[~model.available] = -np.inf
-    # of the value as rounded
-    residual = follower.residual + 2.0 * ROUNDOFF * float(np.abs(follower.value).max())
-    return Refined(
-        response=Response(
-            value=read_only(follower.value),
-            action_value=read_only(action_value),
-            policy=read_only(follower.soft.policy),
-            residual=residual,
-            error_bound=residual * _patience(_contraction(model, model.follower_discount)),
-            iterations=response.iterations + 1,
-            method=f"{response.method or 'a solver'}, and a step of refinement",
-        ),
-        evaluation=_evaluation(model, leader),
-        measures=measures,
-        direct=read_only(direct),
-        indirect=read_only(indirect),
-        bounds=ErrorBounds(
-            value=_outward(follower.value_error + ROUNDOFF * np.abs(follower.value)),
-            action_value=_outward(follower.action_value_error),
-            policy=_outward(follower.error),
-            objective=_widened(leader.objective_error),
-            leader_value=_outward(leader.value_error + ROUNDOFF * np.abs(leader.value)),
-            occupancy=_outward(leader.occupancy_error),
-            sensitivities=bounds,
-            gradient=gradient,
-            vacuous=_reason(model, None, bounds, gradient, pulled),
-            given=pulled.given,
-        ),
-    )
+    pulled = reach(problem, theta, measures, centre.bounds["sensitivities"])
+    if pulled.own:
+        gradient = finite_array("pullback(...)", pulled.pulled, theta.shape)
+        bound = _outward(pulled.bound)
+    else:
+        gradient = pulled_back(problem, theta, measures)
+        bound = _around(gradient, pulled.pulled, pulled.bound)
+    return centre, read_only(gradient), centre.error_bounds(bound, pulled)
 
 
-def _evaluation(model: Model, leader: _Leader) -> Evaluation:
-    value, occupancy = read_only(leader.value), read_only(leader.occupancy)
-    return Evaluation(
-        objective=leader.objective,
-        value=value,
-        action_value=read_only(leader.action_value),
-        occupancy=occupancy,
-        continuation=read_only(occupancy[model.entry_state] * value[model.transition.indices]),
-        horizon=None,
-    )
+class _Factored:
+    """(I - gamma P_policy)^-1 by a solver; its bounds hold for the exact inverse.
 
-
-# How far the exact policy is from an operator's.
-_Aside = FloatArray | float
-
-
-class _Operator(Protocol):
-    """(I - gamma P_policy)^-1, known approximately; its bounds hold for the exact inverse.
-
-    `patience` bounds its row sums, and those of the exact policy's.
+    `patience` bounds its row sums, and those of the exact policy's, which is within `aside`.
     """
 
-    patience: float
+    def __init__(
+        self,
+        model: Model,
+        policy: FloatArray,
+        leak: FloatArray,
+        aside: FloatArray,
+        discount: float,
+        contraction: float,
+    ) -> None:
+        self._model, self._policy, self._discount = model, policy, discount
+        self._system: LinearSystem = _Endless()
+        with suppress(ValueError):  # play is to end, and in float64 does not
+            self._system = factored_system(model, policy, discount)
+        # rounding may have left the policy's sum above 1
+        self.patience = kernels.least_patience(contraction * (1.0 + float(leak.max())))
+        if discount == 1.0 and self.patience == math.inf:
+            steps = self._system.solve(np.ones(model.n_states))
+            self.patience = kernels.shown_patience(
+                *_entries(model), policy, aside, _row_terms(model), steps
+            )
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        indptr: IntArray,
+        indices: IntArray,
+        data: FloatArray,
+        policy: FloatArray,
+        leak: FloatArray,
+        aside: FloatArray,
+        discount: float,
+        contraction: float,
+        terms: float,
+    ) -> tuple[_Factored, float]:
+        """Make one, and bound its row sums, as `kernels.centre` asks for."""
+        operator = cls(model, policy, leak, aside, discount, contraction)
+        return operator, operator.patience
 
     def solve(self, b: FloatArray) -> FloatArray:
         """Apply it, approximately."""
-        ...
+        return self._system.solve(b)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """Apply its transpose, approximately."""
-        ...
+        return self._system.solve_transposed(b)
 
-    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def values(
+        self,
+        y: FloatArray,
+        top: float,
+        size: FloatArray,
+        spread: FloatArray,
+        ahead: FloatArray,
+    ) -> None:
         """Bound x = inverse b for every b of at most the sizes y, the largest of which is `top`.
 
-        Returns bounds of x (S,), of x but for a number all states share (S,), and of the actions'
+        Fills in bounds of x (S,), of x but for a number all states share (S,), and of the actions'
         gamma (P(s,a) - P_policy(s)) x (S, A).
         """
-        ...
+        x = np.abs(self._system.solve(y))
+        after = self._discount * self._model.next_value(x)
+        mean = (self._policy * after).sum(axis=1)
+        lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
+        more = largest(lacking) * self.patience + kernels.lost(self.patience, top)
+        x += more
+        size[:] = spread[:] = x
+        ahead[:] = after + more + x[:, None]
 
-    def measures(self, sources: FloatArray, total: float) -> FloatArray:
+    def measures(self, sources: FloatArray, total: float, bound: FloatArray) -> None:
         """Bound the transposed inverse of b + gamma P^T f, with b and f of at most these sizes.
 
         The sizes of b (S,) come first, then those of the flow f (S * A,), which in each state has
         mass zero; `total` is their sum.
         """
-        ...
-
-
-class _Explicit:
-    """The inverse as a matrix."""
-
-    def __init__(self, model: Model, at: _SoftPolicy, discount: float, aside: _Aside) -> None:
-        n_states, n_actions = at.policy.shape
-        inverse = policy_inverse(model, at.policy, discount)
-        ones, reach = np.ones(n_states), np.empty(((3 + n_actions) * n_states, n_states))
-        kernel = model.transition
-        kernels.action_reach(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            at.policy,
-            discount,
-            inverse,
-            np.empty(n_states),
-            reach,
-        )
-        patience = _patience_of(model, at, discount, aside, lambda: inverse @ ones)
-        # exact inverse - inverse = exact inverse (I - matrix inverse)
-        sums, rounding = reach[: 2 * n_states] @ ones, _row_terms(model) * ROUNDOFF
-        off, size = float(sums[:n_states].max()), float(sums[n_states:].max())
-        off += 2.0 * rounding * (size + 1.0)
-        exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
-        self._off = 2.0 * (exact * off + rounding * size)
-        self._inverse, self._reach, self.patience = inverse, reach[n_states:], patience
-
-    def solve(self, b: FloatArray) -> FloatArray:
-        return np.asarray(self._inverse @ b)
-
-    def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return np.asarray(b @ self._inverse)
-
-    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        x, n = self._reach @ y, y.size
-        x += 2.0 * (self._off * top + _lost(self.patience, top))
-        return x[:n], x[n : 2 * n], x[2 * n :].reshape(n, -1)
-
-    def measures(self, sources: FloatArray, total: float) -> FloatArray:
-        n = self._inverse.shape[0]
-        m = sources[:n] @ self._reach[:n]
-        m += sources[n:] @ self._reach[2 * n :]
-        m += 2.0 * self._off * total + _lost(self.patience, total)
-        return np.asarray(m)
-
-
-class _Factored:
-    """A solver, whose answers are made upper bounds."""
-
-    def __init__(self, model: Model, at: _SoftPolicy, discount: float, aside: _Aside) -> None:
-        self._model, self._policy, self._discount = model, at.policy, discount
-        self._system = system = factored_system(model, at.policy, discount)
-        self.patience = _patience_of(
-            model, at, discount, aside, lambda: system.solve(np.ones(model.n_states))
-        )
-
-    def solve(self, b: FloatArray) -> FloatArray:
-        return self._system.solve(b)
-
-    def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return self._system.solve_transposed(b)
-
-    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        x = np.abs(self._system.solve(y))
-        ahead = self._discount * self._model.next_value(x)
-        mean = (self._policy * ahead).sum(axis=1)
-        lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = largest(lacking) * self.patience + _lost(self.patience, top)
-        x += more
-        return x, x, ahead + more + x[:, None]
-
-    def measures(self, sources: FloatArray, total: float) -> FloatArray:
         model = self._model
-        lost = _lost(self.patience, total)
         source = sources[: model.n_states]
         source = source + self._discount * model.arrivals(sources[model.n_states :])
         x = np.abs(self._system.solve_transposed(source))
         arriving = self._discount * model.arrivals(self._policy * x[:, None])
         terms = np.bincount(model.transition.indices, minlength=model.n_states) + 8.0
         lacking = source + arriving - x + terms * ROUNDOFF * (source + arriving + x)
-        return np.asarray(x + np.maximum(lacking, 0.0).sum() * self.patience + lost)
+        more = np.maximum(lacking, 0.0).sum() * self.patience
+        bound[:] = x + more + kernels.lost(self.patience, total)
 
 
-class _Unknown:
-    """Nothing is known."""
+class _Endless:
+    """A system that has no solution, and says so."""
 
-    def __init__(self, model: Model) -> None:
-        self.patience = math.inf
-        self._states = np.full(model.n_states, np.nan)
-        self._pairs = np.full((model.n_states, model.n_actions), np.nan)
+    method = "none"
 
-    def solve(self, b: FloatArray) -> FloatArray:
-        return self._states
+    def solve(self, b: FloatArray, *, accuracy: float = 0.0) -> FloatArray:
+        return np.full_like(b, np.nan)
 
-    def solve_transposed(self, b: FloatArray) -> FloatArray:
-        return self._states
-
-    def values(self, y: FloatArray, top: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        return self._states, self._states, self._pairs
-
-    def measures(self, sources: FloatArray, total: float) -> FloatArray:
-        return self._states
+    solve_transposed = solve
 
 
-def _operator(model: Model, at: _SoftPolicy, discount: float, aside: _Aside = 0.0) -> _Operator:
-    """Invert at a policy; the exact one is within `aside` of it."""
-    kind = _Explicit if model.n_states <= EXPLICIT_STATES else _Factored
+def _inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
     try:
-        return kind(model, at, discount, aside)
+        return policy_inverse(model, policy, discount)
     except ValueError:  # play is to end, and in float64 does not
-        return _Unknown(model)
+        return np.full((model.n_states, model.n_states), np.nan)
 
 
-def _patience_of(
-    model: Model,
-    at: _SoftPolicy,
-    discount: float,
-    aside: _Aside,
-    steps: Callable[[], FloatArray],
-) -> float:
-    """Bound the inverse's row sums: by the contraction, or where there is none, by what is shown.
-
-    If z >= 0 and (I - discount P_m) z >= least > 0 for all policies m in question, these are
-    M-matrices, and max z / least is a bound. As z serve the expected steps.
-    """
-    most = 1.0 + float(at.leak.max())  # rounding may have left the policy's sum above 1
-    patience = _patience(_contraction(model, discount) * most)
-    if discount < 1.0 or patience < math.inf:
-        return patience
-    z = np.abs(steps())
-    ahead = ((at.policy + aside) * model.next_value(z)).sum(axis=1)
-    left = z - ahead - 2.0 * _row_terms(model) * ROUNDOFF * (z + ahead)
-    least = float(left.min())
-    return float(z.max()) / least * (1.0 + 4.0 * ROUNDOFF) if least > 0.0 else math.inf
+def _entries(model: Model) -> tuple[IntArray, IntArray, FloatArray]:
+    return model.transition.indptr, model.transition.indices, model.transition.data
 
 
 def _row_terms(model: Model) -> float:
@@ -430,389 +313,166 @@ def _contraction(model: Model, discount: float) -> float:
     return discount * model.largest_mass * (1.0 + (_row_terms(model) + 2.0) * ROUNDOFF)
 
 
-def _patience(contraction: float) -> float:
-    """1 / (1 - contraction), or more."""
-    return 1.0 / (1.0 - contraction) * (1.0 + 4.0 * ROUNDOFF) if contraction < 1.0 else math.inf
+# What is behind the names of the functions that `kernels.centre` calls for a matrix.
+BY_A_SOLVER = {
+    "operator_of": _Factored.of,
+    "solve": _Factored.solve,
+    "solve_transposed": _Factored.solve_transposed,
+    "values_of": _Factored.values,
+    "measures_of": _Factored.measures,
+}
 
 
-def _lost(patience: float, size: float) -> float:
-    """Bound what underflows on the way through the inverse, unless all there is to carry is 0."""
-    return LOST * patience if size != 0.0 else 0.0
+@cache
+def _factored_centre() -> Callable[..., tuple[float, ...]]:
+    """Go the way of `kernels.centre` with a solver in the place of a matrix."""
+    from tabular_bilevel._base.jit import rebound  # imports numba
+
+    return rebound(kernels.centre, BY_A_SOLVER)
 
 
-class _SoftPolicy:
-    """The policy and the soft residual of a value, from its gaps Q(s,a) - V(s)."""
-
-    def __init__(self, model: Model, gaps: Gaps) -> None:
-        tables = np.empty((5, *gaps.gap.shape))
-        self.policy, self.log_error, self.spare, self.log_policy, self.log_policy_error = tables
-        self.residual, self.residual_error, self.leak = np.empty((3, model.n_states))
-        kernels.soft_policy(
-            gaps.gap,
-            gaps.error,
-            model.available,
-            model.temperature,
-            self.policy,
-            self.log_error,
-            self.spare,
-            self.log_policy,
-            self.log_policy_error,
-            self.residual,
-            self.residual_error,
-            self.leak,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Follower:
-    """The centre's policy, and what it and the stored value are off by."""
-
-    operator: _Operator
-    stored: _SoftPolicy  # the operator's
-    value: FloatArray
-    correction: FloatArray  # the centre's value, less the stored one
-    value_error: FloatArray
-    value_spread: FloatArray
-    action_value: FloatArray
-    action_value_error: FloatArray
-    residual: float
-    soft: _SoftPolicy
-    error: FloatArray  # of the policy
-    aside: FloatArray  # the policy's distance to the operator's, with its error
-
-
-def _follower(model: Model, response: Response) -> _Follower:
-    discount = model.follower_discount
-    contraction = _contraction(model, discount)
-    gaps = Gaps(model, model.follower_reward, discount, response.value)
-    stored = _SoftPolicy(model, gaps)
-    operator = _operator(model, stored, discount)
-    correction = operator.solve(stored.residual)
-    gaps.move(correction)
-    soft = _SoftPolicy(model, gaps)
-    aside, error, action_value, action_value_error = np.empty((4, *gaps.gap.shape))
-    stray, bound = np.empty((2, model.n_states))
-    residual, top = kernels.stray_residuals(
-        soft.policy,
-        soft.log_error,
-        soft.spare,
-        stored.policy,
-        soft.residual,
-        soft.residual_error,
-        model.temperature,
-        contraction * _patience(contraction),
-        aside,
-        stray,
-        bound,
+def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
+    """Go all the way from the response's value, and bound what each number is off by."""
+    entries, shape, n_states = _entries(model), model.available.shape, model.n_states
+    discounts = model.follower_discount, model.leader_discount
+    contractions = [_contraction(model, gamma) for gamma in discounts]
+    stored, initial, *rows = np.zeros((13, n_states))
+    stored[:], initial[:] = response.value, model.initial
+    spare = np.zeros((13, *shape))
+    gap, gap_rest, gap_error, policy, *others = spare
+    log_error, floor, log_policy, log_policy_error, *_ = others
+    gaps, (residual, residual_error, leak) = (gap, gap_rest, gap_error), rows[:3]
+    kernels.value_gaps(
+        *entries, model.follower_reward, model.available, discounts[0], stored, *gaps
     )
-    size, spread, advantage = operator.values(bound, top)
-    kernels.policy_errors(
-        soft.policy,
-        soft.log_error,
-        soft.spare,
-        soft.leak,
+    kernels.soft_policy(
+        gap,
+        gap_error,
         model.available,
-        gaps.gap,
-        gaps.error,
-        response.value,
-        correction,
-        contraction * size.max() + LOST,
-        advantage,
-        stray,
         model.temperature,
-        aside,
-        soft.log_policy_error,
-        error,
-        action_value,
-        action_value_error,
-    )
-    return _Follower(
-        operator=operator,
-        stored=stored,
-        value=response.value + correction,
-        correction=correction,
-        value_error=size,
-        value_spread=spread,
-        action_value=action_value,
-        action_value_error=action_value_error,
-        residual=residual,
-        soft=soft,
-        error=error,
-        aside=aside,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Leader:
-    """The centre of the leader's evaluation, and what it and the stored one are off by."""
-
-    value: FloatArray
-    correction: FloatArray  # the centre's value, less the stored one
-    value_error: FloatArray
-    value_spread: FloatArray
-    initial_error: FloatArray  # of the value, but for what all states share
-    action_value: FloatArray
-    objective: float
-    objective_error: float
-    advantage: FloatArray
-    advantage_error: FloatArray
-    occupancy: FloatArray
-    occupancy_error: FloatArray
-
-
-def _leader(model: Model, follower: _Follower, evaluation: Evaluation | None) -> _Leader:
-    """Refine an evaluation, or what the operator makes of the policy."""
-    discount, policy, n_states = model.leader_discount, follower.soft.policy, model.n_states
-    operator = (
-        follower.operator
-        if discount == model.follower_discount
-        else _operator(model, follower.stored, discount, follower.aside)
-    )
-    if evaluation is None:
-        stored = operator.solve(_averaged(policy, model.leader_reward))
-        visits = operator.solve_transposed(model.initial)
-    else:
-        stored, visits = evaluation.value, evaluation.occupancy
-    gaps = Gaps(model, model.leader_reward, discount, stored)
-    correction = operator.solve(_averaged(policy, gaps.gap))
-    gaps.move(correction)
-    residual, value, initial_error = np.empty((3, n_states))
-    advantage, advantage_error, action_value = np.empty((3, *policy.shape))
-    top = kernels.advantages(
-        gaps.gap,
-        gaps.error,
         policy,
-        follower.error,
-        follower.aside,
-        _contraction(model, discount) * operator.patience,
+        log_error,
+        floor,
+        log_policy,
+        log_policy_error,
         residual,
-        advantage,
-        advantage_error,
-    )
-    value_error, spread, propagated = operator.values(residual, top)
-    objective, objective_error = kernels.evaluate(
-        model.initial,
-        gaps.gap,
-        model.available,
-        read_only_view(stored),
-        correction,
-        value_error,
-        spread,
-        propagated,
-        advantage_error,
-        value,
-        initial_error,
-        action_value,
-    )
-    nothing = np.zeros((1 + model.n_actions, n_states))  # to come, and of errors
-    flow = nothing[1:].reshape(policy.shape)
-    balance = Flow(model, model.initial, flow, policy, discount, visits)
-    step = operator.solve_transposed(balance.residual)
-    balance.move(step)
-    occupancy_error = _measure_error(
-        model, follower, operator, discount, balance, flow, nothing[0], visits, step
-    )
-    occupancy = visits + step
-    occupancy_error += ROUNDOFF * np.abs(occupancy)
-    # the equations are those of an infinite horizon
-    if evaluation is not None and evaluation.horizon is not None:
-        value_error = spread = initial_error = occupancy_error = np.full(n_states, np.inf)
-        objective_error = math.inf
-    return _Leader(
-        value=value,
-        correction=correction,
-        value_error=value_error,
-        value_spread=spread,
-        initial_error=initial_error,
-        action_value=action_value,
-        objective=objective,
-        objective_error=objective_error,
-        advantage=advantage,
-        advantage_error=advantage_error,
-        occupancy=occupancy,
-        occupancy_error=occupancy_error,
-    )
-
-
-def _averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
-    return np.asarray(np.einsum("sa,sa->s", policy, table))
-
-
-def _measure_error(
-    model: Model,
-    follower: _Follower,
-    operator: _Operator,
-    discount: float,
-    balance: Flow,
-    flow_error: FloatArray,
-    leak: FloatArray,
-    measure: FloatArray,
-    step: FloatArray,
-) -> FloatArray:
-    """Bound the error of measure + step, shape (S,), whose flow is off, of mass `leak` at most."""
-    sources = np.empty(model.n_states + flow_error.size)
-    total = kernels.measure_sources(
-        balance.residual,
-        balance.error,
-        read_only_view(measure),
-        step,
-        flow_error,
+        residual_error,
         leak,
-        follower.error,
-        follower.soft.leak,
-        follower.stored.policy,
-        follower.stored.leak,
-        follower.aside,
-        _contraction(model, discount),
-        operator.patience,
-        sources,
     )
-    return operator.measures(sources, total)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """The measures of pairs, and what they are off by, shapes (S, A)."""
-
-    visits: FloatArray
-    visits_error: FloatArray
-    influence: FloatArray
-    influence_error: FloatArray
-    temperature: float  # what the influence comes to: - sum mu log pi
-    temperature_error: float
-
-
-def _pairs(model: Model, follower: _Follower, leader: _Leader) -> _Pairs:
-    """Compute the centre's measures of pairs, and bound their errors."""
-    soft, discount, kernel = follower.soft, model.follower_discount, model.transition
-    visits, visits_error, influence, influence_error = np.empty((4, *soft.policy.shape))
-    leak, arriving = np.empty((2, model.n_states))
-    nothing = np.zeros(model.n_states)
-    kernels.influence_sources(
-        soft.policy,
-        follower.error,
-        leader.occupancy,
-        leader.occupancy_error,
-        leader.advantage,
-        leader.advantage_error,
+    given: tuple[Any, ...]
+    if n_states > EXPLICIT_STATES:
+        way, given = _factored_centre(), (model, model)
+    else:
+        inverses = {gamma: _inverse(model, policy, gamma) for gamma in {*discounts}}
+        way, given = kernels.centre, tuple(inverses[gamma] for gamma in discounts)
+    states, tables = np.empty((3, n_states)), np.empty((5, *shape))
+    state_errors, table_errors = np.empty((6, n_states)), np.empty((4, *shape))
+    left, value_top, objective, objective_error, leader_top, slope, slope_error = way(
+        *given,
+        entries,
+        model.available,
+        model.leader_reward,
+        initial,
+        *discounts,
+        *contractions,
         model.temperature,
-        model.available,
+        _row_terms(model),
         UNDERFLOW,
-        kernel.indptr,
-        kernel.indices,
-        kernel.data,
-        discount,
-        influence,
-        influence_error,
-        leak,
-        arriving,
+        stored,
+        gaps,
+        (policy, residual, leak),
+        tuple(rows[3:]),
+        tuple(others),
+        tuple(states),
+        tuple(tables),
+        tuple(state_errors),
+        tuple(table_errors),
     )
-    operator = follower.operator
-    arrivals = operator.solve_transposed(arriving)
-    balance = Flow(model, nothing, influence, soft.policy, discount, arrivals)
-    step = operator.solve_transposed(balance.residual)
-    balance.move(step)
-    error = _measure_error(
-        model, follower, operator, discount, balance, influence_error, leak, arrivals, step
+    if horizon is not None:  # the equations are those of an infinite one
+        state_errors[1:4] = state_errors[5] = table_errors[2:] = np.inf
+        objective_error = leader_top = slope_error = math.inf
+    tables[1][~model.available] = -np.inf
+    value, leader_value, occupancy = read_only(states)
+    policy, action_value, leader_action_value, visits, influence = read_only(tables)
+    value_error, leader_error, occupancy_error, initial_error, *spreads = _outward(state_errors)
+    policy_error, action_value_error, visits_error, influence_error = _outward(table_errors)
+    players: tuple[Any, ...] = (
+        (discounts[1], visits, visits_error, leader_value, leader_top, spreads[1]),
+        (discounts[0], influence, influence_error, value, value_top, spreads[0]),
     )
-    slope = kernels.pair_measures(
-        soft.policy,
-        follower.error,
-        soft.log_policy,
-        soft.log_policy_error,
-        model.available,
-        leader.occupancy,
-        leader.occupancy_error,
-        arrivals,
-        step,
-        error,
-        UNDERFLOW,
-        LOST,
-        visits,
-        visits_error,
-        influence,
-        influence_error,
-    )
-    return _Pairs(visits, visits_error, influence, influence_error, *slope)
 
+    @cache
+    def slopes() -> tuple[FloatArray, ...]:
+        """Differentiate in the kernel, which few problems move."""
+        parts, (total, errors) = np.empty((2, entries[2].size)), np.zeros((2, entries[2].size))
+        shift = np.zeros(shape)
+        for part, player in zip(parts, players, strict=True):
+            discount, flow, flow_error, ahead, top, spread = player
+            kernels.slope_errors(
+                *entries,
+                discount,
+                flow,
+                flow_error,
+                ahead,
+                top,
+                spread,
+                part,
+                total,
+                errors,
+                shift,
+            )
+        return (*parts, total, _outward(errors), _outward(shift))
 
-@dataclass(frozen=True, eq=False)
-class _Centre:
-    """All stations, with the parts of the sensitivities and the bounds of their sum."""
-
-    follower: _Follower
-    leader: _Leader
-    parts: tuple[Sensitivities, Sensitivities]
-    measures: Sensitivities
-    bounds: SensitivityBounds
-
-
-def _centre(model: Model, response: Response, evaluation: Evaluation | None) -> _Centre:
-    follower = _follower(model, response)
-    leader = _leader(model, follower, evaluation)
-    pairs = _pairs(model, follower, leader)
-    kernel = model.transition
-    direct, indirect = np.empty((2, kernel.nnz))
-    (total, errors), shift = np.zeros((2, kernel.nnz)), np.zeros(pairs.visits.shape)
-    for slopes, discount, flow, flow_error, player in (
-        (direct, model.leader_discount, pairs.visits, pairs.visits_error, leader),
-        (indirect, model.follower_discount, pairs.influence, pairs.influence_error, follower),
-    ):
-        kernels.slope_errors(
-            kernel.indptr,
-            kernel.indices,
-            kernel.data,
-            discount,
-            flow,
-            flow_error,
-            player.value,
-            player.value_error.max(),
-            player.value_spread,
-            slopes,
-            total,
-            errors,
-            shift,
-        )
-    parts = (
-        Sensitivities.of(
-            model, leader_reward=pairs.visits, transition=direct, initial=leader.value
+    through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
+    held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
+    return Refined(
+        response=Response(
+            value=value,
+            action_value=action_value,
+            policy=policy,
+            residual=left,
+            error_bound=left * kernels.least_patience(contractions[0]),
+            iterations=response.iterations + 1,
+            method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
-        Sensitivities.of(
-            model,
-            follower_reward=pairs.influence,
-            transition=indirect,
-            temperature=pairs.temperature,
+        evaluation=Evaluation(
+            objective=objective,
+            value=leader_value,
+            action_value=leader_action_value,
+            occupancy=occupancy,
+            continuation=later(lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
+            horizon=horizon,
         ),
+        direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
+        indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
+        measures=Sensitivities.of(model, **held, **through, transition=lambda: slopes()[2]),
+        bounds={
+            "value": value_error,
+            "action_value": action_value_error,
+            "policy": policy_error,
+            "objective": _widened(objective_error),
+            "leader_value": leader_error,
+            "occupancy": occupancy_error,
+            "sensitivities": SensitivityBounds(
+                follower_reward=influence_error,
+                leader_reward=visits_error,
+                transition=later(lambda: slopes()[3]),
+                transition_shift=later(lambda: slopes()[4]),
+                initial=initial_error,
+                initial_shift=_widened(leader_top),
+                temperature=_widened(slope_error),
+            ),
+        },
     )
-    measures = Sensitivities.of(
-        model,
-        follower_reward=pairs.influence,
-        leader_reward=pairs.visits,
-        transition=total,
-        initial=leader.value,
-        temperature=pairs.temperature,
-    )
-    bounds = SensitivityBounds(
-        follower_reward=_outward(pairs.influence_error),
-        leader_reward=_outward(pairs.visits_error),
-        transition=_outward(errors),
-        transition_shift=_outward(shift),
-        initial=_outward(leader.initial_error),
-        initial_shift=_widened(leader.value_error.max()),
-        temperature=_widened(pairs.temperature_error),
-    )
-    return _Centre(follower, leader, parts, measures, bounds)
 
 
-def _around(
+def _of_stored(
     stored: Sensitivities, centre: Sensitivities, bounds: SensitivityBounds
 ) -> SensitivityBounds:
     """Bound the errors of the stored sensitivities, given those of the centre's."""
 
     def wider(name: str) -> FloatArray:
-        return _outward(
-            np.abs(getattr(stored, name) - getattr(centre, name)) + getattr(bounds, name)
-        )
+        return _around(getattr(stored, name), getattr(centre, name), getattr(bounds, name))
 
     return SensitivityBounds(
         follower_reward=wider("follower_reward"),
@@ -845,6 +505,11 @@ def _reason(
     if pulled.reason and np.isfinite(bounds.follower_reward).all():
         return pulled.reason
     return "the residuals leave nothing to say"
+
+
+def _around(stored: FloatArray, centre: FloatArray, bounds: FloatArray) -> FloatArray:
+    """Bound what stored numbers are off by, given their distance to a centre, and its bounds."""
+    return _outward(np.abs(stored - centre) + bounds)
 
 
 def _outward(bounds: FloatArray) -> FloatArray:

@@ -26,30 +26,12 @@ def certificate(
     value: FloatArray,
     precision: int,
 ) -> dict[str, Any]:
-    """Make what it takes to check claims without this package.
+    """Make what it takes to check claims without this package, for `json.dump`.
 
-    Parameters
-    ----------
-    model, tangents
-        The tables, and their derivatives in each parameter.
-    claims : mapping of str to pair
-        Lower and upper bounds of each number that the checker knows by name.
-    value : ndarray, shape (S,)
-        An approximate V_F, from which the proof starts.
-    precision : int
-        Bits that the claims took; the proof is made with more, until the checker accepts it.
-
-    Returns
-    -------
-    dict
-        For `json.dump`.
-
-    Raises
-    ------
-    ValueError
-        If the bounds are infinite.
-    RejectedError
-        If the checker accepts no proof.
+    A claim is a pair of bounds of each number that the checker knows by name, and took so many bits
+    of `precision`. The proof starts from an approximate V_F, and is made with more bits, until the
+    checker accepts it. Raises ValueError if the bounds are infinite, RejectedError if it accepts no
+    proof.
     """
     for name, ends in claims.items():
         if not np.all(np.isfinite(ends)):

@@ -15,10 +15,12 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_numbers
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.files import write_file
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
+from tabular_bilevel.problem import require_tables
 
 __all__ = [
     "Accuracy",
@@ -385,6 +387,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, eq=False)
+@computed_later("direct", "indirect")
 class Hypergradient:
     """The leader's objective and its gradient.
 
@@ -433,6 +436,7 @@ class Hypergradient:
     @property
     def visits(self) -> FloatArray:
         """How often the follower is in each state, discounted as the leader does: d_L, (S,)."""
+        require_tables(self.model, name="model", what="visits")
         return np.asarray(self.evaluation.occupancy)
 
     @property
@@ -450,6 +454,7 @@ class Hypergradient:
         >>> result.visits.round(6), result.influence.round(6)
         (array([2., 1.]), array([-1.454545,  1.454545]))
         """
+        require_tables(self.model, name="model", what="influence")
         return read_only(self.sensitivities.follower_reward.sum(axis=1))
 
     @quiet

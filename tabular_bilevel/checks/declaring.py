@@ -19,13 +19,7 @@ __all__ = ["Declared"]
 
 @dataclass(frozen=True)
 class Declared:
-    """What was declared of an estimator; what was not is taken to be right.
-
-    Attributes
-    ----------
-    simulator, sampler, follower, critic : optional
-        As of `Interaction`.
-    """
+    """What was declared of an estimator, as of `Interaction`; the rest is taken to be right."""
 
     simulator: BilevelProblem | None = None
     sampler: Sampler | None = None
@@ -65,10 +59,7 @@ class Declared:
     def method(self, count: int | None) -> BoltzmannCovariance | None:
         """Make a right estimator that works with this, if it is known with how much data.
 
-        Parameters
-        ----------
-        count : int, optional
-            Trajectories of an estimate, where no sampler was declared.
+        Where no sampler was declared, `count` is the number of an estimate's trajectories.
         """
         interaction = self._interaction()
         if self.sampler is None:

@@ -338,19 +338,10 @@ class Candidates:
         return math.comb(len(self.singles), 2)
 
     def pairs(self, near: FloatArray, scale: FloatArray) -> dict[tuple[Mistake, ...], FloatArray]:
-        """Compute the targets of pairs: those with a mere factor, and the most promising others.
+        """Compute the targets of pairs: those with a mere factor, and the others that come nearest.
 
-        Parameters
-        ----------
-        near : ndarray, shape (d,)
-            Where they should come to.
-        scale : ndarray, shape (d,)
-            Standard errors.
-
-        Returns
-        -------
-        dict of (Mistake, Mistake) to ndarray, shape (d,)
-            Pairs that come to something else than nothing, and than one of the two alone.
+        Nearest to `near`, in units of the standard errors `scale`. Left out is what comes to
+        nothing, or to the same as one of the two alone.
         """
         found = dict(self._with_factors)
         rest = [
@@ -406,28 +397,13 @@ class Candidates:
         exactly: bool = False,
         up_to_scale: bool = False,
     ) -> Diagnosis:
-        """Compare the mean of estimates with the targets of all mistakes, alone and in pairs.
+        """Compare the mean of estimates, a row each, with what all mistakes, and pairs, come to.
 
         With too few replicates for all coordinates, only the directions that the targets span are
-        compared, and no mistake fits if the mean lies outside of them.
-
-        Parameters
-        ----------
-        rows : ndarray, shape (n, d)
-            Independent replicates; or one row, an expectation that is known exactly.
-        parts : mapping
-            The gradient's exact parts, as of `parts_of`.
-        rounding : float
-            Gaps below this, relative to the largest entry, are rounding.
-        exactly : bool
-            Whether rows is one row.
-        up_to_scale : bool
-            Whether to compare directions only; what is a multiple of the right mean is none then.
-
-        Returns
-        -------
-        Diagnosis
-            Mistakes and probabilities; nothing but "none" if no mistake can be seen here.
+        compared, and no mistake fits if the mean lies outside of them. Gaps below `rounding`,
+        relative to the largest entry, are rounding. `exactly` tells that there is one row, an
+        expectation; `up_to_scale`, that directions alone are compared. If no mistake can be seen
+        here, "none" is all.
         """
         rounding = max(rounding, EXACT_FIT)
         if up_to_scale:
@@ -532,18 +508,10 @@ class Candidates:
 
 
 class _Comparison:
-    """A mean beside targets, in the directions in which they can be compared.
+    """A mean and its standard error beside targets, in directions that can be compared.
 
-    Attributes
-    ----------
-    directions : int
-        Number of those.
-    outside : bool
-        Whether the mean lies outside of them.
-    mean, spread : ndarray, shape (d,)
-        Of the replicates, and their standard error.
-    equal : float
-        Targets nearer to each other, relative to their size, count as one: noise picks none.
+    The mean may lie `outside` of them. Targets nearer to each other than `equal`, relative to their
+    size, count as one: noise picks none.
     """
 
     def __init__(
@@ -730,18 +698,7 @@ class _Comparison:
 def suspects(
     problem: BilevelProblem, theta: FloatArray, *, horizon: int | None = None
 ) -> dict[Mistake, FloatArray]:
-    """Compute the targets of all single mistakes that can be seen at theta.
-
-    Parameters
-    ----------
-    problem, theta, horizon
-        As of `Candidates`.
-
-    Returns
-    -------
-    dict of Mistake to ndarray, shape (d,)
-        What an estimator with the mistake converges to.
-    """
+    """Compute what an estimator with each single mistake that can be seen at theta converges to."""
     return Candidates(problem, theta, horizon=horizon).singles
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from textwrap import indent
@@ -24,16 +24,23 @@ from tabular_bilevel._base.arguments import (
     require_real_dtype,
 )
 from tabular_bilevel._base.arrays import FloatArray, IntArray, read_only
-from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.errors import raise_if_failed
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, Candidates, Diagnosis
 from tabular_bilevel.checks.estimator import target_of, times_of
-from tabular_bilevel.checks.localising import Factor, Localisation, localise, parts_of
+from tabular_bilevel.checks.localising import (
+    FACTORS,
+    RESIDUAL,
+    SCALE,
+    Localisation,
+    localise,
+    parts_of,
+)
 from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.checks.verdict import Verdict
-from tabular_bilevel.estimators.contract import Enumerable, Noted, as_enumerable
+from tabular_bilevel.estimators.contract import Enumerable, as_enumerable
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.problem import BilevelProblem, with_names
 from tabular_bilevel.problems.markov_game import MarkovGame
@@ -159,31 +166,9 @@ class EnumerationReport:
         """Standard deviation of an estimate, shape (d,)."""
         return np.sqrt(self.covariance.diagonal())
 
-    @property
-    def factors(self) -> Mapping[str, Factor]:
-        """By what the gradient's parts are multiplied in the expectation; see `Localisation`."""
-        return self.localisation.factors
+    factors, scale, residual = FACTORS, SCALE, RESIDUAL
 
-    @property
-    def scale(self) -> Factor:
-        """By what the whole gradient is."""
-        return self.localisation.scale
-
-    @property
-    def residual(self) -> float:
-        """Size of what no part can make, relative to the gradient's norm."""
-        return self.localisation.residual
-
-    def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed.
-
-        Raises
-        ------
-        CheckFailedError
-            With the report as its message.
-        """
-        if not self.passed:
-            raise CheckFailedError(str(self))
+    raise_if_failed = raise_if_failed
 
     def __str__(self) -> str:
         batches = f" in batches of {self.batch_size}" if self.batch_size > 1 else ""
@@ -512,8 +497,11 @@ class _Run:
 
     def _estimates(self, sample: Trajectories, numbers: IntArray) -> FloatArray:
         """Call it; one row for all trajectories, or one for each."""
-        with Noted(_source, sample, numbers):
+        try:
             found = self.subject.estimate(sample)
+        except Exception as error:
+            error.add_note(f"in {_source(sample, numbers)}")
+            raise
         rows, d = as_array("estimate", as_numpy(found)), self._n_parameters
         require_real_dtype("estimate", rows.dtype)
         self.precision.note(found)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_checked_theta, as_generator, entry
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
+from tabular_bilevel._base.errors import ConvergenceError, raise_if_failed
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Hypergradient
 from tabular_bilevel.derivatives import has_pushforward
@@ -131,16 +131,7 @@ class GradientReport:
         """Whether there was anything to compare, and all of it agrees."""
         return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
 
-    def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless all routes agree.
-
-        Raises
-        ------
-        CheckFailedError
-            With the report as its message.
-        """
-        if not self.passed:
-            raise CheckFailedError(str(self))
+    raise_if_failed = raise_if_failed
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"

@@ -70,23 +70,10 @@ def judge_in_looks(
     up_to_scale: bool = False,
     rounding: Callable[[], float] = lambda: ROUNDING,
 ) -> EstimatorReport:
-    """Judge after more and more replicates, until one look is sure.
+    """Judge after more and more replicates, until one look is sure; return the last look's report.
 
-    Parameters
-    ----------
-    drawn : callable
-        Takes a number of replicates and returns that many, shape (n, d), the same ones first.
-    target : ndarray, shape (d,)
-        What their mean should be.
-    n_replicates, visible_bias, false_alarm_rate, power, up_to_scale
-        As for `check_estimator`; the looks share the rate.
-    rounding : callable
-        Returns what `judge` takes as `rounding`, once replicates are drawn.
-
-    Returns
-    -------
-    EstimatorReport
-        The report of the last look.
+    Parameters as of `judge`; `drawn` takes a number of replicates and returns that many, the same
+    ones first. The looks share the rate of false alarms.
     """
     looks = [n_replicates]
     while looks[0] >= 2 * FIRST_LOOK:
@@ -131,23 +118,10 @@ def judge(
     up_to_scale: bool = False,
     rounding: float = ROUNDING,
 ) -> EstimatorReport:
-    """Compare estimates, one a row, with their target.
+    """Compare estimates, one a row in the order of their calls, with their target.
 
-    Parameters
-    ----------
-    estimates : ndarray, shape (n, d)
-        Independent replicates, in the order of their calls.
-    target : ndarray, shape (d,)
-        What their mean should be.
-    false_alarm_rate, power, visible_bias, up_to_scale
-        As for `check_estimator`.
-    rounding : float
-        Gaps below this, relative to the largest entry, are rounding.
-
-    Returns
-    -------
-    EstimatorReport
-        Verdict and numbers.
+    Parameters as of `check_estimator`; gaps below `rounding`, relative to the largest entry, are
+    rounding.
     """
     for name, rate in (("false_alarm_rate", false_alarm_rate), ("power", power)):
         if not 0.0 < rate < 1.0:
@@ -215,25 +189,11 @@ def judge_exactly(
     visible_bias: float | None,
     rounding: float = ROUNDING,
 ) -> EstimatorReport:
-    """Compare what a deterministic function returns with its target.
+    """Compare what a deterministic function returns with its target, known within a radius.
 
-    Parameters
-    ----------
-    estimate, target : ndarray, shape (d,)
-        What it returns, and what it should.
-    radius : ndarray, shape (d,)
-        How far the target may be from the exact one; infinite where nothing is proven, which counts
-        as `UNPROVEN`.
-    visible_bias : float or None
-        As for `check_estimator`.
-    rounding : float
-        What rounding may do, relative to the largest entry of both.
-
-    Returns
-    -------
-    EstimatorReport
-        BIASED if an entry is off by more than its radius and rounding. The statistic is how many
-        times that the worst one is off.
+    BIASED if an entry is off by more than its radius and `rounding`, relative to the largest entry
+    of both; the statistic is how many times that the worst one is off. Where the radius is
+    infinite, nothing is proven, and `UNPROVEN` counts.
     """
     unit = binary_scale(estimate, target)
     gap, goal, known = estimate / unit - target / unit, target / unit, radius / unit

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 
 import numpy as np
@@ -21,7 +22,18 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.kinds import by_kind, direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 
-__all__ = ["UNKNOWN", "Factor", "Localisation", "far_off", "localise", "parts_from", "parts_of"]
+__all__ = [
+    "FACTORS",
+    "RESIDUAL",
+    "SCALE",
+    "UNKNOWN",
+    "Factor",
+    "Localisation",
+    "far_off",
+    "localise",
+    "parts_from",
+    "parts_of",
+]
 
 #: Names of the gradient's two parts, of tables, and what is said of them.
 DIRECT, THROUGH = "direct", "through_follower"
@@ -160,6 +172,17 @@ class Localisation:
             yield f"outside what the parts can make: {self.residual:.3g} of the gradient's norm"
 
 
+# What reports show of their localisation.
+FACTORS = property(
+    attrgetter("localisation.factors"),
+    doc="By what the gradient's parts are multiplied in the mean; see `Localisation`.",
+)
+SCALE = property(attrgetter("localisation.scale"), doc="By what the whole gradient is.")
+RESIDUAL = property(
+    attrgetter("localisation.residual"),
+    doc="Size of what no part can make, relative to the gradient's norm.",
+)
+
 Parts = Mapping[tuple[str, str], FloatArray]
 
 
@@ -167,22 +190,7 @@ Parts = Mapping[tuple[str, str], FloatArray]
 def parts_of(
     problem: BilevelProblem, theta: FloatArray, exact: Hypergradient | None = None
 ) -> Parts:
-    """Take the exact gradient apart, by its two parts and the tables that theta moves.
-
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-    exact : Hypergradient, optional
-        What is known there already.
-
-    Returns
-    -------
-    mapping of (str, str) to ndarray, shape (d,)
-        By part and table; what is 0 is left out.
-    """
+    """Take the exact gradient apart, by its two parts and the tables that theta moves, if not 0."""
     found = hypergradient(problem, theta) if exact is None else exact
     stations = found.model, found.response, found.evaluation
     measures = direct_sensitivities(*stations), indirect_sensitivities(*stations)
@@ -231,25 +239,10 @@ def localise(
     rounding: float,
     is_game: bool = False,
 ) -> Localisation:
-    """Regress the mean of estimates on the gradient's exact parts.
+    """Regress the mean of estimates, a row each, on the gradient's exact parts, as of `parts_of`.
 
-    Parameters
-    ----------
-    rows : ndarray, shape (n, d)
-        Independent replicates; or one row, an expectation that is known exactly.
-    parts : mapping
-        As of `parts_of`.
-    gradient : ndarray, shape (d,)
-        Their sum.
-    rounding : float
-        Gaps below this, relative to the largest entry, are rounding.
-    is_game : bool
-        Whether theta is the leader's policy.
-
-    Returns
-    -------
-    Localisation
-        Factors with intervals, and what is left.
+    One row is an expectation that is known exactly. Gaps below `rounding`, relative to the largest
+    entry, are rounding.
     """
     shares = {name: share for name, share in parts.items() if share.any()}
     if not shares or not np.isfinite(rows).all():
@@ -417,24 +410,15 @@ class _Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """Factors of some columns.
+    """Factors of some columns with half the widths of their intervals, and which can be told apart.
 
-    Attributes
-    ----------
-    value, half : ndarray, shape (k,)
-        Factors, and half the widths of their intervals.
-    apart : ndarray of bool, shape (k,)
-        Which can be told.
-    axes : ndarray, shape (d, r)
-        What the columns span.
-    fits : bool
-        Whether the mean is in that, but for chance.
+    The columns span `axes`; the mean `fits` if it is in that, but for chance.
     """
 
-    value: FloatArray
+    value: FloatArray  # shape (k,), as the next two
     half: FloatArray
     apart: FloatArray
-    axes: FloatArray
+    axes: FloatArray  # shape (d, r)
     fits: bool
 
     def factor(self, place: int) -> Factor:

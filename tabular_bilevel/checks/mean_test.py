@@ -84,18 +84,12 @@ ORDERS = 999
 class Noise:
     """Replicates without their mean, and how large the rounding is.
 
-    Attributes
-    ----------
-    centred : ndarray, shape (n, k)
-        Replicates, less their mean, in the columns that vary.
-    gap : ndarray, shape (k,)
-        Their mean, less its target.
-    floor : ndarray, shape (k,)
-        What rounding may do to the mean.
+    The rows are centred, in the columns that vary; the gap is their mean less its target, and the
+    floor what rounding may do to the mean.
     """
 
-    centred: FloatArray
-    gap: FloatArray
+    centred: FloatArray  # shape (n, k)
+    gap: FloatArray  # shape (k,), as the floor
     floor: FloatArray
 
     @property
@@ -135,16 +129,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Dependence:
-    """How replicates depend on those before them.
+    """How replicates depend on those before them, by the correlation of neighbours.
 
-    Attributes
-    ----------
-    found : bool
-        Whether independent ones come in such an order with probability `DEPENDENCE_RATE` only.
-    correlation : float
-        Correlation of neighbours.
-    stretch : float
-        Factor by which that makes the standard error of their mean larger; at least 1.
+    It is found if independent ones come in such an order with probability `DEPENDENCE_RATE` only,
+    and makes the standard error of their mean larger by the factor `stretch`, at least 1.
     """
 
     found: bool = False
@@ -206,18 +194,12 @@ class MeanTest:
 
 
 def unseen_tail(scores: FloatArray) -> FloatArray:
-    """How much a tail that was not seen could explain of a gap, for columns of variance 1.
+    """How much a tail that was not seen could explain of a gap, in k directions.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n, k)
-        Replicates along k directions, with mean 0 and variance 1, the gap on the positive side.
-
-    Returns
-    -------
-    ndarray, shape (k,)
-        Skewness over sqrt(n), roughly: its inverse square is about the number of replicates that
-        the tail rests on. The negative side explains the gap: what was not seen lies there.
+    The scores, shape (n, k), are replicates with mean 0 and variance 1, the gap on the positive
+    side. Returns skewness over sqrt(n), roughly: its inverse square is about the number of
+    replicates that the tail rests on. The negative side explains the gap: what was not seen lies
+    there.
     """
     cubes = scores * scores * scores  # a power takes ten times as long
     against = np.maximum(-cubes, 0.0).mean(axis=0)
@@ -265,21 +247,10 @@ def needed_shift(
 ) -> float:
     """Bias, in standard errors, that would have been suspicious with the power that is asked for.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n,)
-        Replicates in the direction of the bias, with mean 0 and variance 1.
-    plain, quantile : float
-        Critical value for normal data, and the quantile that `raised` takes.
-    shift : callable
-        Bias that normal data need to exceed a critical value.
-    spare : float
-        Normal quantile of the power.
-
-    Returns
-    -------
-    float
-        Infinite if few replicates make a tail that would hide any bias.
+    The scores have mean 0 and variance 1; `plain` is the critical value for normal data, `quantile`
+    what `raised` takes, `shift` the bias that normal data need to exceed a critical value, `spare`
+    the normal quantile of the power. Infinite if few replicates make a tail that would hide any
+    bias.
     """
 
     def critical(tail: float) -> float:
@@ -324,24 +295,9 @@ def mean_test(
 ) -> MeanTest:
     """Test whether the mean of replicates is their target.
 
-    Parameters
-    ----------
-    noise : Noise
-        The replicates, in columns that vary, at least one.
-    directions : ndarray, shape (m, k)
-        Biases of size 1, as far as these columns show them.
-    size : float
-        Norm of the target.
-    false_alarm_rate : float
-        Probability that a correct estimator is found `decisive`.
-    power : float
-        Probability with which the smallest visible bias would have been suspicious.
-
-    Returns
-    -------
-    MeanTest
-        By Hotelling's test, or Student's of each column and direction with Bonferroni's correction
-        where replicates are few for the number of directions in which they vary.
+    By Hotelling's test, or Student's of each column and direction with Bonferroni's correction
+    where replicates are few for the number of directions in which they vary. The directions, one a
+    row, are biases of size 1; `size` is the norm of the target.
     """
     error = noise.error
     scaled = Noise(noise.centred / error, noise.gap / error, noise.floor / error)
@@ -530,19 +486,12 @@ def _standardised(columns: FloatArray) -> FloatArray:
 
 
 def dependence(scores: FloatArray) -> Dependence:
-    """Look for dependence of replicates on their neighbours, and for a drift.
+    """Look for dependence of replicates on their neighbours, and for a drift, in one direction.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n,)
-        Replicates in one direction, in the order of their calls, with mean 0 and variance 1.
-
-    Returns
-    -------
-    Dependence
-        By ranks, so that heavy tails do not matter: autocorrelations at lags up to `LONGEST_LAG`,
-        and the means of `BATCHES` batches (Kruskal and Wallis, "Use of ranks in one-criterion
-        variance analysis", Journal of the American Statistical Association 47, 1952).
+    The scores have mean 0 and variance 1, in the order of their calls. By ranks, so that heavy
+    tails do not matter: autocorrelations at lags up to `LONGEST_LAG`, and the means of `BATCHES`
+    batches (Kruskal and Wallis, "Use of ranks in one-criterion variance analysis", Journal of the
+    American Statistical Association 47, 1952).
     """
     count = len(scores)
     _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)

@@ -41,17 +41,7 @@ ROUNDING_UNITS = 100.0
 
 @dataclass(frozen=True)
 class PullbackTest:
-    """What `check_pullback` found.
-
-    Attributes
-    ----------
-    checked : bool
-        Whether the pullback was compared, and fits.
-    trouble : str
-        What does not fit; empty if nothing.
-    skipped : str
-        Why it was not compared; empty if it was.
-    """
+    """What `check_pullback` found: what does not fit, or why it was not compared."""
 
     checked: bool = False
     trouble: str = ""
@@ -65,19 +55,8 @@ def check_pullback(problem: AnyProblem, theta: FloatArray) -> PullbackTest:
     Each table is weighted with random numbers, and the sum differentiated twice: by differences of
     ``problem.model``, and by ``problem.pullback`` of the same weights; at last all tables at once.
     Nothing is solved, so that it takes little time; `check_gradient` compares the whole gradient.
-
-    Parameters
-    ----------
-    problem : BilevelProblem
-        The leader's problem.
-    theta : ndarray, shape (d,)
-        The leader's parameter.
-
-    Returns
-    -------
-    PullbackTest
-        What was found; not checked where there are more than `MOST_ENTRIES` table entries, where
-        theta moves which entries the kernel has, or where differences are too inaccurate to tell.
+    Not checked where there are more than `MOST_ENTRIES` table entries, where theta moves which
+    entries the kernel has, or where differences are too inaccurate to tell.
     """
     try:
         model = problem.model(theta)

@@ -20,6 +20,7 @@ from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet
 from tabular_bilevel._base.frames import raised_at, traceback_of
 from tabular_bilevel.checks.judging import ROUNDING
 from tabular_bilevel.estimators.contract import AtTheta
+from tabular_bilevel.problem import TablesOnlyError
 from tabular_bilevel.sampling.experience import NOTHING
 from tabular_bilevel.sampling.view import Precision
 
@@ -40,26 +41,15 @@ MOST_OBJECTS = 10_000
 
 
 class BrokenEstimatorError(Exception):
-    """An estimator does not return gradients, or not independent ones.
-
-    Attributes
-    ----------
-    traceback : str
-        Of what it raised, if it did.
-    """
+    """An estimator does not return gradients, or not independent ones; with what it raised."""
 
     traceback = ""
 
 
 class Replicates:
-    """Independent estimates, drawn as they are needed; what the estimator does meanwhile is seen.
+    """Independent estimates, at most `count`, drawn as they are needed into `rows`.
 
-    Attributes
-    ----------
-    rows : list of ndarray, shape (d,)
-        Those drawn so far.
-    count : int
-        How many there can be.
+    What the estimator does meanwhile is seen.
     """
 
     def __init__(
@@ -127,6 +117,8 @@ class Replicates:
         for call in range(calls):
             try:
                 found = self._estimator(stream, memory)
+            except TablesOnlyError:
+                raise
             except Exception as error:
                 which = f", call {call + 1} of {calls}" if self._burn_in else ""
                 place = raised_at(error) or self._estimator.place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import as_positive
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.errors import raise_if_failed
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Accuracy
 from tabular_bilevel.checks.diagnosis import Diagnosis
-from tabular_bilevel.checks.localising import Factor, Localisation
+from tabular_bilevel.checks.localising import FACTORS, RESIDUAL, SCALE, Localisation
 from tabular_bilevel.checks.verdict import Verdict
 
 __all__ = ["EstimatorReport", "of_target", "percent"]
@@ -183,20 +183,7 @@ class EstimatorReport:
         """
         return np.asarray(self.standard_error * math.sqrt(self.n_replicates))
 
-    @property
-    def factors(self) -> Mapping[str, Factor]:
-        """By what the gradient's parts are multiplied in the mean; see `Localisation`."""
-        return self.localisation.factors
-
-    @property
-    def scale(self) -> Factor:
-        """By what the whole gradient is."""
-        return self.localisation.scale
-
-    @property
-    def residual(self) -> float:
-        """Size of what no part can make, relative to the gradient's norm."""
-        return self.localisation.residual
+    factors, scale, residual = FACTORS, SCALE, RESIDUAL
 
     def replicates_for(self, bias: float) -> int:
         """Count the replicates that it takes to see a bias along the target.
@@ -221,16 +208,7 @@ class EstimatorReport:
         needed = self.n_replicates * ratio * ratio
         return math.ceil(needed) if math.isfinite(needed) else 0
 
-    def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed.
-
-        Raises
-        ------
-        CheckFailedError
-            With the report as its message.
-        """
-        if not self.passed:
-            raise CheckFailedError(str(self))
+    raise_if_failed = raise_if_failed
 
     def __str__(self) -> str:
         beside = ", beside what was declared" if self.declared and not self.trouble else ""

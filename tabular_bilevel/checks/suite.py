@@ -13,7 +13,7 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import as_generator
 from tabular_bilevel._base.arrays import FloatArray
-from tabular_bilevel._base.errors import CheckFailedError
+from tabular_bilevel._base.errors import raise_if_failed
 from tabular_bilevel._base.processes import sweep
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.checks.estimator import check_estimator
@@ -111,21 +111,9 @@ class SuiteReport:
     def of(
         cls, estimator: Any, reports: Mapping[str, EstimatorReport], false_alarm_rate: float
     ) -> SuiteReport:
-        """Gather reports; if the estimator is BROKEN in all, look where else it is defined.
+        """Gather reports by the problem's name; arguments as of `check_suite`.
 
-        Parameters
-        ----------
-        estimator : callable
-            As for `check_estimator`.
-        reports : mapping of str to EstimatorReport
-            One a problem, by its name.
-        false_alarm_rate : float
-            Of all together.
-
-        Returns
-        -------
-        SuiteReport
-            The report.
+        If the estimator is BROKEN in all, look where else it is defined.
         """
         elsewhere: tuple[str, ...] = ()
         if all(report.verdict is Verdict.BROKEN for report in reports.values()):
@@ -150,16 +138,7 @@ class SuiteReport:
         )
         return dict(fitting.most_common())
 
-    def raise_if_failed(self) -> None:
-        """Raise `CheckFailedError` with the report as its message unless the check passed.
-
-        Raises
-        ------
-        CheckFailedError
-            With the report as its message.
-        """
-        if not self.passed:
-            raise CheckFailedError(str(self))
+    raise_if_failed = raise_if_failed
 
     @property
     def verdict(self) -> Verdict:
@@ -305,25 +284,7 @@ def suite_reports(
 
 
 def defined_on(estimator: Any, cases: Sequence[SuiteCase]) -> Iterator[SuiteCase]:
-    """Find on which problems a call of an estimator returns a gradient.
-
-    Parameters
-    ----------
-    estimator : callable
-        As for `check_estimator`.
-    cases : sequence of SuiteCase
-        Problems to try.
-
-    Yields
-    ------
-    SuiteCase
-        Each on which it does, in their order.
-
-    Raises
-    ------
-    ValueError
-        If the estimator cannot be called.
-    """
+    """Find on which problems, in their order, a call of an estimator returns a gradient."""
     taken = as_estimator(estimator)
     for case in cases:
         try:

@@ -117,20 +117,9 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A problem of the verification.
+    """A problem of the verification, and where its gradient is checked.
 
-    Attributes
-    ----------
-    name : str
-        Name of the problem.
-    problem : BilevelProblem
-        The problem.
-    theta : ndarray, shape (d,)
-        Where its gradient is checked.
-    n_trajectories : int
-        Trajectories in each replicate of the estimator.
-    known : tuple of Known
-        What is known of it from elsewhere.
+    A replicate of the estimator has so many trajectories; `known` is what is known from elsewhere.
     """
 
     name: str
@@ -159,33 +148,14 @@ def _case(name: str, n_trajectories: int) -> Case:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A part of the verification that gives its checks together.
-
-    Attributes
-    ----------
-    name : str
-        What it is about.
-    run : callable
-        Does the work, and yields each check when it is done.
-    """
+    """A part of the verification, by what it is about; `run` yields each check when it is done."""
 
     name: str
     run: Callable[[], Iterable[Check]]
 
 
 def stages(cases: tuple[Case, ...]) -> list[Stage]:
-    """Plan the verification of the cases, in order.
-
-    Parameters
-    ----------
-    cases : tuple of Case
-        The problems, as `verify_cases` makes them.
-
-    Returns
-    -------
-    list of Stage
-        Four stages a case.
-    """
+    """Plan the verification of the cases, in order: four stages a case."""
     return [
         Stage(f"{case.name}: {name}", partial(run, case))
         for case in cases

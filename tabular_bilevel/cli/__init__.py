@@ -36,18 +36,10 @@ VECTORS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with these words, by default the process's own; return its exit status.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Without the program's name; the process's own by default.
-
-    Returns
-    -------
-    int
-        Exit status: 0 if all is well, 1 if a check failed, 2 for unusable input; of ``check`` also
-        3 if nothing is decided, and 4 if the estimator is broken.
+    That is 0 if all is well, 1 if a check failed, 2 for unusable input; of ``check`` also 3 if
+    nothing is decided, and 4 if the estimator is broken.
     """
     words = _renamed(sys.argv[1:] if arguments is None else arguments)
     options = _parser(words).parse_args(words)

@@ -39,14 +39,14 @@ __all__ = [
     "add_problem",
     "add_report",
     "add_theta",
-    "kind_of",
     "loaded",
+    "maker_of",
     "of_option",
-    "picture_of",
     "plain",
     "problem_of",
     "progress",
     "repeated",
+    "require_files",
     "require_report",
     "say",
     "size_of",
@@ -54,6 +54,7 @@ __all__ = [
     "theta_of",
     "visiting",
     "write_page",
+    "write_picture",
 ]
 
 #: What input that cannot be used leads to: a line is said of it.
@@ -104,6 +105,10 @@ def repeated(options: argparse.Namespace, **added: object) -> str:
     return shlex.join(["tabular-bilevel", *options.words, *words])
 
 
+#: The problems with a name, of either kind.
+NAMED: Mapping[str, Callable[[], Any]] = {**tb.problems.CATALOGUE, **tb.problems.CONTINUOUS}
+
+
 def add_limit(command: argparse.ArgumentParser, what: str, default: int = LIMIT) -> None:
     """Add how large something may be."""
     command.add_argument(
@@ -117,29 +122,33 @@ def add_problem(command: argparse._ActionsContainer, name: str = "problem") -> N
         name,
         type=_problem_name,
         metavar="PROBLEM",
-        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: "
-        + ", ".join(sorted(tb.problems.CATALOGUE)),
+        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: " + ", ".join(sorted(NAMED)),
     )
 
 
 def _problem_name(name: str) -> str:
     listed = name.replace("_", "-")
-    if listed in tb.problems.CATALOGUE:
+    if listed in NAMED:
         return listed
     if ":" in name:
         return name
     raise argparse.ArgumentTypeError(
-        f"{name!r} is neither MODULE:NAME nor one of: {', '.join(sorted(tb.problems.CATALOGUE))}"
+        f"{name!r} is neither MODULE:NAME nor one of: {', '.join(sorted(NAMED))}"
     )
 
 
 def problem_of(name: str) -> Any:
     """Make a problem of the catalogue, or load somebody's."""
-    if name in tb.problems.CATALOGUE:
-        return tb.problems.CATALOGUE[name]()
+    if name in NAMED:
+        return NAMED[name]()
     found = loaded("problem", name)
     require_problem(found, name=name)
     return found
+
+
+def maker_of(name: str) -> Any:
+    """Find what makes a problem of the catalogue, or load somebody's function."""
+    return tb.problems.CATALOGUE.get(name) or loaded("problem", name)
 
 
 def size_of(name: str, problem: Any) -> int:
@@ -170,23 +179,38 @@ def add_plot(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--plot", type=Path, metavar="FILE", help=f"{what}: {', '.join(KINDS)}")
 
 
-def kind_of(picture: Path | None) -> str:
-    """Say in which format a picture is wanted, and whether it can be written at all."""
-    if picture is None:
-        return ""
-    with of_option("--plot"):  # better now than after the work
-        require_writable(picture)
-        kind = picture.suffix[1:].lower() or KINDS[0]
-        if kind not in KINDS:
-            raise ValueError(f"{shown(picture)} ends in none of {', '.join(KINDS)}")
+def require_files(options: argparse.Namespace) -> None:
+    """See that what --plot and --json name can be written: better now than after the work."""
+    for option in ("plot", "json"):
+        place = getattr(options, option, None)
+        if place is not None:
+            with of_option(f"--{option}"):
+                require_writable(place)
+                if option == "plot":
+                    _kind_of(place)
+
+
+def write_picture(options: argparse.Namespace, what: str, draw: Callable[[Any], Any]) -> None:
+    """Write the axes that `draw` makes, given our module `plots`, if a picture is wanted."""
+    if options.plot is None:
+        return
+    with of_option("--plot"):
+        try:
+            plots = importlib.import_module("tabular_bilevel.plots")
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+        raw = io.BytesIO()
+        draw(plots).figure.savefig(raw, format=_kind_of(options.plot), dpi=200)
+        write_file(options.plot, raw.getvalue())
+    say(f"{what} drawn in {options.plot}")
+
+
+def _kind_of(picture: Path) -> str:
+    """Say in which format a picture is wanted."""
+    kind = picture.suffix[1:].lower() or KINDS[0]
+    if kind not in KINDS:
+        raise ValueError(f"{shown(picture)} ends in none of {', '.join(KINDS)}")
     return kind
-
-
-def picture_of(axes: Any, kind: str) -> bytes:
-    """Make a picture's file."""
-    raw = io.BytesIO()
-    axes.figure.savefig(raw, format=kind, dpi=200)
-    return raw.getvalue()
 
 
 @contextmanager

@@ -10,23 +10,23 @@ import numpy as np
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray
-from tabular_bilevel._base.files import write_file
 from tabular_bilevel.checks.localising import parts_of
 from tabular_bilevel.checks.report import of_target
 from tabular_bilevel.cli._common import (
     add_plot,
     add_problem,
     add_theta,
-    kind_of,
-    of_option,
-    picture_of,
     problem_of,
+    require_files,
     say,
     theta_of,
+    write_picture,
 )
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
-from tabular_bilevel.problem import require_tables, with_names
+from tabular_bilevel.lq.follower import closed_loop
+from tabular_bilevel.lq.linear import spectral_radius
+from tabular_bilevel.problem import with_names
 from tabular_bilevel.problems.grid_map import grid_map
 
 # How many parameters are explained, and below which share of a gradient's entry a cause is not.
@@ -59,25 +59,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain the gradient at a theta, and draw where it comes from."""
     problem = problem_of(options.problem)
-    kind = kind_of(options.plot)
+    require_files(options)
     theta = theta_of(options, problem)
     for line in explained(options.problem, problem, theta):
         say(line)
-    if options.plot is not None:
-        with of_option("--plot"):
-            write_file(options.plot, _picture(problem, theta, kind))
-        say(f"influence is drawn in {options.plot}")
+    write_picture(options, "influence is", lambda plots: _axes(plots, problem, theta))
     return 0
 
 
 def explained(name: str, problem: Any, theta: FloatArray) -> Iterator[str]:
     """Tell what J's gradient is made of, line by line."""
     found = tb.hypergradient(problem, theta)
-    require_tables(found.model)
     gradient, model = found.gradient, found.model
     yield f"{name}: J = {found.objective:.6g}"
     yield of_target(found.accuracy, gradient)
-    yield _length(model, float(found.visits.sum()))
+    yield _length(model, found)
     slope = float(np.linalg.norm(gradient))
     if slope == 0.0:
         yield "the gradient is 0: no parameter matters here, to first order"
@@ -113,7 +109,7 @@ def _places(
     problem: Any, theta: FloatArray, found: tb.Hypergradient, largest: list[int]
 ) -> dict[tuple[int, str, str], str]:
     """Say in which state most of each cause is, where the problem can be differentiated forward."""
-    if not has_pushforward(problem):
+    if not (has_pushforward(problem) and isinstance(found.model, tb.Model)):
         return {}
     axes = (np.eye(1, theta.size, k)[0] for k in largest)
     model, tangents = tangents_along(problem, theta, axes)
@@ -141,8 +137,12 @@ def _places(
     return places
 
 
-def _length(model: tb.Model, length: float) -> str:
-    """Say how long play lasts, and whether the follower puts its end off."""
+def _length(model: Any, found: tb.Hypergradient) -> str:
+    """Say how long play lasts, and whether the follower puts its end off; or if a state settles."""
+    if isinstance(model, tb.LinearQuadraticModel):
+        radius = spectral_radius(closed_loop(model, found.response.gain))
+        return f"play never ends; in the end a step leaves {radius:.4g} of the state's mean"
+    length = float(found.visits.sum())
     if not (model.termination[model.available] > ROUNDOFF).any():
         return f"play never ends; it lasts {length:.4g} discounted steps"
     if model.leader_discount == 1.0:
@@ -164,15 +164,10 @@ def _name(problem: Any, found: tb.Hypergradient, state: int) -> str:
     return f"{name} (visits {found.visits[state]:.3g}, influence {found.influence[state]:+.3g})"
 
 
-def _picture(problem: Any, theta: FloatArray, kind: str) -> bytes:
-    try:
-        from tabular_bilevel.plots import influence, influence_graph
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+def _axes(plots: Any, problem: Any, theta: FloatArray) -> Any:
+    """Draw on a map, if there is one."""
     try:
         grid_map(problem)
     except ValueError:
-        axes: Any = influence_graph(problem, theta)
-    else:
-        axes = influence(problem, theta)
-    return picture_of(axes, kind)
+        return plots.influence_graph(problem, theta)
+    return plots.influence(problem, theta)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.files import read_array, write_file
+from tabular_bilevel._base.files import read_array, require_writable, write_file
 from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say
 
 
@@ -34,8 +34,9 @@ def run(options: argparse.Namespace) -> int:
     problem = problem_of(options.problem)
     with of_option("--theta"):
         theta = read_array(options.theta, options.limit)
-    result = tb.hypergradient(problem, theta, horizon=options.horizon)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
+    require_writable(out)  # better now than after the work
+    result = tb.hypergradient(problem, theta, horizon=options.horizon)
     raw = io.BytesIO()
     np.save(raw, result.gradient)
     write_file(out, raw.getvalue())

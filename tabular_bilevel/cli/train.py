@@ -158,9 +158,12 @@ def _method(words: Mapping[str, Any]) -> Any:
         if words["problem"] != "four-rooms":
             raise ValueError(f"simulator-slip is for four-rooms, not for {words['problem']}")
         simulator = tb.problems.four_rooms(slip=slip)
-    longest = words["time_limit"]
+    longest, batch = words["time_limit"], positive_integer("batch", words["batch"])
+    sampler: Any = tb.StepBudget(batch, longest)
+    if words["problem"] in tb.problems.CONTINUOUS:  # where no episode ends
+        sampler = tb.Episodes(max(1, batch // longest), min(batch, longest))
     setting = Setting(
-        sampler=tb.StepBudget(positive_integer("batch", words["batch"]), longest),
+        sampler=sampler,
         step_size=words["critic_step"],
         oracle=tb.StepBudget(5_000, longest),
         simulator=simulator,

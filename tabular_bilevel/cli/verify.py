@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.files import require_writable, write_json
+from tabular_bilevel._base.files import write_json
 from tabular_bilevel.cli._common import (
     add_report,
     plain,
     progress,
     repeated,
+    require_files,
     require_report,
     say,
     write_page,
@@ -34,8 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from tabular_bilevel.checks.verify import SEED, stages, verify_cases
 
     start = time.perf_counter()
-    if options.json is not None:
-        require_writable(options.json)  # better now than after the work
+    require_files(options)
     require_report(options)
     checks: list[Check] = []
     with progress(stages(verify_cases())) as plan:

@@ -83,7 +83,7 @@ class AdaptiveModelDesign:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Sweep; parameters as of `BoltzmannCovariance`, and no randomness."""
+        """Sweep; as of `Estimator`, and no randomness."""
         as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = modelled(problem, theta)

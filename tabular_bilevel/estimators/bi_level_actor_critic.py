@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import positive_integer, require_method
+from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
@@ -65,6 +65,8 @@ class BiLevelActorCritic:
         The critic's passes over the data.
     follower : FollowerSolver
         How the follower answers.
+    replay : int, optional
+        How many earlier calls' trajectories are seen as well, as of `Interaction`.
 
     Raises
     ------
@@ -86,12 +88,12 @@ class BiLevelActorCritic:
     step_size: float | None = None
     sweeps: int = 1
     follower: FollowerSolver = CompiledPolicyIteration()
+    replay: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_integer("sweeps", self.sweeps)
-        require_method("sampler", self.sampler, "sample")
-        require_method("follower", self.follower, "solve")
+        Interaction(self.sampler, follower=self.follower, replay=self.replay)
         if self.step_size is not None:
             require_step_size(self.step_size)
 
@@ -104,12 +106,9 @@ class BiLevelActorCritic:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`.
+        """Gather experience and estimate, as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If the problem is not a game whose follower sees the leader's action.
+        Raises ValueError if the problem is not a game whose follower sees the leader's action.
         """
         actor = NaivePolicyGradient(self.interaction_for(problem))
         return actor(problem, theta, rng=rng, memory=memory)
@@ -173,7 +172,7 @@ class BiLevelActorCritic:
                 "the leader plays its best action alone, play need not end"
             )
         critic = StackelbergCritic(problem.n_leader_actions, self.step_size, self.sweeps)
-        return Interaction(self.sampler, critic, self.follower)
+        return Interaction(self.sampler, critic, self.follower, replay=self.replay)
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_flag
-from tabular_bilevel._base.arrays import FloatArray, quiet
-from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.estimators.estimate import bias_of
+from tabular_bilevel.estimators.gathered import (
+    by_rule,
+    enumerable_of,
+    gathered,
+    sampler_of,
+    target_of,
+)
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.lq.traces import require_noise
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.baselines import Baseline
 from tabular_bilevel.sampling.experience import (
-    NOTHING,
     Experience,
     Interaction,
-    Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["BoltzmannCovariance"]
@@ -114,55 +116,8 @@ class BoltzmannCovariance:
         as_flag("own_action", self.own_action)
         as_flag("average_tails", self.average_tails)
 
-    @quiet
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Gather experience and estimate.
-
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        rng : numpy.random.Generator or int
-            Source of randomness (it advances), or a seed.
-        memory : mapping of str to ndarray
-            What an earlier estimate left, at a theta nearby.
-
-        Returns
-        -------
-        Estimate
-            The sampled gradient and its parts.
-
-        Raises
-        ------
-        ValueError
-            If theta does not fit the problem, or `rng` is neither a generator nor a seed.
-        """
-        return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
-
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience.
-
-        Parameters
-        ----------
-        experience : Experience
-            As `Interaction.gather` or `Interaction.limit` makes it.
-
-        Returns
-        -------
-        Estimate
-            The gradient and its parts.
-        """
-        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+    __call__ = gathered
+    estimate = by_rule
 
     def rule(self, experience: Experience) -> Any:
         """Credit each step with the leader's advantage, by how likelier a reward makes it."""
@@ -173,10 +128,7 @@ class BoltzmannCovariance:
     ) -> tuple[TraceRule, Experience]:
         """Return its rule, and what it knows, where they do not depend on the sample.
 
-        Raises
-        ------
-        ValueError
-            If they do.
+        Raises ValueError if they do.
         """
         if self.average_tails:
             raise ValueError(
@@ -186,35 +138,10 @@ class BoltzmannCovariance:
         limit = self.interaction.given(problem, theta)
         return self.rule(limit), limit
 
-    @quiet
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data.
-
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The exact gradient, but for cut trajectories and the critic's limit.
-        """
-        return self.estimate(self.interaction.limit(problem, theta)).gradient
-
+    target = target_of
     bias = bias_of
-
-    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
-        """Make it ready to be given trajectories at one theta, in the sampler's place."""
-        limit = self.interaction.limit(problem, theta)
-        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
-
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from."""
-        return self.interaction.sampler
+    enumerable = enumerable_of
+    sampler = property(sampler_of)
 
 
 def _of_tables(_: object, experience: Experience, method: BoltzmannCovariance) -> TraceRule:
@@ -240,9 +167,11 @@ def _of_states(_: object, experience: Any, method: BoltzmannCovariance) -> Trace
     """Make the rule of a linear-quadratic model, by Gaussian scores."""
     for name in ("own_action", "average_tails"):
         if getattr(method, name):
-            raise ValueError(f"{name} is for models of tables: no state is visited twice")
+            raise TablesOnlyError(f"{name} is for models of tables: no state is visited twice")
     if isinstance(method.baseline, Baseline):
-        raise ValueError("baseline is a table of numbers, for models of tables: True or False here")
+        raise TablesOnlyError(
+            "baseline is a table of numbers, for models of tables: True or False here"
+        )
     world = experience.world
     require_noise(experience.problem, experience.theta, world)
     return TraceRuleOfStates(

@@ -39,7 +39,7 @@ from tabular_bilevel._base.arguments import (
     require_method,
     require_real_dtype,
 )
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import brief
 from tabular_bilevel._base.frames import defined_at
@@ -57,7 +57,6 @@ __all__ = [
     "AtTheta",
     "BatchEstimator",
     "Enumerable",
-    "Noted",
     "SamplingEstimator",
     "Whole",
     "as_enumerable",
@@ -95,39 +94,11 @@ class Enumerable(Protocol):
         ...
 
 
-class Noted:
-    """Notes on an error where it came from; it is neither changed nor held back.
-
-    Parameters
-    ----------
-    spell : callable
-        Spells the place, if there is an error.
-    *where : object
-        Its arguments.
-    """
-
-    def __init__(self, spell: Callable[..., str], *where: object) -> None:
-        self._spell, self._where = spell, where
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Note."""
-        if isinstance(error, Exception):
-            error.add_note(f"in {self._spell(*self._where)}")
-
-
 @displayed
 class AtTheta:
     """An estimator at one theta, to be called often: what all calls share is made once.
 
-    Attributes
-    ----------
-    view : LeaderView or None
-        What it sees, unless it sees everything.
-    precision : Precision
-        Of what it returned so far.
+    Its `view` is None if it sees everything; `precision` is that of what it returned so far.
     """
 
     def __init__(
@@ -142,22 +113,16 @@ class AtTheta:
         self._given, self._theta, self._call = given, theta, call
 
     def __call__(self, rng: np.random.Generator, memory: Memory = NOTHING) -> Estimate:
-        """Make one call, and check what it returns.
-
-        Raises
-        ------
-        ValueError
-            If that is no gradient, or no memory; the message names the entry.
-        Exception
-            What the estimator raises; a note says where.
-        """
-        with Noted(self._where):
+        """Make one call, and check what it returns; what it raises has a note that says where."""
+        try:
             found = self._call(rng, MappingProxyType(memory))
-            checked = object.__new__(type(found))  # `replace` takes ten times as long
-            checked.__dict__.update(
-                found.__dict__, gradient=self._read(found.gradient), memory=as_memory(found.memory)
-            )
-            return checked
+            checked = {
+                "gradient": self._read(found.gradient), "memory": as_memory(found.memory)
+            }  # fmt: skip
+            return unchecked(type(found), **found.__dict__ | checked)
+        except Exception as error:
+            error.add_note(f"in {self._where()}")
+            raise
 
     def _read(self, gradient: Any) -> FloatArray:
         if is_frozen(gradient) and gradient.shape == self._theta.shape:
@@ -177,6 +142,19 @@ class AtTheta:
         name = getattr(self._given, "__qualname__", type(self._given).__qualname__)
         theta = np.array2string(self._theta, threshold=8, max_line_width=10_000)
         return f"a call of {brief(name)} at theta = {theta}"
+
+
+def _at_once(
+    self: Any,
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    *,
+    rng: np.random.Generator | int,
+    memory: Memory = NOTHING,
+) -> Estimate:
+    """Estimate, as of `Estimator`."""
+    ready: AtTheta = self.at(problem, theta)
+    return ready(as_generator(rng), as_memory(memory))
 
 
 @dataclass(frozen=True)
@@ -218,16 +196,7 @@ class BatchEstimator:
         _Function.taking("function", self.function, "(view, batch)", 2)
         require_method("sampler", self.sampler, "sample")
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Draw a batch and estimate; parameters as of `BoltzmannCovariance`."""
-        return self.at(problem, theta)(as_generator(rng), as_memory(memory))
+    __call__ = _at_once
 
     def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -282,16 +251,7 @@ class SamplingEstimator:
         """Check the settings."""
         _Function.taking("function", self.function, "(view, rng)", 2)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Estimate; parameters as of `BoltzmannCovariance`."""
-        return self.at(problem, theta)(as_generator(rng), as_memory(memory))
+    __call__ = _at_once
 
     def at(self, problem: Any, theta: npt.ArrayLike) -> AtTheta:
         """Make it ready to be called at one theta."""
@@ -308,10 +268,7 @@ class SamplingEstimator:
 class Whole:
     """An estimator that sees everything: a method of this package, or what is called like one.
 
-    Attributes
-    ----------
-    function : _Function
-        Called as ``function(problem, theta, rng=rng)``.
+    Called as ``function(problem, theta, rng=rng)``.
     """
 
     function: _Function
@@ -335,24 +292,10 @@ Taken = BatchEstimator | SamplingEstimator | Whole
 
 
 def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
-    """Take an estimator in any form; all that call one begin here.
+    """Take an estimator in any form, and give it a method ``at(problem, theta)``.
 
-    Parameters
-    ----------
-    estimator : object
-        A method of this package, a control, or what somebody wrote in a form of this module's.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    BatchEstimator, SamplingEstimator or Whole
-        What has a method ``at(problem, theta)``.
-
-    Raises
-    ------
-    ValueError
-        If it is a class, cannot be called, or its parameters have other names.
+    All that call one begin here. Messages call it `name`. Raises ValueError if it is a class,
+    cannot be called, or its parameters have other names.
     """
     if isinstance(estimator, type):
         raise ValueError(f"{name} is the class {estimator.__name__}, not an instance of it")
@@ -379,27 +322,11 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
 
 
 def as_enumerable(estimator: Any, problem: BilevelProblem, theta: npt.ArrayLike) -> Enumerable:
-    """Take an estimator that can be given trajectories, and make it ready for them.
+    """Take an estimator that can be given trajectories, and make it ready for them at theta.
 
-    Parameters
-    ----------
-    estimator : object
-        What has a method ``enumerable(problem, theta)``, such as the package's methods, a function
-        ``(view, batch)``, or what estimates from experience.
-    problem : BilevelProblem
-        The leader's problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-
-    Returns
-    -------
-    Enumerable
-        The estimator at theta.
-
-    Raises
-    ------
-    ValueError
-        As `as_estimator`, or if it draws its own data.
+    It has a method ``enumerable(problem, theta)``, as the package's, is a function ``(view,
+    batch)``, or estimates from experience. Raises ValueError as `as_estimator`, or if it draws its
+    own data.
     """
     taken = as_estimator(estimator)
     if isinstance(taken, BatchEstimator):
@@ -416,26 +343,11 @@ def as_enumerable(estimator: Any, problem: BilevelProblem, theta: npt.ArrayLike)
 
 
 def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any]]:
-    """Copy a memory as read-only arrays, which can be saved.
+    """Copy a memory as read-only arrays of the same dtypes, which can be saved.
 
-    Parameters
-    ----------
-    memory : mapping of str to array_like
-        Finite numbers, of NumPy, JAX or PyTorch.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    dict of str to ndarray
-        The same numbers, of the same dtypes.
-
-    Raises
-    ------
-    ValueError
-        If it is no such mapping; the message names the entry.
+    Raises ValueError unless it holds arrays of finite numbers, of NumPy, JAX or PyTorch, by names.
     """
-    if not isinstance(memory, Mapping):
+    if not isinstance(memory, (dict, Mapping)):  # the rule first
         raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
     if len(memory) > MOST_NAMES:
         raise ValueError(f"{name} has {len(memory):,} names, more than {MOST_NAMES}")
@@ -471,16 +383,10 @@ def _remembered(name: str, value: Any) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Function:
-    """Somebody's function, and how it takes a memory.
+    """Somebody's function, or an object that can be called, and how it takes a memory.
 
-    Attributes
-    ----------
-    function : callable
-        It, or an object that can be called.
-    remembers : bool
-        Whether a parameter of it is the memory; it then returns a pair.
-    passes_on : bool
-        Whether it takes whatever it is given by name: what gave a memory back may have it again.
+    With a parameter of this name it `remembers`, and returns a pair. What takes whatever it is
+    given by name `passes_on`: what gave a memory back may have it again.
     """
 
     function: Callable[..., Any]

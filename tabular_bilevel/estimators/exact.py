@@ -57,7 +57,7 @@ class ExactGradient:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Compute the gradient; parameters as of `BoltzmannCovariance`, and no randomness."""
+        """Compute the gradient; as of `Estimator`, and no randomness."""
         as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = problem.model(theta)

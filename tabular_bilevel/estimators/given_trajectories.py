@@ -22,15 +22,7 @@ __all__ = ["GivenTrajectories"]
 @displayed
 @dataclass(frozen=True, eq=False)
 class GivenTrajectories:
-    """A method at one theta.
-
-    Attributes
-    ----------
-    limit : Experience
-        Of the law that the trajectories obey.
-    method : callable
-        Makes an estimate of trajectories.
-    """
+    """A method at one theta, and the limit of experience whose law trajectories obey."""
 
     limit: Experience
     method: Callable[[Trajectories], Estimate] = field(repr=False)

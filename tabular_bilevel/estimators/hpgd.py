@@ -16,6 +16,7 @@ from tabular_bilevel._base.arguments import as_generator, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, ratio
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
+from tabular_bilevel.estimators.gathered import sampler_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.model import Model
@@ -118,7 +119,7 @@ class HyperPolicyGradient:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
+        """Gather experience and estimate; as of `Estimator`."""
         generator = as_generator(rng)
         apart = self._apart
         if apart is None:
@@ -137,19 +138,9 @@ class HyperPolicyGradient:
 
     @quiet
     def estimate(self, experience: Experience, tails: Trajectories | Law | None = None) -> Estimate:
-        """Estimate from given experience, with tails from a separate sample if there is one.
+        """Estimate from given experience, as `Interaction.gather` or `limit` makes it.
 
-        Parameters
-        ----------
-        experience : Experience
-            As `Interaction.gather` or `limit` makes it.
-        tails : Trajectories or Law, optional
-            A separate sample, or its law; by default that of the experience.
-
-        Returns
-        -------
-        Estimate
-            The estimate.
+        The tails are a separate sample, or its law; by default they are those of the experience.
         """
         apart = experience if tails is None else replace(experience, seen=tails)
         rule = self.rule(experience if self.uniform is None else apart, apart)
@@ -179,20 +170,14 @@ class HyperPolicyGradient:
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, in the sampler's place.
 
-        Raises
-        ------
-        ValueError
-            If it takes a separate sample.
+        Raises ValueError if it takes a separate sample.
         """
         if self._apart is not None:
             raise ValueError(f"estimator draws a sample of its own, from {self._apart}")
         limit = self.interaction.limit(problem, theta)
         return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
 
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from, those of a separate sample aside."""
-        return self.interaction.sampler
+    sampler = property(sampler_of)
 
     @property
     def _apart(self) -> Sampler | None:

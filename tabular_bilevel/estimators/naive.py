@@ -12,21 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.arrays import quiet
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.estimators.gathered import enumerable_of, gathered, sampler_of, target_of
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import (
-    NOTHING,
     Experience,
     Interaction,
-    Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["NaivePolicyGradient"]
@@ -69,17 +66,7 @@ class NaivePolicyGradient:
         """Check the settings."""
         require_interaction(self.interaction)
 
-    @quiet
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
-        return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
+    __call__ = gathered
 
     @quiet
     def estimate(self, experience: Experience) -> Estimate:
@@ -93,25 +80,10 @@ class NaivePolicyGradient:
         limit = self.interaction.given(problem, theta)
         return direct_rule(limit), limit
 
-    @quiet
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data, shape (d,).
-
-        That is the direct part of the exact gradient, but for cut trajectories and the critic.
-        """
-        return self.estimate(self.interaction.limit(problem, theta)).gradient
-
+    target = target_of
     bias = bias_of
-
-    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
-        """Make it ready to be given trajectories at one theta, in the sampler's place."""
-        limit = self.interaction.limit(problem, theta)
-        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
-
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from."""
-        return self.interaction.sampler
+    enumerable = enumerable_of
+    sampler = property(sampler_of)
 
 
 def direct_rule(experience: Experience) -> Any:

@@ -101,12 +101,9 @@ class ValueGapPenalty:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Compute or estimate the gradient; parameters as of `BoltzmannCovariance`.
+        """Compute or estimate the gradient, as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If the players' discounts differ.
+        Raises ValueError if the players' discounts differ.
         """
         generator, drawn = as_generator(rng), list[Trajectories]()
 

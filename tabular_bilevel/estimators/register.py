@@ -52,6 +52,8 @@ class Setting:
         Where trajectories come from, if not from the problem itself.
     follower : FollowerSolver
         How the follower answers, in methods that learn from trajectories.
+    replay : int, optional
+        How many earlier calls' trajectories methods with a learned critic see as well.
 
     Examples
     --------
@@ -69,13 +71,14 @@ class Setting:
     oracle: Sampler = StepBudget(5_000, 200)
     simulator: BilevelProblem | None = None
     follower: FollowerSolver = FOLLOWER
+    replay: int | None = None
 
     def learned(self) -> Interaction:
         """Experience with the papers' critic: SARSA, one sweep, from a normal table."""
         critic = SarsaCritic(
             step_size=self.step_size, sweeps=1, initial_spread=1.0, cut_is_end=True
         )
-        return Interaction(self.sampler, critic, self.follower, self.simulator)
+        return Interaction(self.sampler, critic, self.follower, self.simulator, self.replay)
 
     def averaged(self) -> Interaction:
         """Experience with averages of returns as the critic."""
@@ -100,7 +103,9 @@ METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
         "sobirl-discounted": lambda s: SoBiRL(s.averaged(), discounted=True),
         "sobirl-modified": lambda s: SoBiRL(s.averaged(), each_step=True),
         "naive": lambda s: NaivePolicyGradient(s.learned()),
-        "bi-ac": lambda s: BiLevelActorCritic(s.sampler, s.step_size, follower=s.follower),
+        "bi-ac": lambda s: BiLevelActorCritic(
+            s.sampler, s.step_size, follower=s.follower, replay=s.replay
+        ),
         "zero-order": lambda s: ZeroOrder(two_sided=False, decaying=True),
         "amd": lambda s: AdaptiveModelDesign(),
         "penalty": lambda s: ValueGapPenalty(),

@@ -67,18 +67,20 @@ class RegularisedActorCritic:
     temperature log pi(a|s) - V(s) of its own reward::
 
         V(s) += critic_step * mean of delta at s
-        logits += actor_step * mean over starts of sum_t gamma^t delta_t grad log pi(a_t|s_t)
+        logits += step * mean of delta_t grad log pi(a_t|s_t), where step t weighs gamma^t
 
     In call k = 0, 1, ... the temperature is (1 + bonus / (k + 1)^fading) times the follower's own,
-    and the weight is weight (k + 1)^growth: the bonus fades, the penalty hardens.
+    and the weight is weight (k + 1)^growth: the bonus fades, the penalty hardens. A policy's step
+    is actor_step, or 1 / temperature if that is less: longer steps overshoot for ever.
 
     Assumes: parameters of rewards, one discount for both players, all states visited. Bias: of
     order 1 / weight, from the bonus, and from policies that lag behind theta, times the weight.
     `expected` and `aim` tell these apart, along an ascent too.
 
-    Known of the paper are its abstract and summaries; its schedules, step sizes and constants are
-    not, and those here are ours. There the follower has no entropy bonus of its own, and the bonus
-    fades to nothing.
+    Known of the paper are its abstract and summaries (a single loop, softmax tables, TD critics,
+    three time scales, a bonus that fades); its schedules, step sizes and constants are not, and
+    those here are ours. There the follower has no entropy bonus of its own, and the bonus fades to
+    nothing.
 
     Attributes
     ----------
@@ -91,7 +93,7 @@ class RegularisedActorCritic:
     fading : float
         Exponent with which that falls, at least 0; with 0 it stays.
     actor_step, critic_step : float
-        Step sizes of policies and critics; the critics' in (0, 1].
+        Step sizes of policies, at most, and of critics; the critics' in (0, 1].
     sampler : Sampler, optional
         Sampler of trajectories under both policies; by default a call computes means from the
         model, as if it saw infinitely many.
@@ -125,7 +127,7 @@ class RegularisedActorCritic:
     growth: float = 0.25
     bonus: float = 1.0
     fading: float = 0.5
-    actor_step: float = 1.0
+    actor_step: float = 10.0
     critic_step: float = 0.5
     sampler: Sampler | None = None
 
@@ -150,13 +152,10 @@ class RegularisedActorCritic:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Estimate at the memory's policies, and move these; parameters as of `ValueGapPenalty`.
+        """Estimate at the memory's policies, and move these; as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If the players' discounts differ, theta moves more than rewards, or the memory is that
-            of a model of another size.
+        Raises ValueError if the players' discounts differ, theta moves more than rewards, or the
+        memory is that of a model of another size.
         """
         generator, drawn = as_generator(rng), list[Trajectories]()
 
@@ -208,19 +207,8 @@ class RegularisedActorCritic:
     ) -> FloatArray:
         """Compute what the next call would come to if its policies had learned all there is.
 
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        memory : mapping of str to ndarray
-            What the estimate before left; by default the next call is the first.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The penalty's gradient at the call's weight and temperature.
+        Parameters as of `expected`; shape (d,): the penalty's gradient at the call's weight and
+        temperature.
         """
         stage = self._stage(problem, theta, memory)
         return ValueGapPenalty(stage.weight).target(Warmed(problem, stage.factor), theta)
@@ -298,9 +286,10 @@ class RegularisedActorCritic:
         )
         error[seen.counts == 0.0] = 0.0
         mean = ratio((seen.counts * error).sum(axis=1), seen.counts.sum(axis=1))
-        earned = seen.flow * error
+        earned = seen.flow / seen.flow.sum() * error
         slope = earned - learner.policy * earned.sum(axis=1, keepdims=True)
-        return learner.logits + self.actor_step * slope, learner.value + self.critic_step * mean
+        step = min(self.actor_step, 1.0 / temperature)
+        return learner.logits + step * slope, learner.value + self.critic_step * mean
 
 
 class Learner:

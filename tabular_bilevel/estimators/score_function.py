@@ -13,23 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_flag
-from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet
+from tabular_bilevel._base.arrays import FloatArray, grouped_sums
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
+from tabular_bilevel.estimators.estimate import bias_of
+from tabular_bilevel.estimators.gathered import (
+    by_rule,
+    enumerable_of,
+    gathered,
+    sampler_of,
+    target_of,
+)
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.finite.adjoint import influence_measures
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.experience import (
-    NOTHING,
     Experience,
     Interaction,
-    Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["ScoreFunction", "ScoreRule"]
@@ -87,25 +90,12 @@ class ScoreFunction:
         require_interaction(self.interaction)
         as_flag("baseline", self.baseline)
 
-    @quiet
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        theta: npt.ArrayLike,
-        *,
-        rng: np.random.Generator | int,
-        memory: Memory = NOTHING,
-    ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`."""
-        return self.estimate(self.interaction.gather(problem, theta, rng=rng, memory=memory))
-
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
-        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+    __call__ = gathered
+    estimate = by_rule
 
     def rule(self, experience: Experience) -> ScoreRule:
         """Take the critic's values off returns, or nothing."""
+        require_tables(experience.planned, what="ScoreFunction")
         value = experience.values.value
         return ScoreRule(value if self.baseline else np.zeros_like(value))
 
@@ -116,34 +106,16 @@ class ScoreFunction:
         limit = self.interaction.given(problem, theta)
         return self.rule(limit), limit
 
-    @quiet
-    def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute what the estimates' mean comes to with infinite data, shape (d,)."""
-        return self.estimate(self.interaction.limit(problem, theta)).gradient
-
+    target = target_of
     bias = bias_of
-
-    def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
-        """Make it ready to be given trajectories at one theta, in the sampler's place."""
-        limit = self.interaction.limit(problem, theta)
-        return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
-
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from."""
-        return self.interaction.sampler
+    enumerable = enumerable_of
+    sampler = property(sampler_of)
 
 
 @displayed
 @dataclass(frozen=True, eq=False)
 class ScoreRule:
-    """How the score-function form makes a gradient of trajectories.
-
-    Attributes
-    ----------
-    off : ndarray, shape (S,)
-        What is taken off the return from a state.
-    """
+    """How the score-function form makes a gradient: `off`, shape (S,), is taken off returns."""
 
     off: FloatArray = field(repr=False)
 

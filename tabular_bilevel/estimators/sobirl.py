@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
+from tabular_bilevel.estimators.gathered import by_rule, sampler_of
 from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.problem import BilevelProblem, require_reward_parameters
 from tabular_bilevel.sampling.experience import (
@@ -24,7 +25,6 @@ from tabular_bilevel.sampling.experience import (
     Memory,
     require_interaction,
 )
-from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.traces import TraceRule
 
 __all__ = ["SoBiRL"]
@@ -96,30 +96,21 @@ class SoBiRL:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Gather experience and estimate; parameters as of `BoltzmannCovariance`.
+        """Gather experience and estimate, as of `Estimator`.
 
-        Raises
-        ------
-        ValueError
-            If theta moves transitions, the initial distribution or the temperature.
+        Raises ValueError if theta moves transitions, the initial distribution or the temperature.
         """
         experience = self.interaction.gather(problem, theta, rng=rng, memory=memory)
         if not memory:  # once a run is enough
             require_reward_parameters("SoBiRL", problem, experience.theta, experience.planned)
         return self.estimate(experience)
 
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
-        return Estimate.traced(experience, *self.rule(experience).measures(experience))
+    estimate = by_rule
 
     def rule(self, experience: Experience) -> TraceRule:
         """Credit the first step alone, or each by itself, with the leader's action value.
 
-        Raises
-        ------
-        ValueError
-            If there is no discount, and trajectories are cut by chance.
+        Raises ValueError if there is no discount, and trajectories are cut by chance.
         """
         planned, survival = experience.planned, experience.seen.survival
         leader_discount = experience.world.leader_discount
@@ -158,10 +149,7 @@ class SoBiRL:
         limit = self._limit(problem, theta)
         return GivenTrajectories.of(limit, self.interaction.critic, self.estimate)
 
-    @property
-    def sampler(self) -> Sampler:
-        """Where its data come from."""
-        return self.interaction.sampler
+    sampler = property(sampler_of)
 
     def _limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
         limit = self.interaction.limit(problem, theta)

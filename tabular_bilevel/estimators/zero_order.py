@@ -114,7 +114,7 @@ class ZeroOrder:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Try random directions; parameters as of `BoltzmannCovariance`."""
+        """Try random directions; as of `Estimator`."""
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         iteration = float(memory[ITERATION][0]) + 1.0 if ITERATION in memory else 1.0
         radius = self.radius / iteration if self.decaying else self.radius
@@ -158,17 +158,13 @@ class ZeroOrder:
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute the gradient of the smoothed objective, E_z dJ(theta + u z), shape (d,).
+        """Compute the gradient of the smoothed objective, E_z dJ(theta + u z), as of `Estimator`.
 
         By a cubature of degree 5 over exact gradients (Stroud's E_n^{r^2} 5-2, 2 d^2 + 1 of them):
         what it lacks is of order u^6, below 0.2 % at u = 0.01 on the package's problems, but much
         where J bends within u: there, average `hypergradient` at theta + u z over many z. In the
-        first iteration, if u decays. With a sampler, J counts as many steps as the sampler.
-
-        Raises
-        ------
-        ValueError
-            If the follower is not optimal: exact gradients are for one that is.
+        first iteration, if u decays. With a sampler, J counts as many steps as the sampler. Raises
+        ValueError if the follower is not optimal: exact gradients are for one that is.
         """
         theta = read_only(as_theta(theta))
         model = problem.model(theta)

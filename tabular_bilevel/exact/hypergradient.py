@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
@@ -26,6 +27,7 @@ from tabular_bilevel.kinds import (
     solve_follower,
 )
 from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.rewards import QuadraticReward
 from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
 __all__ = ["hypergradient", "objective"]
@@ -114,8 +116,11 @@ def hypergradient(
     reason = "it was asked for"
     if horizon is not None:
         reason = "a finite horizon is not covered"
-    elif accuracy is None and isinstance(model, LinearQuadraticModel) and model.n_states > FEW:
-        reason = f"bounds of more than {FEW} states are computed if you ask for Bounded()"
+    elif accuracy is None and isinstance(model, LinearQuadraticModel) and _slow(model):
+        reason = (
+            f"bounds of more than {FEW} states, or of a finite leader_horizon, are computed if you "
+            "ask for Bounded()"
+        )
     elif bounded:
         reason = "numbers overflow where bounds are computed"
         try:
@@ -129,6 +134,12 @@ def hypergradient(
     if isinstance(accuracy, (Bounded, Enclosed)):
         _require(result, accuracy.tolerance)
     return result
+
+
+def _slow(model: LinearQuadraticModel) -> bool:
+    """Say whether there are bounds that take far longer than what they are of."""
+    many = model.n_states > FEW or model.leader_horizon is not None
+    return many and isinstance(model.leader_reward, QuadraticReward)
 
 
 def _estimated(
@@ -163,12 +174,12 @@ def _bounded_tables(
     found = refined(problem, theta, model, response)
     if found is None:
         return None
-    bounds = found.bounds
+    centre, gradient, bounds = found
     return Hypergradient(
-        objective=found.evaluation.objective,
-        gradient=read_only(found.direct + found.indirect),
-        direct=found.direct,
-        indirect=found.indirect,
+        objective=centre.evaluation.objective,
+        gradient=gradient,
+        direct=later(lambda: pulled_back(problem, theta, centre.direct())),
+        indirect=later(lambda: pulled_back(problem, theta, centre.indirect())),
         accuracy=Accuracy(
             Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
             bounds.objective,
@@ -178,9 +189,9 @@ def _bounded_tables(
             given=bounds.given,
         ),
         model=model,
-        response=found.response,
-        evaluation=found.evaluation,
-        sensitivities=found.measures,
+        response=centre.response,
+        evaluation=centre.evaluation,
+        sensitivities=centre.measures,
     )
 
 

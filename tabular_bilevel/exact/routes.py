@@ -133,14 +133,8 @@ def complex_step_gradient(
 
     Parameters
     ----------
-    problem : ForwardProblem or LinearQuadraticProblem
-        The leader's problem, with a pushforward.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    directions : array_like, shape (k, d), optional
-        Directions; the coordinate axes by default.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only.
+    problem, theta, directions, horizon
+        As for `forward_gradient`.
 
     Returns
     -------
@@ -221,14 +215,8 @@ def difference_gradient(
 
     Parameters
     ----------
-    problem : BilevelProblem or LinearQuadraticProblem
-        The leader's problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    directions : array_like, shape (k, d), optional
-        Directions; the coordinate axes by default.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only.
+    problem, theta, directions, horizon
+        As for `forward_gradient`, but that no pushforward is needed.
     step : float
         Largest step along a direction; made smaller where theta +- step has no model.
     levels : int
@@ -279,23 +267,10 @@ def differences(
     step: float,
     levels: int,
 ) -> list[Any]:
-    """Take central differences of a function along a direction, at steps that shrink by 3.
+    """Take central differences of a function along a direction, at so many steps that shrink by 3.
 
-    Parameters
-    ----------
-    function : callable
-        Takes a theta, and returns a number or an array.
-    theta, direction : ndarray, shape (d,)
-        Where, and along what.
-    step : float
-        The largest step; made smaller where the function raises ValueError.
-    levels : int
-        Number of steps.
-
-    Returns
-    -------
-    list of float or ndarray
-        A difference for each step, the largest first; `extrapolated` takes numbers on from here.
+    The largest, first, is made smaller where the function raises ValueError. They may be arrays;
+    `extrapolated` takes numbers on from here.
     """
 
     def difference(h: float) -> Any:

@@ -14,6 +14,7 @@ from tabular_bilevel._base.arrays import (
     quiet,
     read_only,
     read_only_view,
+    unchecked,
 )
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
@@ -35,39 +36,7 @@ __all__ = [
 
 @quiet
 def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
-    """Differentiate J with respect to the tables by the adjoint equations (theory.md section 4).
-
-    One linear solve, whatever the number of parameters. With w(s,a) = d_L(s) pi(a|s) A_L(s,a) /
-    temperature and gamma_F, gamma_L the discounts::
-
-        n = gamma_F P^T mu,   mu = w + pi n,   (I - gamma_F P_pi^T) n = gamma_F P^T w
-        dJ/dr_F = mu                       dJ/dr_L = d_L pi                     dJ/drho = V_L
-        dJ/dP(s'|s,a) = gamma_L d_L(s) pi(a|s) V_L(s') + gamma_F mu(s,a) V_F(s')
-        dJ/d(temperature) = - sum_{s,a} mu(s,a) log pi(a|s)
-
-    Parameters
-    ----------
-    model : Model
-        The model.
-    response : Response
-        The follower's response to it.
-    evaluation : Evaluation
-        The leader's evaluation of that response; its horizon is respected.
-
-    Returns
-    -------
-    Sensitivities
-        The sum of `direct_sensitivities` and `indirect_sensitivities`.
-
-    Examples
-    --------
-    >>> import tabular_bilevel as tb
-    >>> model = tb.problems.four_rooms().model([0.0] * 105)
-    >>> response = tb.solve_follower(model)
-    >>> measures = tb.sensitivities(model, response, tb.evaluate_leader(model, response))
-    >>> measures.follower_reward.shape
-    (104, 4)
-    """
+    """Differentiate as `tabular_bilevel.sensitivities` says: the sum of both parts."""
     return direct_sensitivities(model, response, evaluation) + indirect_sensitivities(
         model, response, evaluation
     )
@@ -75,18 +44,7 @@ def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> S
 
 @quiet
 def direct_sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
-    """Differentiate J with the follower's policy held fixed.
-
-    Parameters
-    ----------
-    model, response, evaluation
-        As for `sensitivities`.
-
-    Returns
-    -------
-    Sensitivities
-        The direct part; its influence on the follower is 0.
-    """
+    """Differentiate J with the policy held fixed; its influence on the follower is 0."""
     policy = response.policy
     flow = model.leader_discount * policy.ravel()[model.entry_row] * evaluation.continuation
     return Sensitivities.of(
@@ -103,15 +61,7 @@ def indirect_sensitivities(
 ) -> Sensitivities:
     """Differentiate J through the follower's policy alone.
 
-    Parameters
-    ----------
-    model, response, evaluation
-        As for `sensitivities`.
-
-    Returns
-    -------
-    Sensitivities
-        The part through the follower; 0 in the leader's reward and the initial distribution.
+    That is 0 in the leader's reward and the initial distribution.
     """
     policy, discount = response.policy, model.follower_discount
     source = influence_source(model, response, evaluation)
@@ -144,9 +94,10 @@ def road(
         direct = direct_sensitivities(model, response, evaluation)
         return evaluation, direct, indirect_sensitivities(model, response, evaluation)
     kernel, (place, width) = model.transition, model.band
-    value, occupancy = np.empty((2, model.n_states))
-    action_value, pairs, influence = np.empty((3, *model.available.shape))
-    continuation, direct_flow, indirect_flow = np.empty((3, kernel.nnz))
+    shape, size = model.available.shape, kernel.data.size
+    value, occupancy = np.empty(model.n_states), np.empty(model.n_states)
+    action_value, pairs, influence = np.empty(shape), np.empty(shape), np.empty(shape)
+    continuation, direct_flow, indirect_flow = np.empty(size), np.empty(size), np.empty(size)
     kernels.leader_measures(
         kernel.indptr,
         kernel.indices,
@@ -169,8 +120,9 @@ def road(
         influence,
         indirect_flow,
     )
-    evaluation = Evaluation(
-        objective=float(model.initial @ value),
+    evaluation = unchecked(
+        Evaluation,
+        objective=float(model.initial.dot(value)),
         value=read_only(value),
         action_value=read_only(action_value),
         occupancy=read_only(occupancy),

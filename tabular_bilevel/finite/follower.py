@@ -19,7 +19,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
     require_method,
 )
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel._base.renamed import without_use
 from tabular_bilevel.finite.linear import DENSE_STATES, policy_system
@@ -148,40 +148,7 @@ class FollowerSolver(Protocol):
 def solve_follower(
     model: Model, *, solver: FollowerSolver | None = None, start: npt.ArrayLike | None = None
 ) -> Response:
-    """Solve for the follower's soft-optimal response.
-
-    Parameters
-    ----------
-    model : Model
-        The follower's MDP.
-    solver : FollowerSolver, optional
-        `CompiledPolicyIteration` by default, which for wide or large models is `PolicyIteration`:
-        few steps whatever the discount (4 to 22 were seen), with the linear algebra that fits the
-        model's size and shape. The response's `method` says which.
-    start : array_like, shape (S,), optional
-        A value to start from, say of a model nearby; 0 by default.
-
-    Returns
-    -------
-    Response
-        Value, action value, policy, and the residual they have.
-
-    Raises
-    ------
-    ValueError
-        If the start or what the solver returns as value is not finite or has the wrong shape, or
-        `solver` is not a solver.
-    ConvergenceError
-        If the solver's tolerance is not reached.
-
-    Examples
-    --------
-    >>> import tabular_bilevel as tb
-    >>> problem = tb.problems.four_rooms()
-    >>> response = tb.solve_follower(problem.model([0.0] * 105))
-    >>> response.policy.shape
-    (104, 4)
-    """
+    """Solve as `tabular_bilevel.solve_follower` says."""
     if start is not None:
         start = finite_array("start", start, (model.n_states,))
     if solver is None:
@@ -230,25 +197,7 @@ class PolicyIteration:
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
-        """Solve as `solve_follower` describes.
-
-        Parameters
-        ----------
-        model : Model
-            The follower's MDP.
-        start : ndarray, shape (S,), optional
-            A value to start from; 0 by default.
-
-        Returns
-        -------
-        Response
-            The follower's answer.
-
-        Raises
-        ------
-        ConvergenceError
-            If `max_iterations` steps do not reach the tolerance.
-        """
+        """Solve the model, as `FollowerSolver` says."""
         kernel, shape = model.transition, model.follower_reward.shape
         value, gap = _first_value(model, start), np.empty(model.n_states)
         weights, before, forcing = np.empty(kernel.nnz), 0.0, LARGEST_FORCING
@@ -345,25 +294,7 @@ class ValueIteration:
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
-        """Solve as `solve_follower` describes.
-
-        Parameters
-        ----------
-        model : Model
-            The follower's MDP.
-        start : ndarray, shape (S,), optional
-            A value to start from; 0 by default.
-
-        Returns
-        -------
-        Response
-            The follower's answer.
-
-        Raises
-        ------
-        ConvergenceError
-            If `max_iterations` sweeps do not reach the tolerance.
-        """
+        """Solve the model, as `FollowerSolver` says."""
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         chunk = max(1, 20_000_000 // (model.transition.nnz + 10 * model.follower_reward.size))
         value, other = _first_value(model, start), np.empty(model.n_states)
@@ -436,25 +367,7 @@ class CompiledPolicyIteration:
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
-        """Solve as `solve_follower` describes.
-
-        Parameters
-        ----------
-        model : Model
-            The follower's MDP.
-        start : ndarray, shape (S,), optional
-            A value to start from; 0 by default.
-
-        Returns
-        -------
-        Response
-            The follower's answer.
-
-        Raises
-        ------
-        ConvergenceError
-            If `max_iterations` steps do not reach the tolerance.
-        """
+        """Solve the model, as `FollowerSolver` says."""
         if not is_banded(model):
             plain = PolicyIteration(tolerance=self.tolerance, max_iterations=self.max_iterations)
             return plain.solve(model, start=start)
@@ -463,9 +376,9 @@ class CompiledPolicyIteration:
         value = _first_value(model, start)
         action_value, policy = np.empty(shape), np.empty(shape)
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
-        work = kernel.nnz + 10 * model.follower_reward.size + model.n_states * width**2
+        work = kernel.data.size + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.nnz)
+        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.data.size)
         step, gap = np.empty(model.n_states), np.empty(model.n_states)
 
         done, near = 0, False
@@ -536,20 +449,7 @@ class StoppedValueIteration:
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
-        """Sweep.
-
-        Parameters
-        ----------
-        model : Model
-            The follower's MDP.
-        start : ndarray, shape (S,), optional
-            The value of its last response; not looked at unless `warm_start`.
-
-        Returns
-        -------
-        Response
-            The follower's answer, not optimal.
-        """
+        """Sweep, as of `FollowerSolver`, from the last value if `warm_start`."""
         value = _first_value(model, start if self.warm_start else None)
         for _ in range(self.sweeps):
             value = soft_backup(model, value)[1]
@@ -646,25 +546,9 @@ class StoppedPolicyIteration:
 
     @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
-        """Make the steps.
+        """Make the steps, as of `FollowerSolver`; the answer's action values are the table.
 
-        Parameters
-        ----------
-        model : Model
-            The follower's MDP.
-        start : ndarray, shape (S, A) or (S,), optional
-            A table of action values, or a value that one look ahead makes a table of; a table of 0
-            by default.
-
-        Returns
-        -------
-        Response
-            The follower's answer, not optimal; its action values are the table.
-
-        Raises
-        ------
-        ValueError
-            If the start does not fit the model, or is not finite.
+        The start may be a table, shape (S, A), or a value, which one look ahead makes a table of.
         """
         available, shape = model.available, model.follower_reward.shape
 
@@ -711,21 +595,8 @@ def _first_value(model: Model, start: FloatArray | None) -> FloatArray:
 def soft_backup(model: Model, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Apply the soft Bellman operator.
 
-    Parameters
-    ----------
-    model : Model
-        The follower's MDP.
-    value : ndarray, shape (S,)
-        V.
-
-    Returns
-    -------
-    action_value : ndarray, shape (S, A)
-        Q = r + discount P V, ``-inf`` where an action is unavailable.
-    improved : ndarray, shape (S,)
-        T V = temperature * log sum_a exp(Q / temperature).
-    policy : ndarray, shape (S, A)
-        exp((Q - T V) / temperature).
+    Returns Q = r + discount P V, ``-inf`` where an action is unavailable; T V = temperature * log
+    sum_a exp(Q / temperature); and the policy exp((Q - T V) / temperature).
     """
     ahead = model.follower_discount * model.next_value(value)
     action_value = np.where(model.available, model.follower_reward + ahead, -np.inf)
@@ -777,7 +648,8 @@ def _response(
     method: str,
 ) -> Response:
     contraction = model.follower_discount * model.largest_mass
-    return Response(
+    return unchecked(
+        Response,
         value=read_only(value),
         action_value=read_only(action_value),
         policy=read_only(policy),

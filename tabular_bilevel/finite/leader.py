@@ -8,6 +8,7 @@ import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
@@ -16,6 +17,7 @@ __all__ = ["Evaluation", "evaluate_leader"]
 
 
 @dataclass(frozen=True, eq=False)
+@computed_later("continuation")
 class Evaluation:
     """The leader's objective, and what its hypergradient needs (theory.md section 3).
 
@@ -70,35 +72,7 @@ class Evaluation:
 
 @quiet
 def evaluate_leader(model: Model, response: Response, *, horizon: int | None = None) -> Evaluation:
-    """Evaluate the leader's return J under the follower's policy.
-
-    Parameters
-    ----------
-    model : Model
-        The model.
-    response : Response
-        The follower's response to it.
-    horizon : int, optional
-        Count the leader's rewards of this many steps only; the follower's horizon stays infinite.
-
-    Returns
-    -------
-    Evaluation
-        Objective, values and occupancy.
-
-    Raises
-    ------
-    ValueError
-        If `horizon` is not a positive whole number, or if all steps count, the leader's discount is
-        1, and in float64 the policy does not end the episode.
-
-    Examples
-    --------
-    >>> import tabular_bilevel as tb
-    >>> model = tb.problems.four_rooms(penalty=1.0).model([0.0] * 105)
-    >>> round(tb.evaluate_leader(model, tb.solve_follower(model)).objective, 8)
-    -0.14746077
-    """
+    """Evaluate as `tabular_bilevel.evaluate_leader` says."""
     policy, discount = response.policy, model.leader_discount
     source = model.entry_state
     target = model.transition.indices

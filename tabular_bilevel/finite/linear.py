@@ -357,28 +357,11 @@ def discounted_system(model: Model, kernel: sp.csr_array, discount: float) -> Li
 def policy_system(
     model: Model, policy: FloatArray, discount: float, weights: FloatArray | None = None
 ) -> LinearSystem:
-    """Prepare the system I - discount * P_policy.
+    """Prepare the system I - discount * P_policy: factors, or a matrix where iteration is faster.
 
-    Parameters
-    ----------
-    model : Model
-        The kernel.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    discount : float
-        In [0, 1].
-    weights : ndarray, shape (nnz,), optional
-        The policy's chances of each stored transition, where they are known.
-
-    Returns
-    -------
-    LinearSystem
-        Factors, or the matrix where an iteration is faster.
-
-    Raises
-    ------
-    ValueError
-        If the discount is 1, and in float64 the policy does not end the episode.
+    The weights, shape (nnz,), are the policy's chances of each stored transition, where they are
+    known. Raises ValueError if the discount is 1, and in float64 the policy does not end the
+    episode.
     """
     if discount == 1.0:
         return _undiscounted_system(model, policy)

@@ -39,6 +39,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     read_only_matrix,
     restore_read_only,
+    unchecked,
 )
 from tabular_bilevel._base.display import displayed
 
@@ -287,40 +288,16 @@ class Model:
         )
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
-        """Copy the model with another initial distribution, as `replace` does.
-
-        Parameters
-        ----------
-        initial : array_like, shape (S,)
-            Distribution of the first state.
-
-        Returns
-        -------
-        Model
-            A new model.
-        """
+        """Copy the model with another initial distribution, shape (S,), as `replace` does."""
         return self.replace(initial=initial)
 
     def with_temperature(self, temperature: npt.ArrayLike) -> Model:
-        """Copy the model with another temperature, as `replace` does.
-
-        Parameters
-        ----------
-        temperature : float
-            Positive.
-
-        Returns
-        -------
-        Model
-            A new model.
-        """
+        """Copy the model with another temperature, as `replace` does."""
         return self.replace(temperature=temperature)
 
     def _with(self, **checked: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
-        model = object.__new__(Model)
-        model.__dict__.update(self.__dict__, _kernel=self._kernel, **checked)
-        return model
+        return unchecked(Model, **{**self.__dict__, "_kernel": self._kernel, **checked})
 
     __setstate__ = restore_read_only
 

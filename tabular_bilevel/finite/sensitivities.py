@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.model import Model, Tangent
 
 __all__ = ["Sensitivities", "SensitivityBounds"]
 
 
 @dataclass(frozen=True, eq=False)
+@computed_later("transition", "initial")
 class Sensitivities:
     """Derivatives of the leader's objective in each table entry (theory.md section 4).
 
@@ -66,23 +68,6 @@ class Sensitivities:
     _temperature: float | Callable[[], float] = field(default=0.0, repr=False)
 
     __setstate__ = restore_read_only
-
-    def __post_init__(self) -> None:
-        """Put aside functions in the place of arrays, for `__getattr__`, which then is called."""
-        known = vars(self)
-        for name in ("transition", "initial"):
-            if callable(known[name]):
-                known["later " + name] = known.pop(name)
-
-    @quiet
-    def __getattr__(self, name: str) -> FloatArray:
-        """Compute an array that is asked for."""
-        compute = vars(self).pop("later " + name, None)
-        if compute is None:
-            raise AttributeError(f"Sensitivities have no attribute {name!r}")
-        array: FloatArray = read_only(compute())
-        vars(self)[name] = array
-        return array
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy numbers, not what computes them."""
@@ -129,18 +114,25 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        def owned(array: Any, table: FloatArray) -> Any:
-            if callable(array):
-                return array
+        def owned(array: Any, table: FloatArray) -> FloatArray:
             return read_only(np.zeros(table.shape) if array is None else array)
 
-        return cls(
+        later: dict[str, Any] = {}
+        if callable(transition):
+            later["later transition"] = transition
+        else:
+            later["transition"] = owned(transition, model.transition.data)
+        if callable(initial):
+            later["later initial"] = initial
+        else:
+            later["initial"] = owned(initial, model.initial)
+        return unchecked(
+            cls,
             model=model,
             follower_reward=owned(follower_reward, model.follower_reward),
             leader_reward=owned(leader_reward, model.leader_reward),
-            transition=owned(transition, model.transition.data),
-            initial=owned(initial, model.initial),
             _temperature=temperature,
+            **later,
         )
 
     @cached_property
@@ -226,6 +218,7 @@ class Sensitivities:
 
 @displayed
 @dataclass(frozen=True, eq=False)
+@computed_later("transition", "transition_shift")
 class SensitivityBounds:
     """Bounds of what sensitivities may be off by, entry by entry; infinite where nothing is known.
 

@@ -41,23 +41,11 @@ PULLBACK_ROUNDINGS = 8.0
 class Tangents:
     """Derivatives of a model's tables in each of d parameters; iterating gives `Tangent` objects.
 
-    Attributes
-    ----------
-    model : Model
-        Whose tables they are derivatives of.
-    follower_reward, leader_reward : scipy.sparse.csr_array, shape (S*A, d)
-        Of the rewards.
-    transition : scipy.sparse.csr_array, shape (nnz, d)
-        Of the stored transition entries, in the order of ``model.transition.data``.
-    initial : scipy.sparse.csr_array, shape (S, d)
-        Of the initial distribution.
-    temperature : scipy.sparse.csr_array, shape (1, d)
-        Of the temperature.
-    block : ndarray of int, shape (d,), or None
-        For each column the first of its block, if the parameters of a block move by changes that
-        add up to 0: what its columns share then drops out.
-    given : str
-        What the entries are trusted to be, in words; empty if they follow from formulas.
+    Of each table a sparse matrix with a column a parameter: rewards (S*A, d), stored transitions
+    (nnz, d), initial (S, d) and temperature (1, d). Where the parameters of a block move by changes
+    that add up to 0, what its columns share drops out: `block` is for each column the first of its
+    block. `given` says in words what the entries are trusted to be; empty if they follow from
+    formulas.
     """
 
     model: Model = field(repr=False)
@@ -244,7 +232,7 @@ def _add(
 
 def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     """Multiply, at a third of what scipy's operator costs with a small matrix."""
-    result = np.empty(matrix.shape[0])
+    result = np.empty(matrix.indptr.size - 1)
     vector = read_only_view(vector)
     kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)
     return result

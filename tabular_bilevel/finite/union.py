@@ -19,17 +19,7 @@ SHARED = ("follower_discount", "leader_discount", "temperature")
 
 
 class Place:
-    """Where one model's tables are in the joint ones.
-
-    Attributes
-    ----------
-    pairs : (slice, slice)
-        Of tables of shape (S, A).
-    entries : slice
-        Of the stored transitions.
-    states : slice
-        Of the states.
-    """
+    """Where one model's tables are in the joint ones: pairs of (S, A), entries, and states."""
 
     def __init__(self, model: Model, first_state: int, first_entry: int) -> None:
         self.states = slice(first_state, first_state + model.n_states)
@@ -51,25 +41,9 @@ def side_by_side(
 ) -> Model:
     """Join models that share discounts and temperature; each begins with its weight.
 
-    Parameters
-    ----------
-    models : sequence of Model
-        At least one.
-    weights : ndarray, shape (k,)
-        A distribution over them.
-    names : sequence of str, optional
-        What states' names begin with; by default the models' numbers.
-
-    Returns
-    -------
-    Model
-        Their disjoint union: states in the order of the models. Where a model has fewer actions
-        than another, the rest are unavailable.
-
-    Raises
-    ------
-    ValueError
-        If a discount or the temperature is not that of the first.
+    Their disjoint union has the states in the order of the models. Where a model has fewer actions
+    than another, the rest are unavailable. States' names begin with `names`, by default the models'
+    numbers. Raises ValueError if a discount or the temperature is not that of the first.
     """
     first = models[0]
     for k, model in enumerate(models):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from tabular_bilevel._base import factors
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.lq.differences import credited_values
@@ -23,9 +23,7 @@ from tabular_bilevel.lq.sensitivities import Sensitivities
 from tabular_bilevel.lq.trajectories import Law, Trajectories
 from tabular_bilevel.lq.values import Values, quadratics
 
-__all__ = ["TraceRule", "require_noise"]
-
-NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
+__all__ = ["TraceRule", "pseudo_inverse", "require_noise"]
 
 # A direction of the noise counts if its variance is above this part of the largest ...
 SMALLEST_VARIANCE = 1e-12
@@ -39,25 +37,10 @@ UNMOVED = 1e-8
 class TraceRule:
     """How an estimator credits the steps of a trajectory; as `sampling.traces.TraceRule`.
 
-    Attributes
-    ----------
-    credit : float
-        Step t gets credit_discount^t times this times the leader's advantage. Later steps share
-        that credit, discounted at `trace_discount`.
-    credit_discount, trace_discount, leader_discount : float
-        Of a step's credit by its time, of credit that is carried along, of the leader's rewards.
-    direct, indirect : float
-        Factors of the two parts of the gradient.
-    late : bool
-        Whether a step's credit counts from the step after it on.
-    baseline : bool
-        Whether what arriving is worth has its mean taken off.
-    state_values : bool
-        Whether from what follows a step its value in the step's state is taken off, learned by
-        temporal differences: the dV_F of HPGD. The advantage does not go with it, so that the mean
-        is the same but for the error of what is learned.
-    direct_tables, indirect_tables : mapping of str to float
-        Factors of some tables' shares of the two parts, as of `Sensitivities.times`.
+    But step t gets credit_discount^t times the number `credit` times the leader's advantage; and
+    with `state_values`, from what follows a step its value in the step's state is taken off,
+    learned by temporal differences: the dV_F of HPGD. The advantage does not go with it, so that
+    the mean is the same but for the error of what is learned.
     """
 
     credit: float
@@ -72,51 +55,17 @@ class TraceRule:
     direct_tables: Mapping[str, float] = field(default_factory=dict)
     indirect_tables: Mapping[str, float] = field(default_factory=dict)
 
-    def times(
-        self,
-        *,
-        direct: float = 1.0,
-        indirect: float = 1.0,
-        direct_tables: Mapping[str, float] = NOTHING_ELSE,
-        indirect_tables: Mapping[str, float] = NOTHING_ELSE,
-    ) -> TraceRule:
-        """Multiply factors of the parts, and of tables within them, by others."""
-
-        def both(own: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
-            names = own.keys() | other.keys()
-            return {name: own.get(name, 1.0) * other.get(name, 1.0) for name in names}
-
-        return replace(
-            self,
-            direct=self.direct * direct,
-            indirect=self.indirect * indirect,
-            direct_tables=both(self.direct_tables, direct_tables),
-            indirect_tables=both(self.indirect_tables, indirect_tables),
-        )
-
-    @property
-    def plain(self) -> TraceRule:
-        """The same without factors."""
-        return replace(self, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
+    times = factors.times
+    plain = property(factors.plain)
 
     @quiet
     def measures(self, experience: Any) -> tuple[Sensitivities, Sensitivities]:
-        """Add up sensitivities along trajectories, or compute their mean over the law.
+        """Add up sensitivities along trajectories, or compute their mean over the law: both parts.
 
         With e_t = trace_discount e_{t-1} + credit_discount^t credit A_L(x_t, u_t)::
 
             dJ/dQ  -e_t x_t x_t'      dJ/dR  -e_t u_t u_t'
             dJ/d(log density of x_{t+1})  gamma_F e_t V_F(x_{t+1}) + gamma_L^{t+1} V_L(x_{t+1})
-
-        Parameters
-        ----------
-        experience : Experience
-            What was seen, a sample or a law; response and the leader's values.
-
-        Returns
-        -------
-        direct, indirect : Sensitivities
-            Means over trajectories.
         """
         seen = experience.seen
         made = self._of_law if isinstance(seen, Law) else self._of_sample
@@ -158,11 +107,11 @@ class TraceRule:
         follower = -quadratics(after, P) - response.value_constant
         if self.baseline:
             follower = np.vdot(P, planned.noise) - 2.0 * _dot(ahead @ P, gap) - quadratics(gap, P)
-        inverse = _inverse(world.noise)
+        inverse = pseudo_inverse(world.noise)
         score = gap @ inverse
         weights = self.leader_discount ** np.arange(steps + 1)
         spread = u - mean
-        heat = (quadratics(spread, _inverse(policy.covariance)) - len(policy.gain)) / 2.0
+        heat = (quadratics(spread, pseudo_inverse(policy.covariance)) - len(policy.gain)) / 2.0
 
         def arrivals(weight: FloatArray) -> dict[str, Any]:
             pulled = score * weight[:, :, None]
@@ -178,7 +127,7 @@ class TraceRule:
         if self.baseline:
             usual = values.smoothed(world.initial_covariance).at(world.initial_mean[None, None])
             begun = begun - usual[0, 0]
-        start = _inverse(world.initial_covariance)
+        start = pseudo_inverse(world.initial_covariance)
         pulled = first @ start * begun[:, None]
         direct = Sensitivities.of(
             world,
@@ -219,7 +168,7 @@ class TraceRule:
         flow, noise, moved = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, m))
         X = np.zeros((n, n))  # mean of x x' times the credit that is carried along
         total = {"xx": X.copy(), "ux": np.zeros((m, n)), "uu": np.zeros((m, m))}
-        heat, inverse = 0.0, _inverse(spread)
+        heat, inverse = 0.0, pseudo_inverse(spread)
         for t in range(steps):
             mean, around = laws.means[t], laws.covariances[t]
             gradient, bent = values.smoothed(laws.covariances[t + 1]).slopes(
@@ -329,10 +278,10 @@ def _reward_slopes(
 
 def _null(covariance: FloatArray) -> FloatArray:
     """Project on the directions without noise."""
-    return np.asarray(np.eye(len(covariance)) - covariance @ _inverse(covariance))
+    return np.asarray(np.eye(len(covariance)) - covariance @ pseudo_inverse(covariance))
 
 
-def _inverse(covariance: FloatArray) -> FloatArray:
+def pseudo_inverse(covariance: FloatArray) -> FloatArray:
     """Invert where there is noise; 0 elsewhere."""
     return np.asarray(np.linalg.pinv(covariance, rcond=SMALLEST_VARIANCE, hermitian=True))
 

@@ -43,6 +43,8 @@ class Trajectories:
     ((5, 31, 4), (5, 30, 2), 150)
     >>> sample.counted_steps, sample.cut(20).n_steps, sample.mean_return() < 0.0
     (30, 100, True)
+    >>> sample.complete, sample.visits(0.5)[1][:3]
+    (5, array([5.  , 2.5 , 1.25]))
     >>> sample.replace(model=model.replace(leader_horizon=10)).counted_steps
     10
     """
@@ -68,6 +70,28 @@ class Trajectories:
         """Steps of each in which the leader earns."""
         horizon, steps = self.model.leader_horizon, int(self.controls.shape[1])
         return steps if horizon is None else min(horizon, steps)
+
+    @property
+    def complete(self) -> int:
+        """Number of trajectories that count as whole: all."""
+        return self.count
+
+    def visits(self, discount: float) -> tuple[None, FloatArray]:
+        """Weigh the steps of all trajectories; nothing is visited twice.
+
+        Parameters
+        ----------
+        discount : float
+            Weight of a step, relative to the one before.
+
+        Returns
+        -------
+        counts : None
+            There are no counts.
+        weights : ndarray, shape (T,)
+            Of the steps of all trajectories together.
+        """
+        return None, np.asarray(self.count * discount ** np.arange(self.controls.shape[1]))
 
     def cut(self, horizon: int) -> Trajectories:
         """Leave out what comes after so many steps.
@@ -114,16 +138,7 @@ class Trajectories:
 class Law:
     """The law of trajectories; named as that of tables, so that mistakes can change either.
 
-    Attributes
-    ----------
-    model : LinearQuadraticModel
-        Where they are made.
-    policy : GaussianPolicy
-        What the follower does.
-    horizon : int
-        Steps after which they are cut.
-    count : int, optional
-        Trajectories of an estimate, where that is known.
+    They are cut at the horizon; an estimate has `count` of them, where that is known.
     """
 
     model: LinearQuadraticModel = field(repr=False)
@@ -141,6 +156,11 @@ class Law:
     def made_in(self) -> LinearQuadraticModel:
         """The model; mistakes of tables tell what is made elsewhere from it."""
         return self.model
+
+    @property
+    def n_steps(self) -> float:
+        """Number of steps of one."""
+        return float(self.horizon)
 
     def steps(self) -> Iterator[int]:
         """Go along the steps."""

@@ -65,7 +65,7 @@ class Control:
         rng: np.random.Generator | int,
         memory: Memory = NOTHING,
     ) -> Estimate:
-        """Sample, and estimate wrongly; parameters as of `BoltzmannCovariance`, no memory used."""
+        """Sample, and estimate wrongly; as of `Estimator`, no memory used."""
         limit = self.limit(problem, theta)
         sample = limit.law.sample(self.n_trajectories, rng=as_generator(rng))
         return self.fault.estimate(limit.seeing(sample))
@@ -81,11 +81,8 @@ class Control:
     ) -> tuple[TraceRule, Experience]:
         """Return its rule, and what it knows, where each trajectory is wrong by itself.
 
-        Raises
-        ------
-        ValueError
-            If it depends on all trajectories together, on episodes in a row, or on more than how
-            steps are credited; or the fault is not defined for the problem.
+        Raises ValueError if it depends on all trajectories together, on episodes in a row, or on
+        more than how steps are credited; or the fault is not defined for the problem.
         """
         limit = self.limit(problem, theta)
         if self.fault.together or self.fault.measures is not None or limit.law.restarts:
@@ -98,11 +95,8 @@ class Control:
     def enumerable(self, problem: BilevelProblem, theta: npt.ArrayLike) -> GivenTrajectories:
         """Make it ready to be given trajectories at one theta, which are cut if too long.
 
-        Raises
-        ------
-        ValueError
-            If it needs episodes in a row, or many trajectories together, or the fault is not
-            defined for the problem.
+        Raises ValueError if it needs episodes in a row, or many trajectories together, or the fault
+        is not defined for the problem.
         """
         limit = self.limit(problem, theta)
         if self.fault.together:
@@ -117,13 +111,7 @@ class Control:
         return GivenTrajectories(limit, lambda sample: self.fault.estimate(limit.seeing(sample)))
 
     def limit(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
-        """Compute what it knows with infinite data.
-
-        Raises
-        ------
-        ValueError
-            If the fault is not defined for the problem.
-        """
+        """Compute what it knows with infinite data; ValueError where the fault is not defined."""
         known = self.fault.known(right_limit(problem, theta, count=self.n_trajectories))
         if known is None:
             raise ValueError(f"{self.fault.name!r} is not defined for this problem")

@@ -23,7 +23,7 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.critics import LeaderValues, SarsaCritic, exact_values
-from tabular_bilevel.sampling.experience import Experience, Interaction
+from tabular_bilevel.sampling.experience import Experience, Interaction, seen_of
 from tabular_bilevel.sampling.samplers import Episodes, negligible_horizon
 from tabular_bilevel.sampling.trajectories import Law
 
@@ -232,13 +232,7 @@ def replayed(rate: float | None) -> Callable[[Experience], Experience | None]:
         before = stale_theta(rate)(known)
         if before is None:
             return None
-        now, then = known.law.made_in.transition, before.law.made_in.transition
-        if not (
-            np.array_equal(now.indptr, then.indptr) and np.array_equal(now.indices, then.indices)
-        ):
-            return None
-        seen = replace(known.law, policy=before.law.policy, source=before.law.made_in)
-        return replace(known, seen=seen)
+        return seen_of(known, before)
 
     return change
 

@@ -21,7 +21,7 @@ from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.finite.tangents import summing
 from tabular_bilevel.moments.traced import TracedMoments
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
 
 __all__ = ["best_baseline"]
@@ -85,7 +85,8 @@ def best_baseline(
         )
     theta = read_only(as_checked_theta(theta))
     rule, limit = method.rule_at(problem, theta)
-    model, moments = limit.world, TracedMoments(rule, limit, None)
+    model = require_tables(limit.world, what="best_baseline")
+    moments = TracedMoments(rule, limit, None)
     tangents = tangents_at(limit.problem, theta, model)
     states, arrival = np.arange(model.n_states), model.transition.indices
     grouped = arrival_groups(limit.problem, theta)

@@ -22,9 +22,13 @@ from tabular_bilevel.estimators.penalty import ValueGapPenalty
 from tabular_bilevel.estimators.score_function import ScoreRule
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.exact.hypergradient import hypergradient
+from tabular_bilevel.kinds import by_kind
+from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
+from tabular_bilevel.lq.trajectories import Law as LawOfStates
+from tabular_bilevel.moments.gaussian import GaussianMoments, returns
 from tabular_bilevel.moments.scored import ScoredMoments
 from tabular_bilevel.moments.traced import TracedMoments
-from tabular_bilevel.problem import BilevelProblem, require_tables
+from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import NEGLIGIBLE, Episodes
@@ -212,10 +216,16 @@ def _traced(
     *,
     uncut: bool,
 ) -> Moments:
-    require_tables(limit.planned)
-    law = limit.law
+    law: Any = limit.seen
     if steps is not None:
         law = replace(law, horizon=steps)
+    elif isinstance(law, LawOfStates):
+        if uncut:
+            raise ValueError(
+                "horizon is infinite, and trajectories of a linear-quadratic model do not end: "
+                "give a number of steps"
+            )
+        steps = law.horizon
     elif law.survival == 1.0 and not uncut:
         decay = limit.world.leader_discount
         if isinstance(rule, TraceRule):
@@ -239,6 +249,8 @@ def _moments(
 ) -> TracedMoments | ScoredMoments:
     if isinstance(rule, ScoreRule):
         return ScoredMoments(rule, limit, steps)
+    if isinstance(rule, TraceRuleOfStates):
+        return GaussianMoments(rule, limit, steps)
     return TracedMoments(rule, limit, steps)
 
 
@@ -271,8 +283,8 @@ def _zero_order(
     mean, noise, n_steps, cut = method.target(problem, theta), 0.0, 0.0, None
     if method.sampler is not None:
         limit = Interaction(method.sampler, follower=method.follower).limit(problem, theta)
-        returns = _traced_returns(limit)
-        noise, n_steps, cut = returns.total_variance, 2.0 * returns.n_steps, returns.horizon
+        noise, steps_of_one, cut = _returns(limit.planned, limit)
+        n_steps = 2.0 * steps_of_one
         noise *= (0.5 if method.two_sided else 2.0) / method.radius**2
     aside = float(mean @ mean) + noise
     return Moments(
@@ -290,12 +302,21 @@ def _normal(mean: FloatArray, aside: float) -> FloatArray:
     return aside * np.eye(mean.size) + np.outer(mean, mean)
 
 
-def _traced_returns(limit: Experience) -> Moments:
-    """Compute the moments of a trajectory's discounted reward of the leader: J, unbiased.
+def _of_tables(_: object, limit: Experience) -> tuple[float, float, int | None]:
+    """Compute the variance of a trajectory's return, its steps and where it is cut.
 
-    It is the gradient in the size of that reward.
+    The return is the gradient in the size of the leader's reward.
     """
     model = limit.world
     size = FeatureProblem(model, leader_reward=model.leader_reward.reshape(-1, 1))
     sized = replace(limit, problem=size, theta=np.zeros(1))
-    return _traced(size, sized.theta, direct_rule(sized), sized, None, uncut=False)
+    found = _traced(size, sized.theta, direct_rule(sized), sized, None, uncut=False)
+    return found.total_variance, found.n_steps, found.horizon
+
+
+def _of_states(_: object, limit: Any) -> tuple[float, float, int | None]:
+    law = limit.seen
+    return float(returns(limit).covariance.sum()), law.n_steps, law.horizon
+
+
+_returns = by_kind(_of_tables, _of_states)

@@ -21,7 +21,7 @@ from tabular_bilevel.finite.linear import LinearSystem, policy_system
 from tabular_bilevel.moments.traced import Spread, TracedMoments
 from tabular_bilevel.sampling.experience import Experience
 
-__all__ = ["ScoredMoments", "policy_scores"]
+__all__ = ["ScoredMoments", "follower_slopes", "policy_scores"]
 
 #: The leader's value, (S,), and what the gradient gets, (S, d), from a state on.
 Coming = tuple[FloatArray, FloatArray]
@@ -35,6 +35,16 @@ Product = Callable[[FloatArray, FloatArray], FloatArray]
 
 def policy_scores(experience: Experience) -> FloatArray:
     """Differentiate log pi in each parameter, shape (S, A, d)."""
+    model, (action_value, value) = experience.world, follower_slopes(experience)
+    scores = np.where(model.available[:, :, None], action_value - value[:, None], 0.0)
+    return np.asarray(scores / experience.planned.temperature)
+
+
+def follower_slopes(experience: Experience) -> tuple[FloatArray, FloatArray]:
+    """Differentiate the follower's values, shapes (S, A, d) and (S, d).
+
+    An action's has what the temperature adds to it: that of a policy which stays as it is.
+    """
     model, response = experience.world, experience.response
     policy, discount = response.policy, model.follower_discount
     tangents = tangents_at(experience.problem, experience.theta, model)
@@ -55,8 +65,7 @@ def policy_scores(experience: Experience) -> FloatArray:
     )
     value = policy_system(model, policy, discount).solve(np.einsum("sa,sad->sd", policy, source))
     ahead = shaped(model.transition @ value)
-    scores = source + discount * ahead - value[:, None]
-    return np.where(model.available[:, :, None], scores, 0.0) / experience.planned.temperature
+    return np.where(model.available[:, :, None], source + discount * ahead, 0.0), value
 
 
 class ScoredMoments:

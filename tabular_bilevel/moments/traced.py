@@ -152,19 +152,7 @@ class Spread(NamedTuple):
 class TracedMoments:
     """The moments of one trajectory's gradient, for a rule that does not depend on the sample.
 
-    Parameters
-    ----------
-    rule : TraceRule
-        How steps are credited.
-    experience : Experience
-        Of the law that trajectories obey.
-    horizon : int or None
-        Steps after which a trajectory is cut; None for no cut.
-
-    Raises
-    ------
-    ValueError
-        If moments are infinite, or may be.
+    Trajectories are cut at a horizon, if any. Raises ValueError if moments are infinite, or may be.
     """
 
     # of the eligibility, then of the weights v_1, v_2: by how much each decays in a step, what it
@@ -311,10 +299,7 @@ class TracedMoments:
     def system(self, discount: float) -> LinearSystem:
         """Prepare the equations of what is added up over steps, at a discount.
 
-        Raises
-        ------
-        ValueError
-            If the sum is infinite, or may be.
+        Raises ValueError if the sum is infinite, or may be.
         """
         if discount not in self._systems:
             try:

@@ -23,17 +23,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 @dataclass(frozen=True)
 class Source:
-    """What a page is about, and how to make it again.
-
-    Attributes
-    ----------
-    subject : str
-        What was looked at.
-    command : str
-        At a shell.
-    seeds : str
-        Of all random numbers.
-    """
+    """What a page is about, and how to make it again: a command at a shell, and random seeds."""
 
     subject: str = ""
     command: str = ""
@@ -56,23 +46,9 @@ class Check:
 def document(
     verdict: str, good: bool | None, lead: str, body: Iterable[Element], source: Source
 ) -> str:
-    """Write a page: what came of it, what it rests on, and how to see the same again.
+    """Write a page in HTML: what came of it, what it rests on, and how to see the same again.
 
-    Parameters
-    ----------
-    verdict, lead : str
-        What came of it, in a few words and in a sentence or two.
-    good : bool or None
-        Whether that is good; None if nothing is decided.
-    body : iterable of Element
-        What is between.
-    source : Source
-        What it is about, and how it was made.
-
-    Returns
-    -------
-    str
-        An HTML document.
+    The verdict is a few words, the lead a sentence or two; `good` is None if nothing is decided.
     """
     verdict = f"{verdict[:1].upper()}{verdict[1:]}"
     title = f"{verdict}: {source.subject}" if source.subject else verdict
@@ -127,24 +103,7 @@ class Row:
 def table(
     caption: str, heads: Sequence[str], rows: Iterable[Row], numbers: Collection[int] = ()
 ) -> Element:
-    """Make a table.
-
-    Parameters
-    ----------
-    caption : str
-        What it is of.
-    heads : sequence of str
-        Names of the columns.
-    rows : iterable of Row
-        Each of as many cells.
-    numbers : collection of int
-        Columns of numbers, which are set to the right.
-
-    Returns
-    -------
-    xml.etree.ElementTree.Element
-        The table.
-    """
+    """Make a table; the columns whose `numbers` are given are set to the right."""
 
     def cell(k: int, content: Element | str) -> Element:
         number = "number" if k in numbers else None

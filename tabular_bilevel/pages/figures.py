@@ -107,23 +107,10 @@ def spans(
     mark: float,
     powers: bool = False,
 ) -> Element:
-    """Draw a dot and an interval for each row, and a line at the number that is right.
+    """Draw a dot and an interval for each row, and a line at the number `mark`, which is right.
 
-    Parameters
-    ----------
-    rows : sequence of Span
-        At least one; a dot that is `off` is hollow.
-    told : str
-        What the picture says, for those who do not see it.
-    mark : float
-        Where the line is.
-    powers : bool
-        Whether the numbers are powers of ten, as which they are written.
-
-    Returns
-    -------
-    xml.etree.ElementTree.Element
-        The picture.
+    What the picture says is `told`, for those who do not see it. A dot that is `off` is hollow.
+    With `powers` numbers are powers of ten, as which they are written.
     """
     ends = (x for row in rows for x in (row.low, row.value, row.high))
     axis = _Axis.of((mark, *ends), EDGE, WIDTH - EDGE, least=float(powers))
@@ -151,20 +138,7 @@ def spans(
 
 
 def bars(rows: Sequence[Pair], told: str) -> Element:
-    """Draw two bars for each row: what is exact, and a mean with its interval.
-
-    Parameters
-    ----------
-    rows : sequence of Pair
-        At least one.
-    told : str
-        What the picture says, for those who do not see it.
-
-    Returns
-    -------
-    xml.etree.ElementTree.Element
-        The picture.
-    """
+    """Draw two bars for each row: what is exact, and a mean with its interval."""
     ends = (x for row in rows for x in (row.exact, row.mean - row.half, row.mean + row.half))
     axis = _Axis.of((0.0, *ends), EDGE, WIDTH - EDGE)
     height, thick = 2.6 * LINE, 0.65 * LINE
@@ -189,22 +163,7 @@ def bars(rows: Sequence[Pair], told: str) -> Element:
 
 
 def curves(lines: Sequence[Line], told: str, *, best: float | None = None) -> Element:
-    """Draw curves with bands of a standard error, their marks, and a line at what is best.
-
-    Parameters
-    ----------
-    lines : sequence of Line
-        At least one.
-    told : str
-        What the picture says, for those who do not see it.
-    best : float, optional
-        Where the line is.
-
-    Returns
-    -------
-    xml.etree.ElementTree.Element
-        The picture.
-    """
+    """Draw curves with bands of a standard error, their marks, and a line at what is best."""
     marks = [line.mark for line in lines if line.mark is not None]
     others = [*marks, *([] if best is None else [best])]
     ends = (x for line in lines for e in (line.error, -line.error) for x in (line.y + e).tolist())

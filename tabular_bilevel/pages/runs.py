@@ -28,17 +28,9 @@ VALUE = 60
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Trainings of one problem, by name.
+    """Trainings of one problem, by name, at least one.
 
-    Attributes
-    ----------
-    runs : mapping of str to Trained
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        On construction, if the runs are of several problems, or count different steps of J.
+    Raises ValueError if they are of several problems, or count different steps of J.
     """
 
     runs: Mapping[str, Trained]

@@ -258,12 +258,8 @@ def occupancy(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
 
     Parameters
     ----------
-    problem : BilevelProblem
-        A grid problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on new axes.
+    problem, theta, ax
+        As for `values`.
 
     Returns
     -------
@@ -302,12 +298,8 @@ def influence(problem: BilevelProblem, theta: npt.ArrayLike, *, ax: Axes | None 
 
     Parameters
     ----------
-    problem : BilevelProblem
-        A grid problem.
-    theta : array_like, shape (d,)
-        The leader's parameter.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on new axes.
+    problem, theta, ax
+        As for `values`.
 
     Returns
     -------

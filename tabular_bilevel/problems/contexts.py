@@ -65,7 +65,8 @@ class Contexts:
     ------
     ValueError
         If there is no problem, or they differ in their number of parameters; if the weights are no
-        distribution; at theta, if a discount or the temperature is not the same in all.
+        distribution, or two names are the same; at theta, if a discount or the temperature is not
+        the same in all.
 
     Examples
     --------
@@ -119,7 +120,7 @@ class Contexts:
         object.__setattr__(self, "problems", each)
         object.__setattr__(self, "weights", read_only(as_distribution("weights", given, size)))
         object.__setattr__(self, "_last", None)
-        object.__setattr__(self, "names", as_names("names", names, size))
+        object.__setattr__(self, "names", as_names("names", names, size, distinct=True))
 
     @property
     def n_parameters(self) -> int:
@@ -137,12 +138,9 @@ class Contexts:
 
     @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
-        """Build the contexts' models side by side at theta, shape (d,).
+        """Build the contexts' models side by side at theta, as of `BilevelProblem`.
 
-        Raises
-        ------
-        ValueError
-            If a discount or the temperature is not the same in all.
+        Raises ValueError also if a discount or the temperature is not the same in all.
         """
         at = as_theta(theta)
         models = self._fresh(at)
@@ -151,25 +149,16 @@ class Contexts:
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
-        """Add up what the contexts pull back, shape (d,).
-
-        Raises
-        ------
-        ValueError
-            If that of a context is no vector of theta's length, or not finite.
-        """
+        """Add up what the contexts pull back, as of `BilevelProblem`."""
         at = as_theta(theta)
         pulled = [one.pullback(at, part) for one, part in shares(self, at, sensitivities)]
         return np.asarray(finite_array("pullback(...)", pulled, (len(pulled), at.size)).sum(axis=0))
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
-        """Differentiate the contexts' tables along a direction of theta, shape (d,).
+        """Differentiate the contexts' tables along a direction of theta, as of `ForwardProblem`.
 
-        Raises
-        ------
-        ValueError
-            If theta moves the temperature of a context otherwise than that of the first.
+        Raises ValueError if theta moves the temperature of one context otherwise than of the first.
         """
         at, way = as_theta(theta), as_theta(direction, name="direction")
         models = self._models_at(at)

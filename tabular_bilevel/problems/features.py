@@ -149,29 +149,15 @@ class FeatureProblem:
 
     @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
-        """Build the model at theta.
+        """Build the model at theta, as of `BilevelProblem`.
 
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-
-        Returns
-        -------
-        Model
-            The follower's model.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite, or makes the temperature
-            0 or infinite.
+        Raises ValueError also if theta makes the temperature 0 or infinite.
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
-        shape = base.follower_reward.shape
-        changes = _times(self._rewards, theta)
-        changes += self._base_rewards
-        follower_reward, leader_reward = changes.reshape(2, *shape)
+        rewards = _times(self._rewards, theta)
+        rewards += self._base_rewards
+        rewards = rewards.reshape(2, *base.available.shape)
+        follower_reward, leader_reward = rewards[0], rewards[1]  # to iterate takes longer
         if self._only_scalars:
             model = base.with_rewards(follower_reward, leader_reward)
             if self.moves_rewards_only:
@@ -187,49 +173,17 @@ class FeatureProblem:
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
-        """Pull sensitivities back to theta.
-
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        sensitivities : Sensitivities
-            Of the model at theta.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The derivative with respect to theta.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
-        """
+        """Pull sensitivities back to theta, as of `BilevelProblem`."""
         return self._slopes.dot(self._tilted(as_theta(theta, self.n_parameters), sensitivities))
 
     @quiet
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
-        """Bound by how much the pullback of sensitivities is off.
+        """Bound by how much the pullback of sensitivities is off, rounding included.
 
         The features are taken as stored, and so is the kernel at theta: its derivative is
         P (F - mean of F under P) with the stored P.
-
-        Parameters
-        ----------
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        sensitivities : Sensitivities
-            Of the model at theta.
-        bounds : SensitivityBounds
-            How far they may be off.
-
-        Returns
-        -------
-        ndarray, shape (d,)
-            The bound, rounding included.
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
         if self.moves_rewards_only:
@@ -263,23 +217,7 @@ class FeatureProblem:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
-        """Differentiate the tables along a direction.
-
-        Parameters
-        ----------
-        theta, direction : array_like, shape (d,)
-            Where, and which way.
-
-        Returns
-        -------
-        Tangent
-            Change of the tables.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
-        """
+        """Differentiate the tables along a direction, as of `ForwardProblem`."""
         theta = as_theta(theta, self.n_parameters)
         direction = as_theta(direction, self.n_parameters, name="direction")
         available, moved, base = self.base.available, self._slopes.along(direction), self.base

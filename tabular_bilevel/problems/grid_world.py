@@ -253,24 +253,9 @@ def parse_map(path_or_text: str | PathLike[str], *, limit: int = LARGEST_MAP) ->
 def grid_kernel(free: BoolArray, *, slip: float) -> tuple[sp.csr_array, IntArray]:
     """Let a walker move on the free cells; a move into a wall or off the map stays put.
 
-    Parameters
-    ----------
-    free : ndarray of bool, shape (height, width)
-        Which cells are free.
-    slip : float
-        Probability of a move other than the chosen one, each of the three as likely.
-
-    Returns
-    -------
-    kernel : scipy.sparse.csr_array, shape (S*4, S)
-        States are the free cells in reading order, actions up, right, down, left.
-    cells : ndarray of int, shape (S, 2)
-        Row and column of each state.
-
-    Raises
-    ------
-    ValueError
-        If slip is not in [0, 1].
+    Each move other than the chosen one has a third of the probability `slip`. Returns the kernel,
+    shape (S*4, S), whose states are the free cells in reading order, and row and column of each
+    state. Raises ValueError if slip is not in [0, 1].
     """
     slip = as_real("slip", slip)
     if not 0.0 <= slip <= 1.0:

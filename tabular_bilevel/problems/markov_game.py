@@ -181,9 +181,7 @@ class MarkovGame:
                 f"action {a} of state {s} is available after one of the leader's actions 0 and {b} "
                 "only, which a follower that does not observe the leader cannot know"
             )
-        names = as_names("state_names", state_names, shape[0])
-        if names is not None and len(set(names)) < len(names):
-            raise ValueError(f"state_names has some twice: {', '.join(names)}")
+        names = as_names("state_names", state_names, shape[0], distinct=True)
         ends = as_termination(termination, mask)
         start = as_distribution("initial", initial, shape[0], origin=origin.initial)
         fields = {
@@ -349,22 +347,9 @@ class MarkovGame:
 
     @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
-        """Build the follower's model against the leader's policy.
+        """Build the follower's model against the leader's policy, as of `BilevelProblem`.
 
-        Parameters
-        ----------
-        theta : array_like, shape (S*B,)
-            Logits.
-
-        Returns
-        -------
-        Model
-            On the states (s, b) if the follower observes the leader, else on the game's.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
+        It has the states (s, b) if the follower observes the leader, else the game's.
         """
         tables = self._form.tables(self.leader_policy(theta))
         return made_of(
@@ -377,20 +362,7 @@ class MarkovGame:
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
-        """Pull sensitivities back to the logits.
-
-        Parameters
-        ----------
-        theta : array_like, shape (S*B,)
-            Logits.
-        sensitivities : Sensitivities
-            Of the model at theta.
-
-        Returns
-        -------
-        ndarray, shape (S*B,)
-            The derivative with respect to theta.
-        """
+        """Pull sensitivities back to the logits, as of `BilevelProblem`."""
         policy = self.leader_policy(theta)
         slope = self._policy_tangents.dot(sensitivities).reshape(policy.shape)
         return np.ravel(policy * (slope - (policy * slope).sum(axis=1, keepdims=True)))
@@ -399,21 +371,9 @@ class MarkovGame:
     def pullback_bound(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> FloatArray:
-        """Bound by how much the pullback of sensitivities is off.
+        """Bound by how much the pullback of sensitivities is off, rounding included.
 
-        Parameters
-        ----------
-        theta : array_like, shape (S*B,)
-            Logits.
-        sensitivities : Sensitivities
-            Of the model at theta.
-        bounds : SensitivityBounds
-            How far they may be off.
-
-        Returns
-        -------
-        ndarray, shape (S*B,)
-            The bound, rounding included; the leader's policy is taken as computed.
+        The leader's policy is taken as computed.
         """
         policy, tangents = self.leader_policy(theta), self._policy_tangents
         # the changes of f(.|s) add up to 0 but for rounding
@@ -431,23 +391,7 @@ class MarkovGame:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
-        """Differentiate the model's tables along a direction of the logits.
-
-        Parameters
-        ----------
-        theta, direction : array_like, shape (S*B,)
-            Where, and which way.
-
-        Returns
-        -------
-        Tangent
-            Change of the tables.
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
-        """
+        """Differentiate along a direction of the logits, as of `ForwardProblem`."""
         policy = self.leader_policy(theta)
         along = as_theta(direction, self.n_parameters, name="direction").reshape(policy.shape)
         change = policy * (along - (policy * along).sum(axis=1, keepdims=True))

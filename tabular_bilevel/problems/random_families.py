@@ -102,14 +102,8 @@ def layered(
         Layers, states a layer, actions.
     branching : int, optional
         Successors a state and action; 2, or as many as a layer has states.
-    n_parameters : int
-        Length of theta.
-    follower_discount, leader_discount : float
-        In [0, 1).
-    temperature : float
-        Temperature of the follower; positive.
-    rng : numpy.random.Generator or int
-        Source of randomness, or a seed.
+    n_parameters, follower_discount, leader_discount, temperature, rng
+        As for `garnet`.
 
     Returns
     -------
@@ -119,8 +113,7 @@ def layered(
     Raises
     ------
     ValueError
-        If a size is not positive, a discount, the temperature or `rng` is out of range, or
-        `branching` is larger than the number of states to choose from.
+        As `garnet`.
 
     Examples
     --------
@@ -166,10 +159,8 @@ def layered_game(
         Layers, states a layer, actions of the leader and of the follower.
     branching : int, optional
         Successors a state and pair of actions; 2, or as many as a layer has states.
-    follower_discount, leader_discount : float
-        In [0, 1).
-    temperature : float
-        Temperature of the follower; positive.
+    follower_discount, leader_discount, temperature
+        As for `garnet`.
     follower_observes_leader : bool
         Whether the follower sees the leader's action before its own.
     rng : numpy.random.Generator or int
@@ -183,8 +174,7 @@ def layered_game(
     Raises
     ------
     ValueError
-        If a size is not positive, a discount, the temperature or `rng` is out of range, or
-        `branching` is larger than the number of states to choose from.
+        As `garnet`.
 
     Examples
     --------
@@ -230,14 +220,8 @@ def random_game(
         Sizes.
     branching : int, optional
         Successors a state and pair of actions; 3, or as many as there are states.
-    follower_discount, leader_discount : float
-        In [0, 1).
-    temperature : float
-        Temperature of the follower; positive.
-    follower_observes_leader : bool
-        Whether the follower sees the leader's action before its own.
-    rng : numpy.random.Generator or int
-        Source of randomness, or a seed.
+    follower_discount, leader_discount, temperature, follower_observes_leader, rng
+        As for `layered_game`.
 
     Returns
     -------
@@ -247,8 +231,7 @@ def random_game(
     Raises
     ------
     ValueError
-        If a size is not positive, a discount, the temperature or `rng` is out of range, or
-        `branching` is larger than the number of states to choose from.
+        As `garnet`.
 
     Examples
     --------

@@ -159,13 +159,7 @@ class Budget:
 
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
-        """Map theta, shape (d,), to shares of the total, shape (d - 1,).
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
-        """
+        """Map theta, shape (d,), to shares of the total, shape (d - 1,), as of `Transform`."""
         return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
 
     @quiet
@@ -200,13 +194,7 @@ class Budget:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of the shares.
-
-        Raises
-        ------
-        ValueError
-            If theta or the direction is no vector of finite numbers of the right length.
-        """
+        """Turn a direction of theta into one of the shares, as of `Transform`."""
         share, way = self._softmax(theta), as_theta(direction, self.n_parameters, name="direction")
         return (self.total * share * (way - share @ way))[:-1]
 
@@ -316,13 +304,7 @@ class Box:
 
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
-        """Map theta, shape (d,), to x, shape (d,).
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
-        """
+        """Map theta, shape (d,), to x, shape (d,), as of `Transform`."""
         logits = as_theta(theta, self.n_parameters)
         far = np.exp(-np.abs(logits))
         off = (self.high - self.low) * far / (1.0 + far)  # from the nearer bound
@@ -347,13 +329,7 @@ class Box:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
-        """Turn a direction of theta into one of x.
-
-        Raises
-        ------
-        ValueError
-            If theta or the direction is no vector of finite numbers of the right length.
-        """
+        """Turn a direction of theta into one of x, as of `Transform`."""
         slope = self._slope(theta)
         return np.asarray(slope * as_theta(direction, self.n_parameters, name="direction"))
 
@@ -459,13 +435,7 @@ class Reparametrised:
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
-        """Differentiate the tables along a direction of theta, shape (d,).
-
-        Raises
-        ------
-        ValueError
-            If theta has the wrong length or an entry that is not finite.
-        """
+        """Differentiate along a direction of theta, as of `ForwardProblem`."""
         theta = as_theta(theta)
         along = self.transform.pushforward(theta, as_theta(direction, theta.size, name="direction"))
         return self.inner.pushforward(self.transform.forward(theta), along)

@@ -115,24 +115,12 @@ def tax_design(
 
 @dataclass(frozen=True, eq=False)
 class Household:
-    """A household's problem in the four rates: three goods' and the income's.
+    """A household's problem in the four rates: three goods' and the income's."""
 
-    Attributes
-    ----------
-    n_assets : int
-        Points of the grid.
-    actions : ndarray, shape (A, 4)
-        Hours and three consumptions of each action.
-    temperature : float
-        Of the household.
-    taste : ndarray, shape (3,)
-        Exponents of the goods.
-    """
-
-    n_assets: int
-    actions: FloatArray
+    n_assets: int  # points of the grid
+    actions: FloatArray  # hours and three consumptions of each, shape (A, 4)
     temperature: float
-    taste: FloatArray
+    taste: FloatArray  # exponents of the goods, shape (3,)
     n_parameters: int = field(default=4, init=False)
     parameter_names: tuple[str, ...] = field(
         default=("tax on good 1", "tax on good 2", "tax on good 3", "income tax"), init=False
@@ -238,28 +226,12 @@ def _first_assets(n_assets: int) -> FloatArray:
 def _hats(
     mean: FloatArray, deviation: float, n_points: int, width: int
 ) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-    """Average the grid's hat functions under truncated normal laws.
+    """Average the grid's hat functions under normal laws, truncated to the range.
 
     Hat i is 1 at point i, 0 at the others and linear between, so that these averages are the
-    chances of a jump to the points by which linear interpolation is exact.
-
-    Parameters
-    ----------
-    mean : ndarray, shape (n,)
-        Of the normal laws, before they are truncated to the range.
-    deviation : float
-        Their standard deviation.
-    n_points : int
-        Of the grid.
-    width : int
-        How many points next to the mean are looked at.
-
-    Returns
-    -------
-    first : ndarray of int, shape (n,)
-        The first of them.
-    chance, slope : ndarray, shape (n, width)
-        The averages, and their derivatives in the mean.
+    chances of a jump to the points by which linear interpolation is exact. Looked at are `width`
+    points next to each mean. Returns the first of them, shape (n,), the averages and their
+    derivatives in the mean, shape (n, width).
     """
     from scipy import special
 

@@ -62,26 +62,13 @@ class AllTrajectories:
 
     At each step, the outcomes that can be taken there (a state, an action, and a next state or the
     end) are listed with the number of trajectories that go through each. A trajectory's number is
-    its place in the first list; what is left of it is its place in the next.
-
-    Parameters
-    ----------
-    model : Model
-        The model to act in.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    horizon : int, optional
-        Cut trajectories after this many steps.
-
-    Raises
-    ------
-    ValueError
-        As `count_trajectories`.
+    its place in the first list; what is left of it is its place in the next. With a horizon
+    trajectories are cut. Raises ValueError as `count_trajectories`.
     """
 
     @quiet
     def __init__(self, model: Model, policy: FloatArray, *, horizon: int | None = None) -> None:
-        self._model = model
+        self._model = require_tables(model, what="enumeration")
         self._outcomes = _Outcomes.of(model, policy)
         limit = None if horizon is None else positive_integer("horizon", horizon)
         self._states: list[IntArray] = []  # that can be visited at each step
@@ -117,20 +104,7 @@ class AllTrajectories:
 
     @quiet
     def take(self, numbers: IntArray) -> tuple[Trajectories, FloatArray]:
-        """Make trajectories from their numbers.
-
-        Parameters
-        ----------
-        numbers : ndarray of int, shape (n,)
-            From 0 to count - 1.
-
-        Returns
-        -------
-        trajectories : Trajectories
-            A row a number, padded to the longest of all.
-        probabilities : ndarray, shape (n,)
-            Probability of each.
-        """
+        """Make trajectories from their numbers, a row each, and return their probabilities, too."""
         shape = (numbers.size, self.longest)
         pairs, entries = np.full((2, *shape), -1, dtype=np.int32)
         lengths = np.zeros(numbers.size, dtype=np.int64)

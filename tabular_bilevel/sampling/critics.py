@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,7 +17,14 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only, restore_read_only
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    quiet,
+    ratio,
+    read_only,
+    restore_read_only,
+    unchecked,
+)
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -82,9 +88,10 @@ class LeaderValues:
         LeaderValues
             These, and V_L.
         """
-        return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
+        value = read_only(np.vecdot(policy, action_value))
+        return unchecked(cls, action_value=read_only(action_value), value=value)
 
-    @cached_property
+    @property
     def advantage(self) -> FloatArray:
         """A_L = Q_L - V_L, shape (S, A)."""
         return read_only(self.action_value - self.value[:, None])
@@ -188,13 +195,7 @@ class ExactCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Evaluate the leader exactly; of the trajectories, only the model is used.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Evaluate the leader exactly, as of `Critic`; only the trajectories' model is used."""
         as_generator(rng)  # what is none is refused all the same
         return exact_values(trajectories.model, response)
 
@@ -289,13 +290,7 @@ class MonteCarloCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Average the returns.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Average the returns, as of `Critic`."""
         as_generator(rng)  # what is none is refused all the same
         model = trajectories.model
         counts, returns = np.zeros((2, *model.leader_reward.shape))
@@ -390,13 +385,7 @@ class SarsaCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Learn Q_L from the trajectories, as of `Critic`."""
         model, rng = trajectories.model, as_generator(rng)
         previous = previous if self.warm_start else None
         table = first_table(model, previous)
@@ -494,13 +483,7 @@ class TemporalDifferenceCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> LeaderValues:
-        """Learn Q_L from the trajectories.
-
-        Raises
-        ------
-        ValueError
-            If `rng` is neither a generator nor a seed.
-        """
+        """Learn Q_L from the trajectories, as of `Critic`."""
         return learn_differences(
             response,
             trajectories,

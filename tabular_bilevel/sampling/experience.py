@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_generator, as_theta, entry, first, require_method
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arguments import (
+    as_generator,
+    as_theta,
+    entry,
+    first,
+    positive_integer,
+    require_method,
+)
+from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
@@ -26,8 +33,15 @@ from tabular_bilevel.lq.follower import GaussianPolicy
 from tabular_bilevel.lq.follower import Response as LinearQuadraticResponse
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.trajectories import Law as LawOfStates
-from tabular_bilevel.problem import BilevelProblem, model_at, modelled, require_tables
+from tabular_bilevel.problem import (
+    BilevelProblem,
+    TablesOnlyError,
+    model_at,
+    modelled,
+    require_tables,
+)
 from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
+from tabular_bilevel.sampling.replay import with_earlier
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
@@ -97,26 +111,14 @@ class Experience:
 
     @property
     def trajectories(self) -> Trajectories:
-        """The sample.
-
-        Raises
-        ------
-        ValueError
-            If there is a law in its place.
-        """
+        """The sample; ValueError if there is a law in its place."""
         if isinstance(self.seen, Law):
             raise ValueError("what was seen is a law, not a sample of trajectories")
         return self.seen
 
     @property
     def law(self) -> Law:
-        """The law.
-
-        Raises
-        ------
-        ValueError
-            If there is a sample in its place.
-        """
+        """The law; ValueError if there is a sample in its place."""
         if isinstance(self.seen, Trajectories):
             raise ValueError("what was seen is a sample of trajectories, not a law")
         return self.seen
@@ -149,6 +151,9 @@ class Interaction:
     simulator : BilevelProblem, optional
         Where trajectories come from, if not from the problem that the follower plans with. The
         published four rooms have such a mismatch.
+    replay : int, optional
+        How many earlier calls' trajectories are seen beside those of now, without importance
+        weights; they go on in the memory. Its exact effect on the mean is what `replayed` says.
 
     Raises
     ------
@@ -168,9 +173,12 @@ class Interaction:
     critic: Critic = ExactCritic()
     follower: FollowerSolver = CompiledPolicyIteration()
     simulator: BilevelProblem | None = None
+    replay: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        if self.replay is not None:
+            positive_integer("replay", self.replay)
         for name, method in (("sampler", "sample"), ("critic", "values"), ("follower", "solve")):
             require_method(name, getattr(self, name), method)
         if self.simulator is not None:
@@ -209,6 +217,7 @@ class Interaction:
         """
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
+        _require_fit(planned, self.follower, self.critic)
         start, begin = memory.get(FOLLOWER_VALUE), getattr(self.follower, "begin", None)
         if begin is not None:
             start = begin(planned, previous=memory.get(FOLLOWER_ACTION_VALUE), rng=generator)
@@ -216,14 +225,19 @@ class Interaction:
         trajectories = self.sampler.sample(
             self._simulated(theta, planned), response.policy, rng=generator
         )
+        replay: dict[str, Any] = {}
+        if self.replay is not None:
+            require_tables(planned)
+            trajectories, replay = with_earlier(trajectories, memory, self.replay)
         values = self.critic.values(
             response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
         )
-        kept = _kept(planned, response, values)
+        kept = {**_kept(planned, response, values), **replay}
         if begin is not None:
             table = np.where(planned.available, response.action_value, 0.0)
             kept[FOLLOWER_ACTION_VALUE] = read_only(table)
-        return Experience(
+        return unchecked(
+            Experience,
             problem=problem if self.simulator is None else self.simulator,
             theta=theta,
             planned=planned,
@@ -231,30 +245,20 @@ class Interaction:
             seen=trajectories,
             values=values,
             memory=kept,
+            again=None,
         )
 
     def limit(
         self, problem: BilevelProblem, theta: npt.ArrayLike, *, memory: Memory = NOTHING
     ) -> Experience:
-        """Compute what `gather` comes to with infinite data.
+        """Compute what `gather` comes to with infinite data; arguments as of `gather`.
 
-        Parameters
-        ----------
-        problem : BilevelProblem
-            The leader's problem.
-        theta : array_like, shape (d,)
-            The leader's parameter.
-        memory : mapping of str to ndarray
-            What an earlier call left to the follower; by default it starts from 0.
-
-        Returns
-        -------
-        Experience
-            Of a law; what an estimator's target is made of.
+        Returns experience of a law, which an estimator's target is made of.
         """
         require_method("critic", self.critic, "limit")  # which sampling does without
         theta = read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
+        _require_fit(planned, self.follower, self.critic)
         kept = FOLLOWER_ACTION_VALUE if hasattr(self.follower, "begin") else FOLLOWER_VALUE
         response = answered(planned, self.follower, memory.get(kept))
         world = self._simulated(theta, planned)
@@ -268,13 +272,57 @@ class Interaction:
             again=partial(self.limit, problem),
         )
 
-    def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
-        """Compute what is known whatever the sample shows, as `limit` does.
+    def replayed(
+        self, problem: BilevelProblem, theta: npt.ArrayLike, before: Sequence[npt.ArrayLike]
+    ) -> list[Experience]:
+        """Compute what `gather` comes to where earlier calls were at other thetas.
+
+        With `Episodes`, an estimate that is a mean over trajectories is on average the mean of its
+        estimates of these: that is the exact effect of replay.
+
+        Parameters
+        ----------
+        problem : BilevelProblem
+            The leader's problem.
+        theta : array_like, shape (d,)
+            The leader's parameter now.
+        before : sequence of array_like, shape (d,)
+            Those of the calls before, the last one last.
+
+        Returns
+        -------
+        list of Experience
+            Of the present law, and of those of the earlier calls that are seen, judged as now.
 
         Raises
         ------
         ValueError
-            If the critic's values depend on the sample; and as `limit`.
+            If the transitions that are stored change with theta; and as `limit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tabular_bilevel as tb
+        >>> game, method = tb.problems.discrete_toy(), tb.NaivePolicyGradient()
+        >>> now, then = game.logits({"A": [0.8, 0.2]}), game.logits({"A": [0.5, 0.5]})
+        >>> seen = tb.Interaction(replay=1).replayed(game, now, [then])
+        >>> mean = np.mean([method.estimate(law).gradient for law in seen], axis=0)
+        >>> mean[3].round(3), method.target(game, now)[3].round(3)
+        (np.float64(0.986), np.float64(1.901))
+        """
+        now = self.limit(problem, theta)
+        kept = list(before)[::-1][: self.replay or 0]
+        there = [seen_of(now, self.limit(problem, at)) for at in kept]
+        if any(each is None for each in there):
+            raise ValueError(
+                "the transitions that there are change with theta: no step is replayed"
+            )
+        return [now, *(each for each in there if each is not None)]
+
+    def given(self, problem: BilevelProblem, theta: npt.ArrayLike) -> Experience:
+        """Compute what is known whatever the sample shows, as `limit` does.
+
+        Raises ValueError if the critic's values depend on the sample.
         """
         if not getattr(self.critic, "given", False):
             raise ValueError(
@@ -300,6 +348,18 @@ class Interaction:
         return model
 
 
+def seen_of(known: Experience, before: Experience) -> Experience | None:
+    """See what was done at another theta, and take it for what is done now; all else is of now.
+
+    None where other transitions are stored there.
+    """
+    now, then = known.law.made_in.transition, before.law.made_in.transition
+    if not (np.array_equal(now.indptr, then.indptr) and np.array_equal(now.indices, then.indices)):
+        return None
+    seen = replace(known.law, policy=before.law.policy, source=before.law.made_in)
+    return replace(known, seen=seen)
+
+
 def require_interaction(interaction: object) -> None:
     """Raise unless experience can be gathered with it."""
     if isinstance(interaction, type) or not callable(getattr(interaction, "gather", None)):
@@ -313,13 +373,24 @@ def law_of(sampler: Sampler, model: Model, policy: FloatArray) -> Law:
     return Law(model, policy, sampler.horizon(model), sampler.survival(model))
 
 
+def _require_of_states(_: object, follower: FollowerSolver, critic: Critic) -> None:
+    """Raise if a follower or a critic of this package is one of tables."""
+    exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
+    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
+        raise TablesOnlyError(f"follower is {follower}, which answers to models of tables only")
+    if not isinstance(critic, ExactCritic) and type(critic).__module__ == ExactCritic.__module__:
+        raise TablesOnlyError(
+            f"critic is {critic}, which has a table of values: of a linear-quadratic model take "
+            "tb.ExactCritic() or tb.QuadraticCritic()"
+        )
+
+
 def _exactly(
     model: LinearQuadraticModel, follower: FollowerSolver, start: FloatArray | None
 ) -> LinearQuadraticResponse:
     """Solve as well as can be, or by a solver of this kind of model."""
+    _require_of_states(model, follower, ExactCritic())
     exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
-    if not exact and type(follower).__module__ == CompiledPolicyIteration.__module__:
-        raise ValueError(f"follower is {follower}, which answers to models of tables only")
     return solve_follower(model, solver=None if exact else follower, start=start)
 
 
@@ -335,6 +406,8 @@ def _law_of_states(
 #: The follower's answer to a model, from a start.
 answered = by_kind(lambda model, follower, start: follower.solve(model, start=start), _exactly)
 _law = by_kind(lambda model, sampler, policy: law_of(sampler, model, policy), _law_of_states)
+
+_require_fit = by_kind(lambda *_: None, _require_of_states)
 
 # What the next call starts from.
 _kept = by_kind(

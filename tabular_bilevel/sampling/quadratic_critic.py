@@ -44,13 +44,7 @@ class QuadraticCritic:
         rng: np.random.Generator,
         previous: FloatArray | None = None,
     ) -> Any:
-        """Learn from the trajectories.
-
-        Raises
-        ------
-        ValueError
-            If they are not of a linear-quadratic model, or `rng` is neither a generator nor a seed.
-        """
+        """Learn from trajectories of a linear-quadratic model, as of `Critic`."""
         as_generator(rng)  # what is none is refused all the same
         if not isinstance(trajectories, Trajectories):
             raise ValueError("QuadraticCritic is for linear-quadratic models, not for tables")
@@ -59,12 +53,9 @@ class QuadraticCritic:
         return learned_values(trajectories.states, earned, model.leader_discount)
 
     def limit(self, model: LinearQuadraticModel, response: Any, sampler: Any) -> Any:
-        """Compute what is learned from infinitely many trajectories: the truth, of a quadratic.
+        """Compute what is learned from infinitely many trajectories, as of `Critic`: the truth.
 
-        Raises
-        ------
-        ValueError
-            If the leader's reward is a bump: its value is no quadratic.
+        Raises ValueError if the leader's reward is a bump, whose value is no quadratic.
         """
         if not isinstance(model.leader_reward, QuadraticReward):
             raise ValueError("what a QuadraticCritic comes to is known of quadratic rewards only")

@@ -206,13 +206,7 @@ class StepBudget:
             raise ValueError(f"n_steps is {self.n_steps}, not a multiple of n_envs, {self.n_envs}")
 
     def sample(self, model: Model, policy: FloatArray, *, rng: np.random.Generator) -> Trajectories:
-        """Draw the trajectories, those of one environment after those of another.
-
-        Raises
-        ------
-        ValueError
-            If the policy is none on the model, or `rng` neither a generator nor a seed.
-        """
+        """Draw the trajectories, one environment's after another's, as of `Sampler`."""
         steps, columns = self.n_steps // self.n_envs, self.horizon(model)
         policy, rng = as_known_policy(model, policy), as_generator(rng)
         return joined(

@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
+from tabular_bilevel._base import factors, kernels
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    grouped_sums,
+    quiet,
+    ratio,
+    read_only_view,
+    unchecked,
+)
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.model import Model
@@ -26,8 +32,6 @@ from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["TraceRule", "Worth"]
-
-NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})
 
 
 class Worth(NamedTuple):
@@ -121,48 +125,14 @@ class TraceRule:
                 f"baseline is of a problem with tables of shape {off.leader.shape}, not {shape}"
             )
 
-    def times(
-        self,
-        *,
-        direct: float = 1.0,
-        indirect: float = 1.0,
-        direct_tables: Mapping[str, float] = NOTHING_ELSE,
-        indirect_tables: Mapping[str, float] = NOTHING_ELSE,
-    ) -> TraceRule:
-        """Multiply factors of the parts, and of tables within them, by others."""
-
-        def both(own: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
-            return {
-                name: own.get(name, 1.0) * other.get(name, 1.0)
-                for name in own.keys() | other.keys()
-            }
-
-        return replace(
-            self,
-            direct=self.direct * direct,
-            indirect=self.indirect * indirect,
-            direct_tables=both(self.direct_tables, direct_tables),
-            indirect_tables=both(self.indirect_tables, indirect_tables),
-        )
-
-    @property
-    def plain(self) -> TraceRule:
-        """The same without factors."""
-        return replace(self, direct=1.0, indirect=1.0, direct_tables={}, indirect_tables={})
+    times = factors.times
+    plain = property(factors.plain)
 
     def measures(self, experience: Experience) -> tuple[Sensitivities, Sensitivities]:
-        """Add up sensitivities along trajectories, or compute the mean of that over their law.
+        """Add up both parts' sensitivities along trajectories, or compute their mean over the law.
 
-        Parameters
-        ----------
-        experience : Experience
-            What was seen, a sample or a law; response and critic.
-
-        Returns
-        -------
-        direct, indirect : Sensitivities
-            Of a sample, the direct ones per start, the indirect ones per complete trajectory, in
-            one pass whatever the number of parameters; of a law, their means, step by step.
+        Of a sample, the direct ones per start, the indirect ones per complete trajectory, in one
+        pass whatever the number of parameters; of a law, step by step.
         """
         seen, model = experience.seen, experience.world
         sums = (
@@ -182,9 +152,9 @@ class TraceRule:
 
     def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
         model = sample.model
-        occupancy, influence = np.zeros((2, *self.credit.shape))
-        gone, carried = np.zeros((2, model.transition.nnz))
-        starts, credited_starts = np.zeros((2, model.n_states))
+        occupancy, influence = np.zeros(self.credit.shape), np.zeros(self.credit.shape)
+        gone, carried = np.zeros(model.transition.data.size), np.zeros(model.transition.data.size)
+        starts, credited_starts = np.zeros(model.n_states), np.zeros(model.n_states)
         shares = self.direct / sample.count, self.indirect / max(1, sample.complete)
         passes = [(self.trace_discount, *shares)]
         if self.late:  # less what each step's own credit does to it alone
@@ -289,7 +259,7 @@ class TraceRule:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Sums:
     """What pairs, entries of the kernel and starts are seen with, for both parts of the gradient.
 
@@ -313,10 +283,8 @@ class _Sums:
 
 def _unseen(experience: Experience) -> Experience:
     """Leave out the sample, which is large, to keep the rest."""
-    made = object.__new__(Experience)
-    law = Law(experience.world, experience.response.policy, horizon=0)
-    made.__dict__.update(experience.__dict__, seen=law)
-    return made
+    law = unchecked(Law, model=experience.world, policy=experience.response.policy, horizon=0)
+    return unchecked(Experience, **experience.__dict__ | {"seen": law})
 
 
 @dataclass(eq=False)

@@ -30,6 +30,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     read_only_view,
     restore_read_only,
+    unchecked,
 )
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.generators import addresses
@@ -225,8 +226,8 @@ class Trajectories:
         Trajectories
             Those that hold these very arrays.
         """
-        made = object.__new__(cls)
-        made.__dict__.update(
+        return unchecked(
+            cls,
             pairs=pairs,
             entries=entries,
             lengths=lengths,
@@ -235,7 +236,6 @@ class Trajectories:
             complete=complete,
             survival=survival,
         )
-        return made
 
     def replace(self, **changes: Any) -> Trajectories:
         """Change some attributes, unchecked.
@@ -326,9 +326,11 @@ class Trajectories:
         """
         discount = as_leader_discount(discount, name="discount")
         shape = self.model.follower_reward.shape
-        counts, weights = np.zeros((2, self.model.follower_reward.size))
-        kernels.visits(self.pairs, self.lengths, discount / self.survival, counts, weights)
-        return counts.reshape(shape), weights.reshape(shape)
+        counts, weights = np.zeros(shape), np.zeros(shape)
+        kernels.visits(
+            self.pairs, self.lengths, discount / self.survival, counts.ravel(), weights.ravel()
+        )
+        return counts, weights
 
     def cut(self, steps: int) -> Trajectories:
         """Keep the first steps of each trajectory.
@@ -422,22 +424,10 @@ def _mask(lengths: IntArray, columns: int) -> BoolArray:
 class Law:
     """The law of trajectories: what infinitely many of them would show.
 
-    Attributes
-    ----------
-    model : Model
-        Where they are taken to be made.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    horizon : int
-        Steps after which a trajectory is cut.
-    survival : float
-        Probability with which a step is followed by another if the episode goes on.
-    source : Model, optional
-        Where they are made in truth, if not in `model`; transitions are stored like the model's.
-    restarts : bool
-        Whether the next episode counts as the continuation of the one before.
-    count : int, optional
-        Trajectories of an estimate, where that is known.
+    They are cut at the horizon, and a step is followed by another with probability `survival` if
+    the episode goes on. They are taken to be made in `model`, and made in `source` if that is
+    another, whose transitions are stored alike. With `restarts` the next episode counts as the
+    continuation of the one before. An estimate has `count` trajectories, where that is known.
     """
 
     model: Model = field(repr=False)
@@ -692,27 +682,9 @@ def draw(
     n_steps: int | None = None,
     survival: float = 1.0,
 ) -> Trajectories:
-    """Simulate a policy that is known to be one.
+    """Simulate a policy that is known to be one, in at most so many trajectories and steps of each.
 
-    Parameters
-    ----------
-    model : Model
-        The model to act in.
-    policy : ndarray, shape (S, A)
-        Probability of each action.
-    rows, columns : int
-        Largest number of trajectories, and of steps of each.
-    rng : numpy.random.Generator
-        Source of randomness; it advances.
-    n_steps : int, optional
-        Stop after this many steps in all.
-    survival : float
-        Go on after each step with this probability.
-
-    Returns
-    -------
-    Trajectories
-        The sample.
+    Stops after `n_steps` in all, and goes on after each step with probability `survival`.
     """
     kernel = model.transition
     left = rows * columns if n_steps is None else n_steps
@@ -753,7 +725,8 @@ def draw(
         longest = max(longest, most)
     # one part, the rule, is not copied, unless it would hold on to much that is empty
     whole = len(parts) == 1 and 2 * made >= size
-    pairs, entries = read_only(parts[0] if whole else np.concatenate(parts, axis=1))
+    steps = read_only(parts[0] if whole else np.concatenate(parts, axis=1))
+    pairs, entries = steps[0], steps[1]  # to iterate takes longer
     lengths = read_only(counts[0] if len(counts) == 1 else np.concatenate(counts))
     cut = n_steps is not None and left <= 0 and entries[-1] >= 0 and lengths[-1] < columns
     return Trajectories.of_steps(

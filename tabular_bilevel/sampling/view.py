@@ -299,25 +299,7 @@ class LeaderView:
         return self.draw(Episodes(n_trajectories, steps), rng)
 
     def draw(self, sampler: Sampler, rng: np.random.Generator | int) -> Batch:
-        """Let the follower act as long as a sampler says.
-
-        Parameters
-        ----------
-        sampler : Sampler
-            How much, and where trajectories are cut.
-        rng : numpy.random.Generator or int
-            Source of randomness (it advances), or a seed.
-
-        Returns
-        -------
-        Batch
-            The trajectories.
-
-        Raises
-        ------
-        ValueError
-            If that is no sampler, or `rng` is neither a generator nor a seed.
-        """
+        """Let the follower act as long as a sampler says; otherwise as `sample`."""
         require_method("sampler", sampler, "sample")
         policy = self._response.policy
         return Batch.of(sampler.sample(self._model, policy, rng=as_generator(rng)))

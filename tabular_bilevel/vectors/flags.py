@@ -66,25 +66,9 @@ USELESS = 1e-3
 
 @quiet
 def table_flags(proof: Enclosure, noise: float) -> tuple[str, ...]:
-    """Find the flags that tables and answer show, in the order of `NOTES`.
+    """Find the flags in `NOTES`, in their order, that tables and answer show.
 
-    Parameters
-    ----------
-    proof : Enclosure
-        The answer, with its tables.
-    noise : float
-        What float64 may be off by in the gradient.
-
-    Returns
-    -------
-    tuple of str
-        Names in `NOTES`.
-
-    Examples
-    --------
-    >>> import tabular_bilevel as tb
-    >>> table_flags(tb.enclose(tb.problems.bandit(), [0.1, 0.2]), 0.0)[-2:]
-    ('deterministic', 'one-state')
+    The noise is what float64 may be off by in the gradient.
     """
     found = set(_scalar_flags(proof)) | set(_parameter_flags(proof)) | set(_kernel_flags(proof))
     size = np.max(np.abs(proof.gradient.centre), initial=0.0)

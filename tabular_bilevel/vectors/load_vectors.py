@@ -335,18 +335,7 @@ def _brief(text: object) -> str:
 
 
 def content_digest(content: dict[str, Any]) -> str:
-    """Make a checksum of names and values, the same for npz and JSON.
-
-    Parameters
-    ----------
-    content : dict of str to str, tuple of str or ndarray
-        A vector's fields.
-
-    Returns
-    -------
-    str
-        sha256, hexadecimal.
-    """
+    """Make a checksum (sha256) of a vector's names and values, the same for npz and JSON."""
     digest = hashlib.sha256()
     for name in sorted(content):
         value = content[name]
@@ -521,16 +510,8 @@ def _from_json(raw: bytes, limit: int) -> dict[str, Any]:
 def in_decimal(document: dict[str, Any]) -> dict[str, Any]:
     """Take the fields of a JSON vector that have floats, with float64 numbers for the words.
 
-    Parameters
-    ----------
-    document : dict
-        A vector's, with hexadecimal floats.
-
-    Returns
-    -------
-    dict
-        What its key ``decimal`` holds: ``{**document, **document["decimal"]}`` has no hexadecimal
-        float left.
+    That is what its key ``decimal`` holds: ``{**document, **document["decimal"]}`` has no
+    hexadecimal float left.
     """
 
     def read(value: Any) -> Any:

@@ -92,24 +92,9 @@ class VectorRecipe:
 
 @quiet
 def made(recipe: VectorRecipe) -> dict[str, Any]:
-    """Make the content of a vector's file: strings, a tuple of flags, arrays.
+    """Make the content of a vector's file, as of `Vector`: strings, a tuple of flags, arrays.
 
-    Parameters
-    ----------
-    recipe : VectorRecipe
-        What to make.
-
-    Returns
-    -------
-    dict
-        The fields of `Vector`.
-
-    Raises
-    ------
-    CertificationError
-        If the answer cannot be proven.
-    ImportError
-        Without python-flint.
+    Raises CertificationError if the answer cannot be proven, and ImportError without python-flint.
     """
     rng = np.random.default_rng([recipe.seed, *recipe.family.encode(), recipe.number])
     for _ in range(TRIES):
@@ -176,29 +161,10 @@ def most_noise(
 ) -> dict[str, float]:
     """Say how large the noise of J and of the gradient may be said to be, without a proof.
 
-    The noise that `made` notes is estimated anew, from `tb.hypergradient` and more draws, so that
-    it is seldom far too small; `NOISE_SLACK` times that is allowed.
-
-    Parameters
-    ----------
-    stored : StoredProblem
-        A vector's tables.
-    result : Hypergradient
-        The result for these tables.
-    rng : numpy.random.Generator
-        Source of the draws.
-
-    Returns
-    -------
-    dict of str to float
-        By "objective" and "gradient".
-
-    Raises
-    ------
-    ConvergenceError
-        If the follower cannot be solved.
-    ValueError
-        If the answer, or a term of it, is beyond float64.
+    The noise that `made` notes is estimated anew, from `tb.hypergradient` of the vector's tables
+    and more draws, so that it is seldom far too small; `NOISE_SLACK` times that is allowed.
+    Returned by "objective" and "gradient". Raises ConvergenceError if the follower cannot be
+    solved, and ValueError if the answer, or a term of it, is beyond float64.
     """
     found = _noise(stored, _Answer.in_float64(result), _computed, MANY_DRAWS, rng)
     return {name: NOISE_SLACK * size for name, size in zip(ANSWERS[:2], found, strict=True)}

@@ -479,20 +479,7 @@ def _trouble(
 
 
 def wrong_gradients(vector: Vector) -> Iterator[tuple[Mistake, FloatArray]]:
-    """Compute what each mistake of exact computations comes to on a vector, in float64.
-
-    Parameters
-    ----------
-    vector : Vector
-        What the loader made.
-
-    Yields
-    ------
-    mistake : Mistake
-        Each that is defined there.
-    gradient : ndarray, shape (d,)
-        What it comes to; NaN where it overflows.
-    """
+    """Compute what each mistake defined on a vector comes to in float64; NaN if it overflows."""
     problem = StoredProblem.of(vector)
     for mistake in MISTAKES.values():
         try:

@@ -5,8 +5,6 @@ of it at a step of 2^-STEP: of all tables, or of those that the leader's own par
 policy held fixed. Slow, and right to far more digits than float64 has.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from fractions import Fraction

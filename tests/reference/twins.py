@@ -1,7 +1,5 @@
 """Slow, readable twins of the compiled kernels, from theory.md sections 2, 4 and 6."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 
@@ -440,6 +438,65 @@ def action_reach(model, policy, discount, inverse):
     rest = abs(np.eye(len(mean)) + mean - inverse)
     advantage = {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
     return rest, abs(inverse), abs(inverse - inverse.mean(axis=0)), advantage
+
+
+def least_patience(contraction):
+    """1 / (1 - contraction)."""
+    return {"numbers": 1.0 / (1.0 - contraction)}
+
+
+def lost(patience, size):
+    """2^-990 times the patience, but for nothing."""
+    return {"numbers": 2.0**-990 * patience if size else 0.0}
+
+
+def shown_patience(indptr, indices, data, policy, aside, terms, steps):
+    """max |z| / min (z - P_m z), m being the policy with all that it may have more."""
+    n_states = len(policy)
+    kernel = np.zeros((policy.size, n_states))
+    np.add.at(kernel, (np.repeat(np.arange(policy.size), np.diff(indptr)), indices), data)
+    z = abs(steps)
+    ahead = ((policy + aside) * (kernel @ z).reshape(policy.shape)).sum(axis=1)
+    return {"numbers": z.max() / (z - ahead).min()}
+
+
+def operator_of(inverse, indptr, indices, data, policy, leak, aside, discount, contraction, terms):
+    """Take the sizes of what the inverse comes to by action; and how far it is off."""
+    n_states = len(inverse)
+    kernel = np.zeros((policy.size, n_states))
+    np.add.at(kernel, (np.repeat(np.arange(policy.size), np.diff(indptr)), indices), data)
+    ahead = discount * (kernel @ inverse).reshape(*policy.shape, n_states)
+    mean = (policy[:, :, None] * ahead).sum(axis=1)
+    reach = abs(ahead - mean[:, None]).reshape(policy.size, n_states)
+    off = abs(np.eye(n_states) + mean - inverse).sum(axis=1).max()
+    off += terms * 2.0**-52 * (abs(inverse).sum(axis=1).max() + 1.0)
+    patience = 1.0 / (1.0 - contraction)
+    return (inverse, reach, 2.0 * patience * off), patience
+
+
+def solve(operator, b):
+    """Multiply with the inverse."""
+    return operator[0] @ b
+
+
+def solve_transposed(operator, b):
+    """Multiply with the transposed inverse."""
+    return operator[0].T @ b
+
+
+def values_of(operator, y, top, x, spread, ahead):
+    """Multiply with sizes, and add what the inverse is off by."""
+    inverse, reach, off = operator
+    x[:] = abs(inverse) @ y + off * top
+    spread[:] = abs(inverse - inverse.mean(axis=0)) @ y + off * top
+    ahead[:] = (reach @ y).reshape(ahead.shape) + off * top
+
+
+def measures_of(operator, sources, total, x):
+    """Multiply with transposed sizes, and add what the inverse is off by."""
+    inverse, reach, off = operator
+    n_states = len(x)
+    x[:] = abs(inverse).T @ sources[:n_states] + reach.T @ sources[n_states:] + off * total
 
 
 def soft_policy(gap, available, temperature):

@@ -13,6 +13,7 @@ runs what it is compared with:
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -170,7 +171,9 @@ def lines(count: int) -> list[Line]:
         return lambda: next(climb)
 
     def process(code: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+        """Run in a process that may keep what it compiles to byte code: others do not."""
+        place = {name: at for name, at in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return lambda: subprocess.run([sys.executable, "-c", code], check=True, env=place)
 
     published = METHODS["bchg"](Setting(tb.StepBudget(N_STEPS, TIME_LIMIT), CRITIC_STEP))
     quick = np.random.Generator(np.random.SFC64(0))

@@ -2,12 +2,12 @@
 
 Kudo, Tanabe, Wachi, Akimoto, ICAPS 2026, arXiv:2603.14867 (four rooms after Thoma et al., NeurIPS
 2024, arXiv:2406.01575, and their published code). Settings are those of the configurations in the
-repository akimotolab/BC-HG at commit 9c9d42c. Numbers are read off figures; where there is none
-here, none was legible or given.
+repository akimotolab/BC-HG at commit 9c9d42c. Numbers are those of its figures (figures.py).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +17,6 @@ import tabular_bilevel as tb
 from tabular_bilevel.ascent.published import first_theta
 from tabular_bilevel.ascent.training import Run
 from tabular_bilevel.estimators.register import METHODS, Setting
-from tabular_bilevel.problems.known import KNOWN
 
 RATES = (0.5, 0.1, 0.05, 0.01)
 CRITIC_STEPS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -34,6 +33,9 @@ PLANNER_SLIP, SIMULATOR_SLIP = 4 * 0.33 / 3, 0.33
 ROOMS_METHODS = ("bchg", "hpgd-oracle", "hpgd-mc", "hpgd-sarsa", "sobirl", "naive")
 TOY_METHODS = ("bchg-game", "naive", "bi-ac")
 
+#: With all steps of earlier iterations, as the published Bi-AC has it, and one of two naive ones.
+REPLAYED = ("naive, replayed", "bi-ac, replayed")
+
 #: In the published repository, and not in its comparison.
 VARIANTS = ("sobirl-modified", "hpgd-uniform")
 
@@ -41,23 +43,25 @@ VARIANTS = ("sobirl-modified", "hpgd-uniform")
 #: no use for a critic.
 LEARNING = ("bchg", "hpgd-sarsa", "bchg-game", "bi-ac")
 
-#: Final objectives, by problem, temperature or reward, steps an iteration, and method.
-PUBLISHED = {
-    (
-        known.problem.replace("-", " "),
-        0.001 if known.problem == "four-rooms" else 1.0,
-        known.batch,
-        known.method,
-    ): known.value
-    for known in KNOWN
-    if known.method
+# By problem, temperature or reward, steps an iteration, and method.
+FIGURES = {
+    (problem, float(knob), int(steps), method): numbers
+    for key, numbers in json.loads(
+        Path(__file__).with_name("figures.json").read_text(encoding="utf-8")
+    ).items()
+    if " | " in key
+    for problem, knob, steps, method in [key.split(" | ")]
 }
 
-#: The published curve of BC-HG and HPGD (oracle), temperature 0.001, 100 steps an iteration.
+#: Final objectives and their standard errors over ten seeds.
+PUBLISHED = {setting: (numbers[0], numbers[1]) for setting, numbers in FIGURES.items()}
+
+#: The curves on four rooms that rise, at some iterations.
 CURVE_ITERATIONS = (0, 500, 1000, 2000, 5000)
 PUBLISHED_CURVES = {
-    "bchg": (-0.741, -0.25, 0.20, 0.565, 0.637),
-    "hpgd-oracle": (-0.741, 0.24, 0.60, 0.66, 0.68),
+    setting: tuple(numbers[2:])
+    for setting, numbers in FIGURES.items()
+    if setting[3] in ("bchg", "hpgd-oracle")
 }
 
 
@@ -74,7 +78,7 @@ class Cell:
     steps : int
         Of data, an iteration.
     method : str
-        A name of METHODS.
+        A name of METHODS; with ", replayed" it sees all earlier iterations, too.
     rate, critic_step : float
         Of the ascent, and of the critic.
     slip : str
@@ -103,7 +107,8 @@ class Cell:
         """A name for files."""
         words = (self.problem.replace(" ", "-"), self.knob, self.steps, self.method, self.rate)
         slip = f"-{self.slip}" if self.problem == "four rooms" else ""
-        return "-".join(map(str, words)) + f"-{self.critic_step}{slip}-{self.iterations}{self.tail}"
+        name = "-".join(map(str, words)).replace(", ", "-")
+        return f"{name}-{self.critic_step}{slip}-{self.iterations}{self.tail}"
 
     @property
     def tail(self) -> str:
@@ -115,7 +120,12 @@ class Cell:
     @property
     def kind(self) -> tuple[object, ...]:
         """What cells share that differ in rate and critic's step only."""
-        return self.problem, self.knob, self.steps, self.method, self.stop, self.carried
+        return *self.figure, self.stop, self.carried
+
+    @property
+    def figure(self) -> tuple[str, float, int, str]:
+        """Where it is in the published figures, if it is there."""
+        return self.problem, self.knob, self.steps, self.method
 
     @property
     def horizon(self) -> int | None:
@@ -149,7 +159,8 @@ class Cell:
         )
         if self.stop:
             setting = replace(setting, follower=self.follower())
-        method = METHODS[self.method](setting)
+        name, _, replayed = self.method.partition(", ")
+        method = METHODS[name](replace(setting, replay=self.iterations if replayed else None))
         for seed in range(seeds):
             label = f"{self.name}-seed-{seed}"
             yield Run(
@@ -226,6 +237,8 @@ class Scale:
         if experiment == "curves":
             for reward, method in product(self.toy_rewards, TOY_METHODS):
                 yield from self.of_toy(reward, method, slip)
+            for method in REPLAYED:
+                yield from self.of_toy(1.0, method, slip)
 
     def ablation(self, slip: str) -> Iterator[Cell]:
         """List what is run with followers that stop."""
@@ -254,6 +267,7 @@ class Scale:
 
     def grid(self, method: str) -> Iterator[tuple[float, float]]:
         """List the rates and critic's steps tried with a method."""
+        method = method.removesuffix(", replayed")
         learns = method.removeprefix("toy ") in LEARNING or method == "toy naive"
         rates, steps = self.chosen.get(method, (RATES, CRITIC_STEPS if learns else (0.5,)))
         return product(rates, steps)
@@ -284,8 +298,9 @@ SCALES = {
         # near the best of a coarse search at this scale
         chosen={
             **dict.fromkeys((*ROOMS_METHODS, *VARIANTS), ((0.1,), (0.5,))),
+            **dict.fromkeys(("hpgd-sarsa", "sobirl", "naive"), ((0.5, 0.1), (0.5,))),
             "bchg": ((0.5, 0.1), (0.5, 1.0)),
-            "ablation bchg": ((0.1,), (0.5,)),
+            **dict.fromkeys(("ablation bchg", "ablation naive"), ((0.1,), (0.5,))),
             "toy bchg-game": ((0.05, 0.01), (0.1, 0.5)),
             "toy naive": ((0.5, 0.1), (0.1, 0.5)),
             "toy bi-ac": ((0.5, 0.1), (0.1, 0.5)),

@@ -4,8 +4,8 @@ Run ``python validation/paper/reproduce.py --scale small --out DIR`` with the pa
 (minutes), or ``--scale full`` (hours: all temperatures, steps, methods, rates, critic's steps and
 ten seeds). Started again after an interrupt, it goes on where it stopped. It writes a curve a run
 into DIR/runs, and DIR/table.md and DIR/table.csv: the published final objective, ours (the last
-twentieth of the iterations, mean and standard error over seeds) at the best rate and critic's step,
-and the best objective known.
+twentieth of the iterations, each with its standard error over seeds) at the best rate and critic's
+step, and the best objective known.
 
 ``--experiment`` says what: the published curves; variants that are in the published repository
 and not in its comparison; or the ablation with followers that stop thinking early. Optima are
@@ -14,7 +14,8 @@ searched for with the curves.
 ``--slip`` says who is right about the follower's slipping on four rooms: as published, planner and
 simulator differ; or both have the planner's, or the simulator's. ``--forecast K`` makes every K-th
 of the runs that are left, and says how long the others would take; the search for optima, some
-minutes, comes on top.
+minutes, comes on top. ``--keep`` makes no run: it writes the table of those that are there, says
+how many are not, and keeps the numbers in ``numbers.json`` beside this file, for the book.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import argparse
 import csv
 import dataclasses
 import itertools
+import json
 import os
 import sys
 import time
@@ -34,6 +36,7 @@ import numpy as np
 from protocol import CURVE_ITERATIONS, PUBLISHED, PUBLISHED_CURVES, SCALES, Cell, Scale
 
 import tabular_bilevel as tb
+from tabular_bilevel.ascent.ascent import AscentState
 from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.optimum import Optimum, Perturbed, anneal, best_of
 
@@ -45,6 +48,15 @@ POLISHED = 5
 
 # Standard deviations of the noise in exact ascent, per coordinate.
 NOISE = (0.03, 0.3)
+
+# The numbers that the book shows; what it calls the methods.
+KEPT = Path(__file__).with_name("numbers.json")
+NAMES = {
+    "bchg": "BC-HG", "bchg-game": "BC-HG", "hpgd-oracle": "HPGD (oracle)", "hpgd-mc": "HPGD (MC)",
+    "hpgd-sarsa": "HPGD (SARSA)", "sobirl": "SoBiRL", "naive": "naive", "bi-ac": "Bi-AC",
+    "naive, replayed": "naive, replayed", "bi-ac, replayed": "Bi-AC, replayed",
+    "sobirl-modified": "SoBiRL, modified", "hpgd-uniform": "HPGD (uniform)",
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="K",
         help="only make every K-th run, and say how long the others would take",
     )
+    parser.add_argument("--keep", action="store_true", help="keep the numbers of what is there")
     options = parser.parse_args(arguments)
     scale = SCALES[options.scale]
     folder = options.out / "runs"
@@ -76,15 +89,19 @@ def main(arguments: list[str] | None = None) -> int:
         if options.forecast is not None:
             forecast(plan, options.workers, max(1, options.forecast))
             return 0
-        results = make(plan, options.workers)
+        results = there(plan) if options.keep else make(plan, options.workers)
         if not results:
             return 1
-        known = optima(results, scale, options) if options.experiment == "curves" else {}
-        rows = tabulate(results, known)
+        searched = options.experiment == "curves" and not options.keep
+        known = optima(results, scale, options) if searched else {}
+        ends = best_ends(results)
+        rows = tabulate(ends, known)
     except KeyboardInterrupt:
         print("interrupted: start again with the same options to go on", file=sys.stderr)
         return 130
     write(rows, results, options.out, options.experiment)
+    if options.keep:
+        keep(ends, options)
     return 0 if len(results) == len(plan) else 1
 
 
@@ -115,6 +132,21 @@ def made(runs: list[Run], workers: int) -> dict[str, Curve]:
         words = ", ".join([str(error), *error.__notes__])
         print(f"{len(runs) - len(found)} runs failed, the first: {words}", file=sys.stderr)
     return found
+
+
+def there(plan: dict[Cell, list[Run]]) -> dict[Cell, list[Curve]]:
+    """Read the runs that are made, of cells that have two of them; say how many are not."""
+    found = {cell: [train(run) for run in runs if is_made(run)] for cell, runs in plan.items()}
+    n_made, n_runs = (sum(map(len, each.values())) for each in (found, plan))
+    print(f"{n_runs - n_made} of {n_runs} runs are not there")
+    return {cell: curves for cell, curves in found.items() if len(curves) > 1}
+
+
+def is_made(run: Run) -> bool:
+    """Whether a run's file has all of its iterations."""
+    if run.path is None or not run.path.exists():
+        return False
+    return AscentState.load(run.path)[0].iteration == run.n_iterations
 
 
 def forecast(plan: dict[Cell, list[Run]], workers: int, every: int) -> None:
@@ -211,38 +243,69 @@ def annealed(cell: Cell, problem: tb.BilevelProblem, spreads: tuple[float, ...])
     return max(found, key=lambda optimum: optimum.objective)
 
 
-def tabulate(
-    results: dict[Cell, list[Curve]], known: dict[tuple[str, float, str], float]
-) -> list[dict[str, object]]:
-    """Keep of each method and setting the best rate and critic's step."""
-    best: dict[tuple[object, ...], tuple[float, dict[str, object]]] = {}
+def best_ends(results: dict[Cell, list[Curve]]) -> dict[Cell, tuple[float, float]]:
+    """Find the best rate and critic's step of each method and setting: mean end and its error."""
+    best: dict[tuple[object, ...], tuple[Cell, tuple[float, float]]] = {}
     for cell, curves in results.items():
         ends = np.array([curve.final() for curve in curves])
-        mean, error = ends.mean(), ends.std(ddof=1) / np.sqrt(ends.size)
-        published = (
-            PUBLISHED.get((cell.problem, cell.knob, cell.steps, cell.method))
-            if cell.stop is None
-            else None
-        )
-        row = {
+        end = float(ends.mean()), float(ends.std(ddof=1) / np.sqrt(ends.size))
+        if cell.kind not in best or end > best[cell.kind][1]:
+            best[cell.kind] = (cell, end)
+    return dict(best.values())
+
+
+def tabulate(
+    ends: dict[Cell, tuple[float, float]], known: dict[tuple[str, float, str], float]
+) -> list[dict[str, object]]:
+    """Make the rows of the table."""
+    rows = []
+    for cell, (mean, error) in ends.items():
+        published = PUBLISHED.get(cell.figure) if cell.stop is None else None
+        row: dict[str, object] = {
             "problem": cell.problem,
             "temperature or reward": cell.knob,
             "steps": cell.steps,
             "method": cell.method,
             "rate": cell.rate,
             "critic step": cell.critic_step,
-            "published": "" if published is None else f"{published:.3f}",
+            "published": f"{published[0]:.3f}" if published else "",
+            "its error": f"{published[1]:.3f}" if published else "",
             "ours": f"{mean:.3f}",
-            "standard error": f"{error:.3f}",
+            "our error": f"{error:.3f}",
         }
         if cell.stop is not None:
             row |= {"follower": cell.tail.removeprefix("-").replace("-", ", stops after ")}
         elif known:
             optimum = known[cell.problem, cell.knob, cell.slip]
             row |= {"best known": f"{optimum:.3f}", "short of it": f"{optimum - mean:.3f}"}
-        if cell.kind not in best or mean > best[cell.kind][0]:
-            best[cell.kind] = (mean, row)
-    return [row for _, row in best.values()]
+        rows.append(row)
+    return rows
+
+
+def keep(ends: dict[Cell, tuple[float, float]], options: argparse.Namespace) -> None:
+    """Keep the numbers of an experiment for the book: "table | row | column", and the error."""
+    kept = {}
+    for cell, end in ends.items():
+        table, toy = f"{options.experiment}, {cell.problem}", cell.problem == "discrete toy"
+        if cell.stop is not None:
+            columns = {f"{'carried' if cell.carried else 'new'}, {cell.stop}": end}
+            if cell.figure in PUBLISHED:  # of a follower that answers as well as it can
+                columns = {"best answer, published": PUBLISHED[cell.figure], **columns}
+        else:
+            table += "" if toy else f", temperature {cell.knob:g}"
+            data = f"R = {cell.knob:g}" if toy else f"{cell.steps} steps"
+            published = {"published": PUBLISHED[cell.figure]} if cell.figure in PUBLISHED else {}
+            columns = {f"{data}, {who}": pair for who, pair in {**published, "ours": end}.items()}
+        for column, pair in columns.items():
+            kept[f"{table} | {NAMES[cell.method]} | {column}"] = pair
+    numbers = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    others = {
+        key: number
+        for key, number in numbers.get(options.scale, {}).items()
+        if not key.startswith(f"{options.experiment}, ")
+    }
+    text = json.dumps({**numbers, options.scale: {**others, **kept}}, indent=1)
+    KEPT.write_text(text + "\n", encoding="utf-8")
 
 
 def write(
@@ -258,22 +321,19 @@ def write(
         writer.writeheader()
         writer.writerows(rows)
     lines = [line(rows[0]), line(["---"] * len(rows[0])), *(line(row.values()) for row in rows)]
-    for method, published in PUBLISHED_CURVES.items():
-        cells = [
-            cell for cell in results if cell.kind == ("four rooms", 0.001, 100, method, None, True)
-        ]
-        if not cells:
+    for cell in best_ends(results) if experiment == "curves" else ():
+        if cell.figure not in PUBLISHED_CURVES:
             continue
-        cell = max(cells, key=lambda cell: mean_final(results[cell]))
         mean = np.mean([curve.objective for curve in results[cell]], axis=0)
         at = np.interp(CURVE_ITERATIONS, results[cell][0].iteration, mean)
         lines += [
             "",
-            f"{method}, four rooms, temperature 0.001, 100 steps, rate {cell.rate}:",
+            f"{cell.method}, four rooms, temperature {cell.knob}, {cell.steps} steps, "
+            f"rate {cell.rate}:",
             "",
             line(["iteration", *CURVE_ITERATIONS]),
             line(["---"] * 6),
-            line(["published", *published]),
+            line(["published", *(f"{value:.3f}" for value in PUBLISHED_CURVES[cell.figure])]),
             line(["ours", *(f"{value:.3f}" for value in at)]),
         ]
     text = "\n".join(lines) + "\n"

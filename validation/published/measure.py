@@ -8,6 +8,8 @@ small ones again, and compares them with both.
 
 ``four-rooms-thetas.npy`` has theta at the start of an ascent and after 600 and 1,500 iterations:
 that of ``published("bchg")`` from the start of seed 0, with the published simulator.
+``two-goals-thetas.npy`` has the same of HPGD with averages of returns, 10,000 steps in five
+environments, and two goals.
 """
 
 from __future__ import annotations
@@ -39,11 +41,20 @@ from tabular_bilevel.sampling.traces import TraceRule
 FOLDER = Path(__file__).resolve().parent
 STORED = FOLDER / "numbers.json"
 
+# Numbers of the paper's experiments, which validation/paper/reproduce.py keeps.
+OF_THE_PAPER = FOLDER.parent / "paper" / "numbers.json"
+
 sys.path.append(str(FOLDER))
 linear_quadratic: Any = importlib.import_module("linear_quadratic")
 
 # Half the width of an interval, in standard errors: 99 % of a normal law.
 HALF_WIDTH = 2.576
+
+# What linear systems and sums of thousands of terms leave, relative to numbers of size 1.
+ROUNDING = 1e-5
+
+# Standard errors between two means that are the same: one in a million, of a normal law.
+SURE = 5.0
 
 
 class Number(NamedTuple):
@@ -51,6 +62,13 @@ class Number(NamedTuple):
 
     value: float
     error: float = 0.0
+
+
+def agree(one: Number, other: Number) -> bool:
+    """Whether two numbers are the same: to rounding, or as far as their errors tell."""
+    error = np.hypot(one.error, other.error)
+    gap = abs(one.value - other.value)
+    return bool(gap <= ROUNDING * max(1.0, abs(one.value)) + SURE * error)
 
 
 @dataclass(frozen=True)
@@ -80,26 +98,33 @@ Cell = tuple[tuple[str, str, str], Callable[[], Number]]
 PLACES = ("start", "after 600", "after 1500")
 
 HUNDRED, THOUSAND = tb.StepBudget(100, 200), tb.StepBudget(1000, 200, 5)
+TEN_THOUSAND = tb.StepBudget(10_000, 200, 5)
+
+# Goals of the HPGD paper; no goals are the one of the BC-HG paper.
+Goals = tuple[tuple[int, int], ...]
+ONE_GOAL, TWO_GOALS = (), ((1, 9), (11, 11))
+FILES = {ONE_GOAL: "four-rooms-thetas.npy", TWO_GOALS: "two-goals-thetas.npy"}
 
 # Batches that a critic's table sees, from a table of zeros, before an estimate is looked at.
 WARM_UP = 30
 
 
 @cache
-def rooms() -> tuple[tb.BilevelProblem, tb.BilevelProblem]:
+def rooms(goals: Goals = ONE_GOAL) -> tuple[tb.BilevelProblem, tb.BilevelProblem]:
     """Make what the planner thinks, and what the published simulator does."""
-    return tb.problems.four_rooms(), tb.problems.four_rooms(slip=0.33)
+    more: dict[str, Any] = {"goals": goals} if goals else {}
+    return tb.problems.four_rooms(**more), tb.problems.four_rooms(slip=0.33, **more)
 
 
 @cache
-def gradient(place: str) -> tb.Hypergradient:
+def gradient(place: str, goals: Goals = ONE_GOAL) -> tb.Hypergradient:
     """Compute the exact gradient at a place."""
-    return tb.hypergradient(rooms()[0], theta_at(place))
+    return tb.hypergradient(rooms(goals)[0], theta_at(place, goals))
 
 
-def theta_at(place: str) -> np.ndarray:
+def theta_at(place: str, goals: Goals = ONE_GOAL) -> np.ndarray:
     """Find theta at a place on the ascent."""
-    return np.load(FOLDER / "four-rooms-thetas.npy")[PLACES.index(place)]
+    return np.load(FOLDER / FILES[goals])[PLACES.index(place)]
 
 
 def bchg(sampler: tb.Sampler, critic: tb.Critic, simulator: Any = None) -> tb.BoltzmannCovariance:
@@ -158,10 +183,10 @@ class Apart:
         return self.method.estimate(judged)
 
 
-def relative_bias(name: str, place: str) -> Number:
+def relative_bias(method: Any, place: str, goals: Goals = ONE_GOAL) -> Number:
     """Compute the norm of the bias in the limit of infinite data, as a share of the gradient's."""
-    bias = LIMITS[name]().bias(rooms()[0], theta_at(place))
-    return Number(np.linalg.norm(bias) / np.linalg.norm(gradient(place).gradient))
+    bias = method.bias(rooms(goals)[0], theta_at(place, goals))
+    return Number(np.linalg.norm(bias) / np.linalg.norm(gradient(place, goals).gradient))
 
 
 def mean(numbers: Any) -> Number:
@@ -170,26 +195,26 @@ def mean(numbers: Any) -> Number:
     return Number(array.mean(), array.std(ddof=1) / np.sqrt(array.size))
 
 
-def estimates(method: tb.Estimator, place: str, n: int, *, warm_up: int = 0) -> Iterator[Estimate]:
+def estimates(
+    method: tb.Estimator, place: str, n: int, *, warm_up: int = 0, goals: Goals = ONE_GOAL
+) -> Iterator[Estimate]:
     """Make independent estimates; of a critic that learns, after some batches."""
-    theta = theta_at(place)
+    problem, theta = rooms(goals)[0], theta_at(place, goals)
     for rng in np.random.default_rng(0).spawn(n):
-        estimate = method(rooms()[0], theta, rng=rng)
+        estimate = method(problem, theta, rng=rng)
         for _ in range(warm_up):
-            estimate = method(rooms()[0], theta, rng=rng, memory=estimate.memory)
+            estimate = method(problem, theta, rng=rng, memory=estimate.memory)
         yield estimate
 
 
-def through(method: tb.Estimator, warm_up: int, place: str, n: int) -> Number:
+def through(
+    method: tb.Estimator, warm_up: int, place: str, n: int, goals: Goals = ONE_GOAL
+) -> Number:
     """Estimate what the part through the follower is multiplied by, along the exact one."""
-    found = estimates(method, place, n, warm_up=warm_up)
-    return mean([share_of(estimate, place) for estimate in found])
-
-
-def share_of(estimate: Estimate, place: str) -> float:
-    """Project an estimate's part through the follower on the exact one, and divide by that."""
-    exact = gradient(place).indirect
-    return float(estimate.parts.indirect @ exact / (exact @ exact))
+    exact = gradient(place, goals).indirect
+    along = exact / (exact @ exact)
+    found = estimates(method, place, n, warm_up=warm_up, goals=goals)
+    return mean([estimate.parts.indirect @ along for estimate in found])
 
 
 def direct(sampler: tb.Sampler, place: str, n: int) -> Number:
@@ -226,9 +251,9 @@ LIMITS: dict[str, Callable[[], tb.Estimator]] = {
 }
 
 
-def simulated(sampler: tb.Sampler, **more: Any) -> Setting:
+def simulated(sampler: tb.Sampler, goals: Goals = ONE_GOAL) -> Setting:
     """Set the published simulator."""
-    return Setting(sampler, simulator=rooms()[1], **more)
+    return Setting(sampler, simulator=rooms(goals)[1])
 
 
 def hpgd(n_steps: int, n_envs: int = 1) -> tb.HyperPolicyGradient:
@@ -255,7 +280,7 @@ THROUGH: dict[str, dict[str, tuple[tb.Estimator, int]]] = {
         "MC, 10,000 steps, five envs": (hpgd(10_000, 5), 0),
         "MC of another sample, 10,000 steps": (Apart(hpgd(10_000, 5)), 0),
         "exact critic, 10,000 steps": (
-            tb.HyperPolicyGradient(tb.Interaction(tb.StepBudget(10_000, 200, 5))),
+            tb.HyperPolicyGradient(tb.Interaction(TEN_THOUSAND)),
             0,
         ),
         "oracle, 100 steps": (
@@ -263,6 +288,14 @@ THROUGH: dict[str, dict[str, tuple[tb.Estimator, int]]] = {
             0,
         ),
     },
+}
+
+
+# Of the same method on the problem of the HPGD paper.
+LIMITS_OF_TWO: dict[str, Callable[[], tb.Estimator]] = {
+    "HPGD (MC)": lambda: METHODS["hpgd-mc"](simulated(TEN_THOUSAND, TWO_GOALS)),
+    "HPGD (MC), simulator as planned": lambda: hpgd(10_000, 5),
+    "naive": lambda: METHODS["naive"](simulated(TEN_THOUSAND, TWO_GOALS)),
 }
 
 
@@ -276,8 +309,22 @@ FIRST: dict[str, tb.Critic] = {
 def of_rooms(scale: Scale) -> Iterator[Cell]:
     """List the numbers of four rooms."""
     for place in PLACES:
-        for name in LIMITS:
-            yield ("limits", name, place), partial(relative_bias, name, place)
+        for name, make in LIMITS.items():
+            yield ("limits", name, place), partial(relative_bias, make(), place)
+        for name, make in LIMITS_OF_TWO.items():
+            yield (
+                ("two goals, limits", name, place),
+                partial(relative_bias, make(), place, TWO_GOALS),
+            )
+        for name, method in (
+            ("MC", hpgd(10_000, 5)),
+            ("MC of another sample", Apart(hpgd(10_000, 5))),
+            ("exact critic", tb.HyperPolicyGradient(tb.Interaction(TEN_THOUSAND))),
+        ):
+            yield (
+                ("two goals, through the follower", name, place),
+                partial(through, method, 0, place, scale.estimates, TWO_GOALS),
+            )
         for table, methods in THROUGH.items():
             for name, (method, warm_up) in methods.items():
                 yield (
@@ -333,9 +380,15 @@ def end_by_data(data: str, rate: float, step: float, scale: Scale) -> Number:
     return late(bchg(BY_DATA[data], critic, rooms()[1]), rate, scale)
 
 
-def late(method: Any, rate: float, scale: Scale) -> Number:
+def end_of_two_goals(rate: float, scale: Scale) -> Number:
+    """Climb as in the HPGD paper."""
+    method = METHODS["hpgd-mc"](simulated(TEN_THOUSAND, TWO_GOALS))
+    return late(method, rate, scale, TWO_GOALS)
+
+
+def late(method: Any, rate: float, scale: Scale, goals: Goals = ONE_GOAL) -> Number:
     """Climb with gradients clipped at 1, and average the objective late in the ascents."""
-    problem, every = rooms()[0], max(1, scale.iterations // 200)
+    problem, every = rooms(goals)[0], max(1, scale.iterations // 200)
     ends = []
     for seed in range(scale.seeds):
         start = first_theta(seed, problem.n_parameters)
@@ -352,6 +405,12 @@ def of_ascents(scale: Scale) -> Iterator[Cell]:
     for rate, step, data in product((0.1, 0.5), (0.5, 1.0), BY_DATA):
         row = f"rate {rate:g}, critic's step {step:g}"
         yield ("ascents by data", row, data), partial(end_by_data, data, rate, step, scale)
+    for rate in (0.1, 0.5):
+        row = f"HPGD (MC), rate {rate:g}"
+        yield (
+            ("ascents with two goals", row, "J late in the ascent"),
+            partial(end_of_two_goals, rate, scale),
+        )
 
 
 # ---------------------------------------------------------------- the toy game
@@ -479,11 +538,10 @@ def switched(fault: str, mix: float) -> Number:
 
 def replayed_from(earlier: float, mix: float) -> Number:
     """Divide the naive target with the steps of a leader who mixed otherwise by that without."""
-    known = cut(right_limit(toy(), mixing(mix)), STEPS)
-    before = right_limit(toy(), mixing(mix + earlier))
-    law = replace(known.law, policy=before.law.policy, source=before.law.made_in)
-    found, right = (RIGHT.estimate(each).parts.direct for each in (replace(known, seen=law), known))
-    return Number(slope(found) / slope(right))
+    then, walks = mixing(mix + earlier), tb.Interaction(tb.Episodes(steps=STEPS), replay=1)
+    now, before = walks.replayed(toy(), mixing(mix), [then])
+    naive = tb.NaivePolicyGradient()
+    return Number(slope(naive.estimate(before).gradient) / slope(naive.estimate(now).gradient))
 
 
 def without_baseline(mix: float) -> Number:
@@ -558,31 +616,38 @@ def measured(scale: Scale, folder: Path | None = None, workers: int = 1) -> dict
     return {key: [float(x) for x in found[name]] for name, key in keys.items()}
 
 
-def stored(scale: str = "full") -> dict[str, Number]:
+def stored(scale: str = "full", file: Path | None = None) -> dict[str, Number]:
     """Read the numbers that a scale came to."""
-    found = json.loads(STORED.read_text(encoding="utf-8"))[scale]
+    found = json.loads((file or STORED).read_text(encoding="utf-8"))[scale]
     return {key: Number(*number) for key, number in found.items()}
 
 
 def show(table: str, form: str = "{:.3f}") -> None:
     """Print a table of the full scale, with half the width of 99 % intervals."""
-    numbers = {
-        tuple(key.split(" | ")[1:]): number
-        for key, number in stored().items()
-        if key.split(" | ")[0] == table
-    }
-    rows, columns = (list(dict.fromkeys(key[k] for key in numbers)) for k in (0, 1))
+    printed(stored(), table, form, HALF_WIDTH)
+
+
+def show_paper(table: str, form: str = "{:.3f}", scale: str = "small") -> None:
+    """Print a table of the paper's experiments, with standard errors."""
+    printed(stored(scale, OF_THE_PAPER), table, form, 1.0)
+
+
+def printed(kept: dict[str, Number], table: str, form: str, width_of: float) -> None:
+    """Print a table, each number with so many of its standard errors."""
+    split = {tuple(key.split(" | ")): number for key, number in kept.items()}
     words = {
-        key: form.format(value) + (f" +- {HALF_WIDTH * error:.2g}" if error else "")
-        for key, (value, error) in numbers.items()
+        (row, column): form.format(value) + (f" +- {width_of * error:.2g}" if error else "")
+        for (name, row, column), (value, error) in split.items()
+        if name == table
     }
+    rows, columns = (list(dict.fromkeys(key[k] for key in words)) for k in (0, 1))
     width = max(len(row) for row in rows)
-    widths = [max(len(words[row, column]) for row in rows) for column in columns]
-    widths = [max(len(column), size) for column, size in zip(columns, widths, strict=True)]
-    print(" " * width, *(c.rjust(w) for c, w in zip(columns, widths, strict=True)), sep="  ")
-    for row in rows:
-        entries = (words[row, c].rjust(w) for c, w in zip(columns, widths, strict=True))
-        print(row.ljust(width), *entries, sep="  ")
+    lines = [["", *columns], *([row, *(words.get((row, c), "-") for c in columns)] for row in rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(1, len(columns) + 1)]
+    for row, *entries in lines:
+        print(
+            row.ljust(width), *(e.rjust(w) for e, w in zip(entries, widths, strict=True)), sep="  "
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -293,12 +293,13 @@ def action_reach(
     its mean under the policy. `scratch` has length S.
     """
     n_states, n_actions = policy.shape
+    share = 1.0 / n_states
     for i in range(n_states):
         scratch[i] = 0.0
     for s in range(n_states):
         here = inverse[s]
         for i in range(n_states):
-            scratch[i] += here[i] / n_states
+            scratch[i] += here[i] * share
     for s in range(n_states):
         here, average = inverse[s], reach[s]
         size, spread = reach[n_states + s], reach[2 * n_states + s]

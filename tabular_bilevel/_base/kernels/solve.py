@@ -227,43 +227,46 @@ def factor_band(
     """
     n_states, width = band.shape[0], band.shape[1] // 2
     n_actions = (indptr.size - 1) // n_states
-    for i in range(n_states):
-        for j in range(2 * width + 1):
-            band[i, j] = 0.0
+    # Slices of rows would be counted, which takes as long as a row. One row down in the same column
+    # is `down` further; without a sign to look at, loops are vectorised.
+    flat, down = band.ravel(), 2 * width
+    for i in range(flat.size):
+        flat[i] = 0.0
     for s in range(n_states):
-        i = place[s]
-        row = band[i]
+        row = place[s] * down + width
         for k in range(np.uint64(indptr[s * n_actions]), np.uint64(indptr[(s + 1) * n_actions])):
-            row[np.uint64(place[indices[k]] - i + width)] -= discount * weights[k]
-        row[width] += 1.0
+            flat[np.uint64(row + place[indices[k]])] -= discount * weights[k]
+        flat[row + place[s]] += 1.0
     ends = n_states - 1 if width > 0 else 0
     for i in range(0, ends, 2):  # two pivots at a time: a row is read and written once
-        first, second = band[i, width:], band[i + 1, width:]
-        below = band[i + 1, width - 1 :]
-        factor = below[0] / first[0]
-        below[0] = factor
+        first = i * (down + 1) + width
+        second = first + down
+        factor = flat[second] / flat[first]
+        flat[second] = factor
         for j in range(1, width + 1):
-            below[j] -= factor * first[j]
+            flat[np.uint64(second + j)] -= factor * flat[np.uint64(first + j)]
         last = width
-        while last > 1 and first[last] == 0.0 and second[last] == 0.0:
+        while last > 1 and flat[first + last] == 0.0 and flat[second + 1 + last] == 0.0:
             last -= 1
-        for k in range(i + 2, min(i + width + 1, n_states)):
-            below = band[k, i - k + width :]
-            if below[0] != 0.0 or below[1] != 0.0:
-                factor = below[0] / first[0]
-                below[0] = factor
-                below[1] -= factor * first[1]
-                other = below[1] / second[0]
-                below[1] = other
+        below = second
+        for _ in range(i + 2, min(i + width + 1, n_states)):
+            below += down
+            factor, other = flat[np.uint64(below)], flat[np.uint64(below + 1)]
+            if factor != 0.0 or other != 0.0:
+                factor /= flat[first]
+                other = (other - factor * flat[first + 1]) / flat[second + 1]
+                flat[np.uint64(below)], flat[np.uint64(below + 1)] = factor, other
                 for j in range(2, last + 1):
-                    below[j] = (below[j] - factor * first[j]) - other * second[j - 1]
-                below[last + 1] -= other * second[last]
+                    flat[np.uint64(below + j)] = (
+                        flat[np.uint64(below + j)] - factor * flat[np.uint64(first + j)]
+                    ) - other * flat[np.uint64(second + j)]
+                flat[below + last + 1] -= other * flat[second + last + 1]
         if i + 1 + width < n_states:
-            below = band[i + 1 + width]
-            factor = below[0] / second[0]
-            below[0] = factor
+            below += down + 1
+            factor = flat[below] / flat[second + 1]
+            flat[below] = factor
             for j in range(1, width + 1):
-                below[j] -= factor * second[j]
+                flat[np.uint64(below + j)] -= factor * flat[np.uint64(second + 1 + j)]
 
 
 @patient_kernel(lambda *arguments: arguments[5].size * arguments[7].shape[0])
@@ -283,29 +286,34 @@ def invert_band(
     """
     factor_band(indptr, indices, weights, discount, place, band)
     n, width = band.shape[0], band.shape[1] // 2
-    for i in range(n):
-        here = rows[i]
-        for c in range(n):
-            here[c] = 0.0
-        here[i] = 1.0
-        for j in range(max(0, i - width), i):
-            factor, there = band[i, j - i + width], rows[j]
-            if factor != 0.0:
-                for c in range(j + 1):
-                    here[c] -= factor * there[c]
-    for i in range(n - 1, -1, -1):
-        here = rows[i]
-        for j in range(i + 1, min(i + width + 1, n)):
-            factor, there = band[i, j - i + width], rows[j]
-            if factor != 0.0:
-                for c in range(n):
-                    here[c] -= factor * there[c]
-        for c in range(n):
-            here[c] /= band[i, width]
+    for step in range(2 * n):  # down by L, and up by U
+        i, down = step if step < n else 2 * n - 1 - step, step < n
+        if down:
+            for c in range(n):
+                rows[i, c] = 0.0
+            rows[i, i] = 1.0
+        first, end = (max(0, i - width), i) if down else (i + 1, min(i + width + 1, n))
+        while first < end and band[i, first - i + width] == 0.0:
+            first += 1
+        while first < end and band[i, end - 1 - i + width] == 0.0:
+            end -= 1
+        for j in range(first, end, 4):  # of four rows at a time
+            k = j - i + width
+            j1, j2, j3 = min(j + 1, end - 1), min(j + 2, end - 1), min(j + 3, end - 1)
+            f0, f1 = band[i, k], band[i, k + 1] if j + 1 < end else 0.0
+            f2 = band[i, k + 2] if j + 2 < end else 0.0
+            f3 = band[i, k + 3] if j + 3 < end else 0.0
+            for c in range(j3 + 1 if down else n):  # L's inverse is a triangle
+                rows[i, c] -= (f0 * rows[j, c] + f1 * rows[j1, c]) + (
+                    f2 * rows[j2, c] + f3 * rows[j3, c]
+                )
+        if not down:
+            scale = 1.0 / band[i, width]
+            for c in range(n):
+                rows[i, c] *= scale
     for s in range(n):
-        here = rows[place[s]]
         for t in range(n):
-            inverse[s, t] = here[place[t]]
+            inverse[s, t] = rows[place[s], place[t]]
 
 
 @kernel
@@ -384,7 +392,7 @@ def soft_policy_iteration(
         )
         for s in range(n_states):
             for a in range(policy.shape[1]):
-                policy[s, a] = math.exp(policy[s, a])
+                policy[s, a] = math.exp(policy[s, a]) if policy[s, a] != 0.0 else 1.0
         residual, scale = soft_gap(
             indptr, data, reward, temperature, value, action_value, policy, weights, gap
         )

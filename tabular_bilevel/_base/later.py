@@ -1,0 +1,53 @@
+"""Arrays that are computed if and when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tabular_bilevel._base.arrays import quiet, read_only
+
+__all__ = ["computed_later", "later"]
+
+T = TypeVar("T")
+
+
+def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
+    """Let functions without arguments take the place of some arrays of a frozen dataclass.
+
+    Copies and pickles have the arrays.
+    """
+
+    def put_aside(self: Any) -> None:
+        known = vars(self)
+        for name in names:
+            if callable(known[name]):
+                known["later " + name] = known.pop(name)
+
+    @quiet
+    def compute(self: Any, name: str) -> Any:
+        """Compute an array that is not there yet."""
+        function = vars(self).pop("later " + name, None)
+        if function is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        array = vars(self)[name] = read_only(function())
+        return array
+
+    def state(self: Any) -> dict[str, Any]:
+        for name in names:
+            getattr(self, name)
+        known: dict[str, Any] = vars(self)
+        return known
+
+    def decorated(cls: type[T]) -> type[T]:
+        cls.__post_init__, cls.__getattr__ = put_aside, compute  # type: ignore[attr-defined]
+        if "__getstate__" not in vars(cls):
+            cls.__getstate__ = state  # type: ignore[method-assign]
+        return cls
+
+    return decorated
+
+
+def later(function: Callable[[], Any]) -> Any:
+    """Say of a function that it takes an array's place."""
+    return function
