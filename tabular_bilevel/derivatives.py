@@ -177,7 +177,7 @@ def _added(parts: Sequence[Reach]) -> Reach:
         for name in ("given", "reason")
     }
     bound += (len(parts) + 2.0) * ROUNDOFF * size
-    return Reach(pulled, bound, **words)
+    return Reach(pulled, bound, words["given"], words["reason"])
 
 
 def _own(part: object, found: Reach, bound: Any) -> Reach:
