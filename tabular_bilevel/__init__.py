@@ -112,6 +112,8 @@ Efficiency: how good is it?
     estimator_moments        exact bias and variance of a method's gradients, without sampling
     error_curve              errors of methods against the budget of steps
     ErrorCurve               these errors, the best cuts, and where methods cross
+    error_grid               the same over temperatures, discounts, horizons, sizes
+    ErrorGrid                these curves as one table
     required_samples         trajectories for an error, or a cosine, with a probability
     best_baseline            BC-HG with the baseline that leaves the least variance
     lower_limit              least variance for those who learn what exact critics know
@@ -264,6 +266,7 @@ __all__ = [
     "Episodes",
     "ErrorBounds",
     "ErrorCurve",
+    "ErrorGrid",
     "Estimate",
     "Estimated",
     "Estimator",
@@ -343,6 +346,7 @@ __all__ = [
     "enclose",
     "error_bounds",
     "error_curve",
+    "error_grid",
     "estimator_moments",
     "evaluate_leader",
     "forward_gradient",

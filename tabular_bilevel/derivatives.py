@@ -118,7 +118,7 @@ class Reach:
     reason : str
         Why the bound is infinite; empty if it need not be.
     own : bool
-        Whether that is what the problem's own pullback comes to.
+        Whether the problem's own pullback said so: it need not be asked again.
     """
 
     pulled: FloatArray

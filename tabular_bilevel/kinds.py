@@ -67,23 +67,24 @@ def by_kind(tables: Callable[..., Any], linear_quadratic: Callable[..., Any]) ->
     return chosen
 
 
-# What `solver` can be for tables alone.
-_SOLVERS_OF_TABLES = (
-    CompiledPolicyIteration,
-    PolicyIteration,
-    StoppedPolicyIteration,
-    StoppedValueIteration,
-    ValueIteration,
-)
+# What belongs to the other kind of model: solvers, too, for tables alone.
+_FOREIGN = {
+    Model: (LinearQuadraticResponse, LinearQuadraticEvaluation),
+    LinearQuadraticModel: (
+        CompiledPolicyIteration,
+        PolicyIteration,
+        StoppedPolicyIteration,
+        StoppedValueIteration,
+        ValueIteration,
+        Response,
+        Evaluation,
+    ),
+}
 
 
 def _require_kind(model: object, given: object, name: str) -> None:
     """Raise where a model of the one kind comes with what belongs to the other."""
-    others = {
-        Model: (LinearQuadraticResponse, LinearQuadraticEvaluation),
-        LinearQuadraticModel: (*_SOLVERS_OF_TABLES, Response, Evaluation),
-    }
-    for kind, foreign in others.items():
+    for kind, foreign in _FOREIGN.items():
         if isinstance(model, kind) and isinstance(given, foreign):
             raise ValueError(
                 f"{name} is a {type(given).__name__} of the other kind of model, and model is a "

@@ -20,11 +20,11 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 
 __all__ = [
-    "TablesOnlyError",
     "AnyProblem",
     "BilevelProblem",
     "ForwardProblem",
     "LinearQuadraticProblem",
+    "TablesOnlyError",
     "model_at",
     "modelled",
     "pulled_back",

@@ -145,6 +145,13 @@ def test_a_best_baseline_of_other_methods_is_not_known():
             tb.best_baseline(PROBLEMS["pairs"], np.zeros(6), method)
 
 
+def test_a_continuous_state_has_no_best_baseline():
+    room = tb.problems.bilevel_lqr()
+    for of in (tb.best_baseline, tb.lower_limit):
+        with pytest.raises(ValueError, match=f"Model: {of.__name__} is for tables only$"):
+            of(room, np.zeros(room.n_parameters))
+
+
 def test_a_baseline_of_another_problem_is_refused():
     best = tb.best_baseline(PROBLEMS["pairs"], np.zeros(6))
     with pytest.raises(

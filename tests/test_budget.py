@@ -52,7 +52,7 @@ def test_a_budget_takes_the_best_cut_that_it_is_enough_for():
     assert CURVE.error[0, -1] < 0.05 < 0.9 < CURVE.error[1, -1]
     assert (CURVE.horizon[:, 0] == 1.0).all()
     assert CURVE.horizon[0, -1] >= 50.0
-    long = tb.error_curve(PROBLEM, THETA, METHODS, [1.0], horizons=[])
+    long = tb.error_curve(PROBLEM, THETA, METHODS, [1.0], horizons=[math.inf])
     assert np.isinf(long.error).all()
     assert "too few" in str(long)
 
@@ -91,7 +91,7 @@ def test_a_curve_of_nothing_is_refused():
             tb.error_curve(PROBLEM, THETA, methods, budgets)
 
 
-@pytest.mark.parametrize("horizons", [5, [0], [True], "ab"])
+@pytest.mark.parametrize("horizons", [5, [0], [True], "ab", []])
 def test_a_bad_cut_is_refused(horizons):
     with pytest.raises(ValueError, match=r"^(a horizon|horizons) is "):
         tb.error_curve(PROBLEM, THETA, METHODS, [1e3], horizons=horizons)
@@ -198,3 +198,44 @@ def test_a_check_that_shows_too_little_says_what_it_takes():
     assert not any("trajectories" in each for each in plain.notes)  # moments are not known
     enough = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1000)))
     assert not tb.check_estimator(enough, PROBLEM, THETA, rng=0, n_replicates=100).notes
+
+
+def test_a_grid_has_a_curve_in_each_cell():
+    over = {"temperature": [0.2, 1.0], "horizon": [5, 50], "leader_discount": [0.5, 0.9]}
+    found = tb.error_grid(tb.problems.two_state, over, METHODS, [1e3], theta=[0.2, -0.3])
+    assert found.settings[1] == {"temperature": 0.2, "horizon": 5, "leader_discount": 0.9}
+    assert len(found.settings) == len(found.curves) == 8
+    problem = tb.problems.two_state(temperature=0.2, leader_discount=0.9)
+    alone = tb.error_curve(problem, [0.2, -0.3], METHODS, [1e3], horizons=[5])
+    np.testing.assert_array_equal(found.curves[1].error, alone.error)
+    assert (alone.horizon == 5.0).all()  # and no other
+    over = {"n_parameters": [1, 30]}
+    naive = {"naive": METHODS["naive"]}
+    of_sizes = tb.error_grid(
+        tb.problems.garnet, over, naive, [1e3], theta=lambda made: np.full(made.n_parameters, 0.1)
+    )
+    assert [curve.moments["naive"][0].mean.size for curve in of_sizes.curves] == [1, 30]
+    unlike = tb.ErrorGrid(({"n": 1}, {"n": 2}), (CURVE, of_sizes.curves[0]))
+    assert unlike.methods == ("BC-HG", "naive")
+    assert ["2", "1,000", "-"] in [line.split()[:3] for line in str(unlike).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("make", "over", "message"),
+    [
+        (tb.problems.garnet, {}, r"^over is .*, not a mapping from settings"),
+        (tb.problems.garnet, ["temperature"], r"^over is .*, not a mapping from settings"),
+        (tb.problems.garnet, {"temperature": 0.1}, r"^over\['temperature'\] is 0.1, not a seq"),
+        (tb.problems.garnet, {"temperature": []}, r"^over\['temperature'\] has no values$"),
+        (tb.problems.garnet, {"horizon": [0.5]}, "^a horizon is 0.5"),
+        (
+            tb.problems.garnet,
+            {"heat": [1.0]},
+            "^garnet is not made of these settings: got an unexp",
+        ),
+        (PROBLEM, {"temperature": [0.1]}, "^make is FeatureProblem.*, which cannot be called"),
+    ],
+)
+def test_a_grid_of_nothing_is_refused(make, over, message):
+    with pytest.raises(ValueError, match=message):
+        tb.error_grid(make, over, METHODS)

@@ -114,7 +114,7 @@ def test_an_interrupt_says_so(monkeypatch, capsys):
 def test_problems_lists_all(capsys):
     assert main(["problems"]) == 0
     printed = capsys.readouterr().out
-    for name in tb.problems.CATALOGUE:
+    for name in (*tb.problems.CATALOGUE, *tb.problems.CONTINUOUS):
         assert f"\n{name} " in printed
 
 
@@ -336,6 +336,9 @@ def test_train_by_default_is_the_published_protocol(planned):
     training, _ = planned("train", "four-rooms", "--method", "bchg")
     assert training.optimiser == tb.GradientAscent(0.1, 1.0)
     assert training.estimator == METHODS["bchg"](Setting())
+    rooms, _ = planned("train", "building", "--method", "bchg-exact-critic", "--batch", "600")
+    assert rooms.estimator.sampler == tb.Episodes(3, 200)  # where no episode ends
+
     learned, _ = planned("train", "two-state", "--method", "bchg", "--critic-step", "0.25")
     assert learned.estimator.interaction.critic.step_size == 0.25
     assert list(training.seeds) == list(range(10))

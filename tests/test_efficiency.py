@@ -33,9 +33,27 @@ def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, monkeypatch, c
     assert asked == [(loop, [0.2, -0.3], [1e2, 1e4]), (loop, [0.0, 0.0], [1e3, 1e4, 1e5])]
 
 
+def test_settings_are_varied(tmp_path, capsys):
+    table, picture = tmp_path / "e.json", tmp_path / "e.svg"
+    words = ["efficiency", "bandit", "--vary", "temperature=0.1,1", "--vary", "horizon=1"]
+    assert main([*words, "--json", str(table), "--plot", str(picture)]) == 0
+    grid = tb.error_grid(tb.problems.bandit, {"temperature": [0.1, 1], "horizon": [1]})
+    assert capsys.readouterr().out == f"{grid}\nthe errors are drawn in {picture}\n"
+    assert tuple(json.loads(table.read_text())) == grid.labels
+    assert main([*words[:2], "--vary", "heat=1"]) == 2
+    assert "bandit is not made of these settings" in capsys.readouterr().err
+    mine = tmp_path / "mine.py"
+    mine.write_text("from tabular_bilevel.problems import bandit as make\n")
+    words = ["efficiency", f"{mine}:make", "--vary", "temperature=1,2.5", "--vary", "horizon=1"]
+    assert main(words) == 0
+    assert "\n2.5   " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--vary", "temperature"], "'temperature' is not NAME=VALUE,... of numbers"),
+        (["--vary", "temperature=hot"], "'temperature=hot' is not NAME=VALUE,... of numbers"),
         (["--budget", "many"], "'many' is not numbers, parted by commas"),
         (["--budget", "10,0"], "'10,0' has a budget below 1 step"),
         (["--budget", "nan"], "'nan' has a budget below 1 step"),

@@ -9,6 +9,7 @@ from small import somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.cli import explain, main
+from tabular_bilevel.cli._common import NAMED
 
 SIZES = {"warehouse"}  # takes seconds
 
@@ -45,9 +46,9 @@ def parameters(problem, theta):
     return told
 
 
-@pytest.mark.parametrize("name", sorted(set(tb.problems.CATALOGUE) - SIZES))
+@pytest.mark.parametrize("name", sorted({*NAMED} - SIZES))
 def test_causes_add_up_to_the_gradient(name):
-    problem = tb.problems.CATALOGUE[name]()
+    problem = NAMED[name]()
     theta = somewhere(problem)
     exact = tb.hypergradient(problem, theta)
     told = parameters(problem, theta)
@@ -122,6 +123,11 @@ def test_a_place_on_a_map_is_a_cell():
 
 def of_length(problem):
     return list(explain.explained("problem", problem, np.zeros(problem.n_parameters)))[2]
+
+
+def test_a_continuous_state_settles():
+    line = of_length(tb.problems.building_thermal_control())
+    assert line == "play never ends; in the end a step leaves 0.9785 of the state's mean"
 
 
 def test_how_long_play_lasts():

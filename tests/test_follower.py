@@ -126,11 +126,10 @@ def test_a_reward_that_is_never_earned_costs_no_accuracy(solver):
 
 @pytest.mark.parametrize("solver", [tb.PolicyIteration, tb.ValueIteration])
 def test_settings_are_positive_numbers(solver):
-    model = one_state([0.0], 1.0, 0.5)
-    found = refusal(solver(max_iterations=0).solve, model)
+    found = refusal(solver, max_iterations=0)
     assert found == "max_iterations is 0, not a positive whole number"
     for tolerance in (0.0, -1.0, np.nan, np.inf):
-        found = refusal(solver(tolerance=tolerance).solve, model)
+        found = refusal(solver, tolerance=tolerance)
         assert found == f"tolerance is {tolerance}, not a positive finite number"
 
 

@@ -206,6 +206,14 @@ def test_the_formula_of_what_was_seen_attains_it():
     assert least[1] > 1.3 * least[0]  # which one is compared with shows
 
 
+def test_actions_that_are_all_but_never_taken_do_not_count():
+    problem = rewards_only(temperature=0.002)
+    policy = tb.solve_follower(problem.model(np.zeros(3))).policy
+    assert 0.0 < policy[policy > 0.0].min() < 1e-308  # over which 1 is infinite
+    found = tb.lower_limit(problem, np.zeros(3), tb.Episodes(1, STEPS), reward_variance=1.0)
+    assert all(np.isfinite(part).all() for part in vars(found).values())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -14,7 +14,7 @@ from tabular_bilevel.lq.model import MOVED
 DIGITS, SWEEPS, STEP = 45, 140, mpmath.mpf(10) ** -12
 
 
-def exact_objective(tables, reward, discounts):
+def exact_objective(tables, reward, discounts, steps):
     """Compute J with many digits, by sweeps: no formula but the definitions."""
     A, B, Q, R = (tables[name] for name in MOVED[:4])
     soon, later = discounts
@@ -30,7 +30,7 @@ def exact_objective(tables, reward, discounts):
     total, weight = mpmath.mpf(0), mpmath.mpf(1)
     M, N, H, c = (reward[name] for name in ("state", "control", "cross", "constant"))
     by_state = M - H * K - K.T * H.T + K.T * N * K
-    for _ in range(SWEEPS):
+    for _ in range(steps or SWEEPS):
         earned = trace(by_state * X) + trace(N * spread) + c
         total, X, weight = total + weight * earned, C * X * C.T + noise, weight * later
     return total
@@ -45,7 +45,7 @@ def in_digits(array):
     return mpmath.mpf(float(array)) if array.ndim == 0 else mpmath.matrix(array.tolist())
 
 
-def small_problem(seed):
+def small_problem(seed, horizon=None):
     """Few states, and discounts that need few sweeps."""
     problem = next(
         found
@@ -53,7 +53,7 @@ def small_problem(seed):
         if (found := Moved.random(later, n_parameters=2)).base.n_states <= 3
     )
     base = problem.base.replace(follower_discount=0.6, leader_discount=0.6)
-    base = base.replace(dynamics=0.7 * base.dynamics)
+    base = base.replace(dynamics=0.7 * base.dynamics, leader_horizon=horizon)
     return Moved(base, problem.tangents)
 
 
@@ -69,12 +69,13 @@ def exact_at(problem, along, step):
             for name in reward.moved
         }
         discounts = map(mpmath.mpf, (model.follower_discount, model.leader_discount))
-        return exact_objective(tables, numbers, tuple(discounts))
+        return exact_objective(tables, numbers, tuple(discounts), model.leader_horizon)
 
 
 @sizes("seed", [0, 3], range(4, 24))
-def test_many_digits_lie_within_the_bounds(seed):
-    problem = small_problem(seed)
+@pytest.mark.parametrize("horizon", [None, 1, 13])
+def test_many_digits_lie_within_the_bounds(seed, horizon):
+    problem = small_problem(seed, horizon)
     result = tb.hypergradient(problem, np.zeros(2), accuracy=tb.Bounded())
     assert result.accuracy.given.startswith("given the derivatives as pushforward returns them")
     with mpmath.workdps(DIGITS):
@@ -170,7 +171,7 @@ def test_decay_is_proven_or_refused():
         Ball(np.eye(2), 0.6).inverse()
 
 
-def test_large_systems_are_bounded_on_request():
+def test_what_takes_long_is_bounded_on_request():
     base = random_system(0)
     n = 21
     big = base.replace(
@@ -195,3 +196,7 @@ def test_large_systems_are_bounded_on_request():
     assert "more than 20 states" in tb.hypergradient(Warmer(), [0.0]).accuracy.reason
     asked = tb.hypergradient(Warmer(), [0.0], accuracy=tb.Bounded())
     assert asked.accuracy.gradient[0] < 1e-8 * abs(asked.gradient[0])
+    building, theta = tb.problems.building_thermal_control(), np.zeros(8)
+    assert "of a finite leader_horizon" in tb.hypergradient(building, theta).accuracy.reason
+    asked = tb.hypergradient(building, theta, accuracy=tb.Bounded())
+    assert asked.accuracy.gradient.max() < 0.02

@@ -9,6 +9,7 @@ from sizes import sizes
 from systems import random_system
 
 import tabular_bilevel as tb
+from tabular_bilevel.estimators.register import METHODS
 from tabular_bilevel.lq.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.lq.model import MOVED
 from tabular_bilevel.lq.traces import TraceRule
@@ -260,8 +261,6 @@ def test_what_cannot_be_sampled_is_said():
     of_tables = tb.best_baseline(tb.problems.random_game(), [0.1] * 12)
     with pytest.raises(ValueError, match="baseline is a table of numbers"):
         of_tables(ROOM, THETA, rng=0)
-    with pytest.raises(ValueError, match="tables only"):
-        tb.estimator_moments(ROOM, THETA, BCHG)
     model = ROOM.model(THETA)
     with pytest.raises(ValueError, match="policy is not a pair"):
         tb.sample_trajectories(model, [[1.0]], count=1, horizon=1, rng=0)
@@ -271,6 +270,67 @@ def test_what_cannot_be_sampled_is_said():
         tb.sample_trajectories(
             model, tb.solve_follower(model).policy, count=10**9, horizon=9, rng=0
         )
+
+
+FEW = tb.Setting(sampler=tb.Episodes(4, 5))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_works_or_says_that_it_does_not(name):
+    """So does the checker: what is for tables is no fault of an estimator's."""
+    method = METHODS[name](FEW)
+    entries = (
+        lambda: method(ROOM, THETA, rng=0),
+        lambda: method.target(ROOM, THETA),
+        lambda: tb.estimator_moments(ROOM, THETA, method),
+        lambda: tb.check_by_enumeration(method, ROOM, THETA),
+    )
+    said = [plainly(entry) for entry in entries]
+    assert (said[0] == "") == (name in {"exact", "zero-order", "bchg-exact-critic"})
+    if "tables only" in said[0]:
+        with pytest.raises(ValueError, match="tables only"):
+            tb.check_estimator(method, ROOM, THETA, rng=0)
+
+
+def plainly(entry):
+    """Do it; or return the words that it is refused with."""
+    try:
+        entry()
+    except ValueError as error:
+        words = str(error)
+    else:
+        words = ""
+    assert "attribute" not in words
+    return words
+
+
+CRITICS = (
+    tb.GivenCritic([[0.0]]),
+    tb.MonteCarloCritic(),
+    tb.SarsaCritic(),
+    tb.TemporalDifferenceCritic(),
+)
+
+
+@pytest.mark.parametrize("critic", CRITICS, ids=lambda critic: type(critic).__name__)
+def test_critics_of_tables_say_so(critic):
+    method = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(4, 5), critic))
+    for entry in (lambda: method(ROOM, THETA, rng=0), lambda: method.target(ROOM, THETA)):
+        with pytest.raises(ValueError, match="which has a table of values: of a linear-quadratic"):
+            entry()
+
+
+def test_methods_and_followers_of_tables_say_so():
+    for method in (tb.SoBiRL(), tb.ScoreFunction()):
+        for entry in (
+            lambda method=method: method.target(ROOM, THETA),
+            lambda method=method: tb.check_estimator(method, ROOM, THETA, rng=0),
+        ):
+            with pytest.raises(ValueError, match=f"{type(method).__name__} is for tables only"):
+                entry()
+    later = tb.Interaction(tb.Episodes(4, 5), follower=tb.StoppedPolicyIteration(steps=2))
+    with pytest.raises(ValueError, match="which answers to models of tables only"):
+        tb.BoltzmannCovariance(later)(ROOM, THETA, rng=0)
 
 
 def test_a_critic_that_learns_quadratics():

@@ -1,14 +1,17 @@
 """The leader's objective: by recursion, by quadrature, and by playing."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from systems import random_system
 
 import tabular_bilevel as tb
+from tabular_bilevel._base.arrays import ROUNDOFF
 from tabular_bilevel.lq.follower import closed_loop
 from tabular_bilevel.lq.leader import _back, moved_noise, rounding_horizon, step_weights
+from tabular_bilevel.lq.rewards import Widened
 
 ROUNDING = 1e-11
 
@@ -230,3 +233,55 @@ def test_a_bump_too_far_off_to_be_felt_has_no_slope(centre, precision):
     evaluation = tb.evaluate_leader(model, response)
     assert evaluation.objective == 0.0
     assert tb.sensitivities(model, response, evaluation).size == 0.0
+
+
+def in_fractions(precision, covariance, gap):
+    """Compute E, (I + 2 S D)^-1 S, its product with a gap, and the determinant, for two states."""
+    D, S, g = (np.vectorize(Fraction)(array) for array in (precision, covariance, gap))
+    grown = 2 * S @ D + np.array([[Fraction(1), Fraction(0)], [Fraction(0), Fraction(1)]])
+    (a, b), (c, d) = grown
+    size = a * d - b * c
+    shrunk = np.array([[d, -b], [-c, a]]) / size
+    return [np.array(x, dtype=float) for x in (D @ shrunk, shrunk @ S, shrunk @ g, size)]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e4, 1e8])
+@pytest.mark.parametrize("wide", [1.0, 1e-4, 1e-8])
+@pytest.mark.parametrize("straight", [False, True])
+def test_a_wide_bump_over_a_nearly_singular_state(ratio, wide, straight):
+    """No more is lost than by the last digits of precision and covariance, in fractions."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        F = np.diag([1.0, wide]) if straight else rng.normal(size=(2, 2)) * [1.0, wide]
+        G = rng.normal(size=(2, 2)) * np.sqrt([ratio, 1e-6])
+        precision, covariance, gap = F @ F.T, (G @ G.T)[None], rng.normal(size=2)
+        known = in_fractions(precision, covariance[0], gap)
+        found = Widened(precision, covariance)
+        _, pull, near = found.at(gap[None])
+        spread = 1.0 + 2.0 * np.linalg.norm(precision) * np.linalg.norm(covariance)
+        for x, y in zip(
+            (found.precisions[0], found.shrunk(np.ones(1)), near[0]), known, strict=False
+        ):
+            assert np.abs(x - y).max() <= 10.0 * ROUNDOFF * spread * np.abs(y).max()
+        np.testing.assert_allclose(pull[0], found.precisions[0] @ gap, rtol=1e-6)
+        assert abs(found.heights[0] ** -2.0 / known[3] - 1.0) <= 100.0 * found.lost
+
+
+def test_factors_of_large_and_of_small_matrices_agree():
+    rng = np.random.default_rng(0)
+    for n, seen in ((30, 30), (30, 3), (4, 2), (4, 0)):
+        F = rng.normal(size=(n, seen)) / n
+        root = rng.normal(size=(3, n, n))
+        covariances, gap, weights = root @ root.swapaxes(1, 2), rng.normal(size=(3, n)), np.ones(3)
+        for precision in (F @ F.T, np.diag(np.diag(F @ F.T) * (np.arange(n) < seen))):
+            shrunk = np.linalg.inv(np.eye(n) + 2.0 * covariances @ precision)
+            found = Widened(precision, covariances)
+            _, pull, near = found.at(gap)
+            for x, y in (
+                (found.precisions, precision @ shrunk),
+                (found.shrunk(weights), np.tensordot(weights, shrunk @ covariances, axes=1)),
+                (near, np.matvec(shrunk, gap)),
+                (pull, np.matvec(precision @ shrunk, gap)),
+                (found.heights, np.linalg.det(shrunk) ** 0.5),
+            ):
+                np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9 * np.abs(y).max())

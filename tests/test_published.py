@@ -47,13 +47,22 @@ def test_numbers_that_differ_do_not_agree():
     assert not agree(Number(1.0, 0.1), Number(1.6, 0.0))
 
 
-def test_every_table_is_on_a_page_and_every_page_shows_what_there_is():
+@pytest.mark.parametrize(
+    ("function", "kept"),
+    [
+        ("show", measure.stored),
+        ("show_paper", lambda: measure.stored("small", measure.OF_THE_PAPER)),
+    ],
+)
+def test_every_table_is_on_a_page_and_every_page_shows_what_there_is(function, kept):
     shown = [
         name
         for page in PAGES.glob("*.md")
-        for name in re.findall(r'^show\("(.*?)"', page.read_text(encoding="utf-8"), re.MULTILINE)
+        for name in re.findall(
+            rf'^{function}\("(.*?)"', page.read_text(encoding="utf-8"), re.MULTILINE
+        )
     ]
-    assert set(shown) == {key.split(" | ")[0] for key in measure.stored()}
+    assert set(shown) == {key.split(" | ")[0] for key in kept()}
 
 
 def test_a_table_is_printed_with_intervals(monkeypatch, tmp_path, capsys):
@@ -66,6 +75,17 @@ def test_a_table_is_printed_with_intervals(monkeypatch, tmp_path, capsys):
     assert [line.split() for line in lines] == [
         ["one"], ["x", "1.0", "+-", "1.3"], ["y", "2.0"],
     ]  # fmt: skip
+
+
+def test_of_the_papers_experiments_a_table_has_standard_errors_and_dashes(
+    monkeypatch, tmp_path, capsys
+):
+    numbers = {"a | x | one": [1.0, 0.5], "a | y | two": [2.0, 0.0]}
+    monkeypatch.setattr(measure, "OF_THE_PAPER", tmp_path / "numbers.json")
+    measure.OF_THE_PAPER.write_text(json.dumps({"small": numbers}), encoding="utf-8")
+    measure.show_paper("a", "{:.1f}")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["one", "two"], ["x", "1.0", "+-", "0.5", "-"], ["y", "-", "2.0"]]
 
 
 def test_a_scale_is_written_beside_the_other(monkeypatch, tmp_path):

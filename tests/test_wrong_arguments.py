@@ -104,6 +104,7 @@ OWN = {
     "RegularisedActorCritic": BANDIT,
     "Budget": {"gradient": THETA[:3], "bound": THETA[:3]},
     "required_samples": {"method": tb.NaivePolicyGradient(DRAWN), "error": 0.1},
+    "error_grid": {"make": tb.problems.layered, "over": {"temperature": [0.5]}},
     "check_by_enumeration": {"estimator": tb.NaivePolicyGradient()},
     "bandit_closed_form": BANDIT,
     "two_state_closed_form": BANDIT,
@@ -265,23 +266,3 @@ def test_coordinates_are_numbers(wrong, place):
     where[place] = wrong
     with pytest.raises(ValueError, match=rf"^{'xy'[place]} (is|has)"):
         plane.point(*where)
-
-
-@pytest.mark.parametrize("sampler", [tb.Episodes(5), tb.StepBudget(20), tb.Survivors(5)])
-def test_a_policy_that_is_nearly_one_is_refused(sampler):
-    masked = tb.problems.zoo.named("forbidden action")
-    model = masked.problem.model(masked.theta)
-    policy = tb.solve_follower(model).policy
-    sampler.sample(model, policy, rng=0)
-    off = policy.copy()
-    off[0] *= 1.001
-    with pytest.raises(ValueError, match=r"^policy\[0\] sums to 1\.001, not 1"):
-        sampler.sample(model, off, rng=0)
-    state, action = np.argwhere(~model.available)[0]
-    off = policy.copy()
-    off[state] = 0.0
-    off[state, action] = 1.0
-    with pytest.raises(ValueError, match=rf"^policy\[{state}, {action}\] is 1\.0 for an unavail"):
-        sampler.sample(model, off, rng=0)
-    given = sampler.sample(model, policy.tolist(), rng=0)  # numbers of any kind will do
-    np.testing.assert_array_equal(given.states, sampler.sample(model, policy, rng=0).states)

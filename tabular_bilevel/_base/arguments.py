@@ -286,12 +286,13 @@ def as_action_names(
 
 def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "theta") -> FloatArray:
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
-    if type(theta) is np.ndarray:
-        array = theta
-    elif hasattr(theta, "pullback"):
+    if type(theta) is np.ndarray and theta.dtype == np.float64 and theta.ndim == 1:
+        vector = theta.copy()  # the rule, in the least time
+        if size in (None, vector.size) and math.isfinite(np.vdot(vector, vector)):
+            return vector
+    if hasattr(theta, "pullback"):
         raise ValueError(f"{name} is a problem: the problem comes first, and then theta")
-    else:
-        array = as_numbers(name, theta)
+    array = as_numbers(name, theta)
     if array.ndim != 1 or (size is not None and array.size != size):
         wanted = "any length" if size is None else f"length {size}"
         raise ValueError(f"{name} has shape {array.shape}, not that of a vector of {wanted}")

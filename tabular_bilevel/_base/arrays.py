@@ -35,6 +35,7 @@ __all__ = [
     "read_only_view",
     "restore_read_only",
     "softmax",
+    "unchecked",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -43,6 +44,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 #: Unit roundoff of float64: a sum of n products is off by less than n + 2 of it, relative to the
 #: sum of their sizes.
@@ -57,16 +59,16 @@ def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
     return np.asarray(bound + UNDERFLOW * (np.asarray(factor) != 0.0))
 
 
-def _error_state() -> ContextVar[Any]:
-    """Find where numpy keeps its error state, which it does not tell."""
+def _silence() -> tuple[ContextVar[Any], Any]:
+    """Find where numpy keeps its error state, which it does not tell, and what silence is there."""
     before = copy_context()
     with np.errstate(all="ignore"):
         inside = copy_context()
-    places = (place for place in inside if inside[place] is not before.get(place))
-    return next(places, ContextVar("unknown", default=None))
+    changed = [place for place in inside if inside[place] is not before.get(place)]
+    return (changed[0], inside[changed[0]]) if changed else (ContextVar("unknown"), "silence")
 
 
-ERROR_STATE = _error_state()
+ERROR_STATE, SILENCE = _silence()
 
 
 def quiet(function: F) -> F:
@@ -77,15 +79,17 @@ def quiet(function: F) -> F:
     called from there: what is not finite is refused when it comes back. A stranger's estimator
     keeps the caller's state.
     """
-    here = one_thread.here
 
     @functools.wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
-        if here.depth > 0 and ERROR_STATE.get(None) is here.quiet:  # within another that is quiet
+        if ERROR_STATE.get(None) is SILENCE:  # within another that is quiet
             return function(*arguments, **settings)
-        with one_thread, np.errstate(all="ignore"):
-            here.quiet = ERROR_STATE.get(None)
-            return function(*arguments, **settings)
+        before = ERROR_STATE.set(SILENCE)  # as numpy.errstate does, at a tenth of its cost
+        try:
+            with one_thread:
+                return function(*arguments, **settings)
+        finally:
+            ERROR_STATE.reset(before)
 
     return cast("F", call)
 
@@ -160,6 +164,13 @@ def narrowing(links: sp.csr_array) -> IntArray:
     place = np.empty(order.size, dtype=np.int64)
     place[order] = np.arange(order.size)
     return place
+
+
+def unchecked(kind: type[T], **attributes: Any) -> T:
+    """Make a frozen object of all its attributes, without the look at each that its class takes."""
+    made = object.__new__(kind)
+    made.__dict__.update(attributes)
+    return made
 
 
 def restore_read_only(self: object, state: dict[str, Any]) -> None:

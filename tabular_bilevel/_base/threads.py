@@ -39,11 +39,6 @@ def _setter(library: Any) -> Callable[[int], None]:
     return getattr(library, "_real_set_num_threads", setter)
 
 
-class _Here(threading.local):
-    depth = 0
-    quiet: object = None  # numpy's error state while it does not warn
-
-
 class _OneThread:
     """Give the libraries back their threads when the last of those who are in leaves.
 
@@ -52,7 +47,6 @@ class _OneThread:
     """
 
     def __init__(self) -> None:
-        self.here = _Here()
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[tuple[Callable[[int], None], int]] = []
@@ -67,10 +61,8 @@ class _OneThread:
                         self._before.append((put, before))
                         put(1)
             self._inside += 1
-        self.here.depth += 1
 
     def __exit__(self, *error: object) -> None:
-        self.here.depth -= 1
         with self._lock:
             self._inside -= 1
             if self._inside == 0:

@@ -20,7 +20,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
     require_method,
 )
-from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only
+from tabular_bilevel._base.arrays import FloatArray, binary_scale, quiet, read_only, unchecked
 from tabular_bilevel._base.files import LIMIT, brief, read_arrays, shown, write_file
 from tabular_bilevel._base.generators import (
     generator_at,
@@ -528,7 +528,8 @@ def climb(
         except Exception as error:
             error.add_note(f"in iteration {iteration}")
             raise
-        yield Iteration(
+        yield unchecked(
+            Iteration,
             iteration=iteration,
             problem=problem,
             theta=theta,

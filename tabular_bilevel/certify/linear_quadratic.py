@@ -17,6 +17,7 @@ from tabular_bilevel._base.arrays import ROUNDOFF, UNDERFLOW, FloatArray
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.certify.result import CertificationError, require_ieee_arithmetic
 from tabular_bilevel.derivatives import has_pushforward, tangents_along
+from tabular_bilevel.lq.leader import summed
 from tabular_bilevel.lq.linear import lyapunov, symmetric
 from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward
@@ -71,6 +72,9 @@ class Ball:
         """Bound the norm of all of them."""
         return (self.size + self.rad) * PAID
 
+    # numbers leave products with it to it
+    __array_ufunc__ = None
+
     def __add__(self, other: Ball) -> Ball:
         both = Ball(self.mid + other.mid)
         rad = self.rad + other.rad + 2.0 * ROUNDOFF * both.entries
@@ -88,6 +92,17 @@ class Ball:
         mixed += self.rad * other.reach if self.rad else 0.0
         rad = mixed + rounding
         return Ball(self.mid @ other.mid, rad * PAID + UNDERFLOW)
+
+    def __radd__(self, number: float) -> Ball:
+        return self + Ball(np.array([[number]]))
+
+    def __rmul__(self, number: float) -> Ball:
+        return self.times(number)
+
+    def __mul__(self, other: Ball) -> Ball:
+        """Multiply by a matrix of one entry, which this is."""
+        found = other.times(float(self.mid[0, 0]))
+        return Ball(found.mid, (found.rad + self.rad * other.reach) * PAID)
 
     def times(self, factor: float) -> Ball:
         """Multiply by a number that is itself rounded a few times."""
@@ -169,8 +184,6 @@ def radii(
     none.
     """
     require_ieee_arithmetic()
-    if model.leader_horizon is not None:
-        raise CertificationError("a finite horizon is not covered", best=None)
     if not isinstance(model.leader_reward, QuadraticReward):
         raise CertificationError("a bump is not covered", best=None)
     if not has_pushforward(problem):
@@ -206,19 +219,26 @@ def _road(
     P, inverse, K, C = _policy(model, value)
     covariance = inverse.times(heat / 2.0)
     V = W + B @ covariance @ B.T
-    mean, total = Ball(model.initial_mean[:, None]), 1.0 / (1.0 - later)
+    mean = Ball(model.initial_mean[:, None])
     start = Ball(model.initial_covariance) + mean @ mean.T
-    moment = Decay(C, later).solve(start + V.times(later * total))
     M, N, H = map(Ball, (reward.state, reward.control, np.asarray(reward.cross)))
     mixed = H @ K
     by_state = M - mixed - mixed.T + K.T @ N @ K
     always = N.dot(covariance) + Ball(np.array([[reward.constant]]))
-    objective = by_state.dot(moment) + always.times(total)
+    if model.leader_horizon is None:
+        all_of_them = 1.0 / (1.0 - later)
+        total = Ball(np.array([[all_of_them]]), SCALE_ROUNDINGS * ROUNDOFF * all_of_them)
+        moment = Decay(C, later).solve(start + (later * total) * V)
+        L = Decay(C.T, later).solve(by_state)
+        flow, spreading = (L @ C @ moment).times(2.0 * later), (later * total) * L
+    else:
+        decay, root = (Ball(np.array([[x]]), ROUNDOFF * x) for x in (later, math.sqrt(later)))
+        given = C, V, by_state, start, decay, model.leader_horizon, root
+        moment, total, L, flow, spreading = summed(*given)
+    objective = by_state.dot(moment) + total * always
 
-    L = Decay(C.T, later).solve(by_state)
-    flow, spreading = (L @ C @ moment).times(2.0 * later), L.times(later * total)
     of_gain = ((N @ K - H.T) @ moment).times(2.0) - B.T @ flow
-    of_covariance = N.times(total) + B.T @ spreading @ B
+    of_covariance = total * N + B.T @ spreading @ B
     Y = inverse @ of_gain
     U = -(inverse @ of_covariance @ covariance) - (Y @ K.T).symmetric()
     source = (B @ Y @ A.T).symmetric() + B @ U.symmetric() @ B.T
@@ -237,8 +257,8 @@ def _road(
         "initial_covariance": L,
         "temperature": of_covariance.dot(inverse).times(0.5),
         OF_REWARD + "state": moment,
-        OF_REWARD + "control": K @ moment @ K.T + covariance.times(total),
-        OF_REWARD + "constant": Ball(np.array([[total]]), SCALE_ROUNDINGS * ROUNDOFF * total),
+        OF_REWARD + "control": K @ moment @ K.T + total * covariance,
+        OF_REWARD + "constant": total,
         OF_REWARD + "cross": (moment @ K.T).times(-2.0),
     }
 

@@ -40,6 +40,7 @@ __all__ = [
     "add_report",
     "add_theta",
     "loaded",
+    "maker_of",
     "of_option",
     "plain",
     "problem_of",
@@ -121,8 +122,7 @@ def add_problem(command: argparse._ActionsContainer, name: str = "problem") -> N
         name,
         type=_problem_name,
         metavar="PROBLEM",
-        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: "
-        + ", ".join(sorted(NAMED)),
+        help="one of yours, as MODULE:NAME or FILE.py:NAME, or one of: " + ", ".join(sorted(NAMED)),
     )
 
 
@@ -144,6 +144,11 @@ def problem_of(name: str) -> Any:
     found = loaded("problem", name)
     require_problem(found, name=name)
     return found
+
+
+def maker_of(name: str) -> Any:
+    """Find what makes a problem of the catalogue, or load somebody's function."""
+    return tb.problems.CATALOGUE.get(name) or loaded("problem", name)
 
 
 def size_of(name: str, problem: Any) -> int:

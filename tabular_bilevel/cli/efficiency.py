@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import tabular_bilevel as tb
 from tabular_bilevel._base.files import write_json
@@ -11,6 +12,7 @@ from tabular_bilevel.cli._common import (
     add_plot,
     add_problem,
     add_theta,
+    maker_of,
     plain,
     problem_of,
     require_files,
@@ -30,6 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS,...",
         help="steps in all, of all trajectories together (%(default)s)",
     )
+    parser.add_argument(
+        "--vary",
+        type=_varied,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="a setting of the problem, such as temperature=0.1,1 or n_parameters=5,50, or "
+        "horizon=10,100, where trajectories are cut; again for another: all are combined",
+    )
     add_theta(parser)
     add_plot(parser, "draw the errors, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there")
@@ -37,23 +48,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute errors of methods, and print them."""
-    problem = problem_of(options.problem)
     require_files(options)
-    curve = tb.error_curve(problem, theta_of(options, problem), budgets=options.budget)
-    say(curve)
-    write_picture(options, "the errors are", lambda plots: plots.error_curves(curve))
+    found: Any
+    if options.vary:
+        found = tb.error_grid(
+            maker_of(options.problem),
+            dict(options.vary),
+            budgets=options.budget,
+            theta=lambda problem: theta_of(options, problem),
+        )
+    else:
+        problem = problem_of(options.problem)
+        found = tb.error_curve(problem, theta_of(options, problem), budgets=options.budget)
+    say(found)
+    draw = "error_grid" if options.vary else "error_curves"
+    write_picture(options, "the errors are", lambda plots: getattr(plots, draw)(found))
     if options.json is not None:
-        rows = {
-            name: [
-                dict(zip(("steps", "error", "cosine"), map(plain, row), strict=True))
-                for row in zip(curve.budgets.tolist(), *each, strict=True)
-            ]
-            for name, *each in zip(
-                curve.methods, curve.error.tolist(), curve.cosine.tolist(), strict=True
-            )
-        }
-        write_json(options.json, rows)
+        of_cells = zip(found.labels, map(_rows, found.curves), strict=True) if options.vary else ()
+        write_json(options.json, dict(of_cells) if options.vary else _rows(found))
     return 0
+
+
+def _rows(curve: tb.ErrorCurve) -> dict[str, list[dict[str, Any]]]:
+    """List what a curve has of each method at each budget."""
+    return {
+        name: [
+            dict(zip(("steps", "error", "cosine", "horizon"), map(plain, row), strict=True))
+            for row in zip(curve.budgets.tolist(), *each, strict=True)
+        ]
+        for name, *each in zip(
+            curve.methods,
+            *(table.tolist() for table in (curve.error, curve.cosine, curve.horizon)),
+            strict=True,
+        )
+    }
+
+
+def _varied(text: str) -> tuple[str, list[float]]:
+    """Read a setting's name and values."""
+    name, _, values = text.partition("=")
+    try:
+        found = [int(part) if part.isdigit() else float(part) for part in values.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE,... of numbers") from error
+    return name, found
 
 
 def _budgets(text: str) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -105,14 +105,21 @@ class Estimate:
 
         Of a law, it is what estimates come to.
         """
-        parts = Parts(experience.problem, experience.theta, direct, indirect)
+        parts = unchecked(
+            Parts,
+            problem=experience.problem,
+            theta=experience.theta,
+            direct_measures=direct,
+            indirect_measures=indirect,
+        )
         seen = experience.seen
         counts = (0, 0)
         if isinstance(seen, Trajectories):
             counts = seen.count, seen.pairs.size
         elif isinstance(seen, TrajectoriesOfStates):
             counts = seen.count, seen.n_steps
-        return cls(
+        return unchecked(
+            cls,
             gradient=parts.pulled_back(),
             model=experience.planned,
             response=experience.response,

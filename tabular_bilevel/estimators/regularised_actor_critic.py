@@ -77,10 +77,10 @@ class RegularisedActorCritic:
     order 1 / weight, from the bonus, and from policies that lag behind theta, times the weight.
     `expected` and `aim` tell these apart, along an ascent too.
 
-    Known of the paper are its abstract and summaries (single loop, softmax tables, TD critics, three
-    time scales, a bonus that fades); its schedules, step sizes and constants are not, and those
-    here are ours. There the follower has no entropy bonus of its own, and the bonus
-    fades to nothing.
+    Known of the paper are its abstract and summaries (a single loop, softmax tables, TD critics,
+    three time scales, a bonus that fades); its schedules, step sizes and constants are not, and
+    those here are ours. There the follower has no entropy bonus of its own, and the bonus fades to
+    nothing.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class RegularisedActorCritic:
     fading : float
         Exponent with which that falls, at least 0; with 0 it stays.
     actor_step, critic_step : float
-        Step sizes of policies and critics; the critics' in (0, 1].
+        Step sizes of policies, at most, and of critics; the critics' in (0, 1].
     sampler : Sampler, optional
         Sampler of trajectories under both policies; by default a call computes means from the
         model, as if it saw infinitely many.

@@ -27,6 +27,7 @@ from tabular_bilevel.kinds import (
     solve_follower,
 )
 from tabular_bilevel.lq.model import LinearQuadraticModel
+from tabular_bilevel.lq.rewards import QuadraticReward
 from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
 __all__ = ["hypergradient", "objective"]
@@ -115,8 +116,11 @@ def hypergradient(
     reason = "it was asked for"
     if horizon is not None:
         reason = "a finite horizon is not covered"
-    elif accuracy is None and isinstance(model, LinearQuadraticModel) and model.n_states > FEW:
-        reason = f"bounds of more than {FEW} states are computed if you ask for Bounded()"
+    elif accuracy is None and isinstance(model, LinearQuadraticModel) and _slow(model):
+        reason = (
+            f"bounds of more than {FEW} states, or of a finite leader_horizon, are computed if you "
+            "ask for Bounded()"
+        )
     elif bounded:
         reason = "numbers overflow where bounds are computed"
         try:
@@ -130,6 +134,12 @@ def hypergradient(
     if isinstance(accuracy, (Bounded, Enclosed)):
         _require(result, accuracy.tolerance)
     return result
+
+
+def _slow(model: LinearQuadraticModel) -> bool:
+    """Say whether there are bounds that take far longer than what they are of."""
+    many = model.n_states > FEW or model.leader_horizon is not None
+    return many and isinstance(model.leader_reward, QuadraticReward)
 
 
 def _estimated(

@@ -14,6 +14,7 @@ from tabular_bilevel._base.arrays import (
     quiet,
     read_only,
     read_only_view,
+    unchecked,
 )
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
@@ -93,9 +94,10 @@ def road(
         direct = direct_sensitivities(model, response, evaluation)
         return evaluation, direct, indirect_sensitivities(model, response, evaluation)
     kernel, (place, width) = model.transition, model.band
-    value, occupancy = np.empty((2, model.n_states))
-    action_value, pairs, influence = np.empty((3, *model.available.shape))
-    continuation, direct_flow, indirect_flow = np.empty((3, kernel.nnz))
+    shape, size = model.available.shape, kernel.data.size
+    value, occupancy = np.empty(model.n_states), np.empty(model.n_states)
+    action_value, pairs, influence = np.empty(shape), np.empty(shape), np.empty(shape)
+    continuation, direct_flow, indirect_flow = np.empty(size), np.empty(size), np.empty(size)
     kernels.leader_measures(
         kernel.indptr,
         kernel.indices,
@@ -118,8 +120,9 @@ def road(
         influence,
         indirect_flow,
     )
-    evaluation = Evaluation(
-        objective=float(model.initial @ value),
+    evaluation = unchecked(
+        Evaluation,
+        objective=float(model.initial.dot(value)),
         value=read_only(value),
         action_value=read_only(action_value),
         occupancy=read_only(occupancy),

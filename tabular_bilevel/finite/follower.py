@@ -19,7 +19,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
     require_method,
 )
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel._base.renamed import without_use
 from tabular_bilevel.finite.linear import DENSE_STATES, policy_system
@@ -648,7 +648,8 @@ def _response(
     method: str,
 ) -> Response:
     contraction = model.follower_discount * model.largest_mass
-    return Response(
+    return unchecked(
+        Response,
         value=read_only(value),
         action_value=read_only(action_value),
         policy=read_only(policy),

@@ -39,6 +39,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     read_only_matrix,
     restore_read_only,
+    unchecked,
 )
 from tabular_bilevel._base.display import displayed
 
@@ -296,9 +297,7 @@ class Model:
 
     def _with(self, **checked: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
-        model = object.__new__(Model)
-        model.__dict__.update(self.__dict__, _kernel=self._kernel, **checked)
-        return model
+        return unchecked(Model, **{**self.__dict__, "_kernel": self._kernel, **checked})
 
     __setstate__ = restore_read_only
 

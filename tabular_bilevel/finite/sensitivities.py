@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.model import Model, Tangent
@@ -114,20 +114,26 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        made = object.__new__(cls)
-        known = vars(made)
-        known.update(model=model, _temperature=temperature)
-        for name, array, table in (
-            ("follower_reward", follower_reward, model.follower_reward),
-            ("leader_reward", leader_reward, model.leader_reward),
-            ("transition", transition, model.transition.data),
-            ("initial", initial, model.initial),
-        ):
-            if callable(array):
-                known["later " + name] = array
-            else:
-                known[name] = read_only(np.zeros(table.shape) if array is None else array)
-        return made
+        def owned(array: Any, table: FloatArray) -> FloatArray:
+            return read_only(np.zeros(table.shape) if array is None else array)
+
+        later: dict[str, Any] = {}
+        if callable(transition):
+            later["later transition"] = transition
+        else:
+            later["transition"] = owned(transition, model.transition.data)
+        if callable(initial):
+            later["later initial"] = initial
+        else:
+            later["initial"] = owned(initial, model.initial)
+        return unchecked(
+            cls,
+            model=model,
+            follower_reward=owned(follower_reward, model.follower_reward),
+            leader_reward=owned(leader_reward, model.leader_reward),
+            _temperature=temperature,
+            **later,
+        )
 
     @cached_property
     def temperature(self) -> float:

@@ -232,7 +232,7 @@ def _add(
 
 def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     """Multiply, at a third of what scipy's operator costs with a small matrix."""
-    result = np.empty(matrix.shape[0])
+    result = np.empty(matrix.indptr.size - 1)
     vector = read_only_view(vector)
     kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)
     return result

@@ -13,7 +13,7 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.lq.follower import GaussianPolicy, Response, closed_loop, require_answer
-from tabular_bilevel.lq.linear import is_stable, lyapunov, powers, spectral_radius, symmetric
+from tabular_bilevel.lq.linear import is_stable, lyapunov, spectral_radius, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws, by_state
 
@@ -27,6 +27,7 @@ __all__ = [
     "rounding_horizon",
     "state_laws",
     "step_weights",
+    "summed",
 ]
 
 # A bump's rewards after the last counted step are together smaller than this part of its height.
@@ -108,7 +109,7 @@ def evaluate_leader(
         start = model.initial_covariance + np.outer(mean, mean)
         earned = by_state(vars(reward), gain)
         given = closed, noise, earned, start, discount
-        sums = _all_summed(*given) if steps is None else _summed(*given, steps)
+        sums = _all_summed(*given) if steps is None else summed(*given, steps)
         moment, total, value, flow, spreading = sums
         laws, weights = average_law(moment, total)
         slopes = reward.slopes(laws, weights, gain, covariance)
@@ -200,10 +201,16 @@ def state_laws(
     _require_few(count, model.n_states)
     closed = closed_loop(model, response.gain)
     noise = moved_noise(model, response.covariance)
-    moved = powers(closed, count)
-    means, back = moved @ model.initial_mean, moved.swapaxes(1, 2)
-    covariances = moved @ model.initial_covariance @ back
-    covariances[1:] += (moved @ noise @ back)[:-1].cumsum(axis=0)
+    means, covariances = np.empty((count, len(closed))), np.empty((count, *closed.shape))
+    means[0], covariances[0] = model.initial_mean, model.initial_covariance
+    done, power = 1, closed
+    while done < count:  # a stack of twice as many, by what that many steps do
+        more = min(done, count - done)
+        later = slice(done, done + more)
+        means[later] = means[:more] @ power.T
+        np.matmul(power @ covariances[:more], power.T, out=covariances[later])
+        covariances[later] += noise
+        done, noise, power = done + more, noise + power @ noise @ power.T, power @ power
     if not (np.isfinite(means[-1]).all() and np.isfinite(covariances[-1]).all()):
         raise ValueError(
             f"the law of the state overflows float64 within {count:,} steps: the closed loop has "
@@ -254,10 +261,10 @@ class _Span:
     ``value`` the sum of what x earns in them, and ``noise``, times the weight, what gathers.
     """
 
-    weight: float
-    power: FloatArray
-    value: FloatArray
-    noise: FloatArray
+    weight: Any
+    power: Any
+    value: Any
+    noise: Any
 
     def then(self, later: _Span) -> _Span:
         """Let others follow."""
@@ -296,23 +303,25 @@ class _Span:
         )
 
 
-def _summed(
-    closed: FloatArray,
-    noise: FloatArray,
-    earned: FloatArray,
-    start: FloatArray,
-    discount: float,
-    steps: int,
-) -> _Sums:
-    """Add up x' earned x over some steps, by doubling, and go back for the derivatives."""
-    root, nothing = math.sqrt(discount), np.zeros_like(closed)
+def summed(
+    closed: Any, noise: Any, earned: Any, start: Any, discount: Any, steps: int, root: Any = None
+) -> Any:
+    """Add up x' earned x over some steps, by doubling, and go back for the derivatives.
+
+    Whatever can be added up and multiplied will do; a discount that is no number has its root.
+    """
+    root = math.sqrt(discount) if root is None else root
+    nothing, none = 0.0 * closed, 0.0 * discount
     one = _Span(discount, root * closed, earned, discount * noise)
     spans, rows = one, []
     for digit in f"{steps:b}"[1:]:
         for later in (None, one)[: 1 + int(digit)]:
             rows.append((spans, later))
             spans = spans.then(later or spans)
-    slopes, of_one = _Span(1.0, nothing, start, nothing), _Span(0.0, nothing, nothing, nothing)
+    slopes, of_one = (
+        _Span(1.0 + none, nothing, start, nothing),
+        _Span(none, nothing, nothing, nothing),
+    )
     for before, later in reversed(rows):
         slopes, others = before.parts(later or before, slopes)
         if later:
@@ -321,11 +330,11 @@ def _summed(
             slopes = slopes + others
     of_one = of_one + slopes
     return (
-        symmetric(of_one.value),
+        0.5 * (of_one.value + of_one.value.T),
         of_one.weight,
-        symmetric(spans.value),
+        0.5 * (spans.value + spans.value.T),
         root * of_one.power,
-        discount * symmetric(of_one.noise),
+        discount * (0.5 * (of_one.noise + of_one.noise.T)),
     )
 
 
@@ -333,13 +342,15 @@ def _back(
     closed: FloatArray, laws: StateLaws, means: FloatArray, covariances: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Take derivatives in the laws of all steps back to closed loop, noise and start."""
-    means, covariances, across = means.copy(), covariances.copy(), closed.T.copy()
+    mean, covariance = means[-1], covariances[-1]
+    flow, noise = np.zeros_like(closed), np.zeros_like(closed)
     for t in range(len(means) - 2, -1, -1):
-        means[t] += across @ means[t + 1]
-        covariances[t] += across @ covariances[t + 1] @ closed
-    flow = means[1:].T @ laws.means[:-1]
-    flow += 2.0 * np.tensordot(covariances[1:] @ closed, laws.covariances[:-1], ((0, 2), (0, 1)))
-    return flow, symmetric(covariances[1:].sum(axis=0)), means[0], symmetric(covariances[0])
+        noise += covariance
+        flow += np.outer(mean, laws.means[t])
+        moved = covariance @ closed
+        flow += 2.0 * moved @ laws.covariances[t]
+        mean, covariance = means[t] + mean @ closed, covariances[t] + closed.T @ moved
+    return flow, symmetric(noise), mean, symmetric(covariance)
 
 
 def step_weights(closed: FloatArray, discount: float, steps: int | None) -> FloatArray:

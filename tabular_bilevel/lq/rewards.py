@@ -13,11 +13,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tabular_bilevel._base.arguments import as_finite, finite_array
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.lq.arguments import as_not_negative, as_symmetric
-from tabular_bilevel.lq.linear import symmetric
+from tabular_bilevel.lq.linear import inverses, symmetric
 
-__all__ = ["GaussianBump", "QuadraticReward", "Slopes", "StateLaws", "by_state"]
+__all__ = ["GaussianBump", "QuadraticReward", "Slopes", "StateLaws", "Widened", "by_state"]
+
+
+# A bump's mean of which rounding leaves fewer digits is refused.
+MOST_LOST = 1e-6
+
+# Numbers of the covariances that are looked at together: they stay in the processor's cache.
+BLOCK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,54 +248,130 @@ class GaussianBump:
         tables: Mapping[str, Any], laws: StateLaws, weights: FloatArray, gain: Any, covariance: Any
     ) -> Any:
         """Add up weighted means of the reward over the laws; complex numbers are welcome."""
-        widened = _Widened(tables["centre"], tables["precision"], laws)
-        return tables["height"] * (weights @ widened.bump)
+        precision, gap = tables["precision"], laws.means - tables["centre"]
+        grown = np.eye(len(precision)) + 2.0 * laws.covariances @ precision
+        sign, size = np.linalg.slogdet(grown)
+        near = np.linalg.solve(grown, gap[:, :, None])[:, :, 0]
+        distance = (near @ precision * gap).sum(axis=1)
+        return tables["height"] * (weights @ np.exp(-distance - (size + np.log(sign)) / 2.0))
 
     def slopes(
         self, laws: StateLaws, weights: FloatArray, gain: FloatArray, covariance: FloatArray
     ) -> Slopes:
         """Differentiate `expected`, by the derivatives of a determinant and of an inverse."""
-        widened = _Widened(self.centre, self.precision, laws)
-        weighted = weights * widened.bump
-        size = self.height * weighted
-        pull = widened.pull  # of the mean towards the centre
-        means = -2.0 * size[:, None] * pull
-        spread = 2.0 * pull[:, :, None] * pull[:, None, :] - widened.precision
-        near = (widened.shrunk @ (widened.gap * (size != 0.0)[:, None])[:, :, None])[:, :, 0]
-        sharper = symmetric(widened.shrunk @ laws.covariances) + near[:, :, None] * near[:, None, :]
+        gaps = laws.means - self.centre
+        bump, means = np.empty_like(weights), np.empty_like(gaps)
+        spread = np.empty_like(laws.covariances)
+        sharper, n = np.zeros_like(self.precision), self.centre.size
+        for first in range(0, len(weights), block := max(1, BLOCK // n**2)):
+            now = slice(first, first + block)
+            wide = Widened(self.precision, laws.covariances[now])
+            bump[now], pull, near = wide.at(gaps[now])
+            size = self.height * weights[now] * bump[now]
+            means[now] = -2.0 * size[:, None] * pull
+            np.multiply(-size[:, None, None], wide.precisions, out=spread[now])
+            spread[now] -= means[now][:, :, None] * pull[:, None, :]
+            sharper += wide.shrunk(size) + (size[:, None] * near).T @ near
+        weighted = weights * bump
         return Slopes(
-            total=float(size.sum()),
+            total=float(self.height * weighted.sum()),
             means=means,
-            covariances=size[:, None, None] * spread,
+            covariances=spread,
             gain=np.zeros_like(gain),
             covariance=np.zeros_like(covariance),
             reward={
                 "centre": -means.sum(axis=0),
-                "precision": -np.tensordot(size, sharper, axes=1),
+                "precision": -symmetric(sharper),
                 "height": np.asarray(weighted.sum()),
             },
         )
 
 
-class _Widened:
-    """The mean of a bump over a Gaussian is a lower, wider one: exp(-gap' precision gap) / root.
+class Widened:
+    """The mean of a bump over a Gaussian is a lower, wider one: exp(-gap' E gap) / root.
 
-    With S the covariance and P the precision, shrunk = (I + 2 S P)^-1, the wider one's precision
-    is P shrunk, and the root is that of the determinant of I + 2 S P.
+    With the precision D = F F' of the bump and covariances S, M = I + 2 F'SF has no eigenvalue
+    below 1, whatever S: E = F M^-1 F', and the root is that of the determinant of M.
     """
 
-    def __init__(self, centre: Any, precision: Any, laws: StateLaws) -> None:
-        grown = np.eye(len(centre)) + 2.0 * laws.covariances @ precision
-        sign, size = np.linalg.slogdet(grown)
+    def __init__(self, precision: FloatArray, covariances: FloatArray) -> None:
+        sizes, self._axes, least = np.diag(precision), None, 0.0
+        if np.count_nonzero(precision) > np.count_nonzero(sizes):
+            sizes, self._axes = np.linalg.eigh(precision)
+            least = len(sizes) * ROUNDOFF * sizes[-1]
+        self._kept = np.flatnonzero(sizes > least)
+        self._scale = np.sqrt(sizes[self._kept])[:, None]
+        self._covariances = covariances
+        self._moved = self._across(covariances)  # F'S
+        inner = 2.0 * self._across(self._moved.swapaxes(1, 2))
+        inner[:, range(self._kept.size), range(self._kept.size)] += 1.0
         try:
-            self.shrunk = np.linalg.inv(grown)
-        except np.linalg.LinAlgError as error:
+            self._inverse, self._size = inverses(inner)
+        except np.linalg.LinAlgError:
+            lost = np.inf
+        else:  # Cholesky's method loses no more, whatever the units
+            wide, tight = (np.diagonal(x, axis1=1, axis2=2) for x in (inner, self._inverse))
+            lost = ROUNDOFF * max(1.0, float((wide * tight).max(initial=0.0)))
+        #: What rounding takes, relative to what is computed.
+        self.lost = lost
+        if not lost < MOST_LOST:
             raise ValueError(
-                "the covariance of the state is too wide for the precision of the bump, in float64"
-            ) from error
-        self.precision = symmetric(precision @ self.shrunk)
-        self.gap = laws.means - centre
-        self.pull = (self.precision @ self.gap[:, :, None])[:, :, 0]
-        distance = (self.gap * self.pull).sum(axis=1)
-        self.bump = np.exp(-distance - (size + np.log(sign)) / 2.0)
-        self.pull[self.bump == 0.0] = 0.0  # too far off: 0 is the derivative, too
+                "the covariance of the state is too wide for the precision of the bump: float64 "
+                "would leave fewer than six digits"
+            )
+        strong = wide.max(axis=0, initial=0.0)[:, None] > 2.0
+        self._back = np.where(strong, 1.0 / self._scale, 0.0)
+
+    def _across(self, rows: FloatArray) -> FloatArray:
+        """Multiply by F'."""
+        if self._axes is None:
+            return np.asarray(self._scale * rows[..., self._kept, :])
+        return np.asarray((self._axes[:, self._kept] * self._scale.T).T @ rows)
+
+    def _out(self, rows: FloatArray, scale: FloatArray) -> FloatArray:
+        """Multiply by F, or by another matrix that differs in the scale of its columns."""
+        if self._axes is not None:
+            return np.asarray((self._axes[:, self._kept] * scale.T) @ rows)
+        found = np.zeros((*rows.shape[:-2], self._covariances.shape[1], rows.shape[-1]))
+        found[..., self._kept, :] = scale * rows
+        return found
+
+    def _off(self, rows: FloatArray) -> FloatArray:
+        """Leave out the axes along which the bump is narrower than the state."""
+        return rows - self._out(self._across(rows), self._back)
+
+    @property
+    def precisions(self) -> FloatArray:
+        """E, shape (T, n, n)."""
+        half = self._out(self._inverse, self._scale)
+        return self._out(half.swapaxes(1, 2), self._scale)
+
+    @property
+    def heights(self) -> FloatArray:
+        """What the height is multiplied by, shape (T,)."""
+        return np.exp(-self._size / 2.0)
+
+    def at(self, gap: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Compute the mean bump, E gap and (I + 2 S D)^-1 gap; where it is too far off, 0, too."""
+        columns = gap[:, :, None]
+        seen = self._across(columns)
+        inner = self._inverse @ seen
+        whole = np.isfinite(seen).all(axis=(1, 2))
+        bump = np.where(whole, np.exp(-(seen * inner).sum(axis=(1, 2)) - self._size / 2.0), 0.0)
+        felt = (bump != 0.0)[:, None, None]
+        columns, inner = np.where(felt, columns, 0.0), np.where(felt, inner, 0.0)
+        pull = self._out(inner, self._scale)
+        near = self._out(inner, self._back)
+        near += self._off(columns - 2.0 * self._covariances @ pull)
+        return bump, pull[:, :, 0], near[:, :, 0]
+
+    def shrunk(self, weights: FloatArray) -> FloatArray:
+        """Add up weights times (I + 2 S D)^-1 S, in parts that do not cancel, shape (n, n)."""
+        narrow = self._inverse @ self._moved
+        narrow *= weights[:, None, None]
+        seen = self._out(narrow.sum(axis=0), self._back)
+        if np.count_nonzero(self._back) == len(seen):
+            return seen
+        rest = np.tensordot(weights, self._covariances, axes=1)
+        rest -= 2.0 * np.tensordot(self._moved, narrow, axes=((0, 1), (0, 1)))
+        return seen + self._off(seen.T) + self._off(self._off(rest).T)

@@ -43,6 +43,8 @@ class Trajectories:
     ((5, 31, 4), (5, 30, 2), 150)
     >>> sample.counted_steps, sample.cut(20).n_steps, sample.mean_return() < 0.0
     (30, 100, True)
+    >>> sample.complete, sample.visits(0.5)[1][:3]
+    (5, array([5.  , 2.5 , 1.25]))
     >>> sample.replace(model=model.replace(leader_horizon=10)).counted_steps
     10
     """
@@ -75,7 +77,20 @@ class Trajectories:
         return self.count
 
     def visits(self, discount: float) -> tuple[None, FloatArray]:
-        """Weigh the steps of all trajectories; nothing is visited twice."""
+        """Weigh the steps of all trajectories; nothing is visited twice.
+
+        Parameters
+        ----------
+        discount : float
+            Weight of a step, relative to the one before.
+
+        Returns
+        -------
+        counts : None
+            There are no counts.
+        weights : ndarray, shape (T,)
+            Of the steps of all trajectories together.
+        """
         return None, np.asarray(self.count * discount ** np.arange(self.controls.shape[1]))
 
     def cut(self, horizon: int) -> Trajectories:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy as np
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.lq.follower import closed_loop
 from tabular_bilevel.lq.leader import moved_noise, rounding_horizon
-from tabular_bilevel.lq.linear import lyapunov, powers, symmetric
+from tabular_bilevel.lq.linear import lyapunov, powers
 from tabular_bilevel.lq.model import LinearQuadraticModel
-from tabular_bilevel.lq.rewards import QuadraticReward
+from tabular_bilevel.lq.rewards import QuadraticReward, Widened
 
 __all__ = ["BumpValues", "QuadraticValues", "Values", "exact_values", "quadratics"]
 
@@ -55,10 +56,12 @@ class BumpValues:
     ----------
     centre : ndarray, shape (n,)
         Where the reward is largest.
-    powers, precisions : ndarray, shape (T, n, n)
-        Where the mean of the state is j steps on, and how wide the reward's mean is there.
-    heights : ndarray, shape (T,)
-        How high, discounted.
+    precision : ndarray, shape (n, n)
+        Of the reward.
+    powers, spreads : ndarray, shape (T, n, n)
+        Where the mean of the state is j steps on, and its covariance there.
+    weights : ndarray, shape (T,)
+        Height of the reward, discounted.
     horizon : int or None
         At step t only the first horizon - t count; all if None.
     discount : float
@@ -66,31 +69,43 @@ class BumpValues:
     """
 
     centre: FloatArray
+    precision: FloatArray
     powers: FloatArray
-    precisions: FloatArray
-    heights: FloatArray
+    spreads: FloatArray
+    weights: FloatArray
     horizon: int | None
     discount: float
+
+    @cached_property
+    def _wide(self) -> Widened:
+        return Widened(self.precision, self.spreads)
+
+    @cached_property
+    def precisions(self) -> FloatArray:
+        """Of the reward's mean j steps on, shape (T, n, n)."""
+        return self._wide.precisions
+
+    @property
+    def heights(self) -> FloatArray:
+        """Of the same, shape (T,)."""
+        return self.weights * self._wide.heights
 
     def _left(self, t: int) -> int:
         return len(self.powers) if self.horizon is None else max(0, self.horizon - t)
 
     def at(self, states: FloatArray, first: int = 0) -> FloatArray:
         """Value states, shape (count, steps, n), at the steps from `first` on."""
-        total = np.zeros(states.shape[:2])
+        total, heights = np.zeros(states.shape[:2]), self.heights
         for j, power in enumerate(self.powers):
             steps = states.shape[1] if self.horizon is None else max(0, self.horizon - first - j)
             gap = states[:, :steps] @ power.T - self.centre
-            total[:, :steps] += self.heights[j] * np.exp(-quadratics(gap, self.precisions[j]))
+            total[:, :steps] += heights[j] * np.exp(-quadratics(gap, self.precisions[j]))
         return total
 
     def smoothed(self, covariance: FloatArray) -> BumpValues:
         """Average over a Gaussian of this covariance around each state."""
-        spread = self.powers @ covariance @ self.powers.swapaxes(1, 2)
-        grown = np.eye(len(covariance)) + 2.0 * spread @ self.precisions
-        precisions = symmetric(self.precisions @ np.linalg.inv(grown))
-        heights = self.heights / np.sqrt(np.linalg.det(grown))
-        return replace(self, precisions=precisions, heights=heights)
+        more = self.powers @ covariance @ self.powers.swapaxes(1, 2)
+        return replace(self, spreads=self.spreads + more)
 
     def slopes(self, state: FloatArray, t: int) -> tuple[FloatArray, FloatArray]:
         """Differentiate at one state: the gradient, and half the second derivative."""
@@ -133,12 +148,12 @@ def exact_values(model: LinearQuadraticModel, policy: Any) -> Values:
     moved = powers(closed, count)
     spread = np.zeros_like(moved)
     spread[1:] = (moved @ noise @ moved.swapaxes(1, 2))[:-1].cumsum(axis=0)
-    grown = np.eye(len(closed)) + 2.0 * spread @ reward.precision
     return BumpValues(
         centre=reward.centre,
+        precision=reward.precision,
         powers=moved,
-        precisions=symmetric(reward.precision @ np.linalg.inv(grown)),
-        heights=reward.height * discount ** np.arange(count) / np.sqrt(np.linalg.det(grown)),
+        spreads=spread,
+        weights=np.asarray(reward.height * discount ** np.arange(count), dtype=np.float64),
         horizon=steps,
         discount=discount,
     )

@@ -24,10 +24,19 @@ from tabular_bilevel.moments.estimator import Moments, estimator_moments
 from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.samplers import Episodes
 
-__all__ = ["ErrorCurve", "comparable", "error_curve", "required_samples"]
+__all__ = [
+    "HORIZONS",
+    "ErrorCurve",
+    "aligned",
+    "cells",
+    "comparable",
+    "error_curve",
+    "overtaking",
+    "required_samples",
+]
 
-#: Cuts that are tried by default, next to a method's own.
-HORIZONS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+#: Cuts that are tried by default; an infinite one is a method's own.
+HORIZONS = (1, 2, 5, 10, 20, 50, 100, 200, 500, math.inf)
 
 # Parameters up to which a zero-order mean, which takes 2 d^2 gradients, is compared by default.
 FEW = 20
@@ -134,24 +143,10 @@ class ErrorCurve:
         return sorted(found, key=lambda crossing: crossing[2])
 
     def __str__(self) -> str:
-        cells = [[f"{budget:,.0f} steps" for budget in self.budgets]] + [
-            [
-                "too few" if math.isinf(error) else f"{error:.3g} ({cosine:.2f}; {_cut(steps)})"
-                for error, cosine, steps in zip(*rows, strict=True)
-            ]
-            for rows in zip(self.error, self.cosine, self.horizon, strict=True)
-        ]
-        width = max(map(len, self.methods))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["error relative to the gradient (cosine; best cut), each method at each budget"]
-        for name, row in zip(("", *self.methods), cells, strict=True):
-            told = (f"{cell:>{size}}" for cell, size in zip(row, widths, strict=True))
-            lines.append("  ".join((f"{name:<{width}}", *told)))
-        lines += [
-            f"{one} overtakes {other} at {budget:,.0f} steps"
-            for one, other, budget in self.crossings()
-        ]
-        return "\n".join(lines)
+        rows = [("", *(f"{budget:,.0f} steps" for budget in self.budgets))]
+        rows += [(name, *row) for name, row in zip(self.methods, cells(self), strict=True)]
+        title = "error relative to the gradient (cosine; best cut), each method at each budget"
+        return "\n".join((title, *aligned(rows), *overtaking(self)))
 
 
 def error_curve(
@@ -160,7 +155,7 @@ def error_curve(
     methods: Mapping[str, Any] | None = None,
     budgets: Sequence[float] = (1e3, 1e4, 1e5),
     *,
-    horizons: Sequence[int] = HORIZONS,
+    horizons: Iterable[float] = HORIZONS,
 ) -> ErrorCurve:
     """Compute the error that each method makes of a budget of steps, without sampling.
 
@@ -179,8 +174,8 @@ def error_curve(
         is made for.
     budgets : sequence of float
         Steps in all.
-    horizons : sequence of int
-        Cuts that are tried besides the method's own.
+    horizons : iterable of int or math.inf
+        Cuts that are tried; an infinite one is the method's own, which is what is shorter, too.
 
     Returns
     -------
@@ -209,7 +204,11 @@ def error_curve(
         raise ValueError(f"methods is {brief(named)}, not a mapping from names to methods")
     if not isinstance(horizons, Iterable):
         raise ValueError(f"horizons is {horizons!r}, not a sequence of whole numbers")
-    cuts = [positive_integer("a horizon", steps) for steps in horizons]
+    cuts = [
+        steps if steps == math.inf else positive_integer("a horizon", steps) for steps in horizons
+    ]
+    if not cuts:
+        raise ValueError("horizons is empty: no cut is to be tried")
     moments = {
         name: tuple(_cuts(problem, theta, name, method, cuts)) for name, method in named.items()
     }
@@ -344,15 +343,17 @@ def comparable(problem: BilevelProblem, theta: npt.ArrayLike) -> dict[str, Estim
 
 
 def _cuts(
-    problem: BilevelProblem, theta: npt.ArrayLike, name: str, method: Any, horizons: Sequence[int]
+    problem: BilevelProblem, theta: npt.ArrayLike, name: str, method: Any, horizons: Sequence[float]
 ) -> Iterator[Moments]:
-    """Compute the moments of a method with its own cut, and with others that are shorter."""
+    """Compute the moments of a method with cuts; what is not shorter than its own is its own."""
     own = estimator_moments(problem, theta, method)
     if own.n_steps == 0.0:
         raise ValueError(f"{name} draws no trajectories, so that a budget of steps says nothing")
-    yield own
+    longest = math.inf if own.horizon is None else own.horizon
+    if max(horizons) >= longest:
+        yield own
     for steps in horizons:
-        if own.horizon is None or steps < own.horizon:
+        if steps < longest:
             yield estimator_moments(problem, theta, method, horizon=steps)
 
 
@@ -376,6 +377,33 @@ def _norm(moments: Moments) -> float:
     if not norm > 0.0:
         raise ValueError("the exact gradient is 0, and errors are relative to it")
     return norm
+
+
+def cells(curve: ErrorCurve) -> list[list[str]]:
+    """Say each method's error, cosine and best cut at each budget."""
+    return [
+        [
+            "too few" if math.isinf(error) else f"{error:.3g} ({cosine:.2f}; {_cut(steps)})"
+            for error, cosine, steps in zip(*rows, strict=True)
+        ]
+        for rows in zip(curve.error, curve.cosine, curve.horizon, strict=True)
+    ]
+
+
+def overtaking(curve: ErrorCurve) -> list[str]:
+    """Say where methods cross, a line each."""
+    return [
+        f"{one} overtakes {other} at {budget:,.0f} steps"
+        for one, other, budget in curve.crossings()
+    ]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write a table: its first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        told = (f"{cell:>{size}}" for cell, size in zip(others, widths[1:], strict=True))
+        yield "  ".join((f"{first:<{widths[0]}}", *told))
 
 
 def _cut(steps: float) -> str:

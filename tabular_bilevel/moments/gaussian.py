@@ -72,7 +72,7 @@ class _Forms:
 
     def _found(self, rows: IntArray, whole: IntArray) -> IntArray:
         base = self.size ** np.arange(whole.shape[1] - 1, -1, -1)
-        return np.searchsorted(whole @ base, rows @ base)
+        return np.asarray(np.searchsorted(whole @ base, rows @ base))
 
     def _lowering(self, whole: IntArray, exponents: IntArray) -> sp.csr_array:
         """Make the matrix of half the second derivatives: z_i z_i becomes 1."""

@@ -137,8 +137,8 @@ def lower_limit(
     """
     theta = read_only(as_checked_theta(theta))
     limit = Interaction(sampler or Episodes()).limit(problem, theta)
-    require_tables(limit.planned)
-    model, policy, values = limit.world, limit.response.policy, limit.values
+    model = require_tables(limit.world, what="lower_limit")
+    policy, values = limit.response.policy, limit.values
     shape = policy.shape if np.ndim(reward_variance) else ()
     noise = finite_array("reward_variance", reward_variance, shape)
     if noise.min() < 0.0:
@@ -213,6 +213,7 @@ def _left(
             "trajectories are cut before they show all that the gradient depends on: no estimator "
             "is unbiased"
         )
-    each = ratio(np.ones_like(seen), seen)
-    found = (off * (chance * each[group])[:, None]).T @ off
-    return read_only(np.asarray(found + (mean * (ends * each)[:, None]).T @ mean))
+    root = np.sqrt(seen)[:, None]  # 1 / seen may overflow where nothing counts
+    off, mean = ratio(off, root[group]), ratio(mean, root)
+    found = (off * chance[:, None]).T @ off + (mean * np.reshape(ends, (-1, 1))).T @ mean
+    return read_only(np.asarray(found))

@@ -65,7 +65,7 @@ def follower_slopes(experience: Experience) -> tuple[FloatArray, FloatArray]:
     )
     value = policy_system(model, policy, discount).solve(np.einsum("sa,sad->sd", policy, source))
     ahead = shaped(model.transition @ value)
-    return source + discount * ahead, value
+    return np.where(model.available[:, :, None], source + discount * ahead, 0.0), value
 
 
 class ScoredMoments:

@@ -32,6 +32,7 @@ Of estimators and ascents:
 - `gradient_bars`: exact against estimate, with intervals
 - `bias_and_variance`: by horizon
 - `error_curves`: errors of methods by the budget of steps
+- `error_grid`: these over settings of a problem
 - `curves`: the objective along ascents
 - `save_curves`: these as a file
 """
@@ -45,7 +46,7 @@ except ImportError as error:
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.plots.bars import gradient_bars
-from tabular_bilevel.plots.budgets import error_curves
+from tabular_bilevel.plots.budgets import error_curves, error_grid
 from tabular_bilevel.plots.graphs import graph, influence_graph
 from tabular_bilevel.plots.grids import grid, incentives, influence, occupancy, values
 from tabular_bilevel.plots.horizons import bias_and_variance
@@ -58,6 +59,7 @@ __all__ = [
     "bias_and_variance",
     "curves",
     "error_curves",
+    "error_grid",
     "gradient_bars",
     "graph",
     "grid",

@@ -154,10 +154,10 @@ class FeatureProblem:
         Raises ValueError also if theta makes the temperature 0 or infinite.
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
-        shape = base.follower_reward.shape
-        changes = _times(self._rewards, theta)
-        changes += self._base_rewards
-        follower_reward, leader_reward = changes.reshape(2, *shape)
+        rewards = _times(self._rewards, theta)
+        rewards += self._base_rewards
+        rewards = rewards.reshape(2, *base.available.shape)
+        follower_reward, leader_reward = rewards[0], rewards[1]  # to iterate takes longer
         if self._only_scalars:
             model = base.with_rewards(follower_reward, leader_reward)
             if self.moves_rewards_only:

@@ -46,6 +46,7 @@ def four_rooms(
     *,
     slip: float = PLANNER_SLIP,
     goals: Sequence[Cell] = (GOAL,),
+    discount: float = DISCOUNT,
 ) -> Reparametrised:
     """Build the four-rooms problem.
 
@@ -75,6 +76,8 @@ def four_rooms(
         Probability of a move other than the chosen one; the published planner's by default.
     goals : sequence of (row, column)
         Where followers go; by default one, to (1, 9).
+    discount : float
+        Of both players.
 
     Returns
     -------
@@ -106,7 +109,9 @@ def four_rooms(
     if not goals:
         raise ValueError("goals is empty: the follower must have one")
     each = [
-        _with_goal(board, kernel, board.state(goal, name=f"goals[{k}]"), temperature, price)
+        _with_goal(
+            board, kernel, board.state(goal, name=f"goals[{k}]"), temperature, price, discount
+        )
         for k, goal in enumerate(goals)
     ]
     names = [f"to {row}, {column}" for row, column in goals]
@@ -117,7 +122,12 @@ def four_rooms(
 
 
 def _with_goal(
-    board: GridMap, kernel: sp.csr_array, goal: int, temperature: float, price: float
+    board: GridMap,
+    kernel: sp.csr_array,
+    goal: int,
+    temperature: float,
+    price: float,
+    discount: float,
 ) -> FeatureProblem:
     """Build one follower's walk, with a charge a cell."""
     base = grid_model(
@@ -126,8 +136,8 @@ def _with_goal(
         start=board.state(START),
         goal=goal,
         target=board.state(TARGET),
-        follower_discount=DISCOUNT,
-        leader_discount=DISCOUNT,
+        follower_discount=discount,
+        leader_discount=discount,
         temperature=temperature,
     )
     n_states, n_actions = base.n_states, base.n_actions

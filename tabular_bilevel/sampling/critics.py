@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,7 +17,14 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, quiet, ratio, read_only, restore_read_only
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    quiet,
+    ratio,
+    read_only,
+    restore_read_only,
+    unchecked,
+)
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -82,9 +88,10 @@ class LeaderValues:
         LeaderValues
             These, and V_L.
         """
-        return cls(read_only(action_value), read_only(np.vecdot(policy, action_value)))
+        value = read_only(np.vecdot(policy, action_value))
+        return unchecked(cls, action_value=read_only(action_value), value=value)
 
-    @cached_property
+    @property
     def advantage(self) -> FloatArray:
         """A_L = Q_L - V_L, shape (S, A)."""
         return read_only(self.action_value - self.value[:, None])

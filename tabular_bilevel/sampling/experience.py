@@ -20,7 +20,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
     require_method,
 )
-from tabular_bilevel._base.arrays import FloatArray, read_only
+from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
@@ -236,7 +236,8 @@ class Interaction:
         if begin is not None:
             table = np.where(planned.available, response.action_value, 0.0)
             kept[FOLLOWER_ACTION_VALUE] = read_only(table)
-        return Experience(
+        return unchecked(
+            Experience,
             problem=problem if self.simulator is None else self.simulator,
             theta=theta,
             planned=planned,
@@ -244,6 +245,7 @@ class Interaction:
             seen=trajectories,
             values=values,
             memory=kept,
+            again=None,
         )
 
     def limit(
@@ -291,6 +293,11 @@ class Interaction:
         -------
         list of Experience
             Of the present law, and of those of the earlier calls that are seen, judged as now.
+
+        Raises
+        ------
+        ValueError
+            If the transitions that are stored change with theta; and as `limit`.
 
         Examples
         --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ STEPS, TRAJECTORIES = "replayed_steps", "replayed_trajectories"
 
 
 def with_earlier(
-    now: Trajectories, memory: Mapping[str, IntArray], calls: int
+    now: Trajectories, memory: Mapping[str, Any], calls: int
 ) -> tuple[Trajectories, dict[str, IntArray]]:
     """Put what earlier calls drew behind what is drawn now; return what the next call is to see.
 
@@ -32,8 +33,8 @@ def with_earlier(
     complete = np.arange(now.count) < now.complete
     rows = np.column_stack([now.lengths, complete, np.zeros(now.count, dtype=np.int64)])
     if STEPS in memory:
-        before, lengths, old = memory[STEPS], *memory[TRAJECTORIES][:, :2].T
-        pairs, entries, following = before.T
+        before, old = memory[STEPS], memory[TRAJECTORIES]
+        pairs, entries, following = before[:, 0], before[:, 1], before[:, 2]
         row = np.append(model.entry_row, -1)[np.clip(entries, -1, model.entry_row.size)]
         ends = (entries < 0) & (model.termination.ravel()[pairs] > 0.0)
         known = ends | ((row == pairs) & (after[entries] == following))
@@ -46,13 +47,13 @@ def with_earlier(
         earlier = now.replace(
             pairs=pairs.astype(now.pairs.dtype),
             entries=entries.astype(now.entries.dtype),
-            lengths=lengths,
-            longest=int(lengths.max()),
-            complete=int(old.sum()),
+            lengths=old[:, 0],
+            longest=int(old[:, 0].max()),
+            complete=int(old[:, 1].sum()),
         )
         now = joined([now, earlier])
         steps = np.concatenate([steps, before])
-        rows = np.concatenate([rows, memory[TRAJECTORIES] + np.array([0, 0, 1])])
+        rows = np.concatenate([rows, old + np.array([0, 0, 1])])
     kept = rows[:, 2] < calls
     steps = steps[: rows[kept, 0].sum()]  # the newest come first
     return now, {STEPS: read_only(steps), TRAJECTORIES: read_only(rows[kept])}

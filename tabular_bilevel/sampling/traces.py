@@ -15,7 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tabular_bilevel._base import factors, kernels
-from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only_view
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    grouped_sums,
+    quiet,
+    ratio,
+    read_only_view,
+    unchecked,
+)
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.model import Model
@@ -145,9 +152,9 @@ class TraceRule:
 
     def _of_sample(self, experience: Experience, sample: Trajectories) -> _Sums:
         model = sample.model
-        occupancy, influence = np.zeros((2, *self.credit.shape))
-        gone, carried = np.zeros((2, model.transition.data.size))
-        starts, credited_starts = np.zeros((2, model.n_states))
+        occupancy, influence = np.zeros(self.credit.shape), np.zeros(self.credit.shape)
+        gone, carried = np.zeros(model.transition.data.size), np.zeros(model.transition.data.size)
+        starts, credited_starts = np.zeros(model.n_states), np.zeros(model.n_states)
         shares = self.direct / sample.count, self.indirect / max(1, sample.complete)
         passes = [(self.trace_discount, *shares)]
         if self.late:  # less what each step's own credit does to it alone
@@ -252,7 +259,7 @@ class TraceRule:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Sums:
     """What pairs, entries of the kernel and starts are seen with, for both parts of the gradient.
 
@@ -276,10 +283,8 @@ class _Sums:
 
 def _unseen(experience: Experience) -> Experience:
     """Leave out the sample, which is large, to keep the rest."""
-    made = object.__new__(Experience)
-    law = Law(experience.world, experience.response.policy, horizon=0)
-    made.__dict__.update(experience.__dict__, seen=law)
-    return made
+    law = unchecked(Law, model=experience.world, policy=experience.response.policy, horizon=0)
+    return unchecked(Experience, **experience.__dict__ | {"seen": law})
 
 
 @dataclass(eq=False)

@@ -30,6 +30,7 @@ from tabular_bilevel._base.arrays import (
     read_only,
     read_only_view,
     restore_read_only,
+    unchecked,
 )
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.generators import addresses
@@ -225,8 +226,8 @@ class Trajectories:
         Trajectories
             Those that hold these very arrays.
         """
-        made = object.__new__(cls)
-        made.__dict__.update(
+        return unchecked(
+            cls,
             pairs=pairs,
             entries=entries,
             lengths=lengths,
@@ -235,7 +236,6 @@ class Trajectories:
             complete=complete,
             survival=survival,
         )
-        return made
 
     def replace(self, **changes: Any) -> Trajectories:
         """Change some attributes, unchecked.
@@ -326,9 +326,11 @@ class Trajectories:
         """
         discount = as_leader_discount(discount, name="discount")
         shape = self.model.follower_reward.shape
-        counts, weights = np.zeros((2, self.model.follower_reward.size))
-        kernels.visits(self.pairs, self.lengths, discount / self.survival, counts, weights)
-        return counts.reshape(shape), weights.reshape(shape)
+        counts, weights = np.zeros(shape), np.zeros(shape)
+        kernels.visits(
+            self.pairs, self.lengths, discount / self.survival, counts.ravel(), weights.ravel()
+        )
+        return counts, weights
 
     def cut(self, steps: int) -> Trajectories:
         """Keep the first steps of each trajectory.
@@ -723,7 +725,8 @@ def draw(
         longest = max(longest, most)
     # one part, the rule, is not copied, unless it would hold on to much that is empty
     whole = len(parts) == 1 and 2 * made >= size
-    pairs, entries = read_only(parts[0] if whole else np.concatenate(parts, axis=1))
+    steps = read_only(parts[0] if whole else np.concatenate(parts, axis=1))
+    pairs, entries = steps[0], steps[1]  # to iterate takes longer
     lengths = read_only(counts[0] if len(counts) == 1 else np.concatenate(counts))
     cut = n_steps is not None and left <= 0 and entries[-1] >= 0 and lengths[-1] < columns
     return Trajectories.of_steps(

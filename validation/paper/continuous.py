@@ -7,21 +7,22 @@ published end, ours (the last twentieth of the iterations, mean and standard err
 the best rate, and the best objective that many starts find, each polished (a minute; also
 tabular_bilevel/problems/known.py).
 
-Building: 100 episodes of 100 steps an iteration, 2,000 iterations, steps clipped to length 1. The
-published code (akimotolab/BC-HG at commit 9c9d42c, configurable_mdp/train_bilevel_lqr_*.py) also
-clips the score of each sampled step to length 1 in the direct part, of insulations and airflows
-apart, and takes no mean off; the methods "clipped" do so. Bilevel LQR: 4 episodes of 100 steps,
-theta from N(0, I), Adam at rate 0.1, as there (it makes ten updates on the same episodes). The
-leader's values are exact here, and networks there.
+Building: 100 episodes of 100 steps an iteration, 2,000 iterations, steps clipped to length 1; the
+methods "clipped" also clip scores, as the published code does. The published end of BC-HG is the
+corner where all insulations and airflows are 1. Bilevel LQR: 4 episodes of 100 steps, theta from
+N(0, I), Adam at rate 0.1. The methods "as published" have a network as critic, and ten updates on
+the same episodes; as in the published figure, what they earn is added up without a discount. The
+others' J is discounted. What explains which difference: validation/book/published/continuous.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -35,68 +36,34 @@ from tabular_bilevel.ascent.published import first_theta
 from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.problem import AnyProblem
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "published"))
+linear_quadratic: Any = importlib.import_module("linear_quadratic")
+
 BUILDING, LQR = "building", "bilevel LQR"
 PROBLEMS = {BUILDING: tb.problems.building_thermal_control(), LQR: tb.problems.bilevel_lqr()}
 EPISODES = {BUILDING: tb.Episodes(100, 100), LQR: tb.Episodes(4, 100)}
 RATES = {BUILDING: (0.1, 0.01, 0.001), LQR: (0.1,)}
 ITERATIONS = {BUILDING: 2000, LQR: 500}
 
-# What the published code clips: insulations, and airflows.
-GROUPS = (slice(0, 4), slice(4, 8))
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """A gradient of the building as the published code makes it, but for its networks.
-
-    Attributes
-    ----------
-    sampler : Episodes
-        How much data.
-    through_follower : bool
-        Whether the part through the follower is added: BC-HG, not naive.
-    """
-
-    sampler: tb.Episodes
-    through_follower: bool
-
-    def __call__(self, problem: Any, theta: Any, rng: np.random.Generator) -> np.ndarray:
-        """Sample, clip, and add up."""
-        known: Any = tb.Interaction(self.sampler).gather(problem, theta, rng=rng)
-        model, sample = known.planned, known.seen
-        x, after = sample.states[:, :-1], sample.states[:, 1:]
-        noise = after - x @ model.dynamics.T - sample.controls @ model.control.T
-        turns = [problem.pushforward(theta, axis).dynamics for axis in np.eye(theta.size)]
-        score = np.einsum(
-            "nti,kij,ntj->ntk", noise @ np.linalg.inv(model.noise), np.array(turns), x
-        )
-        score = np.concatenate([clipped(score[:, :, group]) for group in GROUPS], axis=2)
-        rule = tb.BoltzmannCovariance(baseline=False).rule(known)
-        direct, indirect = rule.times(direct_tables={"transition": 0.0}).measures(known)
-        weights = model.leader_discount ** np.arange(1.0, x.shape[1] + 1.0)
-        worth = weights * known.values.at(after, first=1)
-        found = np.tensordot(worth, score, axes=2) / sample.count + problem.pullback(theta, direct)
-        if self.through_follower:
-            found += problem.pullback(theta, indirect)
-        return np.concatenate([clipped(found[group]) for group in GROUPS])
-
-
-def clipped(vectors: np.ndarray) -> np.ndarray:
-    """Shorten to length 1 what is longer."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(length, 1.0)
-
-
 METHODS = {
     (BUILDING, "bchg"): tb.BoltzmannCovariance(tb.Interaction(EPISODES[BUILDING])),
-    (BUILDING, "bchg clipped"): Clipped(EPISODES[BUILDING], through_follower=True),
+    (BUILDING, "bchg clipped"): linear_quadratic.Clipped(through_follower=True),
     (BUILDING, "naive"): tb.NaivePolicyGradient(tb.Interaction(EPISODES[BUILDING])),
-    (BUILDING, "naive clipped"): Clipped(EPISODES[BUILDING], through_follower=False),
+    (BUILDING, "naive clipped"): linear_quadratic.Clipped(through_follower=False),
     (BUILDING, "hpgd-td"): tb.HyperPolicyGradient(tb.Interaction(EPISODES[BUILDING])),
     (BUILDING, "exact"): tb.ExactGradient(),
     (LQR, "bchg"): tb.BoltzmannCovariance(tb.Interaction(EPISODES[LQR])),
     (LQR, "naive"): tb.NaivePolicyGradient(tb.Interaction(EPISODES[LQR])),
     (LQR, "exact"): tb.ExactGradient(),
+}
+
+# What is saved of a curve.
+PARTS = ("iteration", "objective", "theta")
+
+# Ascents of bilevel LQR with a network, and what of it they are.
+NETWORKS = {
+    "bchg as published": "BC-HG, gradients clipped to length 1 (as published)",
+    "naive as published": "naive, not clipped (as published)",
 }
 PUBLISHED = {
     (BUILDING, "bchg"): -196.0,
@@ -104,8 +71,8 @@ PUBLISHED = {
     (BUILDING, "naive"): -211.0,
     (BUILDING, "naive clipped"): -211.0,
     (BUILDING, "hpgd-td"): -237.0,
-    (LQR, "bchg"): 0.147,
-    (LQR, "naive"): 0.020,
+    (LQR, "bchg as published"): 0.147,
+    (LQR, "naive as published"): 0.020,
 }
 
 
@@ -139,7 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         curves = dict(
             tb.sweep(
-                ((label, partial(train, run)) for label, run in runs.items()),
+                (
+                    *((label, partial(train, run)) for label, run in runs.items()),
+                    *with_networks(scale, folder),
+                ),
                 workers=options.workers,
                 progress=True,
             )
@@ -179,6 +149,24 @@ def planned(scale: Scale, folder: Path) -> Iterator[Run]:
             )
 
 
+def with_networks(scale: Scale, folder: Path) -> Iterator[tuple[str, Callable[[], Curve]]]:
+    """Plan the ascents that a network judges."""
+    iterations = max(1, round(scale.iterations * ITERATIONS[LQR]))
+    for (method, name), seed in product(NETWORKS.items(), range(scale.seeds)):
+        label = label_of(LQR, method, RATES[LQR][0], seed)
+        settings = linear_quadratic.RUNS[name]
+        yield label, partial(kept, folder / f"{label}.npz", settings, seed, iterations)
+
+
+def kept(path: Path, settings: Any, seed: int, n_iterations: int) -> Curve:
+    """Climb, or read the curve of before."""
+    if not path.exists():
+        made = linear_quadratic.climb(settings, seed, n_iterations)
+        np.savez(path, **{name: getattr(made, name) for name in PARTS})
+    with np.load(path) as found:
+        return Curve(*(found[name] for name in PARTS))
+
+
 def longest(method: str) -> float:
     """Say to what length steps are clipped; two groups of length 1 each are left as they are."""
     return np.sqrt(2.0) if "clipped" in method else 1.0
@@ -188,11 +176,11 @@ def label_of(name: str, method: str, rate: float, seed: int) -> str:
     return f"{name}-{method}-{rate}-seed-{seed}".replace(" ", "-")
 
 
-def rows(scale: Scale, curves: dict[str, Curve], best: dict[str, float]) -> Iterator[str]:
+def rows(scale: Scale, curves: dict[str, Curve], best: dict[str, Any]) -> Iterator[str]:
     """Write the table: of each method, the end at its best rate."""
     yield "| task | method | published | ours | standard error | rate | best known |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    for name, method in METHODS:
+    for name, method in (*METHODS, *((LQR, method) for method in NETWORKS)):
         ends = {
             rate: np.array(
                 [curves[label_of(name, method, rate, k)].final() for k in range(scale.seeds)]
@@ -201,14 +189,16 @@ def rows(scale: Scale, curves: dict[str, Curve], best: dict[str, float]) -> Iter
         }
         rate = max(ends, key=lambda rate: float(ends[rate].mean()))
         error = ends[rate].std(ddof=1) / np.sqrt(scale.seeds)
-        said = PUBLISHED.get((name, method))
+        said, known = PUBLISHED.get((name, method)), best[name].objective
+        if method in NETWORKS:
+            known = tb.objective(linear_quadratic.COUNTED, best[name].theta)
         yield (
             f"| {name} | {method} | {'-' if said is None else f'{said:g}'} | "
-            f"{ends[rate].mean():.4g} | {error:.2g} | {rate:g} | {best[name]:.6g} |"
+            f"{ends[rate].mean():.4g} | {error:.2g} | {rate:g} | {known:.6g} |"
         )
 
 
-def report(name: str, problem: AnyProblem, scale: Scale) -> float:
+def report(name: str, problem: AnyProblem, scale: Scale) -> Any:
     """Polish many starts; print where they end, each height once with how many end there."""
     found = [tb.polish(problem, start) for start in starts(name, scale.starts)]
     best = max(found, key=lambda optimum: optimum.objective)
@@ -216,7 +206,7 @@ def report(name: str, problem: AnyProblem, scale: Scale) -> float:
     ends = Counter(round(optimum.objective, 2) for optimum in found)
     for height, count in sorted(ends.items(), reverse=True):
         print(f"  {count:4d} of {len(found)} end at {height}")
-    return best.objective
+    return best
 
 
 def starts(name: str, count: int) -> Iterable[np.ndarray]:

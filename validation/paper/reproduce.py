@@ -289,6 +289,8 @@ def keep(ends: dict[Cell, tuple[float, float]], options: argparse.Namespace) -> 
         table, toy = f"{options.experiment}, {cell.problem}", cell.problem == "discrete toy"
         if cell.stop is not None:
             columns = {f"{'carried' if cell.carried else 'new'}, {cell.stop}": end}
+            if cell.figure in PUBLISHED:  # of a follower that answers as well as it can
+                columns = {"best answer, published": PUBLISHED[cell.figure], **columns}
         else:
             table += "" if toy else f", temperature {cell.knob:g}"
             data = f"R = {cell.knob:g}" if toy else f"{cell.steps} steps"

@@ -15,6 +15,7 @@ environments, and two goals.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -42,6 +43,9 @@ STORED = FOLDER / "numbers.json"
 
 # Numbers of the paper's experiments, which validation/paper/reproduce.py keeps.
 OF_THE_PAPER = FOLDER.parent / "paper" / "numbers.json"
+
+sys.path.append(str(FOLDER))
+linear_quadratic: Any = importlib.import_module("linear_quadratic")
 
 # Half the width of an interval, in standard errors: 99 % of a normal law.
 HALF_WIDTH = 2.576
@@ -580,6 +584,16 @@ def of_toy(scale: Scale) -> Iterator[Cell]:
         )
 
 
+# ---------------------------------------------------------------- continuous tasks
+
+
+def of_continuous(scale: Scale) -> Iterator[Cell]:
+    """List the numbers of the building and of bilevel LQR."""
+    share = scale.iterations / SCALES["full"].iterations
+    for key, sampled in linear_quadratic.samples(scale.estimates, scale.seeds, share):
+        yield key, partial(lambda sampled: mean(sampled()), sampled)
+
+
 # ---------------------------------------------------------------- all of it
 
 
@@ -588,6 +602,7 @@ def cells(scale: Scale) -> Iterator[Cell]:
     yield from of_toy(scale)
     yield from of_rooms(scale)
     yield from of_ascents(scale)
+    yield from of_continuous(scale)
 
 
 def measured(scale: Scale, folder: Path | None = None, workers: int = 1) -> dict[str, list[float]]:

@@ -392,7 +392,7 @@ def soft_policy_iteration(
         )
         for s in range(n_states):
             for a in range(policy.shape[1]):
-                policy[s, a] = math.exp(policy[s, a])
+                policy[s, a] = math.exp(policy[s, a]) if policy[s, a] != 0.0 else 1.0
         residual, scale = soft_gap(
             indptr, data, reward, temperature, value, action_value, policy, weights, gap
         )
