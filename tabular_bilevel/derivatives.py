@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -143,7 +143,8 @@ def reach(
         inner = reach(problem.inner, x, measures, bounds)
         pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        return _own(transform, Reach(pulled, inner.bound, inner.given, inner.reason), bound)
+        same = inner.own and type(problem) is Reparametrised  # an heir may pull back otherwise
+        return _own(transform, replace(inner, pulled=pulled, own=same), bound)
     if isinstance(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
