@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -138,20 +140,19 @@ def reach(
 
     By the problem's own `pullback_bound` if it has one, else by the sizes of its derivatives.
     """
-    if isinstance(problem, Reparametrised) and hasattr(problem.transform, "pullback_bound"):
+    if _moves_as(problem, Reparametrised) and _bounds_itself(problem.transform):
         transform, x = problem.transform, problem.transform.forward(theta)
         inner = reach(problem.inner, x, measures, bounds)
         pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        same = inner.own and type(problem) is Reparametrised  # an heir may pull back otherwise
-        return _own(transform, replace(inner, pulled=pulled, own=same), bound)
-    if isinstance(problem, Contexts):
+        return _own(transform, replace(inner, pulled=pulled), bound)
+    if _moves_as(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
-    own: Any = getattr(problem, "pullback_bound", None)
-    if own is not None:
+    if _bounds_itself(problem):
         pulled = _pulled(problem.pullback(theta, measures), theta)
-        return _own(problem, Reach(pulled, pulled, own=True), own(theta, measures, bounds))
+        own = problem.pullback_bound(theta, measures, bounds)
+        return _own(problem, Reach(pulled, pulled, own=True), own)
     try:
         tangents = tangents_at(problem, theta, measures.model, limited=True)
         if tangents.given == _given("pullback"):
@@ -160,6 +161,28 @@ def reach(
         unknown = np.full(theta.size, np.inf)
         return Reach(np.zeros(theta.size), unknown, reason=str(error))
     return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
+
+
+def _moves_as(problem: Any, kind: type) -> bool:
+    """Say whether a problem is of a kind, and none whose methods are others: an heir's may be."""
+    methods = ("model", "pullback", "pushforward")
+    return isinstance(problem, kind) and all(
+        getattr(type(problem), name, None) is getattr(kind, name, None) for name in methods
+    )
+
+
+def _bounds_itself(part: Any) -> bool:
+    """Say whether a part has a bound for its pullback, and did not inherit it for another."""
+    return hasattr(part, "pullback_bound") and _bounds_its_own(type(part))
+
+
+@lru_cache(maxsize=128)
+def _bounds_its_own(kind: type) -> bool:
+    bound, pulled = (
+        next((k for k, each in enumerate(kind.__mro__) if name in vars(each)), math.inf)
+        for name in ("pullback_bound", "pullback")
+    )
+    return bound <= pulled
 
 
 def _pulled(found: Any, theta: FloatArray) -> FloatArray:
@@ -200,7 +223,7 @@ def _given(method: str) -> str:
 def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tangents | None:
     """Read them off features where theta moves rewards only, without a call for each parameter."""
     names = ("follower_reward", "leader_reward")
-    if isinstance(problem, Reparametrised) and hasattr(problem.transform, "pushforward"):
+    if _moves_as(problem, Reparametrised) and hasattr(problem.transform, "pushforward"):
         x = problem.transform.forward(theta)
         inner = _of_rewards(problem.inner, x, model)
         if inner is None:
@@ -208,7 +231,7 @@ def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tan
         axes = (_axis(k, theta.size) for k in range(theta.size))
         slopes = _columns(problem.transform.pushforward(theta, axis) for axis in axes)
         rewards = {name: getattr(inner, name) @ slopes for name in names}
-    elif isinstance(problem, FeatureProblem) and problem.moves_rewards_only:
+    elif _moves_as(problem, FeatureProblem) and problem.moves_rewards_only:
         kept = sp.diags_array(model.available.ravel().astype(np.float64))
         rewards = {name: kept @ getattr(problem, name) for name in names}
     else:

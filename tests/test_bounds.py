@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -743,3 +744,50 @@ def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(monkeypatch, capsys):
     monkeypatch.setattr(bounding, "error_bounds", without)
     assert bounds_fuzz.main(["--count", "5"]) == 1
     assert "value is off by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [tb.problems.rounds, tb.problems.bandit, tb.problems.four_rooms])
+def test_an_heir_with_derivatives_of_its_own_is_believed(make):
+    problem = make()
+    kind, theta = type(problem), np.full(problem.n_parameters, 0.1)
+
+    class Twice(kind):
+        def model(self, theta):
+            return kind.model(self, 2.0 * np.asarray(theta))
+
+        def pullback(self, theta, sensitivities):
+            return 2.0 * kind.pullback(self, 2.0 * np.asarray(theta), sensitivities)
+
+        def pushforward(self, theta, direction):
+            return kind.pushforward(self, 2.0 * np.asarray(theta), 2.0 * np.asarray(direction))
+
+    heir = copy.copy(problem)
+    object.__setattr__(heir, "__class__", Twice)
+    wanted = 2.0 * tb.hypergradient(problem, 2.0 * theta).gradient
+    size = np.abs(wanted).max()
+    for accuracy in (None, tb.Enclosed()):
+        found = tb.hypergradient(heir, theta, accuracy=accuracy)
+        np.testing.assert_allclose(found.gradient, wanted, atol=1e-12 * size)
+        assert found.accuracy.gradient.max() < 1e-9 * size
+    limits = [tb.lower_limit(*each).policy for each in ((problem, 2.0 * theta), (heir, theta))]
+    np.testing.assert_allclose(limits[1], 4.0 * limits[0], atol=1e-9 * limits[0].max())
+
+
+def test_an_inherited_bound_is_not_of_another_pullback():
+    class Large(tb.FeatureProblem):
+        def model(self, theta):
+            return super().model(2.0**30 * np.asarray(theta))
+
+        def pullback(self, theta, sensitivities):
+            return 2.0**30 * super().pullback(2.0**30 * np.asarray(theta), sensitivities)
+
+        def pushforward(self, theta, direction):
+            return super().pushforward(theta, 2.0**30 * np.asarray(direction))
+
+    problem = tb.problems.bandit()
+    heir = copy.copy(problem)
+    object.__setattr__(heir, "__class__", Large)
+    theta = np.array([0.1, 0.2])
+    bound = tb.hypergradient(problem, theta).accuracy.gradient
+    larger = tb.hypergradient(heir, theta / 2.0**30).accuracy.gradient
+    assert (larger > 2.0**29 * bound).all()

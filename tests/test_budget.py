@@ -172,6 +172,15 @@ def test_samples_go_with_the_square_of_the_error_until_the_bias_is_all():
     assert tb.required_samples(PROBLEM, THETA, tb.ExactGradient(), error=0.1) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("error", "count"), [(1e-300, math.inf), (1e-112, math.inf), (1e-108, 4.07e216), (1e300, 1.0)]
+)
+def test_the_smallest_and_largest_errors_have_a_count(error, count):
+    bandit, unbiased = tb.problems.bandit(), tb.BoltzmannCovariance()
+    found = tb.required_samples(bandit, [0.0, 0.3], unbiased, error=error)
+    assert found == pytest.approx(count, rel=0.01)
+
+
 def test_bad_demands_are_named():
     for settings, message in (
         ({}, "^exactly one of error and cosine is to be given$"),

@@ -219,6 +219,7 @@ def test_actions_that_are_all_but_never_taken_do_not_count():
     [
         ({"reward_variance": -1.0}, r"^reward_variance is -1.0, which is negative$"),
         ({"reward_variance": [1.0, 2.0]}, r"^reward_variance has shape \(2,\), not \(6, 4\)$"),
+        ({"sampler": 0}, "^sampler is 0"),
         ({"sampler": tb.Episodes(1, 1)}, "^trajectories are cut before they show all"),
     ],
 )
@@ -228,4 +229,11 @@ def test_what_has_no_limit_is_refused(settings, message):
             tb.problems.layered() if "sampler" in settings else PROBLEMS["rewards"],
             np.zeros(4 if "sampler" in settings else 3),
             **settings,
+        )
+
+
+def test_what_overflows_is_no_limit():
+    with pytest.raises(ValueError, match="^the limit overflows float64"):
+        tb.lower_limit(
+            tb.problems.two_state(temperature=1e-300), [0.2, -0.3], reward_variance=1.0
         )

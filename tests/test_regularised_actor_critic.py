@@ -268,6 +268,12 @@ def test_bad_input_is_named():
             ),
             "memory's iteration is -1, below 0",
         ),
+        (
+            lambda: tb.RegularisedActorCritic(growth=2e3).aim(
+                GARNET, THETA, {"iteration": np.ones(1)}
+            ),
+            "the penalty's weight in call 1 is inf, and the temperature .*: weight, growth",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()

@@ -78,6 +78,19 @@ def test_steps_that_are_no_longer_there_are_named():
     memory[STEPS] = memory[STEPS] + np.array([0, 1, 0])
     with pytest.raises(ValueError, match=r"step 0 of what is replayed, from .* its transitions"):
         walks.gather(GAME, NOW, rng=0, memory=memory)
+    kept = dict(walks.gather(GAME, NOW, rng=0).memory)
+    for name, change, message in (
+        (TRAJECTORIES, lambda x: (), r"^memory.replayed_trajectories has shape \(0,\)"),
+        (TRAJECTORIES, lambda x: x - 1, "lengths that do not add up"),
+        (STEPS, lambda x: x[1:], "lengths that do not add up"),
+        (STEPS, lambda x: x.ravel(), r"^memory.replayed_steps has shape"),
+        (STEPS, lambda x: x * np.inf, r"^memory.replayed_steps\[0, 0\] is (nan|inf)"),
+        (STEPS, lambda x: x + 0.5, r"^memory.replayed_steps\[0, 0\] is .*5, no whole number"),
+        (STEPS, lambda x: x + 10**6, "its transitions"),
+        (STEPS, lambda x: 0 * x - 1, "its transitions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            walks.gather(GAME, NOW, rng=0, memory={**kept, name: change(kept[name])})
     two = tb.problems.two_state(), tb.problems.bandit()
     seen = iter(two)
 

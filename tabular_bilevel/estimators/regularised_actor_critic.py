@@ -242,8 +242,13 @@ class RegularisedActorCritic:
         k = float(finite_array("previous", memory.get(ITERATION, np.zeros(1)), (1,))[0])
         if k < 0.0:
             raise ValueError(f"memory's iteration is {k:g}, below 0")
-        weight = self.weight * (k + 1.0) ** self.growth
-        factor = 1.0 + self.bonus / (k + 1.0) ** self.fading
+        weight = float(self.weight * np.power(k + 1.0, self.growth))
+        factor = float(1.0 + self.bonus / np.power(k + 1.0, self.fading))
+        if not np.isfinite((weight, factor * model.temperature)).all():
+            raise ValueError(
+                f"the penalty's weight in call {k:g} is {weight:.3g}, and the temperature "
+                f"{factor * model.temperature:.3g}: weight, growth or bonus is too large"
+            )
         shape = model.follower_reward.shape
         logits = finite_array("previous", memory.get(LOGITS, np.zeros((2, *shape))), (2, *shape))
         values = finite_array(

@@ -47,6 +47,9 @@ ROUNDED = 1e-9
 # Standard deviations from the mean within which the saddlepoint's form is 0 / 0, and has a limit.
 NEAR_THE_MEAN = 1e-4
 
+# Logarithm of so many trajectories as count as infinite.
+MOST_LOG = 512.0
+
 # Budgets between two that are given, at which it is looked for a crossing.
 BETWEEN = 50
 
@@ -262,7 +265,7 @@ def required_samples(
     Returns
     -------
     float
-        A whole number; infinite if the bias alone is as large.
+        A whole number; infinite if the bias alone is as large, or above 1e222.
 
     Raises
     ------
@@ -292,23 +295,26 @@ def required_samples(
         raise ValueError(f"confidence is {confidence}, not in (0, 1)")
     allowed = as_positive("error", error or 0.0)
     moments = estimator_moments(problem, theta, method, horizon=horizon)
-    bias, largest = moments.bias, (allowed * _norm(moments)) ** 2
-    square = float(bias @ bias)
-    if not square < largest:
-        return math.inf
-    if not moments.total_variance > 0.0:
-        return 1.0
     variance, axes = np.linalg.eigh(moments.covariance)
-    variance, along = np.maximum(variance, 0.0) / largest, (bias @ axes) ** 2 / largest
+    largest = allowed * _norm(moments)  # its square may overflow, or vanish
+    variance = np.maximum(variance, 0.0) / largest / largest
+    along = (moments.bias / largest @ axes) ** 2
+    square = float(along.sum())
+    if not (square < 1.0 and variance.max() < math.exp(MOST_LOG)):
+        return math.inf
+    if square + variance.sum() <= 1.0 - confidence:  # the mean bounds the chance
+        return 1.0
 
     def beyond(log_n: float) -> float:
         """Compare the chance of a larger error with the one that is allowed."""
         return _tail(along, variance / math.exp(log_n)) - (1.0 - confidence)
 
-    if beyond(0.0) <= 0.0:
+    if not variance.any() or beyond(0.0) <= 0.0:
         return 1.0
     most = 1.0
     while beyond(most) > 0.0:
+        if most == MOST_LOG:
+            return math.inf
         most *= 2.0
     return float(math.ceil(math.exp(_root(beyond, 0.0, most)) * (1.0 - ROUNDED)))
 

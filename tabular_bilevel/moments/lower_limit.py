@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arguments import as_checked_theta, finite_array
+from tabular_bilevel._base.arguments import all_finite, as_checked_theta, finite_array
 from tabular_bilevel._base.arrays import (
     FloatArray,
     IntArray,
@@ -136,7 +136,7 @@ def lower_limit(
     2671
     """
     theta = read_only(as_checked_theta(theta))
-    limit = Interaction(sampler or Episodes()).limit(problem, theta)
+    limit = Interaction(Episodes() if sampler is None else sampler).limit(problem, theta)
     model = require_tables(limit.world, what="lower_limit")
     policy, values = limit.response.policy, limit.values
     shape = policy.shape if np.ndim(reward_variance) else ()
@@ -216,4 +216,6 @@ def _left(
     root = np.sqrt(seen)[:, None]  # 1 / seen may overflow where nothing counts
     off, mean = ratio(off, root[group]), ratio(mean, root)
     found = (off * chance[:, None]).T @ off + (mean * np.reshape(ends, (-1, 1))).T @ mean
+    if not all_finite(found):
+        raise ValueError("the limit overflows float64: the temperature is too low, or noise too large")
     return read_only(np.asarray(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -310,6 +310,8 @@ class Interaction:
         >>> mean[3].round(3), method.target(game, now)[3].round(3)
         (np.float64(0.986), np.float64(1.901))
         """
+        if not isinstance(before, Iterable):
+            raise ValueError(f"before is {before!r}, not a sequence of thetas")
         now = self.limit(problem, theta)
         kept = list(before)[::-1][: self.replay or 0]
         there = [seen_of(now, self.limit(problem, at)) for at in kept]
