@@ -269,6 +269,10 @@ def test_bad_input_is_named():
             "memory's iteration is -1, below 0",
         ),
         (
+            lambda: tb.ZeroOrder()(GARNET, THETA, rng=0, memory={"iteration": np.ones(0)}),
+            r"memory's iteration has shape \(0,\)",
+        ),
+        (
             lambda: tb.RegularisedActorCritic(growth=2e3).aim(
                 GARNET, THETA, {"iteration": np.ones(1)}
             ),

@@ -41,13 +41,13 @@ from tabular_bilevel.problem import (
     pulled_back,
     require_reward_parameters,
 )
-from tabular_bilevel.sampling.experience import NOTHING, Memory, law_of
+from tabular_bilevel.sampling.experience import ITERATION, NOTHING, Memory, calls_before, law_of
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 __all__ = ["RegularisedActorCritic"]
 
-ITERATION, LOGITS, VALUES = "iteration", "logits", "values"
+LOGITS, VALUES = "logits", "values"
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,7 @@ class RegularisedActorCritic:
             )
         if not memory:  # once a run is enough
             require_reward_parameters("RegularisedActorCritic", problem, theta, model)
-        k = float(finite_array("previous", memory.get(ITERATION, np.zeros(1)), (1,))[0])
-        if k < 0.0:
-            raise ValueError(f"memory's iteration is {k:g}, below 0")
+        k = calls_before(memory)
         weight = float(self.weight * np.power(k + 1.0, self.growth))
         factor = float(1.0 + self.bonus / np.power(k + 1.0, self.fading))
         if not np.isfinite((weight, factor * model.temperature)).all():

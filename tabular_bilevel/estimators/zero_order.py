@@ -30,13 +30,18 @@ from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSol
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import by_kind, evaluate_leader
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory, answered
+from tabular_bilevel.sampling.experience import (
+    FOLLOWER_VALUE,
+    ITERATION,
+    NOTHING,
+    Memory,
+    answered,
+    calls_before,
+)
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 
 __all__ = ["ZeroOrder"]
-
-ITERATION = "iteration"
 
 # A follower with a residual this small, relative to its values, is taken as optimal: solvers leave
 # less, whatever tolerance they are used with, and one that stops early leaves more.
@@ -116,7 +121,7 @@ class ZeroOrder:
     ) -> Estimate:
         """Try random directions; as of `Estimator`."""
         generator, theta = as_generator(rng), read_only(as_theta(theta))
-        iteration = float(memory[ITERATION][0]) + 1.0 if ITERATION in memory else 1.0
+        iteration = calls_before(memory) + 1.0
         radius = self.radius / iteration if self.decaying else self.radius
         model = problem.model(theta)
         response = answered(model, self.follower, memory.get(FOLLOWER_VALUE))

@@ -217,5 +217,7 @@ def _left(
     off, mean = ratio(off, root[group]), ratio(mean, root)
     found = (off * chance[:, None]).T @ off + (mean * np.reshape(ends, (-1, 1))).T @ mean
     if not all_finite(found):
-        raise ValueError("the limit overflows float64: the temperature is too low, or noise too large")
+        raise ValueError(
+            "the limit overflows float64: the temperature is too low, or noise too large"
+        )
     return read_only(np.asarray(found))

@@ -16,6 +16,7 @@ from tabular_bilevel._base.arguments import (
     as_generator,
     as_theta,
     entry,
+    finite_array,
     first,
     positive_integer,
     require_method,
@@ -45,12 +46,24 @@ from tabular_bilevel.sampling.replay import with_earlier
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["NOTHING", "Experience", "Interaction", "Memory", "answered", "require_interaction"]
+__all__ = [
+    "ITERATION",
+    "NOTHING",
+    "Experience",
+    "Interaction",
+    "Memory",
+    "answered",
+    "calls_before",
+    "require_interaction",
+]
 
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
 Memory = Mapping[str, FloatArray]
 
 NOTHING: Memory = MappingProxyType({})
+
+#: How many calls there were, of estimators whose settings change with them.
+ITERATION = "iteration"
 
 FOLLOWER_VALUE, LEADER_ACTION_VALUE = "follower_value", "leader_action_value"
 
@@ -360,6 +373,14 @@ def seen_of(known: Experience, before: Experience) -> Experience | None:
         return None
     seen = replace(known.law, policy=before.law.policy, source=before.law.made_in)
     return replace(known, seen=seen)
+
+
+def calls_before(memory: Memory) -> float:
+    """Read off how many calls there were; ValueError if a memory says nonsense."""
+    k = float(finite_array("memory's iteration", memory.get(ITERATION, np.zeros(1)), (1,))[0])
+    if k < 0.0:
+        raise ValueError(f"memory's iteration is {k:g}, below 0")
+    return k
 
 
 def require_interaction(interaction: object) -> None:
