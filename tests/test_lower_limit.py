@@ -233,5 +233,5 @@ def test_what_has_no_limit_is_refused(settings, message):
 
 
 def test_what_overflows_is_no_limit():
-    with pytest.raises(ValueError, match="^the limit overflows float64"):
+    with pytest.raises(ValueError, match=r"^the limit overflows float64"):
         tb.lower_limit(tb.problems.two_state(temperature=1e-300), [0.2, -0.3], reward_variance=1.0)

@@ -103,6 +103,10 @@ def test_steps_that_are_no_longer_there_are_named():
 
     with pytest.raises(ValueError, match="no step is replayed"):
         walks.replayed(Moving(), [0.0, 0.0], [[1.0, 1.0]])
+    with pytest.raises(ValueError, match="before is None, not a sequence"):
+        walks.replayed(GAME, NOW, None)
+    with pytest.raises(ValueError, match="is a LinearQuadraticModel: this is for tables only"):
+        walks.replayed(tb.problems.bilevel_lqr(), [0.0, 0.0], [[0.0, 0.0]])
     with pytest.raises(ValueError, match="replay is 0, not a positive whole number"):
         tb.Interaction(replay=0)
     with pytest.raises(ValueError, match="replay is -1"):

@@ -218,6 +218,6 @@ def _left(
     found = (off * chance[:, None]).T @ off + (mean * np.reshape(ends, (-1, 1))).T @ mean
     if not all_finite(found):
         raise ValueError(
-            "the limit overflows float64: the temperature is too low, or noise too large"
+            "the limit overflows float64: its temperature is too low, or its noise large"
         )
     return read_only(np.asarray(found))

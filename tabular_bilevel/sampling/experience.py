@@ -326,6 +326,8 @@ class Interaction:
         if not isinstance(before, Iterable):
             raise ValueError(f"before is {before!r}, not a sequence of thetas")
         now = self.limit(problem, theta)
+        if self.replay is not None:
+            require_tables(now.planned)
         kept = list(before)[::-1][: self.replay or 0]
         there = [seen_of(now, self.limit(problem, at)) for at in kept]
         if any(each is None for each in there):
