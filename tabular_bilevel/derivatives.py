@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -17,6 +15,7 @@ from tabular_bilevel._base.arguments import (
     entry,
     finite_array,
     first,
+    keeps_up,
     real_array,
 )
 from tabular_bilevel._base.arrays import ROUNDOFF, UNDERFLOW, FloatArray
@@ -173,16 +172,8 @@ def _moves_as(problem: Any, kind: type) -> bool:
 
 def _bounds_itself(part: Any) -> bool:
     """Say whether a part has a bound for its pullback, and did not inherit it for another."""
-    return hasattr(part, "pullback_bound") and _bounds_its_own(type(part))
-
-
-@lru_cache(maxsize=128)
-def _bounds_its_own(kind: type) -> bool:
-    bound, pulled = (
-        next((k for k, each in enumerate(kind.__mro__) if name in vars(each)), math.inf)
-        for name in ("pullback_bound", "pullback")
-    )
-    return bound <= pulled
+    own = keeps_up(type(part), "pullback_bound", "pullback")
+    return own and hasattr(part, "pullback_bound")
 
 
 def _pulled(found: Any, theta: FloatArray) -> FloatArray:

@@ -180,12 +180,22 @@ def test_what_a_budget_buys():
     assert norm < needed < 10.0 * norm
 
 
+class Cold:
+    building = tb.problems.building_thermal_control()
+    pullback = building.pullback
+
+    def model(self, theta):
+        return self.building.model(theta).replace(temperature=1e-300)
+
+
 def test_what_is_not_known_is_said(monkeypatch):
     method = tb.BoltzmannCovariance()
     with pytest.raises(ValueError, match="trajectories of a linear-quadratic model do not end"):
         tb.estimator_moments(LEAK, THETA, method, horizon=np.inf)
     with pytest.raises(ValueError, match="leader_reward is a GaussianBump"):
         tb.estimator_moments(tb.problems.bilevel_lqr(), [0.0, 0.0], method)
+    with pytest.raises(ValueError, match=r"^the moments overflow float64$"):
+        tb.estimator_moments(Cold(), np.zeros(8), method, horizon=4)
     monkeypatch.setattr(gaussian, "MOST_NUMBERS", 100)
-    with pytest.raises(ValueError, match="1 state, 1 input and 2 parameters take forms of 168"):
+    with pytest.raises(ValueError, match="1 state, 1 input and 2 parameters take 2,688 numbers"):
         tb.estimator_moments(LEAK, THETA, method)

@@ -1,5 +1,6 @@
 """Exact moments of methods; a rule's against enumeration stand in test_trace_rule.py."""
 
+import dataclasses
 import math
 import pickle
 
@@ -175,6 +176,20 @@ def test_a_given_error_of_the_critic_enters_bias_and_variance():
     assert model.available.all()
 
 
+class Twice(tb.BoltzmannCovariance):
+    """An heir that estimates otherwise, which its rule does not know of."""
+
+    def estimate(self, experience):
+        right = super().estimate(experience)
+        return dataclasses.replace(right, gradient=2.0 * right.gradient)
+
+
+class TwiceZero(tb.ZeroOrder):
+    def __call__(self, problem, theta, **settings):
+        right = super().__call__(problem, theta, **settings)
+        return dataclasses.replace(right, gradient=2.0 * right.gradient)
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
@@ -188,6 +203,8 @@ def test_a_given_error_of_the_critic_enters_bias_and_variance():
         ),
         (tb.ValueGapPenalty(sampler=tb.Episodes(3)), "^method is ValueGapPenalty, which averages"),
         (tb.SoBiRL(), "^SoBiRL is defined for parameters of rewards only"),
+        (Twice(), "^method is Twice, which averages over visits"),
+        (TwiceZero(), "^method is TwiceZero, which averages over visits"),
     ],
 )
 def test_other_methods_are_refused_in_words(method, message):

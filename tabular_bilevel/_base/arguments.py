@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "entry",
     "finite_array",
     "first",
+    "keeps_up",
     "positive_integer",
     "real_array",
     "require_method",
@@ -325,6 +327,16 @@ def require_method(name: str, value: object, method: str) -> None:
         raise ValueError(f"{name} is the class {value.__name__}, not an instance of it")
     if not callable(getattr(value, method, None)):
         raise ValueError(f"{name} is {brief(repr(value))}, which has no method {method}")
+
+
+@lru_cache(maxsize=256)
+def keeps_up(kind: type, name: str, *others: str) -> bool:
+    """Say whether a class's method is as new as others, which an heir may have overridden."""
+    one, *rest = (
+        next((k for k, each in enumerate(kind.__mro__) if method in vars(each)), math.inf)
+        for method in (name, *others)
+    )
+    return one <= min(rest)
 
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_checked_theta, positive_integer
+from tabular_bilevel._base.arguments import all_finite, as_checked_theta, keeps_up, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.adaptive_model_design import AdaptiveModelDesign
@@ -185,10 +185,11 @@ def estimator_moments(
     steps = None if horizon is None or uncut else positive_integer("horizon", horizon)
     if isinstance(method, type):
         raise ValueError(f"method is the class {method.__name__}, not an instance of it")
-    if hasattr(method, "rule_at"):
+    kind = type(method)  # an heir may estimate otherwise
+    if hasattr(method, "rule_at") and keeps_up(kind, "rule_at", "estimate", "__call__"):
         rule, limit = method.rule_at(problem, theta)
         return _traced(problem, theta, rule, limit, steps, uncut=uncut)
-    if isinstance(method, ZeroOrder):
+    if isinstance(method, ZeroOrder) and kind.__call__ is ZeroOrder.__call__:
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)
     if isinstance(method, FROM_THE_MODEL) and drawn is None:
@@ -233,6 +234,8 @@ def _traced(
         steps = law.horizon if decay**law.horizon > CUT_THAT_SHOWS else None
     moments = _moments(rule, limit, steps)
     found = moments.variances()
+    if not (all_finite(found.mean) and all_finite(found.covariance)):
+        raise ValueError("the moments overflow float64")
     return Moments(
         mean=read_only(found.mean),
         exact=_exact(problem, theta),

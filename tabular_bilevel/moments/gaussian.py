@@ -33,6 +33,9 @@ __all__ = ["GaussianMoments", "returns"]
 # Coefficients of all parameters' forms: 128 MB, and a few of these are in memory at a time.
 MOST_NUMBERS = 2**24
 
+# What all forms share counts as those of so many parameters at least: some 600 MB at most.
+SHARED = 32
+
 
 class _Forms:
     """Forms of degree 2, 4 and 6 in 1 and k standard normal numbers z, of which some are a state's.
@@ -182,11 +185,11 @@ class GaussianMoments:
         self.slopes = _slopes(experience) if slopes is None else slopes
         self.n_parameters = len(self.slopes["temperature"])
         n, m = world.n_states, world.n_controls
-        numbers = math.comb(2 * n + m + 6, 6) * self.n_parameters
+        numbers = math.comb(2 * n + m + 6, 6) * max(self.n_parameters, SHARED)
         if numbers > MOST_NUMBERS:
             raise ValueError(
-                f"the moments of {sizes(n, m)} and {self.n_parameters} parameters take forms of "
-                f"{numbers:,} numbers, more than {MOST_NUMBERS:,}: sample"
+                f"the moments of {sizes(n, m)} and {self.n_parameters} parameters take "
+                f"{numbers:,} numbers of forms, more than {MOST_NUMBERS:,}: sample"
             )
         self.forms = _forms(2 * n + m, n)
         self.unit = np.zeros((self.forms.size, self.forms.size))  # the form that is 1
