@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,6 +36,8 @@ from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = ["Reach", "has_pushforward", "n_entries", "reach", "tangents_along", "tangents_at"]
+
+T = TypeVar("T")
 
 # A stranger's method is called so often for the derivatives of all tables, at some 20 microseconds
 # each, where nobody asked for them ...
@@ -140,8 +142,8 @@ def reach(
     By the problem's own `pullback_bound` if it has one, else by the sizes of its derivatives.
     """
     if _moves_as(problem, Reparametrised) and _bounds_itself(problem.transform):
-        transform, x = problem.transform, problem.transform.forward(theta)
-        inner = reach(problem.inner, x, measures, bounds)
+        transform: Any = problem.transform
+        inner = reach(problem.inner, transform.forward(theta), measures, bounds)
         pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
         return _own(transform, replace(inner, pulled=pulled), bound)
@@ -149,9 +151,10 @@ def reach(
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
     if _bounds_itself(problem):
+        own: Any = problem
         pulled = _pulled(problem.pullback(theta, measures), theta)
-        own = problem.pullback_bound(theta, measures, bounds)
-        return _own(problem, Reach(pulled, pulled, own=True), own)
+        bound = own.pullback_bound(theta, measures, bounds)
+        return _own(problem, Reach(pulled, pulled, own=True), bound)
     try:
         tangents = tangents_at(problem, theta, measures.model, limited=True)
         if tangents.given == _given("pullback"):
@@ -162,7 +165,7 @@ def reach(
     return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
 
 
-def _moves_as(problem: Any, kind: type) -> bool:
+def _moves_as(problem: object, kind: type[T]) -> TypeGuard[T]:
     """Say whether a problem is of a kind, and none whose methods are others: an heir's may be."""
     methods = ("model", "pullback", "pushforward")
     return isinstance(problem, kind) and all(
@@ -172,8 +175,7 @@ def _moves_as(problem: Any, kind: type) -> bool:
 
 def _bounds_itself(part: Any) -> bool:
     """Say whether a part has a bound for its pullback, and did not inherit it for another."""
-    own = keeps_up(type(part), "pullback_bound", "pullback")
-    return own and hasattr(part, "pullback_bound")
+    return keeps_up(part, "pullback_bound", "pullback") and hasattr(part, "pullback_bound")
 
 
 def _pulled(found: Any, theta: FloatArray) -> FloatArray:

@@ -329,9 +329,14 @@ def require_method(name: str, value: object, method: str) -> None:
         raise ValueError(f"{name} is {brief(repr(value))}, which has no method {method}")
 
 
+def keeps_up(thing: object, name: str, *others: str) -> bool:
+    """Say whether a thing's method is as new as others, which an heir may have overridden."""
+    kind: Any = type(thing)
+    return _keeps_up(kind, name, *others)
+
+
 @lru_cache(maxsize=256)
-def keeps_up(kind: type, name: str, *others: str) -> bool:
-    """Say whether a class's method is as new as others, which an heir may have overridden."""
+def _keeps_up(kind: Any, name: str, *others: str) -> bool:
     one, *rest = (
         next((k for k, each in enumerate(kind.__mro__) if method in vars(each)), math.inf)
         for method in (name, *others)

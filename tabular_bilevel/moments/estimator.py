@@ -185,11 +185,11 @@ def estimator_moments(
     steps = None if horizon is None or uncut else positive_integer("horizon", horizon)
     if isinstance(method, type):
         raise ValueError(f"method is the class {method.__name__}, not an instance of it")
-    kind = type(method)  # an heir may estimate otherwise
-    if hasattr(method, "rule_at") and keeps_up(kind, "rule_at", "estimate", "__call__"):
+    # an heir may estimate otherwise
+    if hasattr(method, "rule_at") and keeps_up(method, "rule_at", "estimate", "__call__"):
         rule, limit = method.rule_at(problem, theta)
         return _traced(problem, theta, rule, limit, steps, uncut=uncut)
-    if isinstance(method, ZeroOrder) and kind.__call__ is ZeroOrder.__call__:
+    if isinstance(method, ZeroOrder) and type(method).__call__ is ZeroOrder.__call__:
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)
     if isinstance(method, FROM_THE_MODEL) and drawn is None:
