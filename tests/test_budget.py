@@ -242,6 +242,7 @@ def test_a_grid_has_a_curve_in_each_cell():
             {"heat": [1.0]},
             "^garnet is not made of these settings: got an unexp",
         ),
+        (lambda x: x, {"x": [1]}, "^theta is None, and the problem has no n_parameters$"),
         (PROBLEM, {"temperature": [0.1]}, "^make is FeatureProblem.*, which cannot be called"),
     ],
 )

@@ -147,9 +147,15 @@ def test_copies_and_pickles_are_as_read_only_as_they_were():
     game = tb.problems.random_game()
     result = tb.hypergradient(problem, np.zeros(6))
     sample = tb.sample_trajectories(result.model, result.response.policy, count=2, horizon=3, rng=0)
+    estimate = tb.Estimate(tb.BoltzmannCovariance()(problem, np.zeros(6), rng=0).gradient)
+    law = tb.Interaction().limit(problem, np.zeros(6))
     for remake in (copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))):
         twin = remake(result)
         for array in (
+            remake(estimate).gradient,
+            remake(law).theta,
+            remake(law).values.value,
+            remake(law).law.policy,
             twin.gradient,
             twin.model.follower_reward,
             twin.model.transition.data,

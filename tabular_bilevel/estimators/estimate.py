@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
+from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
@@ -92,10 +92,12 @@ class Estimate:
     gradient: FloatArray
     model: AnyModel | None = field(default=None, repr=False)
     response: AnyResponse | None = field(default=None, repr=False)
-    memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+    memory: Memory = field(default_factory=dict, repr=False)
     n_trajectories: int = 0
     n_steps: int = 0
     parts: Parts | None = field(default=None, repr=False)
+
+    __setstate__ = restore_read_only
 
     @classmethod
     def traced(

@@ -243,7 +243,7 @@ def _traced(
         start_variance=float(found.of_starts.sum()),
         n_steps=moments.n_steps if uncut else law.n_steps,
         horizon=steps,
-        _covariance=partial(_whole, rule, replace(limit, memory={}), steps),
+        _covariance=partial(_whole, rule, limit, steps),
     )
 
 

@@ -150,7 +150,10 @@ def error_grid(
         cell = dict(zip(axes, values, strict=True))
         problem = _made(make, {name: cell[name] for name in cell if name != HORIZON})
         at = theta(problem) if callable(theta) else theta
-        at = np.zeros(problem.n_parameters) if at is None else at  # type: ignore[attr-defined]
+        if at is None:
+            if not hasattr(problem, "n_parameters"):
+                raise ValueError("theta is None, and the problem has no n_parameters")
+            at = np.zeros(problem.n_parameters)
         cuts = (cell[HORIZON],) if HORIZON in cell else HORIZONS
         settings.append(cell)
         curves.append(error_curve(problem, at, methods, budgets, horizons=cuts))

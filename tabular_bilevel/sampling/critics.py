@@ -72,6 +72,8 @@ class LeaderValues:
     action_value: FloatArray
     value: FloatArray
 
+    __setstate__ = restore_read_only
+
     @classmethod
     def under(cls, policy: FloatArray, action_value: FloatArray) -> LeaderValues:
         """Average action values under a policy.

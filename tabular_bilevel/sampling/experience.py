@@ -21,7 +21,7 @@ from tabular_bilevel._base.arguments import (
     positive_integer,
     require_method,
 )
-from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
+from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only, unchecked
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
@@ -114,8 +114,10 @@ class Experience:
     response: Response
     seen: Trajectories | Law
     values: LeaderValues
-    memory: Memory = field(default_factory=lambda: NOTHING, repr=False)
+    memory: Memory = field(default_factory=dict, repr=False)
     again: Callable[[FloatArray], Experience] | None = field(default=None, repr=False)
+
+    __setstate__ = restore_read_only
 
     @property
     def world(self) -> Model:

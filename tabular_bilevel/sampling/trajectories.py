@@ -438,6 +438,8 @@ class Law:
     restarts: bool = False
     count: int | None = None
 
+    __setstate__ = restore_read_only
+
     @property
     def complete(self) -> int:
         """Trajectories that its counts of visits are for: they are means."""
