@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +29,7 @@ from tabular_bilevel.problem import (
     BilevelProblem,
     ForwardProblem,
     model_at,
+    moves_as,
     pulled_back,
 )
 from tabular_bilevel.problems.contexts import Contexts, shares, shares_of_bounds
@@ -36,8 +37,6 @@ from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
 __all__ = ["Reach", "has_pushforward", "n_entries", "reach", "tangents_along", "tangents_at"]
-
-T = TypeVar("T")
 
 # A stranger's method is called so often for the derivatives of all tables, at some 20 microseconds
 # each, where nobody asked for them ...
@@ -141,13 +140,13 @@ def reach(
 
     By the problem's own `pullback_bound` if it has one, else by the sizes of its derivatives.
     """
-    if _moves_as(problem, Reparametrised) and _bounds_itself(problem.transform):
+    if moves_as(problem, Reparametrised) and _bounds_itself(problem.transform):
         transform: Any = problem.transform
         inner = reach(problem.inner, transform.forward(theta), measures, bounds)
         pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
         bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
         return _own(transform, replace(inner, pulled=pulled), bound)
-    if _moves_as(problem, Contexts):
+    if moves_as(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
     if _bounds_itself(problem):
@@ -163,14 +162,6 @@ def reach(
         unknown = np.full(theta.size, np.inf)
         return Reach(np.zeros(theta.size), unknown, reason=str(error))
     return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
-
-
-def _moves_as(problem: object, kind: type[T]) -> TypeGuard[T]:
-    """Say whether a problem is of a kind, and none whose methods are others: an heir's may be."""
-    methods = ("model", "pullback", "pushforward")
-    return isinstance(problem, kind) and all(
-        getattr(type(problem), name, None) is getattr(kind, name, None) for name in methods
-    )
 
 
 def _bounds_itself(part: Any) -> bool:
@@ -216,7 +207,7 @@ def _given(method: str) -> str:
 def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tangents | None:
     """Read them off features where theta moves rewards only, without a call for each parameter."""
     names = ("follower_reward", "leader_reward")
-    if _moves_as(problem, Reparametrised) and hasattr(problem.transform, "pushforward"):
+    if moves_as(problem, Reparametrised) and hasattr(problem.transform, "pushforward"):
         x = problem.transform.forward(theta)
         inner = _of_rewards(problem.inner, x, model)
         if inner is None:
@@ -224,7 +215,7 @@ def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tan
         axes = (_axis(k, theta.size) for k in range(theta.size))
         slopes = _columns(problem.transform.pushforward(theta, axis) for axis in axes)
         rewards = {name: getattr(inner, name) @ slopes for name in names}
-    elif _moves_as(problem, FeatureProblem) and problem.moves_rewards_only:
+    elif moves_as(problem, FeatureProblem) and problem.moves_rewards_only:
         kept = sp.diags_array(model.available.ravel().astype(np.float64))
         rewards = {name: kept @ getattr(problem, name) for name in names}
     else:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -27,12 +27,15 @@ __all__ = [
     "TablesOnlyError",
     "model_at",
     "modelled",
+    "moves_as",
     "pulled_back",
     "require_problem",
     "require_reward_parameters",
     "require_tables",
     "with_names",
 ]
+
+T = TypeVar("T")
 
 
 class BilevelProblem(Protocol):
@@ -218,6 +221,14 @@ def model_at(problem: AnyProblem, theta: FloatArray, *, name: str = "problem") -
 def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem") -> Model:
     """Build a model of tables, as `model_at` does."""
     return require_tables(model_at(problem, theta, name=name), name=f"{name}.model(theta)")
+
+
+def moves_as(problem: object, kind: type[T]) -> TypeGuard[T]:
+    """Say whether a problem is of a kind, and none whose methods are others: an heir's may be."""
+    methods = ("model", "pullback", "pushforward")
+    return isinstance(problem, kind) and all(
+        getattr(type(problem), name, None) is getattr(kind, name, None) for name in methods
+    )
 
 
 class TablesOnlyError(ValueError):

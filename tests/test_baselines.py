@@ -1,9 +1,11 @@
 """Baselines change no mean, and the best one leaves the least variance."""
 
-from dataclasses import fields, replace
+from dataclasses import copy
 
+import fields
 import numpy as np
 import pytest
+import replace
 import scipy.sparse as sp
 from small import somewhere
 
@@ -115,6 +117,9 @@ def test_where_the_leader_acts_its_own_mean_is_taken_off():
     np.testing.assert_array_equal(arrival_groups(curve, np.zeros(1))[1], chance)
     for other in ("pairs", "hidden"):
         assert arrival_groups(PROBLEMS[other], somewhere(PROBLEMS[other])) is None
+    heir = copy.copy(problem)  # whose theta may move other things
+    object.__setattr__(heir, "__class__", type("Heir", (tb.MarkovGame,), {"model": None}))
+    assert arrival_groups(heir, theta) is None
 
 
 def test_the_mean_of_the_leaders_actions_beats_the_mean_of_all_that_follows():

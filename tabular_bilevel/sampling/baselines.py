@@ -14,7 +14,7 @@ from tabular_bilevel._base.arrays import (
     restore_read_only,
 )
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel.problem import BilevelProblem
+from tabular_bilevel.problem import BilevelProblem, moves_as
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.reparametrised import Reparametrised
 from tabular_bilevel.sampling.experience import Experience
@@ -116,9 +116,9 @@ def arrival_groups(
     problems.
     """
     within: object = problem
-    while isinstance(within, Reparametrised):
+    while moves_as(within, Reparametrised):
         within = within.inner
-    if not isinstance(within, MarkovGame) or not within.follower_observes_leader:
+    if not moves_as(within, MarkovGame) or not within.follower_observes_leader:
         return None
     while isinstance(problem, Reparametrised):
         theta, problem = problem.transform.forward(theta), problem.inner
