@@ -1,11 +1,10 @@
 """Baselines change no mean, and the best one leaves the least variance."""
 
-from dataclasses import copy
+import copy
+from dataclasses import fields, replace
 
-import fields
 import numpy as np
 import pytest
-import replace
 import scipy.sparse as sp
 from small import somewhere
 
