@@ -258,6 +258,9 @@ def test_what_cannot_be_sampled_is_said():
     stopped = tb.Interaction(follower=tb.StoppedValueIteration(sweeps=3))
     with pytest.raises(ValueError, match="which answers to models of tables only"):
         tb.BoltzmannCovariance(stopped)(ROOM, THETA, rng=0)
+    other = type("Other", (tb.PolicyIteration,), {"solve": lambda self, model, *, start=None: None})
+    with pytest.raises(ValueError, match="solver is a Other of the other kind of model"):
+        tb.BoltzmannCovariance(tb.Interaction(follower=other()))(ROOM, THETA, rng=0)
     of_tables = tb.best_baseline(tb.problems.random_game(), [0.1] * 12)
     with pytest.raises(ValueError, match="baseline is a table of numbers"):
         of_tables(ROOM, THETA, rng=0)

@@ -417,7 +417,8 @@ def _exactly(
 ) -> LinearQuadraticResponse:
     """Solve as well as can be, or by a solver of this kind of model."""
     _require_of_states(model, follower, ExactCritic())
-    exact = isinstance(follower, (CompiledPolicyIteration, PolicyIteration))
+    solve = getattr(type(follower), "solve", None)  # that of an heir may be another
+    exact = solve in (CompiledPolicyIteration.solve, PolicyIteration.solve)
     return solve_follower(model, solver=None if exact else follower, start=start)
 
 
