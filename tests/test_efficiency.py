@@ -41,6 +41,7 @@ def test_settings_are_varied(tmp_path, capsys):
     assert capsys.readouterr().out == f"{grid}\nthe errors are drawn in {picture}\n"
     assert tuple(json.loads(table.read_text())) == grid.labels
     assert main([*words[:2], "--vary", "heat=1"]) == 2
+    assert main([*words, "--vary", "temperature=2"]) == 2  # the first would be lost
     assert "bandit is not made of these settings" in capsys.readouterr().err
     mine = tmp_path / "mine.py"
     mine.write_text("from tabular_bilevel.problems import bandit as make\n")

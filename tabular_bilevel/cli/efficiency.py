@@ -50,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     """Compute errors of methods, and print them."""
     require_files(options)
     found: Any
+    if len(dict(options.vary)) < len(options.vary):
+        raise ValueError("--vary names a setting twice: give all of its values at once")
     if options.vary:
         found = tb.error_grid(
             maker_of(options.problem),
