@@ -1149,3 +1149,12 @@ def test_a_sampler_is_no_interaction():
     for method in methods:
         found = refusal(method, tb.Episodes(10))
         assert re.match(r"interaction is Episodes\(.*\), not an Interaction, which holds", found)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("memory", [None, 5, [], "x"])
+def test_what_is_no_memory_is_named(name, memory):
+    problem = tb.problems.random_game() if name in {"bi-ac", "bchg-game"} else tb.problems.bandit()
+    method = METHODS[name](tb.Setting(tb.Episodes(2, 3)))
+    with pytest.raises(ValueError, match=r"^memory is .*, not a mapping of names to arrays$"):
+        method(problem, np.zeros(problem.n_parameters), rng=0, memory=memory)

@@ -23,7 +23,7 @@ from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.finite.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem, modelled
-from tabular_bilevel.sampling.experience import NOTHING, Memory
+from tabular_bilevel.sampling.experience import NOTHING, Memory, require_memory
 
 __all__ = ["AdaptiveModelDesign"]
 
@@ -84,6 +84,7 @@ class AdaptiveModelDesign:
         memory: Memory = NOTHING,
     ) -> Estimate:
         """Sweep; as of `Estimator`, and no randomness."""
+        require_memory(memory)
         as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = modelled(problem, theta)

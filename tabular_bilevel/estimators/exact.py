@@ -14,7 +14,7 @@ from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSol
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import road, solve_follower
 from tabular_bilevel.problem import AnyProblem
-from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory, require_memory
 
 __all__ = ["ExactGradient"]
 
@@ -62,6 +62,7 @@ class ExactGradient:
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
         solver = self.follower if isinstance(model, Model) else None
+        require_memory(memory)
         response = solve_follower(model, solver=solver, start=memory.get(FOLLOWER_VALUE))
         _, direct, indirect = road(model, response)
         return Estimate.modelled(Parts(problem, theta, direct, indirect), model, response)

@@ -29,7 +29,7 @@ from tabular_bilevel.finite.adjoint import (
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
 from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.problem import BilevelProblem, modelled
-from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory
+from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory, require_memory
 
 __all__ = ["TruncatedNeumann"]
 
@@ -91,6 +91,7 @@ class TruncatedNeumann:
         as_generator(rng)  # what is none is refused all the same
         theta = read_only(as_theta(theta))
         model = modelled(problem, theta)
+        require_memory(memory)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
         evaluation = evaluate_leader(model, response)
         policy, discount = response.policy, model.follower_discount

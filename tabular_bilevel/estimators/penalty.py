@@ -23,7 +23,14 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 from tabular_bilevel.sampling.critics import LeaderValues
-from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory, law_of
+from tabular_bilevel.sampling.experience import (
+    FOLLOWER_VALUE,
+    NOTHING,
+    Experience,
+    Memory,
+    law_of,
+    require_memory,
+)
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
@@ -145,6 +152,7 @@ class ValueGapPenalty:
             )
         reward = model.follower_reward + model.leader_reward / self.weight
         penalised = model.with_rewards(reward, model.leader_reward)
+        require_memory(memory)
         response = self.follower.solve(model, start=memory.get(FOLLOWER_VALUE))
         tempted = self.follower.solve(penalised, start=memory.get(PENALISED_VALUE))
 

@@ -22,6 +22,7 @@ from tabular_bilevel._base.arguments import (
     require_method,
 )
 from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only, unchecked
+from tabular_bilevel._base.files import brief
 from tabular_bilevel.finite.follower import (
     CompiledPolicyIteration,
     FollowerSolver,
@@ -55,6 +56,7 @@ __all__ = [
     "answered",
     "calls_before",
     "require_interaction",
+    "require_memory",
 ]
 
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
@@ -230,6 +232,7 @@ class Interaction:
         ValueError
             If theta does not fit the problem, or a simulator's tables do not fit the problem's.
         """
+        require_memory(memory)
         generator, theta = as_generator(rng), read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
         _require_fit(planned, self.follower, self.critic)
@@ -271,6 +274,7 @@ class Interaction:
         Returns experience of a law, which an estimator's target is made of.
         """
         require_method("critic", self.critic, "limit")  # which sampling does without
+        require_memory(memory)
         theta = read_only(as_theta(theta))
         planned: Any = model_at(problem, theta)
         _require_fit(planned, self.follower, self.critic)
@@ -379,8 +383,15 @@ def seen_of(known: Experience, before: Experience) -> Experience | None:
     return replace(known, seen=seen)
 
 
+def require_memory(memory: object) -> None:
+    """Raise unless it can be what an earlier call left."""
+    if not isinstance(memory, (dict, Mapping)):  # the rule first
+        raise ValueError(f"memory is {brief(repr(memory))}, not a mapping of names to arrays")
+
+
 def calls_before(memory: Memory) -> float:
     """Read off how many calls there were; ValueError if a memory says nonsense."""
+    require_memory(memory)
     k = float(finite_array("memory's iteration", memory.get(ITERATION, np.zeros(1)), (1,))[0])
     if k < 0.0:
         raise ValueError(f"memory's iteration is {k:g}, below 0")
