@@ -27,11 +27,14 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
     @quiet
     def compute(self: Any, name: str) -> Any:
         """Compute an array that is not there yet."""
-        function = vars(self).pop("later " + name, None)
-        if function is None:
+        known: dict[str, Any] = vars(self)
+        function = known.get("later " + name)
+        if function is not None:
+            known.setdefault(name, read_only(function()))
+            known.pop("later " + name, None)  # another thread may have been here, too
+        if name not in known:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        array = vars(self)[name] = read_only(function())
-        return array
+        return known[name]
 
     def state(self: Any) -> dict[str, Any]:
         for name in names:
