@@ -133,7 +133,7 @@ def medians(
         for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
             if spent < ENOUGH:
                 spent += run()
-    times = {name: [turn(run)] for name, run in runs.items()}
+    times = {name: [turn(run) if repeats > 1 else run()] for name, run in runs.items()}
     for _ in range(1, repeats):
         for name, run in runs.items():
             if times[name][0] <= patience:
