@@ -117,7 +117,7 @@ def timed(run: Callable[[], object], clock: Callable[[], float] = processor) -> 
 
 
 def turn(run: Callable[[], float]) -> float:
-    """Take a call's seconds, on average over a turn: what others left in the caches is one call's."""
+    """Take a call's seconds, the mean of a turn: what others left in the caches is one call's."""
     taken = [run()]
     while sum(taken) < TURN:
         taken.append(run())
