@@ -32,6 +32,11 @@ ROUNDING = 1e-10
 ERRORS = {"implicit_by_iteration": 1e-5, "differences": 1e-5}
 
 
+@pytest.fixture(autouse=True)
+def turns_of_one_call(monkeypatch):
+    monkeypatch.setattr(runner, "TURN", 0.0)
+
+
 def test_the_road_is_measured_against_a_plain_implementation(tmp_path, monkeypatch, capsys):
     (tmp_path / "small.map").write_text(MAP, encoding="ascii")
     monkeypatch.setattr(sys, "argv", ["road.py", "--map", str(tmp_path / "small.map")])

@@ -336,6 +336,7 @@ def test_methods_and_followers_of_tables_say_so():
         tb.BoltzmannCovariance(later)(ROOM, THETA, rng=0)
 
 
+@pytest.mark.slow
 def test_a_critic_that_learns_quadratics():
     model = ROOM.model(THETA)
     policy = tb.solve_follower(model).policy

@@ -26,12 +26,14 @@ def small():
     }
 
 
+@pytest.mark.slow
 def test_small_numbers_come_out_as_stored(small):
     stored = measure.stored("small")
     assert small.keys() == stored.keys()
     assert [key for key in small if not agree(small[key], stored[key])] == []
 
 
+@pytest.mark.slow
 def test_the_pages_numbers_agree_with_the_small_ones(small):
     stored = measure.stored("full")
     assert small.keys() == stored.keys()

@@ -349,7 +349,7 @@ def test_enumerations_and_rows_have_pages_too(folder):
 
 def test_a_suite_has_a_row_a_problem(folder, monkeypatch):
     suite = tb.standard_suite()[:2]
-    monkeypatch.setattr(tb.checks, "standard_suite", lambda: suite)
+    monkeypatch.setattr(tb, "standard_suite", lambda: suite)
     assert main(["check", "mine.py:raises", "--suite", "standard", "--report", "out"]) == 4
     read = Page((folder / "out" / "index.html").read_text(encoding="utf-8"))
     assert "Broken: mine.py:raises" not in read.text

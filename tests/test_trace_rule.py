@@ -419,7 +419,7 @@ def test_copies_hold_the_numbers(again):
 
 
 def test_sensitivities_have_no_other_attributes():
-    with pytest.raises(AttributeError, match=r"^Sensitivities have no attribute 'kernel'$"):
+    with pytest.raises(AttributeError, match=r"^Sensitivities has no attribute 'kernel'$"):
         _ = lazy([]).kernel
 
 

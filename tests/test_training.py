@@ -309,7 +309,7 @@ PUBLISHED = {
     "zero-order": tb.ZeroOrder(0.1, two_sided=False, decaying=True, n_directions=1),
     "amd": tb.AdaptiveModelDesign(20),
     "penalty": tb.ValueGapPenalty(100.0),
-    "regularised-ac": tb.RegularisedActorCritic(10.0, 0.25, 1.0, 0.5, 1.0, 0.5, SAMPLER),
+    "regularised-ac": tb.RegularisedActorCritic(10.0, 0.25, 1.0, 0.5, 10.0, 0.5, SAMPLER),
     "neumann": tb.TruncatedNeumann(10),
     "exact": tb.ExactGradient(),
 }

@@ -109,6 +109,7 @@ OWN = {
     "bandit_closed_form": BANDIT,
     "two_state_closed_form": BANDIT,
     "anneal": {"problems": [PROBLEM]},
+    "Interaction": {"before": [THETA]},
     "QuadraticCritic": {"trajectories": OF_STATES},
 }
 

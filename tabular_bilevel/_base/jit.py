@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -182,8 +181,8 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
         super().__init__(function)
         called = [f for f in function.__globals__.values() if isinstance(f, Dispatcher)]
         files = {_plain(f).__code__.co_filename for f in (function, *called)}
-        texts = [_digest(name) for name in sorted(files)]
-        self._source = repr((numba.__version__, self.filename_base, texts))
+        stamps = [_stamp(name) for name in sorted(files)]
+        self._source = repr((numba.__version__, self.filename_base, stamps))
 
     def reduce(self, result: Any) -> tuple[str, bytes]:
         """Turn a compiled function into what can be written to disk."""
@@ -202,11 +201,12 @@ class _SealedCode(CompileResultCacheImpl):  # type: ignore[misc]
         return hashlib.sha256(words + raw).hexdigest()
 
 
-@cache
-def _digest(file: str) -> str:
+def _stamp(file: str) -> tuple[int, int] | None:
+    """Say which version of a file this is, as numba does; None if there is no file."""
     with suppress(OSError):
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return ""
+        found = os.stat(file)
+        return found.st_mtime_ns, found.st_size
+    return None
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]

@@ -27,12 +27,12 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
     @quiet
     def compute(self: Any, name: str) -> Any:
         """Compute an array that is not there yet."""
-        known = vars(self)
+        known: dict[str, Any] = vars(self)
         function = known.get("later " + name)
         if function is not None:
-            known[name] = read_only(function())
-            known.pop("later " + name, None)  # last: the function may fail, or threads ask at once
-        elif name not in known:
+            known.setdefault(name, read_only(function()))
+            known.pop("later " + name, None)  # another thread may have been here, too
+        if name not in known:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return known[name]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arguments import as_finite
+from tabular_bilevel._base.arguments import as_discount, as_finite
 from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.features import FeatureProblem, coin_features
 from tabular_bilevel.problems.grid_map import Cell, GridMap
@@ -100,7 +100,7 @@ def four_rooms(
     >>> round(tb.objective(rooms, [0.0] * 105), 8)
     -0.26162262
     """
-    price = as_finite("penalty", penalty)
+    price, discount = as_finite("penalty", penalty), as_discount("discount", discount)
     free = np.array([[cell == " " for cell in row] for row in LAYOUT.split("\n")[1:-1]])
     board, (kernel, cells) = GridMap(free), grid_kernel(free, slip=slip)
     if not isinstance(goals, Iterable):

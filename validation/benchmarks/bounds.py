@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--map", type=Path, help="a MovingAI map for a large problem")
     options = parser.parse_args(arguments)
-    cases = [("four rooms", tb.problems.four_rooms(), 300)]
+    cases = [("four rooms", tb.problems.four_rooms(), 21)]
     if options.map is not None:
         cases.append((options.map.stem, tb.problems.grid_world(options.map, temperature=0.05), 5))
     print(

@@ -93,7 +93,7 @@ def main() -> int:
         grid = tb.problems.grid_world(options.map, **settings)
     print(f"{'problem':<28}{'parameters':>11}{'ours':>11}{'plain':>11}{'ratio':>8}{'differ':>10}")
     for name, problem, repeats in (
-        ("four rooms", tb.problems.four_rooms(), 200),
+        ("four rooms", tb.problems.four_rooms(), 21),
         ("warehouse" if options.map is None else options.map.stem, grid, 3),
     ):
         theta = np.zeros(problem.n_parameters)

@@ -29,6 +29,9 @@ from threadpoolctl import threadpool_limits
 # Turns that do not count, and the seconds that they may take together.
 WARM, ENOUGH = 60, 5.0
 
+# Seconds of a turn, if a call takes less.
+TURN = 0.1
+
 PEERS = Path(__file__).with_name("peers.py")
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")} | {
@@ -113,20 +116,28 @@ def timed(run: Callable[[], object], clock: Callable[[], float] = processor) -> 
     return call
 
 
+def turn(run: Callable[[], float]) -> float:
+    """Take a call's seconds, the mean of a turn: what others left in the caches is one call's."""
+    taken = [run()]
+    while sum(taken) < TURN:
+        taken.append(run())
+    return statistics.fmean(taken)
+
+
 def medians(
     runs: Mapping[str, Callable[[], float]], repeats: int, patience: float = float("inf")
 ) -> dict[str, float]:
-    """Let all take turns, and take medians of their seconds; who takes long has one turn."""
+    """Let all take turns, and take medians of a call's seconds; who takes long has one turn."""
     for run in runs.values():
         spent = run()
         for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
             if spent < ENOUGH:
                 spent += run()
-    times = {name: [run()] for name, run in runs.items()}
+    times = {name: [turn(run) if repeats > 1 else run()] for name, run in runs.items()}
     for _ in range(1, repeats):
         for name, run in runs.items():
             if times[name][0] <= patience:
-                times[name].append(run())
+                times[name].append(turn(run))
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
