@@ -75,7 +75,7 @@ def shown_patience(
     return most / least * (1.0 + 4.0 * ROUNDOFF) if least > 0.0 else np.inf
 
 
-@patient_kernel(elements)
+@kernel
 def lost(patience: float, size: float) -> float:
     """Bound what underflows on the way through the inverse, unless all there is to carry is 0."""
     return LOST * patience if size != 0.0 else 0.0
