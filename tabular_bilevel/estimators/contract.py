@@ -20,7 +20,7 @@ first an empty mapping; it may only be read), and returns ``(gradient, memory)``
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -48,7 +48,7 @@ from tabular_bilevel.estimators.given_trajectories import GivenTrajectories
 from tabular_bilevel.finite.follower import solve_follower
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import BilevelProblem, modelled
-from tabular_bilevel.sampling.experience import NOTHING, Memory
+from tabular_bilevel.sampling.experience import NOTHING, Memory, require_memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
@@ -347,8 +347,7 @@ def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any
 
     Raises ValueError unless it holds arrays of finite numbers, of NumPy, JAX or PyTorch, by names.
     """
-    if not isinstance(memory, (dict, Mapping)):  # the rule first
-        raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
+    require_memory(memory, name=name)
     if len(memory) > MOST_NAMES:
         raise ValueError(f"{name} has {len(memory):,} names, more than {MOST_NAMES}")
     for key in memory:

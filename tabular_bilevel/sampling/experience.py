@@ -383,10 +383,10 @@ def seen_of(known: Experience, before: Experience) -> Experience | None:
     return replace(known, seen=seen)
 
 
-def require_memory(memory: object) -> None:
+def require_memory(memory: object, *, name: str = "memory") -> None:
     """Raise unless it can be what an earlier call left."""
     if not isinstance(memory, (dict, Mapping)):  # the rule first
-        raise ValueError(f"memory is {brief(repr(memory))}, not a mapping of names to arrays")
+        raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
 
 
 def calls_before(memory: Memory) -> float:

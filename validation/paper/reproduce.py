@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: start again with the same options to go on", file=sys.stderr)
         return 130
-    write(rows, results, options.out, options.experiment)
+    write(rows, results, ends, options.out, options.experiment)
     if options.keep:
         keep(ends, options)
     return 0 if len(results) == len(plan) else 1
@@ -311,17 +311,18 @@ def keep(ends: dict[Cell, tuple[float, float]], options: argparse.Namespace) -> 
 def write(
     rows: list[dict[str, object]],
     results: dict[Cell, list[Curve]],
+    ends: Iterable[Cell],
     out: Path,
-    experiment: str = "curves",
+    experiment: str,
 ) -> None:
-    """Write the table, and the published curve beside ours."""
+    """Write the table, and the published curves beside those of ours that end best."""
     name = "table" if experiment == "curves" else experiment
     with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     lines = [line(rows[0]), line(["---"] * len(rows[0])), *(line(row.values()) for row in rows)]
-    for cell in best_ends(results) if experiment == "curves" else ():
+    for cell in ends if experiment == "curves" else ():
         if cell.figure not in PUBLISHED_CURVES:
             continue
         mean = np.mean([curve.objective for curve in results[cell]], axis=0)
