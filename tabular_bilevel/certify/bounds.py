@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,9 +50,9 @@ from tabular_bilevel.certify.result import (
     require_ieee_arithmetic,
 )
 from tabular_bilevel.derivatives import Reach, reach
-from tabular_bilevel.finite.follower import Response
+from tabular_bilevel.finite.follower import Response, is_banded
 from tabular_bilevel.finite.leader import Evaluation
-from tabular_bilevel.finite.linear import LinearSystem, factored_system, policy_inverse
+from tabular_bilevel.finite.linear import LinearSystem, factored_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.problem import (
@@ -189,98 +188,6 @@ def refined(
     return centre, read_only(gradient), centre.error_bounds(bound, pulled)
 
 
-class _Factored:
-    """(I - gamma P_policy)^-1 by a solver; its bounds hold for the exact inverse.
-
-    `patience` bounds its row sums, and those of the exact policy's, which is within `aside`.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        policy: FloatArray,
-        leak: FloatArray,
-        aside: FloatArray,
-        discount: float,
-        contraction: float,
-    ) -> None:
-        self._model, self._policy, self._discount = model, policy, discount
-        self._system: LinearSystem = _Endless()
-        with suppress(ValueError):  # play is to end, and in float64 does not
-            self._system = factored_system(model, policy, discount)
-        # rounding may have left the policy's sum above 1
-        self.patience = kernels.least_patience(contraction * (1.0 + float(leak.max())))
-        if discount == 1.0 and self.patience == math.inf:
-            steps = self._system.solve(np.ones(model.n_states))
-            self.patience = kernels.shown_patience(
-                *_entries(model), policy, aside, _row_terms(model), steps
-            )
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        indptr: IntArray,
-        indices: IntArray,
-        data: FloatArray,
-        policy: FloatArray,
-        leak: FloatArray,
-        aside: FloatArray,
-        discount: float,
-        contraction: float,
-        terms: float,
-    ) -> tuple[_Factored, float]:
-        """Make one, and bound its row sums, as `kernels.centre` asks for."""
-        operator = cls(model, policy, leak, aside, discount, contraction)
-        return operator, operator.patience
-
-    def solve(self, b: FloatArray) -> FloatArray:
-        """Apply it, approximately."""
-        return self._system.solve(b)
-
-    def solve_transposed(self, b: FloatArray) -> FloatArray:
-        """Apply its transpose, approximately."""
-        return self._system.solve_transposed(b)
-
-    def values(
-        self,
-        y: FloatArray,
-        top: float,
-        size: FloatArray,
-        spread: FloatArray,
-        ahead: FloatArray,
-    ) -> None:
-        """Bound x = inverse b for every b of at most the sizes y, the largest of which is `top`.
-
-        Fills in bounds of x (S,), of x but for a number all states share (S,), and of the actions'
-        gamma (P(s,a) - P_policy(s)) x (S, A).
-        """
-        x = np.abs(self._system.solve(y))
-        after = self._discount * self._model.next_value(x)
-        mean = (self._policy * after).sum(axis=1)
-        lacking = y + mean - x + _row_terms(self._model) * ROUNDOFF * (y + mean + x)
-        more = largest(lacking) * self.patience + kernels.lost(self.patience, top)
-        x += more
-        size[:] = spread[:] = x
-        ahead[:] = after + more + x[:, None]
-
-    def measures(self, sources: FloatArray, total: float, bound: FloatArray) -> None:
-        """Bound the transposed inverse of b + gamma P^T f, with b and f of at most these sizes.
-
-        The sizes of b (S,) come first, then those of the flow f (S * A,), which in each state has
-        mass zero; `total` is their sum.
-        """
-        model = self._model
-        source = sources[: model.n_states]
-        source = source + self._discount * model.arrivals(sources[model.n_states :])
-        x = np.abs(self._system.solve_transposed(source))
-        arriving = self._discount * model.arrivals(self._policy * x[:, None])
-        terms = np.bincount(model.transition.indices, minlength=model.n_states) + 8.0
-        lacking = source + arriving - x + terms * ROUNDOFF * (source + arriving + x)
-        more = np.maximum(lacking, 0.0).sum() * self.patience
-        bound[:] = x + more + kernels.lost(self.patience, total)
-
-
 class _Endless:
     """A system that has no solution, and says so."""
 
@@ -290,13 +197,6 @@ class _Endless:
         return np.full_like(b, np.nan)
 
     solve_transposed = solve
-
-
-def _inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
-    try:
-        return policy_inverse(model, policy, discount)
-    except ValueError:  # play is to end, and in float64 does not
-        return np.full((model.n_states, model.n_states), np.nan)
 
 
 def _entries(model: Model) -> tuple[IntArray, IntArray, FloatArray]:
@@ -313,19 +213,25 @@ def _contraction(model: Model, discount: float) -> float:
     return discount * model.largest_mass * (1.0 + (_row_terms(model) + 2.0) * ROUNDOFF)
 
 
-# What is behind the names of the functions that `kernels.centre` calls for a matrix.
+def _factored(model: Model, *given: Any) -> LinearSystem:
+    *_, policy, discount = given
+    try:
+        return factored_system(model, policy, discount)
+    except ValueError:  # play is to end, and in float64 does not
+        return _Endless()
+
+
+# What is behind the names of the functions that `kernels.centre` calls for a band.
 BY_A_SOLVER = {
-    "operator_of": _Factored.of,
-    "solve": _Factored.solve,
-    "solve_transposed": _Factored.solve_transposed,
-    "values_of": _Factored.values,
-    "measures_of": _Factored.measures,
+    "operator_of": _factored,
+    "solve": lambda system, b: system.solve(b),
+    "solve_transposed": lambda system, b: system.solve_transposed(b),
 }
 
 
 @cache
 def _factored_centre() -> Callable[..., tuple[float, ...]]:
-    """Go the way of `kernels.centre` with a solver in the place of a matrix."""
+    """Go the way of `kernels.centre` with a solver in the place of a band."""
     from tabular_bilevel._base.jit import rebound  # imports numba
 
     return rebound(kernels.centre, BY_A_SOLVER)
@@ -336,69 +242,40 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     entries, shape, n_states = _entries(model), model.available.shape, model.n_states
     discounts = model.follower_discount, model.leader_discount
     contractions = [_contraction(model, gamma) for gamma in discounts]
-    stored, initial, *rows = np.zeros((13, n_states))
-    stored[:], initial[:] = response.value, model.initial
-    spare = np.zeros((13, *shape))
-    gap, gap_rest, gap_error, policy, *others = spare
-    log_error, floor, log_policy, log_policy_error, *_ = others
-    gaps, (residual, residual_error, leak) = (gap, gap_rest, gap_error), rows[:3]
-    kernels.value_gaps(
-        *entries, model.follower_reward, model.available, discounts[0], stored, *gaps
-    )
-    kernels.soft_policy(
-        gap,
-        gap_error,
-        model.available,
-        model.temperature,
-        policy,
-        log_error,
-        floor,
-        log_policy,
-        log_policy_error,
-        residual,
-        residual_error,
-        leak,
-    )
-    given: tuple[Any, ...]
-    if n_states > EXPLICIT_STATES:
-        way, given = _factored_centre(), (model, model)
-    else:
-        inverses = {gamma: _inverse(model, policy, gamma) for gamma in {*discounts}}
-        way, given = kernels.centre, tuple(inverses[gamma] for gamma in discounts)
+    way, given = (kernels.centre, model.band) if is_banded(model) else (_factored_centre(), model)
     states, tables = np.empty((3, n_states)), np.empty((5, *shape))
-    state_errors, table_errors = np.empty((6, n_states)), np.empty((4, *shape))
+    state_errors, table_errors = np.empty((3, n_states)), np.empty((4, *shape))
     left, value_top, objective, objective_error, leader_top, slope, slope_error = way(
-        *given,
+        given,
         entries,
         model.available,
+        model.follower_reward,
         model.leader_reward,
-        initial,
+        model.initial,
         *discounts,
         *contractions,
         model.temperature,
         _row_terms(model),
         UNDERFLOW,
-        stored,
-        gaps,
-        (policy, residual, leak),
-        tuple(rows[3:]),
-        tuple(others),
-        tuple(states),
-        tuple(tables),
-        tuple(state_errors),
-        tuple(table_errors),
+        response.value,
+        np.zeros((10, n_states)),
+        np.zeros((13, *shape)),
+        states,
+        tables,
+        state_errors,
+        table_errors,
     )
     if horizon is not None:  # the equations are those of an infinite one
-        state_errors[1:4] = state_errors[5] = table_errors[2:] = np.inf
+        state_errors[1:] = table_errors[2:] = np.inf
         objective_error = leader_top = slope_error = math.inf
     tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
-    value_error, leader_error, occupancy_error, initial_error, *spreads = _outward(state_errors)
+    value_error, leader_error, occupancy_error = _outward(state_errors)
     policy_error, action_value_error, visits_error, influence_error = _outward(table_errors)
     players: tuple[Any, ...] = (
-        (discounts[1], visits, visits_error, leader_value, leader_top, spreads[1]),
-        (discounts[0], influence, influence_error, value, value_top, spreads[0]),
+        (discounts[1], visits, visits_error, leader_value, leader_error),
+        (discounts[0], influence, influence_error, value, value_error),
     )
 
     @cache
@@ -407,15 +284,15 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         parts, (total, errors) = np.empty((2, entries[2].size)), np.zeros((2, entries[2].size))
         shift = np.zeros(shape)
         for part, player in zip(parts, players, strict=True):
-            discount, flow, flow_error, ahead, top, spread = player
+            discount, flow, flow_error, ahead, off = player
             kernels.slope_errors(
                 *entries,
                 discount,
                 flow,
                 flow_error,
                 ahead,
-                top,
-                spread,
+                0.0,
+                off,
                 part,
                 total,
                 errors,
@@ -458,7 +335,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
                 leader_reward=visits_error,
                 transition=later(lambda: slopes()[3]),
                 transition_shift=later(lambda: slopes()[4]),
-                initial=initial_error,
+                initial=leader_error,
                 initial_shift=_widened(leader_top),
                 temperature=_widened(slope_error),
             ),

@@ -1,4 +1,4 @@
-"""The chain of bounds, from a policy near the follower's to the measures: `doubled`, in one go."""
+"""The chain of bounds, from a value near the follower's to the measures: `doubled`, in one go."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_chain, patient_kernel
 from tabular_bilevel._base.kernels.doubled import (
     ROUNDOFF,
-    action_reach,
     advantages,
     evaluate,
     flow_residual,
     influence_sources,
-    measure_sources,
+    left_over,
     moved_flow,
     moved_gaps,
     pair_measures,
     policy_errors,
+    product_of,
     soft_policy,
-    stray_residuals,
+    two_sum,
     value_gaps,
 )
+from tabular_bilevel._base.kernels.solve import factor_band, solve_band_transposed, solve_factors
 
 __all__ = ["centre", "least_patience", "lost", "shown_patience"]
 
-#: (I - gamma P_policy)^-1, known approximately, and what its bounds are made of.
+#: (I - gamma P_policy)^-1, approximately.
 Operator: TypeAlias = Any
 
 Entries: TypeAlias = tuple[IntArray, IntArray, FloatArray]
-Policies: TypeAlias = tuple[FloatArray, ...]
 
 # What a few products of bounds lose that underflow, before they are magnified.
 LOST = 2.0**-990
+
+# Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
+MOST_STEPS = 1.0 / ROUNDOFF
 
 
 @patient_kernel(elements)
@@ -81,164 +84,89 @@ def lost(patience: float, size: float) -> float:
     return LOST * patience if size != 0.0 else 0.0
 
 
-# Literal numbers would be a type of their own, for which kernels are compiled anew.
-@patient_kernel(lambda *arguments: arguments[2].size * arguments[3].size)
-def times(table: FloatArray, start: Any, x: FloatArray, product: FloatArray) -> None:
-    """Multiply rows of a table, from one on, with a vector, eight at a time: each sum waits."""
-    n = x.size
-    for first in range(start, start + product.size, 8):
-        last = start + product.size - 1
-        r0, r1 = table[first], table[min(first + 1, last)]
-        r2, r3 = table[min(first + 2, last)], table[min(first + 3, last)]
-        r4, r5 = table[min(first + 4, last)], table[min(first + 5, last)]
-        r6, r7 = table[min(first + 6, last)], table[min(first + 7, last)]
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-        for i in range(n):
-            s0 += r0[i] * x[i]
-            s1 += r1[i] * x[i]
-            s2 += r2[i] * x[i]
-            s3 += r3[i] * x[i]
-            s4 += r4[i] * x[i]
-            s5 += r5[i] * x[i]
-            s6 += r6[i] * x[i]
-            s7 += r7[i] * x[i]
-        sums = (s0, s1, s2, s3, s4, s5, s6, s7)
-        for k in range(min(8, last + 1 - first)):
-            product[first - start + k] = sums[k]
-
-
-@patient_kernel(lambda *arguments: arguments[5].size * (arguments[4] - arguments[3]))
-def add_rows(
-    table: FloatArray, start: Any, weights: FloatArray, begin: Any, end: int, total: FloatArray
-) -> None:
-    """Add up rows of a table, from one on, by the weights from `begin` to `end`, four at a time."""
-    for k in range(begin, end, 4):
-        here, last = start + k - begin, start + end - begin - 1
-        w0, w1 = weights[k], weights[k + 1] if k + 1 < end else 0.0
-        w2, w3 = weights[k + 2] if k + 2 < end else 0.0, weights[k + 3] if k + 3 < end else 0.0
-        x0, x1 = table[here], table[min(here + 1, last)]
-        x2, x3 = table[min(here + 2, last)], table[min(here + 3, last)]
-        for i in range(total.size):
-            total[i] += (w0 * x0[i] + w1 * x1[i]) + (w2 * x2[i] + w3 * x3[i])
-
-
 @kernel
 def operator_of(
-    inverse: FloatArray,
+    given: Any,
     indptr: IntArray,
     indices: IntArray,
     data: FloatArray,
     policy: FloatArray,
-    leak: FloatArray,
-    aside: FloatArray,
     discount: float,
-    contraction: float,
-    terms: float,
-) -> tuple[Operator, float]:
-    """Verify an inverse: exact inverse - inverse = exact inverse (I - matrix inverse)."""
+) -> Operator:
+    """Factor I - discount P_policy within the band given."""
+    place, width = given
     n_states, n_actions = policy.shape
-    sums, ones = np.empty(n_states), np.empty(n_states)
-    reach = np.empty(((3 + n_actions) * n_states, n_states))
-    action_reach(indptr, indices, data, policy, discount, inverse, sums, reach)
-    most = 0.0
-    for s in range(n_states):
-        ones[s] = 1.0
-        if not leak[s] <= most:  # rounding may have left the policy's sum above 1
-            most = leak[s]
-    patience = least_patience(contraction * (1.0 + most))
-    if discount == 1.0 and not patience < np.inf:
-        times(inverse, np.int64(0), ones, sums)
-        patience = shown_patience(indptr, indices, data, policy, aside, terms, sums)
-    times(reach, np.int64(0), ones, sums)
-    off, rounding = largest(sums), terms * ROUNDOFF
-    times(reach, n_states, ones, sums)
-    size = largest(sums)
-    off += 2.0 * rounding * (size + 1.0)
-    exact = min(patience, size / (1.0 - off)) if off < 0.5 else patience
-    return (inverse, reach, 2.0 * (exact * off + rounding * size), patience), patience
+    weights, band = np.empty(data.size), np.empty((n_states, 2 * width + 1))
+    for row in range(policy.size):
+        for k in range(indptr[row], indptr[row + 1]):
+            weights[k] = policy[row // n_actions, row % n_actions] * data[k]
+    factor_band(indptr, indices, weights, discount, place, band)
+    return place, band
 
 
 @kernel
 def solve(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the inverse."""
-    x = np.empty(b.size)
-    times(operator[0], np.int64(0), b, x)
+    place, band = operator
+    moved, x = np.empty(b.size), np.empty(b.size)
+    for s in range(b.size):
+        moved[place[s]] = b[s]
+    solve_factors(band, moved)
+    for s in range(b.size):
+        x[s] = moved[place[s]]
     return x
 
 
 @kernel
 def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the transposed inverse."""
-    x = np.empty(b.size)
+    place, band = operator
+    moved, x = np.empty(b.size), np.empty(b.size)
     for s in range(b.size):
-        x[s] = 0.0
-    add_rows(operator[0], np.int64(0), b, np.int64(0), b.size, x)
+        moved[place[s]] = b[s]
+    solve_band_transposed(band, moved)
+    for s in range(b.size):
+        x[s] = moved[place[s]]
     return x
 
 
-@kernel
-def values_of(
-    operator: Operator,
-    y: FloatArray,
-    top: float,
-    x: FloatArray,
-    spread: FloatArray,
-    ahead: FloatArray,
-) -> None:
-    """Bound as `_Factored.values` does, in certify/bounds.py."""
-    _, reach, off, patience = operator
-    n, n_actions = ahead.shape
-    times(reach, n, y, x)
-    times(reach, 2 * n, y, spread)
-    times(reach, 3 * n, y, ahead.reshape(-1))
-    more = 2.0 * (off * top + lost(patience, top))
-    for s in range(n):
-        x[s] += more
-        spread[s] += more
-        for a in range(n_actions):
-            ahead[s, a] += more
-
-
-@kernel
-def measures_of(operator: Operator, sources: FloatArray, total: float, x: FloatArray) -> None:
-    """Bound as `_Factored.measures` does, in certify/bounds.py."""
-    _, reach, off, patience = operator
-    n = x.size
-    for s in range(n):
-        x[s] = 2.0 * off * total + lost(patience, total)
-    add_rows(reach, n, sources, np.int64(0), n, x)
-    add_rows(reach, 3 * n, sources, n, sources.size, x)
-
-
 @patient_kernel(elements)
-def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
-    """Average over the actions."""
+def averaged(
+    policy: FloatArray, low: FloatArray, table: FloatArray, rest: FloatArray
+) -> FloatArray:
+    """Average over the actions, with twice float64's digits until the end."""
     n_states, n_actions = policy.shape
     mean = np.empty(n_states)
     for s in range(n_states):
-        mean[s] = 0.0
+        total, more = 0.0, 0.0
         for a in range(n_actions):
-            mean[s] += policy[s, a] * table[s, a]
+            part, slip = product_of(policy[s, a], low[s, a], table[s, a], rest[s, a])
+            total, missing = two_sum(total, part)
+            more += slip + missing
+        mean[s] = total + more
     return mean
 
 
 @patient_kernel(elements)
-def largest(numbers: FloatArray) -> float:
-    """Largest of some numbers that are at least 0; a NaN stays."""
+def largest(numbers: FloatArray, others: FloatArray) -> float:
+    """Largest sum of the sizes of two numbers; a NaN stays."""
     most = 0.0
     for k in range(numbers.size):
-        if not numbers[k] <= most:
-            most = numbers[k]
+        size = abs(numbers[k]) + abs(others[k])
+        if not size <= most:
+            most = size
     return most
 
 
 @patient_kernel(elements)
-def moved(x: FloatArray, step: FloatArray, error: FloatArray, total: FloatArray) -> float:
-    """Add a step, and to what the sum is off by its rounding; return the sum's largest size."""
+def moved(
+    x: FloatArray, step: FloatArray, off: float, total: FloatArray, error: FloatArray
+) -> float:
+    """Add a step; what the sum is off by is what it was, and its rounding. Return its size."""
     most = 0.0
     for k in range(x.size):
         total[k] = x[k] + step[k]
-        error[k] += ROUNDOFF * abs(total[k])
+        error[k] = off + ROUNDOFF * abs(total[k])
         most = max(most, abs(total[k]))
     return most
 
@@ -250,52 +178,38 @@ def carried(
     entries: Entries,
     source: FloatArray,
     flow: FloatArray,
-    flow_error: FloatArray,
-    flow_leak: FloatArray,
-    policies: Policies,
+    flow_rest: FloatArray,
+    flow_error: float,
+    policy: FloatArray,
+    low: FloatArray,
+    policy_error: FloatArray,
     discount: float,
     contraction: float,
     measure: FloatArray,
-    measure_error: FloatArray,
-) -> FloatArray:
-    """Find a step that makes a measure better, and bound what their sum is off by.
+    scratch: FloatArray,
+) -> tuple[FloatArray, float]:
+    """Find a step that makes a measure better, and bound what their sum is off by, all together.
 
-    What flows is off by `flow_error`, of mass `flow_leak` at most.
+    What flows is off by `flow_error`, all together.
     """
-    policy, policy_error, leak, stored_policy, stored_leak, aside = policies
-    n_states = measure.size
-    residual, rest, error = np.empty(n_states), np.empty(n_states), np.empty(n_states)
-    sources, scratch = np.empty(n_states + policy.size), np.empty((3, n_states))
+    residual, rest, error, count, moved = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4:]
     left = (residual, rest, error)
-    flow_residual(*entries, source, flow, policy, discount, measure, *left, measure_error)
-    step = solve_transposed(operator, residual)
-    moved_flow(*entries, policy, discount, step, *left, scratch)
-    total = measure_sources(
-        residual,
-        error,
-        measure,
-        step,
-        flow_error,
-        flow_leak,
-        policy_error,
-        leak,
-        stored_policy,
-        stored_leak,
-        aside,
-        contraction,
-        patience,
-        sources,
+    flow_residual(
+        *entries, source, flow, flow_rest, policy, low, discount, measure, *left, count
     )
-    measures_of(operator, sources, total, measure_error)
-    return step
+    step = solve_transposed(operator, residual)
+    moved_flow(*entries, policy, discount, step, *left, moved)
+    total, turned = left_over(residual, error, measure, step, policy_error)
+    total += contraction * (turned + flow_error)
+    return step, total * patience + lost(patience, total)
 
 
 @patient_chain
 def centre(
     given: Any,
-    leader_given: Any,
     entries: Entries,
     available: BoolArray,
+    follower_reward: FloatArray,
     leader_reward: FloatArray,
     initial: FloatArray,
     discount: float,
@@ -306,202 +220,162 @@ def centre(
     terms: float,
     least: float,
     stored: FloatArray,
-    gaps: tuple[FloatArray, FloatArray, FloatArray],
-    stored_soft: tuple[FloatArray, FloatArray, FloatArray],
-    rows: tuple[FloatArray, ...],
-    spare: tuple[FloatArray, ...],
-    states: tuple[FloatArray, ...],
-    tables: tuple[FloatArray, ...],
-    state_errors: tuple[FloatArray, ...],
-    table_errors: tuple[FloatArray, ...],
+    rows: FloatArray,
+    spare: FloatArray,
+    states: FloatArray,
+    tables: FloatArray,
+    state_errors: FloatArray,
+    table_errors: FloatArray,
 ) -> tuple[float, float, float, float, float, float, float]:
     """Refine the follower's value, evaluate, differentiate, and bound each number's error.
 
-    `operator_of`, `solve`, `solve_transposed`, `values_of` and `measures_of` make the inverse of
-    I - discount P_policy of what is `given`, apply it, and bound what errors come to in it. Here it
-    is given as a matrix; Python puts a solver in their place. The gaps are those of `value_gaps` of
-    the stored value; the policy, its residual and its leak are `soft_policy`'s of them.
+    `operator_of`, `solve` and `solve_transposed` factor I - discount P_policy in a band that is
+    given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
-    V_F, V_L, d_L and the derivative in the initial distribution, and of V_F and V_L but for what
-    all states share; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` and `spare` are 0.
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (10, S) and `spare`
+    (13, S, A) are 0.
     Returns the largest residual, the largest error of V_F, the objective and its error, the largest
     error of V_L, and dJ/d(temperature) and its error.
     """
-    gap, _, gap_error = gaps
-    stored_policy, stored_residual, stored_leak = stored_soft
-    value, leader_value, occupancy = states
-    policy, action_value, leader_action_value, visits, influence = tables
-    value_error, leader_error, occupancy_error, initial_error, value_spread, spread = state_errors
-    policy_error, action_value_error, visits_error, influence_error = table_errors
-    residual, residual_error, leak, stray, bound, arriving, arriving_error, nothing = rows
-    (
-        log_error,
-        floor,
-        log_policy,
-        log_policy_error,
-        aside,
-        advantage,
-        advantage_error,
-        ahead,
-        no_flow,
-    ) = spare
+    value, leader_value, occupancy = states[0], states[1], states[2]
+    policy, action_value, leader_action_value = tables[0], tables[1], tables[2]
+    visits, influence = tables[3], tables[4]
+    value_error, leader_error, occupancy_error = state_errors[0], state_errors[1], state_errors[2]
+    policy_error, action_value_error = table_errors[0], table_errors[1]
+    visits_error, influence_error = table_errors[2], table_errors[3]
+    gap, rest, gap_error, low, log_error = spare[0], spare[1], spare[2], spare[3], spare[4]
+    floor, log_policy, log_policy_error, zero = spare[5], spare[6], spare[7], spare[8]
+    advantage, advantage_rest, advantage_error = spare[9], spare[10], spare[11]
+    influence_rest, nothing, residual, residual_error = spare[12], rows[0], rows[1], rows[2]
+    gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
 
     # the follower
-    operator, patience = operator_of(
-        given, *entries, stored_policy, stored_leak, aside, discount, contraction, terms
+    value_gaps(*entries, follower_reward, available, discount, stored, *gaps)
+    soft_policy(
+        *gaps, available, temperature, *found, log_policy_error, residual, residual_error
     )
-    correction = solve(operator, stored_residual)
+    operator = operator_of(given, *entries, policy, discount)
+    leader = operator
+    if leader_discount != discount:
+        leader = operator_of(given, *entries, policy, leader_discount)
+    correction = solve(operator, residual)
     moved_gaps(*entries, available, discount, correction, *gaps)
     soft_policy(
-        gap,
-        gap_error,
-        available,
-        temperature,
-        policy,
-        log_error,
-        floor,
-        log_policy,
-        log_policy_error,
-        residual,
-        residual_error,
-        leak,
+        *gaps, available, temperature, *found, log_policy_error, residual, residual_error
     )
-    left, top = stray_residuals(
-        policy,
-        log_error,
-        floor,
-        stored_policy,
-        residual,
-        residual_error,
-        temperature,
-        contraction * least_patience(contraction),
-        aside,
-        stray,
-        bound,
-    )
-    values_of(operator, bound, top, value_error, value_spread, ahead)
-    value_top = largest(value_error)
+    patience = least_patience(contraction)
+    left = largest(residual, residual_error)
+    value_top = left * patience + lost(patience, left)
     policy_errors(
         policy,
         log_error,
         floor,
-        leak,
         available,
-        gap,
-        gap_error,
+        *gaps,
         stored,
         correction,
         contraction * value_top + LOST,
-        ahead,
-        stray,
         temperature,
-        aside,
         log_policy_error,
         policy_error,
         action_value,
         action_value_error,
     )
-    left += 2.0 * ROUNDOFF * moved(stored, correction, value_error, value)  # as it is rounded
-    policies = (policy, policy_error, leak, stored_policy, stored_leak, aside)
+    left += 2.0 * ROUNDOFF * moved(stored, correction, value_top, value, value_error)
 
     # the leader
-    leader, leader_patience = operator, patience
-    if leader_discount != discount:
-        leader, leader_patience = operator_of(
-            leader_given,
-            *entries,
-            stored_policy,
-            stored_leak,
-            aside,
-            leader_discount,
-            leader_contraction,
-            terms,
-        )
-    rough = solve(leader, averaged(policy, leader_reward))
+    leader_patience = least_patience(leader_contraction)
+    rough = solve(leader, averaged(policy, low, leader_reward, zero))
+    if leader_discount == 1.0 and not leader_patience < np.inf:
+        for s in range(nothing.size):
+            rows[3, s] = 1.0
+            for a in range(zero.shape[1]):
+                advantage[s, a] = policy_error[s, a] + abs(low[s, a])
+        steps = solve(leader, rows[3])
+        for s in range(nothing.size):
+            if not 0.0 < steps[s] < MOST_STEPS:
+                rough[s] = np.nan  # play is to end, and in float64 does not
+        leader_patience = shown_patience(*entries, policy, advantage, terms, steps)
     value_gaps(*entries, leader_reward, available, leader_discount, rough, *gaps)
-    correction = solve(leader, averaged(policy, gap))
+    correction = solve(leader, averaged(policy, low, gap, rest))
     moved_gaps(*entries, available, leader_discount, correction, *gaps)
     top = advantages(
-        gap,
-        gap_error,
-        policy,
-        policy_error,
-        aside,
-        leader_contraction * leader_patience,
-        residual,
-        advantage,
-        advantage_error,
+        *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error
     )
-    values_of(leader, residual, top, leader_error, spread, ahead)
-    leader_top = largest(leader_error)
+    leader_top = top * leader_patience + lost(leader_patience, top)
     objective, objective_error = evaluate(
         initial,
         gap,
         available,
         rough,
         correction,
-        leader_error,
-        spread,
-        ahead,
-        advantage_error,
+        leader_top,
         leader_value,
-        initial_error,
         leader_action_value,
     )
-    moved(rough, correction, leader_error, leader_value)
+    moved(rough, correction, leader_top, leader_value, leader_error)
     measure = solve_transposed(leader, initial)
-    step = carried(
+    step, off = carried(
         leader,
         leader_patience,
         entries,
         initial,
-        no_flow,
-        no_flow,
-        nothing,
-        policies,
+        zero,
+        zero,
+        0.0,
+        policy,
+        low,
+        policy_error,
         leader_discount,
         leader_contraction,
         measure,
-        occupancy_error,
+        rows[3:],
     )
-    moved(measure, step, occupancy_error, occupancy)
+    moved(measure, step, off, occupancy, occupancy_error)
 
     # the influence
-    influence_sources(
+    flow_error = influence_sources(
         policy,
+        low,
         policy_error,
-        occupancy,
-        occupancy_error,
+        measure,
+        step,
+        off,
         advantage,
+        advantage_rest,
         advantage_error,
+        2.0 * leader_contraction * leader_top,
         temperature,
         available,
         least,
         *entries,
         discount,
         influence,
+        influence_rest,
         influence_error,
-        arriving_error,
-        arriving,
+        residual,
     )
-    measure = solve_transposed(operator, arriving)
-    step = carried(
+    measure = solve_transposed(operator, residual)
+    step, off = carried(
         operator,
         patience,
         entries,
         nothing,
         influence,
-        influence_error,
-        arriving_error,
-        policies,
+        influence_rest,
+        flow_error,
+        policy,
+        low,
+        policy_error,
         discount,
         contraction,
         measure,
-        bound,
+        rows[3:],
     )
     slope, slope_error = pair_measures(
         policy,
+        low,
         policy_error,
         log_policy,
         log_policy_error,
@@ -510,7 +384,7 @@ def centre(
         occupancy_error,
         measure,
         step,
-        bound,
+        off,
         least,
         LOST,
         visits,

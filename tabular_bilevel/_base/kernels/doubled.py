@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -10,12 +11,11 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
-    "action_reach",
     "advantages",
     "evaluate",
+    "exponential",
     "flow_residual",
     "influence_sources",
-    "measure_sources",
     "moved_flow",
     "moved_gaps",
     "outward",
@@ -25,7 +25,6 @@ __all__ = [
     "slope_errors",
     "soft_policy",
     "softmax_errors",
-    "stray_residuals",
     "value_gaps",
 ]
 
@@ -46,6 +45,40 @@ EXP_ROUNDOFFS = 8.0
 
 # Probabilities below exp(-650) < FLOOR are bounded absolutely: float64 may have 0 for them.
 FLOOR, NEGLIGIBLE = 2.0**-900, -650.0
+
+# What an operation with twice float64's digits is off by, relative to the sizes of what it is made
+# of, and more: no more than ten roundings squared. Of `exponential`, whose series ends: measured
+# are 2^-89.
+DOUBLED, DOUBLED_EXP = 2.0**-100, 2.0**-86
+
+# Below exp(-60), float64's own digits do.
+SMALL = -60.0
+
+# log 2 / 128 in three parts: multiples of the first two are exact.
+PARTS = (
+    float.fromhex("0x1.62e42fefa0000p-8"),
+    float.fromhex("0x1.cf79abc9e0000p-47"),
+    float.fromhex("0x1.d9cc01f97b57ap-86"),
+)
+SIXTH = 1.0 / 6.0
+SIXTH_REST = float(Fraction(1, 6) - Fraction(SIXTH))
+
+
+def roots_of_two() -> FloatArray:
+    """Compute 2^(j/128) for j below 128, as the sum of two numbers each."""
+    one = root = 2**200
+    root *= 2
+    for _ in range(7):
+        root = math.isqrt(root * one)
+    powers, power = np.empty((128, 2)), one
+    for j in range(128):
+        powers[j, 0] = power / one
+        powers[j, 1] = float(Fraction(power, one) - Fraction(powers[j, 0]))
+        power = power * root // one
+    return powers
+
+
+ROOTS, SCALES = roots_of_two(), 2.0 ** np.arange(-128.0, 128.0)
 
 
 @kernel
@@ -149,7 +182,7 @@ def moved_gaps(
 ) -> None:
     """Turn the gaps of v, as `value_gaps` left them, into those of v + correction.
 
-    `gap` is rounded, once; `error` comes to bound how far it is off.
+    What the correction adds is rounded as float64 is; `error` comes to bound that, too.
     """
     n_states, n_actions = gap.shape
     for s in range(n_states):
@@ -166,10 +199,10 @@ def moved_gaps(
                 something = something or following != 0.0
                 ahead += data[k] * following
                 size += data[k] * abs(following)
-            gap[s, a] += rest[s, a] + (discount * ahead - here)
             n = last - first + 8.0
             size = discount * size + abs(here)
-            error[s, a] += ROUNDOFF * (abs(gap[s, a]) + n * size)
+            error[s, a] += ROUNDOFF * (abs(rest[s, a]) + n * size)
+            gap[s, a], rest[s, a] = two_sum(gap[s, a], rest[s, a] + (discount * ahead - here))
             if something:
                 error[s, a] += n * UNDERFLOW
 
@@ -181,7 +214,9 @@ def flow_residual(
     data: FloatArray,
     source: FloatArray,
     flow: FloatArray,
+    flow_rest: FloatArray,
     policy: FloatArray,
+    policy_rest: FloatArray,
     discount: float,
     measure: FloatArray,
     residual: FloatArray,
@@ -191,8 +226,8 @@ def flow_residual(
 ) -> None:
     """Compute source + discount P^T (flow + policy m) - m, as the sum of residual and rest.
 
-    As `value_gaps`, with twice float64's digits, and `error` a bound; `count` of each state's terms
-    has length S.
+    As `value_gaps`, with twice float64's digits, which flow and policy have, and `error` a bound;
+    `count` of each state's terms has length S.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
@@ -205,7 +240,7 @@ def flow_residual(
                 continue
             product, slip = two_product(chance, here)
             leaving, lost = two_sum(moved, product)
-            extra = lost + slip
+            extra = lost + (slip + policy_rest[s, a] * here + flow_rest[s, a])
             weight = abs(moved) + abs(product)
             row = s * n_actions + a
             for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
@@ -275,178 +310,148 @@ def moved_flow(
             error[s] += n * UNDERFLOW
 
 
-@patient_kernel(lambda *arguments: arguments[1].size * arguments[6].size)
-def action_reach(
-    indptr: IntArray,
-    indices: IntArray,
-    data: FloatArray,
-    policy: FloatArray,
-    discount: float,
-    inverse: FloatArray,
-    scratch: FloatArray,
-    reach: FloatArray,
-) -> None:
-    """From the inverse of I - discount P_policy, shape (S, S), as it was computed, by action.
+@kernel
+def exponential(x: float, rest: float) -> tuple[float, float]:
+    """exp(x + rest) with twice float64's digits, for -61 < x < 1 and a small rest.
 
-    `reach` ((3 + A) S, S) holds four tables without signs: I less the matrix times the inverse, the
-    inverse, the inverse less the means of its columns, and of each action discount P inverse, less
-    its mean under the policy. `scratch` has length S.
+    x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang, "Table-driven implementation of
+    the exponential function", 1989).
     """
-    n_states, n_actions = policy.shape
-    share = 1.0 / n_states
-    for i in range(n_states):
-        scratch[i] = 0.0
-    for s in range(n_states):
-        here = inverse[s]
-        for i in range(n_states):
-            scratch[i] += here[i] * share
-    for s in range(n_states):
-        here, average = inverse[s], reach[s]
-        size, spread = reach[n_states + s], reach[2 * n_states + s]
-        for i in range(n_states):
-            average[i] = 0.0
-            size[i] = abs(here[i])
-            spread[i] = abs(here[i] - scratch[i])
-        for a in range(n_actions):
-            row = s * n_actions + a
-            ahead, chance = reach[3 * n_states + row], policy[s, a]
-            end = indptr[row + 1] - 1
-            for i in range(n_states):
-                ahead[i] = 0.0
-            for k in range(indptr[row], end + 1, 4):  # of four rows at a time
-                w0 = discount * data[k]
-                w1 = discount * data[k + 1] if k < end else 0.0
-                w2 = discount * data[k + 2] if k + 1 < end else 0.0
-                w3 = discount * data[k + 3] if k + 2 < end else 0.0
-                x0, x1 = inverse[indices[k]], inverse[indices[min(k + 1, end)]]
-                x2, x3 = inverse[indices[min(k + 2, end)]], inverse[indices[min(k + 3, end)]]
-                for i in range(n_states):
-                    more = (w0 * x0[i] + w1 * x1[i]) + (w2 * x2[i] + w3 * x3[i])
-                    ahead[i] += more
-                    average[i] += chance * more
-        for a in range(n_actions):
-            ahead = reach[3 * n_states + s * n_actions + a]
-            for i in range(n_states):
-                ahead[i] = abs(ahead[i] - average[i])
-        average[s] += 1.0
-        for i in range(n_states):
-            average[i] = abs(average[i] - here[i])
+    k = math.floor(x / PARTS[0] + 0.5)
+    r, low = two_sum(x, -k * PARTS[0])
+    r, lost = two_sum(r, -k * PARTS[1])
+    r, low = two_sum(r, low + lost + (rest - k * PARTS[2]))
+    square, square_low = two_product(r, r)
+    square_low += 2.0 * r * low
+    cube, cube_low = two_product(square, r)
+    cube_low += square * low + square_low * r
+    sixth, sixth_low = two_product(cube, SIXTH)
+    sixth_low += cube * SIXTH_REST + cube_low * SIXTH
+    tail = 1.0 / 120.0 + r * (1.0 / 720.0 + r * (1.0 / 5040.0 + r * (1.0 / 40320.0)))
+    tail = square * square * (1.0 / 24.0 + r * tail)
+    more, lost = two_sum(0.5 * square, sixth)
+    low += lost + (0.5 * square_low + sixth_low + tail)
+    more, lost = two_sum(r, more)
+    low += lost
+    root, root_low = ROOTS[np.int64(k) & 127]
+    product, product_low = two_product(root, more)
+    product_low += root * low + root_low * more
+    high, lost = two_sum(root, product)
+    high, low = two_sum(high, lost + (root_low + product_low))
+    scale = SCALES[(np.int64(k) >> 7) + 128]
+    return high * scale, low * scale
+
+
+@kernel
+def quotient(x: float, rest: float, y: float, y_rest: float) -> tuple[float, float]:
+    """(x + rest) / (y + y_rest) with twice float64's digits."""
+    first = x / y
+    product, slip = two_product(first, y)
+    left = ((x - product) - slip) + (rest - first * y_rest)
+    return two_sum(first, left / y)
+
+
+@kernel
+def product_of(x: float, rest: float, y: float, y_rest: float) -> tuple[float, float]:
+    """(x + rest) (y + y_rest) with twice float64's digits."""
+    product, slip = two_product(x, y)
+    return two_sum(product, slip + (x * y_rest + rest * y))
 
 
 @patient_kernel(elements)
 def soft_policy(
     gap: FloatArray,
+    rest: FloatArray,
     error: FloatArray,
     available: BoolArray,
     temperature: float,
     policy: FloatArray,
+    low: FloatArray,
     log_error: FloatArray,
     spare: FloatArray,
     log_policy: FloatArray,
     log_policy_error: FloatArray,
     residual: FloatArray,
     residual_error: FloatArray,
-    leak: FloatArray,
 ) -> None:
-    """Turn gaps Q(s,a) - V(s), each off by `error`, into a policy and V's soft residual T V - V.
+    """Turn gaps Q(s,a) - V(s) into a policy and V's soft residual T V - V.
 
-    `log_error` bounds what the logarithm of the policy is off by, and `residual_error` the
-    residual. Where `spare` is not 0, that logarithm may be anything, and the probability is less
-    than that. `log_policy`, which underflow leaves alone, is off by at most `log_policy_error`.
-    `leak` bounds how far the policy's sums are from 1.
+    The gaps, the sum of two numbers each, are off by `error`. So is the policy the sum of two, and
+    `log_error` bounds what its logarithm is off by; where `spare` is not 0, that may be anything,
+    and the probability is less than that. `log_policy`, which underflow leaves alone, is off by at
+    most `log_policy_error`, and the residual by `residual_error`.
     """
     n_states, n_actions = gap.shape
     for s in range(n_states):
-        top = -np.inf
+        top, best, choices = -np.inf, 0, 0
         for a in range(n_actions):
-            if available[s, a]:
-                logit = min(max(gap[s, a] / temperature, -1e300), 1e300)
-                top = max(top, logit)
-        total = 0.0
-        choices = 0
-        for a in range(n_actions):
-            policy[s, a] = log_error[s, a] = spare[s, a] = 0.0
+            policy[s, a] = low[s, a] = log_error[s, a] = spare[s, a] = 0.0
             log_policy[s, a] = log_policy_error[s, a] = 0.0
             if available[s, a]:
-                logit = min(max(gap[s, a] / temperature, -1e300), 1e300)
-                log_policy[s, a] = logit - top
-                policy[s, a] = math.exp(logit - top)
-                total += policy[s, a]
-                off = error[s, a] / temperature + FLOOR
-                off += ROUNDOFF * (3.0 * abs(logit) + abs(top))
-                log_policy_error[s, a] = off if abs(logit) < 1e300 else np.inf
-                if logit - top + off < NEGLIGIBLE:
-                    spare[s, a] = FLOOR
-                else:
-                    log_error[s, a] = off + (EXP_ROUNDOFFS * ROUNDOFF if logit < top else 0.0)
                 choices += 1
-        # the sum is off by its terms' errors, which weigh as much as they do; exp(0) is 1
-        fraction = (choices - 1) * ROUNDOFF
-        mass = 0.0
+                if not gap[s, a] <= top:  # a NaN stays
+                    top, best = gap[s, a], a
+        top_rest, top_error = rest[s, best], error[s, best]
+        total, total_rest, total_error = 0.0, 0.0, 0.0
         for a in range(n_actions):
-            policy[s, a] /= total
-            mass += policy[s, a]
-            fraction += spare[s, a] + policy[s, a] * growth(log_error[s, a])
-        leak[s] = abs(1.0 - mass) + (choices - 1) * ROUNDOFF * mass
+            if not available[s, a]:
+                continue
+            apart, slip = two_sum(gap[s, a], -top)
+            slip += rest[s, a] - top_rest
+            logit = max(apart / temperature, -1e300)
+            off = error[s, a] + top_error + DOUBLED * (abs(gap[s, a]) + abs(top))
+            off = off / temperature + DOUBLED * abs(logit) + FLOOR
+            left = 0.0
+            if a == best:
+                off = 0.0
+            elif logit > NEGLIGIBLE:
+                if apart != 0.0:
+                    off += UNDERFLOW / temperature
+                product, lost = two_product(logit, temperature)
+                left = (((apart - product) - lost) + slip) / temperature
+            log_policy[s, a] = logit + left
+            log_policy_error[s, a] = off + ROUNDOFF * abs(logit) if logit > -1e300 else np.inf
+            log_error[s, a] = off
+            if a == best:
+                policy[s, a] = 1.0
+            elif logit > SMALL:
+                policy[s, a], low[s, a] = exponential(logit, left)
+                log_error[s, a] += DOUBLED_EXP
+            else:
+                policy[s, a] = math.exp(logit)
+                log_error[s, a] += 2.0 * abs(left) + EXP_ROUNDOFFS * ROUNDOFF
+                if not logit - off > NEGLIGIBLE:
+                    spare[s, a], log_error[s, a] = FLOOR, 0.0
+            sum_, lost = two_sum(total, policy[s, a])
+            total, total_rest = two_sum(sum_, lost + (total_rest + low[s, a]))
+            total_error += policy[s, a] * growth(log_error[s, a]) + spare[s, a]
+        if choices == 1:  # log 1 is 0
+            residual[s] = top + top_rest
+            residual_error[s] = top_error + ROUNDOFF * abs(residual[s]) + UNDERFLOW
+            continue
+        # the sum is off by its terms' errors, which weigh as much as they do
+        fraction = total_error / total + n_actions * DOUBLED
         fraction = (
             fraction / (1.0 - fraction) * (1.0 + 8.0 * ROUNDOFF) if fraction < 0.5 else np.inf
         )
-        for a in range(n_actions):
-            log_error[s, a] += fraction + 2.0 * ROUNDOFF
         log_total = math.log(total)
+        high, lost = exponential(-log_total, 0.0)
+        product, slip = two_product(total, high)
+        more = (product - 1.0) + (slip + (total * lost + total_rest * high))
+        more -= 0.5 * more * more  # log(1 + more)
         for a in range(n_actions):
-            if choices == 1:  # log 1 is 0
-                log_policy[s, a] = log_policy_error[s, a] = 0.0
-            elif available[s, a]:
-                log_policy[s, a] -= log_total
-                log_policy_error[s, a] += fraction + ROUNDOFF * (
-                    abs(log_policy[s, a]) + (EXP_ROUNDOFFS + 3.0) * log_total
-                )
-        residual[s] = temperature * (top + log_total)
-        rounding = (EXP_ROUNDOFFS + 3.0) * log_total + 3.0 * abs(top)
-        residual_error[s] = temperature * (fraction + ROUNDOFF * rounding) + UNDERFLOW
-
-
-@patient_kernel(elements)
-def stray_residuals(
-    policy: FloatArray,
-    log_error: FloatArray,
-    spare: FloatArray,
-    other: FloatArray,
-    residual: FloatArray,
-    residual_error: FloatArray,
-    temperature: float,
-    reach: float,
-    aside: FloatArray,
-    stray: FloatArray,
-    bound: FloatArray,
-) -> tuple[float, float]:
-    """Bound the residual of a value whose error is propagated with another policy than its own.
-
-    `reach` is how much larger than the largest residual the value ahead may be off. `aside` is how
-    far the policies are apart, and `stray` what that adds to the bound. Returns the largest
-    residual, and the largest bound.
-    """
-    n_states, n_actions = policy.shape
-    largest = 0.0
-    for s in range(n_states):
-        bound[s] = abs(residual[s]) + residual_error[s]
-        if not bound[s] <= largest:  # a NaN stays
-            largest = bound[s]
-    crude, top = reach * largest, 0.0
-    for s in range(n_states):
-        turned = 0.0
-        for a in range(n_actions):
-            aside[s, a] = abs(policy[s, a] - other[s, a])
-            off = log_error[s, a] + 2.0 * crude / temperature
-            turned += aside[s, a]
-            if policy[s, a] > 0.0 or spare[s, a] > 0.0:
-                turned += moved_probability(policy[s, a], spare[s, a], off)
-        stray[s] = turned * crude
-        bound[s] += stray[s]
-        if not bound[s] <= top:
-            top = bound[s]
-    return largest, top
+            if available[s, a]:
+                policy[s, a], low[s, a] = quotient(policy[s, a], low[s, a], total, total_rest)
+                log_error[s, a] += fraction + DOUBLED
+                log_policy[s, a] -= log_total + more
+                log_policy_error[s, a] += fraction + DOUBLED_EXP
+                log_policy_error[s, a] += 2.0 * ROUNDOFF * (abs(log_policy[s, a]) + log_total)
+        product, slip = two_product(temperature, log_total)
+        sum_, lost = two_sum(top, product)
+        residual[s] = sum_ + (lost + (top_rest + (slip + temperature * more)))
+        off = fraction + 2.0 * DOUBLED_EXP + DOUBLED * log_total
+        residual_error[s] = temperature * off + top_error + DOUBLED * abs(top)
+        residual_error[s] += 2.0 * ROUNDOFF * abs(residual[s]) + UNDERFLOW
 
 
 @patient_kernel(elements)
@@ -454,60 +459,43 @@ def policy_errors(
     policy: FloatArray,
     log_error: FloatArray,
     spare: FloatArray,
-    leak: FloatArray,
     available: BoolArray,
     gap: FloatArray,
+    rest: FloatArray,
     gap_error: FloatArray,
     value: FloatArray,
     correction: FloatArray,
     ahead_error: float,
-    advantage: FloatArray,
-    stray: FloatArray,
     temperature: float,
-    aside: FloatArray,
     log_policy_error: FloatArray,
     error: FloatArray,
     action_value: FloatArray,
     action_value_error: FloatArray,
 ) -> None:
-    """Bound what the policy is off by, as advantages are off by `advantage` and `stray`.
+    """Bound what the policy is off by, as the value ahead is off by `ahead_error` at most.
 
-    As its rows' sums are off by `leak` at most, one action's error makes up for the others'.
-    `aside` and the error of the logarithm grow by it. The action values are those of value +
-    correction, whose mean after an action is off by `ahead_error`; 0 where it is unavailable.
+    The error of its logarithm grows by it. The action values are those of value + correction; 0
+    where an action is unavailable.
     """
     n_states, n_actions = policy.shape
+    off = 2.0 * ahead_error / temperature
     for s in range(n_states):
         here = value[s] + correction[s]
         size = abs(value[s]) + abs(correction[s])
+        choices = 0
         for a in range(n_actions):
-            off = (advantage[s, a] + stray[s]) / temperature
             error[s, a] = action_value[s, a] = action_value_error[s, a] = 0.0
             if available[s, a]:
-                log_off = log_error[s, a] + off
-                error[s, a] = moved_probability(policy[s, a], spare[s, a], log_off)
-                rounding = 3.0 * ROUNDOFF * (abs(gap[s, a]) + size)
-                action_value[s, a] = gap[s, a] + here
-                action_value_error[s, a] = gap_error[s, a] + rounding + ahead_error
-            if log_policy_error[s, a] != 0.0:
-                log_policy_error[s, a] += off
-        tighten(error[s], leak[s])
+                choices += 1
         for a in range(n_actions):
-            aside[s, a] += error[s, a]
-
-
-@kernel
-def tighten(error: FloatArray, leak: float) -> None:
-    """Tighten errors that add up to at most `leak`: one makes up for the others."""
-    largest, where = 0.0, 0
-    for a in range(error.size):
-        if error[a] > largest:
-            largest, where = error[a], a
-    others = leak
-    for a in range(error.size):
-        if a != where:
-            others += error[a]
-    error[where] = min(error[where], others)
+            if available[s, a]:
+                rounding = 3.0 * ROUNDOFF * (abs(gap[s, a]) + size)
+                action_value[s, a] = gap[s, a] + (here + rest[s, a])
+                action_value_error[s, a] = gap_error[s, a] + rounding + ahead_error
+                if choices > 1:
+                    log_off = log_error[s, a] + off
+                    error[s, a] = moved_probability(policy[s, a], spare[s, a], log_off)
+                    log_policy_error[s, a] += off
 
 
 @patient_kernel(elements)
@@ -628,55 +616,46 @@ def outward(bounds: FloatArray, factor: float, least: float) -> None:
 @patient_kernel(elements)
 def advantages(
     gap: FloatArray,
+    rest: FloatArray,
     error: FloatArray,
     policy: FloatArray,
+    low: FloatArray,
     policy_error: FloatArray,
-    aside: FloatArray,
-    reach: float,
     residual: FloatArray,
     advantage: FloatArray,
+    advantage_rest: FloatArray,
     advantage_error: FloatArray,
 ) -> float:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages, and bound V's residual.
 
-    The policy is off by `policy_error`, and by `aside` where V's error is propagated with another
-    one; `reach` is how much larger than the residual the value ahead may be off. To the errors of
-    the advantages, what propagates is still to be added. Returns the largest bound.
+    Gaps, policy and advantages are the sums of two numbers each; the policy is off by
+    `policy_error`. To the errors of the advantages, what V is off by is still to be added. Returns
+    the largest bound.
     """
     n_states, n_actions = gap.shape
     largest = 0.0
     for s in range(n_states):
-        mean, mean_error, turned = 0.0, 0.0, 0.0
+        mean, mean_rest, off = 0.0, 0.0, 0.0
         for a in range(n_actions):
             if gap[s, a] != 0.0 or error[s, a] > 0.0:
-                mean_error = UNDERFLOW
+                off = UNDERFLOW
         for a in range(n_actions):
             size = abs(gap[s, a])
-            mean += policy[s, a] * gap[s, a]
-            mean_error += policy[s, a] * (error[s, a] + (n_actions + 2.0) * ROUNDOFF * size)
-            turned += policy_error[s, a] * (size + error[s, a])
+            part, slip = product_of(policy[s, a], low[s, a], gap[s, a], rest[s, a])
+            total, lost = two_sum(mean, part)
+            mean, mean_rest = two_sum(total, lost + (mean_rest + slip))
+            off += policy[s, a] * (error[s, a] + (n_actions + 2.0) * DOUBLED * size)
+            off += policy_error[s, a] * (size + error[s, a])
         for a in range(n_actions):
             size = abs(gap[s, a]) + abs(mean)
-            advantage[s, a] = gap[s, a] - mean
-            advantage_error[s, a] = error[s, a] + 2.0 * ROUNDOFF * size + turned + mean_error
-        residual[s] = abs(mean) + mean_error + turned
+            total, lost = two_sum(gap[s, a], -mean)
+            high, lost = two_sum(total, lost + (rest[s, a] - mean_rest))
+            advantage[s, a], advantage_rest[s, a] = high, lost
+            advantage_error[s, a] = error[s, a] + DOUBLED * size + off
+        residual[s] = abs(mean) + off
         if not residual[s] <= largest:  # a NaN stays
             largest = residual[s]
-    top = 0.0
-    for s in range(n_states):
-        stray = 0.0
-        for a in range(n_actions):
-            stray += aside[s, a]
-        something = stray != 0.0 and reach != 0.0 and largest != 0.0
-        stray *= reach * largest
-        if something:
-            stray += UNDERFLOW
-        residual[s] += stray
-        if not residual[s] <= top:
-            top = residual[s]
-        for a in range(n_actions):
-            advantage_error[s, a] += stray
-    return top
+    return largest
 
 
 @patient_kernel(elements)
@@ -686,45 +665,44 @@ def evaluate(
     available: BoolArray,
     stored: FloatArray,
     correction: FloatArray,
-    value_error: FloatArray,
-    spread: FloatArray,
-    propagated: FloatArray,
-    advantage_error: FloatArray,
+    value_error: float,
     value: FloatArray,
-    initial_error: FloatArray,
     action_value: FloatArray,
 ) -> tuple[float, float]:
-    """Add up stored and correction, and look what the value is worth at the start.
+    """Add up stored and correction, which are off by `value_error`, and weigh them at the start.
 
-    The errors of the advantages grow by what is `propagated`, and `initial_error` is that of the
-    value but for what all states share. Returns the objective, and what it is off by.
+    Returns the objective, and what it is off by.
     """
     n_states, n_actions = gap.shape
     objective, rest, error = 0.0, 0.0, 0.0
     for s in range(n_states):
         value[s] = stored[s] + correction[s]
-        initial_error[s] = spread[s] + 2.0 * ROUNDOFF * abs(value[s])
         for a in range(n_actions):
-            advantage_error[s, a] += propagated[s, a]
             action_value[s, a] = gap[s, a] + value[s] if available[s, a] else 0.0
         if start[s] > 0.0:
-            product, slip = two_product(start[s], value[s])
+            product, slip = two_product(start[s], stored[s])
             objective, lost = two_sum(objective, product)
-            rest += slip + lost
-            error += start[s] * (value_error[s] + 3.0 * ROUNDOFF * abs(value[s]))
-        if value_error[s] != 0.0:
-            error += UNDERFLOW
+            rest += slip + (lost + start[s] * correction[s])
+            size = DOUBLED * n_states * abs(stored[s]) + 4.0 * ROUNDOFF * abs(correction[s])
+            error += start[s] * (value_error + size)
+            if value[s] != 0.0 or value_error != 0.0:
+                error += UNDERFLOW
+    error += ROUNDOFF * abs(objective + rest)
     return objective + rest, error
 
 
 @patient_kernel(elements)
 def influence_sources(
     policy: FloatArray,
+    low: FloatArray,
     policy_error: FloatArray,
-    occupancy: FloatArray,
-    occupancy_error: FloatArray,
+    measure: FloatArray,
+    step: FloatArray,
+    measure_error: float,
     advantage: FloatArray,
+    advantage_rest: FloatArray,
     advantage_error: FloatArray,
+    ahead_error: float,
     temperature: float,
     available: BoolArray,
     least: float,
@@ -733,13 +711,15 @@ def influence_sources(
     data: FloatArray,
     discount: float,
     source: FloatArray,
+    source_rest: FloatArray,
     source_error: FloatArray,
-    leak: FloatArray,
     arrivals: FloatArray,
-) -> None:
-    """Compute w = d pi A / temperature, bounds of its error, and of what its rows' sums are off.
+) -> float:
+    """Compute w = d pi A / temperature, the sum of two numbers, and a bound of its error.
 
-    `arrivals` is discount P^T w, unbounded.
+    d is the sum of measure and step, off by `measure_error` in all, and each advantage is off by
+    `ahead_error` more than it says. `arrivals` is discount P^T w, unbounded. Returns a bound of the
+    sum of all errors.
 
     An error is `least` or more, for what underflows, unless the state has a single action or no
     advantage. What underflows before it is divided by the temperature is counted at that place.
@@ -747,91 +727,72 @@ def influence_sources(
     n_states, n_actions = policy.shape
     for s in range(n_states):
         arrivals[s] = 0.0
+    all_errors, worst = 0.0, 0.0
     for s in range(n_states):
-        lasting = abs(occupancy[s])
-        total, size = 0.0, 0.0
+        choices = 0
         for a in range(n_actions):
-            w = occupancy[s] * policy[s, a] * advantage[s, a] / temperature
-            turned = occupancy_error[s] * (policy[s, a] + policy_error[s, a])
-            turned += lasting * policy_error[s, a]
-            off = turned * (abs(advantage[s, a]) + advantage_error[s, a])
-            off += lasting * policy[s, a] * advantage_error[s, a]
-            source[s, a] = w
-            source_error[s, a] = 0.0
-            better = abs(advantage[s, a]) + advantage_error[s, a]
-            if available[s, a] and better != 0.0:
-                lost = UNDERFLOW * (1.0 + lasting) * (1.0 + better)
-                source_error[s, a] = (off + lost) / temperature + 4.0 * ROUNDOFF * abs(w) + least
-            total += w
-            size += abs(w)
+            source[s, a] = source_rest[s, a] = source_error[s, a] = 0.0
+            choices += available[s, a]
+        if choices < 2:
+            continue
+        here, here_rest = two_sum(measure[s], step[s])
+        lasting, turns = abs(measure[s]) + abs(step[s]), 0.0
+        for a in range(n_actions):
+            unsure = advantage_error[s, a] + ahead_error
+            better = abs(advantage[s, a]) + unsure
+            if not available[s, a] or better == 0.0:
+                continue
+            w, rest = product_of(policy[s, a], low[s, a], advantage[s, a], advantage_rest[s, a])
+            w, rest = product_of(w, rest, here, here_rest)
+            w, rest = quotient(w, rest, temperature, 0.0)
+            likely = (policy[s, a] + policy_error[s, a]) * better
+            off = lasting * policy_error[s, a] * better
+            off += lasting * policy[s, a] * unsure
+            lost = UNDERFLOW * (1.0 + lasting) * (1.0 + better)
+            off = (off + lost) / temperature + 4.0 * DOUBLED * abs(w) + least
+            source[s, a], source_rest[s, a] = w, rest
+            source_error[s, a] = off + measure_error * likely / temperature
+            all_errors += off
+            turns += likely
             row = s * n_actions + a
             for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
                 arrivals[np.uint64(indices[k])] += discount * data[k] * w
-        leak[s] = abs(total) + n_actions * ROUNDOFF * size
-        tighten(source_error[s], leak[s])
+        if not turns <= worst:  # a NaN stays
+            worst = turns
+    return all_errors + measure_error * worst / temperature
 
 
 @patient_kernel(elements)
-def measure_sources(
+def left_over(
     residual: FloatArray,
     error: FloatArray,
     measure: FloatArray,
     step: FloatArray,
-    flow_error: FloatArray,
-    leak: FloatArray,
     policy_error: FloatArray,
-    policy_leak: FloatArray,
-    operator_policy: FloatArray,
-    operator_leak: FloatArray,
-    aside: FloatArray,
-    contraction: float,
-    patience: float,
-    sources: FloatArray,
-) -> float:
-    """Bound what the error of m = source + gamma P^T (flow + policy m) is propagated from.
-
-    m is the sum of measure and step, of which a residual is left that is off by `error`. The flow
-    is off by `flow_error`, of mass zero in each state but for `leak`, as is the policy. `sources`
-    (S + S A,) come to hold what starts in each state, and what moves between its actions; returns
-    their sum.
-    """
-    n_states, n_actions = policy_error.shape
-    total, moving = 0.0, 0.0
-    for s in range(n_states):
-        lasting = abs(measure[s]) + abs(step[s])
+) -> tuple[float, float]:
+    """Add up the sizes of a residual, off by `error`, and of what a wrong policy moves."""
+    total, moved = 0.0, 0.0
+    for s in range(measure.size):
         total += abs(residual[s]) + error[s]
-        for a in range(n_actions):
-            moved = flow_error[s, a] + policy_error[s, a] * lasting
-            sources[n_states + s * n_actions + a] = moved
-            moving += moved
-    crude = (total + contraction * moving) * patience
-    total += moving
-    for s in range(n_states):
         lasting = abs(measure[s]) + abs(step[s])
-        # what is lost of the mass counts as a source there, and as moved between the actions of
-        # the policy that errors are propagated with
-        lost = leak[s] + policy_leak[s] * lasting + operator_leak[s] * crude
-        sources[s] = abs(residual[s]) + error[s] + lost
-        total += lost
-        for a in range(n_actions):
-            strayed = aside[s, a] * crude + 2.0 * operator_policy[s, a] * lost
-            sources[n_states + s * n_actions + a] += strayed
-            total += strayed
-    return total
+        for a in range(policy_error.shape[1]):
+            moved += policy_error[s, a] * lasting
+    return total, moved
 
 
 @patient_kernel(elements)
 def pair_measures(
     policy: FloatArray,
+    low: FloatArray,
     policy_error: FloatArray,
     log_policy: FloatArray,
     log_policy_error: FloatArray,
     available: BoolArray,
     occupancy: FloatArray,
     occupancy_error: FloatArray,
-    arrivals: FloatArray,
+    measure: FloatArray,
     step: FloatArray,
-    arrivals_error: FloatArray,
+    measure_error: float,
     least: float,
     lost: float,
     pairs: FloatArray,
@@ -839,27 +800,28 @@ def pair_measures(
     influence: FloatArray,
     influence_error: FloatArray,
 ) -> tuple[float, float]:
-    """Spread measures of states over their actions: d pi, and w + pi n, n of arrivals and step.
+    """Spread measures of states over their actions: d pi, and w + pi n, n of measure and step.
 
-    `influence` and its error hold w to begin with. Bounds that are not 0 for a reason of structure
-    are at least `least` or `lost`. Returns - sum mu log pi, and by how much it is off.
+    `influence` and its error hold w to begin with, and the policy's comes to hold its rounding,
+    too. Bounds that are not 0 for a reason of structure are at least `least` or `lost`. Returns - sum mu log pi, and by how much it is off.
     """
     n_states, n_actions = policy.shape
     slope, slope_error = 0.0, 0.0
     terms = n_states * n_actions + 2.0
     for s in range(n_states):
         lasting, off = abs(occupancy[s]), occupancy_error[s]
-        size = abs(arrivals[s]) + abs(step[s])
-        error = arrivals_error[s] + ROUNDOFF * size
+        size = abs(measure[s]) + abs(step[s])
+        error = measure_error + ROUNDOFF * size
         for a in range(n_actions):
+            policy_error[s, a] += abs(low[s, a])
             chance, turned = policy[s, a], policy_error[s, a]
             pairs[s, a] = occupancy[s] * chance
             pairs_error[s, a] = off * (chance + turned) + lasting * turned
             pairs_error[s, a] += 2.0 * ROUNDOFF * abs(pairs[s, a])
             w = influence[s, a]
-            mu = w + chance * (arrivals[s] + step[s])
+            mu = w + chance * (measure[s] + step[s])
             mu_error = influence_error[s, a] + turned * (size + error) + chance * error
-            mu_error += 3.0 * ROUNDOFF * (abs(w) + chance * size)
+            mu_error += ROUNDOFF * (4.0 * abs(w) + 3.0 * chance * size)
             if available[s, a]:
                 pairs_error[s, a] += least
                 if error > 0.0:
