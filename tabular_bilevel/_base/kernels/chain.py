@@ -15,11 +15,8 @@ from tabular_bilevel._base.kernels.doubled import (
     flow_residual,
     influence_sources,
     left_over,
-    moved_flow,
-    moved_gaps,
     pair_measures,
     policy_errors,
-    product_of,
     soft_policy,
     two_sum,
     value_gaps,
@@ -35,6 +32,9 @@ Entries: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 
 # What a few products of bounds lose that underflow, before they are magnified.
 LOST = 2.0**-990
+
+# Steps of refinement at most, and what is small enough beside the temperature, or an advantage.
+STEPS, ENOUGH = 4, 2.0**-80
 
 # Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
 MOST_STEPS = 1.0 / ROUNDOFF
@@ -131,19 +131,14 @@ def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
 
 
 @patient_kernel(elements)
-def averaged(
-    policy: FloatArray, low: FloatArray, table: FloatArray, rest: FloatArray
-) -> FloatArray:
-    """Average over the actions, with twice float64's digits until the end."""
+def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
+    """Average over the actions."""
     n_states, n_actions = policy.shape
     mean = np.empty(n_states)
     for s in range(n_states):
-        total, more = 0.0, 0.0
+        mean[s] = 0.0
         for a in range(n_actions):
-            part, slip = product_of(policy[s, a], low[s, a], table[s, a], rest[s, a])
-            total, missing = two_sum(total, part)
-            more += slip + missing
-        mean[s] = total + more
+            mean[s] += policy[s, a] * table[s, a]
     return mean
 
 
@@ -159,15 +154,20 @@ def largest(numbers: FloatArray, others: FloatArray) -> float:
 
 
 @patient_kernel(elements)
-def moved(
-    x: FloatArray, step: FloatArray, off: float, total: FloatArray, error: FloatArray
-) -> float:
-    """Add a step; what the sum is off by is what it was, and its rounding. Return its size."""
+def step_on(number: FloatArray, low: FloatArray, step: FloatArray) -> None:
+    """Add a step to what is the sum of two numbers."""
+    for k in range(number.size):
+        total, lost = two_sum(number[k], step[k])
+        number[k], low[k] = two_sum(total, lost + low[k])
+
+
+@patient_kernel(elements)
+def rounded(number: FloatArray, off: float, error: FloatArray) -> float:
+    """Bound what is off by so much and has been rounded; return the largest size."""
     most = 0.0
-    for k in range(x.size):
-        total[k] = x[k] + step[k]
-        error[k] = off + ROUNDOFF * abs(total[k])
-        most = max(most, abs(total[k]))
+    for k in range(number.size):
+        error[k] = off + ROUNDOFF * abs(number[k])
+        most = max(most, abs(number[k]))
     return most
 
 
@@ -177,6 +177,7 @@ def carried(
     patience: float,
     entries: Entries,
     source: FloatArray,
+    arriving: FloatArray,
     flow: FloatArray,
     flow_rest: FloatArray,
     flow_error: float,
@@ -185,23 +186,27 @@ def carried(
     policy_error: FloatArray,
     discount: float,
     contraction: float,
-    measure: FloatArray,
     scratch: FloatArray,
-) -> tuple[FloatArray, float]:
-    """Find a step that makes a measure better, and bound what their sum is off by, all together.
+) -> tuple[FloatArray, FloatArray, float]:
+    """Find m = source + discount P^T (flow + policy m), of two numbers, and bound its error's sum.
 
-    What flows is off by `flow_error`, all together.
+    What flows is off by `flow_error`, all together, and what it comes to is nearly `arriving`.
     """
-    residual, rest, error, count, moved = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4:]
-    left = (residual, rest, error)
-    flow_residual(
-        *entries, source, flow, flow_rest, policy, low, discount, measure, *left, count
-    )
-    step = solve_transposed(operator, residual)
-    moved_flow(*entries, policy, discount, step, *left, moved)
-    total, turned = left_over(residual, error, measure, step, policy_error)
-    total += contraction * (turned + flow_error)
-    return step, total * patience + lost(patience, total)
+    residual, rest, error, count = scratch[0], scratch[1], scratch[2], scratch[3]
+    measure, measure_low = solve_transposed(operator, arriving), np.zeros(source.size)
+    before, off = np.inf, np.inf
+    for step in range(STEPS):
+        flow_residual(
+            *entries, source, flow, flow_rest, policy, low, discount, measure, measure_low,
+            residual, rest, error, count,
+        )  # fmt: skip
+        size, total, turned = left_over(residual, error, measure, policy_error)
+        off = (total + contraction * (turned + flow_error)) * patience
+        if step == STEPS - 1 or patience * total <= ENOUGH * size or not total < 0.5 * before:
+            break
+        before = total
+        step_on(measure, measure_low, solve_transposed(operator, residual))
+    return measure, measure_low, off + lost(patience, off)
 
 
 @patient_chain
@@ -233,7 +238,7 @@ def centre(
     given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (10, S) and `spare`
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (9, S) and `spare`
     (13, S, A) are 0.
     Returns the largest residual, the largest error of V_F, the objective and its error, the largest
     error of V_L, and dJ/d(temperature) and its error.
@@ -248,33 +253,35 @@ def centre(
     floor, log_policy, log_policy_error, zero = spare[5], spare[6], spare[7], spare[8]
     advantage, advantage_rest, advantage_error = spare[9], spare[10], spare[11]
     influence_rest, nothing, residual, residual_error = spare[12], rows[0], rows[1], rows[2]
+    value_low, leader_low = rows[3], rows[4]
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
 
     # the follower
-    value_gaps(*entries, follower_reward, available, discount, stored, *gaps)
-    soft_policy(
-        *gaps, available, temperature, *found, log_policy_error, residual, residual_error
-    )
-    operator = operator_of(given, *entries, policy, discount)
-    leader = operator
-    if leader_discount != discount:
-        leader = operator_of(given, *entries, policy, leader_discount)
-    correction = solve(operator, residual)
-    moved_gaps(*entries, available, discount, correction, *gaps)
-    soft_policy(
-        *gaps, available, temperature, *found, log_policy_error, residual, residual_error
-    )
-    patience = least_patience(contraction)
-    left = largest(residual, residual_error)
-    value_top = left * patience + lost(patience, left)
+    value[:] = stored
+    patience, left, value_top = least_patience(contraction), np.inf, np.inf
+    for step in range(STEPS):
+        value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
+        soft_policy(
+            *gaps, available, temperature, *found, log_policy_error, residual, residual_error
+        )
+        before, left = left, largest(residual, residual_error)
+        value_top = left * patience + lost(patience, left)
+        enough = value_top <= ENOUGH * temperature or not left < 0.5 * before
+        if step > 0 and enough or step == STEPS - 1:
+            break
+        if step == 0:
+            operator = leader = operator_of(given, *entries, policy, discount)
+            if leader_discount != discount:
+                leader = operator_of(given, *entries, policy, leader_discount)
+        step_on(value, value_low, solve(operator, residual))
     policy_errors(
         policy,
         log_error,
         floor,
         available,
-        *gaps,
-        stored,
-        correction,
+        gap,
+        gap_error,
+        value,
         contraction * value_top + LOST,
         temperature,
         log_policy_error,
@@ -282,44 +289,49 @@ def centre(
         action_value,
         action_value_error,
     )
-    left += 2.0 * ROUNDOFF * moved(stored, correction, value_top, value, value_error)
+    left += 2.0 * ROUNDOFF * rounded(value, value_top, value_error)
 
     # the leader
     leader_patience = least_patience(leader_contraction)
-    rough = solve(leader, averaged(policy, low, leader_reward, zero))
+    leader_value[:] = solve(leader, averaged(policy, leader_reward))
     if leader_discount == 1.0 and not leader_patience < np.inf:
         for s in range(nothing.size):
-            rows[3, s] = 1.0
+            rows[5, s] = 1.0
             for a in range(zero.shape[1]):
                 advantage[s, a] = policy_error[s, a] + abs(low[s, a])
-        steps = solve(leader, rows[3])
+        steps = solve(leader, rows[5])
         for s in range(nothing.size):
             if not 0.0 < steps[s] < MOST_STEPS:
-                rough[s] = np.nan  # play is to end, and in float64 does not
+                leader_value[s] = np.nan  # play is to end, and in float64 does not
         leader_patience = shown_patience(*entries, policy, advantage, terms, steps)
-    value_gaps(*entries, leader_reward, available, leader_discount, rough, *gaps)
-    correction = solve(leader, averaged(policy, low, gap, rest))
-    moved_gaps(*entries, available, leader_discount, correction, *gaps)
-    top = advantages(
-        *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error
-    )
-    leader_top = top * leader_patience + lost(leader_patience, top)
+    top, leader_top = np.inf, np.inf
+    for step in range(STEPS):
+        value_gaps(
+            *entries, leader_reward, available, leader_discount, leader_value, leader_low, *gaps
+        )
+        before = top
+        top, most = advantages(
+            *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error
+        )
+        leader_top = top * leader_patience + lost(leader_patience, top)
+        if step == STEPS - 1 or leader_top <= ENOUGH * most or not top < 0.5 * before:
+            break
+        step_on(leader_value, leader_low, solve(leader, residual))
     objective, objective_error = evaluate(
         initial,
         gap,
         available,
-        rough,
-        correction,
-        leader_top,
         leader_value,
+        leader_low,
+        leader_top,
         leader_action_value,
     )
-    moved(rough, correction, leader_top, leader_value, leader_error)
-    measure = solve_transposed(leader, initial)
-    step, off = carried(
+    rounded(leader_value, leader_top, leader_error)
+    measure, measure_low, off = carried(
         leader,
         leader_patience,
         entries,
+        initial,
         initial,
         zero,
         zero,
@@ -329,10 +341,10 @@ def centre(
         policy_error,
         leader_discount,
         leader_contraction,
-        measure,
-        rows[3:],
+        rows[5:],
     )
-    moved(measure, step, off, occupancy, occupancy_error)
+    occupancy[:] = measure
+    rounded(occupancy, off, occupancy_error)
 
     # the influence
     flow_error = influence_sources(
@@ -340,7 +352,7 @@ def centre(
         low,
         policy_error,
         measure,
-        step,
+        measure_low,
         off,
         advantage,
         advantage_rest,
@@ -356,12 +368,12 @@ def centre(
         influence_error,
         residual,
     )
-    measure = solve_transposed(operator, residual)
-    step, off = carried(
+    measure, measure_low, off = carried(
         operator,
         patience,
         entries,
         nothing,
+        residual,
         influence,
         influence_rest,
         flow_error,
@@ -370,8 +382,7 @@ def centre(
         policy_error,
         discount,
         contraction,
-        measure,
-        rows[3:],
+        rows[5:],
     )
     slope, slope_error = pair_measures(
         policy,
@@ -383,7 +394,6 @@ def centre(
         occupancy,
         occupancy_error,
         measure,
-        step,
         off,
         least,
         LOST,

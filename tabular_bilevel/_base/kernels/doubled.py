@@ -16,8 +16,6 @@ __all__ = [
     "exponential",
     "flow_residual",
     "influence_sources",
-    "moved_flow",
-    "moved_gaps",
     "outward",
     "pair_measures",
     "policy_errors",
@@ -128,14 +126,16 @@ def value_gaps(
     available: BoolArray,
     discount: float,
     value: FloatArray,
+    low: FloatArray,
     gap: FloatArray,
     rest: FloatArray,
     error: FloatArray,
 ) -> None:
     """Compute r + discount P v - v(s) with twice float64's digits, as the sum of gap and rest.
 
-    With n terms it is off by less than 4 (n + 8)^2 roundings squared, relative to the terms' sizes:
-    that is `error`. 0 where an action is unavailable.
+    v is the sum of value and low, a rounding of it. With n terms the gaps are off by less than
+    (n + 5)^2 roundings squared, relative to the terms' sizes: that is `error`. 0 where an action is
+    unavailable.
     """
     n_states, n_actions = reward.shape
     for s in range(n_states):
@@ -146,63 +146,25 @@ def value_gaps(
                 continue
             row = s * n_actions + a
             first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
-            high, low, size = 0.0, 0.0, 0.0
+            high, more, size = 0.0, 0.0, 0.0
             something = reward[s, a] != 0.0 or here != 0.0
             for k in range(first, last):
-                ahead = value[np.uint64(indices[k])]  # no sign to look at
+                j = np.uint64(indices[k])  # no sign to look at
+                ahead = value[j]
                 something = something or ahead != 0.0
                 product, slip = two_product(data[k], ahead)
                 high, lost = two_sum(high, product)
-                low += lost + slip
+                more += lost + (slip + data[k] * low[j])
                 size += abs(product)
             high, slip = two_product(discount, high)
-            low = discount * low + slip
+            more = discount * more + slip
             high, lost = two_sum(high, reward[s, a])
-            low += lost
+            more += lost
             high, lost = two_sum(high, -here)
-            gap[s, a], rest[s, a] = two_sum(high, low + lost)
-            n = last - first + 8.0
+            gap[s, a], rest[s, a] = two_sum(high, more + (lost - low[s]))
+            n = last - first + 5.0
             size = discount * size + abs(reward[s, a]) + abs(here)
-            error[s, a] = 4.0 * n * n * ROUNDOFF * ROUNDOFF * size
-            if something:
-                error[s, a] += n * UNDERFLOW
-
-
-@patient_kernel(elements)
-def moved_gaps(
-    indptr: IntArray,
-    indices: IntArray,
-    data: FloatArray,
-    available: BoolArray,
-    discount: float,
-    correction: FloatArray,
-    gap: FloatArray,
-    rest: FloatArray,
-    error: FloatArray,
-) -> None:
-    """Turn the gaps of v, as `value_gaps` left them, into those of v + correction.
-
-    What the correction adds is rounded as float64 is; `error` comes to bound that, too.
-    """
-    n_states, n_actions = gap.shape
-    for s in range(n_states):
-        here = correction[s]
-        for a in range(n_actions):
-            if not available[s, a]:
-                continue
-            row = s * n_actions + a
-            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
-            ahead, size = 0.0, 0.0
-            something = here != 0.0
-            for k in range(first, last):
-                following = correction[np.uint64(indices[k])]
-                something = something or following != 0.0
-                ahead += data[k] * following
-                size += data[k] * abs(following)
-            n = last - first + 8.0
-            size = discount * size + abs(here)
-            error[s, a] += ROUNDOFF * (abs(rest[s, a]) + n * size)
-            gap[s, a], rest[s, a] = two_sum(gap[s, a], rest[s, a] + (discount * ahead - here))
+            error[s, a] = n * n * ROUNDOFF * ROUNDOFF * size
             if something:
                 error[s, a] += n * UNDERFLOW
 
@@ -219,15 +181,16 @@ def flow_residual(
     policy_rest: FloatArray,
     discount: float,
     measure: FloatArray,
+    low: FloatArray,
     residual: FloatArray,
     rest: FloatArray,
     error: FloatArray,
     count: FloatArray,
 ) -> None:
-    """Compute source + discount P^T (flow + policy m) - m, as the sum of residual and rest.
+    """Compute source + discount P^T (flow + policy m) - m with twice float64's digits, then round.
 
-    As `value_gaps`, with twice float64's digits, which flow and policy have, and `error` a bound;
-    `count` of each state's terms has length S.
+    So many have flow, policy and m, the sum of measure and low. `error` bounds what the residual is
+    off by; `rest` and `count`, of length S, are scratch.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
@@ -240,7 +203,7 @@ def flow_residual(
                 continue
             product, slip = two_product(chance, here)
             leaving, lost = two_sum(moved, product)
-            extra = lost + (slip + policy_rest[s, a] * here + flow_rest[s, a])
+            extra = lost + (slip + (policy_rest[s, a] * here + chance * low[s]) + flow_rest[s, a])
             weight = abs(moved) + abs(product)
             row = s * n_actions + a
             for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
@@ -253,60 +216,16 @@ def flow_residual(
     for s in range(n_states):
         here, start, n = measure[s], source[s], count[s]
         high, slip = two_product(discount, residual[s])
-        low = discount * rest[s] + slip
+        more = discount * rest[s] + slip
         high, slip = two_sum(high, start)
-        low += slip
+        more += slip
         high, slip = two_sum(high, -here)
-        residual[s], rest[s] = two_sum(high, low + slip)
+        residual[s] = high + (more + (slip - low[s]))
         total = discount * error[s] + abs(start) + abs(here)
         something = total > 0.0 or (discount > 0.0 and n > 0.0)
-        n += 12.0
-        error[s] = 4.0 * n * n * ROUNDOFF * ROUNDOFF * total
+        n += 9.0
+        error[s] = n * n * ROUNDOFF * ROUNDOFF * total + ROUNDOFF * abs(residual[s])
         if something:
-            error[s] += n * UNDERFLOW
-
-
-@patient_kernel(elements)
-def moved_flow(
-    indptr: IntArray,
-    indices: IntArray,
-    data: FloatArray,
-    policy: FloatArray,
-    discount: float,
-    step: FloatArray,
-    residual: FloatArray,
-    rest: FloatArray,
-    error: FloatArray,
-    moved: FloatArray,
-) -> None:
-    """Turn the residual of m, as `flow_residual` left it, into that of m + step.
-
-    `residual` is rounded, once; `error` comes to bound how far it is off. `moved` is scratch, of
-    shape (3, S).
-    """
-    n_states, n_actions = policy.shape
-    for s in range(n_states):
-        moved[0, s] = moved[1, s] = moved[2, s] = 0.0
-    for s in range(n_states):
-        here = step[s]
-        if here == 0.0:
-            continue
-        for a in range(n_actions):
-            leaving = policy[s, a] * here
-            row = s * n_actions + a
-            if policy[s, a] != 0.0:
-                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                    j = np.uint64(indices[k])
-                    arriving = data[k] * leaving
-                    moved[0, j] += arriving
-                    moved[1, j] += abs(arriving)
-                    moved[2, j] += 1.0
-    for s in range(n_states):
-        n = moved[2, s] + 12.0
-        tiny = discount * moved[1, s] + abs(step[s])
-        residual[s] += rest[s] + (discount * moved[0, s] - step[s])
-        error[s] += ROUNDOFF * (abs(residual[s]) + n * tiny)
-        if tiny > 0.0 or (discount > 0.0 and n > 12.0):
             error[s] += n * UNDERFLOW
 
 
@@ -461,10 +380,8 @@ def policy_errors(
     spare: FloatArray,
     available: BoolArray,
     gap: FloatArray,
-    rest: FloatArray,
     gap_error: FloatArray,
     value: FloatArray,
-    correction: FloatArray,
     ahead_error: float,
     temperature: float,
     log_policy_error: FloatArray,
@@ -474,23 +391,21 @@ def policy_errors(
 ) -> None:
     """Bound what the policy is off by, as the value ahead is off by `ahead_error` at most.
 
-    The error of its logarithm grows by it. The action values are those of value + correction; 0
-    where an action is unavailable.
+    The error of its logarithm grows by it. The action values are those of the value; 0 where an
+    action is unavailable.
     """
     n_states, n_actions = policy.shape
     off = 2.0 * ahead_error / temperature
     for s in range(n_states):
-        here = value[s] + correction[s]
-        size = abs(value[s]) + abs(correction[s])
-        choices = 0
+        here, choices = value[s], 0
         for a in range(n_actions):
             error[s, a] = action_value[s, a] = action_value_error[s, a] = 0.0
             if available[s, a]:
                 choices += 1
         for a in range(n_actions):
             if available[s, a]:
-                rounding = 3.0 * ROUNDOFF * (abs(gap[s, a]) + size)
-                action_value[s, a] = gap[s, a] + (here + rest[s, a])
+                rounding = 3.0 * ROUNDOFF * (abs(gap[s, a]) + abs(here))
+                action_value[s, a] = gap[s, a] + here
                 action_value_error[s, a] = gap_error[s, a] + rounding + ahead_error
                 if choices > 1:
                     log_off = log_error[s, a] + off
@@ -625,15 +540,15 @@ def advantages(
     advantage: FloatArray,
     advantage_rest: FloatArray,
     advantage_error: FloatArray,
-) -> float:
-    """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages, and bound V's residual.
+) -> tuple[float, float]:
+    """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages and V's residual, their mean.
 
     Gaps, policy and advantages are the sums of two numbers each; the policy is off by
     `policy_error`. To the errors of the advantages, what V is off by is still to be added. Returns
-    the largest bound.
+    a bound of the largest residual, and the largest advantage.
     """
     n_states, n_actions = gap.shape
-    largest = 0.0
+    largest, most = 0.0, 0.0
     for s in range(n_states):
         mean, mean_rest, off = 0.0, 0.0, 0.0
         for a in range(n_actions):
@@ -652,10 +567,11 @@ def advantages(
             high, lost = two_sum(total, lost + (rest[s, a] - mean_rest))
             advantage[s, a], advantage_rest[s, a] = high, lost
             advantage_error[s, a] = error[s, a] + DOUBLED * size + off
-        residual[s] = abs(mean) + off
-        if not residual[s] <= largest:  # a NaN stays
-            largest = residual[s]
-    return largest
+            most = max(most, abs(high))
+        residual[s] = mean
+        if not abs(mean) + off <= largest:  # a NaN stays
+            largest = abs(mean) + off
+    return largest, most
 
 
 @patient_kernel(elements)
@@ -663,32 +579,29 @@ def evaluate(
     start: FloatArray,
     gap: FloatArray,
     available: BoolArray,
-    stored: FloatArray,
-    correction: FloatArray,
-    value_error: float,
     value: FloatArray,
+    low: FloatArray,
+    value_error: float,
     action_value: FloatArray,
 ) -> tuple[float, float]:
-    """Add up stored and correction, which are off by `value_error`, and weigh them at the start.
+    """Weigh a value, the sum of two numbers and off by `value_error`, at the start.
 
     Returns the objective, and what it is off by.
     """
     n_states, n_actions = gap.shape
     objective, rest, error = 0.0, 0.0, 0.0
     for s in range(n_states):
-        value[s] = stored[s] + correction[s]
         for a in range(n_actions):
             action_value[s, a] = gap[s, a] + value[s] if available[s, a] else 0.0
         if start[s] > 0.0:
-            product, slip = two_product(start[s], stored[s])
+            product, slip = two_product(start[s], value[s])
             objective, lost = two_sum(objective, product)
-            rest += slip + (lost + start[s] * correction[s])
-            size = DOUBLED * n_states * abs(stored[s]) + 4.0 * ROUNDOFF * abs(correction[s])
-            error += start[s] * (value_error + size)
+            rest += slip + (lost + start[s] * low[s])
+            error += start[s] * (value_error + n_states * DOUBLED * abs(value[s]))
             if value[s] != 0.0 or value_error != 0.0:
                 error += UNDERFLOW
-    error += ROUNDOFF * abs(objective + rest)
-    return objective + rest, error
+    objective += rest
+    return objective, error + ROUNDOFF * abs(objective)
 
 
 @patient_kernel(elements)
@@ -697,7 +610,7 @@ def influence_sources(
     low: FloatArray,
     policy_error: FloatArray,
     measure: FloatArray,
-    step: FloatArray,
+    measure_low: FloatArray,
     measure_error: float,
     advantage: FloatArray,
     advantage_rest: FloatArray,
@@ -717,7 +630,8 @@ def influence_sources(
 ) -> float:
     """Compute w = d pi A / temperature, the sum of two numbers, and a bound of its error.
 
-    d is the sum of measure and step, off by `measure_error` in all, and each advantage is off by
+    In each state w adds up to 0, which the likeliest action makes up for. d is the sum of measure
+    and its low part, off by `measure_error` in all, and each advantage is off by
     `ahead_error` more than it says. `arrivals` is discount P^T w, unbounded. Returns a bound of the
     sum of all errors.
 
@@ -729,18 +643,21 @@ def influence_sources(
         arrivals[s] = 0.0
     all_errors, worst = 0.0, 0.0
     for s in range(n_states):
-        choices = 0
+        best, choices = 0, 0
         for a in range(n_actions):
             source[s, a] = source_rest[s, a] = source_error[s, a] = 0.0
             choices += available[s, a]
+            if policy[s, a] > policy[s, best]:
+                best = a
         if choices < 2:
             continue
-        here, here_rest = two_sum(measure[s], step[s])
-        lasting, turns = abs(measure[s]) + abs(step[s]), 0.0
+        here, here_rest = measure[s], measure_low[s]
+        lasting, turns = abs(here) + abs(here_rest), 0.0
+        total, total_rest, total_error = 0.0, 0.0, 0.0
         for a in range(n_actions):
             unsure = advantage_error[s, a] + ahead_error
             better = abs(advantage[s, a]) + unsure
-            if not available[s, a] or better == 0.0:
+            if a == best or not available[s, a] or better == 0.0:
                 continue
             w, rest = product_of(policy[s, a], low[s, a], advantage[s, a], advantage_rest[s, a])
             w, rest = product_of(w, rest, here, here_rest)
@@ -752,32 +669,36 @@ def influence_sources(
             off = (off + lost) / temperature + 4.0 * DOUBLED * abs(w) + least
             source[s, a], source_rest[s, a] = w, rest
             source_error[s, a] = off + measure_error * likely / temperature
-            all_errors += off
+            more, lost = two_sum(total, w)
+            total, total_rest = two_sum(more, lost + (total_rest + rest))
+            total_error += off + (n_actions + 2.0) * DOUBLED * abs(w)
             turns += likely
+        # an error of its own would be one of 1, where the others' are of their probabilities
+        source[s, best], source_rest[s, best] = -total, -total_rest
+        source_error[s, best] = total_error + measure_error * turns / temperature
+        all_errors += 2.0 * total_error
+        if not 2.0 * turns <= worst:  # a NaN stays
+            worst = 2.0 * turns
+        for a in range(n_actions):
             row = s * n_actions + a
             for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                arrivals[np.uint64(indices[k])] += discount * data[k] * w
-        if not turns <= worst:  # a NaN stays
-            worst = turns
+                arrivals[np.uint64(indices[k])] += discount * data[k] * source[s, a]
     return all_errors + measure_error * worst / temperature
 
 
 @patient_kernel(elements)
 def left_over(
-    residual: FloatArray,
-    error: FloatArray,
-    measure: FloatArray,
-    step: FloatArray,
-    policy_error: FloatArray,
-) -> tuple[float, float]:
-    """Add up the sizes of a residual, off by `error`, and of what a wrong policy moves."""
-    total, moved = 0.0, 0.0
+    residual: FloatArray, error: FloatArray, measure: FloatArray, policy_error: FloatArray
+) -> tuple[float, float, float]:
+    """Add up a measure, its residual, off by `error`, and what a wrong policy moves, by size."""
+    size, total, moved = 0.0, 0.0, 0.0
     for s in range(measure.size):
+        lasting = abs(measure[s]) * (1.0 + 2.0 * ROUNDOFF)
+        size += lasting
         total += abs(residual[s]) + error[s]
-        lasting = abs(measure[s]) + abs(step[s])
         for a in range(policy_error.shape[1]):
             moved += policy_error[s, a] * lasting
-    return total, moved
+    return size, total, moved
 
 
 @patient_kernel(elements)
@@ -791,7 +712,6 @@ def pair_measures(
     occupancy: FloatArray,
     occupancy_error: FloatArray,
     measure: FloatArray,
-    step: FloatArray,
     measure_error: float,
     least: float,
     lost: float,
@@ -800,7 +720,7 @@ def pair_measures(
     influence: FloatArray,
     influence_error: FloatArray,
 ) -> tuple[float, float]:
-    """Spread measures of states over their actions: d pi, and w + pi n, n of measure and step.
+    """Spread measures of states over their actions: d pi, and w + pi n.
 
     `influence` and its error hold w to begin with, and the policy's comes to hold its rounding,
     too. Bounds that are not 0 for a reason of structure are at least `least` or `lost`. Returns - sum mu log pi, and by how much it is off.
@@ -810,7 +730,7 @@ def pair_measures(
     terms = n_states * n_actions + 2.0
     for s in range(n_states):
         lasting, off = abs(occupancy[s]), occupancy_error[s]
-        size = abs(measure[s]) + abs(step[s])
+        size = abs(measure[s])
         error = measure_error + ROUNDOFF * size
         for a in range(n_actions):
             policy_error[s, a] += abs(low[s, a])
@@ -819,7 +739,7 @@ def pair_measures(
             pairs_error[s, a] = off * (chance + turned) + lasting * turned
             pairs_error[s, a] += 2.0 * ROUNDOFF * abs(pairs[s, a])
             w = influence[s, a]
-            mu = w + chance * (measure[s] + step[s])
+            mu = w + chance * measure[s]
             mu_error = influence_error[s, a] + turned * (size + error) + chance * error
             mu_error += ROUNDOFF * (4.0 * abs(w) + 3.0 * chance * size)
             if available[s, a]:
