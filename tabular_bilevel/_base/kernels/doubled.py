@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic, overload
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_kernel
@@ -87,7 +90,6 @@ def two_sum(x: float, y: float) -> tuple[float, float]:
     return total, (x - (total - part)) + (y - part)
 
 
-@kernel
 def two_product(x: float, y: float) -> tuple[float, float]:
     """Product and its rounding error, exactly (Dekker, "A floating-point technique", 1971)."""
     product = x * y
@@ -98,6 +100,24 @@ def two_product(x: float, y: float) -> tuple[float, float]:
     x_low, y_low = x - x_high, y - y_high
     error = x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
     return product, error
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fused(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x y + z, rounded once: an instruction, where the processor has it."""
+    number = types.float64
+    return number(number, number, number), lambda _, builder, __, given: builder.fma(*given)
+
+
+@overload(two_product)  # type: ignore[untyped-decorator]
+def two_product_compiled(x, y):  # type: ignore[no-untyped-def]
+    """Find the same pair of numbers in compiled code."""
+
+    def by_fusion(x, y):  # type: ignore[no-untyped-def]
+        product = x * y
+        return product, fused(x, y, -product)
+
+    return by_fusion
 
 
 @kernel
