@@ -162,7 +162,7 @@ def test_all_routes_agree(problem):
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 def test_results_are_bounded_and_enclosed(problem, explicit, monkeypatch):
     pytest.importorskip("flint")
-    monkeypatch.setattr(bounding, "EXPLICIT_STATES", explicit)
+    monkeypatch.setattr(bounding, "is_banded", lambda _: explicit > 0)
     theta = theta_of(problem)
     result, proof = tb.hypergradient(problem, theta), tb.enclose(problem, theta)
     assert result.accuracy.level is tb.Level.BOUNDED
@@ -276,7 +276,7 @@ RARELY = {"follower_reward": [[1000.0, 0.0]]}
 )
 @pytest.mark.parametrize("explicit", [200, 0])
 def test_float64_does_not_solve_what_it_cannot_see_the_end_of(base, call, explicit, monkeypatch):
-    monkeypatch.setattr(bounding, "EXPLICIT_STATES", explicit)
+    monkeypatch.setattr(bounding, "is_banded", lambda _: explicit > 0)
     features = np.zeros((base.follower_reward.size, 1))
     features[0] = 1e-3
     problem = tb.FeatureProblem(base, follower_reward=features)

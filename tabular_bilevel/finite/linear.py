@@ -29,7 +29,6 @@ __all__ = [
     "LinearSystem",
     "discounted_system",
     "factored_system",
-    "policy_inverse",
     "policy_system",
     "policy_transition",
 ]
@@ -37,10 +36,6 @@ __all__ = [
 # Measured on random graphs: a solve by factors takes as long as one by sweeps, 0.9 ms; at 400
 # states thirty times as long.
 DENSE_STATES = 150
-
-# States squared times the band's half width, up to which elimination within the band inverts faster
-# than LAPACK. Measured: 45 against 146 us in four rooms, level on random graphs of 100 states.
-LARGEST_BAND_INVERSE = 1_000_000
 
 # Residuals are asked for at this multiple of rounding, relative to the terms they are made of;
 # where they get no smaller, the second will do.
@@ -405,29 +400,6 @@ def _require_steps(steps: FloatArray) -> None:
             "ends the episode too rarely for float64, if it does: the expected number of steps "
             f"comes out as {steps[endless][0]:.3g}"
         )
-
-
-def policy_inverse(model: Model, policy: FloatArray, discount: float) -> FloatArray:
-    """Invert I - discount * P_policy, shape (S, S); for small models."""
-    n_states, weights = model.n_states, _policy_weights(model, policy)
-    place, width = model.band
-    if n_states**2 * width <= LARGEST_BAND_INVERSE:
-        kernel, band = model.transition, np.empty((n_states, 2 * width + 1))
-        rows, inverse = np.empty((2, n_states, n_states))
-        kernels.invert_band(
-            kernel.indptr, kernel.indices, weights, discount, place, band, rows, inverse
-        )
-    else:  # at half the cost of solving for the unit vectors
-        factors, pivots, _ = scipy.linalg.lapack.dgetrf(
-            _policy_matrix(model, weights, discount).T, overwrite_a=True
-        )
-        inverse, singular = scipy.linalg.lapack.dgetri(factors, pivots, overwrite_lu=True)
-        inverse = (
-            np.ascontiguousarray(inverse.T) if singular == 0 else np.full_like(inverse, np.inf)
-        )
-    if discount == 1.0:
-        _require_steps(inverse.sum(axis=1))
-    return inverse
 
 
 def _policy_weights(model: Model, policy: FloatArray) -> FloatArray:

@@ -10,7 +10,6 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
-    "invert_band",
     "leader_measures",
     "linear_sweeps",
     "look_ahead",
@@ -267,53 +266,6 @@ def factor_band(
             flat[below] = factor
             for j in range(1, width + 1):
                 flat[np.uint64(below + j)] -= factor * flat[np.uint64(second + 1 + j)]
-
-
-@patient_kernel(lambda *arguments: arguments[5].size * arguments[7].shape[0])
-def invert_band(
-    indptr: IntArray,
-    indices: IntArray,
-    weights: FloatArray,
-    discount: float,
-    place: IntArray,
-    band: FloatArray,
-    rows: FloatArray,
-    inverse: FloatArray,
-) -> None:
-    """Invert I - discount P_policy by the factors of `factor_band`: nothing cancels.
-
-    `rows` (S, S) is scratch.
-    """
-    factor_band(indptr, indices, weights, discount, place, band)
-    n, width = band.shape[0], band.shape[1] // 2
-    for step in range(2 * n):  # down by L, and up by U
-        i, down = step if step < n else 2 * n - 1 - step, step < n
-        if down:
-            for c in range(n):
-                rows[i, c] = 0.0
-            rows[i, i] = 1.0
-        first, end = (max(0, i - width), i) if down else (i + 1, min(i + width + 1, n))
-        while first < end and band[i, first - i + width] == 0.0:
-            first += 1
-        while first < end and band[i, end - 1 - i + width] == 0.0:
-            end -= 1
-        for j in range(first, end, 4):  # of four rows at a time
-            k = j - i + width
-            j1, j2, j3 = min(j + 1, end - 1), min(j + 2, end - 1), min(j + 3, end - 1)
-            f0, f1 = band[i, k], band[i, k + 1] if j + 1 < end else 0.0
-            f2 = band[i, k + 2] if j + 2 < end else 0.0
-            f3 = band[i, k + 3] if j + 3 < end else 0.0
-            for c in range(j3 + 1 if down else n):  # L's inverse is a triangle
-                rows[i, c] -= (f0 * rows[j, c] + f1 * rows[j1, c]) + (
-                    f2 * rows[j2, c] + f3 * rows[j3, c]
-                )
-        if not down:
-            scale = 1.0 / band[i, width]
-            for c in range(n):
-                rows[i, c] *= scale
-    for s in range(n):
-        for t in range(n):
-            inverse[s, t] = rows[place[s], place[t]]
 
 
 @kernel
