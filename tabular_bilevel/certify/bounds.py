@@ -254,7 +254,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         _row_terms(model),
         UNDERFLOW,
         response.value,
-        np.zeros((9, n_states)),
+        np.zeros((10, n_states)),
         np.zeros((13, *shape)),
         states,
         tables,

@@ -238,7 +238,7 @@ def centre(
     given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (9, S) and `spare`
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (10, S) and `spare`
     (13, S, A) are 0.
     Returns the largest residual, the largest error of V_F, the objective and its error, the largest
     error of V_L, and dJ/d(temperature) and its error.
@@ -262,7 +262,7 @@ def centre(
     for step in range(STEPS):
         value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
         soft_policy(
-            *gaps, available, temperature, *found, log_policy_error, residual, residual_error
+            *gaps, available, temperature, *found, log_policy_error, residual, residual_error, rows[5:]
         )
         before, left = left, largest(residual, residual_error)
         value_top = left * patience + lost(patience, left)
