@@ -1,22 +1,15 @@
 """Proven bounds of what a float64 result is off by, at any size (theory.md section 12).
 
-The bounds are a posteriori: they trust no solver. From the stored numbers one step of refinement
-makes a *centre*, whose residuals compiled loops compute anew with twice float64's digits, and a
-chain of inequalities leads from the residuals to the gradient:
+The bounds are a posteriori: they trust no solver. From the stored value, steps of refinement make a
+*centre*: V, the policy, V_L, d_L, the influence's source and n, each the sum of two float64
+numbers. Compiled loops compute its residuals with twice float64's digits, and these are so small
+that the plainest inequalities do:
 
-1. Value. T V - V is the centre's residual. By the mean value theorem V* - V = (I - gamma_F P_m)^-1
-   (T V - V), for a policy m between that of V and the optimal one.
-2. Policy. log pi*(a|s) - log pi(a|s) = gamma_F (P(s,a) - P_m(s)) (V* - V) / temperature: what all
-   actions of a state share drops out.
-3. Leader. The error of V_L solves (I - gamma_L P_pi*) e = sum_a pi* A_L, with the centre's A_L.
-   Those of d_L and n solve transposed equations, whose sources have mass zero in each state, so
-   that here, too, only differences between actions count; what rounding leaves of the mass is
-   counted apart.
-4. The stored numbers: their distance to the centre, plus the centre's bound.
-
-The inverses are those of M-matrices: not negative, so sizes bound sizes. A small model's is formed
-and verified. On a large model a solver proposes an x >= 0 with (I - gamma P) x >= b, and a product
-shows what it lacks.
+1. Value. The residual T V - V, divided by 1 - gamma_F.
+2. Policy. Its logarithm is off by 2 gamma_F / temperature times that, and by what exp is.
+3. Leader. The mean of A_L under the exact policy, divided by 1 - gamma_L.
+4. Measures. What their equations lack, all states together, divided by 1 - gamma.
+5. The stored numbers: their distance to the centre, rounding above all, plus the centre's bound.
 
 Assumed are IEEE double precision with rounding to nearest, and exp and log within 4 units in the
 last place. The truth is that of the tables as stored.
@@ -46,7 +39,6 @@ from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
-    largest,
     require_ieee_arithmetic,
 )
 from tabular_bilevel.derivatives import Reach, reach
@@ -79,7 +71,7 @@ def error_bounds(
     """Bound what the numbers of a finished result are off by.
 
     The solver that made the result is not trusted: a wrong one makes the bounds large, not wrong.
-    The cost is a factorisation for each of the two discounts, some solves and some products.
+    The cost is a factorisation for each of the two discounts, some solves and some passes.
 
     Parameters
     ----------
@@ -238,10 +230,13 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     entries, shape, n_states = _entries(model), model.available.shape, model.n_states
     discounts = model.follower_discount, model.leader_discount
     contractions = [_contraction(model, gamma) for gamma in discounts]
-    way, given = (kernels.centre, model.band) if is_banded(model) else (_factored_centre(), model)
+    way: Callable[..., tuple[float, ...]] = _factored_centre()
+    given: Any = model
+    if is_banded(model):
+        way, given = kernels.centre, model.band
     states, tables = np.empty((3, n_states)), np.empty((5, *shape))
     state_errors, table_errors = np.empty((3, n_states)), np.empty((4, *shape))
-    left, value_top, objective, objective_error, leader_top, slope, slope_error = way(
+    left, objective, objective_error, leader_top, slope, slope_error = way(
         given,
         entries,
         model.available,

@@ -105,12 +105,12 @@ def two_product(x: float, y: float) -> tuple[float, float]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def fused(typing: Any, x: Any, y: Any, z: Any) -> Any:
-    """x y + z, rounded once: an instruction, where the processor has it."""
+    """Compute x y + z, rounded once: an instruction, where the processor has it."""
     number = types.float64
     return number(number, number, number), lambda _, builder, __, given: builder.fma(*given)
 
 
-@overload(two_product)  # type: ignore[untyped-decorator]
+@overload(two_product)
 def two_product_compiled(x, y):  # type: ignore[no-untyped-def]
     """Find the same pair of numbers in compiled code."""
 
@@ -760,8 +760,9 @@ def pair_measures(
 ) -> tuple[float, float]:
     """Spread measures of states over their actions: d pi, and w + pi n.
 
-    `influence` and its error hold w to begin with, and the policy's comes to hold its rounding,
-    too. Bounds that are not 0 for a reason of structure are at least `least` or `lost`. Returns - sum mu log pi, and by how much it is off.
+    `influence` and its error hold w to begin with, and the policy's error comes to hold its
+    rounding, too. Bounds that are not 0 for a reason of structure are at least `least` or `lost`.
+    Returns - sum mu log pi, and by how much it is off.
     """
     n_states, n_actions = policy.shape
     slope, slope_error = 0.0, 0.0
