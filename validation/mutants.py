@@ -264,9 +264,9 @@ MUTANTS = (
     ),
     Mutant(
         "a budget's pullback with a wrong sign",
-        "Budget.pullback",
-        "centred.fill(-share[:-1].dot(gradient))",
-        "centred.fill(share[:-1].dot(gradient))",
+        "pull_back_shares",
+        "factor * share[row, k] * (slope - mean)",
+        "factor * share[row, k] * (slope + mean)",
         (f"{BOUNDS}::test_bounds_of_a_budget_hold", RIGHT),
     ),
     Mutant(
@@ -278,7 +278,7 @@ MUTANTS = (
     ),
     Mutant(
         "what underflows in a pullback is 0",
-        "pullback_errors",
+        "pull_back",
         "            bound[row] += n * UNDERFLOW\n",
         "            bound[row] += 0.0\n",
         (f"{KERNELS}::test_pulled_back_errors_are_0_only_where_nothing_is",),
@@ -467,9 +467,9 @@ MUTANTS = (
     ),
     Mutant(
         "shares whose mean is known exactly",
-        "softmax_errors",
-        "here, off = 0.0, mean_off + 3.0 * lost",
-        "here, off = 0.0, 3.0 * lost",
+        "pull_back_shares",
+        "slope, size, off = 0.0, 0.0, mean_off + 3.0 * lost",
+        "slope, size, off = 0.0, 0.0, 3.0 * lost",
         (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
     ),
     Mutant(

@@ -185,9 +185,16 @@ class FeatureProblem:
         The features are taken as stored, and so is the kernel at theta: its derivative is
         P (F - mean of F under P) with the stored P.
         """
-        theta, base = as_theta(theta, self.n_parameters), self.base
+        return self._bounded_pullback(theta, sensitivities, bounds)[1]
+
+    @quiet
+    def _bounded_pullback(
+        self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray]:
+        """Pull back and bound in one pass."""
         if self.moves_rewards_only:
-            return self._slopes.reach(sensitivities, bounds)
+            return self._slopes.bounded_dot(sensitivities, bounds)
+        theta, base = as_theta(theta, self.n_parameters), self.base
         tilted: dict[str, Any] = {"transition_shift": np.zeros(1), "initial_shift": 0.0}
         if self.transition.nnz:
             kernel = self._kernel(theta)
@@ -213,7 +220,8 @@ class FeatureProblem:
             temperature, slope = self._temperature(theta), abs(sensitivities.temperature)
             off = at_least(temperature * bounds.temperature, bounds.temperature + slope)
             tilted["temperature"] = float(off)
-        return self._slopes.reach(self._tilted(theta, sensitivities), replace(bounds, **tilted))
+        measures = self._tilted(theta, sensitivities)
+        return self._slopes.bounded_dot(measures, replace(bounds, **tilted))
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:

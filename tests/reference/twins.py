@@ -527,10 +527,10 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
     return slopes, errors, shift
 
 
-def pullback_errors(matrix, slopes, errors, roundings):
-    """Bound what matrix @ slopes is off by, if slopes are off by `errors`, row by row."""
-    n = np.diff(matrix.indptr)
-    return abs(matrix) @ errors + (n + roundings) * 2.0**-53 * (abs(matrix) @ abs(slopes))
+def pull_back(matrix, slopes, errors, roundings):
+    """Multiply, and bound what that is off by, if slopes are off by `errors`, row by row."""
+    off = (np.diff(matrix.indptr) + roundings) * 2.0**-53 * (abs(matrix) @ abs(slopes))
+    return {"pulled": matrix @ slopes, "bound": abs(matrix) @ errors + off}
 
 
 def outward(bounds, factor, least):
@@ -673,12 +673,17 @@ def pair_measures(
     }
 
 
-def softmax_errors(share, size, errors, roundings):
-    """Bound what p (g - mean of g) is off by, row by row; left out at the end, g is 0."""
-    missing = ((0, 0), (0, share.shape[1] - size.shape[1]))
-    size, errors = np.pad(size, missing), np.pad(errors, missing)
-    off = errors + 2.0**-53 * roundings * size
-    return {"bound": share * (off + (share * off).sum(axis=1, keepdims=True)), "numbers": ()}
+def pull_back_shares(share, slopes, errors, roundings, factor):
+    """Compute factor * p (g - mean of g) by rows, and its error; left out at the end, g is 0."""
+    missing = ((0, 0), (0, share.shape[1] - slopes.shape[1]))
+    slopes, errors = np.pad(slopes, missing), np.pad(errors, missing)
+    off = errors + 2.0**-53 * roundings * abs(slopes)
+    mean, mean_off = ((share * x).sum(axis=1, keepdims=True) for x in (slopes, off))
+    return {
+        "pulled": factor * share * (slopes - mean),
+        "bound": abs(factor) * share * (off + mean_off),
+        "numbers": (),
+    }
 
 
 def advantages(gap, error, policy, policy_error, aside, reach):
