@@ -210,18 +210,15 @@ def measures_call(model):
     response = tb.solve_follower(model)
     tables = ("leader_reward", "initial", "follower_discount", "leader_discount", "temperature")
     inputs = kernel_of(model) | {name: getattr(model, name) for name in tables}
-    inputs |= {"follower_value": response.value, "policy": response.policy, "place": place}
-    states, pairs, stored = model.n_states, model.available.shape, model.transition.nnz
+    inputs |= {"policy": response.policy, "place": place}
+    states, pairs = model.n_states, model.available.shape
     shapes = {
         "band": (states, 2 * width + 1),
         "value": states,
         "action_value": pairs,
         "occupancy": states,
-        "continuation": stored,
         "pairs": pairs,
-        "direct": stored,
         "influence": pairs,
-        "indirect": stored,
     }
     return inputs, {name: np.full(shape, np.nan) for name, shape in shapes.items()}
 
@@ -284,7 +281,7 @@ def product_call(model):
     kernel = model.transition
     inputs = kernel_of(model)
     vector = np.random.default_rng(6).normal(size=model.n_states)
-    return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
+    return {**inputs, "vector": vector}, {"total": np.zeros(kernel.shape[0])}
 
 
 def pull_back_call(model):
@@ -549,7 +546,7 @@ def pair_measures_call(model):
     return inputs, {name: rng.random(shape) for name in names}
 
 
-def shares_call(model):
+def softmax_call(model):
     rng, shape = np.random.default_rng(26), model.follower_reward.shape
     inputs = {
         "share": model.available / model.available.sum(axis=1, keepdims=True),
@@ -558,7 +555,7 @@ def shares_call(model):
         "roundings": 2.0**50,
         "factor": -3.0,
     }
-    return inputs, {name: np.full(shape, 7.0) for name in ("pulled", "bound")}
+    return inputs, {"bound": np.full(shape, 7.0)}
 
 
 def policy_call(model, *, scale=1.0):
@@ -712,7 +709,7 @@ CALLS = {
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
     "pull_back": pull_back_call,
-    "pull_back_shares": shares_call,
+    "softmax_errors": softmax_call,
     "local_variances": spread_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
@@ -822,7 +819,7 @@ def test_leader_measures_are_their_twins(model, leader_discount):
         model = model.replace(leader_discount=leader_discount)
     inputs, outputs = measures_call(model)
     run(kernels.leader_measures, inputs, outputs)
-    twin = twins.leader_measures(model, inputs["policy"], inputs["follower_value"])
+    twin = twins.leader_measures(model, inputs["policy"])
     assert {*twin, "band"} == {*outputs}
     for name, wanted in twin.items():
         assert agree(outputs[name], wanted)
@@ -919,7 +916,7 @@ PLAIN_TWINS = {
     "pad": lambda model, given: {"table": twins.pad(*given.values(), longest=12)},
     "mark_followed": lambda model, given: {"followed": twins.mark_followed(given["lengths"])},
     "sparse_product": lambda model, given: {
-        "product": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
+        "total": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
     },
     "pull_back": lambda model, given: twins.pull_back(
         model.transition, *(given[name] for name in ("slopes", "errors", "roundings"))
@@ -1234,7 +1231,7 @@ STAGES = (
     "pair_measures",
     "policy_errors",
     "shown_patience",
-    "pull_back_shares",
+    "softmax_errors",
     "stray_residuals",
 )
 

@@ -122,23 +122,23 @@ MUTANTS = (
     ),
     Mutant(
         "no dP in the direct part",
-        "direct_sensitivities",
-        "        transition=flow,\n",
+        "_direct",
+        "transition=flow, ",
         "",
         (ROAD,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "influence_measures",
-        "        transition=flow * response.value[model.transition.indices],\n",
+        "        transition=flow,\n",
         "",
         (ROAD,),
     ),
     Mutant(
         "no drho",
-        "direct_sensitivities",
-        "        initial=evaluation.value.copy(),\n",
-        "",
+        "_direct",
+        ", initial=evaluation.value)",
+        ")",
         (ROAD,),
     ),
     Mutant(
@@ -264,9 +264,9 @@ MUTANTS = (
     ),
     Mutant(
         "a budget's pullback with a wrong sign",
-        "pull_back_shares",
-        "factor * share[row, k] * (slope - mean)",
-        "factor * share[row, k] * (slope + mean)",
+        "Budget.pullback",
+        "centred.fill(-share[:-1].dot(gradient))",
+        "centred.fill(share[:-1].dot(gradient))",
         (f"{BOUNDS}::test_bounds_of_a_budget_hold", RIGHT),
     ),
     Mutant(
@@ -467,9 +467,9 @@ MUTANTS = (
     ),
     Mutant(
         "shares whose mean is known exactly",
-        "pull_back_shares",
-        "slope, size, off = 0.0, 0.0, mean_off + 3.0 * lost",
-        "slope, size, off = 0.0, 0.0, 3.0 * lost",
+        "softmax_errors",
+        "size, off = 0.0, mean_off + 3.0 * lost",
+        "size, off = 0.0, 3.0 * lost",
         (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
     ),
     Mutant(

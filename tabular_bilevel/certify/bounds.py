@@ -370,7 +370,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         inverses = {gamma: _inverse(model, policy, gamma) for gamma in {*discounts}}
         way, given = kernels.centre, tuple(inverses[gamma] for gamma in discounts)
     states, tables = np.empty((3, n_states)), np.empty((5, *shape))
-    state_errors, table_errors = np.empty((6, n_states)), np.empty((4, *shape))
+    errors = np.empty((6 + 4 * model.n_actions, n_states))
+    state_errors, table_errors = errors[:6], errors[6:].reshape(4, *shape)
     left, value_top, objective, objective_error, leader_top, slope, slope_error = way(
         *given,
         entries,
@@ -395,11 +396,13 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     if horizon is not None:  # the equations are those of an infinite one
         state_errors[1:4] = state_errors[5] = table_errors[2:] = np.inf
         objective_error = leader_top = slope_error = math.inf
-    tables[1][~model.available] = -np.inf
+    if not model._kernel.everything_available:
+        tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
-    value_error, leader_error, occupancy_error, initial_error, *spreads = _outward(state_errors)
-    policy_error, action_value_error, visits_error, influence_error = _outward(table_errors)
+    errors = _outward(errors)
+    value_error, leader_error, occupancy_error, initial_error, *spreads = errors[:6]
+    policy_error, action_value_error, visits_error, influence_error = errors[6:].reshape(4, *shape)
     players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_top, spreads[1]),
         (discounts[0], influence, influence_error, value, value_top, spreads[0]),

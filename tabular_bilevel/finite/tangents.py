@@ -27,7 +27,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
-__all__ = ["MOVED", "Tangents", "product", "stored", "summing"]
+__all__ = ["MOVED", "Tangents", "add_product", "product", "stored", "summing"]
 
 #: The tables that theta may move, in the order of `Tangent`.
 MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
@@ -105,7 +105,7 @@ class Tangents:
         """Pull measures back to theta: J^T measures, shape (d,)."""
         gradient = np.zeros(len(self))
         for name, columns in self._columns.items():
-            gradient += product(columns, _flat(measures, name))
+            add_product(columns, _flat(measures, name), gradient)
         return gradient
 
     @quiet
@@ -231,7 +231,12 @@ def _add(
 
 def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     """Multiply, at a third of what scipy's operator costs with a small matrix."""
-    result = np.empty(matrix.indptr.size - 1)
+    total = np.zeros(matrix.indptr.size - 1)
+    add_product(matrix, vector, total)
+    return total
+
+
+def add_product(matrix: sp.csr_array, vector: FloatArray, total: FloatArray) -> None:
+    """Add a product to what is there."""
     vector = read_only_view(vector)
-    kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)
-    return result
+    kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, total)

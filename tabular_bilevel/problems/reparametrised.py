@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import ForwardProblem, require_problem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, grid_map
-from tabular_bilevel.problems.tilting import shares_pulled_back
+from tabular_bilevel.problems.tilting import softmax_reach
 
 __all__ = ["Box", "Budget", "Line", "Reparametrised", "Transform", "along"]
 
@@ -165,7 +166,11 @@ class Budget:
     @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
-        return self._bounded_pullback(theta, gradient, np.zeros(self.n_parameters - 1))[0]
+        share = _softmax_of(self._logits(theta))
+        centred = np.empty(share.size)
+        centred.fill(-share[:-1].dot(gradient))
+        centred[:-1] += gradient
+        return np.asarray(self.total * share * centred)
 
     @quiet
     def pullback_bound(
@@ -176,22 +181,22 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        return self._bounded_pullback(theta, gradient, bound)[1]
+        share = _softmax_of(self._logits(theta))
+        slopes = real_array("gradient", gradient, (share.size - 1,))
+        errors = real_array("bound", bound, slopes.shape)
+        least = float(share.min())
+        apart = -math.log(least) if least > 0.0 else FURTHEST_LOGITS  # the logits, at most
+        roundings = 4.0 * (share.size + apart) + 64.0
+        return softmax_reach(share[None], slopes, errors, roundings, self.total)
 
-    def _bounded_pullback(
-        self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Pull back and bound in one pass."""
-        share, apart = _softmax_of(self._logits(theta))
-        gradient = real_array("gradient", gradient, (share.size - 1,))
-        bound = real_array("bound", bound, gradient.shape)
-        roundings = 4.0 * (share.size + min(apart, FURTHEST_LOGITS)) + 64.0
-        return shares_pulled_back(share[None], gradient, bound, roundings, self.total)
+    def _bounded_pullback(self, *given: Any) -> tuple[FloatArray, FloatArray]:
+        """Pull back and bound, what nobody need check."""
+        return self.pullback(*given[:2]), self.pullback_bound(*given)
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares, as of `Transform`."""
-        share, _ = _softmax_of(self._logits(theta))
+        share = _softmax_of(self._logits(theta))
         way = as_theta(direction, self.n_parameters, name="direction")
         return (self.total * share * (way - share @ way))[:-1]
 
@@ -206,17 +211,13 @@ class Budget:
 
 @lru_cache(maxsize=1)
 def _shares_of(total: float, logits: bytes) -> FloatArray:
-    return read_only(total * _softmax_of(logits)[0][:-1])
+    return read_only(total * _softmax_of(logits)[:-1])
 
 
 @lru_cache(maxsize=1)
-def _softmax_of(logits: bytes) -> tuple[FloatArray, float]:
-    """Compute shares, and how far apart logits are at most.
-
-    The last ones are remembered: models and pullbacks at one theta follow each other.
-    """
-    theta = as_theta(np.frombuffer(logits))
-    return read_only(softmax(theta)), float(theta.max() - theta.min())
+def _softmax_of(logits: bytes) -> FloatArray:
+    """Remember the last one: models and pullbacks at one theta follow each other."""
+    return read_only(softmax(as_theta(np.frombuffer(logits))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
 )
 
-__all__ = ["shares_pulled_back", "tilt_reach"]
+__all__ = ["softmax_reach", "tilt_reach"]
 
 
 def tilt_reach(
@@ -40,26 +40,24 @@ def tilt_reach(
     return np.asarray(probability * reach + np.where(there, lost, 0.0))
 
 
-def shares_pulled_back(
+def softmax_reach(
     share: FloatArray,
     slopes: FloatArray,
     errors: FloatArray,
     roundings: float,
     factor: float = 1.0,
-) -> tuple[FloatArray, FloatArray]:
-    """Compute factor * p (g - mean of g under p) of each row p, and bound it as `tilt_reach`; flat.
+) -> FloatArray:
+    """Bound factor times what `tilt_reach` bounds, for each row of shares and flat slopes g.
 
-    Shares that underflow count in the mean, too. Slopes g that are left out at the end of rows are
-    0.
+    Shares that underflow count in the mean, too. Slopes that are left out at the end of rows are 0.
     """
-    pulled, bound, rows = np.empty(share.shape), np.empty(share.shape), len(share)
-    kernels.pull_back_shares(
+    reach, rows = np.empty(share.shape), len(share)
+    kernels.softmax_errors(
         read_only_view(share),
         read_only_view(slopes.reshape(rows, -1)),
         read_only_view(errors.reshape(rows, -1)),
         roundings,
         factor,
-        pulled,
-        bound,
+        reach,
     )
-    return pulled.reshape(-1), bound.reshape(-1)
+    return reach.reshape(-1)

@@ -121,8 +121,8 @@ def invert_band(model, policy, discount, place):
     return matrix[np.ix_(order, order)], np.linalg.inv(matrix)
 
 
-def leader_measures(model, policy, follower_value):
-    """V_L, Q_L, d_L, d_L V_L', and dJ in r_L and P with pi held fixed, in r_F and P through pi."""
+def leader_measures(model, policy):
+    """V_L, Q_L, d_L, and dJ in r_L with pi held fixed and in r_F through pi."""
     beta, gamma, gamma_l = model.temperature, model.follower_discount, model.leader_discount
     kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
     chain = np.einsum("sa,sat->st", policy, kernel)
@@ -136,17 +136,12 @@ def leader_measures(model, policy, follower_value):
     source = pairs * advantage / beta
     arrivals = np.einsum("sa,sat->t", gamma * source, kernel)
     influence = source + policy * np.linalg.solve(eye - gamma * chain.T, arrivals)[:, None]
-    row, following = model.transition.tocoo().coords
-    s, a = row // model.n_actions, row % model.n_actions
     return {
         "value": value,
         "action_value": action_value,
         "occupancy": occupancy,
-        "continuation": occupancy[s] * value[following],
         "pairs": pairs,
-        "direct": gamma_l * pairs[s, a] * value[following],
         "influence": influence,
-        "indirect": gamma * influence[s, a] * follower_value[following],
     }
 
 
@@ -673,17 +668,13 @@ def pair_measures(
     }
 
 
-def pull_back_shares(share, slopes, errors, roundings, factor):
-    """Compute factor * p (g - mean of g) by rows, and its error; left out at the end, g is 0."""
+def softmax_errors(share, slopes, errors, roundings, factor):
+    """Bound factor * p (g - mean of g)'s error by rows; left out at the end, g is 0."""
     missing = ((0, 0), (0, share.shape[1] - slopes.shape[1]))
-    slopes, errors = np.pad(slopes, missing), np.pad(errors, missing)
-    off = errors + 2.0**-53 * roundings * abs(slopes)
-    mean, mean_off = ((share * x).sum(axis=1, keepdims=True) for x in (slopes, off))
-    return {
-        "pulled": factor * share * (slopes - mean),
-        "bound": abs(factor) * share * (off + mean_off),
-        "numbers": (),
-    }
+    size, errors = np.pad(abs(slopes), missing), np.pad(errors, missing)
+    off = errors + 2.0**-53 * roundings * size
+    bound = share * (off + (share * off).sum(axis=1, keepdims=True))
+    return {"bound": abs(factor) * bound, "numbers": ()}
 
 
 def advantages(gap, error, policy, policy_error, aside, reach):
