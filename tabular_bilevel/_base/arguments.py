@@ -290,7 +290,7 @@ def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "thet
     """Copy a leader's parameter, a finite vector (of length `size`), or a direction of it."""
     if type(theta) is np.ndarray and theta.dtype == np.float64 and theta.ndim == 1:
         vector = theta.copy()  # the rule, in the least time
-        if size in (None, vector.size) and math.isfinite(vector.dot(vector)):
+        if size in (None, vector.size) and math.isfinite(np.vdot(vector, vector)):
             return vector
     if hasattr(theta, "pullback"):
         raise ValueError(f"{name} is a problem: the problem comes first, and then theta")

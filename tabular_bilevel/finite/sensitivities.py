@@ -114,26 +114,19 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        def owned(array: Any, table: FloatArray) -> FloatArray:
-            return read_only(np.zeros(table.shape) if array is None else array)
-
-        rest: dict[str, Any] = {}
+        made: dict[str, Any] = {
+            "follower_reward": _owned(follower_reward, model.follower_reward),
+            "leader_reward": _owned(leader_reward, model.leader_reward),
+        }
         if callable(transition):
-            rest["later transition"] = transition
+            made["later transition"] = transition
         else:
-            rest["transition"] = owned(transition, model.transition.data)
+            made["transition"] = _owned(transition, model.transition.data)
         if callable(initial):
-            rest["later initial"] = initial
+            made["later initial"] = initial
         else:
-            rest["initial"] = owned(initial, model.initial)
-        return unchecked(
-            cls,
-            model=model,
-            follower_reward=owned(follower_reward, model.follower_reward),
-            leader_reward=owned(leader_reward, model.leader_reward),
-            _temperature=temperature,
-            **rest,
-        )
+            made["initial"] = _owned(initial, model.initial)
+        return unchecked(cls, model=model, _temperature=temperature, **made)
 
     @cached_property
     def temperature(self) -> float:
@@ -253,6 +246,10 @@ class SensitivityBounds:
     temperature: float
 
     __setstate__ = restore_read_only
+
+
+def _owned(array: Any, table: FloatArray) -> FloatArray:
+    return read_only(np.zeros(table.shape) if array is None else array)
 
 
 def _warn_of_old_name() -> None:

@@ -161,7 +161,7 @@ class Budget:
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,), as of `Transform`."""
-        return _shares_of(self.total, self._logits(theta))
+        return read_only(self.total * _softmax_of(self._logits(theta))[:-1])
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
@@ -207,11 +207,6 @@ class Budget:
         if not (fits and given.shape == (self.n_parameters,)):
             given = as_theta(theta, self.n_parameters)
         return bytes(given.tobytes())
-
-
-@lru_cache(maxsize=1)
-def _shares_of(total: float, logits: bytes) -> FloatArray:
-    return read_only(total * _softmax_of(logits)[:-1])
 
 
 @lru_cache(maxsize=1)
