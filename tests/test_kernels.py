@@ -546,16 +546,17 @@ def pair_measures_call(model):
     return inputs, {name: rng.random(shape) for name in names}
 
 
-def softmax_call(model):
+def shares_call(model):
     rng, shape = np.random.default_rng(26), model.follower_reward.shape
     inputs = {
         "share": model.available / model.available.sum(axis=1, keepdims=True),
         "slopes": rng.normal(size=(shape[0], max(1, shape[1] - 1))),
         "errors": rng.random((shape[0], max(1, shape[1] - 1))),
         "roundings": 2.0**50,
+        "each_fold": 2.0**49,
         "factor": -3.0,
     }
-    return inputs, {"bound": np.full(shape, 7.0)}
+    return inputs, {name: np.full(shape, 7.0) for name in ("pulled", "bound")}
 
 
 def policy_call(model, *, scale=1.0):
@@ -709,7 +710,7 @@ CALLS = {
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
     "pull_back": pull_back_call,
-    "softmax_errors": softmax_call,
+    "pull_back_shares": shares_call,
     "local_variances": spread_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
@@ -1231,7 +1232,7 @@ STAGES = (
     "pair_measures",
     "policy_errors",
     "shown_patience",
-    "softmax_errors",
+    "pull_back_shares",
     "stray_residuals",
 )
 

@@ -467,9 +467,9 @@ MUTANTS = (
     ),
     Mutant(
         "shares whose mean is known exactly",
-        "softmax_errors",
-        "size, off = 0.0, mean_off + 3.0 * lost",
-        "size, off = 0.0, 3.0 * lost",
+        "pull_back_shares",
+        "slope, size, off = 0.0, 0.0, mean_off + 3.0 * lost",
+        "slope, size, off = 0.0, 0.0, 3.0 * lost",
         (f"{KERNELS}::test_stages_of_bounds_are_the_twins",),
     ),
     Mutant(

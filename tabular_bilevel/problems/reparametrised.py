@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -36,12 +35,9 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import ForwardProblem, require_problem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, grid_map
-from tabular_bilevel.problems.tilting import softmax_reach
+from tabular_bilevel.problems.tilting import shares_pulled_back
 
 __all__ = ["Box", "Budget", "Line", "Reparametrised", "Transform", "along"]
-
-# Logits further apart have shares that float64 has not.
-FURTHEST_LOGITS = 800.0
 
 
 class Transform(Protocol):
@@ -181,17 +177,17 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        share = _softmax_of(self._logits(theta))
-        slopes = real_array("gradient", gradient, (share.size - 1,))
+        slopes = real_array("gradient", gradient, (self.n_parameters - 1,))
         errors = real_array("bound", bound, slopes.shape)
-        least = float(share.min())
-        apart = -math.log(least) if least > 0.0 else FURTHEST_LOGITS  # the logits, at most
-        roundings = 4.0 * (share.size + apart) + 64.0
-        return softmax_reach(share[None], slopes, errors, roundings, self.total)
+        return self._bounded_pullback(theta, slopes, errors)[1]
 
-    def _bounded_pullback(self, *given: Any) -> tuple[FloatArray, FloatArray]:
-        """Pull back and bound, what nobody need check."""
-        return self.pullback(*given[:2]), self.pullback_bound(*given)
+    def _bounded_pullback(
+        self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Pull back and bound in one pass; no logits are further apart than shares have folds."""
+        share = _softmax_of(self._logits(theta))
+        roundings = 4.0 * share.size + 64.0
+        return shares_pulled_back(share[None], gradient, bound, roundings, 4.0, self.total)
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:

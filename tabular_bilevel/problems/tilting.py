@@ -17,7 +17,7 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
 )
 
-__all__ = ["softmax_reach", "tilt_reach"]
+__all__ = ["shares_pulled_back", "tilt_reach"]
 
 
 def tilt_reach(
@@ -40,24 +40,28 @@ def tilt_reach(
     return np.asarray(probability * reach + np.where(there, lost, 0.0))
 
 
-def softmax_reach(
+def shares_pulled_back(
     share: FloatArray,
     slopes: FloatArray,
     errors: FloatArray,
     roundings: float,
+    each_fold: float = 0.0,
     factor: float = 1.0,
-) -> FloatArray:
-    """Bound factor times what `tilt_reach` bounds, for each row of shares and flat slopes g.
+) -> tuple[FloatArray, FloatArray]:
+    """Compute factor * p (g - mean of g under p) of each row p, and bound it as `tilt_reach`; flat.
 
-    Shares that underflow count in the mean, too. Slopes that are left out at the end of rows are 0.
+    Shares that underflow count in the mean, too. Slopes g that are left out at the end of rows are
+    0. `kernels.pull_back_shares` says what the roundings are.
     """
-    reach, rows = np.empty(share.shape), len(share)
-    kernels.softmax_errors(
+    pulled, bound, rows = np.empty(share.shape), np.empty(share.shape), len(share)
+    kernels.pull_back_shares(
         read_only_view(share),
         read_only_view(slopes.reshape(rows, -1)),
         read_only_view(errors.reshape(rows, -1)),
         roundings,
+        each_fold,
         factor,
-        reach,
+        pulled,
+        bound,
     )
-    return reach.reshape(-1)
+    return pulled.reshape(-1), bound.reshape(-1)

@@ -668,13 +668,19 @@ def pair_measures(
     }
 
 
-def softmax_errors(share, slopes, errors, roundings, factor):
-    """Bound factor * p (g - mean of g)'s error by rows; left out at the end, g is 0."""
+def pull_back_shares(share, slopes, errors, roundings, each_fold, factor):
+    """Compute factor * p (g - mean of g) by rows, and its error; left out at the end, g is 0."""
     missing = ((0, 0), (0, share.shape[1] - slopes.shape[1]))
-    size, errors = np.pad(abs(slopes), missing), np.pad(errors, missing)
-    off = errors + 2.0**-53 * roundings * size
-    bound = share * (off + (share * off).sum(axis=1, keepdims=True))
-    return {"bound": abs(factor) * bound, "numbers": ()}
+    slopes, errors = np.pad(slopes, missing), np.pad(errors, missing)
+    with np.errstate(divide="ignore"):
+        folds = np.minimum(-np.log(share.min(axis=1, keepdims=True)), 800.0)
+    off = errors + 2.0**-53 * (roundings + each_fold * folds) * abs(slopes)
+    mean, mean_off = ((share * x).sum(axis=1, keepdims=True) for x in (slopes, off))
+    return {
+        "pulled": factor * share * (slopes - mean),
+        "bound": abs(factor) * share * (off + mean_off),
+        "numbers": (),
+    }
 
 
 def advantages(gap, error, policy, policy_error, aside, reach):
