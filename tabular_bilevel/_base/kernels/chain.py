@@ -34,7 +34,7 @@ Entries: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 LOST = 2.0**-990
 
 # Steps of refinement at most, and what is small enough beside the temperature, or an advantage.
-STEPS, ENOUGH = 4, 2.0**-80
+STEPS, ENOUGH = 8, 2.0**-80
 
 # Expected steps beyond which the chance to end is lost: it is 1 less the sum of the other chances.
 MOST_STEPS = 1.0 / ROUNDOFF

@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 
-# Unit roundoff of float64, and the splitter of Dekker's exact product.
-ROUNDOFF, SPLITTER = 2.0**-53, 2.0**27 + 1.0
+# Unit roundoff of float64.
+ROUNDOFF = 2.0**-53
 
 
-# What the exact product may lose where a partial product underflows, and more: sums with numbers
-# below the normal ones take a hundred times as long.
+# What the exact product may lose where its error underflows, and more: sums with numbers below the
+# normal ones take a hundred times as long.
 UNDERFLOW = 2.0**-1000
 
 
@@ -90,15 +90,11 @@ def two_sum(x: float, y: float) -> tuple[float, float]:
 
 
 def two_product(x: float, y: float) -> tuple[float, float]:
-    """Product and its rounding error, exactly (Dekker, "A floating-point technique", 1971)."""
+    """Product and its rounding error, exactly; compiled code has it by `fused`."""
     product = x * y
-    x_high = SPLITTER * x
-    x_high = x_high - (x_high - x)
-    y_high = SPLITTER * y
-    y_high = y_high - (y_high - y)
-    x_low, y_low = x - x_high, y - y_high
-    error = x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
-    return product, error
+    if not math.isfinite(product):
+        return product, math.nan
+    return product, float(Fraction(x) * Fraction(y) - Fraction(product))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
