@@ -42,8 +42,9 @@ UNDERFLOW = 2.0**-1000
 EXP_ROUNDOFFS = 8.0
 
 
-# Probabilities below exp(-650) < FLOOR are bounded absolutely: float64 may have 0 for them.
-FLOOR, NEGLIGIBLE = 2.0**-900, -650.0
+# Probabilities below exp(-624) < FLOOR are bounded absolutely: below exp(-650), or nearly, float64
+# may have 0 for them.
+FLOOR, LOG_FLOOR, NEGLIGIBLE = 2.0**-900, -624.0, -650.0
 
 # What an operation with twice float64's digits is off by, relative to the sizes of what it is made
 # of, and more: no more than ten roundings squared. Of `exponential`, whose series ends: measured
@@ -250,7 +251,6 @@ def exponentials(x: FloatArray, rest: FloatArray, high: FloatArray, low: FloatAr
 
     An x that is NEGLIGIBLE counts as that, as does one that is no number.
 
-
     x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang, "Table-driven implementation of
     the exponential function", 1989). Without a branch or a call, the loop is vectorised: five times
     as fast.
@@ -299,6 +299,18 @@ def product_of(x: float, rest: float, y: float, y_rest: float) -> tuple[float, f
     return two_sum(product, slip + (x * y_rest + rest * y))
 
 
+@kernel
+def best_of(gap: FloatArray, rest: FloatArray, available: BoolArray) -> int:
+    """Find the action with the largest gap + rest; a NaN is that."""
+    best = -1
+    for a in range(gap.size):
+        if available[a]:
+            tied = best >= 0 and gap[a] == gap[best] and rest[a] > rest[best]
+            if best < 0 or gap[a] > gap[best] or tied or math.isnan(gap[a]):
+                best = a
+    return best
+
+
 @patient_kernel(elements)
 def soft_policy(
     gap: FloatArray,
@@ -326,18 +338,15 @@ def soft_policy(
     n_states, n_actions = gap.shape
     # the logits, in log_policy and spare, less those of each state's best action
     for s in range(n_states):
-        best = -1
+        best = best_of(gap[s], rest[s], available[s])
         for a in range(n_actions):
             policy[s, a] = low[s, a] = log_error[s, a] = spare[s, a] = 0.0
             log_policy[s, a] = log_policy_error[s, a] = 0.0
-            if available[s, a] and (best < 0 or not gap[s, a] <= gap[s, best]):  # a NaN stays
-                best = a
-        for a in range(n_actions):
             if not available[s, a]:
                 log_policy[s, a] = NEGLIGIBLE
             elif a != best:
                 apart, slip = two_sum(gap[s, a], -gap[s, best])
-                slip += rest[s, a] - rest[s, best]
+                apart, slip = two_sum(apart, slip + (rest[s, a] - rest[s, best]))
                 logit = max(apart / temperature, -1e300)
                 off = error[s, a] + error[s, best]
                 off += DOUBLED * (abs(gap[s, a]) + abs(gap[s, best]))
@@ -366,7 +375,7 @@ def soft_policy(
                 log_error[s, a] += DOUBLED_EXP
             if not logit - off > NEGLIGIBLE:
                 policy[s, a], low[s, a], log_error[s, a] = math.exp(logit), 0.0, 0.0
-                spare[s, a] = FLOOR
+                spare[s, a] = FLOOR if logit + off < LOG_FLOOR else np.inf
             more, lost = two_sum(total, policy[s, a])
             total, total_rest = two_sum(more, lost + (total_rest + low[s, a]))
             total_error += policy[s, a] * growth(log_error[s, a]) + spare[s, a]
@@ -386,17 +395,14 @@ def soft_policy(
         product, slip = two_product(total, residual[s])
         more = (product - 1.0) + (slip + (total * log_rest[s] + total_rest * residual[s]))
         more -= 0.5 * more * more  # log(1 + more)
-        logarithm, best = -log_total[s], -1
+        logarithm, best = -log_total[s], best_of(gap[s], rest[s], available[s])
         for a in range(n_actions):
-            if available[s, a]:
-                if best < 0 or not gap[s, a] <= gap[s, best]:
-                    best = a
-                if fraction > 0.0:
-                    policy[s, a], low[s, a] = quotient(policy[s, a], low[s, a], total, total_rest)
-                    log_error[s, a] += fraction + DOUBLED
-                    log_policy[s, a] -= logarithm + more
-                    log_policy_error[s, a] += fraction + DOUBLED_EXP
-                    log_policy_error[s, a] += 2.0 * ROUNDOFF * (abs(log_policy[s, a]) + logarithm)
+            if available[s, a] and fraction > 0.0:
+                policy[s, a], low[s, a] = quotient(policy[s, a], low[s, a], total, total_rest)
+                log_error[s, a] += fraction + DOUBLED
+                log_policy[s, a] -= logarithm + more
+                log_policy_error[s, a] += fraction + DOUBLED_EXP
+                log_policy_error[s, a] += 2.0 * ROUNDOFF * (abs(log_policy[s, a]) + logarithm)
         product, slip = two_product(temperature, logarithm)
         total, lost = two_sum(gap[s, best], product)
         residual[s] = total + (lost + (rest[s, best] + (slip + temperature * more)))
@@ -545,8 +551,9 @@ def advantages(
             advantage_error[s, a] = error[s, a] + DOUBLED * size + off
             most = max(most, abs(high))
         residual[s] = mean
-        if not abs(mean) + off <= largest:  # a NaN stays
-            largest = abs(mean) + off
+        off += abs(mean)
+        if off > largest or math.isnan(off):  # a NaN stays
+            largest = off
     return largest, most
 
 
@@ -571,8 +578,8 @@ def evaluate(
             action_value[s, a] = gap[s, a] + value[s] if available[s, a] else 0.0
         if start[s] > 0.0:
             product, slip = two_product(start[s], value[s])
-            objective, lost = two_sum(objective, product)
-            rest += slip + (lost + start[s] * low[s])
+            total, lost = two_sum(objective, product)
+            objective, rest = two_sum(total, rest + (slip + (lost + start[s] * low[s])))
             error += start[s] * (value_error + n_states * DOUBLED * abs(value[s]))
             if value[s] != 0.0 or value_error != 0.0:
                 error += UNDERFLOW
@@ -653,7 +660,7 @@ def influence_sources(
         source[s, best], source_rest[s, best] = -total, -total_rest
         source_error[s, best] = total_error + measure_error * turns / temperature
         all_errors += 2.0 * total_error
-        if not 2.0 * turns <= worst:  # a NaN stays
+        if 2.0 * turns > worst or math.isnan(turns):  # a NaN stays
             worst = 2.0 * turns
         for a in range(n_actions):
             row = s * n_actions + a
