@@ -666,7 +666,7 @@ def test_what_cannot_be_gone_through_is_refused_before_any_work():
 
 
 def test_a_theta_without_entries_is_refused():
-    with refused("theta has no entries, so there is no gradient to check"):
+    with refused("theta has no entries, so there is no gradient"):
         tb.check_by_enumeration(idle, LAYERED, [])
 
 

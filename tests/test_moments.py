@@ -190,6 +190,12 @@ class TwiceZero(tb.ZeroOrder):
         return dataclasses.replace(right, gradient=2.0 * right.gradient)
 
 
+class Noisy(tb.ExactGradient):
+    def __call__(self, problem, theta, *, rng, **settings):
+        right = super().__call__(problem, theta, rng=rng, **settings)
+        return dataclasses.replace(right, gradient=right.gradient + rng.normal())
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
@@ -205,6 +211,7 @@ class TwiceZero(tb.ZeroOrder):
         (tb.SoBiRL(), "^SoBiRL is defined for parameters of rewards only"),
         (Twice(), "^method is Twice, which averages over visits"),
         (TwiceZero(), "^method is TwiceZero, which averages over visits"),
+        (Noisy(), "^method is Noisy, which averages over visits"),
     ],
 )
 def test_other_methods_are_refused_in_words(method, message):

@@ -509,8 +509,8 @@ def exact_values(model: Any, response: Any) -> LeaderValues:
 
 
 def _of_tables(model: Model, response: Response) -> LeaderValues:
-    evaluation = evaluate_leader(model, response)
-    return LeaderValues(evaluation.action_value, evaluation.value)
+    """Average Q_L anew: what is certain then has no advantage, that a small temperature divides."""
+    return LeaderValues.under(response.policy, evaluate_leader(model, response).action_value)
 
 
 _exact_values = by_kind(_of_tables, exact_values_of_states)
