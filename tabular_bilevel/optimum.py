@@ -182,7 +182,7 @@ def polish(
 def _wall(objective: float, inside: FloatArray, point: FloatArray) -> tuple[float, FloatArray]:
     """Make a height above the best point, and the slope from there, that turn a search back."""
     height, way = 1.0 + abs(objective), point - inside
-    return height - objective, way * (height / max(way @ way, UNDERFLOW))
+    return height - objective, way * (height / max(float(way @ way), UNDERFLOW))
 
 
 def best_of(

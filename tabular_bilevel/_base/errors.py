@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CheckFailedError", "ConvergenceError", "raise_if_failed"]
-
 
 class ConvergenceError(RuntimeError):
     """An iteration ended before it reached its tolerance.

@@ -18,8 +18,6 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["elements", "kernel", "patient_chain", "patient_kernel", "rebound"]
-
 F = TypeVar("F", bound=Callable[..., object])
 
 # Steps that Python runs of a kernel, all calls together, before it is compiled: a tenth of a second

@@ -39,19 +39,6 @@ except ImportError as error:
         "tb.enclose needs python-flint: pip install 'tabular-bilevel[rigor]'"
     ) from error
 
-__all__ = [
-    "Column",
-    "Road",
-    "Tables",
-    "UndecidedError",
-    "exact",
-    "is_within",
-    "outward",
-    "precision",
-    "proof",
-    "travel",
-]
-
 # python-flint has no type hints.
 Ball = Any
 Balls = list[Any]

@@ -53,18 +53,6 @@ from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
 
-__all__ = [
-    "AtTheta",
-    "BatchEstimator",
-    "Enumerable",
-    "SamplingEstimator",
-    "Whole",
-    "as_enumerable",
-    "as_estimator",
-    "as_memory",
-    "require_something",
-]
-
 FORMS = "(problem, theta, rng), (view, rng) or (view, batch)"
 
 # Names in a memory are written to files: so many at most, of so many characters.

@@ -19,8 +19,6 @@ from tabular_bilevel.problem import AnyProblem, BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["Estimate", "Estimator", "Parts", "bias_of"]
-
 
 @displayed
 @dataclass(frozen=True, eq=False)

@@ -22,17 +22,6 @@ from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 
-__all__ = [
-    "direct_sensitivities",
-    "evaluated",
-    "indirect_sensitivities",
-    "influence_measures",
-    "influence_source",
-    "road",
-    "sensitivities",
-    "temperature_slope",
-]
-
 
 @quiet
 def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:

@@ -27,34 +27,6 @@ from tabular_bilevel.sampling.experience import Experience, Interaction, seen_of
 from tabular_bilevel.sampling.samplers import Episodes, negligible_horizon
 from tabular_bilevel.sampling.trajectories import Law
 
-__all__ = [
-    "at_once",
-    "averaged_follower",
-    "centred_by_follower_action",
-    "critic_of_followers_discount",
-    "cut",
-    "cut_taken_for_end",
-    "ended",
-    "follower_advantage",
-    "from_next_step",
-    "in_probabilities",
-    "last_step_missing",
-    "leader_value_for_followers",
-    "modal_critic",
-    "modal_critic_of_both",
-    "never_ending",
-    "replayed",
-    "restarting",
-    "right_limit",
-    "slipping",
-    "stale",
-    "stale_theta",
-    "standardised",
-    "uniform_critic",
-    "value_stays",
-    "value_without_entropy",
-]
-
 
 def right_limit(
     problem: BilevelProblem,

@@ -24,8 +24,6 @@ from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["FAULTS", "MISTAKES", "Mistake", "cut_after"]
-
 # Episodes that end less often than this never do, as far as one sees.
 SELDOM = 1e-6
 

@@ -25,7 +25,6 @@ from tabular_bilevel.moments.traced import TracedMoments
 from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
 
-__all__ = ["best_baseline"]
 
 @quiet
 def best_baseline(

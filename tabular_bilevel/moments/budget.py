@@ -24,17 +24,6 @@ from tabular_bilevel.moments.estimator import Moments, estimator_moments
 from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.samplers import Episodes
 
-__all__ = [
-    "HORIZONS",
-    "ErrorCurve",
-    "aligned",
-    "cells",
-    "comparable",
-    "error_curve",
-    "overtaking",
-    "required_samples",
-]
-
 #: Cuts that are tried by default; an infinite one is a method's own.
 HORIZONS = (1, 2, 5, 10, 20, 50, 100, 200, 500, math.inf)
 

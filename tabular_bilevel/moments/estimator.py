@@ -34,8 +34,6 @@ from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import NEGLIGIBLE, Episodes
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["Moments", "estimator_moments", "is_plain"]
-
 # A cut that leaves out as little as samplers do by default; their logarithms round.
 CUT_THAT_SHOWS = NEGLIGIBLE * (1.0 + 1e-9)
 

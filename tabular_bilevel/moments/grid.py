@@ -22,8 +22,6 @@ from tabular_bilevel.moments.budget import (
 )
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = ["ErrorGrid", "error_grid"]
-
 #: The setting that is not the problem's.
 HORIZON = "horizon"
 

@@ -38,18 +38,6 @@ from tabular_bilevel.vectors.writing import (
     shipped,
 )
 
-__all__ = [
-    "Answers",
-    "ImplementationReport",
-    "Outcome",
-    "VectorCheck",
-    "check_implementation",
-    "check_vectors",
-    "load_answers",
-    "outcome",
-    "wrong_gradients",
-]
-
 # The name that answers have in the README; in the vectors' folder they are no vector.
 GIVEN_ANSWERS = "answers.json"
 
