@@ -25,6 +25,15 @@ from tabular_bilevel._base import kernels
 from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, grouped_sums, read_only_view
 from tabular_bilevel.finite.model import Model
 
+__all__ = [
+    "LinearSystem",
+    "discounted_system",
+    "factored_system",
+    "policy_inverse",
+    "policy_system",
+    "policy_transition",
+]
+
 # Measured on random graphs: a solve by factors takes as long as one by sweeps, 0.9 ms; at 400
 # states thirty times as long.
 DENSE_STATES = 150

@@ -27,6 +27,8 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
+__all__ = ["MOVED", "Tangents", "product", "stored", "summing"]
+
 #: The tables that theta may move, in the order of `Tangent`.
 MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
 
