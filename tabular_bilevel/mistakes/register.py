@@ -353,34 +353,34 @@ def _mistakes() -> Iterator[Mistake]:
             f"simulator slips {'more' if share > 0 else 'less'} than the planner",
             f"what a simulator shows whose moves are mixed with random ones by {share:+g}",
             kind="simulator and planner differ",
-            knowledge=known.slipping(share),
+            knowledge=partial(known.slipping, share=share),
         )
     for sweeps in (1, 2, 5, 10, 20):
         yield Mistake(
             f"follower stopped after {sweeps} sweeps",
             f"the gradient at a follower that stopped after {sweeps} sweeps of value iteration",
             kind="stale follower",
-            knowledge=known.stale(sweeps),
+            knowledge=partial(known.stale, sweeps=sweeps),
         )
     for rate in (0.1, 1.0):
         yield _anywhere(
             f"stale theta by a step of rate {rate:g}",
             f"the gradient where an ascent of rate {rate:g} was a step ago",
             kind="stale theta",
-            knowledge=known.stale_theta(rate),
+            knowledge=partial(known.stale_theta, rate=rate),
         )
     for whose, ago in (("a step of rate 1 ago", 1.0), ("theta = 0", None)):
         yield Mistake(
             f"replayed data of {whose}",
             f"a gradient whose steps, taken for those of now, are the ones of {whose}",
             kind="replay without importance weights",
-            knowledge=known.replayed(ago),
+            knowledge=partial(known.replayed, rate=ago),
         )
     yield _anywhere(
         "stale theta of 0",
         "the gradient at theta = 0",
         kind="stale theta",
-        knowledge=known.stale_theta(None),
+        knowledge=partial(known.stale_theta, rate=None),
     )
     yield Mistake(
         "averaged follower",
@@ -596,7 +596,7 @@ def _of_critics() -> Iterator[Mistake]:
             f"cut after {steps} steps taken for an end",
             f"what trajectories of {steps} steps show whose cut the critic takes for an end",
             kind="a cut taken for an episode's end",
-            knowledge=known.cut_taken_for_end(steps),
+            knowledge=partial(known.cut_taken_for_end, steps=steps),
         )
 
 
