@@ -22,18 +22,6 @@ from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problem import require_tables
 
-__all__ = [
-    "Accuracy",
-    "CertificationError",
-    "Enclosure",
-    "ErrorBounds",
-    "Hypergradient",
-    "Interval",
-    "largest",
-    "require_ieee_arithmetic",
-    "unwrapped",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class ErrorBounds:

@@ -34,17 +34,6 @@ from tabular_bilevel.lq.values import exact_values as exact_values_of_states
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
 
-__all__ = [
-    "Critic",
-    "ExactCritic",
-    "GivenCritic",
-    "LeaderValues",
-    "MonteCarloCritic",
-    "SarsaCritic",
-    "TemporalDifferenceCritic",
-    "visited_mean",
-]
-
 # A step in random order takes as long as so many in a row: 0.2 us.
 SCATTERED = 10
 

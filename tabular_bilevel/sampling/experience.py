@@ -47,18 +47,6 @@ from tabular_bilevel.sampling.replay import with_earlier
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = [
-    "ITERATION",
-    "NOTHING",
-    "Experience",
-    "Interaction",
-    "Memory",
-    "answered",
-    "calls_before",
-    "require_interaction",
-    "require_memory",
-]
-
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
 Memory = Mapping[str, FloatArray]
 
