@@ -388,7 +388,8 @@ class Hypergradient:
     direct : ndarray, shape (d,)
         The part with the follower's policy held fixed.
     indirect : ndarray, shape (d,)
-        The part through the follower's policy.
+        The part through the follower's policy. Both are computed when they are asked for: a
+        ValueError says so if the problem is another by then.
     accuracy : Accuracy
         What is known of the errors of the objective and the gradient. The parts have no bounds of
         their own, except in the `Enclosure` of an ENCLOSED result.

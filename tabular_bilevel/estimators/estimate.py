@@ -23,7 +23,7 @@ from tabular_bilevel.sampling.trajectories import Trajectories
 @displayed
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A gradient's two parts, as measures and pulled back when asked for.
+    """A gradient's two parts: measures, which the problem as it then is pulls back when asked.
 
     Attributes
     ----------

@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_theta
+from tabular_bilevel._base.arguments import as_theta, entry, first
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
-from tabular_bilevel.certify.bounds import refined
+from tabular_bilevel.certify.bounds import Refined, refined
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.linear_quadratic import radii
-from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
+from tabular_bilevel.certify.result import (
+    Accuracy,
+    CertificationError,
+    ErrorBounds,
+    Hypergradient,
+)
 from tabular_bilevel.finite.follower import FollowerSolver, Response, response_at
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import (
     AnyModel,
     AnyResponse,
+    AnySensitivities,
     by_kind,
     evaluated,
     road,
@@ -34,6 +40,9 @@ __all__ = ["hypergradient", "objective"]
 
 # States of a linear-quadratic model, up to which its bounds, some 80 spectral norms, cost little.
 FEW = 20
+
+# A gradient that is pulled back again differs by rounding, relative to its largest entry.
+SAME = 1e-9
 
 
 @quiet
@@ -178,8 +187,8 @@ def _bounded_tables(
     return Hypergradient(
         objective=centre.evaluation.objective,
         gradient=gradient,
-        direct=later(lambda: pulled_back(problem, theta, centre.direct())),
-        indirect=later(lambda: pulled_back(problem, theta, centre.indirect())),
+        direct=later(lambda: _part(problem, theta, found, centre.direct())),
+        indirect=later(lambda: _part(problem, theta, found, centre.indirect())),
         accuracy=Accuracy(
             Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
             bounds.objective,
@@ -193,6 +202,26 @@ def _bounded_tables(
         evaluation=centre.evaluation,
         sensitivities=centre.measures,
     )
+
+
+def _part(
+    problem: Any,
+    theta: FloatArray,
+    found: tuple[Refined, FloatArray, ErrorBounds],
+    measures: AnySensitivities,
+) -> FloatArray:
+    """Pull a part back when it is asked for; ValueError if the problem is another by then."""
+    centre, gradient, bounds = found
+    now = pulled_back(problem, theta, centre.measures)
+    allowed = SAME * np.abs(gradient).max(initial=0.0) + np.nan_to_num(bounds.gradient, posinf=0.0)
+    other = np.abs(now - gradient) > allowed
+    if other.any():
+        index = first(other)
+        raise ValueError(
+            f"the problem is another by now: {entry('gradient', index)} was {gradient[index]:.6g}, "
+            f"and would be {now[index]:.6g}; parts of the gradient are computed when asked for"
+        )
+    return pulled_back(problem, theta, measures)
 
 
 def _bounded_linear_quadratic(
