@@ -17,6 +17,8 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
 )
 
+__all__ = ["softmax_reach", "tilt_reach"]
+
 
 def tilt_reach(
     probability: FloatArray,
