@@ -190,6 +190,11 @@ class TwiceZero(tb.ZeroOrder):
         return dataclasses.replace(right, gradient=2.0 * right.gradient)
 
 
+class Learning(tb.ExactCritic):
+    def values(self, response, trajectories, *, rng, previous=None):
+        return tb.MonteCarloCritic().values(response, trajectories, rng=rng)
+
+
 class Noisy(tb.ExactGradient):
     def __call__(self, problem, theta, *, rng, **settings):
         right = super().__call__(problem, theta, rng=rng, **settings)
@@ -206,6 +211,10 @@ class Noisy(tb.ExactGradient):
         (
             tb.BoltzmannCovariance(tb.Interaction(critic=tb.MonteCarloCritic())),
             r"^critic is MonteCarloCritic\(\), which learns from the sample",
+        ),
+        (
+            tb.BoltzmannCovariance(tb.Interaction(critic=Learning())),
+            r"^critic is Learning\(\), which learns from the sample",
         ),
         (tb.ValueGapPenalty(sampler=tb.Episodes(3)), "^method is ValueGapPenalty, which averages"),
         (tb.SoBiRL(), "^SoBiRL is defined for parameters of rewards only"),

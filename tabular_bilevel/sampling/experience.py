@@ -18,6 +18,7 @@ from tabular_bilevel._base.arguments import (
     entry,
     finite_array,
     first,
+    keeps_up,
     positive_integer,
     require_method,
 )
@@ -335,7 +336,8 @@ class Interaction:
 
         Raises ValueError if the critic's values depend on the sample.
         """
-        if not getattr(self.critic, "given", False):
+        known = getattr(self.critic, "given", False)
+        if not (known and keeps_up(self.critic, "limit", "values")):  # an heir may learn
             raise ValueError(
                 f"critic is {self.critic}, which learns from the sample: moments take enumeration, "
                 "by check_by_enumeration, or sampling; or a GivenCritic of what it learned"
