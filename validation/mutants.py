@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         "no drho",
         "_direct",
-        ", initial=evaluation.value)",
+        ", initial=value)",
         ")",
         (ROAD,),
     ),

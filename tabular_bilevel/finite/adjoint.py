@@ -58,7 +58,8 @@ def _direct(
         chances = response.policy.ravel()[model.entry_row]
         return np.asarray(model.leader_discount * chances * evaluation.continuation)
 
-    return Sensitivities.of(model, leader_reward=pairs, transition=flow, initial=evaluation.value)
+    value = evaluation.value.copy()
+    return Sensitivities.of(model, leader_reward=pairs, transition=flow, initial=value)
 
 
 @quiet
