@@ -210,18 +210,15 @@ def measures_call(model):
     response = tb.solve_follower(model)
     tables = ("leader_reward", "initial", "follower_discount", "leader_discount", "temperature")
     inputs = kernel_of(model) | {name: getattr(model, name) for name in tables}
-    inputs |= {"follower_value": response.value, "policy": response.policy, "place": place}
-    states, pairs, stored = model.n_states, model.available.shape, model.transition.nnz
+    inputs |= {"policy": response.policy, "place": place}
+    states, pairs = model.n_states, model.available.shape
     shapes = {
         "band": (states, 2 * width + 1),
         "value": states,
         "action_value": pairs,
         "occupancy": states,
-        "continuation": stored,
         "pairs": pairs,
-        "direct": stored,
         "influence": pairs,
-        "indirect": stored,
     }
     return inputs, {name: np.full(shape, np.nan) for name, shape in shapes.items()}
 
@@ -284,10 +281,10 @@ def product_call(model):
     kernel = model.transition
     inputs = kernel_of(model)
     vector = np.random.default_rng(6).normal(size=model.n_states)
-    return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
+    return {**inputs, "vector": vector}, {"total": np.zeros(kernel.shape[0])}
 
 
-def pullback_errors_call(model):
+def pull_back_call(model):
     kernel, rng = model.transition, np.random.default_rng(18)
     inputs = kernel_of(model)
     inputs |= {
@@ -295,7 +292,7 @@ def pullback_errors_call(model):
         "errors": rng.random(model.n_states),
         "roundings": 8.0,
     }
-    return inputs, {"bound": np.zeros(kernel.shape[0])}
+    return inputs, {name: np.zeros(kernel.shape[0]) for name in ("pulled", "bound")}
 
 
 def pad_call(model):
@@ -549,15 +546,17 @@ def pair_measures_call(model):
     return inputs, {name: rng.random(shape) for name in names}
 
 
-def softmax_call(model):
+def shares_call(model):
     rng, shape = np.random.default_rng(26), model.follower_reward.shape
     inputs = {
         "share": model.available / model.available.sum(axis=1, keepdims=True),
-        "size": rng.random((shape[0], max(1, shape[1] - 1))),
+        "slopes": rng.normal(size=(shape[0], max(1, shape[1] - 1))),
         "errors": rng.random((shape[0], max(1, shape[1] - 1))),
         "roundings": 2.0**50,
+        "each_fold": 2.0**49,
+        "factor": -3.0,
     }
-    return inputs, {"bound": np.full(shape, 7.0)}
+    return inputs, {name: np.full(shape, 7.0) for name in ("pulled", "bound")}
 
 
 def policy_call(model, *, scale=1.0):
@@ -690,7 +689,6 @@ CALLS = {
     "moved_gaps": moved_gaps_call,
     "pair_measures": pair_measures_call,
     "policy_errors": policy_errors_call,
-    "softmax_errors": softmax_call,
     "stray_residuals": stray_call,
     "outward": outward_call,
     "influence_sources": sources_call,
@@ -711,7 +709,8 @@ CALLS = {
     "weigh_arrivals": weigh_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
-    "pullback_errors": pullback_errors_call,
+    "pull_back": pull_back_call,
+    "pull_back_shares": shares_call,
     "local_variances": spread_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
@@ -821,7 +820,7 @@ def test_leader_measures_are_their_twins(model, leader_discount):
         model = model.replace(leader_discount=leader_discount)
     inputs, outputs = measures_call(model)
     run(kernels.leader_measures, inputs, outputs)
-    twin = twins.leader_measures(model, inputs["policy"], inputs["follower_value"])
+    twin = twins.leader_measures(model, inputs["policy"])
     assert {*twin, "band"} == {*outputs}
     for name, wanted in twin.items():
         assert agree(outputs[name], wanted)
@@ -918,13 +917,11 @@ PLAIN_TWINS = {
     "pad": lambda model, given: {"table": twins.pad(*given.values(), longest=12)},
     "mark_followed": lambda model, given: {"followed": twins.mark_followed(given["lengths"])},
     "sparse_product": lambda model, given: {
-        "product": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
+        "total": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
     },
-    "pullback_errors": lambda model, given: {
-        "bound": twins.pullback_errors(
-            model.transition, *(given[name] for name in ("slopes", "errors", "roundings"))
-        )
-    },
+    "pull_back": lambda model, given: twins.pull_back(
+        model.transition, *(given[name] for name in ("slopes", "errors", "roundings"))
+    ),
     "answers": lambda model, given: {
         "answered": at_entries(model, twins.answers(sample_of(model)[0], **answers_settings(model)))
     },
@@ -954,12 +951,12 @@ def test_plain_sums_are_the_twins(model, name):
 @pytest.mark.parametrize("name", ["slopes", "errors"])
 def test_pulled_back_errors_are_0_only_where_nothing_is(name):
     model = next(iter(MODELS.values()))
-    inputs, outputs = pullback_errors_call(model)
+    inputs, outputs = pull_back_call(model)
     nothing = {"slopes": np.zeros(model.n_states), "errors": np.zeros(model.n_states)}
-    run(kernels.pullback_errors, inputs | nothing, outputs)
+    run(kernels.pull_back, inputs | nothing, outputs)
     assert not outputs["bound"].any()
     least = {name: np.full(model.n_states, 5e-324)}
-    run(kernels.pullback_errors, inputs | nothing | least, outputs)
+    run(kernels.pull_back, inputs | nothing | least, outputs)
     assert (outputs["bound"] > 0.0).tolist() == (np.diff(model.transition.indptr) > 0).tolist()
 
 
@@ -1235,7 +1232,7 @@ STAGES = (
     "pair_measures",
     "policy_errors",
     "shown_patience",
-    "softmax_errors",
+    "pull_back_shares",
     "stray_residuals",
 )
 

@@ -42,6 +42,7 @@ from tabular_bilevel._base.arrays import (
     IntArray,
     quiet,
     read_only,
+    unchecked,
 )
 from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
@@ -152,6 +153,7 @@ class Refined:
     indirect: Callable[[], Sensitivities]
     measures: Sensitivities
     bounds: dict[str, Any]  # of the stations and the measures, by the names of `ErrorBounds`
+    finite: bool  # whether no number overflows
 
     def error_bounds(self, gradient: FloatArray, pulled: Reach) -> ErrorBounds:
         """Add bounds of the gradient, and say why they are infinite, if they are."""
@@ -162,7 +164,9 @@ class Refined:
             gradient,
             pulled,
         )
-        return ErrorBounds(**self.bounds, gradient=gradient, vacuous=reason, given=pulled.given)
+        return unchecked(
+            ErrorBounds, **self.bounds, gradient=gradient, vacuous=reason, given=pulled.given
+        )
 
 
 @quiet
@@ -176,9 +180,9 @@ def refined(
     """
     require_ieee_arithmetic()
     centre = _centre(model, response, None)
-    measures, values = centre.measures, (centre.response.value, centre.evaluation.value)
-    if not all(map(all_finite, (*values, measures.follower_reward, measures.leader_reward))):
+    if not centre.finite:
         return None
+    measures = centre.measures
     pulled = reach(problem, theta, measures, centre.bounds["sensitivities"])
     if pulled.own:
         gradient = finite_array("pullback(...)", pulled.pulled, theta.shape)
@@ -366,7 +370,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         inverses = {gamma: _inverse(model, policy, gamma) for gamma in {*discounts}}
         way, given = kernels.centre, tuple(inverses[gamma] for gamma in discounts)
     states, tables = np.empty((3, n_states)), np.empty((5, *shape))
-    state_errors, table_errors = np.empty((6, n_states)), np.empty((4, *shape))
+    errors = np.empty((6 + 4 * model.n_actions, n_states))
+    state_errors, table_errors = errors[:6], errors[6:].reshape(4, *shape)
     left, value_top, objective, objective_error, leader_top, slope, slope_error = way(
         *given,
         entries,
@@ -391,19 +396,24 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     if horizon is not None:  # the equations are those of an infinite one
         state_errors[1:4] = state_errors[5] = table_errors[2:] = np.inf
         objective_error = leader_top = slope_error = math.inf
-    tables[1][~model.available] = -np.inf
+    if not model._kernel.everything_available:
+        tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
-    value_error, leader_error, occupancy_error, initial_error, *spreads = _outward(state_errors)
-    policy_error, action_value_error, visits_error, influence_error = _outward(table_errors)
+    errors = _outward(errors)
+    value_error, leader_error, occupancy_error, initial_error, *spreads = errors[:6]
+    policy_error, action_value_error, visits_error, influence_error = errors[6:].reshape(4, *shape)
     players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_top, spreads[1]),
         (discounts[0], influence, influence_error, value, value_top, spreads[0]),
     )
 
-    @cache
+    known: list[tuple[FloatArray, ...]] = []
+
     def slopes() -> tuple[FloatArray, ...]:
         """Differentiate in the kernel, which few problems move."""
+        if known:
+            return known[0]
         parts, (total, errors) = np.empty((2, entries[2].size)), np.zeros((2, entries[2].size))
         shift = np.zeros(shape)
         for part, player in zip(parts, players, strict=True):
@@ -421,12 +431,14 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
                 errors,
                 shift,
             )
-        return (*parts, total, _outward(errors), _outward(shift))
+        known.append((*parts, total, _outward(errors), _outward(shift)))
+        return known[0]
 
     through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
     held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
     return Refined(
-        response=Response(
+        response=unchecked(
+            Response,
             value=value,
             action_value=action_value,
             policy=policy,
@@ -435,13 +447,14 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             iterations=response.iterations + 1,
             method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
-        evaluation=Evaluation(
+        evaluation=unchecked(
+            Evaluation,
             objective=objective,
             value=leader_value,
             action_value=leader_action_value,
             occupancy=occupancy,
-            continuation=later(lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
             horizon=horizon,
+            **later(continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
         ),
         direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
         indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
@@ -453,16 +466,17 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             "objective": _widened(objective_error),
             "leader_value": leader_error,
             "occupancy": occupancy_error,
-            "sensitivities": SensitivityBounds(
+            "sensitivities": unchecked(
+                SensitivityBounds,
                 follower_reward=influence_error,
                 leader_reward=visits_error,
-                transition=later(lambda: slopes()[3]),
-                transition_shift=later(lambda: slopes()[4]),
                 initial=initial_error,
                 initial_shift=_widened(leader_top),
                 temperature=_widened(slope_error),
+                **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
             ),
         },
+        finite=all_finite(states) and all_finite(tables[3:]),
     )
 
 
@@ -493,7 +507,7 @@ def _reason(
     pulled: Reach,
 ) -> str:
     """Say why the objective's bound or the gradient's is infinite."""
-    if np.isfinite(gradient).all() and np.isfinite(bounds.initial_shift):
+    if all_finite(gradient) and math.isfinite(bounds.initial_shift):
         return ""
     if model.leader_discount == 1.0 and not np.isfinite(bounds.initial_shift):
         return "leader_discount is 1, and float64 does not show that play ends, or does so too late"

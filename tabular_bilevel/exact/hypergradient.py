@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, entry, first
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, unchecked
 from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
-from tabular_bilevel.certify.bounds import Refined, refined
+from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.linear_quadratic import radii
-from tabular_bilevel.certify.result import (
-    Accuracy,
-    CertificationError,
-    ErrorBounds,
-    Hypergradient,
-)
+from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergradient
 from tabular_bilevel.finite.follower import FollowerSolver, Response, response_at
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import (
+    AnyEvaluation,
     AnyModel,
     AnyResponse,
     AnySensitivities,
@@ -160,20 +157,64 @@ def _estimated(
     reason: str,
 ) -> Hypergradient:
     evaluation, direct, indirect = road(model, response, horizon=horizon)
-    direct_gradient = pulled_back(problem, theta, direct)
-    indirect_gradient = pulled_back(problem, theta, indirect)
+    measures = direct + indirect
     unknown = read_only(np.full(theta.size, np.inf))
-    return Hypergradient(
+    return _put_together(
+        problem,
+        theta,
+        read_only(pulled_back(problem, theta, measures)),
+        Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
+        (model, response, evaluation, measures),
+        direct=lambda: direct,
+        indirect=lambda: indirect,
+    )
+
+
+def _put_together(
+    problem: AnyProblem,
+    theta: FloatArray,
+    gradient: FloatArray,
+    accuracy: Accuracy,
+    stations: tuple[AnyModel, AnyResponse, AnyEvaluation, AnySensitivities],
+    **parts: Callable[[], AnySensitivities],
+) -> Hypergradient:
+    """Make a result, whose gradient's parts are pulled back if somebody asks for them."""
+    model, response, evaluation, measures = stations
+    whole = gradient, accuracy.gradient, measures
+    return unchecked(
+        Hypergradient,
         objective=evaluation.objective,
-        gradient=read_only(direct_gradient + indirect_gradient),
-        direct=read_only(direct_gradient),
-        indirect=read_only(indirect_gradient),
-        accuracy=Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
+        gradient=gradient,
+        accuracy=accuracy,
         model=model,
         response=response,
         evaluation=evaluation,
-        sensitivities=direct + indirect,
+        sensitivities=measures,
+        **later(
+            direct=lambda: _part(problem, theta, whole, parts["direct"]()),
+            indirect=lambda: _part(problem, theta, whole, parts["indirect"]()),
+        ),
     )
+
+
+def _part(
+    problem: AnyProblem,
+    theta: FloatArray,
+    whole: tuple[FloatArray, FloatArray, AnySensitivities],
+    measures: AnySensitivities,
+) -> FloatArray:
+    """Pull a part back when it is asked for; ValueError if the problem is another by then."""
+    gradient, bound, all_measures = whole
+    now = pulled_back(problem, theta, all_measures)
+    allowed = SAME * np.abs(gradient).max(initial=0.0) + np.nan_to_num(bound, posinf=0.0)
+    other = np.abs(now - gradient) > allowed
+    if other.any():
+        index = first(other)
+        raise ValueError(
+            f"the problem is another by now: {entry('gradient', index)} was {gradient[index]:.6g}, "
+            f"and would be {now[index]:.6g}; parts of the gradient are computed when asked for"
+        )
+    return pulled_back(problem, theta, measures)
 
 
 def _bounded_tables(
@@ -184,44 +225,25 @@ def _bounded_tables(
     if found is None:
         return None
     centre, gradient, bounds = found
-    return Hypergradient(
-        objective=centre.evaluation.objective,
-        gradient=gradient,
-        direct=later(lambda: _part(problem, theta, found, centre.direct())),
-        indirect=later(lambda: _part(problem, theta, found, centre.indirect())),
-        accuracy=Accuracy(
-            Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
-            bounds.objective,
-            bounds.gradient,
-            bounds.vacuous,
-            bounds=bounds,
-            given=bounds.given,
-        ),
-        model=model,
-        response=centre.response,
-        evaluation=centre.evaluation,
-        sensitivities=centre.measures,
+    accuracy = unchecked(
+        Accuracy,
+        level=Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
+        objective=bounds.objective,
+        gradient=bounds.gradient,
+        reason=bounds.vacuous,
+        bounds=bounds,
+        enclosure=None,
+        given=bounds.given,
     )
-
-
-def _part(
-    problem: Any,
-    theta: FloatArray,
-    found: tuple[Refined, FloatArray, ErrorBounds],
-    measures: AnySensitivities,
-) -> FloatArray:
-    """Pull a part back when it is asked for; ValueError if the problem is another by then."""
-    centre, gradient, bounds = found
-    now = pulled_back(problem, theta, centre.measures)
-    allowed = SAME * np.abs(gradient).max(initial=0.0) + np.nan_to_num(bounds.gradient, posinf=0.0)
-    other = np.abs(now - gradient) > allowed
-    if other.any():
-        index = first(other)
-        raise ValueError(
-            f"the problem is another by now: {entry('gradient', index)} was {gradient[index]:.6g}, "
-            f"and would be {now[index]:.6g}; parts of the gradient are computed when asked for"
-        )
-    return pulled_back(problem, theta, measures)
+    return _put_together(
+        problem,
+        theta,
+        gradient,
+        accuracy,
+        (model, centre.response, centre.evaluation, centre.measures),
+        direct=centre.direct,
+        indirect=centre.indirect,
+    )
 
 
 def _bounded_linear_quadratic(

@@ -21,10 +21,8 @@ __all__ = [
     "outward",
     "pair_measures",
     "policy_errors",
-    "pullback_errors",
     "slope_errors",
     "soft_policy",
-    "softmax_errors",
     "stray_residuals",
     "value_gaps",
 ]
@@ -557,62 +555,6 @@ def slope_errors(
                 rounding = ROUNDOFF * (6.0 * abs(slopes[k]) + off * abs(ahead))
                 more = off * abs(ahead - mean) + at_most * spread[j]
                 errors[k] += more + rounding + UNDERFLOW * (1.0 + abs(ahead))
-
-
-@patient_kernel(elements)
-def pullback_errors(
-    indptr: IntArray,
-    indices: IntArray,
-    data: FloatArray,
-    slopes: FloatArray,
-    errors: FloatArray,
-    roundings: float,
-    bound: FloatArray,
-) -> None:
-    """Add to the bound what a CSR matrix times slopes is off by, if they are off by `errors`.
-
-    Each of a row's n terms is rounded n + `roundings` times. 0 only where all terms are.
-    """
-    for row in range(bound.size):
-        n = indptr[row + 1] - indptr[row]
-        total, size = 0.0, 0.0
-        something = False
-        for k in range(indptr[row], indptr[row + 1]):
-            j = indices[k]
-            feature = abs(data[k])
-            total += feature * errors[j]
-            size += feature * abs(slopes[j])
-            if feature > 0.0 and (errors[j] > 0.0 or slopes[j] != 0.0):
-                something = True
-        bound[row] += total + (n + roundings) * ROUNDOFF * size
-        if something:
-            bound[row] += n * UNDERFLOW
-
-
-@patient_kernel(elements)
-def softmax_errors(
-    share: FloatArray, size: FloatArray, errors: FloatArray, roundings: float, bound: FloatArray
-) -> None:
-    """Bound what p (g - mean of g under p) is off by, row by row, for g of these sizes and errors.
-
-    It is rounded so often, relative to the size of g. Where columns of these are left out, g is 0.
-    """
-    n_rows, n = share.shape
-    for row in range(n_rows):
-        total, mean_off, mean_size = 0.0, 0.0, 0.0
-        for k in range(size.shape[1]):
-            total += size[row, k] + errors[row, k]
-            mean_off += share[row, k] * (errors[row, k] + ROUNDOFF * roundings * size[row, k])
-            mean_size += share[row, k] * size[row, k]
-        least = UNDERFLOW if total > 0.0 else 0.0
-        lost = least * (1.0 + total)  # also where a share underflows, whose weight is lost
-        for k in range(n):
-            here, off = 0.0, mean_off + 3.0 * lost
-            if k < size.shape[1]:
-                here = size[row, k]
-                off += errors[row, k] + ROUNDOFF * roundings * here
-            bound[row, k] = share[row, k] * off
-            bound[row, k] += least * (1.0 + here + mean_size + lost + off)
 
 
 @patient_kernel(elements)
