@@ -33,8 +33,6 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward
 from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
-__all__ = ["hypergradient", "objective"]
-
 # States of a linear-quadratic model, up to which its bounds, some 80 spectral norms, cost little.
 FEW = 20
 
