@@ -386,7 +386,7 @@ def _reason(
         return "a finite horizon is not covered"
     if pulled.reason and np.isfinite(bounds.follower_reward).all():
         return pulled.reason
-    return "the residuals leave nothing to say"
+    return "the residuals overflow, or are too large to say anything"
 
 
 def _around(stored: FloatArray, centre: FloatArray, bounds: FloatArray) -> FloatArray:
