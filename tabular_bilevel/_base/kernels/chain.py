@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,7 +73,7 @@ def shown_patience(
             ahead += (policy[s, a] + aside[s, a]) * after
         here = abs(steps[s])
         left = here - ahead - 2.0 * terms * ROUNDOFF * (here + ahead)
-        if not left >= least:  # a NaN stays
+        if left < least or math.isnan(left):
             least = left
         most = max(most, here)
     return most / least * (1.0 + 4.0 * ROUNDOFF) if least > 0.0 else np.inf
@@ -148,7 +149,7 @@ def largest(numbers: FloatArray, others: FloatArray) -> float:
     most = 0.0
     for k in range(numbers.size):
         size = abs(numbers[k]) + abs(others[k])
-        if not size <= most:
+        if size > most or math.isnan(size):
             most = size
     return most
 

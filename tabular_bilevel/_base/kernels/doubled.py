@@ -44,8 +44,9 @@ UNDERFLOW = 2.0**-1000
 EXP_ROUNDOFFS = 8.0
 
 
-# Probabilities below exp(-650) < FLOOR are bounded absolutely: float64 may have 0 for them.
-FLOOR, NEGLIGIBLE = 2.0**-900, -650.0
+# Probabilities below exp(-624) < FLOOR are bounded absolutely: below exp(-650), or nearly, float64
+# may have 0 for them.
+FLOOR, LOG_FLOOR, NEGLIGIBLE = 2.0**-900, -624.0, -650.0
 
 # What an operation with twice float64's digits is off by, relative to the sizes of what it is made
 # of, and more: no more than ten roundings squared. Of `exponential`, whose series ends: measured
@@ -251,11 +252,13 @@ def flow_residual(
 
 @kernel
 def exponential(x: float, rest: float) -> tuple[float, float]:
-    """exp(x + rest) with twice float64's digits, for -61 < x < 1 and a small rest.
+    """exp(x + rest) with twice float64's digits, for -61 < x < 1 and a rest that x does not show.
 
-    x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang, "Table-driven implementation of
+    Of another x, such as NaN, it is NaN. x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang, "Table-driven implementation of
     the exponential function", 1989).
     """
+    if not -61.0 < x < 1.0:
+        return np.nan, np.nan
     k = math.floor(x / PARTS[0] + 0.5)
     r, low = two_sum(x, -k * PARTS[0])
     r, lost = two_sum(r, -k * PARTS[1])
@@ -328,7 +331,8 @@ def soft_policy(
             log_policy[s, a] = log_policy_error[s, a] = 0.0
             if available[s, a]:
                 choices += 1
-                if not gap[s, a] <= top:  # a NaN stays
+                more = gap[s, a] == top and rest[s, a] > rest[s, best]
+                if gap[s, a] > top or more or math.isnan(gap[s, a]):
                     top, best = gap[s, a], a
         top_rest, top_error = rest[s, best], error[s, best]
         total, total_rest, total_error = 0.0, 0.0, 0.0
@@ -336,7 +340,7 @@ def soft_policy(
             if not available[s, a]:
                 continue
             apart, slip = two_sum(gap[s, a], -top)
-            slip += rest[s, a] - top_rest
+            apart, slip = two_sum(apart, slip + (rest[s, a] - top_rest))
             logit = max(apart / temperature, -1e300)
             off = error[s, a] + top_error + DOUBLED * (abs(gap[s, a]) + abs(top))
             off = off / temperature + DOUBLED * abs(logit) + FLOOR
@@ -360,7 +364,8 @@ def soft_policy(
                 policy[s, a] = math.exp(logit)
                 log_error[s, a] += 2.0 * abs(left) + EXP_ROUNDOFFS * ROUNDOFF
                 if not logit - off > NEGLIGIBLE:
-                    spare[s, a], log_error[s, a] = FLOOR, 0.0
+                    spare[s, a] = FLOOR if logit + off < LOG_FLOOR else np.inf
+                    log_error[s, a] = 0.0
             sum_, lost = two_sum(total, policy[s, a])
             total, total_rest = two_sum(sum_, lost + (total_rest + low[s, a]))
             total_error += policy[s, a] * growth(log_error[s, a]) + spare[s, a]
@@ -589,8 +594,9 @@ def advantages(
             advantage_error[s, a] = error[s, a] + DOUBLED * size + off
             most = max(most, abs(high))
         residual[s] = mean
-        if not abs(mean) + off <= largest:  # a NaN stays
-            largest = abs(mean) + off
+        off += abs(mean)
+        if off > largest or math.isnan(off):
+            largest = off
     return largest, most
 
 
@@ -615,8 +621,8 @@ def evaluate(
             action_value[s, a] = gap[s, a] + value[s] if available[s, a] else 0.0
         if start[s] > 0.0:
             product, slip = two_product(start[s], value[s])
-            objective, lost = two_sum(objective, product)
-            rest += slip + (lost + start[s] * low[s])
+            total, lost = two_sum(objective, product)
+            objective, rest = two_sum(total, rest + (slip + (lost + start[s] * low[s])))
             error += start[s] * (value_error + n_states * DOUBLED * abs(value[s]))
             if value[s] != 0.0 or value_error != 0.0:
                 error += UNDERFLOW
@@ -697,7 +703,7 @@ def influence_sources(
         source[s, best], source_rest[s, best] = -total, -total_rest
         source_error[s, best] = total_error + measure_error * turns / temperature
         all_errors += 2.0 * total_error
-        if not 2.0 * turns <= worst:  # a NaN stays
+        if 2.0 * turns > worst or math.isnan(turns):
             worst = 2.0 * turns
         for a in range(n_actions):
             row = s * n_actions + a
