@@ -254,8 +254,8 @@ def flow_residual(
 def exponential(x: float, rest: float) -> tuple[float, float]:
     """exp(x + rest) with twice float64's digits, for -61 < x < 1 and a rest that x does not show.
 
-    Of another x, such as NaN, it is NaN. x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang, "Table-driven implementation of
-    the exponential function", 1989).
+    Of any other x it is NaN. x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang,
+    "Table-driven implementation of the exponential function", 1989).
     """
     if not -61.0 < x < 1.0:
         return np.nan, np.nan
