@@ -511,14 +511,14 @@ MUTANTS = (
         (f"{KERNELS}::test_what_is_carried_is_within_its_error",),
     ),
     Mutant(
-        "a leader"s value that is not refined",
+        "values of the leader that are not refined",
         "centre",
         "        if step == STEPS - 1 or",
         "        if True or",
         (BOUNDS,),
     ),
     Mutant(
-        "a follower"s value that is not refined",
+        "values of the follower that are not refined",
         "centre",
         "step > 0 and enough",
         "step > 0",
