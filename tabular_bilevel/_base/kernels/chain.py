@@ -73,7 +73,7 @@ def shown_patience(
             ahead += (policy[s, a] + aside[s, a]) * after
         here = abs(steps[s])
         left = here - ahead - 2.0 * terms * ROUNDOFF * (here + ahead)
-        if left < least or math.isnan(left):
+        if left < least or math.isnan(left):  # a NaN stays
             least = left
         most = max(most, here)
     return most / least * (1.0 + 4.0 * ROUNDOFF) if least > 0.0 else np.inf

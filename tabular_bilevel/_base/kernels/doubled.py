@@ -331,9 +331,9 @@ def soft_policy(
             log_policy[s, a] = log_policy_error[s, a] = 0.0
             if available[s, a]:
                 choices += 1
-                more = gap[s, a] == top and rest[s, a] > rest[s, best]
-                if gap[s, a] > top or more or math.isnan(gap[s, a]):
-                    top, best = gap[s, a], a
+                here, tied = gap[s, a], gap[s, a] == top and rest[s, a] > rest[s, best]
+                if here > top or tied or math.isnan(here):  # a NaN stays
+                    top, best = here, a
         top_rest, top_error = rest[s, best], error[s, best]
         total, total_rest, total_error = 0.0, 0.0, 0.0
         for a in range(n_actions):
@@ -595,7 +595,7 @@ def advantages(
             most = max(most, abs(high))
         residual[s] = mean
         off += abs(mean)
-        if off > largest or math.isnan(off):
+        if off > largest or math.isnan(off):  # a NaN stays
             largest = off
     return largest, most
 
@@ -703,7 +703,7 @@ def influence_sources(
         source[s, best], source_rest[s, best] = -total, -total_rest
         source_error[s, best] = total_error + measure_error * turns / temperature
         all_errors += 2.0 * total_error
-        if 2.0 * turns > worst or math.isnan(turns):
+        if 2.0 * turns > worst or math.isnan(turns):  # a NaN stays
             worst = 2.0 * turns
         for a in range(n_actions):
             row = s * n_actions + a
