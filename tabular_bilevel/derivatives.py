@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -141,19 +141,17 @@ def reach(
     By the problem's own `pullback_bound` if it has one, else by the sizes of its derivatives.
     """
     if moves_as(problem, Reparametrised) and _bounds_itself(problem.transform):
-        transform: Any = problem.transform
-        inner = reach(problem.inner, transform.forward(theta), measures, bounds)
-        pulled = _pulled(transform.pullback(theta, inner.pulled), theta)
-        bound = transform.pullback_bound(theta, inner.pulled, inner.bound)
-        return _own(transform, replace(inner, pulled=pulled), bound)
+        inner = reach(problem.inner, problem.transform.forward(theta), measures, bounds)
+        pulled, bound, reason = _own(problem.transform, theta, inner.pulled, inner.bound)
+        if inner.reason or (reason and not all_finite(inner.bound)):
+            reason = inner.reason
+        return Reach(pulled, bound, inner.given, reason, inner.own)
     if moves_as(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
     if _bounds_itself(problem):
-        own: Any = problem
-        pulled = _pulled(problem.pullback(theta, measures), theta)
-        bound = own.pullback_bound(theta, measures, bounds)
-        return _own(problem, Reach(pulled, pulled, own=True), bound)
+        pulled, bound, reason = _own(problem, theta, measures, bounds)
+        return Reach(pulled, bound, "", reason if reason and all_finite(pulled) else "", own=True)
     try:
         tangents = tangents_at(problem, theta, measures.model, limited=True)
         if tangents.given == _given("pullback"):
@@ -161,17 +159,12 @@ def reach(
     except ValueError as error:
         unknown = np.full(theta.size, np.inf)
         return Reach(np.zeros(theta.size), unknown, reason=str(error))
-    return Reach(tangents.dot(measures), tangents.reach(measures, bounds), tangents.given)
+    return Reach(*tangents.bounded_dot(measures, bounds), tangents.given)
 
 
 def _bounds_itself(part: Any) -> bool:
     """Say whether a part has a bound for its pullback, and did not inherit it for another."""
     return keeps_up(part, "pullback_bound", "pullback") and hasattr(part, "pullback_bound")
-
-
-def _pulled(found: Any, theta: FloatArray) -> FloatArray:
-    """Check what a pullback returned; what is not finite has no bound."""
-    return real_array("pullback(...)", found, theta.shape)
 
 
 def _added(parts: Sequence[Reach]) -> Reach:
@@ -188,16 +181,25 @@ def _added(parts: Sequence[Reach]) -> Reach:
     return Reach(pulled, bound, words["given"], words["reason"])
 
 
-def _own(part: object, found: Reach, bound: Any) -> Reach:
-    """Check the bound that a part of a problem has of its own."""
-    bound = real_array("pullback_bound(...)", bound, found.pulled.shape)
-    if not bound.min(initial=0.0) >= 0.0 and (bound < 0.0).any():  # no number bounds nothing
-        index = first(bound < 0.0)
-        raise ValueError(f"{entry('pullback_bound(...)', index)} is {bound[index]}, below 0")
-    reason = found.reason
-    if not reason and not all_finite(bound) and all_finite(found.bound):
-        reason = f"the pullback_bound of {type(part).__name__} is infinite"
-    return Reach(found.pulled, bound, found.given, reason, found.own)
+def _own(
+    part: Any, theta: FloatArray, measures: Any, bounds: Any
+) -> tuple[FloatArray, FloatArray, str]:
+    """Pull back by a part of a problem, with its own bound, and say so if that is infinite.
+
+    In one pass, if there is one and no heir's methods are others.
+    """
+    at_once = getattr(part, "_bounded_pullback", None)
+    if at_once is not None and keeps_up(part, "_bounded_pullback", "pullback", "pullback_bound"):
+        pulled, bound = at_once(theta, measures, bounds)
+    else:
+        pulled = real_array("pullback(...)", part.pullback(theta, measures), theta.shape)
+        bound = part.pullback_bound(theta, measures, bounds)
+        bound = real_array("pullback_bound(...)", bound, theta.shape)
+        if not bound.min(initial=0.0) >= 0.0 and (bound < 0.0).any():  # no number bounds nothing
+            index = first(bound < 0.0)
+            raise ValueError(f"{entry('pullback_bound(...)', index)} is {bound[index]}, below 0")
+    name = type(part).__name__
+    return pulled, bound, "" if all_finite(bound) else f"the pullback_bound of {name} is infinite"
 
 
 def _given(method: str) -> str:

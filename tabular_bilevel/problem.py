@@ -225,9 +225,10 @@ def modelled(problem: BilevelProblem, theta: FloatArray, *, name: str = "problem
 
 def moves_as(problem: object, kind: type[T]) -> TypeGuard[T]:
     """Say whether a problem is of a kind, and none whose methods are others: an heir's may be."""
-    methods = ("model", "pullback", "pushforward")
-    return isinstance(problem, kind) and all(
-        getattr(type(problem), name, None) is getattr(kind, name, None) for name in methods
+    methods = ("model", "pullback", "pullback_bound", "pushforward")
+    return type(problem) is kind or (
+        isinstance(problem, kind)
+        and all(getattr(type(problem), name, None) is getattr(kind, name, None) for name in methods)
     )
 
 

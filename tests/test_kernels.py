@@ -197,18 +197,15 @@ def measures_call(model):
     response = tb.solve_follower(model)
     tables = ("leader_reward", "initial", "follower_discount", "leader_discount", "temperature")
     inputs = kernel_of(model) | {name: getattr(model, name) for name in tables}
-    inputs |= {"follower_value": response.value, "policy": response.policy, "place": place}
-    states, pairs, stored = model.n_states, model.available.shape, model.transition.nnz
+    inputs |= {"policy": response.policy, "place": place}
+    states, pairs = model.n_states, model.available.shape
     shapes = {
         "band": (states, 2 * width + 1),
         "value": states,
         "action_value": pairs,
         "occupancy": states,
-        "continuation": stored,
         "pairs": pairs,
-        "direct": stored,
         "influence": pairs,
-        "indirect": stored,
     }
     return inputs, {name: np.full(shape, np.nan) for name, shape in shapes.items()}
 
@@ -271,10 +268,10 @@ def product_call(model):
     kernel = model.transition
     inputs = kernel_of(model)
     vector = np.random.default_rng(6).normal(size=model.n_states)
-    return {**inputs, "vector": vector}, {"product": np.full(kernel.shape[0], np.nan)}
+    return {**inputs, "vector": vector}, {"total": np.zeros(kernel.shape[0])}
 
 
-def pullback_errors_call(model):
+def pull_back_call(model):
     kernel, rng = model.transition, np.random.default_rng(18)
     inputs = kernel_of(model)
     inputs |= {
@@ -282,7 +279,7 @@ def pullback_errors_call(model):
         "errors": rng.random(model.n_states),
         "roundings": 8.0,
     }
-    return inputs, {"bound": np.zeros(kernel.shape[0])}
+    return inputs, {name: np.zeros(kernel.shape[0]) for name in ("pulled", "bound")}
 
 
 def pad_call(model):
@@ -575,18 +572,26 @@ def policy_call(model, *, scale=1.0, off=0.0, temperature=None, tied=False):
         "temperature": model.temperature if temperature is None else temperature,
     }
     names = ("policy", "low", "log_error", "spare", "log_policy", "log_policy_error")
-    return inputs, empty(shape, *names) | empty(model.n_states, "residual", "residual_error")
+    outputs = empty(shape, *names) | empty(model.n_states, "residual", "residual_error")
+    return inputs, outputs | {"scratch": np.full((5, model.n_states), 7.0)}
 
 
-def softmax_call(model):
+def exponentials_call(model):
+    x = -abs(model.follower_reward.ravel())
+    return {"x": x, "rest": 1e-17 * x}, empty(x.shape, "high", "low")
+
+
+def shares_call(model):
     rng, shape = np.random.default_rng(26), model.follower_reward.shape
     inputs = {
         "share": model.available / model.available.sum(axis=1, keepdims=True),
-        "size": rng.random((shape[0], max(1, shape[1] - 1))),
+        "slopes": rng.normal(size=(shape[0], max(1, shape[1] - 1))),
         "errors": rng.random((shape[0], max(1, shape[1] - 1))),
         "roundings": 2.0**50,
+        "each_fold": 2.0**49,
+        "factor": -3.0,
     }
-    return inputs, {"bound": np.full(shape, 7.0)}
+    return inputs, {name: np.full(shape, 7.0) for name in ("pulled", "bound")}
 
 
 def slopes_call(model):
@@ -656,7 +661,7 @@ def agree(array, other):
 
 CALLS = {
     **{name: lambda model, case=case: case(model)[1:3] for name, case in CASES.items()},
-    "exponential": lambda model: ({"x": -model.temperature, "rest": 1e-17}, {}),
+    "exponentials": exponentials_call,
     "answers": answers_call,
     "is_policy": is_policy_call,
     "mark_followed": followed_call,
@@ -664,7 +669,6 @@ CALLS = {
     "lost": lambda model: ({"patience": 10.0, "size": model.temperature}, {}),
     "shown_patience": patience_call,
     "policy_errors": policy_errors_call,
-    "softmax_errors": softmax_call,
     "outward": outward_call,
     "slope_errors": slopes_call,
     "soft_policy": policy_call,
@@ -681,7 +685,8 @@ CALLS = {
     "weigh_arrivals": weigh_call,
     "monte_carlo": monte_carlo_call,
     "pad": pad_call,
-    "pullback_errors": pullback_errors_call,
+    "pull_back": pull_back_call,
+    "pull_back_shares": shares_call,
     "local_variances": spread_call,
     "sparse_product": product_call,
     "sarsa": sarsa_call,
@@ -767,7 +772,7 @@ def test_leader_measures_are_their_twins(model, leader_discount):
         model = model.replace(leader_discount=leader_discount)
     inputs, outputs = measures_call(model)
     run(kernels.leader_measures, inputs, outputs)
-    twin = twins.leader_measures(model, inputs["policy"], inputs["follower_value"])
+    twin = twins.leader_measures(model, inputs["policy"])
     assert {*twin, "band"} == {*outputs}
     for name, wanted in twin.items():
         assert agree(outputs[name], wanted)
@@ -864,13 +869,11 @@ PLAIN_TWINS = {
     "pad": lambda model, given: {"table": twins.pad(*given.values(), longest=12)},
     "mark_followed": lambda model, given: {"followed": twins.mark_followed(given["lengths"])},
     "sparse_product": lambda model, given: {
-        "product": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
+        "total": np.array(twins.sparse_product(model.transition.toarray(), given["vector"]))
     },
-    "pullback_errors": lambda model, given: {
-        "bound": twins.pullback_errors(
-            model.transition, *(given[name] for name in ("slopes", "errors", "roundings"))
-        )
-    },
+    "pull_back": lambda model, given: twins.pull_back(
+        model.transition, *(given[name] for name in ("slopes", "errors", "roundings"))
+    ),
     "answers": lambda model, given: {
         "answered": at_entries(model, twins.answers(sample_of(model)[0], **answers_settings(model)))
     },
@@ -898,12 +901,12 @@ def test_plain_sums_are_the_twins(model, name):
 @pytest.mark.parametrize("name", ["slopes", "errors"])
 def test_pulled_back_errors_are_0_only_where_nothing_is(name):
     model = next(iter(MODELS.values()))
-    inputs, outputs = pullback_errors_call(model)
+    inputs, outputs = pull_back_call(model)
     nothing = {"slopes": np.zeros(model.n_states), "errors": np.zeros(model.n_states)}
-    run(kernels.pullback_errors, inputs | nothing, outputs)
+    run(kernels.pull_back, inputs | nothing, outputs)
     assert not outputs["bound"].any()
     least = {name: np.full(model.n_states, 5e-324)}
-    run(kernels.pullback_errors, inputs | nothing | least, outputs)
+    run(kernels.pull_back, inputs | nothing | least, outputs)
     assert (outputs["bound"] > 0.0).tolist() == (np.diff(model.transition.indptr) > 0).tolist()
 
 
@@ -1152,7 +1155,7 @@ def test_a_single_action_is_played_for_sure_and_equal_ones_alike():
     gap = np.array([[0.3, -7.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]])
     available = np.array([[False, True, False, False], [True] * 4])
     outputs = empty(gap.shape, "policy", "low", "log_error", "spare", "log", "log_policy_error")
-    outputs |= empty(2, "residual", "residual_error")
+    outputs |= empty(2, "residual", "residual_error") | {"scratch": np.empty((5, 2))}
     kernels.soft_policy(gap, 1e-18 * available, 0.0 * gap, available, 0.7, *outputs.values())
     assert outputs["policy"].tolist() == [[0.0, 1.0, 0.0, 0.0], [0.25] * 4]
     assert not outputs["low"].any()
@@ -1175,16 +1178,20 @@ def test_what_is_no_number_leaves_no_bound_of_a_policy(spoilt, python, place):
 
 
 def test_exponentials_have_twice_the_digits():
-    rng = np.random.default_rng(1)
-    points = [*rng.uniform(-61.0, 1.0, 2000), *-np.logspace(-300, 0, 300), -0.0, *range(-60, 1)]
-    for x in map(float, points):
-        rest = rng.uniform(-1.0, 1.0) * 2.0**-53 * abs(x)
-        found = kernels.exponential(x, rest)
-        exact = twins.exponential(x, rest)
-        assert within(found, exact, kernels.doubled.DOUBLED_EXP * exact)
-        assert found == jit._interpreted(kernels.exponential)(x, rest)
-    assert kernels.exponential(0.0, 0.0) == (1.0, 0.0)
-    assert not within([math.exp(-0.7)], twins.exponential(-0.7, 0.0), kernels.doubled.DOUBLED_EXP)
+    rng, doubled = np.random.default_rng(1), kernels.doubled
+    x = [*rng.uniform(-649.0, 1.0, 2000), *rng.uniform(-1.0, 1.0, 500), *-np.logspace(-300, 0, 300)]
+    x = np.array([*x, *range(-649, 1), -0.0])
+    rest = rng.uniform(-1.0, 1.0, x.size) * 2.0**-53 * abs(x)
+    found, same = np.empty((2, *x.shape)), np.empty((2, *x.shape))
+    kernels.exponentials(x, rest, *found)
+    jit._interpreted(kernels.exponentials)(x, rest, *same)
+    np.testing.assert_array_equal(found, same)
+    exact = twins.exponentials(x, rest)
+    assert within(found, exact, exact * Fraction(doubled.DOUBLED_EXP)).all()
+    assert not within(found[:1], exact, exact * Fraction(doubled.DOUBLED_EXP)).all()
+    assert found[:, -1].tolist() == [1.0, 0.0]
+    kernels.exponentials(np.array([math.nan, -1e300, -math.inf]), np.zeros(3), *found[:, :3])
+    assert (found[0, :3] < doubled.FLOOR).all()
 
 
 # What a kernel says of two numbers each.
@@ -1333,7 +1340,7 @@ STAGES = (
     "lost",
     "policy_errors",
     "shown_patience",
-    "softmax_errors",
+    "pull_back_shares",
 )
 
 

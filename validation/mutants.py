@@ -125,23 +125,23 @@ MUTANTS = (
     ),
     Mutant(
         "no dP in the direct part",
-        "direct_sensitivities",
-        "        transition=flow,\n",
+        "_direct",
+        "transition=flow, ",
         "",
         (ROAD,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "influence_measures",
-        "        transition=flow * response.value[model.transition.indices],\n",
+        "        transition=flow,\n",
         "",
         (ROAD,),
     ),
     Mutant(
         "no drho",
-        "direct_sensitivities",
-        "        initial=evaluation.value.copy(),\n",
-        "",
+        "_direct",
+        ", initial=evaluation.value)",
+        ")",
         (ROAD,),
     ),
     Mutant(
@@ -281,7 +281,7 @@ MUTANTS = (
     ),
     Mutant(
         "what underflows in a pullback is 0",
-        "pullback_errors",
+        "pull_back",
         "            bound[row] += n * UNDERFLOW\n",
         "            bound[row] += 0.0\n",
         (f"{KERNELS}::test_pulled_back_errors_are_0_only_where_nothing_is",),
@@ -435,7 +435,7 @@ MUTANTS = (
     ),
     Mutant(
         "exponentials without the second half of the table",
-        "exponential",
+        "exponentials",
         "(root_low + product_low)",
         "product_low",
         (f"{KERNELS}::test_exponentials_have_twice_the_digits",),
@@ -443,7 +443,7 @@ MUTANTS = (
     Mutant(
         "policies of the first half of the gaps",
         "soft_policy",
-        "slip + (rest[s, a] - top_rest)",
+        "slip + (rest[s, a] - rest[s, best])",
         "slip",
         (POLICY,),
     ),
@@ -547,9 +547,9 @@ MUTANTS = (
     ),
     Mutant(
         "shares whose mean is known exactly",
-        "softmax_errors",
-        "here, off = 0.0, mean_off + 3.0 * lost",
-        "here, off = 0.0, 3.0 * lost",
+        "pull_back_shares",
+        "slope, size, off = 0.0, 0.0, mean_off + 3.0 * lost",
+        "slope, size, off = 0.0, 0.0, 3.0 * lost",
         (STAGES,),
     ),
     Mutant(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -32,9 +32,13 @@ LARGEST_POOL, LARGEST_ENTROPY = 2**10, 2**13
 
 def addresses(generator: np.random.Generator) -> tuple[int, int]:
     """Find the C function that draws uniform numbers for a generator, and the state it takes."""
-    interface = generator.bit_generator.ctypes
-    function = ctypes.c_void_p.from_buffer(interface.next_double).value
-    return int(function or 0), int(interface.state_address)
+    return _addresses(generator.bit_generator)
+
+
+@lru_cache(maxsize=1)
+def _addresses(bits: np.random.BitGenerator) -> tuple[int, int]:
+    function = ctypes.c_void_p.from_buffer(bits.ctypes.next_double).value
+    return int(function or 0), int(bits.ctypes.state_address)
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:

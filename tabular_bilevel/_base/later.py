@@ -13,16 +13,10 @@ T = TypeVar("T")
 
 
 def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
-    """Let functions without arguments take the place of some arrays of a frozen dataclass.
+    """Let functions, named by `later`, take the place of some arrays of a frozen dataclass.
 
     Copies and pickles have the arrays.
     """
-
-    def put_aside(self: Any) -> None:
-        known = vars(self)
-        for name in names:
-            if callable(known[name]):
-                known["later " + name] = known.pop(name)
 
     @quiet
     def compute(self: Any, name: str) -> Any:
@@ -43,7 +37,7 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
         return known
 
     def decorated(cls: type[T]) -> type[T]:
-        cls.__post_init__, cls.__getattr__ = put_aside, compute  # type: ignore[attr-defined]
+        cls.__getattr__ = compute  # type: ignore[attr-defined]
         if "__getstate__" not in vars(cls):
             cls.__getstate__ = state  # type: ignore[method-assign]
         return cls
@@ -51,6 +45,6 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
     return decorated
 
 
-def later(function: Callable[[], Any]) -> Any:
-    """Say of a function that it takes an array's place."""
-    return function
+def later(**functions: Callable[[], Any]) -> dict[str, Any]:
+    """Name functions without arguments as what computes arrays, for `unchecked`."""
+    return {"later " + name: function for name, function in functions.items()}

@@ -1,22 +1,15 @@
 """Proven bounds of what a float64 result is off by, at any size (theory.md section 12).
 
-The bounds are a posteriori: they trust no solver. From the stored numbers one step of refinement
-makes a *centre*, whose residuals compiled loops compute anew with twice float64's digits, and a
-chain of inequalities leads from the residuals to the gradient:
+The bounds are a posteriori: they trust no solver. From the stored value, steps of refinement make a
+*centre*: V, the policy, V_L, d_L, the influence's source and n, each the sum of two float64
+numbers. Compiled loops compute its residuals with twice float64's digits, and these are so small
+that the plainest inequalities do:
 
-1. Value. T V - V is the centre's residual. By the mean value theorem V* - V = (I - gamma_F P_m)^-1
-   (T V - V), for a policy m between that of V and the optimal one.
-2. Policy. log pi*(a|s) - log pi(a|s) = gamma_F (P(s,a) - P_m(s)) (V* - V) / temperature: what all
-   actions of a state share drops out.
-3. Leader. The error of V_L solves (I - gamma_L P_pi*) e = sum_a pi* A_L, with the centre's A_L.
-   Those of d_L and n solve transposed equations, whose sources have mass zero in each state, so
-   that here, too, only differences between actions count; what rounding leaves of the mass is
-   counted apart.
-4. The stored numbers: their distance to the centre, plus the centre's bound.
-
-The inverses are those of M-matrices: not negative, so sizes bound sizes. A small model's is formed
-and verified. On a large model a solver proposes an x >= 0 with (I - gamma P) x >= b, and a product
-shows what it lacks.
+1. Value. The residual T V - V, divided by 1 - gamma_F.
+2. Policy. Its logarithm is off by 2 gamma_F / temperature times that, and by what exp is.
+3. Leader. The mean of A_L under the exact policy, divided by 1 - gamma_L.
+4. Measures. What their equations lack, all states together, divided by 1 - gamma.
+5. The stored numbers: their distance to the centre, rounding above all, plus the centre's bound.
 
 Assumed are IEEE double precision with rounding to nearest, and exp and log within 4 units in the
 last place. The truth is that of the tables as stored.
@@ -41,12 +34,12 @@ from tabular_bilevel._base.arrays import (
     IntArray,
     quiet,
     read_only,
+    unchecked,
 )
 from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
-    largest,
     require_ieee_arithmetic,
 )
 from tabular_bilevel.derivatives import Reach, reach
@@ -79,7 +72,7 @@ def error_bounds(
     """Bound what the numbers of a finished result are off by.
 
     The solver that made the result is not trusted: a wrong one makes the bounds large, not wrong.
-    The cost is a factorisation for each of the two discounts, some solves and some products.
+    The cost is a factorisation for each of the two discounts, some solves and some passes.
 
     Parameters
     ----------
@@ -147,6 +140,7 @@ class Refined:
     indirect: Callable[[], Sensitivities]
     measures: Sensitivities
     bounds: dict[str, Any]  # of the stations and the measures, by the names of `ErrorBounds`
+    finite: bool  # whether no number overflows
 
     def error_bounds(self, gradient: FloatArray, pulled: Reach) -> ErrorBounds:
         """Add bounds of the gradient, and say why they are infinite, if they are."""
@@ -157,7 +151,9 @@ class Refined:
             gradient,
             pulled,
         )
-        return ErrorBounds(**self.bounds, gradient=gradient, vacuous=reason, given=pulled.given)
+        return unchecked(
+            ErrorBounds, **self.bounds, gradient=gradient, vacuous=reason, given=pulled.given
+        )
 
 
 @quiet
@@ -171,9 +167,9 @@ def refined(
     """
     require_ieee_arithmetic()
     centre = _centre(model, response, None)
-    measures, values = centre.measures, (centre.response.value, centre.evaluation.value)
-    if not all(map(all_finite, (*values, measures.follower_reward, measures.leader_reward))):
+    if not centre.finite:
         return None
+    measures = centre.measures
     pulled = reach(problem, theta, measures, centre.bounds["sensitivities"])
     if pulled.own:
         gradient = finite_array("pullback(...)", pulled.pulled, theta.shape)
@@ -238,10 +234,14 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     entries, shape, n_states = _entries(model), model.available.shape, model.n_states
     discounts = model.follower_discount, model.leader_discount
     contractions = [_contraction(model, gamma) for gamma in discounts]
-    way, given = (kernels.centre, model.band) if is_banded(model) else (_factored_centre(), model)
+    way: Callable[..., tuple[float, ...]] = _factored_centre()
+    given: Any = model
+    if is_banded(model):
+        way, given = kernels.centre, model.band
     states, tables = np.empty((3, n_states)), np.empty((5, *shape))
-    state_errors, table_errors = np.empty((3, n_states)), np.empty((4, *shape))
-    left, value_top, objective, objective_error, leader_top, slope, slope_error = way(
+    errors = np.empty((3 + 4 * model.n_actions, n_states))
+    state_errors, table_errors = errors[:3], errors[3:].reshape(4, *shape)
+    left, objective, objective_error, leader_top, slope, slope_error = way(
         given,
         entries,
         model.available,
@@ -254,7 +254,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         _row_terms(model),
         UNDERFLOW,
         response.value,
-        np.zeros((9, n_states)),
+        np.zeros((10, n_states)),
         np.zeros((13, *shape)),
         states,
         tables,
@@ -264,19 +264,24 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     if horizon is not None:  # the equations are those of an infinite one
         state_errors[1:] = table_errors[2:] = np.inf
         objective_error = leader_top = slope_error = math.inf
-    tables[1][~model.available] = -np.inf
+    if not model._kernel.everything_available:
+        tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
-    value_error, leader_error, occupancy_error = _outward(state_errors)
-    policy_error, action_value_error, visits_error, influence_error = _outward(table_errors)
+    errors = _outward(errors)
+    value_error, leader_error, occupancy_error = errors[:3]
+    policy_error, action_value_error, visits_error, influence_error = errors[3:].reshape(4, *shape)
     players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_error),
         (discounts[0], influence, influence_error, value, value_error),
     )
 
-    @cache
+    known: list[tuple[FloatArray, ...]] = []
+
     def slopes() -> tuple[FloatArray, ...]:
         """Differentiate in the kernel, which few problems move."""
+        if known:
+            return known[0]
         parts, (total, errors) = np.empty((2, entries[2].size)), np.zeros((2, entries[2].size))
         shift = np.zeros(shape)
         for part, player in zip(parts, players, strict=True):
@@ -294,12 +299,14 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
                 errors,
                 shift,
             )
-        return (*parts, total, _outward(errors), _outward(shift))
+        known.append((*parts, total, _outward(errors), _outward(shift)))
+        return known[0]
 
     through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
     held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
     return Refined(
-        response=Response(
+        response=unchecked(
+            Response,
             value=value,
             action_value=action_value,
             policy=policy,
@@ -308,13 +315,14 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             iterations=response.iterations + 1,
             method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
-        evaluation=Evaluation(
+        evaluation=unchecked(
+            Evaluation,
             objective=objective,
             value=leader_value,
             action_value=leader_action_value,
             occupancy=occupancy,
-            continuation=later(lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
             horizon=horizon,
+            **later(continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
         ),
         direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
         indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
@@ -326,16 +334,17 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             "objective": _widened(objective_error),
             "leader_value": leader_error,
             "occupancy": occupancy_error,
-            "sensitivities": SensitivityBounds(
+            "sensitivities": unchecked(
+                SensitivityBounds,
                 follower_reward=influence_error,
                 leader_reward=visits_error,
-                transition=later(lambda: slopes()[3]),
-                transition_shift=later(lambda: slopes()[4]),
                 initial=leader_error,
                 initial_shift=_widened(leader_top),
                 temperature=_widened(slope_error),
+                **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
             ),
         },
+        finite=all_finite(states) and all_finite(tables[3:]),
     )
 
 
@@ -366,7 +375,7 @@ def _reason(
     pulled: Reach,
 ) -> str:
     """Say why the objective's bound or the gradient's is infinite."""
-    if np.isfinite(gradient).all() and np.isfinite(bounds.initial_shift):
+    if all_finite(gradient) and math.isfinite(bounds.initial_shift):
         return ""
     if model.leader_discount == 1.0 and not np.isfinite(bounds.initial_shift):
         return "leader_discount is 1, and float64 does not show that play ends, or does so too late"

@@ -151,7 +151,7 @@ def _of_tables(_: object, experience: Experience, method: BoltzmannCovariance) -
     if method.average_tails:
         counts, weights = seen.visits(discount)
         credit *= weights
-        credit /= np.where(counts > 0.0, counts, 1.0)
+        np.divide(credit, counts, out=credit, where=counts > 0.0)
         discount = seen.survival
     return TraceRule(
         credit=credit,

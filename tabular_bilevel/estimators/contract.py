@@ -350,13 +350,15 @@ def as_memory(memory: Any, *, name: str = "memory") -> dict[str, npt.NDArray[Any
     require_memory(memory, name=name)
     if len(memory) > MOST_NAMES:
         raise ValueError(f"{name} has {len(memory):,} names, more than {MOST_NAMES}")
-    for key in memory:
+    checked = {}
+    for key, value in memory.items():
         if not (isinstance(key, str) and key.isprintable() and 0 < len(key) <= LONGEST_NAME):
             raise ValueError(
                 f"{name} has the name {brief(repr(key))}, not a string of 1 to {LONGEST_NAME} "
                 "printable characters"
             )
-    return {key: _remembered(f"{name}.{key}", value) for key, value in memory.items()}
+        checked[key] = value if is_frozen(value) else _remembered(f"{name}.{key}", value)
+    return checked
 
 
 def is_frozen(value: Any) -> bool:
@@ -368,8 +370,6 @@ def is_frozen(value: Any) -> bool:
 
 
 def _remembered(name: str, value: Any) -> npt.NDArray[Any]:
-    if is_frozen(value):
-        return value  # type: ignore[no-any-return]
     array = as_array(name, as_numpy(value))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"{name} is no array of real numbers, but of dtype {array.dtype}")

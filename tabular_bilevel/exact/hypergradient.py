@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, unchecked
 from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
@@ -19,8 +20,10 @@ from tabular_bilevel.certify.result import Accuracy, CertificationError, Hypergr
 from tabular_bilevel.finite.follower import FollowerSolver, Response, response_at
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import (
+    AnyEvaluation,
     AnyModel,
     AnyResponse,
+    AnySensitivities,
     by_kind,
     evaluated,
     road,
@@ -151,19 +154,42 @@ def _estimated(
     reason: str,
 ) -> Hypergradient:
     evaluation, direct, indirect = road(model, response, horizon=horizon)
-    direct_gradient = pulled_back(problem, theta, direct)
-    indirect_gradient = pulled_back(problem, theta, indirect)
+    measures = direct + indirect
     unknown = read_only(np.full(theta.size, np.inf))
-    return Hypergradient(
+    return _put_together(
+        problem,
+        theta,
+        read_only(pulled_back(problem, theta, measures)),
+        Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
+        (model, response, evaluation, measures),
+        direct=lambda: direct,
+        indirect=lambda: indirect,
+    )
+
+
+def _put_together(
+    problem: AnyProblem,
+    theta: FloatArray,
+    gradient: FloatArray,
+    accuracy: Accuracy,
+    stations: tuple[AnyModel, AnyResponse, AnyEvaluation, AnySensitivities],
+    **parts: Callable[[], AnySensitivities],
+) -> Hypergradient:
+    """Make a result, whose gradient's parts are pulled back if somebody asks for them."""
+    model, response, evaluation, measures = stations
+    return unchecked(
+        Hypergradient,
         objective=evaluation.objective,
-        gradient=read_only(direct_gradient + indirect_gradient),
-        direct=read_only(direct_gradient),
-        indirect=read_only(indirect_gradient),
-        accuracy=Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
+        gradient=gradient,
+        accuracy=accuracy,
         model=model,
         response=response,
         evaluation=evaluation,
-        sensitivities=direct + indirect,
+        sensitivities=measures,
+        **later(
+            direct=lambda: pulled_back(problem, theta, parts["direct"]()),
+            indirect=lambda: pulled_back(problem, theta, parts["indirect"]()),
+        ),
     )
 
 
@@ -175,23 +201,24 @@ def _bounded_tables(
     if found is None:
         return None
     centre, gradient, bounds = found
-    return Hypergradient(
-        objective=centre.evaluation.objective,
-        gradient=gradient,
-        direct=later(lambda: pulled_back(problem, theta, centre.direct())),
-        indirect=later(lambda: pulled_back(problem, theta, centre.indirect())),
-        accuracy=Accuracy(
-            Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
-            bounds.objective,
-            bounds.gradient,
-            bounds.vacuous,
-            bounds=bounds,
-            given=bounds.given,
-        ),
-        model=model,
-        response=centre.response,
-        evaluation=centre.evaluation,
-        sensitivities=centre.measures,
+    accuracy = unchecked(
+        Accuracy,
+        level=Level.ESTIMATE if bounds.vacuous else Level.BOUNDED,
+        objective=bounds.objective,
+        gradient=bounds.gradient,
+        reason=bounds.vacuous,
+        bounds=bounds,
+        enclosure=None,
+        given=bounds.given,
+    )
+    return _put_together(
+        problem,
+        theta,
+        gradient,
+        accuracy,
+        (model, centre.response, centre.evaluation, centre.measures),
+        direct=centre.direct,
+        indirect=centre.indirect,
     )
 
 

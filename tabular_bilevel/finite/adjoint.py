@@ -16,6 +16,7 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
     unchecked,
 )
+from tabular_bilevel._base.later import later
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -45,14 +46,19 @@ def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> S
 @quiet
 def direct_sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
     """Differentiate J with the policy held fixed; its influence on the follower is 0."""
-    policy = response.policy
-    flow = model.leader_discount * policy.ravel()[model.entry_row] * evaluation.continuation
-    return Sensitivities.of(
-        model,
-        leader_reward=evaluation.occupancy[:, None] * policy,
-        transition=flow,
-        initial=evaluation.value.copy(),
-    )
+    return _direct(model, response, evaluation, evaluation.occupancy[:, None] * response.policy)
+
+
+def _direct(
+    model: Model, response: Response, evaluation: Evaluation, pairs: FloatArray
+) -> Sensitivities:
+    """Differentiate with the policy held fixed, given the occupancy of pairs, shape (S, A)."""
+
+    def flow() -> FloatArray:
+        chances = response.policy.ravel()[model.entry_row]
+        return np.asarray(model.leader_discount * chances * evaluation.continuation)
+
+    return Sensitivities.of(model, leader_reward=pairs, transition=flow, initial=evaluation.value)
 
 
 @quiet
@@ -94,10 +100,9 @@ def road(
         direct = direct_sensitivities(model, response, evaluation)
         return evaluation, direct, indirect_sensitivities(model, response, evaluation)
     kernel, (place, width) = model.transition, model.band
-    shape, size = model.available.shape, kernel.data.size
+    shape = model.available.shape
     value, occupancy = np.empty(model.n_states), np.empty(model.n_states)
     action_value, pairs, influence = np.empty(shape), np.empty(shape), np.empty(shape)
-    continuation, direct_flow, indirect_flow = np.empty(size), np.empty(size), np.empty(size)
     kernels.leader_measures(
         kernel.indptr,
         kernel.indices,
@@ -107,18 +112,14 @@ def road(
         model.follower_discount,
         model.leader_discount,
         model.temperature,
-        read_only_view(response.value),
         read_only_view(response.policy),
         place,
         np.empty((model.n_states, 2 * width + 1)),
         value,
         action_value,
         occupancy,
-        continuation,
         pairs,
-        direct_flow,
         influence,
-        indirect_flow,
     )
     evaluation = unchecked(
         Evaluation,
@@ -126,19 +127,11 @@ def road(
         value=read_only(value),
         action_value=read_only(action_value),
         occupancy=read_only(occupancy),
-        continuation=read_only(continuation),
         horizon=None,
+        **later(continuation=lambda: occupancy[model.entry_state] * value[kernel.indices]),
     )
-    return (
-        evaluation,
-        Sensitivities.of(model, leader_reward=pairs, transition=direct_flow, initial=value),
-        Sensitivities.of(
-            model,
-            follower_reward=influence,
-            transition=indirect_flow,
-            temperature=partial(temperature_slope, model, response, influence),
-        ),
-    )
+    direct = _direct(model, response, evaluation, pairs)
+    return evaluation, direct, influence_measures(model, response, influence)
 
 
 def influence_source(model: Model, response: Response, evaluation: Evaluation) -> FloatArray:
@@ -156,11 +149,15 @@ def influence_source(model: Model, response: Response, evaluation: Evaluation) -
 
 def influence_measures(model: Model, response: Response, influence: FloatArray) -> Sensitivities:
     """Differentiate J through the follower's policy, given the influence measure, shape (S, A)."""
-    flow = model.follower_discount * influence.ravel()[model.entry_row]
+
+    def flow() -> FloatArray:
+        arriving = response.value[model.transition.indices]
+        return np.asarray(model.follower_discount * influence.ravel()[model.entry_row] * arriving)
+
     return Sensitivities.of(
         model,
         follower_reward=influence,
-        transition=flow * response.value[model.transition.indices],
+        transition=flow,
         temperature=partial(temperature_slope, model, response, influence),
     )
 

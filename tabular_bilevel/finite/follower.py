@@ -152,7 +152,7 @@ def solve_follower(
     if start is not None:
         start = finite_array("start", start, (model.n_states,))
     if solver is None:
-        return CompiledPolicyIteration().solve(model, start=start)
+        return BY_DEFAULT.solve(model, start=start)
     require_method("solver", solver, "solve")
     response = solver.solve(model, start=start)
     finite_array("value of the solver's response", response.value, (model.n_states,))
@@ -408,6 +408,9 @@ class CompiledPolicyIteration:
             raise _not_converged("CompiledPolicyIteration", self.tolerance, residual, done)
         method = f"compiled policy iteration by a band of {2 * width + 1}"
         return _response(model, value, action_value, policy, residual, done, method)
+
+
+BY_DEFAULT = CompiledPolicyIteration()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -297,7 +297,9 @@ class Model:
 
     def _with(self, **checked: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
-        return unchecked(Model, **{**self.__dict__, "_kernel": self._kernel, **checked})
+        made = unchecked(Model, **self.__dict__)
+        made.__dict__.update(checked, _kernel=self._kernel)
+        return made
 
     __setstate__ = restore_read_only
 

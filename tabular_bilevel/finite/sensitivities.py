@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel._base.later import computed_later
+from tabular_bilevel._base.later import computed_later, later
 from tabular_bilevel.finite.model import Model, Tangent
 
 __all__ = ["Sensitivities", "SensitivityBounds"]
@@ -114,26 +114,19 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        def owned(array: Any, table: FloatArray) -> FloatArray:
-            return read_only(np.zeros(table.shape) if array is None else array)
-
-        later: dict[str, Any] = {}
+        made: dict[str, Any] = {
+            "follower_reward": _owned(follower_reward, model.follower_reward),
+            "leader_reward": _owned(leader_reward, model.leader_reward),
+        }
         if callable(transition):
-            later["later transition"] = transition
+            made["later transition"] = transition
         else:
-            later["transition"] = owned(transition, model.transition.data)
+            made["transition"] = _owned(transition, model.transition.data)
         if callable(initial):
-            later["later initial"] = initial
+            made["later initial"] = initial
         else:
-            later["initial"] = owned(initial, model.initial)
-        return unchecked(
-            cls,
-            model=model,
-            follower_reward=owned(follower_reward, model.follower_reward),
-            leader_reward=owned(leader_reward, model.leader_reward),
-            _temperature=temperature,
-            **later,
-        )
+            made["initial"] = _owned(initial, model.initial)
+        return unchecked(cls, model=model, _temperature=temperature, **made)
 
     @cached_property
     def temperature(self) -> float:
@@ -155,13 +148,16 @@ class Sensitivities:
     @quiet
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
-        return Sensitivities.of(
-            self.model,
-            follower_reward=self.follower_reward + other.follower_reward,
-            leader_reward=self.leader_reward + other.leader_reward,
-            transition=lambda: self.transition + other.transition,
-            initial=lambda: self.initial + other.initial,
-            temperature=lambda: self.temperature + other.temperature,
+        return unchecked(
+            Sensitivities,
+            model=self.model,
+            follower_reward=read_only(self.follower_reward + other.follower_reward),
+            leader_reward=read_only(self.leader_reward + other.leader_reward),
+            _temperature=lambda: self.temperature + other.temperature,
+            **later(
+                transition=lambda: self.transition + other.transition,
+                initial=lambda: self.initial + other.initial,
+            ),
         )
 
     def times(self, factors: Mapping[str, float]) -> Sensitivities:
@@ -250,6 +246,10 @@ class SensitivityBounds:
     temperature: float
 
     __setstate__ = restore_read_only
+
+
+def _owned(array: Any, table: FloatArray) -> FloatArray:
+    return read_only(np.zeros(table.shape) if array is None else array)
 
 
 def _warn_of_old_name() -> None:

@@ -27,7 +27,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 
-__all__ = ["MOVED", "Tangents", "product", "stored", "summing"]
+__all__ = ["MOVED", "Tangents", "add_product", "product", "stored", "summing"]
 
 #: The tables that theta may move, in the order of `Tangent`.
 MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
@@ -104,16 +104,16 @@ class Tangents:
     def dot(self, measures: Sensitivities) -> FloatArray:
         """Pull measures back to theta: J^T measures, shape (d,)."""
         gradient = np.zeros(len(self))
-        for columns, slopes in self._pairs(measures):
-            gradient += product(columns, slopes)
+        for name, columns in self._columns.items():
+            add_product(columns, _flat(measures, name), gradient)
         return gradient
 
     @quiet
     def size(self, measures: Sensitivities) -> FloatArray:
         """Add up the sizes of what `dot` adds up, shape (d,)."""
         size = np.zeros(len(self))
-        for columns, slopes in self._pairs(measures):
-            size += abs(columns) @ np.abs(slopes)
+        for name, columns in self._columns.items():
+            size += abs(columns) @ np.abs(_flat(measures, name))
         return size
 
     @quiet
@@ -122,34 +122,24 @@ class Tangents:
         return self._tangent(lambda name: product(getattr(self, name), direction))
 
     @quiet
-    def reach(self, measures: Sensitivities, bounds: SensitivityBounds) -> FloatArray:
-        """Bound by how much `dot` is off of measures that are off by at most `bounds`, shape (d,).
+    def bounded_dot(
+        self, measures: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute `dot`, and how far it is off if measures are by at most `bounds`, both (d,).
 
         That is |J|^T bounds, in which what the entries of a distribution share counts with the
         change of the distribution's mass only, and the rounding of `dot`. The bound's own rounding
         is left to the caller.
         """
-        reach = np.zeros(len(self))
-        for (columns, slopes), (_, errors) in zip(
-            self._pairs(measures), self._pairs(bounds), strict=True
-        ):
-            _add(columns, slopes, errors, PULLBACK_ROUNDINGS, reach)
+        pulled, reach = np.zeros(len(self)), np.zeros(len(self))
+        for name, columns in self._columns.items():
+            slopes, errors = _flat(measures, name), _flat(bounds, name)
+            _add(columns, slopes, errors, PULLBACK_ROUNDINGS, pulled, reach)
         for name, mass in self._masses.items():
             shift = np.ravel(getattr(bounds, f"{name}_shift"))
             if shift.any():
-                _add(mass, np.zeros(shift.size), shift, 0.0, reach)
-        return reach
-
-    def _pairs(
-        self, tables: Sensitivities | SensitivityBounds
-    ) -> Iterator[tuple[sp.csr_array, FloatArray]]:
-        """Pair the transposed matrices that are not 0 with tables."""
-        for name, columns in self._columns.items():
-            if name == "rewards":
-                both = np.concatenate((tables.follower_reward, tables.leader_reward))
-                yield columns, both.ravel()
-            else:
-                yield columns, np.ravel(getattr(tables, name))
+                _add(mass, np.zeros(shift.size), shift, 0.0, pulled, reach)
+        return pulled, reach
 
     def _tangent(self, read: Any) -> Tangent:
         shape = self.model.follower_reward.shape
@@ -211,28 +201,42 @@ def summing(group: IntArray, n_groups: int) -> sp.csr_array:
     return sp.csr_array((np.ones(group.size), (group, places)), shape=(n_groups, group.size))
 
 
+def _flat(tables: Sensitivities | SensitivityBounds, name: str) -> FloatArray:
+    """Read what a matrix of `_columns` is multiplied with."""
+    if name == "rewards":
+        return np.concatenate((tables.follower_reward, tables.leader_reward)).reshape(-1)
+    return np.ravel(getattr(tables, name))
+
+
 def _add(
     columns: sp.csr_array,
     slopes: FloatArray,
     errors: FloatArray,
     roundings: float,
+    pulled: FloatArray,
     reach: FloatArray,
 ) -> None:
-    """Add the errors of pulled back slopes, and of the sum over them."""
-    kernels.pullback_errors(
+    """Add pulled back slopes, and their errors and those of the sum over them."""
+    kernels.pull_back(
         columns.indptr,
         columns.indices,
         columns.data,
         read_only_view(slopes),
         read_only_view(errors),
         roundings,
+        pulled,
         reach,
     )
 
 
 def product(matrix: sp.csr_array, vector: FloatArray) -> FloatArray:
     """Multiply, at a third of what scipy's operator costs with a small matrix."""
-    result = np.empty(matrix.indptr.size - 1)
+    total = np.zeros(matrix.indptr.size - 1)
+    add_product(matrix, vector, total)
+    return total
+
+
+def add_product(matrix: sp.csr_array, vector: FloatArray, total: FloatArray) -> None:
+    """Add a product to what is there."""
     vector = read_only_view(vector)
-    kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, result)
-    return result
+    kernels.sparse_product(matrix.indptr, matrix.indices, matrix.data, vector, total)

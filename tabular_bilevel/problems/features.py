@@ -29,13 +29,14 @@ from tabular_bilevel._base.arrays import (
     grouped_sums,
     quiet,
     ratio,
+    read_only,
     read_only_matrix,
     restore_read_only,
 )
 from tabular_bilevel._base.display import cut
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
-from tabular_bilevel.finite.tangents import MOVED, Tangents, product
+from tabular_bilevel.finite.tangents import MOVED, Tangents, add_product, product
 from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import tilt_reach
 
@@ -154,12 +155,10 @@ class FeatureProblem:
         Raises ValueError also if theta makes the temperature 0 or infinite.
         """
         theta, base = as_theta(theta, self.n_parameters), self.base
-        rewards = _times(self._rewards, theta)
-        rewards += self._base_rewards
-        rewards = rewards.reshape(2, *base.available.shape)
-        follower_reward, leader_reward = rewards[0], rewards[1]  # to iterate takes longer
+        both = self._rewards_at(theta)
+        follower_reward, leader_reward = both[0], both[1]  # to iterate takes longer
         if self._only_scalars:
-            model = base.with_rewards(follower_reward, leader_reward)
+            model = base._with(follower_reward=follower_reward, leader_reward=leader_reward)
             if self.moves_rewards_only:
                 return model
             return model.with_temperature(self._temperature(theta))
@@ -185,9 +184,16 @@ class FeatureProblem:
         The features are taken as stored, and so is the kernel at theta: its derivative is
         P (F - mean of F under P) with the stored P.
         """
-        theta, base = as_theta(theta, self.n_parameters), self.base
+        return self._bounded_pullback(theta, sensitivities, bounds)[1]
+
+    @quiet
+    def _bounded_pullback(
+        self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
+    ) -> tuple[FloatArray, FloatArray]:
+        """Pull back and bound in one pass."""
         if self.moves_rewards_only:
-            return self._slopes.reach(sensitivities, bounds)
+            return self._slopes.bounded_dot(sensitivities, bounds)
+        theta, base = as_theta(theta, self.n_parameters), self.base
         tilted: dict[str, Any] = {"transition_shift": np.zeros(1), "initial_shift": 0.0}
         if self.transition.nnz:
             kernel = self._kernel(theta)
@@ -213,7 +219,8 @@ class FeatureProblem:
             temperature, slope = self._temperature(theta), abs(sensitivities.temperature)
             off = at_least(temperature * bounds.temperature, bounds.temperature + slope)
             tilted["temperature"] = float(off)
-        return self._slopes.reach(self._tilted(theta, sensitivities), replace(bounds, **tilted))
+        measures = self._tilted(theta, sensitivities)
+        return self._slopes.bounded_dot(measures, replace(bounds, **tilted))
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:
@@ -318,8 +325,10 @@ class FeatureProblem:
 
     @cached_property
     def _rewards(self) -> sp.csr_array:
-        """Features of both rewards, the follower's above the leader's."""
-        return read_only_matrix(sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward))))
+        """Features of both rewards, the follower's above the leader's; 0 where unavailable."""
+        kept = sp.diags_array(self.base.available.ravel().astype(np.float64))
+        rewards = sp.vstack((kept @ self.follower_reward, kept @ self.leader_reward))
+        return read_only_matrix(sp.csr_array(rewards))
 
     @cached_property
     def _base_rewards(self) -> FloatArray:
@@ -337,6 +346,16 @@ class FeatureProblem:
         """Sum of the initial distribution; 1 where no more than rounding is between them."""
         mass = float(self.base.initial.sum())
         return 1.0 if abs(mass - 1.0) <= ROUNDOFF * self.base.n_states else mass
+
+    def _rewards_at(self, theta: FloatArray) -> FloatArray:
+        """Compute both rewards, shape (2, S, A)."""
+        rewards = self._base_rewards.copy()
+        add_product(self._rewards, theta, rewards)
+        both = read_only(rewards).reshape(2, *self.base.available.shape)
+        if not all_finite(rewards):
+            _times(self._rewards, theta)
+            self.base.with_rewards(*both)  # one of the two says which entry is not
+        return both
 
     def _kernel(self, theta: FloatArray) -> FloatArray:
         base = self.base

@@ -43,7 +43,7 @@ from tabular_bilevel.finite.model import (
 )
 from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
-from tabular_bilevel.problems.tilting import softmax_reach
+from tabular_bilevel.problems.tilting import shares_pulled_back
 
 __all__ = ["MarkovGame"]
 
@@ -384,10 +384,9 @@ class MarkovGame:
             transition=bounds.transition + leak * shift,
             initial=bounds.initial + leak * bounds.initial_shift,
         )
-        errors = tangents.reach(sensitivities, wider).reshape(policy.shape)
-        size = np.abs(tangents.dot(sensitivities)).reshape(policy.shape)
+        slopes, errors = tangents.bounded_dot(sensitivities, wider)
         roundings = 2.0 * self.n_leader_actions + 8.0
-        return np.ravel(softmax_reach(policy, size, errors, roundings))
+        return shares_pulled_back(policy, slopes, errors, roundings)[1]
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: npt.ArrayLike) -> Tangent:

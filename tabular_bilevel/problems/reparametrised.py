@@ -16,11 +16,11 @@ from tabular_bilevel._base.arguments import (
     entry,
     first,
     positive_integer,
+    real_array,
     require_method,
 )
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
-    UNDERFLOW,
     FloatArray,
     IntArray,
     at_least,
@@ -35,12 +35,9 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import ForwardProblem, require_problem
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, grid_map
-from tabular_bilevel.problems.tilting import softmax_reach
+from tabular_bilevel.problems.tilting import shares_pulled_back
 
 __all__ = ["Box", "Budget", "Line", "Reparametrised", "Transform", "along"]
-
-# Logits further apart have shares that float64 has not.
-FURTHEST_LOGITS = 800.0
 
 
 class Transform(Protocol):
@@ -160,12 +157,12 @@ class Budget:
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,), as of `Transform`."""
-        return _shares_of(self.total, as_theta(theta, self.n_parameters).tobytes())
+        return read_only(self.total * _softmax_of(self._logits(theta))[:-1])
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
-        share = self._softmax(theta)
+        share = _softmax_of(self._logits(theta))
         centred = np.empty(share.size)
         centred.fill(-share[:-1].dot(gradient))
         centred[:-1] += gradient
@@ -180,37 +177,38 @@ class Budget:
         The shares' own rounding, and that of the sum over them, counts; an exponential is within
         4 units in the last place.
         """
-        theta = as_theta(theta, self.n_parameters)
-        share = _softmax_of(theta.tobytes())
-        apart = min(float(theta.max() - theta.min()), FURTHEST_LOGITS)
-        roundings = 4.0 * (share.size + apart) + 64.0
-        size = np.abs(gradient)
-        reach = softmax_reach(share, size, bound, roundings)
-        total = float(size.sum() + bound.sum())
-        reach *= abs(self.total)
-        if total != 0.0 and self.total != 0.0:
-            reach += UNDERFLOW * (1.0 + total)  # total * share underflows
-        return reach
+        slopes = real_array("gradient", gradient, (self.n_parameters - 1,))
+        errors = real_array("bound", bound, slopes.shape)
+        return self._bounded_pullback(theta, slopes, errors)[1]
+
+    def _bounded_pullback(
+        self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Pull back and bound in one pass; no logits are further apart than shares have folds."""
+        share = _softmax_of(self._logits(theta))
+        roundings = 4.0 * share.size + 64.0
+        return shares_pulled_back(share[None], gradient, bound, roundings, 4.0, self.total)
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares, as of `Transform`."""
-        share, way = self._softmax(theta), as_theta(direction, self.n_parameters, name="direction")
+        share = _softmax_of(self._logits(theta))
+        way = as_theta(direction, self.n_parameters, name="direction")
         return (self.total * share * (way - share @ way))[:-1]
 
-    def _softmax(self, theta: npt.ArrayLike) -> FloatArray:
-        return _softmax_of(as_theta(theta, self.n_parameters).tobytes())
-
-
-@lru_cache(maxsize=1)
-def _shares_of(total: float, logits: bytes) -> FloatArray:
-    return read_only(total * _softmax_of(logits)[:-1])
+    def _logits(self, theta: npt.ArrayLike) -> bytes:
+        """Read theta; `_softmax_of` asks whether it is finite."""
+        given: Any = theta
+        fits = type(given) is np.ndarray and given.dtype == np.float64
+        if not (fits and given.shape == (self.n_parameters,)):
+            given = as_theta(theta, self.n_parameters)
+        return bytes(given.tobytes())
 
 
 @lru_cache(maxsize=1)
 def _softmax_of(logits: bytes) -> FloatArray:
     """Remember the last one: models and pullbacks at one theta follow each other."""
-    return read_only(softmax(np.frombuffer(logits)))
+    return read_only(softmax(as_theta(np.frombuffer(logits))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
 )
 
-__all__ = ["softmax_reach", "tilt_reach"]
+__all__ = ["shares_pulled_back", "tilt_reach"]
 
 
 def tilt_reach(
@@ -40,16 +40,28 @@ def tilt_reach(
     return np.asarray(probability * reach + np.where(there, lost, 0.0))
 
 
-def softmax_reach(
-    share: FloatArray, size: FloatArray, errors: FloatArray, roundings: float
-) -> FloatArray:
-    """Bound as `tilt_reach`, along the last axis; shares that underflow count in the mean, too.
+def shares_pulled_back(
+    share: FloatArray,
+    slopes: FloatArray,
+    errors: FloatArray,
+    roundings: float,
+    each_fold: float = 0.0,
+    factor: float = 1.0,
+) -> tuple[FloatArray, FloatArray]:
+    """Compute factor * p (g - mean of g under p) of each row p, and bound it as `tilt_reach`; flat.
 
-    Sizes and errors that are left out at the end of an axis are 0.
+    Shares that underflow count in the mean, too. Slopes g that are left out at the end of rows are
+    0. `kernels.pull_back_shares` says what the roundings are.
     """
-    reach = np.empty(share.shape)
-    at, of, off, bound = (
-        table.reshape(-1, table.shape[-1]) for table in (share, size, errors, reach)
+    pulled, bound, rows = np.empty(share.shape), np.empty(share.shape), len(share)
+    kernels.pull_back_shares(
+        read_only_view(share),
+        read_only_view(slopes.reshape(rows, -1)),
+        read_only_view(errors.reshape(rows, -1)),
+        roundings,
+        each_fold,
+        factor,
+        pulled,
+        bound,
     )
-    kernels.softmax_errors(read_only_view(at), of, off, roundings, bound)
-    return reach
+    return pulled.reshape(-1), bound.reshape(-1)

@@ -114,8 +114,8 @@ def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps)
     return x, change
 
 
-def leader_measures(model, policy, follower_value):
-    """V_L, Q_L, d_L, d_L V_L', and dJ in r_L and P with pi held fixed, in r_F and P through pi."""
+def leader_measures(model, policy):
+    """V_L, Q_L, d_L, and dJ in r_L with pi held fixed and in r_F through pi."""
     beta, gamma, gamma_l = model.temperature, model.follower_discount, model.leader_discount
     kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
     chain = np.einsum("sa,sat->st", policy, kernel)
@@ -129,17 +129,12 @@ def leader_measures(model, policy, follower_value):
     source = pairs * advantage / beta
     arrivals = np.einsum("sa,sat->t", gamma * source, kernel)
     influence = source + policy * np.linalg.solve(eye - gamma * chain.T, arrivals)[:, None]
-    row, following = model.transition.tocoo().coords
-    s, a = row // model.n_actions, row % model.n_actions
     return {
         "value": value,
         "action_value": action_value,
         "occupancy": occupancy,
-        "continuation": occupancy[s] * value[following],
         "pairs": pairs,
-        "direct": gamma_l * pairs[s, a] * value[following],
         "influence": influence,
-        "indirect": gamma * influence[s, a] * follower_value[following],
     }
 
 
@@ -403,10 +398,15 @@ def rational(x):
     return Fraction(*mpmath.libmp.to_rational(x._mpf_)) if mpmath.mag(x) > -9999 else Fraction(0)
 
 
-def exponential(x, rest):
+def exponential(x, rest=0):
     """exp(x + rest), to 60 digits."""
     with mpmath.workdps(60):
         return rational(mpmath.exp(real(exact(x, rest))))
+
+
+def exponentials(x, rest):
+    """exp(x + rest), to 60 digits each."""
+    return np.array([exponential(*at) for at in zip(x, rest, strict=True)])
 
 
 def logarithm(x):
@@ -444,7 +444,7 @@ def soft_policy(gap, available, temperature):
     for s, here in enumerate(available):
         logits = gap[s, here] / temperature
         top = max(logits)
-        weights = np.array([exponential(logit - top, 0) for logit in logits])
+        weights = np.array([exponential(logit - top) for logit in logits])
         log_total = logarithm(sum(weights))
         policy[s, here], log_policy[s, here] = weights / sum(weights), logits - top - log_total
         residual.append(temperature * (top + log_total))
@@ -538,10 +538,10 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
     return slopes, errors, shift
 
 
-def pullback_errors(matrix, slopes, errors, roundings):
-    """Bound what matrix @ slopes is off by, if slopes are off by `errors`, row by row."""
-    n = np.diff(matrix.indptr)
-    return abs(matrix) @ errors + (n + roundings) * 2.0**-53 * (abs(matrix) @ abs(slopes))
+def pull_back(matrix, slopes, errors, roundings):
+    """Multiply, and bound what that is off by, if slopes are off by `errors`, row by row."""
+    off = (np.diff(matrix.indptr) + roundings) * 2.0**-53 * (abs(matrix) @ abs(slopes))
+    return {"pulled": matrix @ slopes, "bound": abs(matrix) @ errors + off}
 
 
 def outward(bounds, factor, least):
@@ -555,12 +555,19 @@ def moved_probability(policy, spare, log_error):
     return np.minimum(policy * growth + spare * np.exp(log_error), 1.0)
 
 
-def softmax_errors(share, size, errors, roundings):
-    """Bound what p (g - mean of g) is off by, row by row; left out at the end, g is 0."""
-    missing = ((0, 0), (0, share.shape[1] - size.shape[1]))
-    size, errors = np.pad(size, missing), np.pad(errors, missing)
-    off = errors + 2.0**-53 * roundings * size
-    return {"bound": share * (off + (share * off).sum(axis=1, keepdims=True)), "numbers": ()}
+def pull_back_shares(share, slopes, errors, roundings, each_fold, factor):
+    """Compute factor * p (g - mean of g) by rows, and its error; left out at the end, g is 0."""
+    missing = ((0, 0), (0, share.shape[1] - slopes.shape[1]))
+    slopes, errors = np.pad(slopes, missing), np.pad(errors, missing)
+    with np.errstate(divide="ignore"):
+        folds = np.minimum(-np.log(share.min(axis=1, keepdims=True)), 800.0)
+    off = errors + 2.0**-53 * (roundings + each_fold * folds) * abs(slopes)
+    mean, mean_off = ((share * x).sum(axis=1, keepdims=True) for x in (slopes, off))
+    return {
+        "pulled": factor * share * (slopes - mean),
+        "bound": abs(factor) * share * (off + mean_off),
+        "numbers": (),
+    }
 
 
 def local_variances(state, arrival, row, weights, slopes, given, coming, means, decays, coin):

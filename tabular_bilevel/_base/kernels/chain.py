@@ -232,17 +232,17 @@ def centre(
     tables: FloatArray,
     state_errors: FloatArray,
     table_errors: FloatArray,
-) -> tuple[float, float, float, float, float, float, float]:
+) -> tuple[float, float, float, float, float, float]:
     """Refine the follower's value, evaluate, differentiate, and bound each number's error.
 
     `operator_of`, `solve` and `solve_transposed` factor I - discount P_policy in a band that is
     given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (9, S) and `spare`
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (10, S) and `spare`
     (13, S, A) are 0.
-    Returns the largest residual, the largest error of V_F, the objective and its error, the largest
-    error of V_L, and dJ/d(temperature) and its error.
+    Returns the largest residual, the objective and its error, the largest error of V_L but for its
+    rounding, and dJ/d(temperature) and its error.
     """
     value, leader_value, occupancy = states[0], states[1], states[2]
     policy, action_value, leader_action_value = tables[0], tables[1], tables[2]
@@ -263,12 +263,19 @@ def centre(
     for step in range(STEPS):
         value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
         soft_policy(
-            *gaps, available, temperature, *found, log_policy_error, residual, residual_error
+            *gaps,
+            available,
+            temperature,
+            *found,
+            log_policy_error,
+            residual,
+            residual_error,
+            rows[5:],
         )
         before, left = left, largest(residual, residual_error)
         value_top = left * patience + lost(patience, left)
         enough = value_top <= ENOUGH * temperature or not left < 0.5 * before
-        if step > 0 and enough or step == STEPS - 1:
+        if (step > 0 and enough) or step == STEPS - 1:
             break
         if step == 0:
             operator = leader = operator_of(given, *entries, policy, discount)
@@ -403,4 +410,4 @@ def centre(
         influence,
         influence_error,
     )
-    return left, value_top, objective, objective_error, leader_top, slope, slope_error
+    return left, objective, objective_error, leader_top, slope, slope_error

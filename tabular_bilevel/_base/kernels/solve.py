@@ -22,14 +22,14 @@ __all__ = [
 
 @patient_kernel(elements)
 def sparse_product(
-    indptr: IntArray, indices: IntArray, data: FloatArray, vector: FloatArray, product: FloatArray
+    indptr: IntArray, indices: IntArray, data: FloatArray, vector: FloatArray, total: FloatArray
 ) -> None:
-    """Multiply a CSR matrix with a vector."""
-    for row in range(product.size):
-        total = 0.0
+    """Add a CSR matrix times a vector."""
+    for row in range(total.size):
+        product = 0.0
         for k in range(indptr[row], indptr[row + 1]):
-            total += data[k] * vector[indices[k]]
-        product[row] = total
+            product += data[k] * vector[indices[k]]
+        total[row] += product
 
 
 # States whose transitions stay at hand while they are gone through twice.
@@ -361,7 +361,7 @@ def soft_policy_iteration(
         iterations += 1
 
 
-@patient_kernel(lambda *arguments: 2 * arguments[11].size * arguments[11].shape[1])
+@patient_kernel(lambda *arguments: 2 * arguments[10].size * arguments[10].shape[1])
 def leader_measures(
     indptr: IntArray,
     indices: IntArray,
@@ -371,25 +371,20 @@ def leader_measures(
     follower_discount: float,
     leader_discount: float,
     temperature: float,
-    follower_value: FloatArray,
     policy: FloatArray,
     place: IntArray,
     band: FloatArray,
     value: FloatArray,
     action_value: FloatArray,
     occupancy: FloatArray,
-    continuation: FloatArray,
     pairs: FloatArray,
-    direct: FloatArray,
     influence: FloatArray,
-    indirect: FloatArray,
 ) -> None:
     """Evaluate the leader and solve the adjoint equations, with one elimination or two.
 
-    `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` and
-    `direct` are the direct part in the leader's reward and the kernel, `influence` and `indirect`
-    the indirect one in the follower's reward and the kernel. `place` and `band` are those of
-    `factor_band`.
+    `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` is
+    the direct part in the leader's reward, `influence` the indirect one in the follower's reward.
+    `place` and `band` are those of `factor_band`.
     """
     n_states, n_actions = policy.shape
     weights = np.empty(data.size)
@@ -433,9 +428,3 @@ def leader_measures(
     for s in range(n_states):
         for a in range(n_actions):
             influence[s, a] += policy[s, a] * arriving[place[s]]
-            row = s * n_actions + a
-            for k in range(indptr[row], indptr[row + 1]):
-                j = indices[k]
-                continuation[k] = occupancy[s] * value[j]
-                direct[k] = leader_discount * policy[s, a] * continuation[k]
-                indirect[k] = follower_discount * influence[s, a] * follower_value[j]
