@@ -1206,6 +1206,20 @@ def test_products_are_exact_whoever_makes_them():
         pair = by_fusion(x, y)
         assert pair == kernels.doubled.two_product(x, y)
         assert within(pair, Fraction(x) * Fraction(y), 0)
+    small = [
+        5e-324,
+        2.0**-1074 * 3,
+        1e-310,
+        2.0**-537 / 3.0,
+        1e-160,
+        1e-300 / 3.0,
+        1e300,
+        1e154 / 3.0,
+    ]
+    for x, y in itertools.product(small, small):
+        pair = by_fusion(x, y)
+        same = kernels.doubled.two_product(x, y)
+        assert pair == same or not (math.isfinite(pair[1]) or math.isfinite(same[1]))
 
 
 def test_products_and_quotients_have_twice_the_digits():

@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 
-# Unit roundoff of float64, and the splitter of Dekker's exact product.
-ROUNDOFF, SPLITTER = 2.0**-53, 2.0**27 + 1.0
+# Unit roundoff of float64.
+ROUNDOFF = 2.0**-53
 
 
-# What the exact product may lose where a partial product underflows, and more: sums with numbers
-# below the normal ones take a hundred times as long.
+# What the exact product may lose where its error underflows, and more: sums with numbers below the
+# normal ones take a hundred times as long.
 UNDERFLOW = 2.0**-1000
 
 
@@ -91,15 +91,11 @@ def two_sum(x: float, y: float) -> tuple[float, float]:
 
 
 def two_product(x: float, y: float) -> tuple[float, float]:
-    """Product and its rounding error, exactly (Dekker, "A floating-point technique", 1971)."""
+    """Product and its rounding error, exactly; compiled code has it by `fused`."""
     product = x * y
-    x_high = SPLITTER * x
-    x_high = x_high - (x_high - x)
-    y_high = SPLITTER * y
-    y_high = y_high - (y_high - y)
-    x_low, y_low = x - x_high, y - y_high
-    error = x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
-    return product, error
+    if not math.isfinite(product):
+        return product, math.nan
+    return product, float(Fraction(x) * Fraction(y) - Fraction(product))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -255,7 +251,6 @@ def exponentials(x: FloatArray, rest: FloatArray, high: FloatArray, low: FloatAr
 
     An x that is NEGLIGIBLE counts as that, as does one that is no number.
 
-
     x + rest = k log 2 / 128 + r, and exp r - 1 is a series (Tang, "Table-driven implementation of
     the exponential function", 1989). Without a branch or a call, the loop is vectorised: five times
     as fast.
@@ -305,10 +300,15 @@ def product_of(x: float, rest: float, y: float, y_rest: float) -> tuple[float, f
 
 
 @kernel
-def is_better(high: FloatArray, low: FloatArray, s: int, a: int, b: int) -> bool:
-    """Compare sums of two numbers, or say that the first is no number, and the other is."""
-    x, y = high[s, a], high[s, b]
-    return x > y or (x == y and low[s, a] > low[s, b]) or (math.isnan(x) and not math.isnan(y))
+def best_of(gap: FloatArray, rest: FloatArray, available: BoolArray) -> int:
+    """Find the action with the largest gap + rest; a NaN is that."""
+    best = -1
+    for a in range(gap.size):
+        if available[a]:
+            tied = best >= 0 and gap[a] == gap[best] and rest[a] > rest[best]
+            if best < 0 or gap[a] > gap[best] or tied or math.isnan(gap[a]):
+                best = a
+    return best
 
 
 @patient_kernel(elements)
@@ -338,13 +338,10 @@ def soft_policy(
     n_states, n_actions = gap.shape
     # the logits, in log_policy and spare, less those of each state's best action
     for s in range(n_states):
-        best = -1
+        best = best_of(gap[s], rest[s], available[s])
         for a in range(n_actions):
             policy[s, a] = low[s, a] = log_error[s, a] = spare[s, a] = 0.0
             log_policy[s, a] = log_policy_error[s, a] = 0.0
-            if available[s, a] and (best < 0 or is_better(gap, rest, s, a, best)):
-                best = a
-        for a in range(n_actions):
             if not available[s, a]:
                 log_policy[s, a] = NEGLIGIBLE
             elif a != best:
@@ -398,17 +395,14 @@ def soft_policy(
         product, slip = two_product(total, residual[s])
         more = (product - 1.0) + (slip + (total * log_rest[s] + total_rest * residual[s]))
         more -= 0.5 * more * more  # log(1 + more)
-        logarithm, best = -log_total[s], -1
+        logarithm, best = -log_total[s], best_of(gap[s], rest[s], available[s])
         for a in range(n_actions):
-            if available[s, a]:
-                if best < 0 or is_better(gap, rest, s, a, best):
-                    best = a
-                if fraction > 0.0:
-                    policy[s, a], low[s, a] = quotient(policy[s, a], low[s, a], total, total_rest)
-                    log_error[s, a] += fraction + DOUBLED
-                    log_policy[s, a] -= logarithm + more
-                    log_policy_error[s, a] += fraction + DOUBLED_EXP
-                    log_policy_error[s, a] += 2.0 * ROUNDOFF * (abs(log_policy[s, a]) + logarithm)
+            if available[s, a] and fraction > 0.0:
+                policy[s, a], low[s, a] = quotient(policy[s, a], low[s, a], total, total_rest)
+                log_error[s, a] += fraction + DOUBLED
+                log_policy[s, a] -= logarithm + more
+                log_policy_error[s, a] += fraction + DOUBLED_EXP
+                log_policy_error[s, a] += 2.0 * ROUNDOFF * (abs(log_policy[s, a]) + logarithm)
         product, slip = two_product(temperature, logarithm)
         total, lost = two_sum(gap[s, best], product)
         residual[s] = total + (lost + (rest[s, best] + (slip + temperature * more)))
