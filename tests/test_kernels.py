@@ -1,6 +1,7 @@
 """Each compiled kernel against its slow twin."""
 
 import ctypes
+import dataclasses
 import itertools
 import math
 from fractions import Fraction
@@ -1320,6 +1321,16 @@ def test_the_chain_within_a_band_is_that_by_a_solver(model, discounts, monkeypat
     for name in radii[0].keys() - {"sensitivities"}:  # rounding of the results, and little else
         one, other = (np.max(each[name]) for each in radii)
         assert other / 1.1 <= one <= 1.1 * other, name
+
+
+@each_model
+def test_the_chain_refines_what_it_is_given(model):
+    response = tb.solve_follower(model)
+    moved = response.value + 1e-5 * np.random.default_rng(7).normal(size=model.n_states)
+    far = dataclasses.replace(response, value=moved)
+    found, wanted = (bounding._centre(model, one, None).bounds for one in (far, response))
+    for name in ("value", "policy", "leader_value", "occupancy", "objective"):
+        assert np.max(found[name]) <= 1.1 * np.max(wanted[name]) + 2.0**-60
 
 
 @each_model

@@ -128,21 +128,21 @@ MUTANTS = (
         "_direct",
         "transition=flow, ",
         "",
-        (ROAD,),
+        (PLAIN,),
     ),
     Mutant(
         "no dP in the part through the follower",
         "influence_measures",
         "        transition=flow,\n",
         "",
-        (ROAD,),
+        (PLAIN,),
     ),
     Mutant(
         "no drho",
         "_direct",
         ", initial=evaluation.value)",
         ")",
-        (ROAD,),
+        (PLAIN,),
     ),
     Mutant(
         "P of small models transposed",
@@ -522,7 +522,7 @@ MUTANTS = (
         "centre",
         "step > 0 and enough",
         "step > 0",
-        (BOUNDS,),
+        (f"{KERNELS}::test_the_chain_refines_what_it_is_given",),
     ),
     Mutant(
         "residuals of measures taken for exact",
