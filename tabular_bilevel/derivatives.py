@@ -36,8 +36,6 @@ from tabular_bilevel.problems.contexts import Contexts, shares, shares_of_bounds
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.reparametrised import Reparametrised
 
-__all__ = ["Reach", "has_pushforward", "n_entries", "reach", "tangents_along", "tangents_at"]
-
 # A stranger's method is called so often for the derivatives of all tables, at some 20 microseconds
 # each, where nobody asked for them ...
 MAX_CALLS = 4096

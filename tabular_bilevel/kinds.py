@@ -31,21 +31,6 @@ from tabular_bilevel.lq.leader import Evaluation as LinearQuadraticEvaluation
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 
-__all__ = [
-    "AnyEvaluation",
-    "AnyModel",
-    "AnyResponse",
-    "AnySensitivities",
-    "by_kind",
-    "direct_sensitivities",
-    "evaluate_leader",
-    "evaluated",
-    "indirect_sensitivities",
-    "road",
-    "sensitivities",
-    "solve_follower",
-]
-
 AnyModel: TypeAlias = Model | LinearQuadraticModel
 AnyResponse: TypeAlias = Response | LinearQuadraticResponse
 AnyEvaluation: TypeAlias = Evaluation | LinearQuadraticEvaluation

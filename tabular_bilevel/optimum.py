@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import (
+    as_checked_theta,
     as_generator,
     as_nonnegative,
     as_positive,
@@ -24,8 +25,9 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     positive_integer,
 )
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
+from tabular_bilevel._base.arrays import UNDERFLOW, FloatArray, quiet, read_only
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel._base.files import brief
 from tabular_bilevel.ascent.published import Recipe
 from tabular_bilevel.certify.accuracy import Estimated
@@ -39,6 +41,9 @@ __all__ = ["Optimum", "Perturbed", "Shake", "anneal", "best_of", "polish", "sear
 
 # Norm of theta from which on a search is given up: what saturates has done so long before.
 LONGEST = 1e8
+
+# What is raised where there is no model, or none that can be solved.
+OUTSIDE = (ValueError, ConvergenceError)
 
 
 @displayed
@@ -95,7 +100,8 @@ def polish(
     """Climb J by L-BFGS with exact gradients.
 
     J may be unbounded, where the leader's own reward is linear in theta: the search stops at a
-    theta longer than 1e8, and its message says so.
+    theta longer than 1e8, and its message says so. A step to where there is no model, or none that
+    can be solved, is made shorter; the message says that, too.
 
     Parameters
     ----------
@@ -128,22 +134,25 @@ def polish(
     import scipy.optimize
 
     positive_integer("max_iterations", max_iterations)
-    start = as_theta(theta)
+    start = as_checked_theta(theta)
+    outside: list[str] = []
     best: tuple[float, FloatArray, float] | None = None
     value: FloatArray | None = None
     evaluations = 0
 
     def fall(point: FloatArray) -> tuple[float, FloatArray]:
         nonlocal best, value, evaluations
-        result = hypergradient(
-            problem,
-            point,
-            accuracy=Estimated(),
-            horizon=horizon,
-            start=value,
-        )
-        value = result.response.value
         evaluations += 1
+        try:
+            result = hypergradient(
+                problem, point, accuracy=Estimated(), horizon=horizon, start=value
+            )
+        except OUTSIDE as error:
+            if best is None:
+                raise
+            outside.append(brief(error))
+            return _wall(*best[:2], point)
+        value = result.response.value
         if best is None or result.objective > best[0]:
             norm = float(np.linalg.norm(result.gradient))
             best = (result.objective, np.array(point), norm)
@@ -165,13 +174,23 @@ def polish(
     objective, point, norm = best
     far = np.linalg.norm(stopped.x) > LONGEST
     message = f"theta is longer than {LONGEST:g}: J seems unbounded" if far else stopped.message
+    if outside:
+        message = f"{message}; {len(outside)} steps led outside, the first: {outside[0]}"
     return Optimum(objective, read_only(point), norm, evaluations, str(message))
+
+
+def _wall(objective: float, inside: FloatArray, point: FloatArray) -> tuple[float, FloatArray]:
+    """Make a height above the best point, and the slope from there, that turn a search back."""
+    height, way = 1.0 + abs(objective), point - inside
+    return height - objective, way * (height / max(float(way @ way), UNDERFLOW))
 
 
 def best_of(
     problem: AnyProblem, starts: Iterable[npt.ArrayLike], *, horizon: int | None = None
 ) -> Optimum:
     """Polish from many starts and keep the best.
+
+    Its message says at which starts there is no model, or none that can be solved.
 
     Parameters
     ----------
@@ -190,7 +209,7 @@ def best_of(
     Raises
     ------
     ValueError
-        If there are no starts.
+        If there are no starts, or no model at any of them.
 
     Examples
     --------
@@ -201,10 +220,22 @@ def best_of(
     >>> round(best_of(game, starts, horizon=150).objective, 2)
     27.32
     """
-    found = [polish(problem, start, horizon=horizon) for start in starts]
+    found: list[Optimum] = []
+    failed: Exception = ValueError("starts is empty")
+    outside = []
+    for k, start in enumerate(starts):
+        try:
+            found.append(polish(problem, start, horizon=horizon))
+        except OUTSIDE as error:
+            outside.append(f"start {k} lies outside: {brief(error)}")
+            failed = error
     if not found:
-        raise ValueError("starts is empty")
-    return max(found, key=lambda optimum: optimum.objective)
+        raise failed
+    return _told(max(found, key=lambda optimum: optimum.objective), outside)
+
+
+def _told(best: Optimum, outside: list[str]) -> Optimum:
+    return replace(best, message="; ".join([best.message, *outside]))
 
 
 def anneal(
@@ -323,7 +354,9 @@ def search(
 ) -> Optimum:
     """Look for the best theta: climb with noise, polish, then shake and polish again and again.
 
-    What a shake leads to is kept where it is better. Nothing says that it is the best there is.
+    What a shake leads to is kept where it is better. Nothing says that it is the best there is. If
+    the ascent or a shake ends where there is no model, or none that can be solved, the search goes
+    on from what was found before, and its message says which it was.
 
     Parameters
     ----------
@@ -365,19 +398,28 @@ def search(
     if not callable(shake):
         raise ValueError(f"shake is {brief(repr(shake))}, not a function of theta and a generator")
     climbing, shaking = as_generator(rng).spawn(2)
-    start = as_theta(theta)
-    if recipe is not None:
-        *_, last = recipe.climb(problem, start, rng=climbing)
-        start = last.next_theta
-    best = polish(problem, start, horizon=horizon)
+    start, before, outside = as_checked_theta(theta), None, []
+    try:
+        for step in () if recipe is None else recipe.climb(problem, start, rng=climbing):
+            before, start = step.theta, step.next_theta
+        best = polish(problem, start, horizon=horizon)
+    except OUTSIDE as error:
+        if before is None:  # not one step was made
+            raise
+        outside.append(f"the ascent led outside: {brief(error)}")
+        best = polish(problem, before, horizon=horizon)
     history, evaluations = [best.objective], best.evaluations
-    for _ in range(shakes):
+    for count in range(1, shakes + 1):
         moved = finite_array("shake(...)", shake(best.theta, shaking), best.theta.shape)
-        found = polish(problem, moved, horizon=horizon)
-        evaluations += found.evaluations
-        best = max(best, found, key=lambda optimum: optimum.objective)
+        try:
+            found = polish(problem, moved, horizon=horizon)
+        except OUTSIDE as error:
+            outside.append(f"shake {count} led outside: {brief(error)}")
+        else:
+            evaluations += found.evaluations
+            best = max(best, found, key=lambda optimum: optimum.objective)
         history.append(best.objective)
-    return replace(best, evaluations=evaluations, history=tuple(history))
+    return replace(_told(best, outside), evaluations=evaluations, history=tuple(history))
 
 
 @displayed

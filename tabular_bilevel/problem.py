@@ -19,22 +19,6 @@ from tabular_bilevel.kinds import AnyModel, AnySensitivities
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 
-__all__ = [
-    "AnyProblem",
-    "BilevelProblem",
-    "ForwardProblem",
-    "LinearQuadraticProblem",
-    "TablesOnlyError",
-    "model_at",
-    "modelled",
-    "moves_as",
-    "pulled_back",
-    "require_problem",
-    "require_reward_parameters",
-    "require_tables",
-    "with_names",
-]
-
 T = TypeVar("T")
 
 

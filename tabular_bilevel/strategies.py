@@ -15,14 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-try:
+from tabular_bilevel._base.errors import needed
+
+with needed("tabular_bilevel.strategies", "hypothesis", extra="test"):
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as hnp
     from hypothesis.strategies import DrawFn, SearchStrategy
-except ImportError as error:
-    raise ImportError(
-        "tabular_bilevel.strategies needs hypothesis: pip install 'tabular-bilevel[test]'"
-    ) from error
 
 from tabular_bilevel._base.arguments import as_discount, as_positive, as_real, positive_integer
 from tabular_bilevel._base.arrays import BoolArray, FloatArray

@@ -139,8 +139,25 @@ def test_the_mean_of_the_leaders_actions_beats_the_mean_of_all_that_follows():
     assert usual < 0.95 * before < 0.1 * none
 
 
+class Blind(tb.BoltzmannCovariance):
+    """An heir whose rule credits other things."""
+
+    def rule(self, experience):
+        return super().rule(experience).times(indirect=0.0)
+
+
+class Twice(tb.BoltzmannCovariance):
+    """An heir that estimates otherwise."""
+
+    def estimate(self, experience):
+        right = super().estimate(experience)
+        return replace(right, gradient=2.0 * right.gradient)
+
+
 def test_a_best_baseline_of_other_methods_is_not_known():
     for method, message in (
+        (Blind(), r"^method is Blind\(.*\): the best baseline is known of BC-HG"),
+        (Twice(), r"^method is Twice\(.*\): the best baseline is known of BC-HG"),
         (tb.BoltzmannCovariance(own_action=True), "^method is BoltzmannCovariance.*: the best"),
         (tb.SoBiRL(), r"^method is SoBiRL\(.*\): the best baseline is known of BC-HG"),
         (tb.BoltzmannCovariance(average_tails=True), "^average_tails makes ratios"),

@@ -767,6 +767,38 @@ def test_an_heir_with_derivatives_of_its_own_is_believed(make):
     np.testing.assert_allclose(limits[1], 4.0 * limits[0], atol=1e-9 * limits[0].max())
 
 
+class Scaled:
+    """Somebody's problem, which may change, or be closed."""
+
+    scale = 1.0
+
+    def model(self, theta):
+        return tb.problems.garnet().model(self.scale * theta)
+
+    def pullback(self, theta, sensitivities):
+        if not self.scale:
+            raise RuntimeError("closed")
+        return self.scale * tb.problems.garnet().pullback(self.scale * theta, sensitivities)
+
+
+@pytest.mark.parametrize("accuracy", [tb.Bounded(), tb.Estimated()])
+def test_parts_of_a_problem_that_has_changed_are_refused(accuracy):
+    problem, theta = Scaled(), np.full(6, 0.1)
+    known, found = (tb.hypergradient(problem, theta, accuracy=accuracy) for _ in range(2))
+    direct = known.direct
+    problem.scale = 1.0 + 1e-6
+    for part in ("direct", "indirect"):
+        with pytest.raises(ValueError, match=r"^the problem is another by now: gradient\[0\] was "):
+            getattr(found, part)
+    problem.scale = 0.0
+    with pytest.raises(RuntimeError, match=r"^closed$"):
+        _ = found.direct
+    np.testing.assert_array_equal(known.direct, direct)  # it was there
+    problem.scale = 1.0
+    np.testing.assert_array_equal(found.direct, direct)
+    np.testing.assert_allclose(found.direct + found.indirect, found.gradient, rtol=1e-9)
+
+
 def test_an_inherited_bound_is_not_of_another_pullback():
     class Large(tb.FeatureProblem):
         def model(self, theta):

@@ -488,7 +488,7 @@ def test_replayed_data_have_the_old_laws_visits_and_todays_values():
     assert wrong.response is right.response
     exact = RIGHT.estimate(right).gradient
     # data of now are right, and nothing is old at theta = 0
-    np.testing.assert_array_equal(RIGHT.estimate(replayed(0.0)(right)).gradient, exact)
+    np.testing.assert_array_equal(RIGHT.estimate(replayed(right, rate=0.0)).gradient, exact)
     np.testing.assert_array_equal(
         FAULTS["replayed data of theta = 0"].target(old), RIGHT.estimate(old).gradient
     )

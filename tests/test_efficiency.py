@@ -1,6 +1,7 @@
 """The command that says what a budget buys."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, monkeypatch, c
     curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e2, 1e4])
     asked = []
 
-    def known(problem, theta, *, budgets):
+    def known(problem, theta, *, budgets, progress):
         asked.append((str(problem), theta.tolist(), budgets))
         return curve
 
@@ -31,6 +32,19 @@ def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, monkeypatch, c
     assert main(words[:2]) == 0
     loop = str(tb.problems.two_state())
     assert asked == [(loop, [0.2, -0.3], [1e2, 1e4]), (loop, [0.0, 0.0], [1e3, 1e4, 1e5])]
+
+
+def test_it_says_at_once_how_far_it_is(monkeypatch, capsys):
+    words = ["efficiency", "two-state", "--budget", "1e2"]
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""  # nobody is there to see it
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(words) == 0
+    bar = capsys.readouterr().err
+    assert "0 moments [00:00" in bar
+    assert "| 0/55 [00:00" in bar
+    assert main([*words, "--vary", "horizon=2"]) == 0
+    assert "| 0/10 [00:00" in capsys.readouterr().err
 
 
 def test_settings_are_varied(tmp_path, capsys):

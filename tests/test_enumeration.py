@@ -13,6 +13,7 @@ from small import somewhere
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 from tabular_bilevel.checks import enumeration
+from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 
 pytestmark = pytest.mark.usefixtures("once_a_problem")
@@ -666,13 +667,34 @@ def test_what_cannot_be_gone_through_is_refused_before_any_work():
 
 
 def test_a_theta_without_entries_is_refused():
-    with refused("theta has no entries, so there is no gradient to check"):
+    with refused("theta has no entries, so there is no gradient"):
         tb.check_by_enumeration(idle, LAYERED, [])
+
+
+def doubled(kind):
+    """Make an heir that is called otherwise."""
+
+    def call(self, problem, theta, **settings):
+        right = kind.__call__(self, problem, theta, **settings)
+        return replace(right, gradient=2.0 * right.gradient)
+
+    return type("Twice", (kind,), {"__call__": call})
+
+
+def test_an_heir_is_called_as_it_says():
+    twice, once = doubled(tb.BatchEstimator)(bchg), tb.BatchEstimator(bchg)
+    theta = np.zeros(4)
+    found = [
+        as_estimator(each).at(LAYERED, theta)(np.random.default_rng(0)) for each in (twice, once)
+    ]
+    np.testing.assert_array_equal(found[0].gradient, 2.0 * found[1].gradient)
 
 
 def test_estimators_that_cannot_be_enumerated_are_refused():
     for estimator, message in (
         (tb.ZeroOrder(), "which draws its own data"),
+        (doubled(tb.BoltzmannCovariance)(), "whose __call__ is newer than its enumerable"),
+        (doubled(tb.BatchEstimator)(bchg), "whose __call__ is newer than its enumerable"),
         (
             tb.HyperPolicyGradient(oracle=tb.Episodes(5)),
             "estimator draws a sample of its own, from Episodes(n_trajectories=5",

@@ -190,6 +190,17 @@ class TwiceZero(tb.ZeroOrder):
         return dataclasses.replace(right, gradient=2.0 * right.gradient)
 
 
+class Learning(tb.ExactCritic):
+    def values(self, response, trajectories, *, rng, previous=None):
+        return tb.MonteCarloCritic().values(response, trajectories, rng=rng)
+
+
+class Noisy(tb.ExactGradient):
+    def __call__(self, problem, theta, *, rng, **settings):
+        right = super().__call__(problem, theta, rng=rng, **settings)
+        return dataclasses.replace(right, gradient=right.gradient + rng.normal())
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
@@ -201,10 +212,15 @@ class TwiceZero(tb.ZeroOrder):
             tb.BoltzmannCovariance(tb.Interaction(critic=tb.MonteCarloCritic())),
             r"^critic is MonteCarloCritic\(\), which learns from the sample",
         ),
+        (
+            tb.BoltzmannCovariance(tb.Interaction(critic=Learning())),
+            r"^critic is Learning\(\), which learns from the sample",
+        ),
         (tb.ValueGapPenalty(sampler=tb.Episodes(3)), "^method is ValueGapPenalty, which averages"),
         (tb.SoBiRL(), "^SoBiRL is defined for parameters of rewards only"),
         (Twice(), "^method is Twice, which averages over visits"),
         (TwiceZero(), "^method is TwiceZero, which averages over visits"),
+        (Noisy(), "^method is Noisy, which averages over visits"),
     ],
 )
 def test_other_methods_are_refused_in_words(method, message):

@@ -1,6 +1,7 @@
 """Better optima: polishing, many starts, annealing, noise."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -126,6 +127,58 @@ def test_a_shake_lifts_what_is_dead_and_moves_everything():
     np.testing.assert_allclose(far, theta, rtol=1e-7)
 
 
+class Steered:
+    """A state that theta multiplies step by step, and nothing else moves: not above 1 / 0.9^0.5."""
+
+    n_parameters = 1
+
+    def model(self, theta):
+        return tb.LinearQuadraticModel(
+            dynamics=[[theta[0]]],
+            control=[[0.0]],
+            state_cost=[[1.0]],
+            control_cost=[[1.0]],
+            noise=[[0.1]],
+            initial_mean=[1.0],
+            initial_covariance=[[1.0]],
+            follower_discount=0.9,
+            leader_discount=0.9,
+            temperature=1.0,
+            leader_reward=tb.QuadraticReward(state=[[1.0]], control=[[0.0]]),
+        )
+
+    def pullback(self, theta, measures):
+        return np.array([measures.dynamics[0, 0]])
+
+
+def test_a_step_to_where_there_is_no_model_is_made_shorter():
+    found = tb.polish(Steered(), [0.5])
+    assert 1.0 < found.theta[0] < 0.9**-0.5
+    assert re.search(r"; \d+ steps led outside, the first: .*grows", found.message)
+    with pytest.raises(ValueError, match="grows"):
+        tb.polish(Steered(), [2.0])
+
+
+def test_a_search_goes_on_where_a_shake_or_its_ascent_led_outside():
+    shakes = iter([0.6, 2.0, 0.7])
+    climb = tb.Recipe(tb.ExactGradient(), tb.GradientAscent(rate=0.05), 4)
+    found = tb.search(
+        Steered(), [0.5], rng=0, recipe=climb, shakes=3, shake=lambda theta, rng: [next(shakes)]
+    )
+    assert len(found.history) == 4
+    assert found.objective == found.history[-1] >= tb.objective(Steered(), [0.5])
+    assert re.search("; the ascent led outside: .*; shake 2 led outside: .*grows", found.message)
+    with pytest.raises(ValueError, match="grows"):  # there is nothing to go on from
+        tb.search(Steered(), [2.0], rng=0, recipe=climb)
+
+
+def test_a_start_outside_does_not_cost_the_others():
+    found = best_of(Steered(), [[0.5], [2.0]])
+    assert "; start 1 lies outside: " in found.message
+    with pytest.raises(ValueError, match="grows"):
+        best_of(Steered(), [[2.0], [3.0]])
+
+
 def test_a_shake_of_ones_own_is_taken():
     target, problem = np.array([0.4, -0.2]), tb.problems.two_state()
     seen = []
@@ -163,6 +216,8 @@ def test_bad_input_is_named():
         (lambda: tb.Shake(reach=-1.0), "reach is -1.0, not at least 0"),
         (lambda: tb.Shake()([0.0, np.nan], 0), r"theta\[1\] is nan, not a finite number"),
         (lambda: tb.Shake()([0.0], None), "rng is None, not a numpy Generator or a seed"),
+        (lambda: tb.polish(tb.problems.garnet(), []), "theta has no entries, so there is no grad"),
+        (lambda: tb.search(tb.problems.garnet(), [], rng=0), "theta has no entries, so there is"),
         (lambda: searched(shakes=0), "shakes is 0, not a positive whole number"),
         (lambda: searched(recipe="bchg"), "recipe is 'bchg', not a Recipe"),
         (lambda: searched(shake=lambda t, rng: t[:3]), r"shake\(...\) has shape \(3,\)"),

@@ -314,3 +314,19 @@ def test_tables_written_in_other_libraries_may_have_a_temperature(library):
     exact = tb.hypergradient(same, theta)
     np.testing.assert_allclose(tb.hypergradient(problem, theta).gradient, exact.gradient, rtol=1e-9)
     np.testing.assert_allclose(tb.forward_gradient(problem, theta), exact.gradient, rtol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30])
+@pytest.mark.parametrize(
+    "make", [tb.problems.two_state, tb.problems.garnet, tb.problems.random_game, "rewards"]
+)
+def test_targets_of_a_follower_that_is_certain_are_the_exact_gradient(make, temperature):
+    if make == "rewards":  # Q_L - V_L is 0 for what is chosen, not 1e-16 over the temperature
+        problem = rewards_only(GARNET.replace(temperature=temperature), temperature=None)
+        theta, methods = THETA, [tb.SoBiRL(discounted=True)]
+    else:
+        problem = make(temperature=temperature)
+        theta, methods = np.linspace(0.1, 0.3, problem.n_parameters), []
+    exact = tb.hypergradient(problem, theta, accuracy=tb.Estimated()).gradient
+    for method in (tb.BoltzmannCovariance(), tb.BoltzmannCovariance(own_action=True), *methods):
+        np.testing.assert_allclose(method.target(problem, theta), exact, rtol=1e-6, atol=1e-9)

@@ -6,6 +6,7 @@ import gc
 import pickle
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ RULES = {
 # Sums of some hundred products.
 ROUNDING = 1e-12
 
-WORLDS = {"as known": None, "more slips": slipping(0.25)}
+WORLDS = {"as known": None, "more slips": partial(slipping, share=0.25)}
 
 
 def known(name, world):

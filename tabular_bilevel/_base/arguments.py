@@ -302,10 +302,10 @@ def as_theta(theta: npt.ArrayLike, size: int | None = None, *, name: str = "thet
 
 
 def as_checked_theta(theta: npt.ArrayLike) -> FloatArray:
-    """Copy as `as_theta` does; an empty theta is refused, as there is nothing to check."""
+    """Copy as `as_theta` does; an empty theta is refused: there is nothing to be right or wrong."""
     vector = as_theta(theta)
     if vector.size == 0:
-        raise ValueError("theta has no entries, so there is no gradient to check")
+        raise ValueError("theta has no entries, so there is no gradient")
     return vector
 
 

@@ -15,29 +15,6 @@ import scipy.sparse.csgraph
 
 from tabular_bilevel._base.threads import one_thread
 
-__all__ = [
-    "ROUNDOFF",
-    "UNDERFLOW",
-    "BoolArray",
-    "ComplexArray",
-    "FloatArray",
-    "IntArray",
-    "at_least",
-    "binary_scale",
-    "centred",
-    "grouped_sums",
-    "narrowing",
-    "norm",
-    "quiet",
-    "ratio",
-    "read_only",
-    "read_only_matrix",
-    "read_only_view",
-    "restore_read_only",
-    "softmax",
-    "unchecked",
-]
-
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 IntArray = npt.NDArray[np.integer[Any]]

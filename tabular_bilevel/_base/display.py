@@ -13,8 +13,6 @@ import scipy.sparse as sp
 
 from tabular_bilevel._base.html import element, written
 
-__all__ = ["display_all", "displayed", "short_repr", "table"]
-
 AnyClass = TypeVar("AnyClass", bound=type)
 
 # Characters of a line, of a value in it, and of a value in a table.

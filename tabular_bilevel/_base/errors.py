@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-
-__all__ = ["CheckFailedError", "ConvergenceError", "raise_if_failed"]
 
 
 class ConvergenceError(RuntimeError):
@@ -64,3 +64,13 @@ def raise_if_failed(self: Any) -> None:
     """
     if not self.passed:
         raise CheckFailedError(str(self))
+
+
+@contextmanager
+def needed(what: str, library: str, *, extra: str) -> Iterator[None]:
+    """Say which extra installs a library that is imported within, if it is not there."""
+    try:
+        yield
+    except ImportError as error:
+        told = f"{what} needs {library}: pip install 'tabular-bilevel[{extra}]'"
+        raise ImportError(told) from error

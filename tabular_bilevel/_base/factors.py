@@ -7,8 +7,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-__all__ = ["plain", "times"]
-
 Rule = TypeVar("Rule", bound=Any)
 
 NOTHING_ELSE: Mapping[str, float] = MappingProxyType({})

@@ -30,24 +30,6 @@ try:
 except ImportError:  # Windows, where nothing is kept apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "DRAFTS",
-    "LIMIT",
-    "FilePath",
-    "alone_in",
-    "brief",
-    "hexadecimal",
-    "placed",
-    "read_array",
-    "read_arrays",
-    "read_file",
-    "read_json",
-    "require_writable",
-    "shown",
-    "write_file",
-    "write_json",
-]
-
 FilePath = str | PathLike[str]
 
 #: Bytes that a file, and what it unpacks to, may have unless told otherwise: 256 MiB.

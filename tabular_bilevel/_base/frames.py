@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["defined_at", "raised_at", "traceback_of"]
-
 HERE = str(Path(__file__).parents[1])
 
 

@@ -15,15 +15,6 @@ import numpy as np
 
 from tabular_bilevel._base.files import brief
 
-__all__ = [
-    "addresses",
-    "generator_at",
-    "plain",
-    "require_generator_state",
-    "require_whole",
-    "state_of",
-]
-
 SEEDS = "seed_sequence"
 
 # Words of a seed sequence's pool, and bits of its entropy: anything more is a mistake.

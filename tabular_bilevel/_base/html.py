@@ -9,8 +9,6 @@ from tabular_bilevel._base.files import shown
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-__all__ = ["element", "lines_shown", "written"]
-
 
 def element(tag: str, *children: Element | str | None, **attributes: object) -> Element:
     """Make an element of texts and elements in order; what is None is left out.

@@ -18,8 +18,6 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["elements", "kernel", "patient_chain", "patient_kernel", "rebound"]
-
 F = TypeVar("F", bound=Callable[..., object])
 
 # Steps that Python runs of a kernel, all calls together, before it is compiled: a tenth of a second
@@ -78,19 +76,23 @@ def patient_chain(function: F) -> F:
     return compiled
 
 
-def rebound(compiled: Any, names: dict[str, Any]) -> Callable[..., Any]:
+def _is_patient(compiled: Any) -> bool:
+    return isinstance(compiled._compile_for_args, _Patience)
+
+
+def rebound(
+    compiled: Any, names: dict[str, Any], stays: Callable[[Any], bool] = _is_patient
+) -> Callable[..., Any]:
     """Let Python run a kernel's own lines, with other functions behind some names.
 
-    So it does those of kernels without patience that are called there.
+    So it does those of kernels that are called there, but for what `stays` compiled.
     """
     function = _plain(compiled)
-    called: dict[str, Any] = {
-        name: function.__globals__.get(name) for name in function.__code__.co_names
-    }
+    called = {name: function.__globals__.get(name) for name in function.__code__.co_names}
     others = {
-        name: rebound(found, names)
+        name: rebound(found, names, stays)
         for name, found in called.items()
-        if isinstance(found, Dispatcher) and not _is_patient(found)
+        if isinstance(found, Dispatcher) and not stays(found)
     }
     namespace = {**function.__globals__, **others, **names}
     return FunctionType(function.__code__, namespace, function.__name__)
@@ -123,7 +125,7 @@ class _Patience:
             self._left = 0
             return self._compile(*arguments)
         if self._plain is None:
-            lines = self._lines or _interpreted(self._compiled)
+            lines = self._lines or rebound(self._compiled, {}, lambda _: False)
             self._plain = np.errstate(all="ignore")(_with_numbers(lines))
         return self._plain
 
@@ -139,23 +141,8 @@ class _Patience:
         return cache.looked_up[1] is not None
 
 
-def _interpreted(compiled: Any) -> Callable[..., Any]:
-    """Find the Python function behind a compiled one, and make it call such functions only."""
-    function = _plain(compiled)
-    names = {
-        name: _interpreted(found) if isinstance(found, Dispatcher) else found
-        for name, found in function.__globals__.items()
-        if name in (*function.__code__.co_names, "__builtins__")
-    }
-    return FunctionType(function.__code__, names, function.__name__)
-
-
 def _plain(found: Any) -> Any:
     return getattr(found, "py_func", found)
-
-
-def _is_patient(compiled: Any) -> bool:
-    return isinstance(compiled._compile_for_args, _Patience)
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:

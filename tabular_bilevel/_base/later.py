@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 
 from tabular_bilevel._base.arrays import quiet, read_only
 
-__all__ = ["computed_later", "later"]
-
 T = TypeVar("T")
 
 

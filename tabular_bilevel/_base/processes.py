@@ -28,8 +28,6 @@ from tabular_bilevel._base.files import (
     write_file,
 )
 
-__all__ = ["handling", "sweep"]
-
 Made = TypeVar("Made")
 
 # Seconds between two looks of a worker at whether its parent lives.

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["found_by_old_name", "keywords_renamed", "without_use"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 AnyClass = TypeVar("AnyClass", bound=type)

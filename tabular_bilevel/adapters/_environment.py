@@ -12,15 +12,6 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 
 from tabular_bilevel._base.arrays import FloatArray
 
-__all__ = [
-    "AvailableActions",
-    "AvailableAnswers",
-    "Mask",
-    "available_action",
-    "draw",
-    "draw_next_state",
-]
-
 Mask = npt.NDArray[np.int8]
 
 

@@ -23,15 +23,6 @@ from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel
 from tabular_bilevel.lq.model import Tangent as LinearQuadraticTangent
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 
-__all__ = [
-    "cotangents",
-    "float64_tables",
-    "model_of",
-    "named_tables",
-    "objective_and_slopes",
-    "tangent_of",
-]
-
 VARYING = ("transition", "follower_reward", "leader_reward", "initial", "temperature")
 
 # Before the names of what a linear-quadratic model's leader earns.

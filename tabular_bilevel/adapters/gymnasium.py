@@ -13,13 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-try:
+from tabular_bilevel._base.errors import needed
+
+with needed("tabular_bilevel.adapters.gymnasium", "gymnasium", extra="gymnasium"):
     import gymnasium
-except ImportError as error:
-    raise ImportError(
-        "tabular_bilevel.adapters.gymnasium needs gymnasium: "
-        "pip install 'tabular-bilevel[gymnasium]'"
-    ) from error
 
 from tabular_bilevel._base.arguments import (
     as_finite,

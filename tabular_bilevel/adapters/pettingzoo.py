@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-try:
+from tabular_bilevel._base.errors import needed
+
+with needed("tabular_bilevel.adapters.pettingzoo", "pettingzoo", extra="pettingzoo"):
     from pettingzoo import ParallelEnv
-except ImportError as error:
-    raise ImportError(
-        "tabular_bilevel.adapters.pettingzoo needs pettingzoo: "
-        "pip install 'tabular-bilevel[pettingzoo]'"
-    ) from error
 
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Discrete, Space

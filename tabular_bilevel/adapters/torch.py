@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_theta, positive_integer
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.errors import needed
 from tabular_bilevel.adapters._tables import (
     cotangents,
     float64_tables,
@@ -25,12 +26,8 @@ from tabular_bilevel.exact.hypergradient import objective as plain_objective
 from tabular_bilevel.kinds import AnyModel, AnySensitivities
 from tabular_bilevel.problem import BilevelProblem
 
-try:
+with needed("tabular_bilevel.adapters.torch", "PyTorch", extra="torch"):
     import torch
-except ImportError as error:
-    raise ImportError(
-        "tabular_bilevel.adapters.torch needs PyTorch: pip install 'tabular-bilevel[torch]'"
-    ) from error
 
 __all__ = ["TorchProblem", "objective"]
 

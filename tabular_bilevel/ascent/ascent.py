@@ -41,8 +41,6 @@ from tabular_bilevel.kinds import AnyModel, evaluate_leader, road, solve_followe
 from tabular_bilevel.problem import AnyProblem, pulled_back
 from tabular_bilevel.sampling.experience import NOTHING, Memory
 
-__all__ = ["AscentState", "Iteration", "ascend", "resume"]
-
 # Prefixes of names in a saved state.
 METHOD, OPTIMISER, MORE = "method.", "optimiser.", "more."
 

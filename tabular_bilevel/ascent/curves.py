@@ -32,8 +32,6 @@ from tabular_bilevel.ascent.training import Curve, Run, train
 from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = ["Trained", "Training", "load_trained"]
-
 # What is written, and the head of the table.
 TABLE, SUMMARY = "curves.csv", "summary.json"
 HEAD = ["method", "seed", "iteration", "objective"]

@@ -12,8 +12,6 @@ from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["divergence", "guidance", "relative_gap"]
-
 
 @quiet
 def relative_gap(model: Model, response: Response, best: Response) -> float:

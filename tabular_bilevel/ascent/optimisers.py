@@ -13,8 +13,6 @@ from tabular_bilevel._base.arguments import as_positive, as_real, as_theta, fini
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.sampling.experience import NOTHING
 
-__all__ = ["Adam", "GradientAscent", "Optimiser"]
-
 
 class Optimiser(Protocol):
     """Anything that moves a parameter along gradients; settings are its fields.

@@ -18,8 +18,6 @@ from tabular_bilevel.estimators.contract import as_estimator
 from tabular_bilevel.estimators.register import METHODS, Setting
 from tabular_bilevel.problem import AnyProblem
 
-__all__ = ["Recipe", "first_theta", "published"]
-
 # Of the normal that the first theta is drawn from: the papers' start.
 START_SPREAD = 0.01
 

@@ -7,8 +7,6 @@ from enum import Enum
 
 from tabular_bilevel._base.arguments import as_positive, positive_integer
 
-__all__ = ["Bounded", "Enclosed", "Estimated", "Level"]
-
 
 class Level(Enum):
     """What is known of a number's error, from most to least.

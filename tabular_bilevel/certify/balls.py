@@ -29,28 +29,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray
+from tabular_bilevel._base.errors import needed
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.tangents import Tangents
 
-try:
+with needed("tb.enclose", "python-flint", extra="rigor"):
     from flint import arb, arb_mat, ctx
-except ImportError as error:
-    raise ImportError(
-        "tb.enclose needs python-flint: pip install 'tabular-bilevel[rigor]'"
-    ) from error
-
-__all__ = [
-    "Column",
-    "Road",
-    "Tables",
-    "UndecidedError",
-    "exact",
-    "is_within",
-    "outward",
-    "precision",
-    "proof",
-    "travel",
-]
 
 # python-flint has no type hints.
 Ball = Any

@@ -15,8 +15,6 @@ from tabular_bilevel.check_certificate import FORMAT, UnprovenError, check_certi
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.tangents import Tangents
 
-__all__ = ["certificate"]
-
 
 def certificate(
     model: Model,

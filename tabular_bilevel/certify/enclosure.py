@@ -27,8 +27,6 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problem import BilevelProblem, modelled
 
-__all__ = ["enclose"]
-
 # Enough for 1e-12 on 99 % of problems; tied actions at discount 0.9999, temperature 1e-4 take 256.
 FIRST_PRECISION = 128
 

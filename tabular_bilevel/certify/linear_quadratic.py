@@ -23,8 +23,6 @@ from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward
 from tabular_bilevel.problem import AnyProblem
 
-__all__ = ["radii"]
-
 # Pays for the roundings of bounds themselves.
 PAID = 1.0 + 2.0**-20
 

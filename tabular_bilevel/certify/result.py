@@ -22,18 +22,6 @@ from tabular_bilevel.finite.sensitivities import SensitivityBounds
 from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problem import require_tables
 
-__all__ = [
-    "Accuracy",
-    "CertificationError",
-    "Enclosure",
-    "ErrorBounds",
-    "Hypergradient",
-    "Interval",
-    "largest",
-    "require_ieee_arithmetic",
-    "unwrapped",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class ErrorBounds:
@@ -400,7 +388,8 @@ class Hypergradient:
     direct : ndarray, shape (d,)
         The part with the follower's policy held fixed.
     indirect : ndarray, shape (d,)
-        The part through the follower's policy.
+        The part through the follower's policy. Both are computed when they are asked for: a
+        ValueError says so if the problem is another by then.
     accuracy : Accuracy
         What is known of the errors of the objective and the gradient. The parts have no bounds of
         their own, except in the `Enclosure` of an ENCLOSED result.

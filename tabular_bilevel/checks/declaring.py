@@ -14,8 +14,6 @@ from tabular_bilevel.sampling.critics import Critic, ExactCritic
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, Experience, Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 
-__all__ = ["Declared"]
-
 
 @dataclass(frozen=True)
 class Declared:

@@ -27,8 +27,6 @@ from tabular_bilevel.problems import zoo
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["Candidates", "Diagnosis", "Guess", "horizon_of", "suspects", "trajectories_of"]
-
 # Targets nearer to each other than this, relative to their size or the gradient's, are the same:
 # nothing tells such mistakes apart on this problem.
 SAME = 1e-6

@@ -14,8 +14,6 @@ from tabular_bilevel.checks.diagnosis import SAME, Candidates
 from tabular_bilevel.mistakes.register import FAULTS
 from tabular_bilevel.problem import BilevelProblem, modelled
 
-__all__ = ["Distinction", "tell_apart"]
-
 
 @dataclass(frozen=True)
 class Distinction:

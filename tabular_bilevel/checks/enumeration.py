@@ -48,8 +48,6 @@ from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories
 from tabular_bilevel.sampling.view import Precision, as_numpy, unit_of
 
-__all__ = ["EnumerationReport", "check_by_enumeration"]
-
 # Rounding of an estimate, in units of its dtype's last digit at the size of a typical estimate:
 # room for tables given in that dtype, and for sums of some dozen steps.
 ROUNDING_UNITS = 64.0

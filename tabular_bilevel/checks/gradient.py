@@ -27,8 +27,6 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.problem import AnyProblem, with_names
 
-__all__ = ["GradientReport", "RouteComparison", "check_gradient"]
-
 # Routes that differ by rounding alone: the worst over hard random problems (discount 0.99,
 # temperature 0.01) was 1e-10, and a wrong formula is off by far more than 1e-8.
 ROUNDING_TOLERANCE = 1e-8

@@ -21,8 +21,6 @@ from tabular_bilevel.checks.mean_test import ASTRAY, MeanTest, Noise, mean_test
 from tabular_bilevel.checks.report import MOST_REPLICATES, EstimatorReport, percent
 from tabular_bilevel.checks.verdict import Verdict
 
-__all__ = ["ROUNDING", "judge", "judge_exactly", "judge_in_looks"]
-
 # Estimates and target are computed in float64: gaps below this, relative to the largest entry, are
 # rounding, however small the sampling error.
 ROUNDING = 1e-10

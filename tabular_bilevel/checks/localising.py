@@ -22,19 +22,6 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.kinds import by_kind, direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.problem import BilevelProblem, pulled_back
 
-__all__ = [
-    "FACTORS",
-    "RESIDUAL",
-    "SCALE",
-    "UNKNOWN",
-    "Factor",
-    "Localisation",
-    "far_off",
-    "localise",
-    "parts_from",
-    "parts_of",
-]
-
 #: Names of the gradient's two parts, of tables, and what is said of them.
 DIRECT, THROUGH = "direct", "through_follower"
 TABLES = ("follower_reward", "leader_reward", "transition", "initial", "temperature")

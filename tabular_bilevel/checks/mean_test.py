@@ -24,8 +24,6 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, ratio
 from tabular_bilevel.checks.quantiles import fisher, normal, student
 from tabular_bilevel.sampling.trajectories import row_blocks
 
-__all__ = ["ASTRAY", "Dependence", "MeanTest", "Noise", "dependence", "mean_test"]
-
 # What never varies is right up to so many times the rounding.
 ASTRAY = 10.0
 

@@ -19,8 +19,6 @@ from tabular_bilevel.lq.model import MOVED, SYMMETRIC, LinearQuadraticModel
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities
 from tabular_bilevel.problem import AnyProblem
 
-__all__ = ["MOST_ENTRIES", "PullbackTest", "check_pullback"]
-
 # Table entries, of both rewards, the kernel, the initial distribution and the temperature, of the
 # largest problem that is looked at: 36 models of it are made.
 MOST_ENTRIES = 200_000

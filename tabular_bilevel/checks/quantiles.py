@@ -6,8 +6,6 @@ from functools import lru_cache
 
 from scipy import special
 
-__all__ = ["chi_squared", "fisher", "normal", "student"]
-
 
 @lru_cache
 def normal(rate: float) -> float:

@@ -24,8 +24,6 @@ from tabular_bilevel.problem import TablesOnlyError
 from tabular_bilevel.sampling.experience import NOTHING
 from tabular_bilevel.sampling.view import Precision
 
-__all__ = ["BrokenEstimatorError", "Replicates", "rounding_of"]
-
 # ... and estimates of a coarser dtype are sums that lose a few bits of it.
 ROUNDINGS_OF_A_SUM = 64.0
 

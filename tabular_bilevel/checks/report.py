@@ -18,8 +18,6 @@ from tabular_bilevel.checks.diagnosis import Diagnosis
 from tabular_bilevel.checks.localising import FACTORS, RESIDUAL, SCALE, Localisation
 from tabular_bilevel.checks.verdict import Verdict
 
-__all__ = ["EstimatorReport", "of_target", "percent"]
-
 # Nobody takes more replicates.
 MOST_REPLICATES = 100_000
 

@@ -26,18 +26,6 @@ from tabular_bilevel.problems import zoo
 from tabular_bilevel.sampling.critics import Critic
 from tabular_bilevel.sampling.samplers import Sampler
 
-__all__ = [
-    "SuiteCase",
-    "SuiteReport",
-    "check_suite",
-    "defined_on",
-    "line_of",
-    "smallest_case",
-    "standard_suite",
-    "suite_reports",
-    "told",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class SuiteCase:

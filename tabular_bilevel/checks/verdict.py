@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Verdict"]
-
 
 class Verdict(enum.Enum):
     """What a check of an estimator concludes.

@@ -29,8 +29,6 @@ from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.sampling.experience import Interaction
 from tabular_bilevel.sampling.samplers import Episodes
 
-__all__ = ["Case", "Check", "Stage", "stages", "verify_cases"]
-
 # Probability that a correct estimator fails on a problem. The seed is fixed, so a machine that
 # passes once passes again; a changed seed fails one run in 2,500 (four problems).
 FALSE_ALARM_RATE = 1e-4

@@ -32,31 +32,6 @@ from tabular_bilevel._base.files import (
 from tabular_bilevel._base.frames import raised_at
 from tabular_bilevel.problem import require_problem
 
-__all__ = [
-    "UNUSABLE",
-    "add_limit",
-    "add_plot",
-    "add_problem",
-    "add_report",
-    "add_theta",
-    "loaded",
-    "maker_of",
-    "of_option",
-    "plain",
-    "problem_of",
-    "progress",
-    "repeated",
-    "require_files",
-    "require_report",
-    "say",
-    "size_of",
-    "somebodys",
-    "theta_of",
-    "visiting",
-    "write_page",
-    "write_picture",
-]
-
 #: What input that cannot be used leads to: a line is said of it.
 UNUSABLE = (ValueError, OSError, MemoryError, tb.ConvergenceError, tb.CertificationError)
 

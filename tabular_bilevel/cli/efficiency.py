@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Compute errors of methods, and print them."""
     require_files(options)
     found: Any
+    shown = sys.stderr.isatty()
     if len(dict(options.vary)) < len(options.vary):
         raise ValueError("--vary names a setting twice: give all of its values at once")
     if options.vary:
@@ -58,10 +60,12 @@ def run(options: argparse.Namespace) -> int:
             dict(options.vary),
             budgets=options.budget,
             theta=lambda problem: theta_of(options, problem),
+            progress=shown,
         )
     else:
         problem = problem_of(options.problem)
-        found = tb.error_curve(problem, theta_of(options, problem), budgets=options.budget)
+        theta = theta_of(options, problem)
+        found = tb.error_curve(problem, theta, budgets=options.budget, progress=shown)
     say(found)
     draw = "error_grid" if options.vary else "error_curves"
     write_picture(options, "the errors are", lambda plots: getattr(plots, draw)(found))

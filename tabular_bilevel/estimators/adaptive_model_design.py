@@ -25,8 +25,6 @@ from tabular_bilevel.finite.follower import Response, log_policy, soft_backup
 from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.experience import NOTHING, Memory, require_memory
 
-__all__ = ["AdaptiveModelDesign"]
-
 
 @dataclass(frozen=True)
 class AdaptiveModelDesign:

@@ -28,8 +28,6 @@ from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["BiLevelActorCritic"]
-
 # A better choice is worth more than the other by this, relative to the values' size: more than
 # rounding, at any discount up to 0.99999.
 TOLERANCE = 1e-11

@@ -33,8 +33,6 @@ from tabular_bilevel.sampling.experience import (
 )
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["BoltzmannCovariance"]
-
 
 @dataclass(frozen=True)
 class BoltzmannCovariance:

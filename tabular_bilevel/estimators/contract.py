@@ -36,6 +36,7 @@ from tabular_bilevel._base.arguments import (
     entry,
     finite_array,
     first,
+    keeps_up,
     require_method,
     require_real_dtype,
 )
@@ -52,18 +53,6 @@ from tabular_bilevel.sampling.experience import NOTHING, Memory, require_memory
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 from tabular_bilevel.sampling.view import Batch, LeaderView, Precision, as_numpy, is_bfloat16
-
-__all__ = [
-    "AtTheta",
-    "BatchEstimator",
-    "Enumerable",
-    "SamplingEstimator",
-    "Whole",
-    "as_enumerable",
-    "as_estimator",
-    "as_memory",
-    "require_something",
-]
 
 FORMS = "(problem, theta, rng), (view, rng) or (view, batch)"
 
@@ -299,8 +288,9 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
     """
     if isinstance(estimator, type):
         raise ValueError(f"{name} is the class {estimator.__name__}, not an instance of it")
-    if isinstance(estimator, (BatchEstimator, SamplingEstimator)):
-        return estimator
+    made = isinstance(estimator, (BatchEstimator, SamplingEstimator))
+    if made and keeps_up(estimator, "at", "__call__"):  # an heir may be called otherwise
+        return estimator  # type: ignore[no-any-return]
     if not callable(estimator):
         if not _is_for_experience(estimator):
             what = "is a problem" if hasattr(estimator, "pullback") else "cannot be called"
@@ -331,6 +321,13 @@ def as_enumerable(estimator: Any, problem: BilevelProblem, theta: npt.ArrayLike)
     taken = as_estimator(estimator)
     if isinstance(taken, BatchEstimator):
         return taken.enumerable(problem, theta)
+    kind = type(estimator)
+    way = "enumerable" if hasattr(kind, "enumerable") else "estimate"
+    if hasattr(kind, way) and not keeps_up(estimator, way, "__call__"):
+        raise ValueError(
+            f"estimator is {brief(repr(estimator))}, whose __call__ is newer than its {way}: to be "
+            "run on all trajectories it needs both"
+        )
     if callable(getattr(estimator, "enumerable", None)):
         found: Enumerable = estimator.enumerable(problem, theta)
         return found

@@ -19,13 +19,11 @@ from tabular_bilevel.problem import AnyProblem, BilevelProblem, pulled_back
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Experience, Memory
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["Estimate", "Estimator", "Parts", "bias_of"]
-
 
 @displayed
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A gradient's two parts, as measures and pulled back when asked for.
+    """A gradient's two parts: measures, which the problem as it then is pulls back when asked.
 
     Attributes
     ----------

@@ -16,8 +16,6 @@ from tabular_bilevel.kinds import road, solve_follower
 from tabular_bilevel.problem import AnyProblem
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory, require_memory
 
-__all__ = ["ExactGradient"]
-
 
 @dataclass(frozen=True)
 class ExactGradient:

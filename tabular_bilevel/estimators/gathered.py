@@ -17,8 +17,6 @@ from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
 from tabular_bilevel.sampling.samplers import Sampler
 
-__all__ = ["by_rule", "enumerable_of", "gathered", "sampler_of", "target_of"]
-
 
 @quiet
 def gathered(

@@ -16,8 +16,6 @@ from tabular_bilevel.sampling.critics import Critic
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["GivenTrajectories"]
-
 
 @displayed
 @dataclass(frozen=True, eq=False)

@@ -37,8 +37,6 @@ from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["HyperPolicyGradient"]
-
 
 @dataclass(frozen=True)
 class HyperPolicyGradient:

@@ -26,8 +26,6 @@ from tabular_bilevel.sampling.experience import (
 )
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["NaivePolicyGradient"]
-
 
 @dataclass(frozen=True)
 class NaivePolicyGradient:

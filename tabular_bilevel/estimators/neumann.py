@@ -31,8 +31,6 @@ from tabular_bilevel.finite.leader import evaluate_leader
 from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.experience import FOLLOWER_VALUE, NOTHING, Memory, require_memory
 
-__all__ = ["TruncatedNeumann"]
-
 
 @dataclass(frozen=True)
 class TruncatedNeumann:

@@ -34,8 +34,6 @@ from tabular_bilevel.sampling.experience import (
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["ValueGapPenalty"]
-
 PENALISED_VALUE = "penalised_value"
 
 

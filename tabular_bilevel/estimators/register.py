@@ -28,8 +28,6 @@ from tabular_bilevel.sampling.critics import ExactCritic, MonteCarloCritic, Sars
 from tabular_bilevel.sampling.experience import Interaction
 from tabular_bilevel.sampling.samplers import Sampler, StepBudget
 
-__all__ = ["METHODS", "Setting"]
-
 # An ascent on samples needs its follower less exact than a check: at temperature 0.001 its
 # probabilities still have five digits. Recorded objectives are those of the exact follower.
 FOLLOWER = CompiledPolicyIteration(tolerance=1e-8)

@@ -45,8 +45,6 @@ from tabular_bilevel.sampling.experience import ITERATION, NOTHING, Memory, call
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["RegularisedActorCritic"]
-
 LOGITS, VALUES = "logits", "values"
 
 

@@ -35,8 +35,6 @@ from tabular_bilevel.sampling.experience import (
 )
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["ScoreFunction", "ScoreRule"]
-
 
 @dataclass(frozen=True)
 class ScoreFunction:

@@ -27,8 +27,6 @@ from tabular_bilevel.sampling.experience import (
 )
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["SoBiRL"]
-
 
 @dataclass(frozen=True)
 class SoBiRL:

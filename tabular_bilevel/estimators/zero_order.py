@@ -41,8 +41,6 @@ from tabular_bilevel.sampling.experience import (
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["ZeroOrder"]
-
 # A follower with a residual this small, relative to its values, is taken as optimal: solvers leave
 # less, whatever tolerance they are used with, and one that stops early leaves more.
 OPTIMAL = 1e-6

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_theta
+from tabular_bilevel._base.arguments import as_theta, entry, first
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, unchecked
 from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
@@ -33,10 +33,11 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward
 from tabular_bilevel.problem import AnyProblem, model_at, pulled_back
 
-__all__ = ["hypergradient", "objective"]
-
 # States of a linear-quadratic model, up to which its bounds, some 80 spectral norms, cost little.
 FEW = 20
+
+# A gradient that is pulled back again differs by rounding, relative to its largest entry.
+SAME = 1e-9
 
 
 @quiet
@@ -177,6 +178,7 @@ def _put_together(
 ) -> Hypergradient:
     """Make a result, whose gradient's parts are pulled back if somebody asks for them."""
     model, response, evaluation, measures = stations
+    whole = gradient, accuracy.gradient, measures
     return unchecked(
         Hypergradient,
         objective=evaluation.objective,
@@ -187,10 +189,30 @@ def _put_together(
         evaluation=evaluation,
         sensitivities=measures,
         **later(
-            direct=lambda: pulled_back(problem, theta, parts["direct"]()),
-            indirect=lambda: pulled_back(problem, theta, parts["indirect"]()),
+            direct=lambda: _part(problem, theta, whole, parts["direct"]()),
+            indirect=lambda: _part(problem, theta, whole, parts["indirect"]()),
         ),
     )
+
+
+def _part(
+    problem: AnyProblem,
+    theta: FloatArray,
+    whole: tuple[FloatArray, FloatArray, AnySensitivities],
+    measures: AnySensitivities,
+) -> FloatArray:
+    """Pull a part back when it is asked for; ValueError if the problem is another by then."""
+    gradient, bound, all_measures = whole
+    now = pulled_back(problem, theta, all_measures)
+    allowed = SAME * np.abs(gradient).max(initial=0.0) + np.nan_to_num(bound, posinf=0.0)
+    other = np.abs(now - gradient) > allowed
+    if other.any():
+        index = first(other)
+        raise ValueError(
+            f"the problem is another by now: {entry('gradient', index)} was {gradient[index]:.6g}, "
+            f"and would be {now[index]:.6g}; parts of the gradient are computed when asked for"
+        )
+    return pulled_back(problem, theta, measures)
 
 
 def _bounded_tables(

@@ -27,15 +27,6 @@ from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq import routes as lq_routes
 from tabular_bilevel.problem import AnyProblem
 
-__all__ = [
-    "DifferenceGradient",
-    "complex_step_gradient",
-    "difference_gradient",
-    "differences",
-    "extrapolated",
-    "forward_gradient",
-]
-
 
 @quiet
 def forward_gradient(

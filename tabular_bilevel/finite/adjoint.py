@@ -23,17 +23,6 @@ from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 
-__all__ = [
-    "direct_sensitivities",
-    "evaluated",
-    "indirect_sensitivities",
-    "influence_measures",
-    "influence_source",
-    "road",
-    "sensitivities",
-    "temperature_slope",
-]
-
 
 @quiet
 def sensitivities(model: Model, response: Response, evaluation: Evaluation) -> Sensitivities:
@@ -58,7 +47,8 @@ def _direct(
         chances = response.policy.ravel()[model.entry_row]
         return np.asarray(model.leader_discount * chances * evaluation.continuation)
 
-    return Sensitivities.of(model, leader_reward=pairs, transition=flow, initial=evaluation.value)
+    value = evaluation.value.copy()
+    return Sensitivities.of(model, leader_reward=pairs, transition=flow, initial=value)
 
 
 @quiet

@@ -25,17 +25,6 @@ from tabular_bilevel._base.renamed import without_use
 from tabular_bilevel.finite.linear import DENSE_STATES, policy_system
 from tabular_bilevel.finite.model import Model
 
-__all__ = [
-    "CompiledPolicyIteration",
-    "FollowerSolver",
-    "PolicyIteration",
-    "Response",
-    "StoppedPolicyIteration",
-    "StoppedValueIteration",
-    "ValueIteration",
-    "solve_follower",
-]
-
 # A residual of the soft Bellman equation is a difference of two numbers of the size of V, each a
 # sum over the successors: a few hundred roundings.
 RESIDUAL_TOLERANCE = 1e-13

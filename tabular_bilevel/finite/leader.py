@@ -13,8 +13,6 @@ from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["Evaluation", "evaluate_leader"]
-
 
 @dataclass(frozen=True, eq=False)
 @computed_later("continuation")

@@ -43,8 +43,6 @@ from tabular_bilevel._base.arrays import (
 )
 from tabular_bilevel._base.display import displayed
 
-__all__ = ["Model", "Tangent", "normalised"]
-
 # Compiled loops index entries with 32 bits.
 MAX_ENTRIES = 2**31 - 1
 

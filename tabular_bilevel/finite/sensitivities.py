@@ -19,8 +19,6 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.later import computed_later, later
 from tabular_bilevel.finite.model import Model, Tangent
 
-__all__ = ["Sensitivities", "SensitivityBounds"]
-
 
 @dataclass(frozen=True, eq=False)
 @computed_later("transition", "initial")

@@ -12,8 +12,6 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel.finite.model import Model, Origin, made_of
 
-__all__ = ["Place", "places", "side_by_side"]
-
 #: What models side by side have in common.
 SHARED = ("follower_discount", "leader_discount", "temperature")
 

@@ -11,8 +11,6 @@ from tabular_bilevel.lq.linear import lyapunov, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.sensitivities import Sensitivities
 
-__all__ = ["direct_sensitivities", "indirect_sensitivities", "road", "sensitivities"]
-
 
 @quiet
 def sensitivities(

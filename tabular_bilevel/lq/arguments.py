@@ -12,8 +12,6 @@ from tabular_bilevel._base.arguments import entry, finite_array, first
 from tabular_bilevel._base.arrays import FloatArray, read_only
 from tabular_bilevel.lq.linear import symmetric
 
-__all__ = ["as_change", "as_not_negative", "as_positive_definite", "as_symmetric", "sizes"]
-
 # Typed in with nine digits, or computed, a matrix is symmetric to this, relative to its size.
 ASYMMETRY = 1e-9
 

@@ -13,8 +13,6 @@ import numpy as np
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel.lq.values import QuadraticValues
 
-__all__ = ["credited_values", "learned_values"]
-
 
 class _Differences(NamedTuple):
     """Features of the steps, their sizes, and the matrix that takes weights to their rewards."""

@@ -15,15 +15,6 @@ from tabular_bilevel.lq.arguments import as_symmetric, sizes
 from tabular_bilevel.lq.linear import is_stable, lyapunov, symmetric
 from tabular_bilevel.lq.model import LinearQuadraticModel
 
-__all__ = [
-    "GaussianPolicy",
-    "Response",
-    "bellman",
-    "closed_loop",
-    "require_answer",
-    "solve_follower",
-]
-
 # Doublings and Newton steps converge quadratically, near the edge of what can be stabilised after
 # some steps that gain a digit or so.
 MOST_STEPS = 60

@@ -17,19 +17,6 @@ from tabular_bilevel.lq.linear import is_stable, lyapunov, spectral_radius, symm
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws, by_state
 
-__all__ = [
-    "Evaluation",
-    "average_law",
-    "counted_steps",
-    "evaluate_leader",
-    "moment_of_all",
-    "moved_noise",
-    "rounding_horizon",
-    "state_laws",
-    "step_weights",
-    "summed",
-]
-
 # A bump's rewards after the last counted step are together smaller than this part of its height.
 NEGLIGIBLE = 1e-20
 

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from tabular_bilevel._base.arrays import FloatArray, quiet
 from tabular_bilevel._base.errors import ConvergenceError
 
-__all__ = ["inverses", "is_stable", "lyapunov", "powers", "spectral_radius", "symmetric"]
-
 # Squares of a stable matrix in float64: 2^64 steps reach any radius that is told from 1.
 MOST_SQUARES = 64
 

@@ -21,8 +21,6 @@ from tabular_bilevel.lq.arguments import as_change, as_not_negative, as_positive
 from tabular_bilevel.lq.linear import is_stable
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 
-__all__ = ["MOVED", "SYMMETRIC", "LinearQuadraticModel", "Tangent", "checked_tangent"]
-
 #: The tables that theta may move, in the order of `Tangent`; the leader's reward has its own.
 MOVED = (
     "dynamics",

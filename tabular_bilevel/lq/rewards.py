@@ -17,9 +17,6 @@ from tabular_bilevel._base.arrays import ROUNDOFF, FloatArray, quiet, read_only,
 from tabular_bilevel.lq.arguments import as_not_negative, as_symmetric
 from tabular_bilevel.lq.linear import inverses, symmetric
 
-__all__ = ["GaussianBump", "QuadraticReward", "Slopes", "StateLaws", "Widened", "by_state"]
-
-
 # A bump's mean of which rounding leaves fewer digits is refused.
 MOST_LOST = 1e-6
 

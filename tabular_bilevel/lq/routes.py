@@ -22,8 +22,6 @@ from tabular_bilevel.lq.linear import lyapunov, symmetric
 from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel, Tangent
 from tabular_bilevel.lq.rewards import QuadraticReward, StateLaws
 
-__all__ = ["complex_slopes", "forward_slopes"]
-
 
 def forward_slopes(
     model: LinearQuadraticModel, tangents: Iterable[Tangent], horizon: int | None

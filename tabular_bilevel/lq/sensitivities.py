@@ -12,8 +12,6 @@ import numpy as np
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel, Tangent
 
-__all__ = ["Sensitivities"]
-
 
 @dataclass(frozen=True, eq=False)
 class Sensitivities:

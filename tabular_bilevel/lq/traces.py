@@ -23,8 +23,6 @@ from tabular_bilevel.lq.sensitivities import Sensitivities
 from tabular_bilevel.lq.trajectories import Law, Trajectories
 from tabular_bilevel.lq.values import Values, quadratics
 
-__all__ = ["TraceRule", "pseudo_inverse", "require_noise"]
-
 # A direction of the noise counts if its variance is above this part of the largest ...
 SMALLEST_VARIANCE = 1e-12
 

@@ -16,8 +16,6 @@ from tabular_bilevel.lq.follower import GaussianPolicy
 from tabular_bilevel.lq.leader import MOST_NUMBERS
 from tabular_bilevel.lq.model import LinearQuadraticModel
 
-__all__ = ["Law", "Trajectories", "as_policy", "draw", "root"]
-
 
 @displayed
 @dataclass(frozen=True, eq=False)

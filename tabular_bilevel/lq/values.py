@@ -15,8 +15,6 @@ from tabular_bilevel.lq.linear import lyapunov, powers
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import QuadraticReward, Widened
 
-__all__ = ["BumpValues", "QuadraticValues", "Values", "exact_values", "quadratics"]
-
 
 @dataclass(frozen=True, eq=False)
 class QuadraticValues:

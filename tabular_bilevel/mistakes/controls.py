@@ -22,8 +22,6 @@ from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import NOTHING, Experience, Memory
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["Control", "controls"]
-
 
 @dataclass(frozen=True)
 class Control:

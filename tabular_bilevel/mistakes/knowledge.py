@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,34 +25,6 @@ from tabular_bilevel.sampling.critics import LeaderValues, SarsaCritic, exact_va
 from tabular_bilevel.sampling.experience import Experience, Interaction, seen_of
 from tabular_bilevel.sampling.samplers import Episodes, negligible_horizon
 from tabular_bilevel.sampling.trajectories import Law
-
-__all__ = [
-    "at_once",
-    "averaged_follower",
-    "centred_by_follower_action",
-    "critic_of_followers_discount",
-    "cut",
-    "cut_taken_for_end",
-    "ended",
-    "follower_advantage",
-    "from_next_step",
-    "in_probabilities",
-    "last_step_missing",
-    "leader_value_for_followers",
-    "modal_critic",
-    "modal_critic_of_both",
-    "never_ending",
-    "replayed",
-    "restarting",
-    "right_limit",
-    "slipping",
-    "stale",
-    "stale_theta",
-    "standardised",
-    "uniform_critic",
-    "value_stays",
-    "value_without_entropy",
-]
 
 
 def right_limit(
@@ -87,10 +58,10 @@ def last_step_missing(known: Experience) -> Experience | None:
     return cut(known, length - 1) if length > 1 else None
 
 
-def stale(sweeps: int) -> Callable[[Experience], Experience]:
+def stale(known: Experience, *, sweeps: int) -> Experience:
     """Let the follower stop early."""
     follower = StoppedValueIteration(sweeps=sweeps, warm_start=False)
-    return lambda known: answered_by(known, follower.solve(known.planned))
+    return answered_by(known, follower.solve(known.planned))
 
 
 def uniform_critic(known: Experience) -> Experience:
@@ -134,17 +105,13 @@ def critic_of_followers_discount(known: Experience) -> Experience:
     return replace(known, values=exact_values(other, known.response))
 
 
-def cut_taken_for_end(steps: int) -> Callable[[Experience], Experience | None]:
+def cut_taken_for_end(known: Experience, *, steps: int) -> Experience | None:
     """Cut trajectories after so many steps; the critic takes that for an episode's end."""
-
-    def change(known: Experience) -> Experience | None:
-        if steps >= known.law.horizon:
-            return None
-        critic = SarsaCritic(cut_is_end=True)
-        values = critic.limit(known.law.made_in, known.response, Episodes(steps=steps))
-        return replace(cut(known, steps), values=values)
-
-    return change
+    if steps >= known.law.horizon:
+        return None
+    critic = SarsaCritic(cut_is_end=True)
+    values = critic.limit(known.law.made_in, known.response, Episodes(steps=steps))
+    return replace(cut(known, steps), values=values)
 
 
 def value_without_entropy(known: Experience) -> Experience:
@@ -204,37 +171,27 @@ def in_probabilities(known: Experience) -> Experience | None:
     return replace(known, problem=InProbabilities(game)) if isinstance(game, MarkovGame) else None
 
 
-def stale_theta(rate: float | None) -> Callable[[Experience], Experience | None]:
+def stale_theta(known: Experience, *, rate: float | None) -> Experience | None:
     """Know all that was right at another theta: before a step of ascent, or 0."""
-
-    def change(known: Experience) -> Experience | None:
-        if known.again is None:
-            return None
-        before = np.zeros_like(known.theta)
-        if rate is not None:
-            rule = BoltzmannCovariance().rule(known)
-            before = known.theta - rate * Estimate.traced(known, *rule.measures(known)).gradient
-        try:
-            there = known.again(before)
-        except ValueError:  # theta may be anything, and a problem may not be defined there
-            return None
-        law = known.law
-        seen = replace(there.law, horizon=min(law.horizon, there.law.horizon), count=law.count)
-        return replace(there, seen=seen)
-
-    return change
+    if known.again is None:
+        return None
+    before = np.zeros_like(known.theta)
+    if rate is not None:
+        rule = BoltzmannCovariance().rule(known)
+        before = known.theta - rate * Estimate.traced(known, *rule.measures(known)).gradient
+    try:
+        there = known.again(before)
+    except ValueError:  # theta may be anything, and a problem may not be defined there
+        return None
+    law = known.law
+    seen = replace(there.law, horizon=min(law.horizon, there.law.horizon), count=law.count)
+    return replace(there, seen=seen)
 
 
-def replayed(rate: float | None) -> Callable[[Experience], Experience | None]:
+def replayed(known: Experience, *, rate: float | None) -> Experience | None:
     """See what was done at another theta, as `stale_theta` has it; all else is of now."""
-
-    def change(known: Experience) -> Experience | None:
-        before = stale_theta(rate)(known)
-        if before is None:
-            return None
-        return seen_of(known, before)
-
-    return change
+    before = stale_theta(known, rate=rate)
+    return None if before is None else seen_of(known, before)
 
 
 def follower_advantage(known: Experience) -> FloatArray:
@@ -295,34 +252,30 @@ def restarting(known: Experience) -> Experience | None:
     return replace(known, seen=replace(law, restarts=True)) if ends else None
 
 
-def slipping(share: float) -> Callable[[Experience], Experience | None]:
+def slipping(known: Experience, *, share: float) -> Experience | None:
     """Mix each row with the mean of its state's rows, on what the row can reach.
 
     On a grid that is a change of the slip.
     """
-
-    def change(known: Experience) -> Experience | None:
-        model = known.world
-        kernel = model.transition
-        chances = model.available / model.available.sum(axis=1, keepdims=True)
-        n_rows, n_states = kernel.shape
-        mixed = np.zeros((model.n_states, n_states))
-        np.add.at(
-            mixed,
-            (model.entry_state, kernel.indices),
-            chances.ravel()[model.entry_row] * kernel.data,
-        )
-        reached = mixed[model.entry_state, kernel.indices]
-        data = np.where(kernel.data > 0.0, (1.0 - share) * kernel.data + share * reached, 0.0)
-        sums = np.bincount(model.entry_row, data, minlength=n_rows)
-        if data.min(initial=0.0) < 0.0 or np.allclose(data, kernel.data, atol=1e-12):
-            return None
-        scale = model.row_mass.ravel() / np.where(sums > 0.0, sums, 1.0)
-        source = model.replace(transition=model.like_transition(data * scale[model.entry_row]))
-        elsewhere = replace(known, seen=replace(known.law, source=source))
-        return answered_by(elsewhere, known.response)
-
-    return change
+    model = known.world
+    kernel = model.transition
+    chances = model.available / model.available.sum(axis=1, keepdims=True)
+    n_rows, n_states = kernel.shape
+    mixed = np.zeros((model.n_states, n_states))
+    np.add.at(
+        mixed,
+        (model.entry_state, kernel.indices),
+        chances.ravel()[model.entry_row] * kernel.data,
+    )
+    reached = mixed[model.entry_state, kernel.indices]
+    data = np.where(kernel.data > 0.0, (1.0 - share) * kernel.data + share * reached, 0.0)
+    sums = np.bincount(model.entry_row, data, minlength=n_rows)
+    if data.min(initial=0.0) < 0.0 or np.allclose(data, kernel.data, atol=1e-12):
+        return None
+    scale = model.row_mass.ravel() / np.where(sums > 0.0, sums, 1.0)
+    source = model.replace(transition=model.like_transition(data * scale[model.entry_row]))
+    elsewhere = replace(known, seen=replace(known.law, source=source))
+    return answered_by(elsewhere, known.response)
 
 
 def averaged_follower(known: Experience) -> Experience | None:

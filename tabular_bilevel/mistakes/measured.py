@@ -15,17 +15,6 @@ from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import Law
 
-__all__ = [
-    "Measures",
-    "averaged_tails",
-    "clipped",
-    "one_roll_out",
-    "per_visit",
-    "reward_without_action",
-    "standardised",
-    "value_of_the_state",
-]
-
 #: What a rule without factors makes of experience: direct measures, and those through the follower.
 Measures = Callable[[TraceRule, Experience], tuple[Sensitivities, Sensitivities]]
 

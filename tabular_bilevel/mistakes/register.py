@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -23,8 +24,6 @@ from tabular_bilevel.mistakes.road import Road
 from tabular_bilevel.problem import BilevelProblem
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
-
-__all__ = ["FAULTS", "MISTAKES", "Mistake", "cut_after"]
 
 # Episodes that end less often than this never do, as far as one sees.
 SELDOM = 1e-6
@@ -106,13 +105,16 @@ class Mistake:
         return None if experience is None else self.estimate(experience).gradient
 
 
+# One that any kind of model has.
+_anywhere = partial(Mistake, anywhere=True)
+
+
 def cut_after(steps: int) -> Mistake:
     """Make the mistake of trajectories that are cut too early."""
-    return Mistake(
+    return _anywhere(
         f"cut after {steps} steps",
         f"what trajectories of {steps} steps show",
         kind="trajectories cut",
-        anywhere=True,
         knowledge=lambda e: known.cut(e, steps) if steps < e.law.horizon else None,
     )
 
@@ -128,20 +130,18 @@ def _transposed(system: LinearSystem) -> Callable[[FloatArray], FloatArray]:
 
 
 def _mistakes() -> Iterator[Mistake]:
-    yield Mistake(
+    yield _anywhere(
         "no discount**t in the covariance",
         "a gradient whose steps all count alike in the part through the follower, without "
         "leader_discount**t",
         rule=lambda r, e: replace(r, credit_discount=1.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "no discount**t anywhere",
         "a gradient whose steps all count alike, without leader_discount**t",
         rule=lambda r, e: replace(r, credit_discount=1.0, leader_discount=1.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "discounts swapped",
         "a gradient with follower_discount and leader_discount swapped",
         flags=("unequal-discounts",),
@@ -152,9 +152,8 @@ def _mistakes() -> Iterator[Mistake]:
             leader_discount=r.trace_discount,
             trace_discount=r.leader_discount,
         ),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "follower's discount for the leader's",
         "a gradient that weighs step t by follower_discount**t, not leader_discount**t",
         flags=("unequal-discounts",),
@@ -162,63 +161,55 @@ def _mistakes() -> Iterator[Mistake]:
         rule=lambda r, e: replace(
             r, credit_discount=r.trace_discount, leader_discount=r.trace_discount
         ),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "leader's discount for the follower's",
         "a gradient whose influence decays at leader_discount, not follower_discount",
         flags=("unequal-discounts",),
         road=on.with_discounts(_LEADER, _LEADER),
         rule=lambda r, e: replace(r, trace_discount=r.leader_discount),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "through-follower term dropped",
         "the direct part alone (the naive policy gradient)",
         flags=_THROUGH,
         road=lambda road: replace(road, indirect=0.0),
         rule=lambda r, e: r.times(indirect=0.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "direct term dropped",
         "the part through the follower alone",
         flags=("leader-reward-parameters", "kernel-parameters", "initial-parameters"),
         road=lambda road: replace(road, direct=0.0),
         rule=lambda r, e: r.times(direct=0.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "through-follower term sign-flipped",
         "the direct part minus the part through the follower",
         flags=_THROUGH,
         road=lambda road: replace(road, indirect=-1.0),
         rule=lambda r, e: r.times(indirect=-1.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "sign flipped",
         "minus the gradient",
         rule=lambda r, e: r.times(direct=-1.0, indirect=-1.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "no 1/temperature",
         "a gradient whose part through the follower lacks the factor 1/temperature",
         flags=("temperature-not-one",),
         road=lambda road: replace(road, indirect=road.model.temperature),
         rule=lambda r, e: r.times(indirect=e.planned.temperature),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "1/temperature squared",
         "a gradient whose part through the follower is divided by the temperature twice",
         flags=("temperature-not-one",),
         road=lambda road: replace(road, indirect=1.0 / road.model.temperature),
         rule=lambda r, e: r.times(indirect=1.0 / e.planned.temperature),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "kernel's derivative dropped",
         "a gradient without the kernel's derivative",
         flags=("kernel-parameters",),
@@ -226,101 +217,88 @@ def _mistakes() -> Iterator[Mistake]:
         rule=lambda r, e: r.times(
             direct_tables={"transition": 0.0}, indirect_tables={"transition": 0.0}
         ),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "kernel's derivative dropped in the direct term",
         "a gradient without the kernel's derivative in the direct part",
         flags=("kernel-parameters",),
         road=lambda road: replace(road, no_direct=("transition",)),
         rule=lambda r, e: r.times(direct_tables={"transition": 0.0}),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "kernel's derivative dropped in the through-follower term",
         "a gradient without the kernel's derivative in the part through the follower",
         flags=("kernel-parameters",),
         road=lambda road: replace(road, no_indirect=("transition",)),
         rule=lambda r, e: r.times(indirect_tables={"transition": 0.0}),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "temperature's derivative dropped",
         "a gradient without the temperature's derivative",
         flags=("temperature-parameters",),
         road=lambda road: road.without("temperature"),
         rule=lambda r, e: r.times(indirect_tables={"temperature": 0.0}),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "initial distribution's derivative dropped",
         "a gradient without the initial distribution's derivative",
         flags=("initial-parameters",),
         road=lambda road: road.without("initial"),
         rule=lambda r, e: r.times(direct_tables={"initial": 0.0}, indirect_tables={"initial": 0.0}),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "leader reward's derivative dropped",
         "a gradient without the derivative of the leader's reward",
         flags=("leader-reward-parameters",),
         road=lambda road: road.without("leader_reward"),
         rule=lambda r, e: r.times(direct_tables={"leader_reward": 0.0}),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "follower reward's derivative dropped",
         "a gradient without the derivative of the follower's reward",
         flags=("follower-reward-parameters",),
         road=lambda road: road.without("follower_reward"),
         rule=lambda r, e: r.times(indirect_tables={"follower_reward": 0.0}),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "last step missing",
         "the gradient of one step less",
         knowledge=known.last_step_missing,
-        anywhere=True,
     )
     yield from map(cut_after, (1, 2, 5, 10, 20, 50, 100))
-    yield Mistake(
+    yield _anywhere(
         "undiscounted influence",
         "a gradient whose influence does not decay by follower_discount",
         rule=lambda r, e: replace(r, trace_discount=1.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "only the first decision counts",
         "a gradient whose part through the follower is that of the first decision, undiscounted "
         "(as in SoBiRL)",
         rule=lambda r, e: replace(r, credit_discount=0.0, trace_discount=0.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "no eligibility",
         "a gradient in which a step influences its own decision only, not the ones before it",
         flags=_THROUGH,
         road=lambda road: replace(road, arrivals=lambda system: np.zeros_like),
         rule=lambda r, e: replace(r, trace_discount=0.0),
-        anywhere=True,
     )
     yield Mistake(
         "kernel transposed in the influence",
         flags=_THROUGH,
         road=lambda road: replace(road, arrivals=_transposed),
     )
-    yield Mistake(
+    yield _anywhere(
         "influence one step late",
         "a gradient in which a decision's influence begins with the step after it",
         rule=lambda r, e: replace(r, late=True),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "influence one step early",
         "a gradient whose influence begins a step before the decision, and so is discounted once "
         "too often",
         rule=lambda r, e: r.times(indirect=e.world.follower_discount),
-        anywhere=True,
     )
     yield Mistake(
         "advantage of another policy",
@@ -334,7 +312,7 @@ def _mistakes() -> Iterator[Mistake]:
         road=lambda road: replace(road, source=on.action_value_source),
         rule=lambda r, e: replace(r, credit=e.values.action_value / e.planned.temperature),
     )
-    yield Mistake(
+    yield _anywhere(
         "normalised occupancy",
         "(1 - leader_discount) times the gradient",
         flags=("near-one-discount", "unequal-discounts"),
@@ -344,7 +322,6 @@ def _mistakes() -> Iterator[Mistake]:
             indirect=1.0 - road.model.leader_discount,
         ),
         rule=lambda r, e: _scaled(r, 1.0 - r.leader_discount),
-        anywhere=True,
     )
     yield Mistake(
         "entropy bonus in the leader's objective", flags=_THROUGH, road=on.entropy_counted
@@ -376,36 +353,34 @@ def _mistakes() -> Iterator[Mistake]:
             f"simulator slips {'more' if share > 0 else 'less'} than the planner",
             f"what a simulator shows whose moves are mixed with random ones by {share:+g}",
             kind="simulator and planner differ",
-            knowledge=known.slipping(share),
+            knowledge=partial(known.slipping, share=share),
         )
     for sweeps in (1, 2, 5, 10, 20):
         yield Mistake(
             f"follower stopped after {sweeps} sweeps",
             f"the gradient at a follower that stopped after {sweeps} sweeps of value iteration",
             kind="stale follower",
-            knowledge=known.stale(sweeps),
+            knowledge=partial(known.stale, sweeps=sweeps),
         )
     for rate in (0.1, 1.0):
-        yield Mistake(
+        yield _anywhere(
             f"stale theta by a step of rate {rate:g}",
             f"the gradient where an ascent of rate {rate:g} was a step ago",
             kind="stale theta",
-            anywhere=True,
-            knowledge=known.stale_theta(rate),
+            knowledge=partial(known.stale_theta, rate=rate),
         )
     for whose, ago in (("a step of rate 1 ago", 1.0), ("theta = 0", None)):
         yield Mistake(
             f"replayed data of {whose}",
             f"a gradient whose steps, taken for those of now, are the ones of {whose}",
             kind="replay without importance weights",
-            knowledge=known.replayed(ago),
+            knowledge=partial(known.replayed, rate=ago),
         )
-    yield Mistake(
+    yield _anywhere(
         "stale theta of 0",
         "the gradient at theta = 0",
         kind="stale theta",
-        anywhere=True,
-        knowledge=known.stale_theta(None),
+        knowledge=partial(known.stale_theta, rate=None),
     )
     yield Mistake(
         "averaged follower",
@@ -417,29 +392,26 @@ def _mistakes() -> Iterator[Mistake]:
 
 def _of_scale() -> Iterator[Mistake]:
     """Mistakes that multiply the gradient, or a part of it, by a number."""
-    yield Mistake("half", "half the gradient", rule=lambda r, e: _scaled(r, 0.5), anywhere=True)
-    yield Mistake("twice", "twice the gradient", rule=lambda r, e: _scaled(r, 2.0), anywhere=True)
-    yield Mistake(
+    yield _anywhere("half", "half the gradient", rule=lambda r, e: _scaled(r, 0.5))
+    yield _anywhere("twice", "twice the gradient", rule=lambda r, e: _scaled(r, 2.0))
+    yield _anywhere(
         "sum for mean",
         "the sum over trajectories, not their mean",
         together=True,
         knowledge=lambda e: e if (e.law.count or 1) > 1 else None,
         rule=lambda r, e: _scaled(r, float(e.seen.count or 1)),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "mean per step",
         "the gradient, divided by the mean number of steps of a trajectory",
         together=True,
         rule=lambda r, e: _scaled(r, 1.0 / _length(e, 1.0)),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "divided by the sum of discount**t",
         "the gradient, divided by the sum of leader_discount**t over a trajectory's steps",
         together=True,
         rule=lambda r, e: _scaled(r, 1.0 / _length(e, e.world.leader_discount)),
-        anywhere=True,
     )
     yield Mistake(
         "divided by finished episodes",
@@ -448,35 +420,30 @@ def _of_scale() -> Iterator[Mistake]:
         knowledge=lambda e: e if known.ended(e) > SELDOM else None,
         rule=lambda r, e: _scaled(r, 1.0 / (known.ended(e) or 1.0)),
     )
-    yield Mistake(
+    yield _anywhere(
         "one discount too many",
         "the gradient times leader_discount",
         rule=lambda r, e: _scaled(r, r.leader_discount),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "one discount too many in the covariance",
         "a gradient whose part through the follower has one leader_discount too many",
         rule=lambda r, e: r.times(indirect=r.leader_discount),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "direct term sign-flipped",
         "the part through the follower minus the direct part",
         rule=lambda r, e: r.times(direct=-1.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "direct term twice",
         "a gradient with twice its direct part",
         rule=lambda r, e: r.times(direct=2.0),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "through-follower term twice",
         "a gradient with twice its part through the follower",
         rule=lambda r, e: r.times(indirect=2.0),
-        anywhere=True,
     )
 
 
@@ -492,31 +459,28 @@ def _length(experience: Experience, discount: float) -> float:
 
 def _of_tables() -> Iterator[Mistake]:
     """Mistakes in what a table's change is worth, and in how far its influence reaches."""
-    yield Mistake(
+    yield _anywhere(
         "no follower_discount in the kernel's tail",
         "a gradient in which the follower's value of the next state is not discounted",
         knowledge=lambda e: e if e.world.follower_discount > 0.0 else None,
         rule=lambda r, e: r.times(
             indirect_tables={"transition": 1.0 / (e.world.follower_discount or 1.0)}
         ),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "no leader_discount in the kernel's direct term",
         "a gradient in which the leader's value of the next state is not discounted",
         knowledge=lambda e: e if e.world.leader_discount > 0.0 else None,
         rule=lambda r, e: r.times(
             direct_tables={"transition": 1.0 / (e.world.leader_discount or 1.0)}
         ),
-        anywhere=True,
     )
-    yield Mistake(
+    yield _anywhere(
         "kernel's derivative sign-flipped",
         "a gradient with minus the kernel's derivative",
         rule=lambda r, e: r.times(
             direct_tables={"transition": -1.0}, indirect_tables={"transition": -1.0}
         ),
-        anywhere=True,
     )
     yield Mistake(
         "follower's value without its entropy",
@@ -528,12 +492,11 @@ def _of_tables() -> Iterator[Mistake]:
         "a gradient in which the next state is worth to the follower what it is to the leader",
         knowledge=known.leader_value_for_followers,
     )
-    yield Mistake(
+    yield _anywhere(
         "tails discounted by absolute time",
         "a gradient whose influence is discounted by follower_discount**t, t counted from the "
         "episode's start",
         rule=lambda r, e: replace(r, credit_discount=r.credit_discount * r.trace_discount),
-        anywhere=True,
     )
     yield Mistake(
         "rewards' derivative centred at each state",
@@ -609,11 +572,10 @@ def _of_critics() -> Iterator[Mistake]:
         "a gradient with the advantage of a follower that always takes its likeliest action",
         knowledge=known.modal_critic,
     )
-    yield Mistake(
+    yield _anywhere(
         "follower_discount in the critic",
         "a gradient with the leader's values discounted by follower_discount",
         knowledge=known.critic_of_followers_discount,
-        anywhere=True,
     )
     yield Mistake(
         "advantage clipped to 1",
@@ -634,7 +596,7 @@ def _of_critics() -> Iterator[Mistake]:
             f"cut after {steps} steps taken for an end",
             f"what trajectories of {steps} steps show whose cut the critic takes for an end",
             kind="a cut taken for an episode's end",
-            knowledge=known.cut_taken_for_end(steps),
+            knowledge=partial(known.cut_taken_for_end, steps=steps),
         )
 
 

@@ -19,19 +19,6 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = [
-    "Road",
-    "action_value_source",
-    "endless",
-    "entropy_counted",
-    "everything_available",
-    "greedy",
-    "restarted",
-    "stopped_at",
-    "unshifted",
-    "with_discounts",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Road:

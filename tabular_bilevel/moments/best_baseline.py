@@ -20,11 +20,10 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.finite.tangents import summing
+from tabular_bilevel.moments.estimator import is_plain
 from tabular_bilevel.moments.traced import TracedMoments
 from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
-
-__all__ = ["best_baseline"]
 
 
 @quiet
@@ -78,7 +77,7 @@ def best_baseline(
     459.5
     """
     method = BoltzmannCovariance() if method is None else method
-    if not isinstance(method, BoltzmannCovariance) or method.own_action:
+    if not is_plain(method, BoltzmannCovariance, "rule", "rule_at") or method.own_action:
         raise ValueError(
             f"method is {method}: the best baseline is known of BC-HG that does not count the "
             "action on arrival"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,17 +23,6 @@ from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.moments.estimator import Moments, estimator_moments
 from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.samplers import Episodes
-
-__all__ = [
-    "HORIZONS",
-    "ErrorCurve",
-    "aligned",
-    "cells",
-    "comparable",
-    "error_curve",
-    "overtaking",
-    "required_samples",
-]
 
 #: Cuts that are tried by default; an infinite one is a method's own.
 HORIZONS = (1, 2, 5, 10, 20, 50, 100, 200, 500, math.inf)
@@ -159,6 +148,7 @@ def error_curve(
     budgets: Sequence[float] = (1e3, 1e4, 1e5),
     *,
     horizons: Iterable[float] = HORIZONS,
+    progress: bool = False,
 ) -> ErrorCurve:
     """Compute the error that each method makes of a budget of steps, without sampling.
 
@@ -179,6 +169,8 @@ def error_curve(
         Steps in all.
     horizons : iterable of int or math.inf
         Cuts that are tried; an infinite one is the method's own, which is what is shorter, too.
+    progress : bool
+        Show a bar, which counts the `estimator_moments` that it takes.
 
     Returns
     -------
@@ -199,12 +191,11 @@ def error_curve(
     >>> curve.methods
     ('BC-HG', 'BC-HG, own action', 'BC-HG, no baseline', 'naive', 'zero-order')
     """
+    from tqdm.auto import tqdm
+
     sizes = finite_array("budgets", budgets, (None,))
     for budget in sizes:
         as_positive("a budget", budget)
-    named = comparable(problem, theta) if methods is None else methods
-    if not isinstance(named, Mapping) or not named or not all(isinstance(n, str) for n in named):
-        raise ValueError(f"methods is {brief(named)}, not a mapping from names to methods")
     if not isinstance(horizons, Iterable):
         raise ValueError(f"horizons is {horizons!r}, not a sequence of whole numbers")
     cuts = [
@@ -212,9 +203,15 @@ def error_curve(
     ]
     if not cuts:
         raise ValueError("horizons is empty: no cut is to be tried")
-    moments = {
-        name: tuple(_cuts(problem, theta, name, method, cuts)) for name, method in named.items()
-    }
+    with tqdm(unit=" moments", leave=False, disable=not progress) as bar:
+        named = comparable(problem, theta, bar.update) if methods is None else methods
+        if not (isinstance(named, Mapping) and named and all(isinstance(n, str) for n in named)):
+            raise ValueError(f"methods is {brief(named)}, not a mapping from names to methods")
+        bar.reset(total=len(named) * (1 + len(cuts)))
+        moments = {
+            name: tuple(_cuts(problem, theta, name, method, cuts, bar.update))
+            for name, method in named.items()
+        }
     found = np.array([[_best(each, budget) for budget in sizes] for each in moments.values()])
     error, cosine, horizon = np.moveaxis(found, 2, 0)
     return ErrorCurve(
@@ -319,7 +316,9 @@ def required_samples(
     return float(math.ceil(math.exp(_root(beyond, 0.0, most)) * (1.0 - ROUNDED)))
 
 
-def comparable(problem: BilevelProblem, theta: npt.ArrayLike) -> dict[str, Estimator]:
+def comparable(
+    problem: BilevelProblem, theta: npt.ArrayLike, ticked: Callable[[], Any] = lambda: None
+) -> dict[str, Estimator]:
     """Make the methods whose errors can be computed on a problem, by name."""
     methods: dict[str, Estimator] = {
         "BC-HG": BoltzmannCovariance(),
@@ -333,6 +332,7 @@ def comparable(problem: BilevelProblem, theta: npt.ArrayLike) -> dict[str, Estim
         methods["zero-order"] = ZeroOrder(sampler=Episodes())
     defined, seen = {}, set()
     for name, method in methods.items():
+        ticked()
         try:
             found = estimator_moments(problem, theta, method)
         except TablesOnlyError:
@@ -349,7 +349,12 @@ def comparable(problem: BilevelProblem, theta: npt.ArrayLike) -> dict[str, Estim
 
 
 def _cuts(
-    problem: BilevelProblem, theta: npt.ArrayLike, name: str, method: Any, horizons: Sequence[float]
+    problem: BilevelProblem,
+    theta: npt.ArrayLike,
+    name: str,
+    method: Any,
+    horizons: Sequence[float],
+    ticked: Callable[[], Any],
 ) -> Iterator[Moments]:
     """Compute the moments of a method with cuts; what is not shorter than its own is its own."""
     own = estimator_moments(problem, theta, method)
@@ -358,7 +363,9 @@ def _cuts(
     longest = math.inf if own.horizon is None else own.horizon
     if max(horizons) >= longest:
         yield own
+    ticked()
     for steps in horizons:
+        ticked()
         if steps < longest:
             yield estimator_moments(problem, theta, method, horizon=steps)
 

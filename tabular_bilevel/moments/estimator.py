@@ -34,8 +34,6 @@ from tabular_bilevel.sampling.experience import Experience, Interaction
 from tabular_bilevel.sampling.samplers import NEGLIGIBLE, Episodes
 from tabular_bilevel.sampling.traces import TraceRule
 
-__all__ = ["Moments", "estimator_moments"]
-
 # A cut that leaves out as little as samplers do by default; their logarithms round.
 CUT_THAT_SHOWS = NEGLIGIBLE * (1.0 + 1e-9)
 
@@ -189,10 +187,10 @@ def estimator_moments(
     if hasattr(method, "rule_at") and keeps_up(method, "rule_at", "estimate", "__call__"):
         rule, limit = method.rule_at(problem, theta)
         return _traced(problem, theta, rule, limit, steps, uncut=uncut)
-    if isinstance(method, ZeroOrder) and type(method).__call__ is ZeroOrder.__call__:
+    if is_plain(method, ZeroOrder, "target"):
         return _zero_order(problem, theta, method, steps)
     drawn = getattr(method, "sampler", None)
-    if isinstance(method, FROM_THE_MODEL) and drawn is None:
+    if drawn is None and any(is_plain(method, kind, "target") for kind in FROM_THE_MODEL):
         return _from_the_model(problem, theta, method.target(problem, theta))
     raise ValueError(
         f"method is {type(method).__name__}, which averages over visits, learns from the sample, "
@@ -202,6 +200,14 @@ def estimator_moments(
 
 
 FROM_THE_MODEL = (ExactGradient, AdaptiveModelDesign, TruncatedNeumann, ValueGapPenalty)
+
+
+def is_plain(method: Any, kind: type, *names: str) -> bool:
+    """Say whether a method is of a kind, or its heir, and is called and estimates as that does."""
+    names = ("__call__", "estimate", *names)
+    return isinstance(method, kind) and all(
+        getattr(type(method), name, None) is getattr(kind, name, None) for name in names
+    )
 
 
 def _exact(problem: BilevelProblem, theta: FloatArray) -> FloatArray:

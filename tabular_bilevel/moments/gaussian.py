@@ -28,8 +28,6 @@ from tabular_bilevel.lq.trajectories import root
 from tabular_bilevel.moments.traced import Spread
 from tabular_bilevel.problem import pulled_back
 
-__all__ = ["GaussianMoments", "returns"]
-
 # Coefficients of all parameters' forms: 128 MB, and a few of these are in memory at a time.
 MOST_NUMBERS = 2**24
 

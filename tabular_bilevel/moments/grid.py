@@ -22,8 +22,6 @@ from tabular_bilevel.moments.budget import (
 )
 from tabular_bilevel.problem import BilevelProblem
 
-__all__ = ["ErrorGrid", "error_grid"]
-
 #: The setting that is not the problem's.
 HORIZON = "horizon"
 
@@ -96,6 +94,7 @@ def error_grid(
     budgets: Sequence[float] = (1e3, 1e4, 1e5),
     *,
     theta: npt.ArrayLike | Callable[[BilevelProblem], npt.ArrayLike] | None = None,
+    progress: bool = False,
 ) -> ErrorGrid:
     """Compute an `error_curve` in each cell of a grid: of temperatures, discounts, horizons, ...
 
@@ -113,6 +112,8 @@ def error_grid(
         Steps in all.
     theta : array_like, shape (d,), or callable, optional
         The leader's parameter, or what makes it of the problem; by default 0.
+    progress : bool
+        Show a bar for each cell.
 
     Returns
     -------
@@ -156,7 +157,7 @@ def error_grid(
             at = np.zeros(problem.n_parameters)
         cuts = (cell[HORIZON],) if HORIZON in cell else HORIZONS
         settings.append(cell)
-        curves.append(error_curve(problem, at, methods, budgets, horizons=cuts))
+        curves.append(error_curve(problem, at, methods, budgets, horizons=cuts, progress=progress))
     return ErrorGrid(tuple(settings), tuple(curves))
 
 

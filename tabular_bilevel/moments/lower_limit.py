@@ -25,8 +25,6 @@ from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.experience import Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 
-__all__ = ["LowerLimit", "lower_limit"]
-
 # Relative to the largest: derivatives that differ by less are the same, but for rounding.
 ROUNDED = 1e-12
 

@@ -21,8 +21,6 @@ from tabular_bilevel.finite.linear import LinearSystem, policy_system
 from tabular_bilevel.moments.traced import Spread, TracedMoments
 from tabular_bilevel.sampling.experience import Experience
 
-__all__ = ["ScoredMoments", "follower_slopes", "policy_scores"]
-
 #: The leader's value, (S,), and what the gradient gets, (S, d), from a state on.
 Coming = tuple[FloatArray, FloatArray]
 

@@ -28,8 +28,6 @@ from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import ALL_ENDED, Law
 
-__all__ = ["Spread", "TracedMoments"]
-
 # Numbers in a dense block of columns; a few of these are in memory at a time, 32 MB each.
 BLOCK = 4_000_000
 

@@ -12,8 +12,6 @@ from xml.etree.ElementTree import Element
 import tabular_bilevel as tb
 from tabular_bilevel._base.html import element, written
 
-__all__ = ["Check", "Row", "Source", "checks", "document", "figure", "number", "table"]
-
 # What numbers depend on, beside this package and Python.
 LIBRARIES = "numpy", "scipy", "numba", "python-flint"
 

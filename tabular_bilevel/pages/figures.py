@@ -15,8 +15,6 @@ from tabular_bilevel._base.colours import BLUE, CURVES, ORANGE
 from tabular_bilevel._base.display import cut
 from tabular_bilevel._base.html import element
 
-__all__ = ["Line", "Pair", "Span", "bars", "curves", "drawable", "spans"]
-
 # Units are those of the screen; a line of text, and the room beside what is drawn.
 WIDTH, FONT, LINE, EDGE = 340, 13, 19, 8
 

@@ -33,8 +33,6 @@ from tabular_bilevel.pages.document import (
 )
 from tabular_bilevel.pages.figures import Pair, Span, bars, drawable, spans
 
-__all__ = ["page_of", "page_of_verification"]
-
 # Parameters and mistakes that are shown of many.
 SHOWN, GUESSES = 16, 5
 

@@ -17,8 +17,6 @@ from tabular_bilevel.pages.document import Row, Source, document, figure, number
 from tabular_bilevel.pages.figures import Line, curves, drawable
 from tabular_bilevel.problems.known import Known, best_known, published_end
 
-__all__ = ["Comparison"]
-
 # Points of a curve that are drawn: a picture has no room for more.
 POINTS = 200
 

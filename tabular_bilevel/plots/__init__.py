@@ -37,12 +37,10 @@ Of estimators and ascents:
 - `save_curves`: these as a file
 """
 
-try:
+from tabular_bilevel._base.errors import needed
+
+with needed("tabular_bilevel.plots", "matplotlib", extra="plot"):
     import matplotlib  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "tabular_bilevel.plots needs matplotlib: pip install 'tabular-bilevel[plot]'"
-    ) from error
 
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel.plots.bars import gradient_bars

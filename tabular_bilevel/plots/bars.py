@@ -13,8 +13,6 @@ from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers, as_sizes
 
-__all__ = ["gradient_bars"]
-
 # More bars than this are no longer told apart in a column.
 MOST_BARS = 16
 

@@ -13,8 +13,6 @@ from tabular_bilevel.moments.budget import ErrorCurve
 from tabular_bilevel.moments.grid import ErrorGrid
 from tabular_bilevel.plots import style
 
-__all__ = ["error_curves", "error_grid"]
-
 # Points of a curve between the smallest budget and the largest.
 POINTS = 100
 

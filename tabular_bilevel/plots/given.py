@@ -8,8 +8,6 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import entry, finite_array, first, require_probabilities
 from tabular_bilevel._base.arrays import FloatArray
 
-__all__ = ["as_numbers", "as_policy", "as_sizes"]
-
 # Scales of matplotlib overflow far above it.
 LARGEST = 1e100
 

@@ -22,8 +22,6 @@ from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers, as_policy, as_sizes
 from tabular_bilevel.problem import BilevelProblem, require_tables
 
-__all__ = ["graph", "influence_graph"]
-
 # What a column has room for.
 MOST_STATES, MOST_ACTIONS = 10, 16
 

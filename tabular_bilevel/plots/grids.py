@@ -22,8 +22,6 @@ from tabular_bilevel.problem import BilevelProblem, modelled, require_tables
 from tabular_bilevel.problems.grid_map import GridMap, grid_map
 from tabular_bilevel.problems.grid_world import MOVES
 
-__all__ = ["grid", "incentives", "influence", "occupancy", "values"]
-
 # Points of a cell's side below which a sign, or an arrow, would be a dot.
 SIGN_CELL, ARROW_CELL = 9.0, 4.0
 

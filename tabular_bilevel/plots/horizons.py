@@ -10,8 +10,6 @@ from tabular_bilevel._base.arguments import as_discount
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers, as_sizes
 
-__all__ = ["bias_and_variance"]
-
 
 def bias_and_variance(
     horizons: npt.ArrayLike,

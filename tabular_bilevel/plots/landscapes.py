@@ -26,8 +26,6 @@ from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers
 from tabular_bilevel.problem import AnyProblem
 
-__all__ = ["Plane", "line", "path", "plane"]
-
 # What the legends call the two gradients.
 TOTAL, FROZEN = "gradient", "follower held fixed"
 

@@ -15,8 +15,6 @@ from tabular_bilevel.ascent.training import Curve
 from tabular_bilevel.plots import style
 from tabular_bilevel.plots.given import as_numbers
 
-__all__ = ["curves", "save_curves"]
-
 
 def curves(
     curves: Mapping[str, Sequence[Curve]],

@@ -14,8 +14,6 @@ from tabular_bilevel._base.files import brief
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems.features import FeatureProblem
 
-__all__ = ["Arrow", "from_arrows"]
-
 #: Where an arrow leads: to a state, to several with these probabilities, or None to the end.
 Destination: TypeAlias = str | Mapping[str | None, float] | None
 

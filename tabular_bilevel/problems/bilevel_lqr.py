@@ -8,8 +8,6 @@ from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.lq.rewards import GaussianBump
 from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 
-__all__ = ["bilevel_lqr"]
-
 
 def bilevel_lqr() -> LinearQuadraticGame:
     """Build the game in which a leader lures a follower away from 0.

@@ -15,8 +15,6 @@ from tabular_bilevel.lq.rewards import QuadraticReward
 from tabular_bilevel.lq.sensitivities import Sensitivities
 from tabular_bilevel.problems.reparametrised import Box
 
-__all__ = ["Building", "building_thermal_control"]
-
 # Heat that a zone keeps or gains a step, and what its neighbours give it, with all airways open.
 EXCHANGE = np.array(
     [

@@ -12,8 +12,6 @@ from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems.features import FeatureProblem
 
-__all__ = ["bandit", "bandit_closed_form", "two_state", "two_state_closed_form"]
-
 
 def bandit(
     *,

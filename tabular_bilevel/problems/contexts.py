@@ -25,8 +25,6 @@ from tabular_bilevel.finite.tangents import stored
 from tabular_bilevel.finite.union import places, side_by_side
 from tabular_bilevel.problem import ForwardProblem, modelled, require_problem
 
-__all__ = ["Contexts", "shares", "shares_of_bounds"]
-
 
 @dataclass(frozen=True, eq=False, init=False)
 class Contexts:

@@ -8,8 +8,6 @@ from tabular_bilevel._base.arguments import as_finite
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.problems.markov_game import MarkovGame
 
-__all__ = ["discrete_toy", "discrete_toys"]
-
 STATES, LEADER_ACTIONS, ACTIONS = "SAB", "01", "sab"
 DISCOUNT, TEMPERATURE = 0.99, 0.05
 

@@ -25,8 +25,6 @@ from tabular_bilevel.problems.grid_world import grid_world
 from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.random_families import garnet, layered, random_game
 
-__all__ = ["FAMILIES", "Family", "Instance"]
-
 Made = tuple[ForwardProblem, FloatArray]
 
 _TABLES = ("follower_reward", "leader_reward", "transition", "initial")
@@ -38,6 +36,7 @@ MILD: Mapping[str, Any] = {"follower_discount": 0.7, "leader_discount": 0.8, "te
 
 
 def with_theta(problem: Any, rng: np.random.Generator, *, spread: float = 0.3) -> Made:
+    """Draw a theta of normal numbers."""
     return problem, read_only(spread * rng.normal(size=problem.n_parameters))
 
 
@@ -59,6 +58,7 @@ def _scalars(rng: np.random.Generator) -> dict[str, Any]:
 def sparse(
     rng: np.random.Generator, n_states: int, n_actions: int, branching: int = 3
 ) -> FloatArray:
+    """Draw a kernel of few successors, shape (S, A, S)."""
     kernel = np.zeros((n_states, n_actions, n_states))
     successors = min(branching, n_states)
     for s in range(n_states):
@@ -87,6 +87,7 @@ def _model(
 
 
 def dense(rng: np.random.Generator, n_states: int, n_actions: int) -> FloatArray:
+    """Draw a kernel of all successors, shape (S, A, S)."""
     return rng.dirichlet(np.ones(n_states), size=(n_states, n_actions))
 
 
@@ -118,10 +119,12 @@ def moved(
 
 
 def ending(kernel: FloatArray, ends: FloatArray) -> dict[str, Any]:
+    """Let play end with these probabilities, shape (S, A)."""
     return {"transition": kernel * (1.0 - ends)[..., None], "termination": ends}
 
 
 def some_ends(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+    """Draw how likely play ends: not at all for some pairs."""
     return rng.uniform(0.0, 0.5, size=shape) * (rng.random(shape) < 0.6)
 
 
@@ -631,6 +634,7 @@ def _tiny_distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Floa
 
 
 def extreme_logits(rng: np.random.Generator, size: int) -> FloatArray:
+    """Draw logits, of which some are as good as infinite."""
     logits: FloatArray = rng.choice(_LOGITS, size=size) + rng.normal(size=size)
     return read_only(logits)
 

@@ -40,8 +40,6 @@ from tabular_bilevel.finite.tangents import MOVED, Tangents, add_product, produc
 from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import tilt_reach
 
-__all__ = ["FeatureProblem"]
-
 # Tilted entries whose sum is smaller lose digits to underflow: they are added up by logarithms.
 SMALLEST_TOTAL = 1e-290
 

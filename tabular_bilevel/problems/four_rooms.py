@@ -14,8 +14,6 @@ from tabular_bilevel.problems.grid_map import Cell, GridMap
 from tabular_bilevel.problems.grid_world import grid_kernel, grid_model
 from tabular_bilevel.problems.reparametrised import Budget, Reparametrised
 
-__all__ = ["four_rooms"]
-
 LAYOUT = """
 xxxxxxxxxxxxx
 x     x     x

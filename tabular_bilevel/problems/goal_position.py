@@ -11,8 +11,6 @@ from tabular_bilevel.problems.grid_map import with_map
 from tabular_bilevel.problems.grid_world import MOVES, grid_kernel
 from tabular_bilevel.problems.reparametrised import Budget, Reparametrised
 
-__all__ = ["goal_position"]
-
 DISCOUNT, TOTAL = 0.95, 1.0
 
 

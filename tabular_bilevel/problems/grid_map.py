@@ -13,8 +13,6 @@ import numpy as np
 from tabular_bilevel._base.arrays import BoolArray, IntArray, read_only, restore_read_only
 from tabular_bilevel.finite.model import Model
 
-__all__ = ["GridMap", "grid_map"]
-
 Cell = tuple[int, int]
 
 

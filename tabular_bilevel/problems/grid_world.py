@@ -14,8 +14,6 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems.features import FeatureProblem, coins_on
 from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
 
-__all__ = ["grid_kernel", "grid_world", "parse_map", "warehouse"]
-
 FREE, BLOCKED = ".G", "@OT"
 
 # Bytes of a map's file, and digits of its height or width.

@@ -15,8 +15,6 @@ import numpy as np
 from tabular_bilevel import problems
 from tabular_bilevel._base.arrays import FloatArray
 
-__all__ = ["KNOWN", "Known", "best_known", "published_end"]
-
 PAPER = (
     "Kudo, Tanabe, Wachi, Akimoto, ICAPS 2026, arXiv:2603.14867; four rooms after Thoma et al., "
     "NeurIPS 2024, arXiv:2406.01575"

@@ -9,8 +9,6 @@ from tabular_bilevel._base.arguments import as_finite
 from tabular_bilevel.problems.arrows import Arrow, Place, from_arrows
 from tabular_bilevel.problems.features import FeatureProblem
 
-__all__ = ["fork", "rounds"]
-
 
 def fork(
     *, prize: float = 3.0, cost: float = math.log(3.0), temperature: float = 1.0

@@ -16,8 +16,6 @@ from tabular_bilevel.lq.model import LinearQuadraticModel, Tangent
 from tabular_bilevel.lq.rewards import GaussianBump, QuadraticReward
 from tabular_bilevel.lq.sensitivities import Sensitivities
 
-__all__ = ["LinearQuadraticGame"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearQuadraticGame:

@@ -45,8 +45,6 @@ from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBound
 from tabular_bilevel.finite.tangents import Tangents
 from tabular_bilevel.problems.tilting import shares_pulled_back
 
-__all__ = ["MarkovGame"]
-
 
 @dataclass(frozen=True, eq=False, init=False)
 class MarkovGame:

@@ -14,8 +14,6 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.markov_game import MarkovGame
 
-__all__ = ["garnet", "layered", "layered_game", "random_game"]
-
 
 def garnet(
     *,

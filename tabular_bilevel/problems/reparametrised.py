@@ -37,8 +37,6 @@ from tabular_bilevel.problems.features import FeatureProblem
 from tabular_bilevel.problems.grid_map import Cell, grid_map
 from tabular_bilevel.problems.tilting import shares_pulled_back
 
-__all__ = ["Box", "Budget", "Line", "Reparametrised", "Transform", "along"]
-
 
 class Transform(Protocol):
     """A change of parameters theta -> x, with both of its derivatives.

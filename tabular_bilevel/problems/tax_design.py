@@ -18,8 +18,6 @@ from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problems.contexts import Contexts
 from tabular_bilevel.problems.reparametrised import Box, Reparametrised
 
-__all__ = ["tax_design"]
-
 # The published configuration's numbers; assets are kept within the range.
 RANGE, NOISE, START_VARIANCE = 100.0, 5.0, 2.0
 MOST_HOURS, MOST_CONSUMPTION, WAGE = 9 * 0.89, 5.0, 1.0

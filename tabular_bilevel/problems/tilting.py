@@ -17,8 +17,6 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
 )
 
-__all__ = ["shares_pulled_back", "tilt_reach"]
-
 
 def tilt_reach(
     probability: FloatArray,

@@ -18,8 +18,6 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problem import require_tables
 from tabular_bilevel.sampling.trajectories import Trajectories, as_policy
 
-__all__ = ["AllTrajectories", "count_trajectories"]
-
 
 def count_trajectories(
     model: Model, *, policy: npt.ArrayLike | None = None, horizon: int | None = None

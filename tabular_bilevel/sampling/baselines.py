@@ -19,8 +19,6 @@ from tabular_bilevel.problems.markov_game import MarkovGame
 from tabular_bilevel.problems.reparametrised import Reparametrised
 from tabular_bilevel.sampling.experience import Experience
 
-__all__ = ["Baseline", "arrival_groups", "mean_baseline", "no_baseline"]
-
 
 @displayed
 @dataclass(frozen=True, eq=False)

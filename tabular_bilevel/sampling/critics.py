@@ -34,17 +34,6 @@ from tabular_bilevel.lq.values import exact_values as exact_values_of_states
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
 
-__all__ = [
-    "Critic",
-    "ExactCritic",
-    "GivenCritic",
-    "LeaderValues",
-    "MonteCarloCritic",
-    "SarsaCritic",
-    "TemporalDifferenceCritic",
-    "visited_mean",
-]
-
 # A step in random order takes as long as so many in a row: 0.2 us.
 SCATTERED = 10
 
@@ -509,8 +498,8 @@ def exact_values(model: Any, response: Any) -> LeaderValues:
 
 
 def _of_tables(model: Model, response: Response) -> LeaderValues:
-    evaluation = evaluate_leader(model, response)
-    return LeaderValues(evaluation.action_value, evaluation.value)
+    """Average Q_L anew: what is certain then has no advantage, that a small temperature divides."""
+    return LeaderValues.under(response.policy, evaluate_leader(model, response).action_value)
 
 
 _exact_values = by_kind(_of_tables, exact_values_of_states)

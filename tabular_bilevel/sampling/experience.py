@@ -18,6 +18,7 @@ from tabular_bilevel._base.arguments import (
     entry,
     finite_array,
     first,
+    keeps_up,
     positive_integer,
     require_method,
 )
@@ -46,18 +47,6 @@ from tabular_bilevel.sampling.critics import Critic, ExactCritic, LeaderValues
 from tabular_bilevel.sampling.replay import with_earlier
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
-
-__all__ = [
-    "ITERATION",
-    "NOTHING",
-    "Experience",
-    "Interaction",
-    "Memory",
-    "answered",
-    "calls_before",
-    "require_interaction",
-    "require_memory",
-]
 
 #: What goes on from one call of an estimator to the next, by name: arrays only, easy to save.
 Memory = Mapping[str, FloatArray]
@@ -347,7 +336,8 @@ class Interaction:
 
         Raises ValueError if the critic's values depend on the sample.
         """
-        if not getattr(self.critic, "given", False):
+        known = getattr(self.critic, "given", False)
+        if not (known and keeps_up(self.critic, "limit", "values")):  # an heir may learn
             raise ValueError(
                 f"critic is {self.critic}, which learns from the sample: moments take enumeration, "
                 "by check_by_enumeration, or sampling; or a GivenCritic of what it learned"

@@ -16,8 +16,6 @@ from tabular_bilevel.lq.trajectories import Trajectories
 from tabular_bilevel.lq.values import QuadraticValues
 from tabular_bilevel.sampling.critics import exact_values
 
-__all__ = ["QuadraticCritic"]
-
 
 @dataclass(frozen=True)
 class QuadraticCritic:

@@ -11,8 +11,6 @@ from tabular_bilevel._base.arguments import entry, finite_array, first
 from tabular_bilevel._base.arrays import IntArray, read_only
 from tabular_bilevel.sampling.trajectories import Trajectories, joined
 
-__all__ = ["with_earlier"]
-
 #: Pair, stored transition and next state of each step; length of each trajectory, whether it is
 #: complete, and how many calls ago it was drawn.
 STEPS, TRAJECTORIES = "replayed_steps", "replayed_trajectories"

@@ -19,8 +19,6 @@ from tabular_bilevel.lq.trajectories import draw as draw_states
 from tabular_bilevel.sampling.all_trajectories import AllTrajectories
 from tabular_bilevel.sampling.trajectories import Trajectories, as_known_policy, draw, joined
 
-__all__ = ["Episodes", "Sampler", "StepBudget", "Survivors", "negligible_horizon"]
-
 # What a cut trajectory leaves out, relative to the whole; below every sampling error.
 NEGLIGIBLE = 1e-8
 

@@ -31,8 +31,6 @@ from tabular_bilevel.sampling.baselines import Baseline, mean_baseline, no_basel
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
-__all__ = ["TraceRule", "Worth"]
-
 
 class Worth(NamedTuple):
     """What the score of an arrival is multiplied by, with the leader's weight or a step's credit.

@@ -41,17 +41,6 @@ from tabular_bilevel.lq.follower import GaussianPolicy
 from tabular_bilevel.lq.model import LinearQuadraticModel
 from tabular_bilevel.problem import require_tables
 
-__all__ = [
-    "Law",
-    "Trajectories",
-    "as_known_policy",
-    "as_policy",
-    "draw",
-    "joined",
-    "row_blocks",
-    "sample_trajectories",
-]
-
 # Probability of not having ended, below which all trajectories have.
 ALL_ENDED = 1e-18
 

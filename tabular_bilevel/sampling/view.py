@@ -29,8 +29,6 @@ from tabular_bilevel.sampling.critics import LeaderValues, exact_values
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
 from tabular_bilevel.sampling.trajectories import Trajectories
 
-__all__ = ["Batch", "Jacobian", "LeaderView", "Precision", "as_numpy", "is_bfloat16"]
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:

@@ -11,8 +11,6 @@ from tabular_bilevel._base.arrays import quiet
 from tabular_bilevel.certify.result import Enclosure
 from tabular_bilevel.vectors.stored import MOVED
 
-__all__ = ["NOTES", "table_flags"]
-
 #: What mistake each flag aims at.
 NOTES: Mapping[str, str] = MappingProxyType(
     {

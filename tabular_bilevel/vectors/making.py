@@ -23,8 +23,6 @@ from tabular_bilevel.vectors.flags import NOTES, table_flags
 from tabular_bilevel.vectors.load_vectors import ANSWERS
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 
-__all__ = ["FAMILIES", "NOISE_FACTOR", "VectorRecipe", "is_telling", "made", "most_noise"]
-
 #: Of the zoo, those that vectors are drawn from, in the order of their turns.
 FAMILIES: Mapping[str, zoo.Family] = MappingProxyType(
     {

@@ -15,8 +15,6 @@ from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.vectors.load_vectors import TABLES, Vector
 
-__all__ = ["MOVED", "StoredProblem", "reference_gradient"]
-
 #: What has a derivative in each parameter.
 MOVED = (*TABLES, "temperature")
 

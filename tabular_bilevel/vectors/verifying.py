@@ -34,21 +34,10 @@ from tabular_bilevel.vectors.writing import (
     MANIFEST,
     SCHEMA,
     UNFINISHED,
+    entry_of,
     same_schema,
     shipped,
 )
-
-__all__ = [
-    "Answers",
-    "ImplementationReport",
-    "Outcome",
-    "VectorCheck",
-    "check_implementation",
-    "check_vectors",
-    "load_answers",
-    "outcome",
-    "wrong_gradients",
-]
 
 # The name that answers have in the README; in the vectors' folder they are no vector.
 GIVEN_ANSWERS = "answers.json"
@@ -240,16 +229,7 @@ def _besides(place: Path, listed: set[str]) -> Iterator[VectorCheck]:
 
 
 def _require_known(entry: dict[str, Any], vector: Vector, notes: dict[str, str]) -> None:
-    n_states, n_actions = vector.available.shape
-    holds = {
-        "name": vector.name,
-        "family": vector.family,
-        "flags": list(vector.flags),
-        "n_states": n_states,
-        "n_actions": n_actions,
-        "n_parameters": vector.theta.size,
-    }
-    for key, held in holds.items():
+    for key, held in entry_of(vector).items():
         said = entry.get(key)
         if type(said) is not type(held) or said != held:
             raise ValueError(f"its {key} is {held!r}, and the manifest says {brief(repr(said))}")

@@ -37,6 +37,7 @@ from tabular_bilevel.vectors.load_vectors import (
     ANSWERS,
     SCHEMA_VERSION,
     TABLES,
+    Vector,
     content_digest,
     in_decimal,
     load_vector,
@@ -427,6 +428,19 @@ def _write_one(path: Path, encoding: Encoding, recipe: VectorRecipe) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+def entry_of(vector: Vector) -> dict[str, Any]:
+    """Say what the manifest says of a vector, besides its file."""
+    n_states, n_actions = vector.available.shape
+    return {
+        "name": vector.name,
+        "family": vector.family,
+        "flags": list(vector.flags),
+        "n_states": n_states,
+        "n_actions": n_actions,
+        "n_parameters": vector.theta.size,
+    }
+
+
 def _finish(
     place: Path, plan: Plan, provenance: Mapping[str, Any], sums: Mapping[VectorRecipe, str]
 ) -> None:
@@ -434,19 +448,8 @@ def _finish(
     for recipe in plan.recipes:
         file = plan.file(recipe)
         vector = load_vector(place / file, sha256=sums[recipe])
-        n_states, n_actions = vector.available.shape
-        vectors.append(
-            {
-                "name": vector.name,
-                "file": file,
-                "sha256": sums[recipe],
-                "family": vector.family,
-                "flags": list(vector.flags),
-                "n_states": n_states,
-                "n_actions": n_actions,
-                "n_parameters": vector.theta.size,
-            }
-        )
+        place_of_it = {"name": vector.name, "file": file, "sha256": sums[recipe]}
+        vectors.append(place_of_it | entry_of(vector))
     for name in (README, SCHEMA, ANSWERS_SCHEMA) if plan.encoding == JSON else (README,):
         write_file(place / name, shipped(name))
     manifest = {

@@ -15,7 +15,7 @@ off: that adds noise, and no bias.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -98,6 +98,7 @@ COUNTED = replace(GAME, base=GAME.base.replace(leader_discount=1.0 - 1e-12))
 
 EPISODES, STEPS, BATCH, EXPLORED = 4, 100, 64, 11
 LEARNED, MOVED, LAG, RATE = 5, 10, 0.01, 0.1
+ADAM = tb.Adam(RATE)
 INPUTS = {"leader": 4, "follower": 16}
 
 # How much the objective changes in the last 20 iterations of an ascent that stands still.
@@ -118,26 +119,6 @@ class Settings:
 
     through_follower: bool
     longest: float
-
-
-@dataclass
-class Adam:
-    """Adam at the published rate, for arrays that stay."""
-
-    moments: dict[int, Any] = field(default_factory=dict)
-    count: int = 0
-
-    def moved(self, arrays: list[np.ndarray], slopes: list[np.ndarray]) -> list[np.ndarray]:
-        """Move down the slopes."""
-        self.count += 1
-        moved = []
-        for k, (array, slope) in enumerate(zip(arrays, slopes, strict=True)):
-            mean, square = self.moments.get(k, (0.0, 0.0))
-            mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
-            self.moments[k] = mean, square
-            spread = np.sqrt(square / (1.0 - 0.999**self.count)) + 1e-8
-            moved.append(array - RATE * mean / (1.0 - 0.9**self.count) / spread)
-        return moved
 
 
 def network(rng: np.random.Generator) -> list[np.ndarray]:
@@ -171,7 +152,9 @@ def climb(settings: Settings, seed: int, n_iterations: int = 500, every: int = 1
     """Make one ascent; the objective is what the leader earns in 100 steps, not discounted."""
     rng, theta = np.random.default_rng([seed, 3]), np.random.default_rng([seed, 1]).normal(size=2)
     late_theta, weights = theta.copy(), network(rng)
-    late, critic, leader = [w.copy() for w in weights], Adam(), Adam()
+    late: list[np.ndarray] = [w.copy() for w in weights]
+    critic: list[Any] = [{} for _ in weights]
+    leader: Any = {}
     noted, heights = [0], [tb.objective(COUNTED, theta)]
     for iteration in range(1, n_iterations + 1):
         answer = tb.solve_follower(GAME.model(theta))
@@ -187,11 +170,14 @@ def climb(settings: Settings, seed: int, n_iterations: int = 500, every: int = 1
             worth = layers(late, np.c_[aim, answered, played])[3][:, 0]
             seen = np.column_stack(flat)[rows]
             aims = earned[rows] + GAME.base.leader_discount * worth
-            weights = critic.moved(weights, slopes(weights, seen, aims))
+            each = zip(weights, slopes(weights, seen, aims), critic, strict=True)
+            moved = [ADAM.step(w.ravel(), -down.ravel(), memory) for w, down, memory in each]
+            pairs = zip(moved, weights, strict=True)
+            weights, critic = [new.reshape(w.shape) for (new, _), w in pairs], [m for _, m in moved]
         for _ in range(MOVED):
             found = estimate(settings, theta, answer, flat, weights, rng)
             found = found / max(1.0, float(np.linalg.norm(found)) / settings.longest)
-            (theta,) = leader.moved([theta], [-found])
+            theta, leader = ADAM.step(theta, found, leader)
         late = [(1.0 - LAG) * old + LAG * new for old, new in zip(late, weights, strict=True)]
         late_theta = (1.0 - LAG) * late_theta + LAG * theta
         if iteration % every == 0 or iteration == n_iterations:

@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 
-# Unit roundoff of float64.
-ROUNDOFF = 2.0**-53
+# Unit roundoff of float64, and the splitter of Dekker's exact product.
+ROUNDOFF, SPLITTER = 2.0**-53, 2.0**27 + 1.0
 
 
 # What the exact product may lose where its error underflows, and more: sums with numbers below the
@@ -93,9 +93,16 @@ def two_sum(x: float, y: float) -> tuple[float, float]:
 def two_product(x: float, y: float) -> tuple[float, float]:
     """Product and its rounding error, exactly; compiled code has it by `fused`."""
     product = x * y
-    if not math.isfinite(product):
-        return product, math.nan
-    return product, float(Fraction(x) * Fraction(y) - Fraction(product))
+    if x == 0.0 or y == 0.0 or not math.isfinite(product):
+        return product, product - product
+    if abs(x) + abs(y) > 1e150 or abs(product) < 1e-250:
+        return product, float(Fraction(x) * Fraction(y) - Fraction(product))
+    # as long as nothing underflows: Dekker, "A floating-point technique", 1971
+    x_high, y_high = SPLITTER * x, SPLITTER * y
+    x_high, y_high = x_high - (x_high - x), y_high - (y_high - y)
+    x_low, y_low = x - x_high, y - y_high
+    error = x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
+    return product, error
 
 
 @intrinsic  # type: ignore[untyped-decorator]
