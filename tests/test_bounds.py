@@ -23,7 +23,6 @@ from tabular_bilevel import derivatives as differentiating
 from tabular_bilevel._base import jit, kernels
 from tabular_bilevel.certify import bounds as bounding
 from tabular_bilevel.certify.bounds import error_bounds
-from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.problems import zoo
 
 flint = pytest.importorskip("flint")
@@ -88,7 +87,7 @@ def test_no_bound_is_broken_where_rewards_and_temperature_are_next_to_the_ends_o
 
 
 @pytest.mark.parametrize("block", range(3))
-def test_no_bound_is_broken_where_no_inverse_is_formed(block, monkeypatch):
+def test_no_bound_is_broken_by_a_solver(block, monkeypatch):
     monkeypatch.setattr(bounding, "is_banded", lambda _: False)
     for seed in range(1000 + 40 * block, 1000 + 40 * (block + 1)):
         problem = zoo.draw("wild", seed).problem
@@ -238,10 +237,10 @@ def mixing(**scalars):
     )
 
 
-@pytest.mark.parametrize("states", [0, 200], ids=["factored", "explicit"])
+@pytest.mark.parametrize("banded", [False, True], ids=["by a solver", "within a band"])
 @pytest.mark.parametrize("spoil", [perturbed_response, wrong_occupancy, swapped_discounts])
-def test_bounds_of_a_wrong_result_cover_its_error(spoil, states, monkeypatch):
-    monkeypatch.setattr(bounding, "is_banded", lambda _: states > 0)
+def test_bounds_of_a_wrong_result_cover_its_error(spoil, banded, monkeypatch):
+    monkeypatch.setattr(bounding, "is_banded", lambda _: banded)
     problem = mixing()
     result = tb.hypergradient(problem, AT_ZERO)
     right = error_bounds(problem, AT_ZERO, result)
@@ -268,41 +267,31 @@ class Liar:
     solve_transposed = solve
 
 
-@pytest.mark.parametrize("states", [0, 200], ids=["factored", "explicit"])
 @pytest.mark.parametrize(
     "answer", [np.zeros_like, lambda b: -3.0 * b, lambda b: np.full_like(b, np.nan)]
 )
-def test_a_lying_solver_makes_bounds_large_and_not_wrong(answer, states, monkeypatch):
+def test_a_lying_solver_makes_bounds_large_and_not_wrong(answer, monkeypatch):
     problem = mixing(follower_discount=0.5, leader_discount=0.4)
     result = tb.hypergradient(problem, AT_ZERO)
     honest = error_bounds(problem, AT_ZERO, result)
-    monkeypatch.setattr(bounding, "is_banded", lambda _: states > 0)
+    monkeypatch.setattr(bounding, "is_banded", lambda _: False)
     monkeypatch.setattr(bounding, "factored_system", lambda *_: Liar(answer))
-    monkeypatch.setattr(bounding, "policy_inverse", lambda *_: answer(np.eye(6)))
     bounds = error_bounds(problem, AT_ZERO, result)
     assert broken(result, bounds, *truth_of(problem, result)) == []
     assert bounds.gradient.max() > 1.5 * honest.gradient.max()
 
 
-@pytest.mark.parametrize("explicit", [False, True], ids=["factored", "explicit"])
-def test_inverses_are_bounded_whatever_a_solver_says(explicit, monkeypatch):
-    """At discount 0.99 sums over all steps are a hundred times what the first step has."""
-    model = mixing(follower_discount=0.99).model(AT_ZERO)
-    policy = tb.solve_follower(model).policy
-    ones, nothing = np.ones(model.n_states), np.zeros(policy.size)
-    visits = policy_system(model, policy, 0.99).solve_transposed(ones)
-    monkeypatch.setattr(bounding, "factored_system", lambda *_: Liar(np.zeros_like))
-    inverse = 0.9 * policy_inverse(model, policy, 0.99) if explicit else model
-    way = kernels.centre.py_func.__globals__ if explicit else bounding.BY_A_SOLVER
-    entries = (model.transition.indptr, model.transition.indices, model.transition.data)
-    at = (policy.copy(), np.full(model.n_states, 1e-15), np.zeros(policy.shape))
-    operator, _ = way["operator_of"](inverse, *entries, *at, 0.99, 0.99 * (1.0 + 1e-14), 20.0)
-    bound, spread, ahead = np.empty(6), np.empty(6), np.empty(policy.shape)
-    way["values_of"](operator, ones, 1.0, bound, spread, ahead)
-    assert (bound >= (1.0 - 1e-12) / (1.0 - 0.99)).all()
-    sources = np.append(ones, nothing)
-    way["measures_of"](operator, sources, sources.sum(), bound)
-    assert (bound >= (1.0 - 1e-12) * visits).all()
+def test_a_system_of_another_policy_makes_bounds_large_and_not_wrong(monkeypatch):
+    problem = mixing()
+    result = tb.hypergradient(problem, AT_ZERO)
+    honest, model = error_bounds(problem, AT_ZERO, result), result.model
+    other = np.eye(3)[np.zeros(6, dtype=int)]
+    monkeypatch.setattr(bounding, "is_banded", lambda _: False)
+    given = bounding.factored_system
+    monkeypatch.setattr(bounding, "factored_system", lambda *_: given(model, other, 0.5))
+    bounds = error_bounds(problem, AT_ZERO, result)
+    assert broken(result, bounds, *truth_of(problem, result)) == []
+    assert bounds.gradient.max() > 1.5 * honest.gradient.max()
 
 
 def game(*, seen):
@@ -628,10 +617,10 @@ def one_action(seed):
     return tb.FeatureProblem(base, follower_reward=rng.normal(size=(5, 3)))
 
 
-@pytest.mark.parametrize("states", [0, 200], ids=["factored", "explicit"])
+@pytest.mark.parametrize("banded", [False, True], ids=["by a solver", "within a band"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_follower_without_a_choice_has_radius_zero(seed, states, monkeypatch):
-    monkeypatch.setattr(bounding, "is_banded", lambda _: states > 0)
+def test_a_follower_without_a_choice_has_radius_zero(seed, banded, monkeypatch):
+    monkeypatch.setattr(bounding, "is_banded", lambda _: banded)
     result, bounds = road(one_action(seed))
     assert not result.gradient.any()
     assert not bounds.gradient.any()
@@ -673,7 +662,7 @@ MAP = "\n".join(
 
 
 @pytest.mark.parametrize("kind", ["map", "graph"])
-def test_large_models_are_bounded_without_an_inverse(kind):
+def test_large_models_are_bounded(kind):
     if kind == "map":
         problem = tb.problems.grid_world(f"type octile\nheight 40\nwidth 40\nmap\n{MAP}\n")
     else:
@@ -733,8 +722,13 @@ def test_features_of_unavailable_actions_do_not_count():
     assert bounds.gradient.max() < 1e-10
 
 
-def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(monkeypatch, capsys):
-    assert bounds_fuzz.main(["--count", "5"]) == 0
+@pytest.mark.parametrize("options", [[], ["--solver"]], ids=["within a band", "by a solver"])
+def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(options, monkeypatch, capsys):
+    systems, given = [], bounding.factored_system
+    monkeypatch.setattr(bounding, "is_banded", bounding.is_banded)  # and back, in the end
+    monkeypatch.setattr(bounding, "factored_system", lambda *at: systems.append(at) or given(*at))
+    assert bounds_fuzz.main(["--count", "5", *options]) == 0
+    assert bool(systems) == bool(options)
     assert "broken bounds: 0 problems" in capsys.readouterr().out
 
     def without(problem, theta, result):

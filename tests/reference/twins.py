@@ -3,6 +3,7 @@
 import itertools
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 
 
@@ -111,14 +112,6 @@ def linear_sweeps(kernel, discount, b, along, against, *, tolerance, max_sweeps)
             x[s] = (b[s] - matrix[s] @ x + matrix[s, s] * x[s]) / matrix[s, s]
         sweeps, change = sweeps + 1, np.abs(x - before).max()
     return x, change
-
-
-def invert_band(model, policy, discount, place):
-    """Make I - discount P_pi, its states in the order of their places; and its inverse, as is."""
-    kernel = model.transition.toarray().reshape(*policy.shape, model.n_states)
-    matrix = np.eye(model.n_states) - discount * np.einsum("sa,sat->st", policy, kernel)
-    order = np.argsort(place)
-    return matrix[np.ix_(order, order)], np.linalg.inv(matrix)
 
 
 def leader_measures(model, policy):
@@ -390,49 +383,119 @@ def sarsa(order, trajectories, *, reward, discount, step_size, cut_is_end, table
         table[s, a] = (1.0 - step_size) * table[s, a] + step_size * target
 
 
-def value_gaps(model, reward, discount, value, correction):
-    """Compute r + discount P v - v(s) for v = value + correction, exactly: {(s, a): Fraction}."""
-    v = [Fraction(x) + Fraction(y) for x, y in zip(value, correction, strict=True)]
-    gamma = Fraction(discount)
+def exact(*parts):
+    """Add up numbers, or arrays of them, without rounding."""
+    return sum(np.vectorize(Fraction, otypes=[object])(part) for part in parts)
+
+
+def real(x):
+    """Make a number of mpmath of a Fraction."""
+    return mpmath.mpf(x.numerator) / x.denominator
+
+
+def rational(x):
+    """Make a Fraction of a number of mpmath; of what is less than 2^-9999, 0."""
+    return Fraction(*mpmath.libmp.to_rational(x._mpf_)) if mpmath.mag(x) > -9999 else Fraction(0)
+
+
+def exponential(x, rest=0):
+    """exp(x + rest), to 60 digits."""
+    with mpmath.workdps(60):
+        return rational(mpmath.exp(real(exact(x, rest))))
+
+
+def exponentials(x, rest):
+    """exp(x + rest), to 60 digits each."""
+    return np.array([exponential(*at) for at in zip(x, rest, strict=True)])
+
+
+def logarithm(x):
+    """log x, to 60 digits."""
+    with mpmath.workdps(60):
+        return rational(mpmath.log(real(x)))
+
+
+def solution(matrix, b):
+    """Solve matrix x = b, to 60 digits."""
+    with mpmath.workdps(60):
+        both = [
+            mpmath.matrix(np.vectorize(real, otypes=[object])(array).tolist())
+            for array in (matrix, b)
+        ]
+        return np.array([rational(x) for x in mpmath.lu_solve(*both)])
+
+
+def value_gaps(model, reward, discount, value):
+    """r + discount P v - v(s), exactly; 0 where an action is unavailable."""
+    ahead = discount * (exact(model.transition.toarray()) @ value).reshape(reward.shape)
+    return np.where(model.available, exact(reward) + ahead - value[:, None], Fraction(0))
+
+
+def flow_residual(model, source, flow, policy, discount, measure):
+    """Compute source + discount P^T (flow + policy m) - m, exactly."""
+    leaving = flow + policy * measure[:, None]
+    return source + discount * exact(model.transition.toarray()).T @ leaving.ravel() - measure
+
+
+def soft_policy(gap, available, temperature):
+    """pi = softmax(gap / temperature), its logarithm, and temperature * log sum exp(...)."""
+    policy, log_policy = np.full((2, *gap.shape), Fraction(0))
+    residual = []
+    for s, here in enumerate(available):
+        logits = gap[s, here] / temperature
+        top = max(logits)
+        weights = np.array([exponential(logit - top) for logit in logits])
+        log_total = logarithm(sum(weights))
+        policy[s, here], log_policy[s, here] = weights / sum(weights), logits - top - log_total
+        residual.append(temperature * (top + log_total))
+    return policy, log_policy, np.array(residual)
+
+
+def policy_errors(
+    policy,
+    log_error,
+    spare,
+    available,
+    gap,
+    gap_error,
+    value,
+    ahead_error,
+    temperature,
+    log_policy_error,
+):
+    """Bound the policy's error, and Q's, whose rounding is below the test's."""
+    chosen = available & (available.sum(axis=1, keepdims=True) > 1)
+    off = np.where(chosen, 2.0 * ahead_error / temperature, 0.0)
+    moved = moved_probability(policy, spare, log_error + off)
     return {
-        (s, a): Fraction(reward[s, a])
-        + gamma * sum(Fraction(p) * v[j] for j, p in laws if j is not None)
-        - v[s]
-        for (s, a), laws in successors(model).items()
+        "log_policy_error": log_policy_error + off,
+        "error": np.where(chosen, moved, 0.0),
+        "action_value": np.where(available, gap + value[:, None], 0.0),
+        "action_value_error": np.where(available, gap_error + ahead_error, 0.0),
+        "numbers": (),
     }
 
 
-def flow_residual(model, source, flow, policy, discount, measure, correction):
-    """Compute source + discount P^T (flow + policy m) - m for m = measure + correction, exactly."""
-    m = [Fraction(x) + Fraction(y) for x, y in zip(measure, correction, strict=True)]
-    residual = [Fraction(x) - y for x, y in zip(source, m, strict=True)]
-    for (s, a), laws in successors(model).items():
-        leaving = Fraction(flow[s, a]) + Fraction(policy[s, a]) * m[s]
-        for following, p in laws:
-            if following is not None:
-                residual[following] += Fraction(discount) * Fraction(p) * leaving
-    return residual
+def advantages(gap, policy):
+    """Gap - mean gap, and the mean gap."""
+    mean = (policy * gap).sum(axis=1)
+    return gap - mean[:, None], mean
 
 
-# What a correction makes of them, they are for the sum.
-moved_gaps, moved_flow = value_gaps, flow_residual
+def evaluate(start, value):
+    """J, the start's mean of V."""
+    return start @ value
 
 
-def action_reach(model, policy, discount, inverse):
-    """Compute |I - matrix inverse|, |inverse|, |inverse - column means|, and by action the reach.
+def influence_sources(policy, measure, advantage, temperature):
+    """w = d pi A / temperature."""
+    return measure[:, None] * policy * advantage / temperature
 
-    That is |gamma (P - P_pi) inverse|, as {(s, a): row}.
-    """
-    ahead = {
-        (s, a): discount * sum(p * inverse[j] for j, p in laws if j is not None)
-        for (s, a), laws in successors(model).items()
-    }
-    mean = np.zeros_like(inverse)
-    for (s, a), row in ahead.items():
-        mean[s] += policy[s, a] * row
-    rest = abs(np.eye(len(mean)) + mean - inverse)
-    advantage = {(s, a): abs(row - mean[s]) for (s, a), row in ahead.items()}
-    return rest, abs(inverse), abs(inverse - inverse.mean(axis=0)), advantage
+
+def pair_measures(policy, log_policy, occupancy, measure, source):
+    """Make d pi, mu = w + pi n, and - sum mu log pi."""
+    influence = source + policy * measure[:, None]
+    return policy * occupancy[:, None], influence, -(influence * log_policy).sum()
 
 
 def least_patience(contraction):
@@ -453,53 +516,6 @@ def shown_patience(indptr, indices, data, policy, aside, terms, steps):
     z = abs(steps)
     ahead = ((policy + aside) * (kernel @ z).reshape(policy.shape)).sum(axis=1)
     return {"numbers": z.max() / (z - ahead).min()}
-
-
-def operator_of(inverse, indptr, indices, data, policy, leak, aside, discount, contraction, terms):
-    """Take the sizes of what the inverse comes to by action; and how far it is off."""
-    n_states = len(inverse)
-    kernel = np.zeros((policy.size, n_states))
-    np.add.at(kernel, (np.repeat(np.arange(policy.size), np.diff(indptr)), indices), data)
-    ahead = discount * (kernel @ inverse).reshape(*policy.shape, n_states)
-    mean = (policy[:, :, None] * ahead).sum(axis=1)
-    reach = abs(ahead - mean[:, None]).reshape(policy.size, n_states)
-    off = abs(np.eye(n_states) + mean - inverse).sum(axis=1).max()
-    off += terms * 2.0**-52 * (abs(inverse).sum(axis=1).max() + 1.0)
-    patience = 1.0 / (1.0 - contraction)
-    return (inverse, reach, 2.0 * patience * off), patience
-
-
-def solve(operator, b):
-    """Multiply with the inverse."""
-    return operator[0] @ b
-
-
-def solve_transposed(operator, b):
-    """Multiply with the transposed inverse."""
-    return operator[0].T @ b
-
-
-def values_of(operator, y, top, x, spread, ahead):
-    """Multiply with sizes, and add what the inverse is off by."""
-    inverse, reach, off = operator
-    x[:] = abs(inverse) @ y + off * top
-    spread[:] = abs(inverse - inverse.mean(axis=0)) @ y + off * top
-    ahead[:] = (reach @ y).reshape(ahead.shape) + off * top
-
-
-def measures_of(operator, sources, total, x):
-    """Multiply with transposed sizes, and add what the inverse is off by."""
-    inverse, reach, off = operator
-    n_states = len(x)
-    x[:] = abs(inverse).T @ sources[:n_states] + reach.T @ sources[n_states:] + off * total
-
-
-def soft_policy(gap, available, temperature):
-    """Compute pi = softmax(gap / temperature), temperature * log sum exp(...), and log pi."""
-    logits = np.where(available, gap, -np.inf) / temperature
-    log_sum = np.logaddexp.reduce(logits, axis=1)
-    log_policy = logits - log_sum[:, None]
-    return np.exp(log_policy), temperature * log_sum, np.where(available, log_policy, 0.0)
 
 
 def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
@@ -533,139 +549,10 @@ def outward(bounds, factor, least):
     return [b * factor + least * (b > 0.0) if b >= 0.0 else np.inf for b in bounds]
 
 
-def balance(error, leak):
-    """Bound each error by what the others and the leak add up to, too."""
-    others = error @ (1.0 - np.eye(error.shape[1]))
-    return np.minimum(error, others + leak[:, None])
-
-
 def moved_probability(policy, spare, log_error):
     """Bound what probabilities are off by, whose logarithms are off by this: e^x - 1 < x + x^2."""
     growth = np.where(log_error < 1e-3, log_error + log_error**2, np.expm1(log_error))
     return np.minimum(policy * growth + spare * np.exp(log_error), 1.0)
-
-
-def stray_residuals(policy, log_error, spare, other, residual, residual_error, temperature, reach):
-    """Bound the residual, with what the value's error gets from the policies' being apart."""
-    alone = abs(residual) + residual_error
-    crude = reach * alone.max()
-    aside = abs(policy - other)
-    moved = moved_probability(policy, spare, log_error + 2.0 * crude / temperature)
-    stray = (aside + moved).sum(axis=1) * crude
-    bound = alone + stray
-    return {
-        "aside": aside, "stray": stray, "bound": bound, "numbers": (alone.max(), bound.max())
-    }  # fmt: skip
-
-
-def policy_errors(
-    policy,
-    log_error,
-    spare,
-    leak,
-    available,
-    gap,
-    gap_error,
-    value,
-    correction,
-    ahead_error,
-    advantage,
-    stray,
-    temperature,
-    aside,
-    log_policy_error,
-):
-    """Bound the policy's error, and Q's, whose rounding is below the test's."""
-    off = (advantage + stray[:, None]) / temperature
-    error = np.where(available, moved_probability(policy, spare, log_error + off), 0.0)
-    error = balance(error, leak)
-    return {
-        "error": error,
-        "aside": aside + error,
-        "log_policy_error": log_policy_error + np.where(log_policy_error == 0.0, 0.0, off),
-        "action_value": np.where(available, gap + (value + correction)[:, None], 0.0),
-        "action_value_error": np.where(available, gap_error + ahead_error, 0.0),
-        "numbers": (),
-    }
-
-
-def evaluate(
-    start, gap, available, stored, correction, value_error, spread, propagated, advantage_error
-):
-    """Compute V, Q and J, and bound what is off, but for rounding."""
-    value = stored + correction
-    return {
-        "advantage_error": advantage_error + propagated,
-        "value": value,
-        "initial_error": spread,
-        "action_value": np.where(available, gap + value[:, None], 0.0),
-        "numbers": (start @ value, start @ value_error),
-    }
-
-
-def measure_sources(
-    residual,
-    error,
-    measure,
-    step,
-    flow_error,
-    leak,
-    policy_error,
-    policy_leak,
-    operator_policy,
-    operator_leak,
-    aside,
-    contraction,
-    patience,
-):
-    """Bound what starts in states, and what moves between actions, one behind the other."""
-    lasting = abs(measure) + abs(step)
-    moved = flow_error + policy_error * lasting[:, None]
-    here = abs(residual) + error
-    crude = (here.sum() + contraction * moved.sum()) * patience
-    lost = leak + policy_leak * lasting + operator_leak * crude
-    moved = moved + aside * crude + 2.0 * operator_policy * lost[:, None]
-    sources = np.append(here + lost, moved)
-    return {"sources": sources, "numbers": sources.sum()}
-
-
-def pair_measures(
-    policy,
-    policy_error,
-    log_policy,
-    log_policy_error,
-    available,
-    occupancy,
-    occupancy_error,
-    arrivals,
-    step,
-    arrivals_error,
-    least,
-    lost,
-    pairs,
-    pairs_error,
-    influence,
-    influence_error,
-):
-    """Compute d pi, mu = w + pi n and - sum mu log pi, and bound what they are off by."""
-    n, n_size, n_error = (
-        x[:, None] for x in (arrivals + step, abs(arrivals) + abs(step), arrivals_error)
-    )
-    d, d_error = occupancy[:, None], occupancy_error[:, None]
-    mu = influence + policy * n
-    mu_error = influence_error + policy_error * (n_size + n_error) + policy * n_error
-    mu_error = mu_error + lost * (available & (n_error > 0.0))
-    slope_error = mu_error * (abs(log_policy) + log_policy_error) + abs(mu) * log_policy_error
-    slope_error = slope_error + lost * ((mu_error > 0.0) & (log_policy_error > 0.0))
-    return {
-        "pairs": d * policy,
-        "pairs_error": d_error * (policy + policy_error)
-        + abs(d) * policy_error
-        + least * available,
-        "influence": mu,
-        "influence_error": mu_error,
-        "numbers": (-(mu * log_policy).sum(), slope_error.sum()),
-    }
 
 
 def pull_back_shares(share, slopes, errors, roundings, each_fold, factor):
@@ -681,46 +568,6 @@ def pull_back_shares(share, slopes, errors, roundings, each_fold, factor):
         "bound": abs(factor) * share * (off + mean_off),
         "numbers": (),
     }
-
-
-def advantages(gap, error, policy, policy_error, aside, reach):
-    """Compute the residual's bound, gap - mean gap, and a bound of its error but for rounding."""
-    mean = (policy * gap).sum(axis=1)
-    mean_error = (policy * error).sum(axis=1)
-    turned = (policy_error * (abs(gap) + error)).sum(axis=1)
-    residual = abs(mean) + mean_error + turned
-    stray = aside.sum(axis=1) * reach * residual.max()
-    advantage_error = error + (turned + mean_error + stray)[:, None]
-    return residual + stray, gap - mean[:, None], advantage_error
-
-
-def influence_sources(
-    policy,
-    policy_error,
-    occupancy,
-    occupancy_error,
-    advantage,
-    advantage_error,
-    temperature,
-    available,
-    least,
-    indptr,
-    indices,
-    data,
-    discount,
-):
-    """Compute w, a bound of its error but for rounding, of its rows' sums, and where it arrives."""
-    d, d_error = occupancy[:, None], occupancy_error[:, None]
-    source = d * policy * advantage / temperature
-    most = (abs(d) + d_error) * (policy + policy_error) * (abs(advantage) + advantage_error)
-    moves = available & (abs(advantage) + advantage_error > 0.0)
-    error = np.where(moves, (most - abs(d) * policy * abs(advantage)) / temperature + least, 0)
-    leak = abs(source.sum(axis=1))
-    arrivals = np.zeros(len(leak))
-    for row, w in enumerate(source.ravel()):
-        for k in range(indptr[row], indptr[row + 1]):
-            arrivals[indices[k]] += discount * data[k] * w
-    return source, balance(error, leak), leak, arrivals
 
 
 def local_variances(state, arrival, row, weights, slopes, given, coming, means, decays, coin):

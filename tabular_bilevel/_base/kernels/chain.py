@@ -254,7 +254,7 @@ def centre(
     floor, log_policy, log_policy_error, zero = spare[5], spare[6], spare[7], spare[8]
     advantage, advantage_rest, advantage_error = spare[9], spare[10], spare[11]
     influence_rest, nothing, residual, residual_error = spare[12], rows[0], rows[1], rows[2]
-    value_low, leader_low = rows[3], rows[4]
+    value_low, leader_low, start = rows[3], rows[4], rows[9]
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
 
     # the follower
@@ -335,12 +335,13 @@ def centre(
         leader_action_value,
     )
     rounded(leader_value, leader_top, leader_error)
+    start[:] = initial  # not read-only: what is called is compiled once
     measure, measure_low, off = carried(
         leader,
         leader_patience,
         entries,
-        initial,
-        initial,
+        start,
+        start,
         zero,
         zero,
         0.0,
