@@ -238,7 +238,7 @@ def _outcomes(
 
 @contextmanager
 def _ends_silently() -> Iterator[None]:
-    """Keep joblib's thread from saying that it misses tasks, if they were given up as it took them."""
+    """Let no thread of joblib say that it misses tasks, if these were given up as it took them."""
     before = threading.excepthook
 
     def told(ended: threading.ExceptHookArgs) -> None:
