@@ -86,7 +86,7 @@ def test_many_thetas_at_once(name):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ["features", "whole"])
+@sizes("name", ["whole"], ["features"])
 def test_forward_mode_and_the_chain_rule(name):
     direction = np.array([1.0, 2.0, 0.0, -1.0])
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import twins
+from sizes import pairs, sizes
 from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
@@ -1311,8 +1312,7 @@ def test_the_chain_is_that_of_its_lines_with_the_twins_matrices(model, discounts
         assert other / 3.0 <= one <= 3.0 * other, name
 
 
-@each_model
-@pytest.mark.parametrize("name", CALLS)
+@sizes(("model", "name"), *pairs([*MODELS.values()], [*CALLS]))
 def test_kernels_change_their_outputs_only(model, name):
     kernel = getattr(kernels, name)
     inputs, outputs = CALLS[name](model)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 from systems import random_system
 
 import tabular_bilevel as tb
@@ -92,8 +92,7 @@ def gap(found, wanted):
     return max(float(np.abs(x - y).max()) for x, y in pairs) / (size or 1.0)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("horizon", [None, 7])
+@sizes(("seed", "horizon"), *pairs(range(6), [None, 7]))
 def test_the_mean_of_traces_is_the_gradient_of_every_table(seed, horizon):
     model = random_system(seed, bump=seed % 2 == 1, horizon=horizon)
     response = tb.solve_follower(model)
