@@ -1,6 +1,7 @@
 """Sampling and estimators of linear-quadratic models, and the checker on them."""
 
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -163,10 +164,11 @@ def test_a_sample_and_its_mean_return():
 
 
 def test_the_checker_tells_right_from_wrong():
-    assert tb.check_estimator(BCHG, ROOM, THETA, rng=0).passed
-    assert tb.check_estimator(tb.HyperPolicyGradient(EPISODES), ROOM, THETA, rng=0).passed
+    check = partial(tb.check_estimator, problem=ROOM, theta=THETA, rng=0, n_replicates=100)
+    assert check(BCHG).passed
+    assert check(tb.HyperPolicyGradient(EPISODES)).passed
 
-    naive = tb.check_estimator(tb.NaivePolicyGradient(EPISODES), ROOM, THETA, rng=0)
+    naive = check(tb.NaivePolicyGradient(EPISODES))
     assert naive.verdict is tb.Verdict.BIASED
     assert naive.diagnosis.best.name == "through-follower term dropped"
     assert abs(naive.localisation.factors["through_follower"].value) < 0.05
@@ -176,7 +178,7 @@ def test_the_checker_tells_right_from_wrong():
         parts = BCHG(problem, theta, rng=rng).parts
         return parts.direct - parts.indirect
 
-    report = tb.check_estimator(flipped, ROOM, THETA, rng=0)
+    report = check(flipped)
     assert report.verdict is tb.Verdict.BIASED
     assert report.diagnosis.best.name == "through-follower term sign-flipped"
 

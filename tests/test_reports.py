@@ -431,7 +431,7 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", ["right", "wrong", "noise", "raises", "suite, wrong"])
+@sizes("name", ["wrong", "suite, wrong"], ["right", "noise", "raises"])
 def test_a_page_fits_a_phone_a_desk_and_paper(name, written, chromium):
     require_fit(chromium, written(name))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import training
@@ -76,9 +76,8 @@ class Interrupted:
         return estimate
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@sizes(("call", "error"), *pairs([1, 2, 4, 7, 12, 13], [KeyboardInterrupt, SystemExit]))
 @pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("call", [1, 2, 4, 7, 12, 13])
 def test_an_interrupted_run_goes_on_to_the_same_curve(call, early, error, tmp_path):
     whole = train(a_run())
     run = a_run(path=tmp_path / "curve.npz")
