@@ -942,8 +942,7 @@ PLAIN_TWINS = {
 }
 
 
-@each_model
-@pytest.mark.parametrize("name", PLAIN_TWINS)
+@sizes(("model", "name"), *pairs([*MODELS.values()], [*PLAIN_TWINS]))
 def test_plain_sums_are_the_twins(model, name):
     inputs, outputs = CALLS[name](model)
     run(getattr(kernels, name), inputs, outputs)
@@ -1038,9 +1037,11 @@ def test_arrivals_are_weighed_as_by_the_twin(model):
         assert agree(outputs[start_name], filled(begun, model.n_states))
 
 
-@each_model
+@sizes(
+    ("model", "off"),
+    *pairs([*MODELS.values()], [0.0, 1e-10, 1e-8, -1e-8, -2.0, 1.0, np.nan, np.inf]),
+)
 @pytest.mark.parametrize("place", [(0, 0), (-1, -1)])
-@pytest.mark.parametrize("off", [0.0, 1e-10, 1e-8, -1e-8, -2.0, 1.0, np.nan, np.inf])
 def test_a_policy_is_told_as_by_the_twin(model, place, off):
     inputs, _ = is_policy_call(model)
     inputs["policy"] = inputs["policy"].copy()
@@ -1137,8 +1138,7 @@ def test_gaps_are_within_their_error_of_the_exact_ones(model, scale):
     assert not any(outputs[name][left_out].any() for name in ("gap", "rest", "error"))
 
 
-@each_model
-@pytest.mark.parametrize("scale", [None, 0.0, 1e-9, 1.0])
+@sizes(("model", "scale"), *pairs([*MODELS.values()], [None, 0.0, 1e-9, 1.0]))
 def test_flow_residuals_are_within_their_error_of_the_exact_ones(model, scale):
     inputs, outputs = flow_call(model)
     run(kernels.flow_residual, inputs, outputs)
@@ -1241,8 +1241,7 @@ STAGES = (
 )
 
 
-@each_model
-@pytest.mark.parametrize("name", STAGES)
+@sizes(("model", "name"), *pairs([*MODELS.values()], [*STAGES]))
 def test_stages_of_bounds_are_the_twins(model, name):
     inputs, outputs = CALLS[name](model)
     twin = getattr(twins, name)(

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds as bounding
@@ -158,8 +159,7 @@ def test_all_routes_agree(problem):
     assert len(report.comparisons) == 3
 
 
-@pytest.mark.parametrize("explicit", [200, 0])
-@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+@sizes(("problem", "explicit"), *pairs([*PROBLEMS.values()], [200, 0]))
 def test_results_are_bounded_and_enclosed(problem, explicit, monkeypatch):
     pytest.importorskip("flint")
     monkeypatch.setattr(bounding, "EXPLICIT_STATES", explicit)
