@@ -75,7 +75,7 @@ def test_its_derivative_in_double_precision(name, transform):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ["features", "whole"])
+@sizes("name", ["whole"], ["features"])
 def test_many_thetas_at_once(name):
     thetas = np.stack([THETA, -THETA, 0 * THETA])
     values, gradients = jax.jit(jax.vmap(both(PROBLEMS.get(name, GARNET))))(thetas)
@@ -86,7 +86,7 @@ def test_many_thetas_at_once(name):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ["features", "whole"])
+@sizes("name", ["whole"], ["features"])
 def test_forward_mode_and_the_chain_rule(name):
     direction = np.array([1.0, 2.0, 0.0, -1.0])
 
@@ -122,8 +122,10 @@ def test_integers_and_short_floats_are_taken_as_numbers():
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("twice", [jax.hessian, lambda f: jax.jacrev(jax.grad(f))])
-@pytest.mark.parametrize("name", ["features", "whole"])
+@sizes(
+    ("name", "twice"),
+    *pairs(["features", "whole"], [jax.hessian, lambda f: jax.jacrev(jax.grad(f))]),
+)
 def test_there_is_no_second_derivative(name, twice):
     with pytest.raises(NotImplementedError, match="objective has no second derivatives"):
         twice(lambda theta: objective(PROBLEMS.get(name, GARNET), theta))(jnp.array(THETA))

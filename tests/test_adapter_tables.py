@@ -46,7 +46,7 @@ def test_a_problem_is_the_one_in_features(written, form):
     assert len(report.comparisons) == 3
 
 
-@sizes("table", ["transition", "initial"], ["follower_reward", "leader_reward"])
+@sizes("table", ["transition"], ["initial", "follower_reward", "leader_reward"])
 def test_a_derivative_that_is_stopped_on_the_way_fails_the_check(written, table):
     def tables(theta):
         found = written.whole.tables(theta)
@@ -124,8 +124,8 @@ ONE_ENTRY = np.where(INFLUENCE.max() == INFLUENCE, 2.0, 1.0)
 
 @sizes(
     ("table", "factors"),
-    [("transition", 0.0), ("follower_reward", ONE_ENTRY)],
-    [("follower_reward", 2.0), ("leader_reward", -1.0)],
+    [("follower_reward", ONE_ENTRY)],
+    [("transition", 0.0), ("follower_reward", 2.0), ("leader_reward", -1.0)],
 )
 def test_a_derivative_that_is_told_wrongly_is_taken_for_granted_and_found(written, table, factors):
     def tables(theta, factors=factors):

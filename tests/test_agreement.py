@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 
@@ -179,8 +179,7 @@ def test_a_right_problem_passes(name):
     assert tb.check_gradient(Wrong(problem), theta).passed
 
 
-@pytest.mark.parametrize("name", WELL_BEHAVED)
-@pytest.mark.parametrize("change", [off_by_a_little, one_entry_off])
+@sizes(("name", "change"), *pairs([*WELL_BEHAVED], [off_by_a_little, one_entry_off]))
 def test_a_pullback_wrong_by_a_part_in_1e5_fails_by_every_route(name, change):
     problem, theta = WELL_BEHAVED[name]()
     report = tb.check_gradient(Wrong(problem, pulled=change), theta)

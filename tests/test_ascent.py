@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import ascent
@@ -37,8 +38,7 @@ def thetas(steps):
     return np.array([step.next_theta for step in steps])
 
 
-@pytest.mark.parametrize("optimiser", [tb.GradientAscent(0.1, 1.0), tb.Adam(0.05)])
-@pytest.mark.parametrize("name", METHODS)
+@sizes(("name", "optimiser"), *pairs([*METHODS], [tb.GradientAscent(0.1, 1.0), tb.Adam(0.05)]))
 def test_a_saved_ascent_goes_on_as_if_it_had_not_stopped(name, optimiser, tmp_path):
     problem, theta = problem_for(name)
     method = METHODS[name](SETTING)

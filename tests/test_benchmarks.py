@@ -85,6 +85,9 @@ class StandIn:
 def peers_here(monkeypatch):
     monkeypatch.setattr(runner, "environment", lambda folder, packages: sys.executable)
     monkeypatch.setattr(runner, "Peer", StandIn)
+    yield
+    if "jax" in sys.modules:  # peers in JAX set it for their own process
+        sys.modules["jax"].config.update("jax_enable_x64", False)
 
 
 @sizes("name", ["implicit_by_newton"], [*hypergradients.PEERS][1:])
@@ -198,7 +201,7 @@ def test_what_workers_gain_is_measured_beside_what_they_could(
     assert rows[0]["gain"] == rows[3]["gain"] == 1.0
 
 
-@sizes("n_lines", [4], [7])
+@sizes("n_lines", [3], [7])
 def test_training_is_measured_beside_what_it_is_made_of(n_lines, tmp_path, monkeypatch, capsys):
     table, lines = tmp_path / "table.json", training.lines
     monkeypatch.setattr(training, "lines", lambda n: lines(n)[:n_lines])
@@ -220,9 +223,9 @@ def test_linear_quadratic_models_are_measured_against_jax(peers_here, monkeypatc
     pytest.importorskip("jax")
     monkeypatch.setattr(runner, "Peer", StandIn)
     monkeypatch.setattr(runner, "WARM", 0)
-    assert linear_quadratic.main(["--runs", "1", "--buildings", "1", "2"]) == 0
+    assert linear_quadratic.main(["--runs", "1", "--buildings", "2"]) == 0
     rows = rows_of(capsys.readouterr().out)
-    assert [row["states"] for row in rows] == ["4", "4", "8", "8"]
+    assert [row["states"] for row in rows] == ["8", "8"]
     assert all(float(row["off"]) < ROUNDING for row in rows)
     two = linear_quadratic.Street(2)
     theta = np.linspace(-1.0, 1.0, 8)

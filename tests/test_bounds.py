@@ -53,7 +53,7 @@ def relative_radius(bounds, gradient):
     return float(bounds.gradient.max()) / size if size > 0.0 else None
 
 
-@sizes("block", range(4), range(4, 10))
+@sizes("block", range(2), range(2, 10))
 def test_no_bound_is_broken_on_problems_at_the_corners(block):
     radii = []
     for seed in range(40 * block, 40 * (block + 1)):

@@ -71,7 +71,7 @@ def test_methods_cross_where_their_errors_are_the_same():
 def test_methods_that_are_compared_by_default_are_those_of_the_problem():
     forms = ["BC-HG", "BC-HG, own action", "BC-HG, no baseline", "naive"]
     assert list(comparable(PROBLEM, THETA)) == [*forms, "zero-order"]
-    game = tb.problems.random_game()
+    game = tb.problems.random_game(n_states=3)
     assert list(comparable(game, np.zeros(game.n_parameters)))[4:] == ["Bi-AC", "zero-order"]
     bandit = tb.problems.bandit()  # rewards only: all forms of BC-HG are one
     assert list(comparable(bandit, [0.0, 0.1])) == ["BC-HG", "naive", "SoBiRL", "zero-order"]

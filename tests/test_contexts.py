@@ -132,8 +132,8 @@ def nothing(model):
 def test_a_sampled_estimator_is_right_and_a_wrong_one_is_seen():
     bchg = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200, 60)))
     naive = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200, 60)))
-    assert tb.check_estimator(bchg, PROBLEM, THETA, rng=1).passed
-    assert not tb.check_estimator(naive, PROBLEM, THETA, rng=1).passed
+    assert tb.check_estimator(bchg, PROBLEM, THETA, rng=1, n_replicates=100).passed
+    assert not tb.check_estimator(naive, PROBLEM, THETA, rng=1, n_replicates=100).passed
 
 
 def test_all_trajectories_of_two_layered_followers():

@@ -10,7 +10,7 @@ from types import MappingProxyType, SimpleNamespace
 import kinds
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
@@ -83,8 +83,7 @@ ENTRIES = (
 each_entry = pytest.mark.parametrize("entry", ENTRIES)
 
 
-@each_entry
-@pytest.mark.parametrize("kind", [*DRAWING, *GIVEN])
+@sizes(("kind", "entry"), *pairs([*DRAWING, *GIVEN], ENTRIES))
 def test_every_kind_is_taken_at_every_entry(kind, entry):
     estimator = getattr(kinds, kind)
     if entry is enumerated and kind in DRAWING:
@@ -418,7 +417,6 @@ def test_what_takes_a_memory_gives_one_back(returned):
         ascended(lambda view, rng, memory: returned)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), st.floats() | st.integers() | st.lists(st.floats()), max_size=3))
 def test_a_memory_that_is_taken_can_be_saved(tmp_path_factory, memory):
     try:

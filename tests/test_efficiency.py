@@ -11,7 +11,8 @@ from tabular_bilevel.cli import main
 
 
 def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, monkeypatch, capsys):
-    curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e2, 1e4])
+    methods = {"BC-HG": tb.BoltzmannCovariance(), "naive": tb.NaivePolicyGradient()}
+    curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], methods, [1e2, 1e4])
     asked = []
 
     def known(problem, theta, *, budgets, progress):

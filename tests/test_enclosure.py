@@ -192,7 +192,7 @@ def test_more_precision_narrows_the_balls():
             assert narrow.rad() < wide.rad() or wide.rad() == 0
 
 
-@sizes("count", [60], [300])
+@sizes("count", [30], [300])
 def test_corner_cases_violate_nothing(count):
     seen = Counter()
     for k in range(count):

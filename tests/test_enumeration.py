@@ -245,7 +245,9 @@ def test_bad_settings_of_a_count_are_refused():
     "estimator",
     [
         tb.BoltzmannCovariance(),
-        tb.BoltzmannCovariance(baseline=False, own_action=True),
+        pytest.param(
+            tb.BoltzmannCovariance(baseline=False, own_action=True), marks=pytest.mark.slow
+        ),
         bchg,
         pytest.param(tb.BatchEstimator(bchg), marks=pytest.mark.slow),
         pytest.param(one_by_one, marks=pytest.mark.slow),

@@ -94,7 +94,7 @@ def proven(found):
 
 
 # Each in a process of its own, of which one compiles everything again.
-QUICK = [name for name in ("two BLAS threads", "simple numpy") if name in ENVIRONMENTS]
+QUICK = [[*ENVIRONMENTS][4 if SIMPLE else 1]]
 
 
 @sizes("environment", QUICK, [name for name in ENVIRONMENTS if name not in QUICK])

@@ -356,8 +356,8 @@ def test_the_follower_is_that_of_the_problem_at_theta():
 
 @sizes(
     "model",
-    [MODELS["patchy"], MODELS["two-state"]],
-    [MODELS[name] for name in ("garnet", "layered", "game")],
+    [MODELS["patchy"]],
+    [MODELS[name] for name in ("two-state", "garnet", "layered", "game")],
 )
 def test_steps_and_draws_have_the_frequencies_of_the_tables(model):
     env = FollowerEnv(model)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import twins
+from sizes import pairs, sizes
 from small import at_some_theta, patchy
 
 import tabular_bilevel as tb
@@ -889,8 +890,7 @@ PLAIN_TWINS = {
 }
 
 
-@each_model
-@pytest.mark.parametrize("name", PLAIN_TWINS)
+@sizes(("model", "name"), *pairs([*MODELS.values()], [*PLAIN_TWINS]))
 def test_plain_sums_are_the_twins(model, name):
     inputs, outputs = CALLS[name](model)
     run(getattr(kernels, name), inputs, outputs)
@@ -985,9 +985,11 @@ def test_arrivals_are_weighed_as_by_the_twin(model):
         assert agree(outputs[start_name], filled(begun, model.n_states))
 
 
-@each_model
+@sizes(
+    ("model", "off"),
+    *pairs([*MODELS.values()], [0.0, 1e-10, 1e-8, -1e-8, -2.0, 1.0, np.nan, np.inf]),
+)
 @pytest.mark.parametrize("place", [(0, 0), (-1, -1)])
-@pytest.mark.parametrize("off", [0.0, 1e-10, 1e-8, -1e-8, -2.0, 1.0, np.nan, np.inf])
 def test_a_policy_is_told_as_by_the_twin(model, place, off):
     inputs, _ = is_policy_call(model)
     inputs["policy"] = inputs["policy"].copy()
@@ -1369,8 +1371,7 @@ STAGES = (
 )
 
 
-@each_model
-@pytest.mark.parametrize("name", STAGES)
+@sizes(("model", "name"), *pairs([*MODELS.values()], [*STAGES]))
 def test_stages_of_bounds_are_the_twins(model, name):
     inputs, outputs = CALLS[name](model)
     twin = getattr(twins, name)(

@@ -1,11 +1,12 @@
 """Sampling and estimators of linear-quadratic models, and the checker on them."""
 
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 from systems import random_system
 
 import tabular_bilevel as tb
@@ -92,8 +93,7 @@ def gap(found, wanted):
     return max(float(np.abs(x - y).max()) for x, y in pairs) / (size or 1.0)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("horizon", [None, 7])
+@sizes(("seed", "horizon"), *pairs(range(6), [None, 7]))
 def test_the_mean_of_traces_is_the_gradient_of_every_table(seed, horizon):
     model = random_system(seed, bump=seed % 2 == 1, horizon=horizon)
     response = tb.solve_follower(model)
@@ -164,10 +164,11 @@ def test_a_sample_and_its_mean_return():
 
 
 def test_the_checker_tells_right_from_wrong():
-    assert tb.check_estimator(BCHG, ROOM, THETA, rng=0).passed
-    assert tb.check_estimator(tb.HyperPolicyGradient(EPISODES), ROOM, THETA, rng=0).passed
+    check = partial(tb.check_estimator, problem=ROOM, theta=THETA, rng=0, n_replicates=100)
+    assert check(BCHG).passed
+    assert check(tb.HyperPolicyGradient(EPISODES)).passed
 
-    naive = tb.check_estimator(tb.NaivePolicyGradient(EPISODES), ROOM, THETA, rng=0)
+    naive = check(tb.NaivePolicyGradient(EPISODES))
     assert naive.verdict is tb.Verdict.BIASED
     assert naive.diagnosis.best.name == "through-follower term dropped"
     assert abs(naive.localisation.factors["through_follower"].value) < 0.05
@@ -177,7 +178,7 @@ def test_the_checker_tells_right_from_wrong():
         parts = BCHG(problem, theta, rng=rng).parts
         return parts.direct - parts.indirect
 
-    report = tb.check_estimator(flipped, ROOM, THETA, rng=0)
+    report = check(flipped)
     assert report.verdict is tb.Verdict.BIASED
     assert report.diagnosis.best.name == "through-follower term sign-flipped"
 

@@ -23,7 +23,7 @@ def largest_difference(one, other):
     return np.abs(one - other).max() / np.abs(one).max()
 
 
-@sizes("seed", range(20), range(20, 200))
+@sizes("seed", range(8), range(8, 200))
 def test_the_roads_agree(seed):
     bump, horizon = KINDS[seed % 4]
     problem, theta = Moved.random(seed, bump=bump, horizon=horizon), np.zeros(3)

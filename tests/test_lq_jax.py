@@ -85,6 +85,7 @@ def written_in_jax(theta):
     return earned.sum()
 
 
+@pytest.mark.slow  # the benchmark of such models compares with JAX too
 def test_jax_alone_comes_to_the_same():
     value, gradient = jax.jit(jax.value_and_grad(written_in_jax))(jnp.asarray(THETA))
     assert float(value) == pytest.approx(EXACT.objective, rel=ROUNDING)

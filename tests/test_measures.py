@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sizes import pairs, sizes
 from small import patchy
 
 import tabular_bilevel as tb
@@ -39,8 +40,7 @@ def plainly(model, policy):
     return model.initial @ value
 
 
-@pytest.mark.parametrize("sweeps", [1, 4])
-@pytest.mark.parametrize("seed", [3, 5])
+@sizes(("sweeps", "seed"), *pairs([1, 4], [3, 5]))
 def test_gap_and_divergence_are_what_they_say(sweeps, seed):
     model = patchy(seed)
     best = tb.solve_follower(model)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from references import metamorphic
 from references.metamorphic import CHANGES, Answers, draw_pair, examine
-from sizes import sizes
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 
@@ -94,8 +94,7 @@ PLAIN_CHANGES = [
 ROUTE_TOLERANCE = 1e-6
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("name", PLAIN_CHANGES)
+@sizes(("name", "route"), *pairs(PLAIN_CHANGES, ROUTES))
 def test_every_route_goes_along_with_a_change(name, route):
     """Routes are not bounded: discounts are small here, so that they have digits to compare."""
     draw, way = CHANGES[name]

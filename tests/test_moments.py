@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 from small import somewhere
 
 import tabular_bilevel as tb
@@ -95,8 +95,7 @@ def test_means_are_targets(name):
     np.testing.assert_allclose(moments.bias, moments.mean - moments.exact)
 
 
-@pytest.mark.parametrize("where", ["garnet", "seen"])
-@pytest.mark.parametrize("name", tb.controls())
+@sizes(("name", "where"), *pairs([*tb.controls()], ["garnet", "seen"]))
 def test_controls_have_the_moments_of_what_they_converge_to(name, where):
     control, problem = tb.controls()[name], PROBLEMS[where]
     theta = somewhere(problem)
@@ -134,14 +133,16 @@ def test_a_horizon_cuts_or_lifts_a_cut():
 
 def test_far_cuts_come_to_what_is_solved_for():
     """Solves and sums step by step are two roads."""
-    for where in ("garnet", "hidden"):
+    for where, method in (
+        ("garnet", tb.BoltzmannCovariance(own_action=True)),
+        ("hidden", tb.NaivePolicyGradient()),
+    ):
         problem = PROBLEMS[where]
         theta = somewhere(problem)
-        for method in (tb.BoltzmannCovariance(own_action=True), tb.NaivePolicyGradient()):
-            uncut = tb.estimator_moments(problem, theta, method)
-            cut = tb.estimator_moments(problem, theta, method, horizon=500)
-            np.testing.assert_allclose(cut.variance, uncut.variance, rtol=1e-9)
-            np.testing.assert_allclose(cut.covariance, uncut.covariance, atol=1e-9)
+        uncut = tb.estimator_moments(problem, theta, method)
+        cut = tb.estimator_moments(problem, theta, method, horizon=500)
+        np.testing.assert_allclose(cut.variance, uncut.variance, rtol=1e-9)
+        np.testing.assert_allclose(cut.covariance, uncut.covariance, atol=1e-9)
 
 
 def test_survivors_pay_with_variance_for_shorter_trajectories():

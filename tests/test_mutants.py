@@ -62,6 +62,7 @@ def test_a_survivor_is_an_error(monkeypatch, capsys):
     assert "survives  <-- WRONG" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_code_that_does_not_run_is_no_kill(tmp_path):
     broken = dataclasses.replace(DESCENT, name="a syntax error", new="return (")
     with pytest.raises(RuntimeError, match="'a syntax error': pytest ended with"):

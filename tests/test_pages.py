@@ -5,6 +5,7 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ PAGES = [ROOT / "README.md", *sorted(BOOK.rglob("*.md"))]
 
 def of_page(page):
     """Make a parameter of a page; those that take seconds have a step of their own in CI."""
-    long = page.parent.name in ("lessons", "how-to", "published") or page.stem == "efficiency"
+    long = (
+        page.parent.name in ("lessons", "how-to", "published", "reference")
+        or page.stem == "efficiency"
+    )
     marks = [pytest.mark.slow] if long else []
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
@@ -102,9 +106,16 @@ right.scatter([0.5], [0.5])
 """
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    run(DRAWS, folder, write=True)
+    return folder
+
+
 @pytest.fixture
-def figure(tmp_path):
-    run(DRAWS, tmp_path, write=True)
+def figure(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     return tmp_path / "heights.svg"
 
 

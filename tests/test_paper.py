@@ -139,7 +139,7 @@ def test_a_run_that_fails_is_named_and_its_cell_left_out(reproduce, tmp_path, mo
     assert "in the task four-rooms-0.001-100-sobirl" in error
 
 
-@sizes("every", [6], [3])
+@sizes("every", [11], [3])
 def test_a_forecast_makes_some_of_the_runs_that_are_left(every, reproduce, tmp_path, capsys):
     def forecast(every):
         words = ["--scale", "tiny", "--out", str(tmp_path), "--workers", "1"]

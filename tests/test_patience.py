@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import jit, kernels
@@ -97,7 +98,7 @@ def test_a_large_call_is_compiled_at_once_and_a_small_one_sooner_or_later():
         assert len(later.signatures) == (call == jit.MOST_CALLS)
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@sizes("name", zoo.NAMES[::3], [*zoo.NAMES[1::3], *zoo.NAMES[2::3]])
 def test_numbers_are_the_same_to_the_last_bit(name, monkeypatch):
     problem, theta = zoo.named(name).problem, zoo.named(name).theta
     found = []

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 
@@ -82,8 +83,7 @@ COPIES = {
 
 
 @COARSE
-@pytest.mark.parametrize("first", COPIES)
-@pytest.mark.parametrize("then", COPIES)
+@sizes(("first", "then"), *pairs([*COPIES], [*COPIES]))
 def test_copies_of_a_coarse_model_are_as_good_as_it(dtype, first, then):
     model = COPIES[then](COPIES[first](tb.Model.from_tables(**tables(dtype))))
     problem = tb.FeatureProblem(model, **features(model, np.random.default_rng(2)))

@@ -111,8 +111,8 @@ def test_without_a_sampler_an_estimate_is_its_mean(problem):
         memory = estimate.memory
 
 
-@BOTH
 @pytest.mark.parametrize("sampler", [tb.Episodes(1000), tb.Episodes(1000, 4), tb.Survivors(1000)])
+@BOTH
 def test_the_mean_of_sampled_estimates_is_the_expected_one(problem, sampler):
     method = tb.RegularisedActorCritic(sampler=sampler)
     memory = after(method, problem, THETA, 1)

@@ -1,6 +1,7 @@
 """Pages of what checks found: sound HTML whatever a report holds, and what they show."""
 
 import dataclasses
+import functools
 import json
 import re
 import shlex
@@ -39,7 +40,7 @@ from tabular_bilevel.pages.reports import page_of, page_of_verification
     ],
 )
 def test_what_is_wrong_with_a_page_is_seen(right, wrong):
-    page = page_of(REPORTS["wrong"](), Source())
+    page = page_of(made("wrong"), Source())
     Page(page)
     assert right in page
     with pytest.raises((AssertionError, KeyError)):
@@ -113,9 +114,14 @@ REPORTS = {
 }
 
 
+@functools.cache
+def made(name):
+    return REPORTS[name]()
+
+
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_page_has_the_verdict_first_and_is_sound(name):
-    report = REPORTS[name]()
+    report = made(name)
     page = page_of(report, Source("mine <b>", "tabular-bilevel check a&b", "seed 1"))
     read = Page(page)
     verdict = getattr(report, "verdict", tb.Verdict.UNBIASED).value
@@ -131,7 +137,7 @@ def test_a_page_has_the_verdict_first_and_is_sound(name):
 
 
 def test_numbers_of_the_report_are_on_the_page():
-    report = REPORTS["wrong"]()
+    report = made("wrong")
     read = Page(page_of(report, Source()))
     assert len(read.pictures) == 2
     assert "Not 1: the whole gradient, direct part" in read.pictures[0]
@@ -224,11 +230,11 @@ def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
         raise OSError("the disk is full")
 
     path = tmp_path / "report.html"
-    tb.save_report(path, REPORTS["gradient"](), subject="first")
+    tb.save_report(path, made("gradient"), subject="first")
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="the disk is full"):
-        tb.save_report(path, REPORTS["gradient"](), subject="second")
+        tb.save_report(path, made("gradient"), subject="second")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -391,7 +397,7 @@ def test_verify_has_a_row_a_check(passes, folder, monkeypatch):
     level = tb.Level.STATISTICAL
     found = [
         verify.Check("toy", "sign", 0.0, 1.0, True, "", tb.Level.BOUNDED, 1e-9),
-        verify.Check("toy", "BC-HG", 2.0, 5.0, True, "", level, 0.1, REPORTS["right"]()),
+        verify.Check("toy", "BC-HG", 2.0, 5.0, True, "", level, 0.1, made("right")),
         verify.Check("toy", "must fail: this", 9.0, 5.0, True, "", level, 0.1),
         verify.Check("other", "sum", 2.0, 1.0, passes, "<b>why</b>", tb.Level.ESTIMATE, np.inf),
     ]
@@ -419,13 +425,13 @@ def test_verify_has_a_row_a_check(passes, folder, monkeypatch):
 def written(tmp_path):
     def write(name):
         path = tmp_path / "report.html"
-        tb.save_report(path, REPORTS[name](), subject="mine.py:a_rather_long_name on two-state")
+        tb.save_report(path, made(name), subject="mine.py:a_rather_long_name on two-state")
         return path
 
     return write
 
 
-@pytest.mark.parametrize("name", ["right", "wrong", "noise", "raises", "suite, wrong"])
+@sizes("name", ["wrong", "suite, wrong"], ["right", "noise", "raises"])
 def test_a_page_fits_a_phone_a_desk_and_paper(name, written, chromium):
     require_fit(chromium, written(name))
 

@@ -91,7 +91,7 @@ def mutant(raw, rng):
     return changed.getvalue()
 
 
-@sizes("n_mutants", [50], [150])
+@sizes("n_mutants", [25], [200])
 @pytest.mark.parametrize("kind", GENERATORS)
 @pytest.mark.parametrize("method", ["bchg", "hpgd-oracle", "exact"])
 def test_a_changed_state_is_refused_or_gone_on_from(method, kind, n_mutants, tmp_path):

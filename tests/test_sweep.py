@@ -15,6 +15,7 @@ from threading import Lock
 import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky.process_executor import _ExecutorManagerThread as Thread
 from sizes import sizes
 
 import tabular_bilevel as tb
@@ -291,7 +292,22 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
     assert dict(tb.sweep([("c", dict)], folder=tmp_path)) == {"c": {}}
 
 
-# ---------------------------------------------------------------- kills
+# ---------------------------------------------------------------- interrupts and kills
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="interrupts come at once here")
+def test_an_interrupt_before_joblib_has_handed_the_tasks_over_is_that_alone(monkeypatch):
+    hand_over, seen = Thread.add_call_item_to_queue, []
+
+    def late(thread):
+        if thread.executor_flags.shutdown:
+            hand_over(thread)  # misses the tasks, which were given up
+        elif not seen:
+            seen.append(os.kill(os.getpid(), signal.SIGINT))
+
+    monkeypatch.setattr(Thread, "add_call_item_to_queue", late)
+    with pytest.raises(KeyboardInterrupt):
+        next(tb.sweep(sharing(), workers=2))
 
 
 @dataclass

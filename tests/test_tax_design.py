@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 
@@ -21,9 +22,12 @@ SMALL = tb.problems.tax_design(n_assets=21, n_hours=4, n_levels=2)
 START = SMALL.transform.logits([0.3] * 4)
 
 
-@pytest.mark.parametrize("mean", [-100.0, -93.2, 0.0, 1.3, 99.9, 100.0])
-@pytest.mark.parametrize(("n_points", "width"), [(41, 18), (81, 34), (5, 5)])
-def test_chances_are_averages_of_hats(mean, n_points, width):
+@sizes(
+    ("mean", "size"),
+    *pairs([-100.0, -93.2, 0.0, 1.3, 99.9, 100.0], [(41, 18), (81, 34), (5, 5)]),
+)
+def test_chances_are_averages_of_hats(mean, size):
+    n_points, width = size
     first, chance, _ = module._hats(np.array([mean]), 5.0, n_points, width)
     x, grid = np.linspace(-100.0, 100.0, 400_001), np.linspace(-100.0, 100.0, n_points)
     law = np.exp(-0.5 * ((x - mean) / 5.0) ** 2)

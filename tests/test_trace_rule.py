@@ -176,9 +176,8 @@ def tables_of(sample):
     return sample.states, sample.actions, sample.next_states
 
 
+@sizes(("name", "where"), *pairs([*RULES], [*PROBLEMS]))
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("where", PROBLEMS)
-@pytest.mark.parametrize("name", RULES)
 def test_a_rule_makes_of_a_law_the_mean_over_its_trajectories(name, where, world):
     limit = known(where, world)
     if limit is None:
@@ -200,8 +199,8 @@ def assert_right(moments, mean, covariance):
         np.testing.assert_allclose(found.covariance, wanted, rtol=0, atol=ROUNDING * size)
 
 
-@sizes(("name", "survival"), *pairs([*RULES], [1.0, 0.9]))
-@pytest.mark.parametrize("where", PROBLEMS)
+@sizes(("name", "where"), *pairs([*RULES], [*PROBLEMS]))
+@pytest.mark.parametrize("survival", [1.0, 0.9])
 def test_a_rules_moments_are_those_over_all_trajectories(name, where, survival):
     limit = known(where, "more slips") or known(where, "as known")
     limit = replace(limit, seen=replace(limit.law, survival=survival))
@@ -241,8 +240,7 @@ def test_moments_that_lack_a_term_are_seen(monkeypatch, name):
         assert_right(TracedMoments(rule, limit, limit.law.horizon), *over)
 
 
-@pytest.mark.parametrize("survival", [1.0, 0.8])
-@pytest.mark.parametrize("where", PROBLEMS)
+@sizes(("where", "survival"), *pairs([*PROBLEMS], [1.0, 0.8]))
 @pytest.mark.parametrize("baseline", [False, True])
 def test_moments_of_the_score_function_form_are_those_over_all_trajectories(
     baseline, where, survival

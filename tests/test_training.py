@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import training
@@ -76,9 +76,8 @@ class Interrupted:
         return estimate
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@sizes(("call", "error"), *pairs([1, 2, 4, 7, 12, 13], [KeyboardInterrupt, SystemExit]))
 @pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("call", [1, 2, 4, 7, 12, 13])
 def test_an_interrupted_run_goes_on_to_the_same_curve(call, early, error, tmp_path):
     whole = train(a_run())
     run = a_run(path=tmp_path / "curve.npz")
@@ -178,6 +177,7 @@ class Announced:
         return self.method(problem, theta, rng=rng, memory=memory)
 
 
+@pytest.mark.slow  # a parent that is killed leaves them the same way
 def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_with(tmp_path):
     endless = a_run(n_iterations=10**9, path=tmp_path / "curve.npz", label="endless")
     under_way = tmp_path / "under-way"

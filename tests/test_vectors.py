@@ -83,7 +83,7 @@ def shipped():
 @pytest.fixture(scope="module")
 def moderate(shipped):
     """Those that take little time."""
-    return [vector for vector in shipped if vector.initial.size <= 30]
+    return [vector for vector in shipped if vector.initial.size <= 12]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,8 +104,9 @@ def wrong(moderate, known_wrong_gradients):
 # ---------------------------------------------------------------- the shipped set
 
 
-def test_the_shipped_set_is_right_and_small(capsys):
-    assert main(["vectors", "verify", str(SHIPPED)]) == 0
+@sizes("words", [["--sample", "1"]], [[]])
+def test_the_shipped_set_is_right_and_small(words, capsys):
+    assert main(["vectors", "verify", str(SHIPPED), *words]) == 0
     assert "91 of 91 files right" in capsys.readouterr().out
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 2_000_000
 
@@ -239,8 +240,8 @@ def plain(vector, *, sweeps=0, swapped=False, kernel=1.0, transposed=False):
     )
 
 
-def test_a_right_implementation_by_somebody_else_passes(shipped):
-    assert check_implementation(shipped, plain).passed
+def test_a_right_implementation_by_somebody_else_passes(moderate):
+    assert check_implementation(moderate, plain).passed
 
 
 @pytest.mark.parametrize(
@@ -268,12 +269,12 @@ def test_an_error_of_its_own_is_one_of_none(moderate):
     assert "agrees with none of the mistakes considered" in str(report)
 
 
-def test_objectives_are_compared_if_there_are_any(shipped):
+def test_objectives_are_compared_if_there_are_any(shipped, moderate):
     report = check_implementation(
         shipped[:3], lambda vector: (vector.objective + 1e6, vector.gradient)
     )
     assert all("objective off by 1e+06" in o.trouble for o in report.outcomes)
-    assert check_implementation(shipped, lambda v: (v.objective, v.gradient)).passed
+    assert check_implementation(moderate, lambda v: (v.objective, v.gradient)).passed
 
 
 @pytest.mark.parametrize(
@@ -1375,15 +1376,16 @@ def wrong(vector):
 def test_somebody_s_code_is_checked_by_the_command(small, tmp_path, capsys, monkeypatch):
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.chdir(tmp_path)
-    assert main(["vectors", "verify", str(small), "--with", "stranger:right"]) == 0
+    verify = ["vectors", "verify", str(small), "--sample", "1"]
+    assert main([*verify, "--with", "stranger:right"]) == 0
     assert "all right, 22 of 22 answers right" in capsys.readouterr().out
     assert main(["vectors", "verify", "--with", "stranger:wrong", str(small)]) == 1
     assert "agrees with 'through-follower term dropped' on" in capsys.readouterr().out
-    assert main(["vectors", "verify", str(small), "--with", "stranger"]) == 2
+    assert main([*verify, "--with", "stranger"]) == 2
     assert "implementation is 'stranger', not MODULE:NAME" in capsys.readouterr().err
-    assert main(["vectors", "verify", str(small), "--with", "stranger:__name__"]) == 2
+    assert main([*verify, "--with", "stranger:__name__"]) == 2
     assert "implementation is 'stranger', which cannot be called" in capsys.readouterr().err
-    assert main(["vectors", "verify", str(small), "--tolerance", "0"]) == 2
+    assert main([*verify, "--tolerance", "0"]) == 2
     for how, said in (
         ("1 / 0", "ZeroDivisionError: division by zero"), ("import none", "No module named 'none'"),
         ("raise SystemExit(0)", "SystemExit: 0"), ("def f(:", "SyntaxError"),
@@ -1392,7 +1394,7 @@ def test_somebody_s_code_is_checked_by_the_command(small, tmp_path, capsys, monk
         (tmp_path / "broken.py").write_text(how)
         sys.modules.pop("broken", None)
         importlib.invalidate_caches()
-        assert main(["vectors", "verify", str(small), "--with", "broken:f"]) == 2
+        assert main([*verify, "--with", "broken:f"]) == 2
         assert f"broken:f cannot be used: {said}" in capsys.readouterr().err.replace(
             "ModuleNotFoundError: ", ""
         )

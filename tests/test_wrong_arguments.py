@@ -84,6 +84,7 @@ VALUES = {
     "suite": [tb.SuiteCase("one", "", PROBLEM, THETA)],
 }
 # What some of them need in the place of that.
+NAIVE = {"methods": {"naive": tb.NaivePolicyGradient()}}
 BANDIT = {"problem": tb.problems.bandit(), "theta": np.zeros(2)}
 OF_GAMES = {
     "problem": GAME,
@@ -104,7 +105,8 @@ OWN = {
     "RegularisedActorCritic": BANDIT,
     "Budget": {"gradient": THETA[:3], "bound": THETA[:3]},
     "required_samples": {"method": tb.NaivePolicyGradient(DRAWN), "error": 0.1},
-    "error_grid": {"make": tb.problems.layered, "over": {"temperature": [0.5]}},
+    "error_curve": NAIVE,
+    "error_grid": {"make": tb.problems.layered, "over": {"temperature": [0.5]}, **NAIVE},
     "check_by_enumeration": {"estimator": tb.NaivePolicyGradient()},
     "bandit_closed_form": BANDIT,
     "two_state_closed_form": BANDIT,

@@ -102,7 +102,7 @@ def mutated(mutant: Mutant, package: Path) -> tuple[Path, str]:
     made, found = [], 0
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if mutant.old not in text:
+        if mutant.old not in text or mutant.place.rpartition(".")[2] not in text:
             continue
         lines = text.splitlines(keepends=True)
         for name, node in definitions(ast.parse(text).body):

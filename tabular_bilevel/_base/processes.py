@@ -209,7 +209,7 @@ def _outcomes(
         joblib.delayed(_attempt)(name, _Call(call), paths.get(name)) for name, call in calls.items()
     ]
     left, at_once, results = dict.fromkeys(calls), joblib.effective_n_jobs(workers), None
-    with _failures_told():
+    with _failures_told(), _ends_silently():
         try:
             with _own_processes():
                 results = joblib.Parallel(
@@ -232,6 +232,22 @@ def _outcomes(
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of joblib, that work is given up
                     results.close()
+
+
+@contextmanager
+def _ends_silently() -> Iterator[None]:
+    """Let no thread of joblib say that it misses tasks, if these were given up as it took them."""
+    before = threading.excepthook
+
+    def told(ended: threading.ExceptHookArgs) -> None:
+        if not getattr(getattr(ended.thread, "executor_flags", None), "shutdown", False):
+            before(ended)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

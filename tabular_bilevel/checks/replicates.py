@@ -89,25 +89,29 @@ class Replicates:
 
     def drawn(self, number: int) -> FloatArray:
         """Return so many of them, shape (n, d), the same ones first."""
+        now = _Globals.now()
         while len(self.rows) < number:
-            self.rows.append(self._draw(self._streams[len(self.rows)]))
+            now = self._draw(self._streams[len(self.rows)], now)
             self._called()
         return np.array(self.rows)
 
-    def _draw(self, stream: np.random.Generator) -> FloatArray:
+    def _draw(self, stream: np.random.Generator, before: _Globals) -> _Globals:
+        """Draw one more, the global generators being so; say how they are then."""
         for name in self._drew:
             _draw_once(name)  # one that is seeded anew in each call would look untouched
-        before = _Globals.now()
+        if self._drew:
+            before = _Globals.now()
         if self._first is None:
             self._first = copy.deepcopy(stream), before
-        estimate = self._estimate(stream)
-        for name, state in _Globals.now().fingerprints.items():
+        self.rows.append(self._estimate(stream))
+        now = _Globals.now()
+        for name, state in now.fingerprints.items():
             if state != before.fingerprints.get(name, state):
                 self._drew.add(name)
                 if self._last.get(name) == state:
                     self._reseeded.add(name)
                 self._last[name] = state
-        return estimate
+        return now
 
     def _estimate(self, stream: np.random.Generator) -> FloatArray:
         """Warm up, and make the call that counts."""
@@ -220,8 +224,9 @@ class _Globals:
 
     @cached_property
     def fingerprints(self) -> dict[str, int]:
-        prints = {name: hash(pickle.dumps(state)) for name, state in self.states.items()}
-        if "PyTorch" in prints:
+        numpy, python = self.states["numpy"], self.states["Python"]
+        prints = {"numpy": hash(pickle.dumps(numpy)), "Python": hash(python)}
+        if "PyTorch" in self.states:
             prints["PyTorch"] = hash(self.states["PyTorch"].numpy().tobytes())
         return prints
 
