@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds as bounding
