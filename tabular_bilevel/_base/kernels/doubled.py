@@ -48,7 +48,7 @@ FLOOR, LOG_FLOOR, NEGLIGIBLE = 2.0**-900, -624.0, -650.0
 
 # What an operation with twice float64's digits is off by, relative to the sizes of what it is made
 # of, and more: no more than ten roundings squared. Of `exponential`, whose series ends: measured
-# are 2^-89.
+# are 2^-88.
 DOUBLED, DOUBLED_EXP = 2.0**-100, 2.0**-86
 
 # log 2 / 128 in three parts: multiples of the first two are exact.
