@@ -36,6 +36,15 @@ for name, (problem, theta) in cases.items():
         readable.value, readable.occupancy,
     )
     found[name] = hashlib.sha256(b"".join(x.tobytes() for x in arrays_of)).hexdigest()
+many = np.random.default_rng(0).normal(size=(200, 200)) / 30.0
+one = np.eye(200)
+model = tb.LinearQuadraticModel(
+    dynamics=many, control=one, state_cost=one, control_cost=one, noise=one,
+    initial_mean=np.zeros(200), initial_covariance=one, follower_discount=0.9, leader_discount=0.9,
+    temperature=1.0, leader_reward=tb.QuadraticReward(state=one, control=one),
+)
+value = tb.solve_follower(model).value_matrix
+found["linear-quadratic"] = hashlib.sha256(value.tobytes()).hexdigest()
 print(json.dumps(found))
 """
 

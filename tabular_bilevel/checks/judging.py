@@ -379,7 +379,8 @@ class _Sample:
         """Say where the mean is furthest off, of what varies; along the target is a place, too."""
         distance = self.noise.distance
         if self.aimed:
-            distance = np.append(distance, self.aims.distance)
+            # a coordinate says more, where they are the same but for rounding
+            distance = np.append(distance, (1.0 - 1e-9) * self.aims.distance)
         worst = int(np.argmax(distance))
         along = worst >= self.noise.gap.size
         return "along the target" if along else f"in {entry('gradient', (worst,))}"
