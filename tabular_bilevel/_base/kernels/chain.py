@@ -85,7 +85,7 @@ def lost(patience: float, size: float) -> float:
     return LOST * patience if size != 0.0 else 0.0
 
 
-@kernel
+@patient_kernel(lambda given, *others: 4 * others[3].shape[0] * (given[1] + 4) ** 2)
 def operator_of(
     given: Any,
     indptr: IntArray,
@@ -105,7 +105,7 @@ def operator_of(
     return place, band
 
 
-@kernel
+@patient_kernel(lambda operator, b: 4 * operator[1].size)
 def solve(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the inverse."""
     place, band = operator
@@ -118,7 +118,7 @@ def solve(operator: Operator, b: FloatArray) -> FloatArray:
     return x
 
 
-@kernel
+@patient_kernel(lambda operator, b: 4 * operator[1].size)
 def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the transposed inverse."""
     place, band = operator
