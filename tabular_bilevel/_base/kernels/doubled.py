@@ -37,8 +37,8 @@ ROUNDOFF, SPLITTER = 2.0**-53, 2.0**27 + 1.0
 UNDERFLOW = 2.0**-1000
 
 
-# Assumed relative error of exp, expm1 and log, in roundoffs: 4 units in the last place. Measured:
-# less than 1 unit.
+# Assumed relative error of exp, expm1 and log, in roundoffs: 4 units in the last place. It is lost in
+# the room that bounds have; measured: less than 1 unit.
 EXP_ROUNDOFFS = 8.0
 
 
@@ -47,8 +47,8 @@ EXP_ROUNDOFFS = 8.0
 FLOOR, LOG_FLOOR, NEGLIGIBLE = 2.0**-900, -624.0, -650.0
 
 # What an operation with twice float64's digits is off by, relative to the sizes of what it is made
-# of, and more: no more than ten roundings squared. Of `exponential`, whose series ends: measured
-# are 2^-88.
+# of, and more: no more than ten roundings squared. Of `exponentials`, whose series ends; measured:
+# 2^-88.
 DOUBLED, DOUBLED_EXP = 2.0**-100, 2.0**-86
 
 # log 2 / 128 in three parts: multiples of the first two are exact.
