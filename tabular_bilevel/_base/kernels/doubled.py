@@ -37,8 +37,8 @@ ROUNDOFF, SPLITTER = 2.0**-53, 2.0**27 + 1.0
 UNDERFLOW = 2.0**-1000
 
 
-# Assumed relative error of exp, expm1 and log, in roundoffs: 4 units in the last place. It is lost in
-# the room that bounds have; measured: less than 1 unit.
+# Assumed relative error of exp, expm1 and log, in roundoffs: 4 units in the last place. Bounds have
+# room for it. Measured: less than 1 unit.
 EXP_ROUNDOFFS = 8.0
 
 
