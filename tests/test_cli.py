@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -157,14 +158,12 @@ def test_an_unknown_problem_is_refused(capsys):
     assert "four-rooms" in capsys.readouterr().err
 
 
-def test_the_module_runs_too():
-    done = subprocess.run(
-        [sys.executable, "-m", "tabular_bilevel", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == f"tabular-bilevel {tb.__version__}"
+def test_the_module_runs_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tabular_bilevel", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("tabular_bilevel", run_name="__main__")
+    assert not stop.value.code
+    assert capsys.readouterr().out.strip() == f"tabular-bilevel {tb.__version__}"
 
 
 def test_importing_compiles_nothing_and_stays_light():
@@ -347,12 +346,13 @@ def test_train_by_default_is_the_published_protocol(planned):
     assert adam.optimiser == tb.Adam(0.1)
 
 
-def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys):
+def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys, monkeypatch):
     def trained(folder, steps):
         settings = ["--seeds", "2", "--every", "10", "--workers", "1", "--out", str(folder)]
         return main([*TRAIN, *settings, "--steps", steps])
 
     longer, whole = tmp_path / "longer", tmp_path / "whole"
+    monkeypatch.setitem(sys.modules, "tabular_bilevel.plots", None)  # which takes long
     assert trained(longer, "40") == trained(longer, "60") == trained(whole, "60") == 0
     assert (longer / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
     assert json.loads((longer / "summary.json").read_text())["steps"] == 60
@@ -450,6 +450,7 @@ def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
     assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
 def test_an_interrupt_while_workers_start_is_one_line(tmp_path):
     command = [sys.executable, "-m", "tabular_bilevel", *TRAIN, "--steps", "1000000"]
