@@ -623,7 +623,7 @@ def accepted(family, count):
     return kept, seen
 
 
-@sizes("count", [250], [5000])
+@sizes("count", [500], [5000])
 def test_mutants_that_are_accepted_are_true(family, count):
     kept, seen = accepted(family, count)
     truths = Truths()

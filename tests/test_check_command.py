@@ -318,7 +318,10 @@ def test_gradient_and_train_take_somebodys_problem_too(workers, capsys, folder):
         (["json.py:exact"], "json.py is called as another module that is in use: rename it"),
         (["mine:Sized"], "mine:Sized is a class that cannot be made without arguments"),
         (["mine:PROBLEM", "--problem", "garnet"], "which is a problem"),
-        (["mine:turned", "--problem", "garnet"], "has the parameters (theta, problem, rng), not (problem, theta, rng)"),
+        (
+            ["mine:turned", "--problem", "garnet"],
+            "has the parameters (theta, problem, rng), not (problem, theta, rng)",
+        ),
         (["mine:exact", "--problem", "mine:half"], "it looks like an estimator"),
         (["mine:exact", "--problem", "mine:make"], "or like a function that makes a problem"),
         (["mine:exact", "--problem", "mine:THETA"], "has no method model and no pullback"),

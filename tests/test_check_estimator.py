@@ -983,8 +983,8 @@ def in_a_closure(make):
         Plugged(np.random.default_rng(3)).__call__,
         functools.partial(Plugged(np.random.default_rng(3))),
         in_a_closure(np.random.default_rng),
-        in_a_closure(np.random.RandomState),
-        in_a_closure(random.Random),
+        pytest.param(in_a_closure(np.random.RandomState), marks=pytest.mark.slow),
+        pytest.param(in_a_closure(random.Random), marks=pytest.mark.slow),
         from_the_module,
         spawning,
         lambda problem, theta, rng: EXACT * (50.0 if rng.random() < 0.02 else 0.0),
@@ -1047,7 +1047,7 @@ def test_a_deterministic_float32_is_right_to_its_rounding():
     assert report.verdict is tb.Verdict.BIASED
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e300])
+@sizes("scale", [1e-300], [1e300])
 def test_deterministic_functions_of_any_scale_are_judged(scale):
     settings = {"target": scale * EXACT}
     right = checked(lambda problem, theta, rng: scale * EXACT, **settings)
@@ -1255,7 +1255,7 @@ def test_rows_are_judged_as_calls_are():
     assert rows.pullback_checked
 
 
-@pytest.mark.parametrize("factor", [-1.0, 1.2])
+@sizes("factor", [-1.0], [1.2])
 def test_rows_that_are_off_are_biased_and_diagnosed(factor):
     report = rows_checked(factor * ROWS)
     assert report.verdict is tb.Verdict.BIASED

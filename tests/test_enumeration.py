@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
-from sizes import sizes
+from sizes import pairs, sizes
 from small import somewhere
 
 import tabular_bilevel as tb
@@ -241,22 +241,19 @@ def test_bad_settings_of_a_count_are_refused():
 # ---------------------------------------------------------------- what is right passes
 
 
-@each_problem
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        tb.BoltzmannCovariance(),
-        pytest.param(
-            tb.BoltzmannCovariance(baseline=False, own_action=True), marks=pytest.mark.slow
-        ),
-        bchg,
-        pytest.param(tb.BatchEstimator(bchg), marks=pytest.mark.slow),
-        pytest.param(one_by_one, marks=pytest.mark.slow),
-    ],
-    ids=["package", "package, own action", "numpy", "BatchEstimator", "one by one"],
-)
-def test_the_expectation_of_bchg_is_the_exact_gradient(problem, estimator):
-    report = check(estimator, problem)
+RIGHT = {
+    "package": tb.BoltzmannCovariance(),
+    "package, own action": tb.BoltzmannCovariance(baseline=False, own_action=True),
+    "numpy": bchg,
+    "BatchEstimator": tb.BatchEstimator(bchg),
+    "one by one": one_by_one,
+}
+
+
+@sizes(("name", "estimator"), *pairs(list(PROBLEMS), list(RIGHT)))
+def test_the_expectation_of_bchg_is_the_exact_gradient(name, estimator):
+    problem = PROBLEMS[name]
+    report = check(RIGHT[estimator], problem)
     report.raise_if_failed()
     exact = tb.hypergradient(problem, somewhere(problem)).gradient
     np.testing.assert_allclose(
