@@ -33,7 +33,7 @@ def once_a_problem():
 
     For tests that check many estimators of one problem; with another object it is computed anew.
     """
-    from tabular_bilevel.checks import enumeration, estimator
+    from tabular_bilevel.checks import diagnosis, enumeration, estimator
 
     known = {}
 
@@ -46,7 +46,16 @@ def once_a_problem():
 
         return call
 
+    note = diagnosis.Candidates._note
+
+    def note_once(self, found, fault, core, other):
+        noted = self.__dict__.setdefault("noted", {})
+        if (fault, other) not in noted:
+            note(self, noted.setdefault((fault, other), {}), fault, core, other)
+        found.update(noted[fault, other])
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis.Candidates, "_note", note_once)
         for name in ("Candidates", "check_pullback", "hypergradient"):
             function = once(getattr(estimator, name))
             for module in (enumeration, estimator):

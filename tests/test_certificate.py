@@ -55,14 +55,15 @@ def small():
 # ---------------------------------------------------------------- honest certificates
 
 
-@pytest.mark.parametrize(("problem", "theta"), ORDINARY.values(), ids=ORDINARY)
-def test_certificates_pass_the_independent_checker(problem, theta):
+@sizes("name", [name for name in ORDINARY if name != "four rooms"], ["four rooms"])
+def test_certificates_pass_the_independent_checker(name):
+    problem, theta = ORDINARY[name]
     document = tb.enclose(problem, theta).certificate()
     assert check_certificate(document) <= 512
     assert json.loads(json.dumps(document)) == document
 
 
-@sizes("count", [30], [200])
+@sizes("count", [10], [200])
 def test_certificates_of_corner_cases_pass(count):
     seen = Counter()
     for seed in range(count):
@@ -645,7 +646,7 @@ def test_a_slack_of_the_largest_claim_lets_lies_through(family, monkeypatch):
         compare(found, claims, fixed)
 
     monkeypatch.setattr(checker, "_compare", slack)
-    kept, _ = accepted(family, 500)
+    kept, _ = accepted(family, 250)
     truths = Truths()
     assert not all(truths.hold(document) for document in kept)
 

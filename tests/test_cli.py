@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tabular_bilevel.mistakes.register import FAULTS
 @sizes("problems", [{"random MDP"}], [{"four rooms", "discrete toy", "random MDP", "random game"}])
 def test_verify_passes_and_writes_what_it_printed(problems, tmp_path, monkeypatch, capsys):
     cases = [case for case in verify.verify_cases() if case.name in problems]
+    if len(cases) == 1:  # quick
+        cases = [dataclasses.replace(cases[0], n_trajectories=50)]
     monkeypatch.setattr(verify, "verify_cases", lambda: cases)
     report = tmp_path / "report.json"
     assert main(["verify", "--json", str(report)]) == 0
@@ -157,14 +160,12 @@ def test_an_unknown_problem_is_refused(capsys):
     assert "four-rooms" in capsys.readouterr().err
 
 
-def test_the_module_runs_too():
-    done = subprocess.run(
-        [sys.executable, "-m", "tabular_bilevel", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == f"tabular-bilevel {tb.__version__}"
+def test_the_module_runs_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tabular_bilevel", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("tabular_bilevel", run_name="__main__")
+    assert not stop.value.code
+    assert capsys.readouterr().out.strip() == f"tabular-bilevel {tb.__version__}"
 
 
 def test_importing_compiles_nothing_and_stays_light():
@@ -217,13 +218,16 @@ def unread(arguments):
     return done.returncode, done.stderr
 
 
-def test_a_reader_who_leaves_is_no_error():
-    assert unread(["problems"]) == (0, "")
+def test_a_reader_who_leaves_is_no_error(tmp_path):
+    np.save(tmp_path / "theta.npy", np.zeros(2))
+    assert unread(["gradient", "bandit", "--theta", str(tmp_path / "theta.npy")]) == (0, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell is needed that closes what it hands on")
-def test_a_standard_output_that_is_closed_is_no_error():
-    words = f"'{sys.executable}' -m tabular_bilevel problems >&-"
+def test_a_standard_output_that_is_closed_is_no_error(tmp_path):
+    np.save(tmp_path / "theta.npy", np.zeros(2))
+    words = f"cd '{tmp_path}' && '{sys.executable}' -m tabular_bilevel gradient bandit"
+    words += " --theta theta.npy >&-"
     done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -248,6 +252,7 @@ def test_train_writes_curves_a_summary_and_a_plot(tmp_path, capsys):
     assert len(lines) == 1 + 2 * 41  # a look at J each iteration, of so few
 
 
+@pytest.mark.slow
 @sizes("workers", ["1"], ["2"])
 def test_a_reader_who_leaves_does_not_end_the_training(workers, tmp_path):
     out = tmp_path / "curves"
@@ -347,12 +352,13 @@ def test_train_by_default_is_the_published_protocol(planned):
     assert adam.optimiser == tb.Adam(0.1)
 
 
-def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys):
+def test_a_finished_training_is_prolonged_but_not_shortened(tmp_path, capsys, monkeypatch):
     def trained(folder, steps):
         settings = ["--seeds", "2", "--every", "10", "--workers", "1", "--out", str(folder)]
         return main([*TRAIN, *settings, "--steps", steps])
 
     longer, whole = tmp_path / "longer", tmp_path / "whole"
+    monkeypatch.setitem(sys.modules, "tabular_bilevel.plots", None)  # which takes long
     assert trained(longer, "40") == trained(longer, "60") == trained(whole, "60") == 0
     assert (longer / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
     assert json.loads((longer / "summary.json").read_text())["steps"] == 60
@@ -450,6 +456,7 @@ def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
     assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
 def test_an_interrupt_while_workers_start_is_one_line(tmp_path):
     command = [sys.executable, "-m", "tabular_bilevel", *TRAIN, "--steps", "1000000"]

@@ -30,10 +30,13 @@ tb.ValueIteration().solve(tb.problems.garnet().model(np.zeros(6)))
 theta = np.zeros(problem.n_parameters)
 model = problem.model(theta).replace(follower_discount=1.0 - 1e-9)
 """
-SAMPLE = f"""
+SAMPLED = f"""
 {ROOMS}
 response = tb.solve_follower(model)
 sample = tb.sample_trajectories(model, response.policy, count=100_000, horizon=50, rng=0)
+"""
+SAMPLE = f"""
+{SAMPLED}
 for critic in (tb.SarsaCritic(sweeps=1), tb.TemporalDifferenceCritic(sweeps=1)):
     critic.values(response, sample, rng=np.random.default_rng(0))
 """
@@ -48,7 +51,7 @@ LONG = {
     ),
     "gradients of a large model": (WIDE, "while True: tb.hypergradient(problem, theta)"),
     "sampling": (
-        SAMPLE,
+        SAMPLED,
         "while True: tb.sample_trajectories("
         "model, response.policy, count=1_000_000, horizon=100, rng=0)",
     ),
@@ -130,6 +133,7 @@ def test_a_compiled_loop_that_never_returns_is_not_interrupted(monkeypatch):
         interrupted(["-c", code], "under way")
 
 
+@pytest.mark.slow  # in one process in test_cli.py
 def test_an_interrupted_verify_says_so_in_one_line_and_leaves_no_file(tmp_path):
     command = ["-m", "tabular_bilevel", "verify", "--json", str(tmp_path / "report.json")]
     status, _, error = interrupted(command, "gradient: distance")  # then numpy alone

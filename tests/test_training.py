@@ -177,7 +177,6 @@ class Announced:
         return self.method(problem, theta, rng=rng, memory=memory)
 
 
-@pytest.mark.slow  # a parent that is killed leaves them the same way
 def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_with(tmp_path):
     endless = a_run(n_iterations=10**9, path=tmp_path / "curve.npz", label="endless")
     under_way = tmp_path / "under-way"
@@ -222,6 +221,7 @@ def alive(process):
         return False
 
 
+@pytest.mark.slow  # nobody waits for them in the one above
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
 @sizes("number", [signal.SIGKILL], [signal.SIGTERM])
 def test_workers_end_when_their_parent_is_killed(number, tmp_path):
