@@ -16,7 +16,7 @@ from references.strangers import (
     returned_by_pullback,
     returned_by_pushforward,
 )
-from sizes import sizes
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel import derivatives as differentiating
@@ -237,8 +237,10 @@ def mixing(**scalars):
     )
 
 
-@pytest.mark.parametrize("banded", [False, True], ids=["by a solver", "within a band"])
-@pytest.mark.parametrize("spoil", [perturbed_response, wrong_occupancy, swapped_discounts])
+@sizes(
+    ("spoil", "banded"),
+    *pairs([perturbed_response, wrong_occupancy, swapped_discounts], [False, True]),
+)
 def test_bounds_of_a_wrong_result_cover_its_error(spoil, banded, monkeypatch):
     monkeypatch.setattr(bounding, "is_banded", lambda _: banded)
     problem = mixing()
@@ -727,7 +729,7 @@ def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(options, monkeypatch, 
     systems, given = [], bounding.factored_system
     monkeypatch.setattr(bounding, "is_banded", bounding.is_banded)  # and back, in the end
     monkeypatch.setattr(bounding, "factored_system", lambda *at: systems.append(at) or given(*at))
-    assert bounds_fuzz.main(["--count", "5", *options]) == 0
+    assert bounds_fuzz.main(["--count", "3", *options]) == 0
     assert bool(systems) == bool(options)
     assert "broken bounds: 0 problems" in capsys.readouterr().out
 
@@ -736,7 +738,7 @@ def test_the_fuzz_runs_and_sees_a_bound_that_is_too_small(options, monkeypatch, 
         return dataclasses.replace(bounds, value=bounds.value * 0.0)
 
     monkeypatch.setattr(bounding, "error_bounds", without)
-    assert bounds_fuzz.main(["--count", "5"]) == 1
+    assert bounds_fuzz.main(["--count", "1"]) == 1
     assert "value is off by" in capsys.readouterr().out
 
 

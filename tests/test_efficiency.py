@@ -37,7 +37,7 @@ def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, monkeypatch, c
 
 def test_it_says_at_once_how_far_it_is(monkeypatch, capsys):
     words = ["efficiency", "two-state", "--budget", "1e2"]
-    assert main(words) == 0
+    assert main([*words, "--vary", "horizon=2"]) == 0
     assert capsys.readouterr().err == ""  # nobody is there to see it
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(words) == 0
