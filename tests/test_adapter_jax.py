@@ -106,7 +106,7 @@ def test_forward_mode_and_the_chain_rule(name):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", ["features", "whole"])
+@sizes("name", ["features"], ["whole"])
 def test_a_finite_horizon_of_the_objective(name):
     value, gradient = both(PROBLEMS.get(name, GARNET), horizon=3)(jnp.array(THETA))
     exact = tb.hypergradient(GARNET, THETA, horizon=3)

@@ -87,7 +87,7 @@ def by_hand(problem, theta, method, calls):
     return flows[0].ravel() @ leader + weight * (flows[0] - flows[1]).ravel() @ follower
 
 
-@BOTH
+@sizes("problem", [PATCHY], [GARNET])
 def test_the_steps_are_those_of_the_docstring(problem):
     method = tb.RegularisedActorCritic(3.0, 0.3, 2.0, 0.6, 0.4, 0.4)
     memory = after(method, problem, THETA, 6)

@@ -107,10 +107,14 @@ def threads():
     return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
-def test_a_worker_computes_with_one_thread_unless_joblib_is_told_otherwise():
+def test_a_worker_computes_with_one_thread():
     found = dict(tb.sweep([("a", threads), ("b", threads)], workers=2))
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     assert found == {"a": one, "b": one}
+
+
+@pytest.mark.slow
+def test_a_worker_computes_with_the_threads_that_joblib_is_told():
     with joblib.parallel_config("loky", inner_max_num_threads=3):
         found = dict(tb.sweep([("a", threads), ("b", threads)], workers=2))
     assert found["a"]["OMP_NUM_THREADS"] == "3"
