@@ -210,6 +210,10 @@ def test_a_check_that_shows_too_little_says_what_it_takes():
 
     plain = tb.check_estimator(own, PROBLEM, THETA, rng=0, n_replicates=100)
     assert not any("trajectories" in each for each in plain.notes)  # moments are not known
+
+
+@pytest.mark.slow
+def test_a_check_that_shows_enough_says_nothing():
     enough = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1000)))
     assert not tb.check_estimator(enough, PROBLEM, THETA, rng=0, n_replicates=100).notes
 
