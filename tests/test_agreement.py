@@ -12,7 +12,7 @@ from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 
-COUNT, QUICK_COUNT = 240, 18
+COUNT, QUICK_COUNT = 240, 9
 DISCOUNTS = (0.0, 0.5, 0.9, 0.95, 0.99)
 
 # What is promised of routes that differ by rounding alone: the median problem, and the worst.
@@ -99,6 +99,7 @@ def test_plain_float64_agrees_with_what_is_refined_and_bounded(number):
         assert np.abs(one - other).max() <= WORST * np.abs(refined.gradient).max()
 
 
+@pytest.mark.slow
 def test_the_cases_cover_what_they_should():
     cases = [random_case(number) for number in range(COUNT)]
     models = [problem.model(theta) for problem, theta in cases]
@@ -114,7 +115,7 @@ def test_the_cases_cover_what_they_should():
     assert max(temperatures) > 5.0
 
 
-@pytest.mark.parametrize("number", range(6))
+@sizes("number", [0, 1], range(2, 6))
 def test_finite_horizons_agree_too(number):
     """They take other code in each of the routes."""
     problem, theta = random_case(number)

@@ -102,7 +102,11 @@ def test_each_peer_differentiates_four_rooms(name, peers_here, monkeypatch, caps
     assert float(theirs["off"]) < ERRORS.get(name, ROUNDING)
 
 
-@pytest.mark.parametrize("name", solvers.SOFT)
+@sizes(
+    "name",
+    [name for name in solvers.SOFT if "jax" not in name],
+    [n for n in solvers.SOFT if "jax" in n],
+)
 def test_each_soft_peer_has_our_value(name, peers_here, capsys):
     if "jax" in name:
         pytest.importorskip("jax")
@@ -158,6 +162,7 @@ def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
     assert all(row["sup error"] < peers.SUP_ERROR for row in written["rows"])
 
 
+@pytest.mark.slow
 def test_growth_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):
     growing = {"parameters": (1, 10), "actions": (2, 4), "cells of a square": (9, 16)}
     monkeypatch.setattr(growth, "GROWING", growing)
@@ -219,6 +224,7 @@ def test_training_is_measured_beside_what_it_is_made_of(n_lines, tmp_path, monke
     assert all(row["ratio"] > 0.0 for row in rows if row["beside"])
 
 
+@pytest.mark.slow
 def test_linear_quadratic_models_are_measured_against_jax(peers_here, monkeypatch, capsys):
     pytest.importorskip("jax")
     monkeypatch.setattr(runner, "Peer", StandIn)

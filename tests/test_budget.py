@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.moments.budget import _tail, comparable
@@ -12,7 +13,11 @@ from tabular_bilevel.moments.budget import _tail, comparable
 PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)
 EXACT = tb.hypergradient(PROBLEM, THETA).gradient
 METHODS = {"BC-HG": tb.BoltzmannCovariance(), "naive": tb.NaivePolicyGradient()}
-CURVE = tb.error_curve(PROBLEM, THETA, METHODS, [1.0, 100.0, 1e4, 1e6])
+
+
+@pytest.fixture(scope="module")
+def curve():
+    return tb.error_curve(PROBLEM, THETA, METHODS, [1.0, 100.0, 1e4, 1e6])
 
 
 def sampled(n, steps, n_replicates=300):
@@ -37,21 +42,21 @@ def test_an_error_is_that_of_samples():
     assert np.mean(cosines) == pytest.approx(curve.cosine[0, 0], abs=0.01)
 
 
-def test_a_budget_takes_the_best_cut_that_it_is_enough_for():
-    for name, errors in zip(CURVE.methods, CURVE.error, strict=True):
-        cuts = CURVE.moments[name]
-        for budget, error in zip(CURVE.budgets, errors, strict=True):
+def test_a_budget_takes_the_best_cut_that_it_is_enough_for(curve):
+    for name, errors in zip(curve.methods, curve.error, strict=True):
+        cuts = curve.moments[name]
+        for budget, error in zip(curve.budgets, errors, strict=True):
             squares = [
                 cut.bias @ cut.bias + cut.total_variance * cut.n_steps / budget
                 for cut in cuts
                 if cut.n_steps <= budget * (1.0 + 1e-12)
             ]
             assert error == pytest.approx(math.sqrt(min(squares)) / np.linalg.norm(EXACT))
-            assert CURVE.error_at(name, budget) == error
-    assert (np.diff(CURVE.error) <= 0.0).all()
-    assert CURVE.error[0, -1] < 0.05 < 0.9 < CURVE.error[1, -1]
-    assert (CURVE.horizon[:, 0] == 1.0).all()
-    assert CURVE.horizon[0, -1] >= 50.0
+            assert curve.error_at(name, budget) == error
+    assert (np.diff(curve.error) <= 0.0).all()
+    assert curve.error[0, -1] < 0.05 < 0.9 < curve.error[1, -1]
+    assert (curve.horizon[:, 0] == 1.0).all()
+    assert curve.horizon[0, -1] >= 50.0
     long = tb.error_curve(PROBLEM, THETA, METHODS, [1.0], horizons=[math.inf])
     assert np.isinf(long.error).all()
     assert "too few" in str(long)
@@ -70,7 +75,7 @@ def test_methods_cross_where_their_errors_are_the_same():
 
 def test_methods_that_are_compared_by_default_are_those_of_the_problem():
     forms = ["BC-HG", "BC-HG, own action", "BC-HG, no baseline", "naive"]
-    assert list(comparable(PROBLEM, THETA)) == [*forms, "zero-order"]
+    assert list(comparable(tb.problems.two_state(), [0.2, -0.3])) == [*forms, "zero-order"]
     game = tb.problems.random_game(n_states=3)
     assert list(comparable(game, np.zeros(game.n_parameters)))[4:] == ["Bi-AC", "zero-order"]
     bandit = tb.problems.bandit()  # rewards only: all forms of BC-HG are one
@@ -97,14 +102,14 @@ def test_a_bad_cut_is_refused(horizons):
         tb.error_curve(PROBLEM, THETA, METHODS, [1e3], horizons=horizons)
 
 
-def test_an_error_of_nothing_is_refused():
+def test_an_error_of_nothing_is_refused(curve):
     for name, budget, message in (
         ("HPGD", 1e3, "^method is 'HPGD', not one of BC-HG, naive$"),
         ("naive", -1.0, "^budget is -1.0"),
         ("naive", "all", "^budget has dtype"),
     ):
         with pytest.raises(ValueError, match=message):
-            CURVE.error_at(name, budget)
+            curve.error_at(name, budget)
 
 
 def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
@@ -113,7 +118,7 @@ def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
         tb.error_curve(idle, [0.0, 0.0], METHODS, [1e3])
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.95])
+@sizes("confidence", [0.5], [0.95])
 def test_so_many_samples_are_as_near_as_often(confidence):
     method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1, 50)))
     n = tb.required_samples(PROBLEM, THETA, method, error=0.4, confidence=confidence)
@@ -205,11 +210,15 @@ def test_a_check_that_shows_too_little_says_what_it_takes():
 
     plain = tb.check_estimator(own, PROBLEM, THETA, rng=0, n_replicates=100)
     assert not any("trajectories" in each for each in plain.notes)  # moments are not known
+
+
+@pytest.mark.slow
+def test_a_check_that_shows_enough_says_nothing():
     enough = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(1000)))
     assert not tb.check_estimator(enough, PROBLEM, THETA, rng=0, n_replicates=100).notes
 
 
-def test_a_grid_has_a_curve_in_each_cell():
+def test_a_grid_has_a_curve_in_each_cell(curve):
     over = {"temperature": [0.2, 1.0], "horizon": [5, 50], "leader_discount": [0.5, 0.9]}
     found = tb.error_grid(tb.problems.two_state, over, METHODS, [1e3], theta=[0.2, -0.3])
     assert found.settings[1] == {"temperature": 0.2, "horizon": 5, "leader_discount": 0.9}
@@ -224,7 +233,7 @@ def test_a_grid_has_a_curve_in_each_cell():
         tb.problems.garnet, over, naive, [1e3], theta=lambda made: np.full(made.n_parameters, 0.1)
     )
     assert [curve.moments["naive"][0].mean.size for curve in of_sizes.curves] == [1, 30]
-    unlike = tb.ErrorGrid(({"n": 1}, {"n": 2}), (CURVE, of_sizes.curves[0]))
+    unlike = tb.ErrorGrid(({"n": 1}, {"n": 2}), (curve, of_sizes.curves[0]))
     assert unlike.methods == ("BC-HG", "naive")
     assert ["2", "1,000", "-"] in [line.split()[:3] for line in str(unlike).splitlines()]
 

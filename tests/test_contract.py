@@ -160,6 +160,7 @@ def test_settings_of_the_packages_methods_are_not_for_others(capsys):
         assert f"{option[2:]} is for --method, not for --estimator" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_find_an_estimator_of_the_working_directory(tmp_path, monkeypatch, capsys):
     (tmp_path / "of_my_own.py").write_text("def up(problem, theta, rng):\n    return theta + 1.0\n")
     monkeypatch.chdir(tmp_path)
@@ -417,6 +418,7 @@ def test_what_takes_a_memory_gives_one_back(returned):
         ascended(lambda view, rng, memory: returned)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), st.floats() | st.integers() | st.lists(st.floats()), max_size=3))
 def test_a_memory_that_is_taken_can_be_saved(tmp_path_factory, memory):
     try:
@@ -496,7 +498,7 @@ def after(estimator, n_calls):
 
 def test_a_warm_critic_is_checked_after_a_burn_in():
     right, wrong = map(with_a_sarsa_table, (MODEL.leader_discount, 0.0))
-    at = {"problem": REWARDS, "theta": THETA, "rng": 0, "n_replicates": 200}
+    at = {"problem": REWARDS, "theta": THETA, "rng": 0, "n_replicates": 100}
     at["visible_bias"] = 1.0  # a table is noisy
     cold = tb.check_estimator(right, **at, burn_in=1)
     assert cold.verdict is tb.Verdict.BIASED

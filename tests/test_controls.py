@@ -81,7 +81,10 @@ def test_the_right_ingredients_make_the_hypergradient(name):
     )
 
 
-@sizes(("name", "fault"), *pairs(PROBLEMS, FAULTS))
+QUICK, SLOW = pairs(PROBLEMS, FAULTS)
+
+
+@sizes(("name", "fault"), QUICK[::4], SLOW + [pair for k, pair in enumerate(QUICK) if k % 4])
 def test_the_expectation_over_all_trajectories_is_the_controls_target(name, fault):
     problem, horizon = PROBLEMS[name]
     theta, control = somewhere(problem), tb.controls()[fault]
@@ -123,9 +126,10 @@ def test_episodes_in_a_row_have_the_controls_target(name):
     assert np.abs(control.target(problem, theta) - exact).max() > 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize(
+@sizes(
     "fault",
-    ["simulator slips more than the planner", "influence one step late", "averaged follower"],
+    ["influence one step late"],
+    ["simulator slips more than the planner", "averaged follower"],
 )
 def test_estimates_drawn_by_a_control_have_its_target(fault):
     problem = tb.problems.random_game(

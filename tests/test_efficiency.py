@@ -36,16 +36,16 @@ def test_it_prints_the_errors_and_writes_and_draws_them(tmp_path, monkeypatch, c
 
 
 def test_it_says_at_once_how_far_it_is(monkeypatch, capsys):
-    words = ["efficiency", "two-state", "--budget", "1e2"]
-    assert main(words) == 0
+    words = ["efficiency", "bandit", "--budget", "1e2"]
+    assert main([*words, "--vary", "horizon=2"]) == 0
     assert capsys.readouterr().err == ""  # nobody is there to see it
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(words) == 0
     bar = capsys.readouterr().err
     assert "0 moments [00:00" in bar
-    assert "| 0/55 [00:00" in bar
+    assert "| 0/33 [00:00" in bar
     assert main([*words, "--vary", "horizon=2"]) == 0
-    assert "| 0/10 [00:00" in capsys.readouterr().err
+    assert "| 0/6 [00:00" in capsys.readouterr().err
 
 
 def test_settings_are_varied(tmp_path, capsys):

@@ -229,7 +229,10 @@ SAMPLED["zero-order, 3 steps"] = tb.ZeroOrder(
 # ---------------------------------------------------------------- every estimator, every problem
 
 
-@sizes(("name", "where"), *pairs(SAMPLED, PROBLEMS))
+QUICK, SLOW = pairs(SAMPLED, PROBLEMS)
+
+
+@sizes(("name", "where"), QUICK[::2], SLOW + QUICK[1::2])
 def test_the_mean_of_the_estimates_is_the_target(name, where):
     estimator, problem, theta = SAMPLED[name], PROBLEMS[where], theta_of(PROBLEMS[where])
     if is_refused(estimator, where):

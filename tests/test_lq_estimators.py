@@ -163,27 +163,34 @@ def test_a_sample_and_its_mean_return():
     assert np.std(sample.states[:, 1:] - moved) == pytest.approx(0.02, rel=0.01)
 
 
-def test_the_checker_tells_right_from_wrong():
-    check = partial(tb.check_estimator, problem=ROOM, theta=THETA, rng=0, n_replicates=100)
-    assert check(BCHG).passed
-    assert check(tb.HyperPolicyGradient(EPISODES)).passed
+CHECK = partial(tb.check_estimator, problem=ROOM, theta=THETA, rng=0, n_replicates=100)
 
-    naive = check(tb.NaivePolicyGradient(EPISODES))
+
+@sizes("method", [BCHG], [tb.HyperPolicyGradient(EPISODES)])
+def test_the_checker_passes_what_is_right(method):
+    assert CHECK(method).passed
+
+
+def test_the_checker_names_what_is_dropped():
+    naive = CHECK(tb.NaivePolicyGradient(EPISODES))
     assert naive.verdict is tb.Verdict.BIASED
     assert naive.diagnosis.best.name == "through-follower term dropped"
     assert abs(naive.localisation.factors["through_follower"].value) < 0.05
     assert naive.localisation.factors["direct"].value == pytest.approx(1.0, abs=0.1)
 
+
+@pytest.mark.slow
+def test_the_checker_names_a_flipped_sign():
     def flipped(problem, theta, rng):
         parts = BCHG(problem, theta, rng=rng).parts
         return parts.direct - parts.indirect
 
-    report = check(flipped)
+    report = CHECK(flipped)
     assert report.verdict is tb.Verdict.BIASED
     assert report.diagnosis.best.name == "through-follower term sign-flipped"
 
 
-@sizes("name", ["no 1/temperature"], ["influence one step late", "half"])
+@sizes("name", [], ["no 1/temperature", "influence one step late", "half"])
 def test_controls_are_named(name):
     class Hot(Room):
         def model(self, theta):
@@ -219,9 +226,9 @@ def test_a_wrong_pullback_is_broken():
 
 def test_zero_order():
     exact = tb.hypergradient(ROOM, THETA).gradient
-    method = tb.ZeroOrder(radius=1e-3, n_directions=1000)
+    method = tb.ZeroOrder(radius=1e-3, n_directions=200)
     off = method(ROOM, THETA, rng=0).gradient - exact
-    assert np.linalg.norm(off) < 0.2 * np.linalg.norm(exact)  # four standard errors
+    assert np.linalg.norm(off) < 0.45 * np.linalg.norm(exact)  # four standard errors
     assert method.target(ROOM, THETA) == pytest.approx(exact, rel=1e-4)
     # more steps than the leader counts change nothing
     alone, long = (

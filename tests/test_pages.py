@@ -6,11 +6,13 @@
 import ast
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 from book import pages
 from book.pages import blocks
+from sizes import sizes
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "validation" / "book"
@@ -40,7 +42,7 @@ def test_what_a_page_displays_runs_and_prints_what_it_says(page):
         pytest.skip(f"what needs {', '.join(sorted(lacking))} was not run")
 
 
-@pytest.mark.parametrize(
+@sizes(
     ("wrong", "complaint"),
     [
         ("```python\nprint(1)\n```\n\n```text\n2\n```\n", r"line 6.*\n.*\n.*\n.*\n-2\n\+1"),
@@ -48,10 +50,10 @@ def test_what_a_page_displays_runs_and_prints_what_it_says(page):
         ("```python\nprint(1)\n```\nThen\n```text\n1\n```\n", "nothing prints this"),
         ("```sh\nrm -r x\n```\n", "who would run this"),
         ("```sh\ntabular-bilevel problems # ends with 1\n```\n", "ends with 0"),
-        ("<!-- file: test_x.py -->\n```python\n1 / 0\n```\n```sh\npytest test_x.py\n```", "with 2"),
         ("```perl\n1\n```\n", "perl"),
         ("- a list\n\n  ```python\n  1 / 0\n  ```\n", "not seen"),
     ],
+    [("<!-- file: test_x.py -->\n```python\n1 / 0\n```\n```sh\npytest test_x.py\n```", "with 2")],
 )
 def test_a_page_that_is_wrong_is_found(wrong, complaint, tmp_path):
     with pytest.raises(AssertionError, match=complaint):
@@ -127,10 +129,15 @@ def test_a_figure_is_the_same_each_time(figure):
     assert len(before) < 40_000
 
 
-@pytest.mark.parametrize(
+@sizes(
     ("old", "new"),
     [
         ("4.0], label", "4.001], label"),
+        ("right.scatter", "# right.scatter"),
+        ("(heights.svg)", "(other.svg)"),
+        ("fig, (left, right) = plt.subplots(1, 2)", "left = right = plt.Figure().add_subplot()"),
+    ],
+    [
         ('"J"', '"K"'),
         ('label="J"', 'label="J", color="red"'),
         ('label="J"', 'label="J", linestyle="--"'),
@@ -146,10 +153,7 @@ def test_a_figure_is_the_same_each_time(figure):
         ("[3, 4]", "[3, 5]"),
         ("[1, 1], [0, 1])", "[1, 1], [0, 2])"),
         ("[0.5], [0.5]", "[0.5], [0.6]"),
-        ("right.scatter", "# right.scatter"),
         ("1, 2)\n", "1, 2, sharex=True)\n"),
-        ("(heights.svg)", "(other.svg)"),
-        ("fig, (left, right) = plt.subplots(1, 2)", "left = right = plt.Figure().add_subplot()"),
     ],
 )
 def test_a_figure_that_the_code_does_not_draw_is_found(figure, old, new):
@@ -246,6 +250,7 @@ def docstrings():
                 yield path.relative_to(ROOT), ast.get_docstring(node) or ""
 
 
+@cache
 def words_not_to_use():
     table = (BOOK / "glossary.md").read_text(encoding="utf-8").partition("| not | but |")[2]
     rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)

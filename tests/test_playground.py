@@ -207,6 +207,7 @@ def climbed(setting, part):
     return tb.objective(problem, theta)
 
 
+@pytest.mark.slow
 def test_the_experiments_say_what_is_so():
     hall = in_node("HALL")
     rows = in_node("EXPERIMENTS.map((e) => e.run())")
@@ -380,6 +381,11 @@ def test_a_click_places_a_coin(page):
     assert page.agrees()
     assert "coin of 0.0200" in page.cell(4, 3).get_attribute("aria-label")
     assert page.text("#live").startswith("J 0.0646, before 0.0210")
+
+
+@pytest.mark.slow
+def test_a_click_places_what_was_chosen(page):
+    page.cell(4, 3).click()
     page.find("#tools [value=fee]").click()
     page.cell(2, 4).click()
     page.find("#tools [value=wall]").click()
@@ -406,6 +412,7 @@ def test_a_wrong_sign_in_the_page_is_seen(chromium, tmp_path):
     assert not wrong.agrees()
 
 
+@pytest.mark.slow
 def test_steps_uphill_and_back(page):
     start = page.objective
     for _ in range(3):
@@ -426,12 +433,23 @@ def test_steps_uphill_and_back(page):
     assert len(page.setting["coins"]) == 27
 
 
-def test_all_of_it_by_keyboard(page):
+def test_a_step_by_keyboard(page):
     from selenium.webdriver.common.keys import Keys
 
     page.press(Keys.TAB)
     assert "start S" in page.driver.switch_to.active_element.get_attribute("aria-label")
-    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN, "+", "+", "-")
+    page.press(Keys.ARROW_DOWN, "+")
+    assert page.setting["coins"] == [[3, 0, 0.02]]
+    page.press("z", "u")
+    assert len(page.setting["coins"]) == 27
+    assert page.agrees()
+
+
+@pytest.mark.slow
+def test_all_of_it_by_keyboard(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.press(Keys.TAB, Keys.ARROW_DOWN, Keys.ARROW_DOWN, "+", "+", "-")
     assert page.setting["coins"] == [[4, 0, 0.02]]
     page.driver.switch_to.active_element.send_keys(Keys.SHIFT, Keys.ARROW_RIGHT)  # takes it along
     assert page.setting["coins"] == [[4, 1, 0.02]]
@@ -482,7 +500,8 @@ def in_page(page, expression):
     return page.driver.execute_script(f"return {expression}")
 
 
-@sizes("name", ["temperature"], ["follower_discount", "leader_discount", "price"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["temperature", "follower_discount", "leader_discount", "price"])
 def test_a_slider_moves_what_it_says(page, name):
     from selenium.webdriver.common.keys import Keys
 
@@ -497,6 +516,7 @@ def test_a_slider_moves_what_it_says(page, name):
     assert page.setting == before
 
 
+@pytest.mark.slow
 def test_the_cell_says_why(page):
     from selenium.webdriver.common.keys import Keys
 
@@ -515,6 +535,7 @@ def test_the_cell_says_why(page):
     assert page.agrees()
 
 
+@pytest.mark.slow
 def test_the_picture_has_the_colours_of_the_signs(page):
     page.drawn()
     pixels = page.driver.execute_script(
@@ -531,6 +552,7 @@ def test_the_picture_has_the_colours_of_the_signs(page):
     assert wall[0] == wall[1] < 100
 
 
+@pytest.mark.slow
 def test_a_walk_is_animated(page):
     from selenium.webdriver.common.keys import Keys
 
@@ -549,6 +571,7 @@ def test_a_walk_is_animated(page):
     assert page.text("#warning").startswith("The robot is stopped after")
 
 
+@pytest.mark.slow
 def test_a_walk_does_not_move_for_those_who_want_no_motion(page):
     wish = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
@@ -559,6 +582,7 @@ def test_a_walk_does_not_move_for_those_who_want_no_motion(page):
     assert page.text("#walk") == "Walk"
 
 
+@pytest.mark.slow
 def test_sampled_and_frozen_gradients(page):
     page.find("#gradients [value=sampled]").click()
     assert "This estimate: cosine" in page.text("#noise-words")
@@ -573,6 +597,7 @@ def test_sampled_and_frozen_gradients(page):
     assert page.agrees()
 
 
+@pytest.mark.slow
 def test_copied_python_gives_what_the_page_shows(page, capsys):
     page.cell(4, 3).click()
     page.find("#uphill").click()
@@ -583,9 +608,9 @@ def test_copied_python_gives_what_the_page_shows(page, capsys):
     capsys.readouterr()
 
 
-@sizes("every", [4], [1])
-def test_an_experiment_asks_first(every, page):
-    for experiment in page.driver.find_elements("css selector", "#experiments details")[::every]:
+@pytest.mark.slow
+def test_an_experiment_asks_first(page):
+    for experiment in page.driver.find_elements("css selector", "#experiments details"):
         experiment.find_element("css selector", "summary").click()
         show = experiment.find_element("css selector", "button")
         assert not show.is_enabled()
@@ -611,7 +636,8 @@ def test_a_link_carries_a_state(page):
     assert page.objective == pytest.approx(answer(in_page(page, "HALL"))["objective"], rel=CLOSE)
 
 
-@sizes("ready", [1], [0, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("ready", [0, 1, 2])
 def test_the_ready_maps(page, ready):
     name = in_page(page, f"Object.keys(READY)[{ready}]")
     page.find("#ready").send_keys(name)

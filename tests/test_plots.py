@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 from matplotlib.quiver import Quiver
 from matplotlib.text import Text
+from sizes import sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel import plots
@@ -89,11 +90,11 @@ def texts(figure):
 # ---------------------------------------------------------------- all of them
 
 
-@each_picture
-def test_a_picture_of_its_own_is_a_column_wide_and_legible_and_pyplot_does_not_know_it(draw):
+@sizes("name", [*PICTURES][::3], [name for k, name in enumerate(PICTURES) if k % 3])
+def test_a_picture_of_its_own_is_a_column_wide_and_legible_and_pyplot_does_not_know_it(name):
     with mpl.rc_context({"font.size": 4.0, "axes.titlesize": 3.0, "legend.fontsize": 3.0}):
         before = dict(mpl.rcParams)
-        ax = draw()
+        ax = PICTURES[name]()
         assert dict(mpl.rcParams) == before
         written = texts(ax.figure)
     assert pyplot.get_fignums() == []

@@ -8,6 +8,7 @@ import enum
 import math
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -524,6 +525,7 @@ def test_the_gradient_of_concatenated_features_is_concatenated(drawn, horizon):
     assert gradient_close(np.concatenate(pieces), whole.gradient, whole)
 
 
+@pytest.mark.slow
 @given(with_theta(PROBLEMS), HORIZONS)
 def test_a_parameter_twice_has_the_same_derivative_twice(drawn, horizon):
     problem, theta = drawn
@@ -561,6 +563,7 @@ def test_independent_routes_give_the_same_gradient(drawn, horizon):
     assert gradient_close(complex_step, result.gradient, result)
 
 
+@pytest.mark.slow
 @given(BOTH, HORIZONS)
 def test_check_gradient_passes_every_problem_and_game(drawn, horizon):
     problem, theta = drawn

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sizes import sizes
+from sizes import pairs, sizes
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators import regularised_actor_critic as module
@@ -87,7 +87,7 @@ def by_hand(problem, theta, method, calls):
     return flows[0].ravel() @ leader + weight * (flows[0] - flows[1]).ravel() @ follower
 
 
-@BOTH
+@sizes("problem", [PATCHY], [GARNET])
 def test_the_steps_are_those_of_the_docstring(problem):
     method = tb.RegularisedActorCritic(3.0, 0.3, 2.0, 0.6, 0.4, 0.4)
     memory = after(method, problem, THETA, 6)
@@ -111,8 +111,10 @@ def test_without_a_sampler_an_estimate_is_its_mean(problem):
         memory = estimate.memory
 
 
-@pytest.mark.parametrize("sampler", [tb.Episodes(1000), tb.Episodes(1000, 4), tb.Survivors(1000)])
-@BOTH
+@sizes(
+    ("problem", "sampler"),
+    *pairs([GARNET, PATCHY], [tb.Episodes(1000, 4), tb.Survivors(1000), tb.Episodes(1000)]),
+)
 def test_the_mean_of_sampled_estimates_is_the_expected_one(problem, sampler):
     method = tb.RegularisedActorCritic(sampler=sampler)
     memory = after(method, problem, THETA, 1)
@@ -197,6 +199,7 @@ def test_a_bonus_of_the_wrong_sign_does_not_get_there(monkeypatch):
     assert gap() > 2.0 * right
 
 
+@pytest.mark.slow
 def test_policies_lag_behind_a_theta_that_jumps():
     method = tb.RegularisedActorCritic()
     memory = after(method, GARNET, THETA, 1000)

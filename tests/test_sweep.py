@@ -39,7 +39,7 @@ def sharing():
 # ---------------------------------------------------------------- results
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@sizes("workers", [1], [2])
 def test_a_result_depends_on_its_task_alone(workers, tmp_path):
     expected = np.random.default_rng(0).normal(size=3)
     for order in (sharing(), sharing()[::-1]):
@@ -95,6 +95,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_rounding_does_not_depend_on_threads(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(THREADS, encoding="utf-8")
@@ -106,10 +107,14 @@ def threads():
     return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
-def test_a_worker_computes_with_one_thread_unless_joblib_is_told_otherwise():
+def test_a_worker_computes_with_one_thread():
     found = dict(tb.sweep([("a", threads), ("b", threads)], workers=2))
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     assert found == {"a": one, "b": one}
+
+
+@pytest.mark.slow
+def test_a_worker_computes_with_the_threads_that_joblib_is_told():
     with joblib.parallel_config("loky", inner_max_num_threads=3):
         found = dict(tb.sweep([("a", threads), ("b", threads)], workers=2))
     assert found["a"]["OMP_NUM_THREADS"] == "3"
@@ -162,7 +167,7 @@ def peculiar():
     raise PeculiarError("it is", 7)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@sizes("workers", [1], [2])
 def test_a_task_that_fails_is_named_and_does_not_end_the_others(workers, tmp_path):
     tasks = [
         ("good", partial(abs, -1)),
@@ -385,6 +390,7 @@ def on_cluster(cluster):
         yield
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_has_the_same_bytes(on_cluster, tmp_path):
     tasks = [(f"task {k}", partial(noted, k, tmp_path / "log")) for k in range(6)]
     first = tb.sweep(tasks, folder=tmp_path / "dask")
@@ -407,6 +413,7 @@ def test_a_task_that_fails_on_dask_is_named(on_cluster):
     assert caught.value.__notes__ == ["in the task bad"]
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_worker_of_dask_is_not_waited_for(on_cluster):
     with pytest.raises(ChildProcessError, match=r"under way: dies \(Attempted to run"):
         list(tb.sweep([("dies", die)]))

@@ -72,6 +72,7 @@ def test_the_whole_zoo_has_the_same_numbers_with_two_threads():
     assert numbers(2, "whole") == numbers(1, "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor: one thread")
 def test_without_the_limit_they_differ(alone):
     assert numbers(2, "free") != alone

@@ -187,9 +187,9 @@ def error_curve(
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e3])
+    >>> curve = tb.error_curve(tb.problems.bandit(), [0.0, 0.3], budgets=[1e3])
     >>> curve.methods
-    ('BC-HG', 'BC-HG, own action', 'BC-HG, no baseline', 'naive', 'zero-order')
+    ('BC-HG', 'naive', 'SoBiRL', 'zero-order')
     """
     from tqdm.auto import tqdm
 

@@ -43,7 +43,7 @@ def error_curves(curve: ErrorCurve, *, ax: Axes | None = None) -> Axes:
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> curve = tb.error_curve(tb.problems.two_state(), [0.2, -0.3], budgets=[1e2, 1e4])
+    >>> curve = tb.error_curve(tb.problems.bandit(), [0.0, 0.3], budgets=[1e2, 1e4])
     >>> ax = tb.plots.error_curves(curve)
     >>> ax.get_xlabel(), len(ax.get_lines()) - 1 == len(curve.methods)
     ('steps in all', True)
@@ -92,11 +92,11 @@ def error_grid(grid: ErrorGrid) -> Axes:
     Examples
     --------
     >>> import tabular_bilevel as tb
-    >>> over = {"temperature": [0.2, 1.0], "leader_discount": [0.5, 0.8, 0.9]}
+    >>> over = {"temperature": [0.2, 1.0], "leader_discount": [0.8, 0.9]}
     >>> method = {"BC-HG": tb.BoltzmannCovariance()}
     >>> grid = tb.error_grid(tb.problems.two_state, over, method, budgets=[1e2, 1e4])
     >>> len(tb.plots.error_grid(grid).figure.axes)
-    6
+    4
     """
     first = next(iter(grid.settings[0]))
     n_rows = len({cell[first] for cell in grid.settings}) if len(grid.settings[0]) > 1 else 1
