@@ -19,7 +19,7 @@ for library in ("OMP", "OPENBLAS", "MKL"):
 
 
 # Few examples in quick runs, the same each time; many with --hypothesis-profile=thorough.
-settings.register_profile("quick", max_examples=15, deadline=None, derandomize=True)
+settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=250)
 settings.load_profile("quick")
 
