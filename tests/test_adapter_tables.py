@@ -28,7 +28,7 @@ def written(request):
     return getattr(both, f"in_{request.param}")()
 
 
-@pytest.mark.parametrize("form", ["whole", "entries"])
+@sizes("form", ["whole"], ["entries"])
 def test_a_problem_is_the_one_in_features(written, form):
     problem = getattr(written, form)
     mine, model = problem.model(THETA), GARNET.model(THETA)

@@ -90,7 +90,8 @@ def peers_here(monkeypatch):
         sys.modules["jax"].config.update("jax_enable_x64", False)
 
 
-@sizes("name", ["implicit_by_newton"], [*hypergradients.PEERS][1:])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", hypergradients.PEERS)
 def test_each_peer_differentiates_four_rooms(name, peers_here, monkeypatch, capsys):
     if "numba" not in name:
         pytest.importorskip("jax")

@@ -529,13 +529,13 @@ def test_each_problem_is_a_line_as_it_ends_above_a_bar(said, folder, monkeypatch
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    (folder / "slow.py").write_text(
+    (folder / "until_a_thousand.py").write_text(
         "def f(problem, theta, rng):\n    if theta.size == 1000: raise KeyboardInterrupt\n"
         "    raise ValueError('not defined')\n"
     )
     with open(theirs, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        status, printed, _ = said("slow.py:f")
+        status, printed, _ = said("until_a_thousand.py:f")
     bar = b""
     with contextlib.suppress(OSError):  # nobody is at the other end any more
         while more := os.read(ours, 2**16):

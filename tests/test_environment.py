@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sizes import sizes
 from stored import Stored, numbers
 
 import tabular_bilevel as tb
@@ -94,10 +93,8 @@ def proven(found):
 
 
 # Each in a process of its own, of which one compiles everything again.
-QUICK = [[*ENVIRONMENTS][4 if SIMPLE else 1]]
-
-
-@sizes("environment", QUICK, [name for name in ENVIRONMENTS if name not in QUICK])
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_bounds_overlap_and_proven_ones_are_the_same(environment, here, elsewhere):
     there = elsewhere(**ENVIRONMENTS[environment])
     for problem, ours in here.items():

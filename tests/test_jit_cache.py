@@ -141,13 +141,14 @@ def write_kernels(folder, module="tabular_bilevel._base.jit", decorator="kernel"
     (folder / f"{name}.py").write_text(text)
 
 
-@sizes("every", [60], [1, 29])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 29])
 def test_whatever_is_wrong_with_the_cache_the_results_are_the_same(every, tmp_path):
     write_kernels(tmp_path)
     done = run(tmp_path, DRIVER, str(every))
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) >= 7 + 80 // every
+    assert len(lines) > 7 + 80 // every
     for name, found, _ in lines:
         assert found == [6.0, 8.0, 6.0], name
     hits = {name: count for name, _, count in lines}

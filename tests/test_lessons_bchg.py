@@ -52,7 +52,7 @@ FINITE = {
 }
 
 
-@sizes("name", [*FINITE][2:3], [*FINITE][:2] + [*FINITE][3:])
+@sizes("name", [*FINITE][:1], [*FINITE][1:])
 def test_its_expectation_is_the_hypergradient(bchg, name):
     problem = FINITE[name]
     tb.check_by_enumeration(bchg, problem, somewhere(problem)).raise_if_failed()

@@ -36,6 +36,7 @@ def tables(theta):
     }
 
 
+@pytest.mark.slow
 def test_tables_may_be_written_in_jax():
     problem = JaxProblem(BUILDING.base, tables, 8)
     mine = tb.hypergradient(problem, THETA)

@@ -130,6 +130,7 @@ def test_models_shrink_to_the_plainest():
     assert (model.follower_discount, model.leader_discount, model.temperature) == (0.0, 0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_models_shrink_to_what_matters():
     model = find(
         strategies.models(), lambda model: (model.follower_reward >= 1.0).any(), settings=shrinking

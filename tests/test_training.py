@@ -155,6 +155,7 @@ def swept(runs, workers):
     return tb.sweep([(run.label, partial(train, run)) for run in runs], workers=workers)
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_curves_of_one():
     runs = [a_run(seed=seed, label=str(seed)) for seed in range(3)]
     alone, shared = (dict(swept(runs, workers)) for workers in (1, 2))

@@ -87,6 +87,7 @@ def test_a_claim_that_is_too_small_fails(monkeypatch):
     assert checker.main(["--part", "planted", *few]) == 1
 
 
+@pytest.mark.slow
 def test_a_test_that_takes_many_replicates_fails(monkeypatch):
     monkeypatch.setattr(mean_test, "EDGEWORTH", 100.0)
     assert checker.main(["--part", "replicates", "--checks", "40"]) == 1
