@@ -125,13 +125,16 @@ def turn(run: Callable[[], float]) -> float:
 
 
 def medians(
-    runs: Mapping[str, Callable[[], float]], repeats: int, patience: float = float("inf")
+    runs: Mapping[str, Callable[[], float]],
+    repeats: int,
+    patience: float = float("inf"),
+    enough: float = ENOUGH,
 ) -> dict[str, float]:
     """Let all take turns, and take medians of a call's seconds; who takes long has one turn."""
     for run in runs.values():
         spent = run()
         for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
-            if spent < ENOUGH:
+            if spent < enough:
                 spent += run()
     times = {name: [turn(run) if repeats > 1 else run()] for name, run in runs.items()}
     for _ in range(1, repeats):
