@@ -69,6 +69,8 @@ _FOREIGN = {
 
 def _require_kind(model: object, given: object, name: str) -> None:
     """Raise where a model of the one kind comes with what belongs to the other."""
+    if given is None:
+        return
     for kind, foreign in _FOREIGN.items():
         if isinstance(model, kind) and isinstance(given, foreign):
             raise ValueError(

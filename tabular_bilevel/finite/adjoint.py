@@ -104,7 +104,7 @@ def road(
         model.temperature,
         read_only_view(response.policy),
         place,
-        np.empty((model.n_states, 2 * width + 1)),
+        width,
         value,
         action_value,
         occupancy,

@@ -367,9 +367,6 @@ class CompiledPolicyIteration:
         # Compiled loops cannot be interrupted: return to Python after about 0.1 s.
         work = kernel.data.size + 10 * model.follower_reward.size + model.n_states * width**2
         chunk = max(1, 20_000_000 // work)
-        band, weights = np.empty((model.n_states, 2 * width + 1)), np.empty(kernel.data.size)
-        step, gap = np.empty(model.n_states), np.empty(model.n_states)
-
         done, near = 0, False
         while done < self.max_iterations and not near:
             iterations, residual, _, near = kernels.soft_policy_iteration(
@@ -384,10 +381,7 @@ class CompiledPolicyIteration:
                 SMALLEST_RESIDUAL,
                 min(chunk, self.max_iterations - done),
                 place,
-                band,
-                step,
-                gap,
-                weights,
+                width,
                 value,
                 action_value,
                 policy,

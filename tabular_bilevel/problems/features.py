@@ -324,9 +324,10 @@ class FeatureProblem:
     @cached_property
     def _rewards(self) -> sp.csr_array:
         """Features of both rewards, the follower's above the leader's; 0 where unavailable."""
-        kept = sp.diags_array(self.base.available.ravel().astype(np.float64))
-        rewards = sp.vstack((kept @ self.follower_reward, kept @ self.leader_reward))
-        return read_only_matrix(sp.csr_array(rewards))
+        rewards = sp.csr_array(sp.vstack((self.follower_reward, self.leader_reward)))
+        available = np.tile(self.base.available.ravel(), 2)
+        rewards.data *= np.repeat(available, np.diff(rewards.indptr))
+        return read_only_matrix(rewards)
 
     @cached_property
     def _base_rewards(self) -> FloatArray:

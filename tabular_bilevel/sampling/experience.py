@@ -375,7 +375,7 @@ def seen_of(known: Experience, before: Experience) -> Experience | None:
 
 def require_memory(memory: object, *, name: str = "memory") -> None:
     """Raise unless it can be what an earlier call left."""
-    if not isinstance(memory, (dict, Mapping)):  # the rule first
+    if not isinstance(memory, (dict, MappingProxyType, Mapping)):  # the rules first
         raise ValueError(f"{name} is {brief(repr(memory))}, not a mapping of names to arrays")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -138,7 +138,8 @@ class TraceRule:
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        arrivals = _Arrivals(self, _unseen(experience), sums)
+        known = {**experience.__dict__, "seen": None}  # without the sample, which is large
+        arrivals = _Arrivals(self, model, known, sums)
         direct = Sensitivities.of(
             model,
             leader_reward=sums.occupancy,
@@ -279,25 +280,22 @@ class _Sums:
             self.carried[:] += entries / discount
 
 
-def _unseen(experience: Experience) -> Experience:
-    """Leave out the sample, which is large, to keep the rest."""
-    law = unchecked(Law, model=experience.world, policy=experience.response.policy, horizon=0)
-    return unchecked(Experience, **experience.__dict__ | {"seen": law})
-
-
 @dataclass(eq=False)
 class _Arrivals:
     """Sums along trajectories, and the same with arrivals weighed by their worth, if asked for."""
 
     rule: TraceRule
-    experience: Experience
+    world: Model
+    known: dict[str, Any]  # of the experience
     sums: _Sums
 
     @cached_property
     @quiet
     def weighed(self) -> _Sums:
-        sums, model = self.sums, self.experience.world
-        kernel, worth = model.transition, self.rule.worth(self.experience)
+        sums, model = self.sums, self.world
+        law = unchecked(Law, model=model, policy=self.known["response"].policy, horizon=0)
+        worth = self.rule.worth(unchecked(Experience, **self.known | {"seen": law}))
+        kernel = model.transition
         kernels.weigh_arrivals(
             kernel.indptr,
             kernel.indices,

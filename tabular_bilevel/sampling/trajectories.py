@@ -720,7 +720,8 @@ def draw(
     pairs, entries = steps[0], steps[1]  # to iterate takes longer
     lengths = read_only(counts[0] if len(counts) == 1 else np.concatenate(counts))
     cut = n_steps is not None and left <= 0 and entries[-1] >= 0 and lengths[-1] < columns
-    return Trajectories.of_steps(
+    return unchecked(
+        Trajectories,
         pairs=pairs,
         entries=entries,
         lengths=lengths,

@@ -297,7 +297,7 @@ def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
             x[j] -= band[i, j - i + width] * x[i]
 
 
-@patient_kernel(lambda *arguments: 6 * arguments[11].size * arguments[11].shape[1])
+@patient_kernel(lambda *arguments: 6 * arguments[10].size * (2 * arguments[11] + 1) ** 2)
 def soft_policy_iteration(
     indptr: IntArray,
     indices: IntArray,
@@ -310,10 +310,7 @@ def soft_policy_iteration(
     rounding: float,
     max_iterations: int,
     place: IntArray,
-    band: FloatArray,
-    step: FloatArray,
-    gap: FloatArray,
-    weights: FloatArray,
+    width: int,
     value: FloatArray,
     action_value: FloatArray,
     policy: FloatArray,
@@ -321,12 +318,14 @@ def soft_policy_iteration(
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
     From there one step more leads to rounding: it is left out if the residual is at most `rounding`
-    times the scale, and does not count towards `max_iterations`. `place` and `band` are those of
-    `factor_band`.
+    times the scale, and does not count towards `max_iterations`. `place` is that of `factor_band`,
+    whose band has 2 `width` + 1 columns.
     Returns the number of steps, the residual of `value`, to which the other outputs belong, the
     scale, and whether the tolerance was reached.
     """
     n_states = value.size
+    band, weights = np.empty((n_states, 2 * width + 1)), np.empty(data.size)
+    step, gap = np.empty(n_states), np.empty(n_states)
     iterations = 0
     last = False
     while True:
@@ -361,7 +360,7 @@ def soft_policy_iteration(
         iterations += 1
 
 
-@patient_kernel(lambda *arguments: 2 * arguments[10].size * arguments[10].shape[1])
+@patient_kernel(lambda *arguments: 2 * arguments[9].size * (2 * arguments[10] + 1) ** 2)
 def leader_measures(
     indptr: IntArray,
     indices: IntArray,
@@ -373,7 +372,7 @@ def leader_measures(
     temperature: float,
     policy: FloatArray,
     place: IntArray,
-    band: FloatArray,
+    width: int,
     value: FloatArray,
     action_value: FloatArray,
     occupancy: FloatArray,
@@ -384,10 +383,10 @@ def leader_measures(
 
     `evaluate_leader`, `direct_sensitivities` and `indirect_sensitivities` in one pass: `pairs` is
     the direct part in the leader's reward, `influence` the indirect one in the follower's reward.
-    `place` and `band` are those of `factor_band`.
+    `place` is that of `factor_band`, whose band has 2 `width` + 1 columns.
     """
     n_states, n_actions = policy.shape
-    weights = np.empty(data.size)
+    band, weights = np.empty((n_states, 2 * width + 1)), np.empty(data.size)
     earned, arriving = np.empty(n_states), np.empty(n_states)
     for s in range(n_states):
         mean = 0.0
