@@ -18,6 +18,10 @@ for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
+# Processes that tests start would compile the package's source anew, each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 # Few examples in quick runs, the same each time; many with --hypothesis-profile=thorough.
 settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=250)

@@ -34,6 +34,7 @@ from tabular_bilevel._base.arrays import (
     IntArray,
     quiet,
     read_only,
+    read_only_view,
     unchecked,
 )
 from tabular_bilevel._base.later import later
@@ -253,7 +254,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         model.temperature,
         _row_terms(model),
         UNDERFLOW,
-        response.value,
+        read_only_view(response.value),
         np.zeros((10, n_states)),
         np.zeros((13, *shape)),
         states,
