@@ -384,6 +384,7 @@ def test_bounds_of_a_budget_hold():
     slope = reference.gradient(*derivatives(moved, result.model))
     gradient = budget_gradient(-0.2, theta, slope, BITS)
     assert broken(result, bounds, reference, gradient) == []
+    assert relative_radius(bounds, gradient) < 1e-9  # a wrong pullback is far from the centre's
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 700.0, 800.0])
