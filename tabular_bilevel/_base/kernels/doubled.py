@@ -140,7 +140,7 @@ def moved_probability(chance: float, spare: float, log_error: float) -> float:
     return min(off, 1.0)
 
 
-@patient_kernel(elements)
+@patient_kernel(lambda *arguments: 40 * arguments[2].size)
 def value_gaps(
     indptr: IntArray,
     indices: IntArray,
@@ -192,7 +192,7 @@ def value_gaps(
                 error[s, a] += n * UNDERFLOW
 
 
-@patient_kernel(elements)
+@patient_kernel(lambda *arguments: 40 * arguments[2].size)
 def flow_residual(
     indptr: IntArray,
     indices: IntArray,
