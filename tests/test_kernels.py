@@ -599,7 +599,6 @@ def slopes_call(model):
         "flow": model.available * rng.normal(size=shape),
         "flow_error": model.available * rng.random(shape),
         "value": rng.normal(size=model.n_states),
-        "value_error": 0.3,
         "spread": rng.random(model.n_states),
     }
     stored = model.transition.nnz
@@ -1337,7 +1336,7 @@ def test_the_chain_refines_what_it_is_given(model):
 def test_errors_of_slopes_are_the_twins(model):
     inputs, outputs = slopes_call(model)
     run(kernels.slope_errors, inputs, outputs)
-    names = ("discount", "flow", "flow_error", "value", "value_error", "spread")
+    names = ("discount", "flow", "flow_error", "value", "spread")
     slopes, errors, shift = twins.slope_errors(model, *(inputs[name] for name in names))
     for k, (row, following) in enumerate(
         zip(model.entry_row, model.transition.indices, strict=True)

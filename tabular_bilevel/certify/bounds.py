@@ -293,7 +293,6 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
                 flow,
                 flow_error,
                 ahead,
-                0.0,
                 off,
                 part,
                 total,

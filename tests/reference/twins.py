@@ -518,7 +518,7 @@ def shown_patience(indptr, indices, data, policy, aside, terms, steps):
     return {"numbers": z.max() / (z - ahead).min()}
 
 
-def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
+def slope_errors(model, discount, flow, flow_error, value, spread):
     """Compute discount flow(s,a) value(s') and two bounds of its error, as dictionaries.
 
     The first is that of {(s, a, s'): ...} but for what the row shares, the second that.
@@ -529,7 +529,7 @@ def slope_errors(model, discount, flow, flow_error, value, value_error, spread):
         mass = sum(p for _, p in ahead)
         mean = sum(p * value[following] for following, p in ahead) / mass if mass > 0.0 else 0.0
         most = abs(flow[pair]) + flow_error[pair]
-        shift[pair] = discount * (flow_error[pair] * abs(mean) + most * value_error)
+        shift[pair] = discount * flow_error[pair] * abs(mean)
         for following, _ in ahead:
             slopes[*pair, following] = discount * flow[pair] * value[following]
             errors[*pair, following] = discount * (

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             level: runner.timed(partial(tb.hypergradient, problem, theta, accuracy=level))
             for level in (tb.Estimated(), tb.Bounded())
         }
-        plain, bounded = runner.medians(runs, repeats, enough=60.0).values()
+        plain, bounded = runner.medians(runs, repeats, enough=runner.COLD).values()
         radius = result.accuracy.objective / abs(result.objective)
         slope = result.accuracy.gradient.max() / np.abs(result.gradient).max()
         print(

@@ -39,10 +39,6 @@ PEERS = {
 BOUNDED, PLAIN = "bounded (default)", "not bounded"
 
 
-# Seconds in which all loops of a bounded gradient are compiled, where none is on disk.
-COLD = 60.0
-
-
 def save(problem: tb.problems.Reparametrised, path: Path) -> None:
     """Write four rooms as tables."""
     features = problem.inner
@@ -101,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
                     peer.ask(prepare=str(folder / "tables.npz"))
                     path = str(folder / f"{name}.npy")
                     runs[name] = lambda peer=peer, path=path: peer.ask(answer=path)["seconds"]
-                seconds = runner.medians(runs, options.runs, options.patience, COLD)
+                seconds = runner.medians(runs, options.runs, options.patience, runner.COLD)
                 for name in runs:
                     if name in PEERS:
                         found[name] = np.load(folder / f"{name}.npy")

@@ -29,6 +29,9 @@ from threadpoolctl import threadpool_limits
 # Turns that do not count, and the seconds that they may take together.
 WARM, ENOUGH = 60, 5.0
 
+# Seconds in which all loops of a bounded gradient are compiled, where none is on disk.
+COLD = 60.0
+
 # Seconds of a turn, if a call takes less.
 TURN = 0.1
 

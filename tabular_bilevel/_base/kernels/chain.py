@@ -105,30 +105,40 @@ def operator_of(
     return place, band
 
 
+@kernel
+def placed(place: IntArray, b: FloatArray) -> FloatArray:
+    """Put the states' numbers at their places in the band."""
+    moved = np.empty(b.size)
+    for s in range(b.size):
+        moved[place[s]] = b[s]
+    return moved
+
+
+@kernel
+def of_states(place: IntArray, moved: FloatArray) -> FloatArray:
+    """Take the states' numbers from their places."""
+    x = np.empty(moved.size)
+    for s in range(moved.size):
+        x[s] = moved[place[s]]
+    return x
+
+
 @patient_kernel(lambda operator, b: 4 * operator[1].size)
 def solve(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the inverse."""
     place, band = operator
-    moved, x = np.empty(b.size), np.empty(b.size)
-    for s in range(b.size):
-        moved[place[s]] = b[s]
-    solve_factors(band, moved)
-    for s in range(b.size):
-        x[s] = moved[place[s]]
-    return x
+    x = placed(place, b)
+    solve_factors(band, x)
+    return of_states(place, x)
 
 
 @patient_kernel(lambda operator, b: 4 * operator[1].size)
 def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the transposed inverse."""
     place, band = operator
-    moved, x = np.empty(b.size), np.empty(b.size)
-    for s in range(b.size):
-        moved[place[s]] = b[s]
-    solve_band_transposed(band, moved)
-    for s in range(b.size):
-        x[s] = moved[place[s]]
-    return x
+    x = placed(place, b)
+    solve_band_transposed(band, x)
+    return of_states(place, x)
 
 
 @patient_kernel(elements)

@@ -467,7 +467,6 @@ def slope_errors(
     flow: FloatArray,
     flow_error: FloatArray,
     value: FloatArray,
-    value_error: float,
     spread: FloatArray,
     slopes: FloatArray,
     total: FloatArray,
@@ -476,8 +475,8 @@ def slope_errors(
 ) -> None:
     """Compute discount flow(s,a) value(s'), the slopes; add them up, and what they are off by.
 
-    The flow is off by `flow_error`, the value by `spread` and a number of at most `value_error`
-    that all states share. What all entries of a row share is added to `shift`.
+    The flow is off by `flow_error`, the value by `spread`. What all entries of a row share is added
+    to `shift`.
     """
     n_states, n_actions = flow.shape
     for s in range(n_states):
@@ -495,7 +494,7 @@ def slope_errors(
             if discount > 0.0 and (flow[s, a] != 0.0 or flow_error[s, a] > 0.0):
                 off += UNDERFLOW
                 at_most += UNDERFLOW
-            shift[s, a] += off * abs(mean) + at_most * value_error
+            shift[s, a] += off * abs(mean)
             for k in range(first, last):
                 j = np.uint64(indices[k])
                 ahead = value[j]
