@@ -30,6 +30,13 @@ def refusal(call, *arguments, **settings):
     return str(caught.value)
 
 
+def each_refused(*cases):
+    """Make each call, which is refused in words that match."""
+    for call, words in cases:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
 def patchy(rng=6, *, n_states=5):
     """States that lack actions, and pairs that may end the episode."""
     return zoo.draw("patchy", rng, max_states=n_states).problem.base
