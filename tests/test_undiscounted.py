@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from small import each_refused, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds as bounding
@@ -13,22 +16,20 @@ from tabular_bilevel.check_certificate import RejectedError, check_certificate
 THETA = np.array([0.2, -0.4])
 
 
+undiscounted = partial(tables, leader_discount=1.0)
+
+
 def quits(*leaks, pay=(1.0, 0.3), **settings):
     """One state; action a ends play with probability leaks[a], and pays the leader pay[a]."""
     n_actions = len(leaks)
-    return tb.Model.from_tables(
-        **{
-            "transition": [[[1.0 - leak] for leak in leaks]],
-            "termination": [leaks],
-            "follower_reward": [[0.0] * n_actions],
-            "leader_reward": [pay[:n_actions]],
-            "initial": [1.0],
-            "follower_discount": 0.9,
-            "leader_discount": 1.0,
-            "temperature": 0.5,
-        }
-        | settings
-    )
+    usual = {
+        "transition": [[[1.0 - leak] for leak in leaks]],
+        "termination": [leaks],
+        "follower_reward": [[0.0] * n_actions],
+        "leader_reward": [pay[:n_actions]],
+        "initial": [1.0],
+    }
+    return undiscounted(**usual | settings)
 
 
 def paid(base):
@@ -46,19 +47,15 @@ def maze(*, seed=0, n_states=6, **settings):
     ends = rng.choice([0.0, 0.3, 1.0], p=[0.66, 0.17, 0.17], size=shape)
     ends[0, 0] = 0.5
     kernel = rng.dirichlet(np.ones(n_states), size=shape) * (1.0 - ends)[..., None]
-    base = tb.Model.from_tables(
-        **{
-            "transition": kernel,
-            "termination": ends,
-            "follower_reward": rng.normal(size=shape),
-            "leader_reward": rng.normal(size=shape),
-            "initial": rng.dirichlet(np.ones(n_states)),
-            "follower_discount": 0.9,
-            "leader_discount": 1.0,
-            "temperature": 0.4,
-        }
-        | settings
-    )
+    usual = {
+        "transition": kernel,
+        "termination": ends,
+        "follower_reward": rng.normal(size=shape),
+        "leader_reward": rng.normal(size=shape),
+        "initial": rng.dirichlet(np.ones(n_states)),
+        "temperature": 0.4,
+    }
+    base = undiscounted(**usual | settings)
     widths = {
         "follower_reward": 3 * n_states,
         "leader_reward": 3 * n_states,
@@ -120,14 +117,6 @@ def test_discounts_near_1_come_to_the_same():
 
 # ---------------------------------------------------------------- routes, bounds, enclosures
 
-PROBLEMS = {
-    "two ways to quit": paid(quits(0.3, 1e-3)),
-    "maze": maze(),
-    "sparse maze": maze(n_states=40, seed=4),
-    "layers": LAYERED,
-    "game": None,
-}
-
 
 def game():
     rng = np.random.default_rng(5)
@@ -144,7 +133,13 @@ def game():
     )
 
 
-PROBLEMS["game"] = game()
+PROBLEMS = {
+    "two ways to quit": paid(quits(0.3, 1e-3)),
+    "maze": maze(),
+    "sparse maze": maze(n_states=40, seed=4),
+    "layers": LAYERED,
+    "game": game(),
+}
 
 
 def theta_of(problem):
@@ -180,16 +175,12 @@ def test_large_models_are_solved_and_bounded():
     kernel = np.zeros((n, 2, n), dtype=np.float32)
     kernel[np.arange(n), 0, np.minimum(np.arange(n) + 1, n - 1)] = 0.5
     kernel[np.arange(n), 1, np.maximum(np.arange(n) - 1, 0)] = 0.5
-    import scipy.sparse as sp
-
-    base = tb.Model.from_tables(
+    base = undiscounted(
         transition=sp.csr_array(kernel.reshape(2 * n, n).astype(np.float64)),
         termination=np.full((n, 2), 0.5),
         follower_reward=np.random.default_rng(0).normal(size=(n, 2)),
         leader_reward=np.ones((n, 2)),
         initial=np.eye(n)[0],
-        follower_discount=0.9,
-        leader_discount=1.0,
         temperature=0.3,
     )
     problem = tb.FeatureProblem(base, leader_reward=np.ones((2 * n, 1)))
@@ -208,45 +199,24 @@ def test_a_state_that_never_ends_is_named():
     kernel[3, :, 4] = kernel[4, :, 3] = 1.0  # from here there is no way out
     ends = np.zeros((5, 2))
     ends[1, 1], kernel[1, 1] = 1.0, 0.0
-    tables = {
-        "transition": kernel, "termination": ends, "follower_reward": np.zeros((5, 2)),
-        "leader_reward": np.zeros((5, 2)), "initial": np.eye(5)[0], "follower_discount": 0.9,
-        "temperature": 1.0,
-    }  # fmt: skip
+    rewards = dict.fromkeys(("follower_reward", "leader_reward"), np.zeros((5, 2)))
+    make = partial(tables, transition=kernel, termination=ends, initial=np.eye(5)[0], **rewards)
     with pytest.raises(ValueError, match="leader_discount is 1, and from state 2 the episode nev"):
-        tb.Model.from_tables(**tables, leader_discount=1.0)
-    assert tb.Model.from_tables(**tables, leader_discount=1.0 - 2.0**-53).n_states == 5
+        make(leader_discount=1.0)
+    assert make(leader_discount=1.0 - 2.0**-53).n_states == 5
     ends[4, 0], kernel[4, 0] = 0.5, 0.5 * kernel[4, 0]
-    assert tb.Model.from_tables(**tables, leader_discount=1).leader_discount == 1.0
+    assert make(leader_discount=1).leader_discount == 1.0
 
 
-def test_an_end_at_an_unavailable_action_is_none():
-    with pytest.raises(ValueError, match="from state 0 the episode never ends"):
-        quits(0.0, 0.5, available=[[True, False]])
-
-
-def test_a_path_of_stored_zeros_is_none():
-    import scipy.sparse as sp
-
+def test_an_end_at_an_unavailable_action_or_on_a_path_of_stored_zeros_is_none():
+    ends, model = "from state 0 the episode never ends", quits(0.5, 0.25)
     kernel = sp.csr_array(([1.0, 0.0], [0, 1], [0, 2, 2]), shape=(2, 2))
-    with pytest.raises(ValueError, match="from state 0 the episode never ends"):
-        tb.Model.from_tables(
-            transition=kernel, termination=[[0.0], [1.0]], follower_reward=[[0.0], [0.0]],
-            leader_reward=[[1.0], [1.0]], initial=[1.0, 0.0], follower_discount=0.5,
-            leader_discount=1.0, temperature=1.0,
-        )  # fmt: skip
-
-
-def test_the_followers_discount_is_below_1():
-    with pytest.raises(ValueError, match=r"follower_discount is 1.0, not in \[0, 1\)"):
-        quits(0.5, follower_discount=1.0)
-
-
-def test_copies_keep_the_end_in_view():
-    model = quits(0.5, 0.25)
+    rewards = dict.fromkeys(("follower_reward", "leader_reward"), np.zeros((2, 1)))
+    stored = partial(undiscounted, transition=kernel, termination=[[0.0], [1.0]], **rewards)
     assert model.with_rewards(model.follower_reward, model.leader_reward).leader_discount == 1.0
-    with pytest.raises(ValueError, match="from state 0 the episode never ends"):
-        model.replace(termination=[[0.0, 0.0]], transition=[[[1.0], [1.0]]])
+    copied = partial(model.replace, termination=[[0.0, 0.0]], transition=[[[1.0], [1.0]]])
+    unavailable = partial(quits, 0.0, 0.5, available=[[True, False]])
+    each_refused((unavailable, ends), (stored, ends), (copied, ends))
 
 
 # A loop that gains 2^-52 a step: the sum of its steps has no end, yet the equations a solution.
@@ -310,9 +280,8 @@ def test_slow_ends_are_certified_and_bounded_or_said_to_be_unbounded(leak):
 
 def test_a_rare_end_is_enclosed_where_its_number_fits():
     pytest.importorskip("flint")
-    base = quits(
-        0.0, 0.5, follower_reward=[[40.0, 0.0]], follower_discount=0.0
-    )  # once in exp(80) steps
+    # once in exp(80) steps
+    base = quits(0.0, 0.5, follower_reward=[[40.0, 0.0]], follower_discount=0.0)
     problem = tb.FeatureProblem(base, leader_reward=np.eye(2)[:, :1])
     proof = tb.enclose(problem, [0.0])
     assert proof.objective.lower > 1e30
