@@ -1,11 +1,12 @@
 """What an estimator may see: views, batches, Jacobians, and numbers of other libraries."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import somewhere
+from small import somewhere, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.view import Jacobian, Precision, as_numpy
@@ -30,14 +31,12 @@ class Door:
         opens, pay = theta
         entries = [1.0 - opens, opens, 0.5, 0.5, 0.3, 0.7, 0.0, 1.0]
         rows, columns = np.repeat(np.arange(4), 2), np.tile([0, 1], 4)
-        return tb.Model.from_tables(
+        return tables(
             transition=sp.coo_array((entries, (rows, columns)), shape=(4, 2)),
             follower_reward=[[pay, 0.3], [0.1, -0.4]],
             leader_reward=[[-pay, 0.2], [1.0, 0.5]],
             initial=[1.0 - opens, opens],
             follower_discount=0.7,
-            leader_discount=0.8,
-            temperature=0.5,
         )
 
     def pullback(self, theta, sensitivities):
@@ -150,7 +149,8 @@ def test_a_batch_that_was_cut_by_chance_knows_its_survival():
 # ---------------------------------------------------------------- Jacobians
 
 
-def tables(problem, theta):
+def logarithms(problem, theta):
+    """Rewards, and logarithms of probabilities."""
     model = problem.model(theta)
     with np.errstate(divide="ignore"):
         logs = np.log(model.transition.data), np.log(model.initial)
@@ -177,7 +177,7 @@ def test_jacobians_forward_and_by_pullbacks_are_those_of_differences(problem):
     backward = Jacobian.of(Bare(problem), theta, problem.model(theta))
     step = 1e-5
     ups, downs = (
-        [tables(problem, theta + sign * step * unit) for unit in np.eye(theta.size)]
+        [logarithms(problem, theta + sign * step * unit) for unit in np.eye(theta.size)]
         for sign in (1, -1)
     )
     for k, (one, other, name) in enumerate(
@@ -239,13 +239,9 @@ def test_probabilities_of_zero_have_no_logarithm_and_no_sample_shows_their_deriv
 # ---------------------------------------------------------------- what was asked for
 
 PRIVATE = (
-    "follower_action_value",
-    "follower_policy",
-    "follower_value",
-    "leader_action_value",
-    "leader_advantage",
-    "leader_value",
-)
+    "follower_action_value", "follower_policy", "follower_value", "leader_action_value",
+    "leader_advantage", "leader_value",
+)  # fmt: skip
 
 
 def test_what_a_leader_knows_is_not_asked_for():
@@ -339,16 +335,9 @@ def test_arrays_of_jax_are_taken(dtype):
 def test_rows_of_other_libraries_are_averaged_and_their_dtype_is_noted(library, dtype):
     if library == "torch":
         torch = pytest.importorskip("torch")
-
-        def cast(rows):
-            return torch.tensor(rows, dtype=getattr(torch, dtype), requires_grad=True)
-
+        cast = partial(torch.tensor, dtype=getattr(torch, dtype), requires_grad=True)
     else:
-        jnp = pytest.importorskip("jax.numpy")
-
-        def cast(rows):
-            return jnp.array(rows, dtype=dtype)
-
+        cast = partial(pytest.importorskip("jax.numpy").array, dtype=dtype)
     problem, theta = PROBLEMS["garnet"], np.zeros(3)
 
     def estimator(view, batch):
