@@ -1,5 +1,7 @@
 """Small models that several test files need, many from the package's zoo, and where they look."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,10 @@ def each_refused(*cases):
     for call, words in cases:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def patchy(rng=6, *, n_states=5):
