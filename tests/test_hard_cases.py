@@ -588,18 +588,6 @@ ONE_STATE = {
 }
 
 
-def no_choice():
-    return moved(
-        build(
-            transition=[[[0.0, 1.0]], [[1.0, 0.0]]],
-            follower_reward=[[1.0], [2.0]],
-            leader_reward=[[1.0], [0.0]],
-            initial=[1.0, 0.0],
-            leader_discount=0.5,
-        )
-    )
-
-
 def nothing_to_influence(proof):
     assert_exactly(proof.policy, 1.0)
     assert_exactly(proof.influence, 0.0)
@@ -615,7 +603,14 @@ def stays_exact(proof):
 
 
 ONE_ACTION = {
-    "two states": V(no_choice, nothing_to_influence),
+    "two states": proven(
+        nothing_to_influence,
+        transition=[[[0.0, 1.0]], [[1.0, 0.0]]],
+        follower_reward=[[1.0], [2.0]],
+        leader_reward=[[1.0], [0.0]],
+        initial=[1.0, 0.0],
+        leader_discount=0.5,
+    ),
     "exact": V(
         lambda: moved(one_state(reward=(3.0,), leader=(2.0,), leader_discount=0.5)), stays_exact
     ),
@@ -625,18 +620,6 @@ ONE_ACTION = {
 }
 
 # ---------------------------------------------------------------- graphs
-
-
-def with_an_unreachable_state():
-    kernel = np.zeros((3, 2, 3))
-    kernel[:2, :, :2] = KERNEL
-    kernel[2] = [[0.25, 0.25, 0.5], [0.0, 0.0, 1.0]]
-    return build(
-        transition=kernel,
-        follower_reward=np.vstack((FOLLOWER, [[5.0, 6.0]])),
-        leader_reward=np.vstack((LEADER, [[3.0, 4.0]])),
-        initial=[0.5, 0.5, 0.0],
-    )
 
 
 def unreachable_changes_nothing(proof):
@@ -664,7 +647,16 @@ def absorbing(**changes):
 
 
 GRAPHS = {
-    "unreachable": V(lambda: moved(with_an_unreachable_state()), unreachable_changes_nothing),
+    "unreachable": proven(
+        unreachable_changes_nothing,
+        transition=[
+            *np.pad(KERNEL, ((0, 0), (0, 0), (0, 1))),
+            [[0.25, 0.25, 0.5], [0.0, 0.0, 1.0]],
+        ],
+        follower_reward=[*FOLLOWER, [5.0, 6.0]],
+        leader_reward=[*LEADER, [3.0, 4.0]],
+        initial=[0.5, 0.5, 0.0],
+    ),
     "several absorbing classes": V(lambda: moved(absorbing())),
     "several absorbing classes at 0.9999": V(
         lambda: moved(absorbing(follower_discount=0.9999, leader_discount=0.9999))
@@ -722,19 +714,19 @@ DETERMINISTIC |= {
 # ---------------------------------------------------------------- ties and relations
 
 
-def tied(beta):
-    return one_state(reward=(0.25, 0.25), leader=(0.0, 1.0), leader_discount=0.5, temperature=beta)
-
-
 def slope_of_a_tie(proof):
     """pi = 1/2 whatever the temperature, and dJ/dr = 1 / (4 beta (1 - gamma_L))."""
     assert proof.policy.contains(0.5)
     assert holds(proof.influence, 1 / (2 * arb(proof.model.temperature)), 1)
 
 
+TIED = {"reward": (0.25, 0.25), "leader": (0.0, 1.0), "leader_discount": 0.5}
 TIES = {
     f"temperature {beta:g}": V(
-        lambda beta=beta: moved(tied(beta)), slope_of_a_tie, bounded=beta > 1e-200, bits=1400
+        lambda beta=beta: moved(one_state(**TIED, temperature=beta)),
+        slope_of_a_tie,
+        bounded=beta > 1e-200,
+        bits=1400,
     )
     for beta in (1.0, 1e-3, 1e-9, 1e-15, 1e-300)
 }
@@ -751,20 +743,8 @@ def base():
     return enclosed(moved(build()))
 
 
-def hopeless_action():
-    """A third action so bad that it is as good as none."""
-    kernel = np.concatenate((KERNEL, KERNEL[:, :1]), axis=1)
-    return Moved(
-        build(
-            transition=kernel,
-            follower_reward=np.column_stack((FOLLOWER, [-1e8, -1e8])),
-            leader_reward=np.column_stack((LEADER, [1.0, 1.0])),
-        ),
-        [],
-    )
-
-
 def hopeless_is_removed(proof):
+    """A third action so bad is as good as none."""
     plain = base()
     for name in ("objective", "value", "leader_value", "occupancy"):
         assert getattr(proof, name).overlaps(getattr(plain, name)), name
@@ -774,16 +754,9 @@ def hopeless_is_removed(proof):
 SCALE = 2.0**20
 
 
-def scaled():
-    return moved(
-        build(follower_reward=FOLLOWER * SCALE, leader_reward=LEADER * SCALE, temperature=SCALE / 2)
-    )
-
-
 def scaling_scales_to_the_last_bit(proof):
     """V(c r, c beta) = c V, and so does J; what has no unit stays."""
-    one, other = moved(build()), scaled()
-    plain, large = (tb.hypergradient(p, p.theta) for p in (one, other))
+    plain, large = (tb.hypergradient(moved(m), np.zeros(4)) for m in (build(), proof.model))
     for small, big in (
         (plain.response.value, large.response.value),
         (plain.evaluation.value, large.evaluation.value),
@@ -798,8 +771,18 @@ def scaling_scales_to_the_last_bit(proof):
 
 
 METAMORPHIC = {
-    "an action of reward -1e8": V(hopeless_action, hopeless_is_removed),
-    "scaling by 2^20": V(scaled, scaling_scales_to_the_last_bit),
+    "an action of reward -1e8": proven(
+        hopeless_is_removed,
+        transition=np.concatenate((KERNEL, KERNEL[:, :1]), axis=1),
+        follower_reward=np.column_stack((FOLLOWER, [-1e8, -1e8])),
+        leader_reward=np.column_stack((LEADER, [1.0, 1.0])),
+    ),
+    "scaling by 2^20": proven(
+        scaling_scales_to_the_last_bit,
+        follower_reward=FOLLOWER * SCALE,
+        leader_reward=LEADER * SCALE,
+        temperature=SCALE / 2,
+    ),
 }  # many more, at random: tests/test_metamorphic.py
 
 
@@ -1030,8 +1013,7 @@ def same_bits(proof):
     plain = base()
     for name in ("objective", "gradient", "value", "influence"):
         np.testing.assert_array_equal(ends(getattr(proof, name)), ends(getattr(plain, name)))
-    one, other = moved(build()), moved(proof.model)
-    results = [tb.hypergradient(p, p.theta) for p in (one, other)]
+    results = [tb.hypergradient(moved(m), np.zeros(4)) for m in (build(), proof.model)]
     np.testing.assert_array_equal(*[r.gradient for r in results])
 
 
