@@ -39,6 +39,14 @@ def each_refused(*cases):
             call()
 
 
+def features(base, rng, width, *names):
+    """Draw features of some tables, or of all of them and the temperature."""
+    n_pairs = base.follower_reward.size
+    rows = {"follower_reward": n_pairs, "leader_reward": n_pairs, "transition": base.transition.nnz}
+    rows |= {"initial": base.n_states, "temperature": 1}
+    return {name: rng.normal(size=(rows[name], width)) for name in names or rows}
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 

@@ -11,17 +11,13 @@ import pytest
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given
-from laws import exact_law, smallest_chance
+from laws import FALSE_ALARM_RATE, exact_law, smallest_chance
 from sizes import sizes
 from small import MODELS, refusal, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 from tabular_bilevel.adapters.gymnasium import FollowerEnv, from_gymnasium, to_gymnasium
-
-# A correct environment fails a test of frequencies with at most this probability over all cells:
-# exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.
-FALSE_ALARM_RATE = 1e-6
 
 # Sums of a few products of numbers of the size of the rewards.
 ROUNDING = 1e-12

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sizes import sizes
-from small import tables
+from small import features, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.finite import linear
@@ -176,12 +176,8 @@ def test_a_small_right_side_is_solved_as_well_and_what_is_not_negative_stays_so(
 
 
 def featured(kind):
-    base, rng = MODELS[kind], np.random.default_rng(3)
-    return tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(base.follower_reward.size, 2)),
-        transition=rng.normal(size=(base.transition.nnz, 2)),
-    )
+    base, names = MODELS[kind], ("follower_reward", "transition")
+    return tb.FeatureProblem(base, **features(base, np.random.default_rng(3), 2, *names))
 
 
 @sizes(

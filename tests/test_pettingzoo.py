@@ -6,17 +6,13 @@ import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
-from laws import exact_law, smallest_chance
+from laws import FALSE_ALARM_RATE, exact_law, smallest_chance
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from small import refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 from tabular_bilevel.adapters.pettingzoo import to_pettingzoo
-
-# A correct environment fails a test of frequencies with at most this probability: exact binomial
-# tails and a union bound. The seeds are fixed, so it fails always or never.
-FALSE_ALARM_RATE = 1e-6
 
 
 def patchy_game(*, observes):

@@ -5,16 +5,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from laws import exact_law, smallest_chance
+from laws import FALSE_ALARM_RATE, exact_law, smallest_chance
 from small import MODELS, put, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling import trajectories
 from tabular_bilevel.sampling.trajectories import row_blocks
-
-# A correct sampler fails the test of frequencies with at most this probability over all its cells:
-# exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.
-FALSE_ALARM_RATE = 1e-6
 
 # Sums of a few products of numbers of the size of 1.
 ROUNDING = 1e-12

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import each_refused, tables
+from small import each_refused, features, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds as bounding
@@ -35,9 +35,9 @@ def quits(*leaks, pay=(1.0, 0.3), **settings):
 def paid(base):
     """Pay the follower for each of its actions, and move the temperature with the second."""
     n_pairs = base.follower_reward.size
-    features = np.zeros((n_pairs, 2))
-    features[0, 0] = features[-1, 1] = 1.0
-    return tb.FeatureProblem(base, follower_reward=features, temperature=[0.0, 0.7])
+    pays = np.zeros((n_pairs, 2))
+    pays[0, 0] = pays[-1, 1] = 1.0
+    return tb.FeatureProblem(base, follower_reward=pays, temperature=[0.0, 0.7])
 
 
 def maze(*, seed=0, n_states=6, **settings):
@@ -56,14 +56,7 @@ def maze(*, seed=0, n_states=6, **settings):
         "temperature": 0.4,
     }
     base = undiscounted(**usual | settings)
-    widths = {
-        "follower_reward": 3 * n_states,
-        "leader_reward": 3 * n_states,
-        "transition": base.transition.nnz,
-        "initial": n_states,
-        "temperature": 1,
-    }
-    return tb.FeatureProblem(base, **{n: rng.normal(size=(k, 2)) for n, k in widths.items()})
+    return tb.FeatureProblem(base, **features(base, rng, 2))
 
 
 LAYERED = tb.FeatureProblem(
@@ -247,9 +240,8 @@ RARELY = {"follower_reward": [[1000.0, 0.0]]}
 @pytest.mark.parametrize("banded", [True, False], ids=["within a band", "by a solver"])
 def test_float64_does_not_solve_what_it_cannot_see_the_end_of(base, call, banded, monkeypatch):
     monkeypatch.setattr(bounding, "is_banded", lambda _: banded)
-    features = np.zeros((base.follower_reward.size, 1))
-    features[0] = 1e-3
-    problem = tb.FeatureProblem(base, follower_reward=features)
+    pays = 1e-3 * np.eye(base.follower_reward.size)[:, :1]
+    problem = tb.FeatureProblem(base, follower_reward=pays)
     with pytest.raises(ValueError, match="state 0 the follower's policy ends the episode too rare"):
         call(problem)
 
