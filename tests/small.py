@@ -95,6 +95,17 @@ FORBIDDEN = tb.Model.from_tables(
 )
 
 
+# What a manifest of vectors says, and what of one of them.
+MANIFEST = {
+    "format": "tabular-bilevel test vectors", "schema_version": 1, "licence": "", "provenance": {},
+    "notes": {}, "vectors": [],
+}  # fmt: skip
+ENTRY = {
+    "file": "a.npz", "sha256": "", "family": "garnet", "name": "a", "flags": [], "n_states": 1,
+    "n_actions": 1, "n_parameters": 1,
+}  # fmt: skip
+
+
 class Counted:
     """A problem that counts its models."""
 
