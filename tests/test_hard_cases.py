@@ -468,8 +468,7 @@ REWARDS = {
 REWARDS |= {
     "1e8, cold": proven(follower_reward=FOLLOWER * 1e8, temperature=1e-6),
     "mixed": proven(
-        follower_reward=[[1e8, 1e8 + 1e-8], [-1e8, 1e-8]],
-        leader_reward=[[1e-8, -1e8], [1e8, 0.0]],
+        follower_reward=[[1e8, 1e8 + 1e-8], [-1e8, 1e-8]], leader_reward=[[1e-8, -1e8], [1e8, 0.0]]
     ),
 }
 REWARDS |= {
@@ -901,7 +900,7 @@ BAD_PROBABILITIES = {
     for form in (np.array, lambda kernel: sp.csr_array(kernel.reshape(4, 2)))
 }
 BAD_PROBABILITIES |= {
-    "start": refused("initial[0] is nan, not a probability", initial=[np.nan, 1.0]),
+    "start": refused("initial[0] is nan, not a probability", initial=[np.nan, 1.0])
 }
 
 # Many more: tests/test_model.py.

@@ -168,8 +168,7 @@ def test_a_bump_takes_no_reward_of_the_leaders_action():
 
 
 @pytest.mark.parametrize(
-    ("problem", "d"),
-    [(tb.problems.building_thermal_control(), 8), (tb.problems.bilevel_lqr(), 2)],
+    ("problem", "d"), [(tb.problems.building_thermal_control(), 8), (tb.problems.bilevel_lqr(), 2)]
 )
 def test_a_theta_of_another_length_is_refused(problem, d):
     short = np.zeros(d - 1)

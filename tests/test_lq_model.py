@@ -307,10 +307,7 @@ def test_answers_of_another_kind_or_size_are_refused():
     silent = partial(tb.solve_follower, ours, solver=Silent())
     each_refused(
         (lambda: tb.evaluate_leader(larger, our_answer), r"_matrix has shape \(2, 2\), not \(4, 4"),
-        (
-            lambda: tb.lq.state_laws(ours, None, 3),
-            r"response is of type NoneType, not the lq\.Resp",
-        ),
+        (lambda: tb.lq.state_laws(ours, None, 3), r"response is of type NoneType, not the lq\.Res"),
         (silent, r"^solver.solve\(...\) is of type NoneType, not the lq.Resp"),
     )
 

@@ -174,11 +174,7 @@ def test_arrays_are_read_only():
 
 @pytest.mark.parametrize("transition", [KERNEL.copy(), sp.csr_array(flat()), sp.coo_array(flat())])
 def test_a_model_shares_no_memory_with_its_arguments(transition):
-    given = tables(
-        transition=transition,
-        termination=NO_ENDS.copy(),
-        available=ALL.copy(),
-    )
+    given = tables(transition=transition, termination=NO_ENDS.copy(), available=ALL.copy())
     model = tb.Model.from_tables(**given)
     sources = [v for v in given.values() if isinstance(v, np.ndarray)]
     if sp.issparse(transition):
@@ -402,10 +398,7 @@ REFUSED = [
     ({"available": ALL & (np.arange(4) != 2)[:, None]}, "state 2 has no available action"),
     ({"follower_reward": put(FOLLOWER, 1, -np.inf)}, "state 1 has no available action"),
     (
-        {
-            "follower_reward": put(FOLLOWER, (1, 0), -np.inf),
-            "available": put(ALL, (1, 1), 0) > 0,
-        },
+        {"follower_reward": put(FOLLOWER, (1, 0), -np.inf), "available": put(ALL, (1, 1), 0) > 0},
         "state 1 has no available action",
     ),
     ({"follower_reward": np.zeros((4, 3))}, "transition has shape (4, 2, 4), not (4, 3, 4)"),

@@ -212,10 +212,7 @@ def told(critic):
         (tb.HyperPolicyGradient(), r"^method is HyperPolicyGradient, which averages over visits"),
         (lambda view, batch: np.zeros(6), r"^method is function, which averages over visits"),
         (tb.BoltzmannCovariance(average_tails=True), "^average_tails makes ratios of what"),
-        (
-            told(tb.MonteCarloCritic()),
-            r"^critic is MonteCarloCritic\(\), which learns from the sam",
-        ),
+        (told(tb.MonteCarloCritic()), r"^critic is MonteCarloCritic\(\), which learns from the sa"),
         (told(Learning()), r"^critic is Learning\(\), which learns from the sample"),
         (tb.ValueGapPenalty(sampler=tb.Episodes(3)), "^method is ValueGapPenalty, which averages"),
         (tb.SoBiRL(), "^SoBiRL is defined for parameters of rewards only"),

@@ -137,10 +137,7 @@ def test_coarse_outcomes_of_an_environment(dtype):
     third = dtype(1.0) / dtype(3.0)
     P = {s: {a: [(third, j, 0.0, False) for j in range(3)] for a in range(2)} for s in range(3)}
     model = gymnasium.from_gymnasium(
-        P,
-        leader_reward=np.zeros((3, 2)),
-        initial=np.full(3, third),
-        **SCALARS,
+        P, leader_reward=np.zeros((3, 2)), initial=np.full(3, third), **SCALARS
     )
     assert model.replace(temperature=2.0).row_mass.max() == 3.0 * float(third)
     env = gymnasium.to_gymnasium(tb.FeatureProblem(model, follower_reward=np.ones((6, 1))), [0.0])

@@ -260,10 +260,7 @@ def test_bad_input_is_named():
             "is defined for one discount, and follower_discount is 0.5, leader_discount 0.66",
         ),
         (lambda: usual.expected(two, none), "is defined for parameters of rewards only"),
-        (
-            lambda: usual(**at, rng=0, memory=logits),
-            r"previous has shape \(2, 4, 3\), not \(2, 5, 3",
-        ),
+        (lambda: usual(**at, rng=0, memory=logits), r"previous has shape \(2, 4, 3\), not \(2, 5"),
         (lambda: usual.expected(**at, memory=before), "memory's iteration is -1, below 0"),
         (lambda: tb.ZeroOrder()(**at, rng=0, memory=no_number), r"iteration has shape \(0,\)"),
         (

@@ -24,8 +24,7 @@ START = SMALL.transform.logits([0.3] * 4)
 
 
 @sizes(
-    ("mean", "size"),
-    *pairs([-100.0, -93.2, 0.0, 1.3, 99.9, 100.0], [(41, 18), (81, 34), (5, 5)]),
+    ("mean", "size"), *pairs([-100.0, -93.2, 0.0, 1.3, 99.9, 100.0], [(41, 18), (81, 34), (5, 5)])
 )
 def test_chances_are_averages_of_hats(mean, size):
     n_points, width = size

@@ -342,10 +342,7 @@ def test_a_method_is_given_the_trajectories_that_it_would_draw():
         learning.estimate(drawn)
     oracle = tb.HyperPolicyGradient(oracle=tb.Episodes(9))
     each_refused(
-        (
-            lambda: tb.SoBiRL().enumerable(problem, theta),
-            "is defined for parameters of rewards only",
-        ),
+        (lambda: tb.SoBiRL().enumerable(problem, theta), "is defined for parameters of rewards"),
         (lambda: oracle.enumerable(problem, theta), "a sample of its own, from Episodes"),
     )
 
