@@ -19,11 +19,7 @@ from tabular_bilevel.estimators.gathered import enumerable_of, gathered, sampler
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.experience import (
-    Experience,
-    Interaction,
-    require_interaction,
-)
+from tabular_bilevel.sampling.experience import Experience, Interaction, require_interaction
 from tabular_bilevel.sampling.traces import TraceRule
 
 

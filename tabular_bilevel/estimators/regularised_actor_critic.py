@@ -20,14 +20,7 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     require_method,
 )
-from tabular_bilevel._base.arrays import (
-    FloatArray,
-    grouped_sums,
-    quiet,
-    ratio,
-    read_only,
-    softmax,
-)
+from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only, softmax
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
@@ -35,12 +28,7 @@ from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import (
-    BilevelProblem,
-    modelled,
-    pulled_back,
-    require_reward_parameters,
-)
+from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back, require_reward_parameters
 from tabular_bilevel.sampling.experience import ITERATION, NOTHING, Memory, calls_before, law_of
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories

@@ -28,11 +28,7 @@ from tabular_bilevel.finite.adjoint import influence_measures
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem, require_tables
-from tabular_bilevel.sampling.experience import (
-    Experience,
-    Interaction,
-    require_interaction,
-)
+from tabular_bilevel.sampling.experience import Experience, Interaction, require_interaction
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 

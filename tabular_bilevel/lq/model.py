@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import (
-    as_discount,
-    as_positive,
-    finite_array,
-    positive_integer,
-)
+from tabular_bilevel._base.arguments import as_discount, as_positive, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.lq.arguments import as_change, as_not_negative, as_positive_definite, sizes
 from tabular_bilevel.lq.linear import is_stable
