@@ -166,25 +166,7 @@ class LinearQuadraticModel:
         return int(self.control.shape[1])
 
     def replace(self, **tables: Any) -> LinearQuadraticModel:
-        """Copy the model with some tables changed; all are checked again.
-
-        Parameters
-        ----------
-        **tables
-            Any of the attributes.
-
-        Returns
-        -------
-        LinearQuadraticModel
-            A new model.
-
-        Raises
-        ------
-        ValueError
-            As on construction.
-        TypeError
-            If a name is not that of an attribute.
-        """
+        """Copy the model with some tables changed, as of `Model`; all are checked again."""
         return dataclasses.replace(self, **tables)
 
     def __str__(self) -> str:

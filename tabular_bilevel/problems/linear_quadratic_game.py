@@ -97,18 +97,7 @@ class LinearQuadraticGame:
             object.__setattr__(self, name, table)
 
     def replace(self, **changes: Any) -> LinearQuadraticGame:
-        """Copy the game with some of its attributes changed.
-
-        Parameters
-        ----------
-        **changes
-            Any of the attributes, checked as on construction.
-
-        Returns
-        -------
-        LinearQuadraticGame
-            A new game.
-        """
+        """Copy the game with some attributes changed, as of `MarkovGame`; all are checked again."""
         return replace(self, **changes)
 
     @property
