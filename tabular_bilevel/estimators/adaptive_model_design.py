@@ -64,7 +64,6 @@ class AdaptiveModelDesign:
     sweeps: int = 20
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("sweeps", self.sweeps)
 
     @quiet

@@ -103,7 +103,6 @@ class BoltzmannCovariance:
     average_tails: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_interaction(self.interaction)
         if not isinstance(self.baseline, Baseline):
             as_flag("baseline", self.baseline)

@@ -181,7 +181,6 @@ class BatchEstimator:
     sampler: Sampler = Episodes(100)
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         _Function.taking("function", self.function, "(view, batch)", 2)
         require_method("sampler", self.sampler, "sample")
 
@@ -237,7 +236,6 @@ class SamplingEstimator:
     function: Callable[..., Any]
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         _Function.taking("function", self.function, "(view, rng)", 2)
 
     __call__ = _at_once

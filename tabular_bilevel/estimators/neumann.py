@@ -67,7 +67,6 @@ class TruncatedNeumann:
     follower: FollowerSolver = CompiledPolicyIteration()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("terms", self.terms)
         require_method("follower", self.follower, "solve")
 

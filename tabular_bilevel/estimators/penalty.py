@@ -91,7 +91,6 @@ class ValueGapPenalty:
     follower: FollowerSolver = CompiledPolicyIteration()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("weight", self.weight)
         require_method("follower", self.follower, "solve")
         if self.sampler is not None:

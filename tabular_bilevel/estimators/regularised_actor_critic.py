@@ -118,7 +118,6 @@ class RegularisedActorCritic:
     sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("weight", self.weight)
         as_positive("actor_step", self.actor_step)
         if not 0.0 < as_real("critic_step", self.critic_step) <= 1.0:
