@@ -693,13 +693,6 @@ class _Comparison:
         return peak + volume + prior
 
 
-def suspects(
-    problem: BilevelProblem, theta: FloatArray, *, horizon: int | None = None
-) -> dict[Mistake, FloatArray]:
-    """Compute what an estimator with each single mistake that can be seen at theta converges to."""
-    return Candidates(problem, theta, horizon=horizon).singles
-
-
 def horizon_of(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int | None:
     """Look up after how many steps an estimator cuts trajectories, if it has a sampler."""
     sampler = getattr(estimator, "sampler", None)
