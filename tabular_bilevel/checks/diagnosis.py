@@ -447,7 +447,7 @@ class Candidates:
             n_replicates=0 if exactly else len(rows),
             directions=compared.directions,
         )
-        return replace(found, elsewhere=_elsewhere(targets, found, self.problem))
+        return replace(found, elsewhere=_elsewhere(targets, found))
 
     def _directions(
         self, targets: Mapping[tuple[Mistake, ...], FloatArray]
@@ -709,7 +709,7 @@ def trajectories_of(estimator: Any) -> int | None:
 
 
 def _elsewhere(
-    targets: Mapping[tuple[Mistake, ...], FloatArray], found: Diagnosis, problem: BilevelProblem
+    targets: Mapping[tuple[Mistake, ...], FloatArray], found: Diagnosis
 ) -> tuple[str, ...]:
     """List problems of the suite that tell apart what fits here, where one number is visible."""
     fitting = [guess for guess in found.guesses if guess.fits]

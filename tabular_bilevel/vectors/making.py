@@ -20,7 +20,7 @@ from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.vectors.flags import NOTES, table_flags
-from tabular_bilevel.vectors.load_vectors import ANSWERS
+from tabular_bilevel.vectors.load_vectors import ANSWERS, NUMBERS
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 
 #: Of the zoo, those that vectors are drawn from, in the order of their turns.
@@ -125,10 +125,7 @@ def made(recipe: VectorRecipe) -> dict[str, Any]:
         **{f"{name}_bounds": _bounds(getattr(proof, name)) for name in ANSWERS},
         **{f"{name}_noise": number for name, number in noise.items()},
     }
-    for name in (
-        "follower_discount", "leader_discount", "temperature", "follower_reward", "leader_reward",
-        "initial", "termination",
-    ):  # fmt: skip
+    for name in (*NUMBERS, "follower_reward", "leader_reward", "initial", "termination"):
         content[name] = getattr(model, name)
     return {name: _canonical(value) for name, value in content.items()}
 
