@@ -60,16 +60,8 @@ TRIES = 20
 class VectorRecipe:
     """What a vector is made from; its numbers depend on nothing else.
 
-    Attributes
-    ----------
-    family : str
-        A name in `FAMILIES`.
-    number : int
-        Number in the family, from 0.
-    seed : int
-        Seed of the whole set.
-    max_states : int
-        States at most.
+    The family has its name in `FAMILIES`, the number counts from 0 there, and the seed is of the
+    whole set.
     """
 
     family: str
