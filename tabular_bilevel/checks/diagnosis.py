@@ -559,7 +559,6 @@ class _Comparison:
         variance = np.maximum(variance, 1e-10)
         self._rank = int((variance > 2e-10).sum())
         self._whiten = axes.T / error @ turned / np.sqrt(variance)  # to standard errors, (d, r)
-        self._log_size = float(-np.log(error).sum() - 0.5 * np.log(variance).sum())
         self._middle = mean @ self._whiten
         self.spread = self._unit * np.hypot(
             scaled.std(axis=0) / math.sqrt(max(1, count - 1)), self._floor
