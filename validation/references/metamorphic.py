@@ -680,16 +680,7 @@ def game_units(rng, g, theta):
 
 def game_ending(rng, g, theta):
     """A chance of one half to end in place of half the discount."""
-    if max(g.follower_discount, g.leader_discount) >= 0.5:
-        return None
-    return change(
-        g,
-        theta,
-        kernel=g.kernel / 2.0,
-        termination=1.0 - (1.0 - g.termination) / 2.0,
-        follower_discount=2.0 * g.follower_discount,
-        leader_discount=2.0 * g.leader_discount,
-    )
+    return ending(rng, g, theta)
 
 
 def game_zeros(rng, g, theta):
