@@ -273,7 +273,6 @@ class Candidates:
         right: Experience | None = None,
         together: bool = False,
     ) -> None:
-        self.problem, self.theta = problem, theta
         if right is None:
             right = right_limit(problem, theta, count=count)
         uncut = right

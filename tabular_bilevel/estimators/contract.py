@@ -413,7 +413,7 @@ class _Function:
         except (TypeError, ValueError):
             return found
         try:
-            signature.bind(*range(2), **dict.fromkeys(keywords))
+            signature.bind(0, 1, **dict.fromkeys(keywords))
         except TypeError as error:
             raise _misfit(name, tuple(signature.parameters), forms) from error
         return found
