@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ START = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
 
 # Two solves of the follower, from elsewhere, agree to rounding, amplified by cold policies.
 ROUNDING = 1e-9
+near = partial(pytest.approx, rel=ROUNDING)
 
 # Between the best of 101 points of f(0|A) and the maximum: the return is flat there.
 GRID = 1e-3
@@ -32,9 +34,7 @@ def test_polishing_finds_the_mixed_optimum_of_the_toy():
     returns = [tb.objective(toy, [0, 0, logit, 0, 0, 0], horizon=150) for logit in logits]
     found = tb.polish(toy, START, horizon=150)
     assert max(returns) - ROUNDING <= found.objective <= max(returns) + GRID
-    assert found.objective == pytest.approx(
-        tb.objective(toy, found.theta, horizon=150), rel=ROUNDING
-    )
+    assert found.objective == near(tb.objective(toy, found.theta, horizon=150))
     assert found.gradient_norm < 1e-4
     assert not found.theta.flags.writeable
     assert str(found).startswith("Optimum: objective 27.31")
@@ -69,7 +69,7 @@ def test_annealing_leaves_the_plateau_of_four_rooms():
     plain = tb.polish(cold, np.zeros(105))
     cooled = anneal([tb.problems.four_rooms(t) for t in (0.01, 0.003, 0.001)], np.zeros(105))
     assert plain.objective == pytest.approx(0.0008, abs=1e-4)
-    assert cooled.objective == pytest.approx(tb.objective(cold, cooled.theta), rel=ROUNDING)
+    assert cooled.objective == near(tb.objective(cold, cooled.theta))
     assert cooled.objective > 0.5
 
 
@@ -100,7 +100,7 @@ def test_a_search_keeps_the_best_of_its_polishes():
     assert list(found.history) == sorted(found.history)
     assert len(found.history) == 3
     assert found.objective == found.history[-1] > 0.74  # the plateau is at 0.0008
-    assert found.objective == pytest.approx(tb.objective(problem, found.theta), rel=ROUNDING)
+    assert found.objective == near(tb.objective(problem, found.theta))
     again = tb.search(problem, recipe.start(problem, 3), rng=3, recipe=recipe, shakes=2)
     np.testing.assert_array_equal(again.theta, found.theta)
 
@@ -114,9 +114,7 @@ def test_a_search_without_noise_stays_on_the_plateau():
 def test_a_search_counts_the_steps_that_are_asked_for():
     toy = tb.problems.discrete_toy()
     found = tb.search(toy, START, rng=0, shakes=1, horizon=150)
-    assert found.objective == pytest.approx(
-        tb.objective(toy, found.theta, horizon=150), rel=ROUNDING
-    )
+    assert found.objective == near(tb.objective(toy, found.theta, horizon=150))
 
 
 def test_a_shake_lifts_what_is_dead_and_moves_everything():
