@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -169,9 +170,9 @@ class D:
     check: Callable
 
 
-def proven(truth=lambda proof: None, *, bounded=True, bits=BITS, **changes):
+def proven(truth=lambda proof: None, *, make=build, bounded=True, bits=BITS, **changes):
     """The case of valid tables, changed a little."""
-    return V(lambda: moved(build(**changes)), truth, bounded, bits)
+    return V(lambda: moved(make(**changes)), truth, bounded, bits)
 
 
 def refused(message, **changes):
@@ -333,7 +334,7 @@ def two_steps(**changes):
     kernel = np.zeros((2, 2, 2))
     kernel[0, :, 1] = 1.0
     ends = [[0.0, 0.0], [1.0, 1.0]]
-    return moved(build(transition=kernel, termination=ends, initial=[1.0, 0.0], **changes))
+    return build(transition=kernel, termination=ends, initial=[1.0, 0.0], **changes)
 
 
 def that_of_discount_1(proof):
@@ -350,21 +351,19 @@ FOLLOWER_DISCOUNT_1 = {
     "1, no loops": E(
         lambda: two_steps(follower_discount=1.0), "follower_discount is 1.0, not in [0, 1)"
     ),
-    "next to 1, no loops": V(
-        lambda: two_steps(follower_discount=ALMOST), that_of_discount_1, bounded=False
+    "next to 1, no loops": proven(
+        that_of_discount_1, make=two_steps, follower_discount=ALMOST, bounded=False
     ),
 }
 
 
 def leaving(leak):
     """A state that each action leaves for good with this probability; it pays 1."""
-    return moved(
-        one_state(
-            transition=np.full((1, 3, 1), 1.0 - leak),
-            termination=np.full((1, 3), leak),
-            leader=(1.0, 1.0, 1.0),
-            leader_discount=1.0,
-        )
+    return one_state(
+        transition=np.full((1, 3, 1), 1.0 - leak),
+        termination=np.full((1, 3), leak),
+        leader=(1.0, 1.0, 1.0),
+        leader_discount=1.0,
     )
 
 
@@ -382,10 +381,10 @@ LEADER_DISCOUNT_1 = {
     "ends": proven(
         transition=0.75 * KERNEL, termination=np.full((2, 2), 0.25), leader_discount=1.0
     ),
-    "ends at once": V(lambda: two_steps(leader_discount=1.0)),
-    "a leak of 1e-3": V(lambda: leaving(1e-3), as_many_steps(1e-3)),
-    "a leak of 1e-15": V(
-        lambda: leaving(1e-15), as_many_steps(1e-15), bounded=False, bits=2 * BITS
+    "ends at once": proven(make=two_steps, leader_discount=1.0),
+    "a leak of 1e-3": proven(as_many_steps(1e-3), make=leaving, leak=1e-3),
+    "a leak of 1e-15": proven(
+        as_many_steps(1e-15), make=leaving, leak=1e-15, bounded=False, bits=2 * BITS
     ),
     "never ends": refused(
         "leader_discount is 1, and from state 0 the episode never ends", leader_discount=1.0
@@ -431,14 +430,15 @@ DIFFERENT_DISCOUNTS = {
 # ---------------------------------------------------------------- temperatures, rewards, actions
 
 TEMPERATURE = {f"{beta:g}": proven(temperature=beta) for beta in (1e-6, 1e-2, 1e6, 1e150)}
-TEMPERATURE["1e+300"] = V(
-    lambda: moved(one_state(temperature=1e300)), lambda proof: bandit_closed_form(proof), bits=1400
+TEMPERATURE["1e+300"] = proven(
+    lambda proof: bandit_closed_form(proof), make=one_state, temperature=1e300, bits=1400
 )
 # float64's bounds are infinite here, or as good as that; the reference needs the digits
 TEMPERATURE |= {
-    f"{beta:g}": V(
-        lambda beta=beta: moved(one_state(temperature=beta)),
+    f"{beta:g}": proven(
         lambda proof: (bandit_closed_form(proof), infinity_is_explained(proof)),
+        make=one_state,
+        temperature=beta,
         bounded=False,
         bits=1400,
     )
@@ -574,16 +574,13 @@ def bandit_closed_form(proof):
         assert holds(proof.influence, slopes[b], b)
 
 
+alone = partial(proven, make=one_state)
 ONE_STATE = {
-    "three actions": V(lambda: moved(one_state()), bandit_closed_form),
-    "discounts": V(
-        lambda: moved(one_state(follower_discount=0.9999, leader_discount=0.99)), bandit_closed_form
-    ),
-    "cold": V(lambda: moved(one_state(temperature=1e-3)), bandit_closed_form),
-    "one action": V(lambda: moved(one_state(reward=(3.0,), leader=(2.0,)))),
-    "that ends": V(
-        lambda: moved(one_state(transition=np.zeros((1, 3, 1)), termination=np.ones((1, 3))))
-    ),
+    "three actions": alone(bandit_closed_form),
+    "discounts": alone(bandit_closed_form, follower_discount=0.9999, leader_discount=0.99),
+    "cold": alone(bandit_closed_form, temperature=1e-3),
+    "one action": alone(reward=(3.0,), leader=(2.0,)),
+    "that ends": alone(transition=np.zeros((1, 3, 1)), termination=np.ones((1, 3))),
 }
 
 
@@ -610,9 +607,7 @@ ONE_ACTION = {
         initial=[1.0, 0.0],
         leader_discount=0.5,
     ),
-    "exact": V(
-        lambda: moved(one_state(reward=(3.0,), leader=(2.0,), leader_discount=0.5)), stays_exact
-    ),
+    "exact": alone(stays_exact, reward=(3.0,), leader=(2.0,), leader_discount=0.5),
     "the only one available": proven(
         lambda proof: assert_exactly(proof.indirect, 0.0), available=[[True, False], [False, True]]
     ),
@@ -656,13 +651,14 @@ GRAPHS = {
         leader_reward=[*LEADER, [3.0, 4.0]],
         initial=[0.5, 0.5, 0.0],
     ),
-    "several absorbing classes": V(lambda: moved(absorbing())),
-    "several absorbing classes at 0.9999": V(
-        lambda: moved(absorbing(follower_discount=0.9999, leader_discount=0.9999))
+    "several absorbing classes": proven(make=absorbing),
+    "several absorbing classes at 0.9999": proven(
+        make=absorbing, follower_discount=0.9999, leader_discount=0.9999
     ),
-    "absorbing start": V(
-        lambda: moved(absorbing(initial=[0.0, 1.0, 0.0])),
+    "absorbing start": proven(
         lambda proof: assert_exactly(tb.Interval(*np.delete(ends(proof.occupancy), 1, 1)), 0.0),
+        make=absorbing,
+        initial=[0.0, 1.0, 0.0],
     ),
     "a state without start": proven(initial=[1.0, 0.0]),
 }
@@ -672,7 +668,7 @@ def ends(interval):
     return np.array([interval.lower, interval.upper])
 
 
-def cycle(n, **changes):
+def cycle(n, discount, **changes):
     """States in a ring; the second action goes round the other way."""
     kernel = np.zeros((n, 2, n))
     for s in range(n):
@@ -683,6 +679,8 @@ def cycle(n, **changes):
         follower_reward=rng.integers(-8, 8, (n, 2)) / 8,
         leader_reward=rng.integers(-8, 8, (n, 2)) / 8,
         initial=np.eye(n)[0],
+        follower_discount=discount,
+        leader_discount=discount,
         **changes,
     )
 
@@ -695,18 +693,13 @@ def ring_closed_form(proof):
 
 
 DETERMINISTIC = {
-    f"ring of {n} at {discount:g}": V(
-        lambda n=n, discount=discount: moved(
-            cycle(n, follower_discount=discount, leader_discount=discount)
-        )
-    )
+    f"ring of {n} at {discount:g}": proven(make=cycle, n=n, discount=discount)
     for n in (2, 3, 4)
     for discount in (0.9, 0.9999)
 }
 DETERMINISTIC |= {
-    "one way round": V(
-        lambda: moved(cycle(3, follower_discount=0.99, available=[[True, False]] * 3)),
-        ring_closed_form,
+    "one way round": proven(
+        ring_closed_form, make=cycle, n=3, discount=0.99, available=[[True, False]] * 3
     )
 }
 
@@ -721,11 +714,8 @@ def slope_of_a_tie(proof):
 
 TIED = {"reward": (0.25, 0.25), "leader": (0.0, 1.0), "leader_discount": 0.5}
 TIES = {
-    f"temperature {beta:g}": V(
-        lambda beta=beta: moved(one_state(**TIED, temperature=beta)),
-        slope_of_a_tie,
-        bounded=beta > 1e-200,
-        bits=1400,
+    f"temperature {beta:g}": alone(
+        slope_of_a_tie, **TIED, temperature=beta, bounded=beta > 1e-200, bits=1400
     )
     for beta in (1.0, 1e-3, 1e-9, 1e-15, 1e-300)
 }
