@@ -404,10 +404,8 @@ def zeros_npz(path, names, size):
                     member.write(chunk)
 
 
-def vector_json(**changes):
-    return json.dumps(
-        json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20)))) | changes
-    )
+def vector_json(**more):
+    return json.dumps(json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20)))) | more)
 
 
 @pytest.fixture(scope="module")

@@ -70,10 +70,8 @@ def test_the_system_fits_the_models_shape_and_is_solved(kind):
     kernel = np.einsum("sa,sat->st", policy, model.transition.toarray().reshape(*policy.shape, -1))
     matrix = np.eye(model.n_states) - DISCOUNT * kernel
     for b in (rng.normal(size=model.n_states), rng.normal(size=(model.n_states, 3))):
-        np.testing.assert_allclose(system.solve(b), np.linalg.solve(matrix, b), atol=ROUNDING)
-        np.testing.assert_allclose(
-            system.solve_transposed(b), np.linalg.solve(matrix.T, b), atol=ROUNDING
-        )
+        for solve, of in ((system.solve, matrix), (system.solve_transposed, matrix.T)):
+            np.testing.assert_allclose(solve(b), np.linalg.solve(of, b), atol=ROUNDING)
     assert system.method == kind
 
 

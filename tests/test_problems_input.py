@@ -452,9 +452,8 @@ def test_branching_is_at_most_the_number_of_successors():
 def test_bad_settings_of_random_families_are_refused(family):
     make = getattr(tb.problems, family)
     for rng in (None, -1, True):
-        assert refusal(make, rng=rng) == (
-            f"rng is {rng}, not a numpy Generator or a seed of at least 0"
-        )
+        words = "not a numpy Generator or a seed of at least 0"
+        assert refusal(make, rng=rng) == f"rng is {rng}, {words}"
     for settings, message in (
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
         ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
@@ -519,9 +518,7 @@ def test_a_map_is_a_path_or_a_text(given):
 
 
 def test_a_problem_names_itself():
-    assert str(tb.problems.bandit()).startswith(
-        "FeatureProblem: 2 parameters; at 0, Model: 1 states"
-    )
+    assert str(tb.problems.bandit()).startswith("FeatureProblem: 2 parameters; at 0, Model: 1 stat")
 
 
 @pytest.mark.parametrize("wrong", [object(), lambda theta: theta, tb.problems.rounds])

@@ -119,9 +119,7 @@ def test_without_a_sampler_an_estimate_is_its_mean(problem):
 def test_the_mean_of_sampled_estimates_is_the_expected_one(problem, sampler):
     method = tb.RegularisedActorCritic(sampler=sampler)
     memory = after(method, problem, THETA, 1)
-    rows = np.array(
-        [method(problem, THETA, rng=seed, memory=memory).gradient for seed in range(50)]
-    )
+    rows = np.array([method(problem, THETA, rng=k, memory=memory).gradient for k in range(50)])
     error = rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
     mean = method.expected(problem, THETA, memory)
     assert (np.abs(rows.mean(axis=0) - mean) < 5.0 * error).all()

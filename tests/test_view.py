@@ -75,6 +75,11 @@ def refused(message):
 # ---------------------------------------------------------------- batches
 
 
+PARTS = (
+    "states", "actions", "next_states", "lengths", "mask", "follower_reward", "leader_reward",
+)  # fmt: skip
+
+
 @each_problem
 def test_a_batch_has_what_the_trajectories_have(problem):
     view, model = view_of(problem), problem.model(somewhere(problem))
@@ -82,9 +87,7 @@ def test_a_batch_has_what_the_trajectories_have(problem):
     sample = tb.Episodes(40, 30).sample(
         model, tb.solve_follower(model).policy, rng=np.random.default_rng(9)
     )
-    for name in (
-        "states", "actions", "next_states", "lengths", "mask", "follower_reward", "leader_reward",
-    ):  # fmt: skip
+    for name in PARTS:
         np.testing.assert_array_equal(getattr(batch, name), getattr(sample, name), err_msg=name)
     assert batch.survival == 1.0
     beyond = ~batch.mask
@@ -118,10 +121,7 @@ def test_entries_point_at_the_transition_that_was_made(problem):
 def test_batches_are_copies_that_may_be_written_to():
     view = view_of(MASKED)
     batch = view.sample(20, rng=1)
-    for name in (
-        "states", "actions", "next_states", "entries", "lengths", "mask", "follower_reward",
-        "leader_reward",
-    ):  # fmt: skip
+    for name in ("entries", *PARTS):
         getattr(batch, name)[...] = 7
     again = view.sample(20, rng=1)
     assert again.states.max() < MASKED.base.n_states
@@ -173,20 +173,18 @@ def flat(jacobian):
 @each_small
 def test_jacobians_forward_and_by_pullbacks_are_those_of_differences(problem):
     theta = somewhere(problem)
-    jacobian = tb.LeaderView(problem, theta).jacobian
+    forward = tb.LeaderView(problem, theta).jacobian
     backward = Jacobian.of(Bare(problem), theta, problem.model(theta))
     step = 1e-5
     ups, downs = (
         [logarithms(problem, theta + sign * step * unit) for unit in np.eye(theta.size)]
         for sign in (1, -1)
     )
-    for k, (one, other, name) in enumerate(
-        zip(flat(jacobian), flat(backward), FIELDS, strict=True)
-    ):
+    for k, (one, other, name) in enumerate(zip(flat(forward), flat(backward), FIELDS, strict=True)):
         columns = [(up[k] - down[k]) / (2 * step) for up, down in zip(ups, downs, strict=True)]
         np.testing.assert_allclose(one, other, atol=ROUNDING, err_msg=name)
         np.testing.assert_allclose(one, np.stack(columns, axis=1), atol=DIFFERENCES, err_msg=name)
-    assert not jacobian.log_transition.flags.writeable
+    assert not forward.log_transition.flags.writeable
 
 
 @each_problem
