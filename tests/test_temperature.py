@@ -87,10 +87,10 @@ def test_unavailable_actions_have_no_logarithm():
     [
         tb.Reparametrised(warmed(GARNET), tb.Budget(total=-0.5, n_parameters=4)),
         warmed(GARNET, transition=None, initial=None),
-        warmed(GARNET, temperature=np.ones((1, 3))),
+        warmed(GARNET, temperature=np.ones(3)),
         tb.FeatureProblem(GARNET, temperature=[1.0, 0.0, -1.0]),
     ],
-    ids=["budget", "rewards and temperature", "a row", "temperature alone"],
+    ids=["budget", "rewards and temperature", "a vector", "temperature alone"],
 )
 def test_problems_of_all_forms_pass_the_check(problem):
     theta = np.array([0.1, 0.2, -0.3, 0.2])[: problem.n_parameters]
@@ -208,17 +208,9 @@ def test_methods_without_a_bias_converge_to_the_derivative(method, tolerance):
     assert off <= tolerance * np.abs(exact).max()
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        tb.BoltzmannCovariance(),
-        tb.BoltzmannCovariance(baseline=False),
-        tb.BoltzmannCovariance(own_action=True),
-    ],
-    ids=["plain", "no baseline", "own action"],
-)
-def test_bc_hgs_expectation_is_the_gradient(method):
-    report = tb.check_by_enumeration(method, warmed(SHORT), THETA)
+@pytest.mark.parametrize("how", [{}, {"baseline": False}, {"own_action": True}], ids=str)
+def test_bc_hgs_expectation_is_the_gradient(how):
+    report = tb.check_by_enumeration(tb.BoltzmannCovariance(**how), warmed(SHORT), THETA)
     assert report.passed, str(report)
 
 
