@@ -1,5 +1,7 @@
 """Small models that several test files need, many from the package's zoo, and where they look."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,11 @@ def refusal(call, *arguments, **settings):
     with pytest.raises(ValueError, match=r".") as caught:
         call(*arguments, **settings)
     return str(caught.value)
+
+
+def assert_refused(message, call, *arguments, **settings):
+    """See that a call is refused, and that a pattern is found in what it says."""
+    assert re.search(message, refusal(call, *arguments, **settings))
 
 
 def patchy(rng=6, *, n_states=5):

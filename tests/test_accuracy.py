@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from references.strangers import Plain, Pushing
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.report import of_target
@@ -87,8 +88,7 @@ def test_a_bound_that_is_not_reached_raises_with_the_best():
         two_state(tb.Bounded(tolerance=1e-18))
     assert caught.value.best.accuracy.level is tb.Level.BOUNDED
     assert two_state(tb.Bounded(tolerance=1e-10)).accuracy.level is tb.Level.BOUNDED
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert again.best.objective == caught.value.best.objective
+    assert pickle.loads(pickle.dumps(caught.value)).best.objective == caught.value.best.objective
 
 
 def test_an_enclosure_that_is_not_reached_raises_with_the_best():
@@ -141,8 +141,7 @@ def test_a_pullback_that_is_not_the_pushforwards_has_a_bound_that_says_so():
 def test_what_is_no_bound_of_a_pullback_is_refused(bound, message):
     problem = Plain(tb.problems.two_state())
     problem.pullback_bound = lambda *_: bound
-    with pytest.raises(ValueError, match=message):
-        tb.hypergradient(problem, THETA)
+    assert_refused(message, tb.hypergradient, problem, THETA)
 
 
 @pytest.mark.parametrize(("kind", "method"), [(Plain, "pullback"), (Pushing, "pushforward")])
@@ -220,16 +219,14 @@ def test_settings_are_checked():
         (lambda: tb.Enclosed(tolerance=-1.0), "tolerance is -1.0, not a positive finite number"),
         (lambda: tb.Enclosed(max_precision=0), "max_precision is 0, not a positive whole number"),
     ):
-        with pytest.raises(ValueError, match=message):
-            make()
+        assert_refused(message, make)
 
 
 @pytest.mark.parametrize(
     "accuracy", [tb.Enclosed, tb.Level.ENCLOSED, "enclosed", 1e-9], ids=lambda x: str(x)
 )
 def test_an_accuracy_that_is_none_of_the_three_is_refused(accuracy):
-    with pytest.raises(ValueError, match=r"^accuracy is .*, not an instance of Enclosed, Bounded"):
-        two_state(accuracy)
+    assert_refused(r"^accuracy is .*, not an instance of Enclosed, Bounded", two_state, accuracy)
 
 
 class Solver:
@@ -249,8 +246,7 @@ def test_what_is_no_solver_is_refused():
         (Solver([0.0, np.nan]), r"value of the solver's response\[1\] is nan, not a finite number"),
         (Solver([0.0]), r"value of the solver's response has shape \(1,\), not \(2,\)"),
     ):
-        with pytest.raises(ValueError, match=message):
-            two_state(solver=solver)
+        assert_refused(message, two_state, solver=solver)
 
 
 def test_a_target_that_is_hardly_known_is_not_called_exact():

@@ -8,6 +8,7 @@ from math import inf, log, nan, sqrt
 
 import numpy as np
 import pytest
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.problem import with_names
@@ -316,8 +317,7 @@ def test_bad_prizes_and_costs_are_named():
         (lambda: fork(prize=np.nan), "prize is nan, not a finite number"),
         (lambda: rounds(prize=np.inf), "prize is inf, not a finite number"),
     ):
-        with pytest.raises(ValueError, match=f"^{message}$"):
-            make()
+        assert_refused(f"^{message}$", make)
 
 
 def test_names_that_do_not_fit_are_refused():
@@ -344,8 +344,7 @@ def test_names_of_parameters_that_do_not_fit_are_refused():
 
 
 def test_names_may_be_the_same_for_all_states():
-    model = rounds().base.replace(action_names=["one", "two"])
-    assert model.action_names == (("one", "two"),) * 2
+    assert rounds().base.replace(action_names=["one", "two"]).action_names == (("one", "two"),) * 2
 
 
 # ---------------------------------------------------------------- names in reports

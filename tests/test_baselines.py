@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import somewhere
+from small import assert_refused, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
@@ -162,8 +162,7 @@ def test_a_best_baseline_of_other_methods_is_not_known():
         (tb.SoBiRL(), r"^method is SoBiRL\(.*\): the best baseline is known of BC-HG"),
         (tb.BoltzmannCovariance(average_tails=True), "^average_tails makes ratios"),
     ):
-        with pytest.raises(ValueError, match=message):
-            tb.best_baseline(PROBLEMS["pairs"], np.zeros(6), method)
+        assert_refused(message, tb.best_baseline, PROBLEMS["pairs"], np.zeros(6), method)
 
 
 def test_a_continuous_state_has_no_best_baseline():
@@ -179,5 +178,4 @@ def test_a_baseline_of_another_problem_is_refused():
         ValueError, match=r"^baseline is of a problem with tables of shape \(20, 4\)"
     ):
         best(PROBLEMS["layered"], np.zeros(4), rng=0)
-    with pytest.raises(ValueError, match=r"^baseline is 1, not True or False$"):
-        tb.BoltzmannCovariance(baseline=1)
+    assert_refused(r"^baseline is 1, not True or False$", tb.BoltzmannCovariance, baseline=1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
 from sizes import sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.moments.budget import _tail, comparable
@@ -92,8 +93,7 @@ def test_a_curve_of_nothing_is_refused():
         ({3: tb.BoltzmannCovariance()}, [1e3], r"^methods is .*, not a mapping"),
         ({"HPGD": tb.HyperPolicyGradient()}, [1e3], "^method is HyperPolicyGradient, which aver"),
     ):
-        with pytest.raises(ValueError, match=message):
-            tb.error_curve(PROBLEM, THETA, methods, budgets)
+        assert_refused(message, tb.error_curve, PROBLEM, THETA, methods, budgets)
 
 
 @pytest.mark.parametrize("horizons", [5, [0], [True], "ab", []])
@@ -108,8 +108,7 @@ def test_an_error_of_nothing_is_refused(curve):
         ("naive", -1.0, "^budget is -1.0"),
         ("naive", "all", "^budget has dtype"),
     ):
-        with pytest.raises(ValueError, match=message):
-            curve.error_at(name, budget)
+        assert_refused(message, curve.error_at, name, budget)
 
 
 def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
@@ -256,5 +255,4 @@ def test_a_grid_has_a_curve_in_each_cell(curve):
     ],
 )
 def test_a_grid_of_nothing_is_refused(make, over, message):
-    with pytest.raises(ValueError, match=message):
-        tb.error_grid(make, over, METHODS)
+    assert_refused(message, tb.error_grid, make, over, METHODS)

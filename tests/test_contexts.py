@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from sizes import sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.derivatives import reach
@@ -299,8 +300,7 @@ class Heated:
     ],
 )
 def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    assert_refused(message, make)
 
 
 def test_four_rooms_with_two_goals_are_two_walks():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
 from sizes import pairs, sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train
@@ -87,8 +88,7 @@ each_entry = pytest.mark.parametrize("entry", ENTRIES)
 def test_every_kind_is_taken_at_every_entry(kind, entry):
     estimator = getattr(kinds, kind)
     if entry is enumerated and kind in DRAWING:
-        with pytest.raises(ValueError, match="which draws its own data; to be run on all"):
-            entry(estimator)
+        assert_refused("which draws its own data; to be run on all", entry, estimator)
         return
     found = entry(estimator)
     assert found.shape == (4,)
@@ -101,8 +101,7 @@ def test_every_kind_is_taken_at_every_entry(kind, entry):
 def test_what_is_no_estimator_is_refused_at_every_entry(kind, entry):
     estimator = getattr(kinds, kind, tb.BoltzmannCovariance)
     message = WRONG.get(kind, "is the class BoltzmannCovariance, not an instance of it")
-    with pytest.raises(ValueError, match=rf"^(estimator|method) {message}"):
-        entry(estimator)
+    assert_refused(rf"^(estimator|method) {message}", entry, estimator)
 
 
 @pytest.fixture
@@ -257,8 +256,7 @@ def test_what_is_no_gradient_is_named(returned, message, entry):
         assert report.verdict is tb.Verdict.BROKEN
         assert re.search(message, report.trouble)
         return
-    with pytest.raises(ValueError, match=message):
-        entry(lambda view, batch: returned)
+    assert_refused(message, entry, lambda view, batch: returned)
 
 
 def test_adapters_check_what_they_are_made_of():
@@ -279,16 +277,14 @@ def test_adapters_check_what_they_are_made_of():
         ),
         (lambda: Perturbed(3, 0.0), "method is 3, which cannot be called"),
     ):
-        with pytest.raises(ValueError, match=message):
-            make()
+        assert_refused(message, make)
 
 
 def test_parameters_that_python_does_not_tell_are_none():
     untold = SimpleNamespace(__call__=None)
     odd = type("Odd", (), {"__call__": property(lambda self: 3)})()
     for estimator, message in ((untold, "cannot be called"), (odd, "parameters are not known")):
-        with pytest.raises(ValueError, match=message):
-            checked(estimator)
+        assert_refused(message, checked, estimator)
     with pytest.raises(ValueError, match="memory is 3, not a mapping of names to arrays"):
         kinds.samples(PROBLEM, THETA, rng=0, memory=3)
 
@@ -407,15 +403,13 @@ def test_what_is_no_memory_is_named(memory, message, entry):
         assert report.verdict is tb.Verdict.BROKEN
         assert re.search(message, report.trouble)
         return
-    with pytest.raises(ValueError, match=message):
-        entry(estimator)
+    assert_refused(message, entry, estimator)
 
 
 @pytest.mark.parametrize("returned", [EXACT, list(EXACT), (EXACT,), (EXACT, {}, {})])
 def test_what_takes_a_memory_gives_one_back(returned):
     message = "not a pair .gradient, memory., which an estimator with a parameter 'memory' returns"
-    with pytest.raises(ValueError, match=message):
-        ascended(lambda view, rng, memory: returned)
+    assert_refused(message, ascended, lambda view, rng, memory: returned)
 
 
 @pytest.mark.slow
@@ -500,8 +494,7 @@ def test_a_warm_critic_is_checked_after_a_burn_in():
     right, wrong = map(with_a_sarsa_table, (MODEL.leader_discount, 0.0))
     at = {"problem": REWARDS, "theta": THETA, "rng": 0, "n_replicates": 100}
     at["visible_bias"] = 1.0  # a table is noisy
-    cold = tb.check_estimator(right, **at, burn_in=1)
-    assert cold.verdict is tb.Verdict.BIASED
+    assert tb.check_estimator(right, **at, burn_in=1).verdict is tb.Verdict.BIASED
     report = tb.check_estimator(right, **at, burn_in=12)
     assert report.passed, report
     assert f"{report.n_replicates} replicates, each after 12 calls of burn-in, one" in str(report)

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from sizes import pairs, sizes
-from small import somewhere
+from small import assert_refused, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import Candidates, suspects
@@ -248,8 +248,7 @@ def test_a_fault_that_is_not_defined_says_so(fault, problem):
     control, theta = tb.controls()[fault], np.zeros(problem.n_parameters)
     message = re.escape(f"{fault!r} is not defined for this problem")
     for ask in (control.target, control.limit, lambda *at: control(*at, rng=0)):
-        with pytest.raises(ValueError, match=message):
-            ask(problem, theta)
+        assert_refused(message, ask, problem, theta)
     report = tb.check_estimator(control, problem, theta, rng=0)
     assert report.verdict is tb.Verdict.BROKEN
     assert "is not defined for this problem" in report.trouble
