@@ -89,14 +89,13 @@ def test_a_sarsa_critic_comes_near_the_exact_gradient():
     problem = tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, temperature=0.5)
     theta = np.full(3, 0.1)
     exact = tb.hypergradient(problem, theta).gradient
-    learnt, untrained = (
-        tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), critic))(problem, theta, rng=0)
-        for critic in (tb.SarsaCritic(0.01, sweeps=20), tb.SarsaCritic(1e-9, sweeps=1))
-    )
-    far, near = (np.linalg.norm(each.gradient - exact) for each in (untrained, learnt))
-    assert far > 2.0 * near
-    size = np.linalg.norm(learnt.gradient) * np.linalg.norm(exact)
-    assert learnt.gradient @ exact > 0.95 * size  # a learned critic is biased: near, not equal
+    off = []
+    for step_size, sweeps in ((0.01, 20), (1e-9, 1)):
+        critic = tb.SarsaCritic(step_size=step_size, sweeps=sweeps)
+        method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), critic))
+        off.append(np.linalg.norm(method(problem, theta, rng=0).gradient - exact))
+    # a learned critic is biased: near, not equal
+    assert 2.0 * off[0] < min(off[1], 0.6 * np.linalg.norm(exact))
 
 
 def test_bias_along_the_target_is_reported():
