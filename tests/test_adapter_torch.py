@@ -85,11 +85,9 @@ def test_there_is_no_second_derivative(outer):
 
 
 def test_errors_of_the_package_come_through():
+    nan = torch.tensor([0.0, np.nan, 0.0, 0.0], requires_grad=True)
     for theta, message in (
-        (
-            torch.tensor([0.0, np.nan, 0.0, 0.0], requires_grad=True),
-            r"theta\[1\] is nan, not a fin",
-        ),
+        (nan, r"theta\[1\] is nan, not a finite number"),
         (torch.zeros(2, 4), r"theta has shape \(2, 4\), not that of a vector"),
         (torch.zeros(4, dtype=torch.complex64), "theta has dtype complex64; real numbers are need"),
     ):

@@ -37,9 +37,7 @@ def test_a_wrong_pullback_fails(factor):
 
 
 def test_a_wrong_pushforward_is_told_from_a_wrong_gradient():
-    wrong = Pushing(
-        PROBLEM, pushforward=lambda theta, way: PROBLEM.pushforward(theta, 1.0001 * way)
-    )
+    wrong = Pushing(PROBLEM, pushforward=lambda at, way: PROBLEM.pushforward(at, 1.0001 * way))
     report = tb.check_gradient(wrong, THETA)
     assert not report.passed
     verdicts = {comparison.route: comparison.passed for comparison in report.comparisons}
