@@ -14,6 +14,11 @@ def somewhere(problem, *, seed=1):
     return 0.3 * np.random.default_rng(seed).normal(size=problem.n_parameters)
 
 
+def at(problem):
+    """Give a problem, and a theta near zero."""
+    return problem, somewhere(problem)
+
+
 def at_some_theta(problem):
     return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
 
