@@ -23,6 +23,12 @@ def at_some_theta(problem):
     return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
 
 
+def moving_rewards(problem, base=None):
+    """Make the problem whose theta moves the rewards alone: of another model, if one is given."""
+    features = {name: getattr(problem, name) for name in ("follower_reward", "leader_reward")}
+    return tb.FeatureProblem(problem.base if base is None else base, **features)
+
+
 def put(array, index, number):
     """Copy with an entry (or a row) replaced."""
     copy = np.array(array, dtype=np.float64)

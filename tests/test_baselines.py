@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import assert_refused, somewhere
+from small import assert_refused, at, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
@@ -55,8 +55,7 @@ def moved(problem, baseline, rng):
 
 @pytest.mark.parametrize("where", PROBLEMS)
 def test_a_baseline_changes_no_mean(where):
-    problem = PROBLEMS[where]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS[where])
     best = tb.best_baseline(problem, theta)
     baselines = [False, True, best.baseline]
     baselines += [moved(problem, best.baseline, np.random.default_rng(k)) for k in range(3)]
@@ -98,8 +97,7 @@ def test_the_best_is_where_the_variance_is_flat(where):
 
 
 def test_where_the_leader_acts_its_own_mean_is_taken_off():
-    problem = PROBLEMS["seen"]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS["seen"])
     limit = tb.Interaction().limit(problem, theta)
     worth = tb.BoltzmannCovariance().rule(limit).worth(limit)
     group, chance = arrival_groups(problem, theta)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from sizes import sizes
-from small import somewhere
+from small import at, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates, suspects
@@ -188,8 +188,7 @@ def test_an_unknown_mistake_is_said_to_be_unknown(name):
 
 
 def test_an_unknown_mistake_is_said_to_be_unknown_by_enumeration():
-    problem = PROBLEMS["layered"]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS["layered"])
 
     def more(view, batch):
         value = view.leader_value[batch.states[:, 0]]
@@ -286,8 +285,7 @@ def test_an_estimator_that_cuts_is_diagnosed_with_its_own_cut(steps):
 
 
 def test_a_cut_that_enumeration_makes_is_named_with_a_second_mistake_if_there_is_one():
-    problem = PROBLEMS["layered"]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS["layered"])
     cut = tb.check_by_enumeration(tb.BoltzmannCovariance(), problem, theta, horizon=3)
     assert cut.diagnosis.best.name == "cut after 3 steps"
     both = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta, horizon=3)
