@@ -8,7 +8,7 @@ from sizes import sizes
 from small import at, somewhere
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates, suspects
+from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates
 from tabular_bilevel.checks.localising import TABLES, parts_of
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT
@@ -45,7 +45,7 @@ NEARLY_ALIKE = {
     },
 }
 
-VISIBLE = {name: suspects(*at(problem)) for name, problem in PROBLEMS.items()}
+VISIBLE = {name: Candidates(*at(problem)).singles for name, problem in PROBLEMS.items()}
 
 
 def seen_in(*names):
@@ -204,7 +204,7 @@ def test_no_diagnosis_is_made_of_what_is_right_but_of_what_misses_another_target
 def test_where_no_mistake_shows_there_is_no_diagnosis():
     # one action that pays the leader nothing
     problem = tb.problems.bandit(leader_reward=[0.0])
-    assert suspects(problem, np.zeros(1)) == {}
+    assert Candidates(problem, np.zeros(1)).singles == {}
     report = tb.check_estimator(relatively(np.ones(1), 0.1), problem, [0.0], rng=0)
     assert report.verdict is tb.Verdict.BIASED
     assert report.diagnosis.best is None
@@ -225,7 +225,7 @@ def test_mistakes_with_one_target_are_named_together():
     guess = tb.check_estimator(controls["sign flipped"], problem, theta, rng=0).diagnosis.best
     assert {"sign flipped", "through-follower term sign-flipped"} <= {guess.name, *guess.alike}
     assert guess.probability > 0.9
-    names = {fault.name for fault in suspects(problem, theta)}
+    names = {fault.name for fault in Candidates(problem, theta).singles}
     assert not names & {"no eligibility", "normalised occupancy"}
 
 
@@ -278,7 +278,7 @@ def test_a_cut_that_enumeration_makes_is_named_with_a_second_mistake_if_there_is
     both = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta, horizon=3)
     assert both.diagnosis.best.name == "through-follower term dropped"
     assert both.diagnosis.best.distance < 1e-12
-    whole = suspects(problem, theta, horizon=50)  # longer than any trajectory
+    whole = Candidates(problem, theta, horizon=50).singles  # longer than any trajectory
     assert whole.keys() == VISIBLE["layered"].keys()
 
 
@@ -318,7 +318,7 @@ def diagnosed(estimates):
 
 
 def test_noise_in_all_directions_does_not_hide_a_mistake():
-    targets = suspects(MANY, THERE)
+    targets = Candidates(MANY, THERE).singles
     for seed, name in enumerate(("sign flipped", "no 1/temperature", "no eligibility")):
         best = diagnosed(in_all_directions(targets[FAULTS[name]], seed=seed)).best
         assert best.name == name
@@ -327,7 +327,7 @@ def test_noise_in_all_directions_does_not_hide_a_mistake():
 
 @pytest.mark.slow
 def test_what_is_in_no_targets_direction_fits_no_mistake():
-    targets = np.array(list(suspects(MANY, THERE).values()))
+    targets = np.array(list(Candidates(MANY, THERE).singles.values()))
     sideways = np.random.default_rng(3).normal(size=300)
     sideways -= np.linalg.pinv(targets) @ (targets @ sideways)
     mean = targets[0] + 2.0 * LARGEST * sideways / np.linalg.norm(sideways)
@@ -430,7 +430,7 @@ def test_where_one_number_is_visible_no_mistake_is_named_and_other_problems_are(
     assert report.diagnosis.directions == 1
     assert report.scale.low <= 0.0072 <= report.scale.high
     assert "one number is visible" in str(report)
-    dropped = suspects(problem, np.array([0.1]))[FAULTS["through-follower term dropped"]]
+    dropped = Candidates(problem, np.array([0.1])).singles[FAULTS["through-follower term dropped"]]
     report = tb.check_estimator(relatively(dropped), problem, [0.1], rng=0)
     assert report.diagnosis.best is None
     assert "through-follower term dropped" in str(report)
