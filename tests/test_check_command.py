@@ -205,8 +205,8 @@ def test_what_returns_none_is_told_so_with_the_line_where_it_begins(said):
     status, printed, _ = said("mine:none", "--problem", "garnet")
     row = 1 + MINE.splitlines().index("def none(problem, theta, rng):")
     assert status == 4
-    said = "replicate 0: ValueError: it returned None, not a gradient: is its return statement "
-    assert f"{said}missing? (mine.py, line {row})\n" in printed
+    begin = "replicate 0: ValueError: it returned None, not a gradient: is its return statement "
+    assert f"{begin}missing? (mine.py, line {row})\n" in printed
 
 
 @pytest.mark.parametrize("where", [["--problem", "garnet"], ["--suite", "standard"]])
