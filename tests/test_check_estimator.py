@@ -784,7 +784,7 @@ def fitted_once():
 @sizes("runs", [1], [10])
 @sizes(
     "make",
-    [lambda: repeated(2), lambda: warming],
+    [lambda: repeated(2)],
     [lambda: autoregressive(0.5), lambda: autoregressive(0.9), lambda: repeated(10), averaged],
 )
 def test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed(make, runs):
@@ -792,6 +792,10 @@ def test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed(make, ru
     assert {report.verdict for report in reports} == {INCONCLUSIVE}
     noticed = [report for report in reports if "depend on those before them" in report.reason]
     assert len(noticed) >= 0.9 * runs
+
+
+def test_an_estimator_that_warms_up_is_not_called_biased():
+    assert checked(warming).verdict is INCONCLUSIVE
 
 
 def test_what_calls_share_is_found_by_making_the_first_call_again():
