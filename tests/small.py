@@ -1,5 +1,6 @@
 """Small models that several test files need, many from the package's zoo, and where they look."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,19 @@ def somewhere(problem, *, seed=1):
     return 0.3 * np.random.default_rng(seed).normal(size=problem.n_parameters)
 
 
+def at(problem):
+    """Give a problem, and a theta near zero."""
+    return problem, somewhere(problem)
+
+
 def at_some_theta(problem):
     return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
+
+
+def moving_rewards(problem, base=None):
+    """Make the problem whose theta moves the rewards alone: of another model, if one is given."""
+    features = {name: getattr(problem, name) for name in ("follower_reward", "leader_reward")}
+    return tb.FeatureProblem(problem.base if base is None else base, **features)
 
 
 def put(array, index, number):
@@ -49,6 +61,11 @@ def features(base, rng, width, *names):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def assert_refused(message, call, *arguments, **settings):
+    """See that a call is refused, and that a pattern is found in what it says."""
+    assert re.search(message, refusal(call, *arguments, **settings))
 
 
 def patchy(rng=6, *, n_states=5):
