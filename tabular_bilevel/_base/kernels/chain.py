@@ -105,9 +105,11 @@ def operator_of(
     place, width = given
     n_states, n_actions = policy.shape
     weights, band = np.empty(data.size), np.empty((n_states, 2 * width + 1))
-    for row in range(policy.size):
-        for k in range(indptr[row], indptr[row + 1]):
-            weights[k] = policy[row // n_actions, row % n_actions] * data[k]
+    for s in range(n_states):
+        for a in range(n_actions):
+            row = s * n_actions + a
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                weights[k] = policy[s, a] * data[k]
     factor_band(indptr, indices, weights, discount, place, band)
     return place, band, np.empty(n_states)
 
@@ -270,8 +272,8 @@ def centre(
     given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (10, S) and `spare`
-    (13, S, A) are room.
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (8, S) and `spare`
+    (12, S, A) are room.
     Returns the largest residual, the objective and its error, the largest error of V_L but for its
     rounding, and dJ/d(temperature) and its error.
     """
@@ -282,14 +284,13 @@ def centre(
     policy_error, action_value_error = table_errors[0], table_errors[1]
     visits_error, influence_error = table_errors[2], table_errors[3]
     gap, rest, gap_error, low, log_error = spare[0], spare[1], spare[2], spare[3], spare[4]
-    floor, log_policy, log_policy_error, zero = spare[5], spare[6], spare[7], spare[8]
+    floor, log_policy, log_policy_error, influence_rest = spare[5], spare[6], spare[7], spare[8]
     advantage, advantage_rest, advantage_error = spare[9], spare[10], spare[11]
-    influence_rest, nothing, residual, residual_error = spare[12], rows[0], rows[1], rows[2]
-    value_low, leader_low, start = rows[3], rows[4], rows[9]
+    residual, residual_error, start, scratch = rows[0], rows[1], rows[2], rows[3:]
+    zero, nothing = np.zeros(policy.shape), np.zeros(value.size)
+    value_low, leader_low = np.zeros(value.size), np.zeros(value.size)
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
     moved, change = advantage, nothing  # until then
-
-    rows[:5], zero[:] = 0.0, 0.0
 
     # the follower
     value[:] = stored
@@ -305,7 +306,7 @@ def centre(
             value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
             soft_policy(
                 *gaps, available, temperature, *found, log_policy_error, residual, residual_error,
-                rows[5:],
+                scratch,
             )  # fmt: skip
         before = left
         size, left = largest(residual, residual_error)
@@ -341,10 +342,10 @@ def centre(
     leader_value[:] = solve(leader, averaged(policy, leader_reward))
     if leader_discount == 1.0 and not leader_patience < np.inf:
         for s in range(nothing.size):
-            rows[5, s] = 1.0
+            scratch[0, s] = 1.0
             for a in range(zero.shape[1]):
                 advantage[s, a] = policy_error[s, a] + abs(low[s, a])
-        steps = solve(leader, rows[5])
+        steps = solve(leader, scratch[0])
         for s in range(nothing.size):
             if not 0.0 < steps[s] < MOST_STEPS:
                 leader_value[s] = np.nan  # play is to end, and in float64 does not
@@ -392,7 +393,7 @@ def centre(
         policy_error,
         leader_discount,
         leader_contraction,
-        rows[5:],
+        scratch,
     )
     occupancy[:] = measure
     rounded(occupancy, off, occupancy_error)
@@ -433,7 +434,7 @@ def centre(
         policy_error,
         discount,
         contraction,
-        rows[5:],
+        scratch,
     )
     slope, slope_error = pair_measures(
         policy,
