@@ -620,6 +620,27 @@ def one_action(seed):
     return tb.FeatureProblem(base, follower_reward=rng.normal(size=(5, 3)))
 
 
+@pytest.mark.parametrize(
+    ("reward", "temperature", "other"),
+    [(1e25, 1e-3, True), (1.0, 1e-200, True), (1e299, 1e-310, False)],
+)
+def test_a_value_without_a_rounding_leaves_a_certain_choice_certain(reward, temperature, other):
+    model = tb.Model.from_tables(
+        transition=np.zeros((1, 2, 1)),
+        follower_reward=[[reward, 0.0]],
+        leader_reward=[[1.0, 0.0]],
+        initial=[1.0],
+        termination=np.ones((1, 2)),
+        available=[[True, other]],
+        follower_discount=0.0,
+        leader_discount=0.0,
+        temperature=temperature,
+    )
+    bounds = bounding._centre(model, tb.solve_follower(model), None).bounds
+    assert bounds["value"].max() <= 2.0**-52 * reward
+    assert bounds["policy"].max() <= 2.0**-90
+
+
 @pytest.mark.parametrize("banded", [False, True], ids=["by a solver", "within a band"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_follower_without_a_choice_has_radius_zero(seed, banded, monkeypatch):

@@ -1229,6 +1229,37 @@ def test_moved_policies_are_within_their_errors(model, off, size):
         assert size == 0.0 or not within(parts[:1], exact[0], 2.0**-56 * exact[0]).all()
 
 
+def test_where_one_action_is_certain_the_others_errors_weigh_nothing():
+    shape, never = (2, 3), 2.0**-900
+    policy = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    available = np.array([[True] * 3, [False, False, True]])
+    spare = np.where(available & (policy == 0.0), never, 0.0)
+    moved, error = available * np.full(shape, 2.0**-40), available * np.full(shape, 8.0)
+    log_error, residual_error = np.zeros(shape), np.zeros(2)
+    kernels.move_policy(
+        moved, error, available, 1.0, policy, np.zeros(shape), log_error, spare, np.zeros(shape),
+        np.zeros(shape), np.zeros(2), residual_error,
+    )  # fmt: skip
+    assert log_error.max() <= 2.0**-99
+    assert not log_error[1].any()
+    assert np.all((residual_error >= 8.0) & (residual_error <= 8.001))
+
+
+def test_all_that_flows_into_a_state_is_counted():
+    n = 100
+    arrivals = np.full(n, 2.0**-54)  # each is lost
+    arrivals[0] = 1.0
+    indptr, indices, data = np.arange(n + 1), np.zeros(n, dtype=np.int64), np.ones(n)
+    residual, error = np.zeros(n), np.zeros(n)
+    kernels.move_flow(
+        indptr, indices, data, np.ones((n, 1)), 0.5, 0.5, arrivals, residual, error, np.zeros(n)
+    )
+    truth = -twins.exact(arrivals)
+    truth[0] += Fraction(1, 2) * twins.exact(arrivals).sum()
+    away = abs(twins.exact(residual) - truth).sum()
+    assert 20.0 * 2.0**-53 < away <= error.sum()
+
+
 @each_model
 @pytest.mark.parametrize("size", [2.0**-40, 1.0])
 def test_moved_residuals_of_measures_add_up_to_their_errors(model, size):

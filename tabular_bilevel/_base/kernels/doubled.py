@@ -311,25 +311,30 @@ def move_flow(
 ) -> None:
     """Let a residual, as of `flow_residual`, follow a measure that went a step, in plain float64.
 
-    That is by discount P^T (policy step) - step. Of `error`, only the sum has a meaning then.
+    That is by discount P^T (policy step) - step. Of `error`, only the sum has a meaning then;
+    `count`, of length S, is scratch.
     """
     n_states, n_actions = policy.shape
-    n = 0.0
+    size, n = 0.0, 0.0
     for s in range(n_states):
-        n = max(n, count[s] + 9.0)
-    for s in range(n_states):
-        size = (1.0 + contraction) * abs(step[s]) + abs(residual[s])
-        error[s] = 2.0 * error[s] + n * ROUNDOFF * size
-        if size > 0.0:
-            error[s] += n * n_actions * UNDERFLOW
+        size += (1.0 + contraction) * abs(step[s]) + abs(residual[s])
+        error[s] *= 2.0
         residual[s] -= step[s]
+        count[s] = 9.0
     for s in range(n_states):
         here = discount * step[s]
         for a in range(n_actions):
             leaving = policy[s, a] * here
-            row = s * n_actions + a
-            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
-                residual[np.uint64(indices[k])] += data[k] * leaving
+            if leaving != 0.0:
+                row = s * n_actions + a
+                for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                    j = np.uint64(indices[k])
+                    residual[j] += data[k] * leaving
+                    count[j] += 1.0
+    for s in range(n_states):
+        n = max(n, count[s])
+    if size > 0.0:
+        error[0] += n * (ROUNDOFF * size + n_states * n_actions * UNDERFLOW)
 
 
 @patient_kernel(elements)
@@ -516,37 +521,49 @@ def move_policy(
 ) -> None:
     """Let a policy and a residual, as of `soft_policy`, follow gaps as `move_gaps` moved them.
 
-    With t = moved / temperature, of which 2^-20 is a lot, log(sum pi e^t) is the mean of t and half
-    its variance, but for 2 max |t|^3, and e^x is 1 + x + x^2 / 2, but for another 2 max |t|^3.
+    With t = moved / temperature, less that of the likeliest action, of which 2^-20 is a lot,
+    log(sum pi e^t) is the mean of t and half its variance, but for 2 max |t|^3, and e^x is
+    1 + x + x^2 / 2, but for another 2 max |t|^3.
     """
     n_states, n_actions = moved.shape
     for s in range(n_states):
-        mean, variance, most, off, choices = 0.0, 0.0, 0.0, UNDERFLOW, 0
+        best, choices = 0, 0
         for a in range(n_actions):
-            if available[s, a]:
-                turn = moved[s, a] / temperature
+            choices += available[s, a]
+            if policy[s, a] > policy[s, best]:
+                best = a
+        here = moved[s, best]
+        mean, variance, most, off = 0.0, 0.0, 0.0, 0.0
+        for a in range(n_actions):
+            if a != best and available[s, a]:
+                turn = (moved[s, a] - here) / temperature
                 size = abs(turn)
                 mean += policy[s, a] * turn
                 most = max(most, size)
-                off += policy[s, a] * (error[s, a] / temperature + growth(log_error[s, a]) * size)
-                off += spare[s, a] * size
-                choices += 1
+                apart = (error[s, a] + error[s, best]) / temperature
+                off += policy[s, a] * (apart + growth(log_error[s, a]) * size)
+                off += spare[s, a] * size + UNDERFLOW
         for a in range(n_actions):
-            apart = moved[s, a] / temperature - mean
-            variance += policy[s, a] * apart * apart
+            turn = (moved[s, a] - here) / temperature - mean
+            variance += policy[s, a] * turn * turn
         mean += 0.5 * variance
         off += 4.0 * most * ((n_actions + 4.0) * ROUNDOFF + most * most)
         for a in range(n_actions):
             if available[s, a] and choices > 1:
-                turn = moved[s, a] / temperature - mean
+                turn = (moved[s, a] - here) / temperature - mean
                 more = policy[s, a] * (turn + 0.5 * turn * turn)
                 policy[s, a], low[s, a] = two_sum(policy[s, a], low[s, a] + more)
                 log_policy[s, a] += turn
-                more_off = off + error[s, a] / temperature + DOUBLED
-                log_error[s, a] += more_off
-                log_policy_error[s, a] += more_off + ROUNDOFF * abs(log_policy[s, a])
-        residual[s] += temperature * mean
-        residual_error[s] += temperature * off + ROUNDOFF * abs(residual[s])
+                log_error[s, a] += off + DOUBLED
+                log_policy_error[s, a] += off + DOUBLED + ROUNDOFF * abs(log_policy[s, a])
+                if a != best:
+                    apart = (error[s, a] + error[s, best]) / temperature
+                    log_policy_error[s, a] += apart
+                    if spare[s, a] == 0.0:  # which has room for it
+                        log_error[s, a] += apart
+        residual[s] += here + temperature * mean
+        residual_error[s] += error[s, best] + temperature * off
+        residual_error[s] += ROUNDOFF * (abs(here) + abs(residual[s]))
 
 
 @patient_kernel(elements)
