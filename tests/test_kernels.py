@@ -1245,6 +1245,14 @@ def test_where_one_action_is_certain_the_others_errors_weigh_nothing():
     assert np.all((residual_error >= 8.0) & (residual_error <= 8.001))
 
 
+def test_an_advantage_counts_as_often_as_it_is_played():
+    zero, tables = np.zeros((1, 3)), empty((1, 3), "advantage", "advantage_rest", "advantage_error")
+    policy, gap = np.array([[0.5, 0.5, 0.0]]), np.array([[0.25, -0.25, -100.0]])
+    arrays = gap, zero, zero, policy, zero, zero, np.zeros(1), *tables.values()
+    *_, most = kernels.advantages(*arrays)
+    assert most == 0.125
+
+
 def test_all_that_flows_into_a_state_is_counted():
     n = 100
     arrivals = np.full(n, 2.0**-54)  # each is lost

@@ -683,7 +683,7 @@ def advantages(
 
     Gaps, policy and advantages are the sums of two numbers each; the policy is off by
     `policy_error`. To the errors of the advantages, what V is off by is still to be added. Returns
-    the largest residual, a bound of it, and the largest advantage.
+    the largest residual, a bound of it, and the largest advantage, times its probability.
     """
     n_states, n_actions = gap.shape
     size, largest, most = 0.0, 0.0, 0.0
@@ -705,7 +705,7 @@ def advantages(
             high, lost = two_sum(total, lost + (rest[s, a] - mean_rest))
             advantage[s, a], advantage_rest[s, a] = high, lost
             advantage_error[s, a] = error[s, a] + DOUBLED * weight + off
-            most = max(most, abs(high))
+            most = max(most, policy[s, a] * abs(high))
         residual[s] = mean
         size = max(size, abs(mean))
         off += abs(mean)
