@@ -16,8 +16,11 @@ PATIENCE = 30.0
 # Seconds of work before the interrupt.
 UNDER_WAY = 0.5
 
-# What comes before work is under way, and the work. All is compiled before: llvmlite loses an
-# interrupt that comes while it calls back ("Exception ignored on calling ctypes callback").
+# What comes before work is under way, and the work. All is imported and compiled before:
+# - llvmlite loses an interrupt that comes while it calls back ("Exception ignored on calling ctypes
+#   callback");
+# - after one that comes in `exec`, as while a dataclass is imported, Python gives a script that
+#   caught it the status -2, unless it ends by `sys.exit`, as commands do.
 ROOMS = """
 problem, theta = tb.problems.four_rooms(), np.zeros(105)
 model = problem.model(theta)
@@ -49,7 +52,10 @@ LONG = {
         ROOMS,
         "tb.CompiledPolicyIteration(tolerance=1e-300, max_iterations=10**12).solve(model)",
     ),
-    "gradients of a large model": (WIDE, "while True: tb.hypergradient(problem, theta)"),
+    "gradients of a large model": (
+        f"{WIDE}tb.hypergradient(problem, theta)",
+        "while True: tb.hypergradient(problem, theta)",
+    ),
     "sampling": (
         SAMPLED,
         "while True: tb.sample_trajectories("
@@ -69,7 +75,8 @@ LONG = {
         "while True: tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0)",
     ),
     "an enclosure": (
-        "problem = tb.problems.garnet(n_states=300); theta = np.zeros(problem.n_parameters)",
+        "problem = tb.problems.garnet(n_states=300); theta = np.zeros(problem.n_parameters)\n"
+        "tb.enclose(problem, theta)",
         "while True: tb.enclose(problem, theta)",
     ),
 }
