@@ -1,5 +1,6 @@
 """Ctrl-C ends whatever is under way, at once, with one line, and leaves nothing half-written."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,7 +8,10 @@ import sys
 import time
 
 import pytest
+from numba.core import caching
 from sizes import sizes
+
+from tabular_bilevel._base import jit
 
 # Within a second is what is promised of an idle machine; tests may run on a busy one. None of what
 # is interrupted would end by itself.
@@ -127,6 +131,21 @@ def test_long_work_is_interrupted(name):
     status, output, error = interrupted(["-c", code], "under way")
     assert (status, error) == (0, "")
     assert output == ("interrupted\nat 53 bits\n" if afterwards else "interrupted\n")
+
+
+def test_an_interrupt_while_code_is_read_from_the_cache_is_not_lost(monkeypatch):
+    loaded = []
+
+    def callback(cache, types, context):
+        """Do as llvmlite does: what is raised within it is lost."""
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+            loaded.append(types)
+
+    monkeypatch.setattr(caching.FunctionCache, "load_overload", callback)
+    with pytest.raises(KeyboardInterrupt):
+        jit.kernel(lambda x: x)(1.0)
+    assert loaded
 
 
 @pytest.mark.slow
