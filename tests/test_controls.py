@@ -9,7 +9,7 @@ from sizes import pairs, sizes
 from small import somewhere
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.diagnosis import Candidates, suspects
+from tabular_bilevel.checks.diagnosis import Candidates
 from tabular_bilevel.mistakes.knowledge import cut, replayed, right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT, cut_after
 
@@ -60,7 +60,7 @@ def right_ones(name, horizon=None):
 @cache
 def suspected(name):
     problem, _ = PROBLEMS[name]
-    return suspects(problem, somewhere(problem))
+    return Candidates(problem, somewhere(problem)).singles
 
 
 def close(found, wanted, *, rtol=ROUNDING):
@@ -189,10 +189,10 @@ def test_suspects_are_the_faults_that_change_something(name):
 def test_each_fault_shows_somewhere():
     seen = {fault.name for name in PROBLEMS for fault in suspected(name)}
     long = tb.problems.bandit(temperature=0.5, leader_discount=0.98)
-    seen |= {fault.name for fault in suspects(long, somewhere(long))}
+    seen |= {fault.name for fault in Candidates(long, somewhere(long)).singles}
     seen |= {fault.name for fault in Candidates(PLAIN, HERE, count=10).singles}
     warm = tb.FeatureProblem(PLAIN.base, temperature=[1.0])
-    seen |= {fault.name for fault in suspects(warm, np.zeros(1))}
+    seen |= {fault.name for fault in Candidates(warm, np.zeros(1)).singles}
     assert set(FAULTS) - seen == set()
 
 
@@ -226,10 +226,10 @@ def test_each_fault_shows_somewhere():
 def test_faults_do_not_show_where_what_they_touch_does_not_matter(settings, harmless):
     usual = {"n_states": 4, "n_parameters": 3, **SHORT}
     problem = tb.problems.garnet(**{**usual, **settings})
-    names = {fault.name for fault in suspects(problem, somewhere(problem))}
+    names = {fault.name for fault in Candidates(problem, somewhere(problem)).singles}
     assert not names & harmless
     plain = tb.problems.garnet(**usual)
-    assert harmless <= {fault.name for fault in suspects(plain, somewhere(plain))}
+    assert harmless <= {fault.name for fault in Candidates(plain, somewhere(plain)).singles}
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_fault_that_is_not_defined_says_so(fault, problem):
     report = tb.check_estimator(control, problem, theta, rng=0)
     assert report.verdict is tb.Verdict.BROKEN
     assert "is not defined for this problem" in report.trouble
-    assert fault not in {suspect.name for suspect in suspects(problem, theta)}
+    assert fault not in {suspect.name for suspect in Candidates(problem, theta).singles}
 
 
 def test_controls_have_settings_and_check_them():

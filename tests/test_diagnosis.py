@@ -8,7 +8,7 @@ from sizes import sizes
 from small import somewhere
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates, suspects
+from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates
 from tabular_bilevel.checks.localising import TABLES, parts_of
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT
@@ -54,7 +54,9 @@ NEARLY_ALIKE = {
     ("game, seen", "advantage standardised"): "through-follower term twice",
 }
 
-VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}
+VISIBLE = {
+    name: Candidates(problem, somewhere(problem)).singles for name, problem in PROBLEMS.items()
+}
 
 
 def seen_in(*names):
@@ -212,7 +214,7 @@ def test_no_diagnosis_is_made_of_what_is_right_but_of_what_misses_another_target
 def test_where_no_mistake_shows_there_is_no_diagnosis():
     # one action that pays the leader nothing
     problem = tb.problems.bandit(leader_reward=[0.0])
-    assert suspects(problem, np.zeros(1)) == {}
+    assert Candidates(problem, np.zeros(1)).singles == {}
     report = tb.check_estimator(
         lambda problem, theta, rng: 1.0 + 0.1 * rng.normal(size=1), problem, [0.0], rng=0
     )
@@ -237,7 +239,7 @@ def test_mistakes_with_one_target_are_named_together():
     guess = tb.check_estimator(wrong, problem, theta, rng=0).diagnosis.best
     assert {"sign flipped", "through-follower term sign-flipped"} <= {guess.name, *guess.alike}
     assert guess.probability > 0.9
-    names = {fault.name for fault in suspects(problem, theta)}
+    names = {fault.name for fault in Candidates(problem, theta).singles}
     assert "no eligibility" not in names
     assert "normalised occupancy" not in names
 
@@ -293,7 +295,7 @@ def test_a_cut_that_enumeration_makes_is_named_with_a_second_mistake_if_there_is
     both = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta, horizon=3)
     assert both.diagnosis.best.name == "through-follower term dropped"
     assert both.diagnosis.best.distance < 1e-12
-    whole = suspects(problem, theta, horizon=50)  # longer than any trajectory
+    whole = Candidates(problem, theta, horizon=50).singles  # longer than any trajectory
     assert whole.keys() == VISIBLE["layered"].keys()
 
 
@@ -337,7 +339,7 @@ def diagnosed(estimates):
 
 
 def test_noise_in_all_directions_does_not_hide_a_mistake():
-    targets = suspects(MANY, THERE)
+    targets = Candidates(MANY, THERE).singles
     for seed, name in enumerate(("sign flipped", "no 1/temperature", "no eligibility")):
         best = diagnosed(in_all_directions(targets[FAULTS[name]], seed=seed)).best
         assert best.name == name
@@ -346,7 +348,7 @@ def test_noise_in_all_directions_does_not_hide_a_mistake():
 
 @pytest.mark.slow
 def test_what_is_in_no_targets_direction_fits_no_mistake():
-    targets = np.array(list(suspects(MANY, THERE).values()))
+    targets = np.array(list(Candidates(MANY, THERE).singles.values()))
     sideways = np.random.default_rng(3).normal(size=300)
     sideways -= np.linalg.pinv(targets) @ (targets @ sideways)
     mean = targets[0] + 2.0 * LARGEST * sideways / np.linalg.norm(sideways)
@@ -461,7 +463,7 @@ def test_where_one_number_is_visible_no_mistake_is_named_and_other_problems_are(
     assert report.diagnosis.directions == 1
     assert report.scale.low <= 0.0072 <= report.scale.high
     assert "one number is visible" in str(report)
-    dropped = suspects(problem, np.array([0.1]))[FAULTS["through-follower term dropped"]]
+    dropped = Candidates(problem, np.array([0.1])).singles[FAULTS["through-follower term dropped"]]
     report = tb.check_estimator(
         lambda problem, theta, rng: dropped * (1.0 + 0.3 * rng.normal(size=1)),
         problem,

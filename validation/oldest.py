@@ -47,7 +47,6 @@ def floors(project: dict[str, object]) -> list[str]:
 
 
 def main() -> int:
-    """Install and test."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
