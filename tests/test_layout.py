@@ -33,7 +33,7 @@ def test_the_package_itself_is_imported_by_its_command_line_alone():
     """Its public names are above all folders; import-linter looks at these only."""
     text = re.compile(r"^ *(?:import tabular_bilevel\b(?!\.)|from tabular_bilevel import)", re.M)
     found = {path for path in PACKAGE.rglob("*.py") if text.search(path.read_text("utf-8"))}
-    assert {str(path.relative_to(PACKAGE)) for path in found if path.parent.name != "cli"} == {
+    assert {path.relative_to(PACKAGE).as_posix() for path in found if path.parent.name != "cli"} == {
         "__init__.py", "problems/known.py"  # modules, by their names
     }  # fmt: skip
 
