@@ -34,10 +34,8 @@ def test_the_package_itself_is_imported_by_its_command_line_alone():
     text = re.compile(r"^ *(?:import tabular_bilevel\b(?!\.)|from tabular_bilevel import)", re.M)
     found = {path for path in PACKAGE.rglob("*.py") if text.search(path.read_text("utf-8"))}
     above = {path for path in found if path.parent.name != "cli"}
-    below = (
-        PACKAGE / "problems" / "known.py"
-    )  # takes the folder's modules by their names, as tb does
-    assert above == {PACKAGE / "__init__.py", below}
+    # the second takes modules of its folder by their names
+    assert above == {PACKAGE / "__init__.py", PACKAGE / "problems" / "known.py"}
 
 
 def test_few_modules_are_at_the_top_and_none_is_long():
