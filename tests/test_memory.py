@@ -43,10 +43,8 @@ CALLS = {
     ),
     "objective": tb.objective,
     "hypergradient, bounded": tb.hypergradient,
-    "hypergradient": lambda problem, theta: tb.hypergradient(
-        problem, theta, accuracy=tb.Estimated()
-    ),
-    "mistake": lambda problem, theta: slipping(tb.Interaction().limit(problem, theta), share=0.5),
+    "hypergradient": lambda *at: tb.hypergradient(*at, accuracy=tb.Estimated()),
+    "mistake": lambda *at: slipping(tb.Interaction().limit(*at), share=0.5),
     "factors": lambda _, theta: localising._Sample(theta + ROWS, 0.0).fit(ROWS[:5].T),
     "check": tb.check_gradient,
 }

@@ -269,12 +269,9 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
-    # a number's error is at least its rounding
-    finite = kernels.outward(errors.reshape(-1), OUTWARD, UNDERFLOW) or (
-        all_finite(states) and all_finite(tables[3:])
-    )
-    errors.setflags(False)
-    value_error, leader_error, occupancy_error = errors[:3]
+    finite = kernels.outward(errors.reshape(-1), OUTWARD, UNDERFLOW)  # so are the numbers then
+    finite = finite or (all_finite(states) and all_finite(tables[3:]))
+    value_error, leader_error, occupancy_error = read_only(errors)[:3]
     policy_error, action_value_error, visits_error, influence_error = errors[3:].reshape(4, *shape)
     players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_error),
