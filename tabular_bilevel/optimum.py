@@ -312,7 +312,6 @@ class Shake:
     reach: float = 6.0
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("spread", self.spread)
         if not as_real("reach", self.reach) >= 0.0:
             raise ValueError(f"reach is {self.reach}, not at least 0")
@@ -455,7 +454,6 @@ class Perturbed:
     spread: float
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_estimator(self.method, name="method")
         as_nonnegative("spread", self.spread)
 

@@ -6,25 +6,10 @@ from contextlib import suppress
 
 # What stands in the place of a number, or of anything.
 HEXADECIMALS = (
-    "0x0.0p+0",
-    "-0x0.0p+0",
-    "0x1.0000000000000p+0",
-    "0x0.0000000000001p-1022",
-    "0x1.fffffffffffffp+1023",
-    "0x1p+60",
-    "-0x1p-60",
-    "0x7p+0",
-    "0x1p-1074",
-    "0x1p-2000",
-    "0x1_0p+0",
-    "0x\u0661p+0",
-    "inf",
-    "nan",
-    "1.5",
-    " 0x1p+0",
-    "0x1p+0\n",
-    "",
-)
+    "0x0.0p+0", "-0x0.0p+0", "0x1.0000000000000p+0", "0x0.0000000000001p-1022",
+    "0x1.fffffffffffffp+1023", "0x1p+60", "-0x1p-60", "0x7p+0", "0x1p-1074", "0x1p-2000",
+    "0x1_0p+0", "0x\u0661p+0", "inf", "nan", "1.5", " 0x1p+0", "0x1p+0\n", "",
+)  # fmt: skip
 THINGS = (None, True, False, 0, 1, -1, 2, 999, 0.0, 1.0, "0", [], {}, [0, "0x1p+0"], math.nan)
 
 
@@ -203,19 +188,8 @@ def claim(rng, document, texts):
 
 
 CHANGES = (
-    number,
-    index,
-    thing,
-    key,
-    items,
-    subtree,
-    widened,
-    widened,
-    shifted,
-    proof,
-    proof,
-    claim,
-)
+    number, index, thing, key, items, subtree, widened, widened, shifted, proof, proof, claim,
+)  # fmt: skip
 
 
 def some_change(rng):

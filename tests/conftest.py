@@ -67,6 +67,14 @@ def once_a_problem():
         yield
 
 
+@pytest.fixture(scope="module")
+def state_home(tmp_path_factory):
+    """Keep the writer's notes out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def maps() -> Path:
     """Folder of MovingAI maps, where the environment names one."""
@@ -85,13 +93,8 @@ def chromium():
         pytest.skip("there is no chromium with a chromedriver, which would show the page")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,1000",
-    ):
-        options.add_argument(argument)
+    for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
+        options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(server))
     yield driver

@@ -1,5 +1,8 @@
 """Small models that several test files need, many from the package's zoo, and where they look."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,8 +15,19 @@ def somewhere(problem, *, seed=1):
     return 0.3 * np.random.default_rng(seed).normal(size=problem.n_parameters)
 
 
+def at(problem):
+    """Give a problem, and a theta near zero."""
+    return problem, somewhere(problem)
+
+
 def at_some_theta(problem):
     return problem.model(np.random.default_rng(1).normal(size=problem.n_parameters))
+
+
+def moving_rewards(problem, base=None):
+    """Make the problem whose theta moves the rewards alone: of another model, if one is given."""
+    features = {name: getattr(problem, name) for name in ("follower_reward", "leader_reward")}
+    return tb.FeatureProblem(problem.base if base is None else base, **features)
 
 
 def put(array, index, number):
@@ -28,6 +42,30 @@ def refusal(call, *arguments, **settings):
     with pytest.raises(ValueError, match=r".") as caught:
         call(*arguments, **settings)
     return str(caught.value)
+
+
+def each_refused(*cases):
+    """Make each call, which is refused in words that match."""
+    for call, words in cases:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def features(base, rng, width, *names):
+    """Draw features of some tables, or of all of them and the temperature."""
+    n_pairs = base.follower_reward.size
+    rows = {"follower_reward": n_pairs, "leader_reward": n_pairs, "transition": base.transition.nnz}
+    rows |= {"initial": base.n_states, "temperature": 1}
+    return {name: rng.normal(size=(rows[name], width)) for name in names or rows}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def assert_refused(message, call, *arguments, **settings):
+    """See that a call is refused, and that a pattern is found in what it says."""
+    assert re.search(message, refusal(call, *arguments, **settings))
 
 
 def patchy(rng=6, *, n_states=5):
@@ -72,6 +110,17 @@ FORBIDDEN = tb.Model.from_tables(
     leader_discount=0.8,
     temperature=0.5,
 )
+
+
+# What a manifest of vectors says, and what of one of them.
+MANIFEST = {
+    "format": "tabular-bilevel test vectors", "schema_version": 1, "licence": "", "provenance": {},
+    "notes": {}, "vectors": [],
+}  # fmt: skip
+ENTRY = {
+    "file": "a.npz", "sha256": "", "family": "garnet", "name": "a", "flags": [], "n_states": 1,
+    "n_actions": 1, "n_parameters": 1,
+}  # fmt: skip
 
 
 class Counted:

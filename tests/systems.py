@@ -1,4 +1,4 @@
-"""Random linear-quadratic systems, and problems whose theta moves all of their tables."""
+"""Linear-quadratic systems: of one state, and random ones, with problems that move their tables."""
 
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,45 @@ from tabular_bilevel.lq.model import MOVED, SYMMETRIC
 
 # A leader that counts all steps needs discount times radius^2 below 1: not nearer than this.
 MARGIN = 0.98
+
+
+def of_one_state(*, leader_reward=None, **numbers):
+    """One state and one input, by the numbers that are not a mild room's."""
+    room = {
+        "dynamics": 1.1, "control": 0.5, "state_cost": 1.0, "control_cost": 0.1, "noise": 0.1,
+        "initial_mean": 0.5, "initial_covariance": 0.1, "follower_discount": 0.7,
+        "leader_discount": 0.8, "temperature": 1.0,
+    }  # fmt: skip
+    tables = {
+        name: [x] if name == "initial_mean" else [[x]] if name in MOVED[:-1] else x
+        for name, x in (room | numbers).items()
+    }
+    usual = tb.QuadraticReward(state=[[-1.0]], control=[[-2.0]])
+    return tb.LinearQuadraticModel(**tables, leader_reward=leader_reward or usual)
+
+
+@dataclass(frozen=True)
+class Room:
+    """A room that leaks, which costs the leader rent, and a tariff on heating."""
+
+    base: tb.LinearQuadraticModel = of_one_state()
+    rent: float = 1.0
+    parameter_names = ("leak", "tariff")
+
+    def model(self, theta):
+        (leak, tariff), base = theta, self.base
+        paid = base.leader_reward
+        reward = replace(
+            paid, control=paid.control + tariff, constant=paid.constant - self.rent * leak**2
+        )
+        costs = base.control_cost + tariff
+        return base.replace(dynamics=base.dynamics - leak, control_cost=costs, leader_reward=reward)
+
+    def pullback(self, theta, sensitivities):
+        paid = sensitivities.leader_reward
+        rent = 2.0 * self.rent * theta[0] * paid["constant"]
+        tariff = sensitivities.control_cost + paid["control"]
+        return np.array([-sensitivities.dynamics[0, 0] - rent, tariff[0, 0]])
 
 
 def covariance(rng, size, least=0.0):

@@ -7,12 +7,7 @@ import sys
 
 import pytest
 
-ADAPTERS = {
-    "gymnasium": "gymnasium",
-    "jax": "JAX",
-    "pettingzoo": "pettingzoo",
-    "torch": "PyTorch",
-}
+ADAPTERS = {"gymnasium": "gymnasium", "jax": "JAX", "pettingzoo": "pettingzoo", "torch": "PyTorch"}
 OPTIONAL = {*ADAPTERS, "flint", "hypothesis", "matplotlib"}
 
 

@@ -2,12 +2,13 @@
 
 import copy
 import pickle
-import re
 from fractions import Fraction
 from math import inf, log, nan, sqrt
 
 import numpy as np
 import pytest
+from references.strangers import Plain
+from small import assert_refused, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel.problem import with_names
@@ -129,9 +130,9 @@ def test_a_fee_of_one_everywhere_moves_no_policy():
     close(e.gradient.sum(), -3)
 
 
-@pytest.mark.parametrize("problem", [fork(), rounds()])
-def test_the_routes_agree(problem):
-    assert tb.check_gradient(problem, np.linspace(0.3, -0.2, problem.n_parameters)).passed
+def test_the_routes_agree():
+    for problem, theta in ((fork(), [0.3]), (rounds(), [0.3, -0.2])):
+        assert tb.check_gradient(problem, theta).passed
 
 
 @pytest.mark.parametrize(
@@ -239,10 +240,9 @@ BAD_ARROWS = {
     "state 'dock' of arrows has the name None, not a word": {"dock": {None: "dock"}},
     "arrow 'go' of state 'dock' leads to 3: give a state's name, None for the end, or a "
     "probability for each of several": {"dock": {"go": 3}},
-    "arrow 'go' of state 'dock' leads to 'isle', which is no state; there are 'dock', 'aisle'": {
-        "dock": {"go": "isle"},
-        "aisle": {"back": "dock"},
-    },
+    "arrow 'go' of state 'dock' leads to 'isle', which is no state; there are 'dock', 'aisle'": (
+        GOOD | {"dock": {"go": "isle"}}
+    ),
     "probabilities of arrow 'go' of state 'dock' sum to 0.8, not 1": {
         "dock": {"go": {"dock": 0.8}}
     },
@@ -270,8 +270,7 @@ BAD_ARROWS = {
 
 @pytest.mark.parametrize("message", BAD_ARROWS)
 def test_bad_arrows_are_named(message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        from_arrows(BAD_ARROWS[message], coins=["dock"], **SCALARS)
+    assert refusal(from_arrows, BAD_ARROWS[message], coins=["dock"], **SCALARS) == message
 
 
 def test_bad_settings_are_named():
@@ -299,8 +298,8 @@ def test_bad_settings_are_named():
         ),
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-            from_arrows(GOOD, **{"coins": ["dock"], **SCALARS, **settings})
+        found = refusal(from_arrows, GOOD, **{"coins": ["dock"], **SCALARS, **settings})
+        assert found.startswith(message)
 
 
 def test_an_arrow_does_not_change_with_what_it_was_made_of():
@@ -316,8 +315,7 @@ def test_bad_prizes_and_costs_are_named():
         (lambda: fork(prize=np.nan), "prize is nan, not a finite number"),
         (lambda: rounds(prize=np.inf), "prize is inf, not a finite number"),
     ):
-        with pytest.raises(ValueError, match=f"^{message}$"):
-            make()
+        assert_refused(f"^{message}$", make)
 
 
 def test_names_that_do_not_fit_are_refused():
@@ -334,18 +332,14 @@ def test_names_that_do_not_fit_are_refused():
         ({"action_names": [["a", "b"], ["a"]]}, "action_names[1] has 1 names, not 2"),
         ({"action_names": [["a", "b"], "ab"]}, "action_names[1] is 'ab', not a sequence of names"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            rounds().base.replace(**names)
-
-
-def test_names_of_parameters_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"^parameter_names has 1 names, not 2$"):
-        tb.FeatureProblem(rounds().base, follower_reward=np.eye(4)[:, :2], parameter_names=["dock"])
+        assert refusal(rounds().base.replace, **names) == message
+    two = {"follower_reward": np.eye(4)[:, :2]}
+    found = refusal(tb.FeatureProblem, rounds().base, **two, parameter_names=["dock"])
+    assert found == "parameter_names has 1 names, not 2"
 
 
 def test_names_may_be_the_same_for_all_states():
-    model = rounds().base.replace(action_names=["one", "two"])
-    assert model.action_names == (("one", "two"),) * 2
+    assert rounds().base.replace(action_names=["one", "two"]).action_names == (("one", "two"),) * 2
 
 
 # ---------------------------------------------------------------- names in reports
@@ -375,17 +369,9 @@ def test_reports_say_where_in_words():
 
 
 def test_a_gradient_report_says_where_in_words():
-    class Wrong:
-        inner = rounds()
-        parameter_names = ("dock", "aisle")
-
-        def model(self, theta):
-            return self.inner.model(theta)
-
-        def pullback(self, theta, sensitivities):
-            return self.inner.pullback(theta, sensitivities) + np.array([0.0, 1.0])
-
-    report = tb.check_gradient(Wrong(), [0.0, 0.0])
+    inner, up, names = rounds(), np.array([0.0, 1.0]), {"parameter_names": ("dock", "aisle")}
+    wrong = Plain(inner, pullback=lambda *at: inner.pullback(*at) + up, **names)
+    report = tb.check_gradient(wrong, [0.0, 0.0])
     assert report.comparisons[0].worst == "theta[1] (aisle)"
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sizes import pairs, sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent import ascent
@@ -34,8 +35,18 @@ def problem_for(name):
     return (TOY, GAME_THETA) if name == "bi-ac" else (REWARDS, np.array([0.3, -0.2, 0.1]))
 
 
+EXACT, ADAM = tb.ExactGradient(), tb.Adam()
+
+
 def thetas(steps):
     return np.array([step.next_theta for step in steps])
+
+
+def climb(method=EXACT, optimiser=ADAM, *, theta=(0.0, 0.0, 0.0), **settings):
+    return tb.ascend(REWARDS, theta, method, optimiser, **{"rng": 0, **settings})
+
+
+BCHG = METHODS["bchg"](SETTING)
 
 
 @sizes(("name", "optimiser"), *pairs([*METHODS], [tb.GradientAscent(0.1, 1.0), tb.Adam(0.05)]))
@@ -43,8 +54,7 @@ def test_a_saved_ascent_goes_on_as_if_it_had_not_stopped(name, optimiser, tmp_pa
     problem, theta = problem_for(name)
     method = METHODS[name](SETTING)
     whole = thetas(tb.ascend(problem, theta, method, optimiser, rng=3, n_iterations=6))
-    for step in tb.ascend(problem, theta, method, optimiser, rng=3, n_iterations=3):
-        last = step
+    *_, last = tb.ascend(problem, theta, method, optimiser, rng=3, n_iterations=3)
     last.state.save(tmp_path / "state.npz")
     state, more = AscentState.load(tmp_path / "state.npz")
     assert not more
@@ -69,24 +79,17 @@ def test_a_state_of_another_problem_is_refused(name):
 
 
 def test_another_seed_is_another_ascent():
-    method = METHODS["bchg"](SETTING)
-    one, other = (
-        thetas(tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=seed, n_iterations=3))
-        for seed in (0, 1)
-    )
+    one, other = (thetas(climb(BCHG, rng=seed, n_iterations=3)) for seed in (0, 1))
     assert not np.array_equal(one, other)
 
 
 def test_a_step_knows_the_exact_objective_and_gradient():
     theta = np.array([0.3, -0.2, 0.1])
-    method = METHODS["bchg"](SETTING)
-    step = next(tb.ascend(REWARDS, theta, method, tb.GradientAscent(0.5), rng=0))
-    exact = tb.hypergradient(REWARDS, theta)
+    step = next(climb(BCHG, tb.GradientAscent(0.5), theta=theta))
+    exact, short = tb.hypergradient(REWARDS, theta), tb.objective(REWARDS, theta, horizon=4)
     assert step.objective == pytest.approx(exact.objective, rel=1e-12)
     np.testing.assert_allclose(step.exact_gradient, exact.gradient, rtol=1e-9)
-    assert step.objective_over(4) == pytest.approx(
-        tb.objective(REWARDS, theta, horizon=4), rel=1e-12
-    )
+    assert step.objective_over(4) == pytest.approx(short, rel=1e-12)
     assert step.objective_over(None) == step.objective
     assert -1.0 <= step.cosine < 1.0
     np.testing.assert_array_equal(step.next_theta, theta + 0.5 * step.gradient)
@@ -102,7 +105,7 @@ def test_what_is_exact_is_computed_when_asked_for_and_once(monkeypatch):
         return real(*arguments, **settings)
 
     monkeypatch.setattr(ascent, "road", counted)
-    step = next(tb.ascend(REWARDS, np.zeros(3), METHODS["bchg"](SETTING), tb.Adam(), rng=0))
+    step = next(climb(BCHG))
     assert not calls
     assert step.objective == step.objective
     assert step.exact_gradient is step.exact_gradient
@@ -110,13 +113,9 @@ def test_what_is_exact_is_computed_when_asked_for_and_once(monkeypatch):
 
 
 def test_rounding_makes_no_cosine_above_one():
-    climb = tb.ascend(REWARDS, np.ones(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=50)
-    assert all(step.cosine <= 1.0 for step in climb)
-
-
-def test_the_exact_method_points_along_the_exact_gradient():
-    step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0))
-    assert step.cosine == pytest.approx(1.0, abs=1e-12)
+    cosines = [step.cosine for step in climb(theta=np.ones(3), n_iterations=50)]
+    assert max(cosines) <= 1.0
+    np.testing.assert_allclose(cosines, 1.0, atol=1e-12)  # of the exact method
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170, 1e300])
@@ -140,25 +139,19 @@ def test_a_gradient_of_zero_has_cosine_zero():
 def test_arguments_are_not_changed_nor_the_generator_advanced():
     theta, rng = np.zeros(3), np.random.default_rng(5)
     before = rng.bit_generator.state
-    climb = tb.ascend(REWARDS, theta, METHODS["bchg"](SETTING), tb.Adam(), rng=rng)
-    first = [step.next_theta for step in itertools.islice(climb, 2)]
+    first = thetas(climb(BCHG, theta=theta, rng=rng, n_iterations=2))
     assert rng.bit_generator.state == before
     assert not theta.any()
-    seeded = tb.ascend(REWARDS, theta, METHODS["bchg"](SETTING), tb.Adam(), rng=5, n_iterations=2)
-    np.testing.assert_array_equal(first, thetas(seeded))
+    np.testing.assert_array_equal(first, thetas(climb(BCHG, rng=5, n_iterations=2)))
 
 
 @pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox])
 def test_other_generators_are_saved_too(kind, tmp_path):
-    method = METHODS["bchg"](SETTING)
-    steps = list(
-        tb.ascend(REWARDS, np.zeros(3), method, tb.Adam(), rng=np.random.Generator(kind(1)),
-                  n_iterations=4)
-    )  # fmt: skip
+    steps = list(climb(BCHG, rng=np.random.Generator(kind(1)), n_iterations=4))
     steps[1].state.save(tmp_path / "state", note=[1.0, 2.0])
     state, more = AscentState.load(tmp_path / "state")
     np.testing.assert_array_equal(more["note"], [1.0, 2.0])
-    rest = thetas(tb.resume(REWARDS, state, method, tb.Adam(), n_iterations=4))
+    rest = thetas(tb.resume(REWARDS, state, BCHG, tb.Adam(), n_iterations=4))
     np.testing.assert_array_equal(rest, thetas(steps[2:]))
 
 
@@ -171,10 +164,7 @@ def spawning(problem, theta, *, rng, memory):
 
 @pytest.mark.parametrize("rng", [5, np.random.Generator(np.random.PCG64([1, 2**70])).spawn(2)[1]])
 def test_a_method_that_spawns_generators_is_repeated_and_resumed(rng, tmp_path):
-    whole, again = (
-        list(tb.ascend(REWARDS, np.zeros(3), spawning, tb.Adam(), rng=rng, n_iterations=6))
-        for _ in range(2)
-    )
+    whole, again = (list(climb(spawning, rng=rng, n_iterations=6)) for _ in range(2))
     whole = thetas(whole)
     np.testing.assert_array_equal(whole, thetas(again))
     again[2].state.save(tmp_path / "state")
@@ -190,10 +180,10 @@ def test_a_gradient_or_a_step_that_is_not_finite_is_named_with_its_iteration():
         exact = tb.ExactGradient()(problem, theta, rng=rng)
         return dataclasses.replace(exact, gradient=gradient, memory={"calls": calls})
 
-    climb = tb.ascend(REWARDS, np.zeros(3), late, tb.Adam(), rng=0)
-    assert len(list(itertools.islice(climb, 2))) == 2
+    steps = climb(late)
+    assert len(list(itertools.islice(steps, 2))) == 2
     with pytest.raises(ValueError, match=r"^estimate\[2\] is nan, not a(.|\n)*\nin iteration 2$"):
-        next(climb)
+        next(steps)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +196,11 @@ def test_a_gradient_or_a_step_that_is_not_finite_is_named_with_its_iteration():
 def test_a_step_that_is_no_theta_is_named_with_its_iteration(moved, message):
     wild = SimpleNamespace(step=lambda theta, gradient, memory: (moved, memory))
     with pytest.raises(ValueError, match=f"^{message}\nin iteration 0$"):
-        next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), wild, rng=0))
+        next(climb(optimiser=wild))
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    steps = list(
-        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=2)
-    )
+    steps = list(climb(n_iterations=2))
     steps[0].state.save(tmp_path / "state")
 
     def broken(*arguments, **tables):
@@ -226,7 +214,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def save_often(path, seed):
-    step = next(tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=seed))
+    step = next(climb(rng=seed))
     for _ in range(100):
         step.state.save(path, seed=seed)
 
@@ -245,18 +233,10 @@ def test_two_writers_of_a_state_do_not_break_each_other(tmp_path):
 
 
 def test_a_bar_shows_the_progress(capsys):
-    steps = tb.ascend(
-        REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=3, progress=True
-    )
-    assert len(list(steps)) == 3
+    assert len(list(climb(n_iterations=3, progress=True))) == 3
     assert "3/3" in capsys.readouterr().err
 
 
-def test_what_is_no_optimiser_is_refused():
-    with pytest.raises(ValueError, match=r"^optimiser is 0.1, which has no method step"):
-        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), 0.1, rng=0)
-
-
-def test_the_number_of_steps_is_checked():
-    with pytest.raises(ValueError, match="n_iterations is 0, not a positive whole number"):
-        tb.ascend(REWARDS, np.zeros(3), tb.ExactGradient(), tb.Adam(), rng=0, n_iterations=0)
+def test_what_is_no_optimiser_and_no_number_of_steps_is_refused():
+    assert_refused(r"^optimiser is 0.1, which has no method step", climb, optimiser=0.1)
+    assert_refused("^n_iterations is 0, not a positive whole number", climb, n_iterations=0)

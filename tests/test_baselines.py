@@ -1,12 +1,12 @@
 """Baselines change no mean, and the best one leaves the least variance."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import somewhere
+from small import assert_refused, at, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.baselines import Baseline, arrival_groups
@@ -39,7 +39,7 @@ def moments(problem, method):
 
 def moved(problem, baseline, rng):
     """Add random numbers wherever a baseline may have any."""
-    off = {field.name: getattr(baseline, field.name) for field in fields(Baseline)}
+    off = dict(vars(baseline))
     grouped = arrival_groups(problem, somewhere(problem))
     if grouped is None:
         for name in ("follower", "leader"):
@@ -55,8 +55,7 @@ def moved(problem, baseline, rng):
 
 @pytest.mark.parametrize("where", PROBLEMS)
 def test_a_baseline_changes_no_mean(where):
-    problem = PROBLEMS[where]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS[where])
     best = tb.best_baseline(problem, theta)
     baselines = [False, True, best.baseline]
     baselines += [moved(problem, best.baseline, np.random.default_rng(k)) for k in range(3)]
@@ -87,11 +86,8 @@ def test_the_best_is_where_the_variance_is_flat(where):
     other = moved(problem, best.baseline, np.random.default_rng(1))
 
     def along(step):
-        off = {
-            field.name: getattr(best.baseline, field.name)
-            + step * (getattr(other, field.name) - getattr(best.baseline, field.name))
-            for field in fields(Baseline)
-        }
+        pairs = vars(best.baseline).items()
+        off = {name: x + step * (getattr(other, name) - x) for name, x in pairs}
         return moments(problem, replace(best, baseline=Baseline(**off))).total_variance
 
     down, here, up = (along(step) for step in (-1.0, 0.0, 1.0))
@@ -101,8 +97,7 @@ def test_the_best_is_where_the_variance_is_flat(where):
 
 
 def test_where_the_leader_acts_its_own_mean_is_taken_off():
-    problem = PROBLEMS["seen"]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS["seen"])
     limit = tb.Interaction().limit(problem, theta)
     worth = tb.BoltzmannCovariance().rule(limit).worth(limit)
     group, chance = arrival_groups(problem, theta)
@@ -162,22 +157,18 @@ def test_a_best_baseline_of_other_methods_is_not_known():
         (tb.SoBiRL(), r"^method is SoBiRL\(.*\): the best baseline is known of BC-HG"),
         (tb.BoltzmannCovariance(average_tails=True), "^average_tails makes ratios"),
     ):
-        with pytest.raises(ValueError, match=message):
-            tb.best_baseline(PROBLEMS["pairs"], np.zeros(6), method)
+        assert_refused(message, tb.best_baseline, PROBLEMS["pairs"], np.zeros(6), method)
 
 
 def test_a_continuous_state_has_no_best_baseline():
     room = tb.problems.bilevel_lqr()
     for of in (tb.best_baseline, tb.lower_limit):
-        with pytest.raises(ValueError, match=f"Model: {of.__name__} is for tables only$"):
-            of(room, np.zeros(room.n_parameters))
+        theta = np.zeros(room.n_parameters)
+        assert_refused(f"Model: {of.__name__} is for tables only$", of, room, theta)
 
 
 def test_a_baseline_of_another_problem_is_refused():
     best = tb.best_baseline(PROBLEMS["pairs"], np.zeros(6))
-    with pytest.raises(
-        ValueError, match=r"^baseline is of a problem with tables of shape \(20, 4\)"
-    ):
-        best(PROBLEMS["layered"], np.zeros(4), rng=0)
-    with pytest.raises(ValueError, match=r"^baseline is 1, not True or False$"):
-        tb.BoltzmannCovariance(baseline=1)
+    message = r"^baseline is of a problem with tables of shape \(20, 4\)"
+    assert_refused(message, best, PROBLEMS["layered"], np.zeros(4), rng=0)
+    assert_refused(r"^baseline is 1, not True or False$", tb.BoltzmannCovariance, baseline=1)

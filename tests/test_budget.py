@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
 from sizes import sizes
+from small import assert_refused, refusal, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.moments.budget import _tail, comparable
@@ -32,9 +33,8 @@ def sampled(n, steps, n_replicates=300):
 
 def test_an_error_is_that_of_samples():
     n, steps = 200, 50
-    curve = tb.error_curve(
-        PROBLEM, THETA, {"BC-HG": tb.BoltzmannCovariance()}, [n * steps], horizons=[steps]
-    )
+    bchg = {"BC-HG": tb.BoltzmannCovariance()}
+    curve = tb.error_curve(PROBLEM, THETA, bchg, [n * steps], horizons=[steps])
     errors, cosines = sampled(n, steps)
     # of 300 replicates, the mean square has a standard error of about 5 %
     assert curve.horizon[0, 0] == steps
@@ -92,14 +92,13 @@ def test_a_curve_of_nothing_is_refused():
         ({3: tb.BoltzmannCovariance()}, [1e3], r"^methods is .*, not a mapping"),
         ({"HPGD": tb.HyperPolicyGradient()}, [1e3], "^method is HyperPolicyGradient, which aver"),
     ):
-        with pytest.raises(ValueError, match=message):
-            tb.error_curve(PROBLEM, THETA, methods, budgets)
+        assert_refused(message, tb.error_curve, PROBLEM, THETA, methods, budgets)
 
 
-@pytest.mark.parametrize("horizons", [5, [0], [True], "ab", []])
-def test_a_bad_cut_is_refused(horizons):
-    with pytest.raises(ValueError, match=r"^(a horizon|horizons) is "):
-        tb.error_curve(PROBLEM, THETA, METHODS, [1e3], horizons=horizons)
+def test_a_bad_cut_is_refused():
+    for horizons in (5, [0], [True], "ab", []):
+        found = refusal(tb.error_curve, PROBLEM, THETA, METHODS, [1e3], horizons=horizons)
+        assert found.startswith(("a horizon is ", "horizons is "))
 
 
 def test_an_error_of_nothing_is_refused(curve):
@@ -108,14 +107,13 @@ def test_an_error_of_nothing_is_refused(curve):
         ("naive", -1.0, "^budget is -1.0"),
         ("naive", "all", "^budget has dtype"),
     ):
-        with pytest.raises(ValueError, match=message):
-            curve.error_at(name, budget)
+        assert_refused(message, curve.error_at, name, budget)
 
 
 def test_there_is_nothing_to_be_relative_to_where_the_gradient_is_0():
     idle = tb.problems.bandit(leader_reward=[1.0, 1.0])
-    with pytest.raises(ValueError, match=r"^the exact gradient is 0, and errors are relative"):
-        tb.error_curve(idle, [0.0, 0.0], METHODS, [1e3])
+    message = "^the exact gradient is 0, and errors are relative"
+    assert_refused(message, tb.error_curve, idle, [0.0, 0.0], METHODS, [1e3])
 
 
 @sizes("confidence", [0.5], [0.95])
@@ -194,8 +192,8 @@ def test_bad_demands_are_named():
         ({"cosine": 1.0}, r"^cosine is 1.0, not in \(0, 1\)$"),
         ({"error": 0.1, "confidence": 1.0}, r"^confidence is 1.0, not in \(0, 1\)$"),
     ):
-        with pytest.raises(ValueError, match=message):
-            tb.required_samples(PROBLEM, THETA, tb.BoltzmannCovariance(), **settings)
+        method = tb.BoltzmannCovariance()
+        assert_refused(message, tb.required_samples, PROBLEM, THETA, method, **settings)
 
 
 def test_a_check_that_shows_too_little_says_what_it_takes():
@@ -227,34 +225,24 @@ def test_a_grid_has_a_curve_in_each_cell(curve):
     alone = tb.error_curve(problem, [0.2, -0.3], METHODS, [1e3], horizons=[5])
     np.testing.assert_array_equal(found.curves[1].error, alone.error)
     assert (alone.horizon == 5.0).all()  # and no other
-    over = {"n_parameters": [1, 30]}
-    naive = {"naive": METHODS["naive"]}
-    of_sizes = tb.error_grid(
-        tb.problems.garnet, over, naive, [1e3], theta=lambda made: np.full(made.n_parameters, 0.1)
-    )
+    over, naive = {"n_parameters": [1, 30]}, {"naive": METHODS["naive"]}
+    of_sizes = tb.error_grid(tb.problems.garnet, over, naive, [1e3], theta=somewhere)
     assert [curve.moments["naive"][0].mean.size for curve in of_sizes.curves] == [1, 30]
     unlike = tb.ErrorGrid(({"n": 1}, {"n": 2}), (curve, of_sizes.curves[0]))
     assert unlike.methods == ("BC-HG", "naive")
     assert ["2", "1,000", "-"] in [line.split()[:3] for line in str(unlike).splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("make", "over", "message"),
-    [
-        (tb.problems.garnet, {}, r"^over is .*, not a mapping from settings"),
-        (tb.problems.garnet, ["temperature"], r"^over is .*, not a mapping from settings"),
-        (tb.problems.garnet, {"temperature": 0.1}, r"^over\['temperature'\] is 0.1, not a seq"),
-        (tb.problems.garnet, {"temperature": []}, r"^over\['temperature'\] has no values$"),
-        (tb.problems.garnet, {"horizon": [0.5]}, "^a horizon is 0.5"),
-        (
-            tb.problems.garnet,
-            {"heat": [1.0]},
-            "^garnet is not made of these settings: got an unexp",
-        ),
+def test_a_grid_of_nothing_is_refused():
+    garnet = tb.problems.garnet
+    for make, over, message in (
+        (garnet, {}, r"^over is .*, not a mapping from settings"),
+        (garnet, ["temperature"], r"^over is .*, not a mapping from settings"),
+        (garnet, {"temperature": 0.1}, r"^over\['temperature'\] is 0.1, not a seq"),
+        (garnet, {"temperature": []}, r"^over\['temperature'\] has no values$"),
+        (garnet, {"horizon": [0.5]}, "^a horizon is 0.5"),
+        (garnet, {"heat": [1.0]}, "^garnet is not made of these settings: got an unexp"),
         (lambda x: x, {"x": [1]}, "^theta is None, and the problem has no n_parameters$"),
         (PROBLEM, {"temperature": [0.1]}, "^make is FeatureProblem.*, which cannot be called"),
-    ],
-)
-def test_a_grid_of_nothing_is_refused(make, over, message):
-    with pytest.raises(ValueError, match=message):
-        tb.error_grid(make, over, METHODS)
+    ):
+        assert_refused(message, tb.error_grid, make, over, METHODS)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sizes import sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks.suite import defined_on, line_of, smallest_case
@@ -128,19 +129,14 @@ def line(error):
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict"),
-    [
-        ("exact", tb.Verdict.UNBIASED),
-        ("half", tb.Verdict.BIASED),
-        ("noise", tb.Verdict.INCONCLUSIVE),
-        ("raises", tb.Verdict.BROKEN),
-    ],
-)
-def test_each_verdict_has_its_status_and_its_word(name, verdict, said, folder):
-    status, printed, _ = said(
-        f"mine:{name}", "--problem", "garnet", "--seed", "0", "--report", "out"
-    )
-    assert status == {"exact": 0, "half": 1, "noise": 3, "raises": 4}[name] == STATUS[verdict]
+    ("name", "word", "number"),
+    [("exact", "UNBIASED", 0), ("half", "BIASED", 1), ("noise", "INCONCLUSIVE", 3),
+     ("raises", "BROKEN", 4)],
+)  # fmt: skip
+def test_each_verdict_has_its_status_and_its_word(name, word, number, said, folder):
+    at, verdict = ["--problem", "garnet", "--seed", "0", "--report", "out"], tb.Verdict[word]
+    status, printed, _ = said(f"mine:{name}", *at)
+    assert status == number == STATUS[verdict]
     assert printed.startswith(f"Estimator check: {verdict.value}")
     written = json.loads((folder / "out" / "report.json").read_text())
     assert written["verdict"] == printed.splitlines()[0].removeprefix("Estimator check: ")
@@ -209,10 +205,8 @@ def test_what_returns_none_is_told_so_with_the_line_where_it_begins(said):
     status, printed, _ = said("mine:none", "--problem", "garnet")
     row = 1 + MINE.splitlines().index("def none(problem, theta, rng):")
     assert status == 4
-    assert (
-        "replicate 0: ValueError: it returned None, not a gradient: is its return statement "
-        f"missing? (mine.py, line {row})\n"
-    ) in printed
+    begin = "replicate 0: ValueError: it returned None, not a gradient: is its return statement "
+    assert f"{begin}missing? (mine.py, line {row})\n" in printed
 
 
 @pytest.mark.parametrize("where", [["--problem", "garnet"], ["--suite", "standard"]])
@@ -262,11 +256,10 @@ def test_estimators_and_problems_are_named_by_file_or_module(said, folder):
     (folder / "code").mkdir()
     (folder / "code" / "deeper.py").write_text("from beside import PROBLEM\n" + MINE)
     (folder / "code" / "beside.py").write_text("PROBLEM = 3\n")
+    more = ["--theta", "theta.npy", "--replicates", "50"]
     for estimator in ("mine:exact", "mine.py:exact", "code/deeper.py:exact"):
         for problem in ("mine:PROBLEM", "mine.py:PROBLEM", "garnet"):
-            status, printed, error = said(
-                estimator, "--problem", problem, "--theta", "theta.npy", "--replicates", "50"
-            )
+            status, printed, error = said(estimator, "--problem", problem, *more)
             assert (status, error) == (0, "")
             assert "no bias seen" in printed
     assert str(folder) not in sys.path
@@ -302,69 +295,63 @@ def test_gradient_and_train_take_somebodys_problem_too(workers, capsys, folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "message"),
     [
-        (["mine"], "estimator is 'mine', not MODULE:NAME or FILE.py:NAME"),
-        (["mine:"], "estimator is 'mine:', not MODULE:NAME or FILE.py:NAME"),
-        (["mine:thing"], "module 'mine' has no 'thing'; it has make, exact, half, "),
-        (["mine:THETA", "--problem", "garnet"], "which cannot be called"),
-        (["mine:exact", "--enumerate"], "--enumerate needs a --problem"),
-        (["mine:exact", "--theta", "x.npy"], "--theta needs a --problem"),
-        (["mine:exact", "--problem", "garnet", "--replicates", "5"], "fewer than 30"),
-        (["mine.py"], "estimator is 'mine.py': say which name in it, mine.py:NAME"),
-        (["mine.py:"], "estimator is 'mine.py:': say which name in it, mine.py:NAME"),
-        (["none.py:exact"], "there is no file 'none.py'"),
-        (["none:exact"], "there is no module 'none' here: for a file say FILE.py:NAME"),
-        (["json.py:exact"], "json.py is called as another module that is in use: rename it"),
-        (["mine:Sized"], "mine:Sized is a class that cannot be made without arguments"),
-        (["mine:PROBLEM", "--problem", "garnet"], "which is a problem"),
+        ("mine", "estimator is 'mine', not MODULE:NAME or FILE.py:NAME"),
+        ("mine:", "estimator is 'mine:', not MODULE:NAME or FILE.py:NAME"),
+        ("mine:thing", "module 'mine' has no 'thing'; it has make, exact, half, "),
+        ("mine:THETA --problem garnet", "which cannot be called"),
+        ("mine:exact --enumerate", "--enumerate needs a --problem"),
+        ("mine:exact --theta x.npy", "--theta needs a --problem"),
+        ("mine:exact --problem garnet --replicates 5", "fewer than 30"),
+        ("mine.py", "estimator is 'mine.py': say which name in it, mine.py:NAME"),
+        ("mine.py:", "estimator is 'mine.py:': say which name in it, mine.py:NAME"),
+        ("none.py:exact", "there is no file 'none.py'"),
+        ("none:exact", "there is no module 'none' here: for a file say FILE.py:NAME"),
+        ("json.py:exact", "json.py is called as another module that is in use: rename it"),
+        ("mine:Sized", "mine:Sized is a class that cannot be made without arguments"),
+        ("mine:PROBLEM --problem garnet", "which is a problem"),
         (
-            ["mine:turned", "--problem", "garnet"],
+            "mine:turned --problem garnet",
             "has the parameters (theta, problem, rng), not (problem, theta, rng)",
         ),
-        (["mine:exact", "--problem", "mine:half"], "it looks like an estimator"),
-        (["mine:exact", "--problem", "mine:make"], "or like a function that makes a problem"),
-        (["mine:exact", "--problem", "mine:THETA"], "has no method model and no pullback"),
+        ("mine:exact --problem mine:half", "it looks like an estimator"),
+        ("mine:exact --problem mine:make", "or like a function that makes a problem"),
+        ("mine:exact --problem mine:THETA", "has no method model and no pullback"),
         (
-            ["mine:exact", "--problem", "mine:Dictionary"],
+            "mine:exact --problem mine:Dictionary",
             "problem.model(theta) is of type dict, not a Model",
         ),
-        (["mine:exact", "--problem", "mine:WithoutPullback"], "which has no method pullback"),
-        (["mine:exact", "--problem", "mine:nothing"], "module 'mine' has no 'nothing'"),
-        (["mine:exact", "--problem", "garnet", "--theta", "no.npy"], "--theta: [Errno 2]"),
-        (["mine:exact", "--problem", "garnet", "--theta", "mine.py"], "--theta: mine.py is no"),
-        (["mine:exact", "--report", "mine.py"], "--report: [Errno 17]"),
-        (["bad.py:f"], "bad.py:f cannot be used: SyntaxError: invalid syntax (bad.py, line 2)"),
-        (["lacks:f"], "No module named 'numpyy' (lacks.py, line 3)"),
-        (["through:f"], "No module named 'numpyy' (lacks.py, line 3)"),
-        (["stops:f"], "stops:f cannot be used: SystemExit: 3 (stops.py, line 1)"),
-        ([], "give an estimator, MODULE:NAME, or estimates, --rows FILE.npy"),
-        (["mine:exact", "--simulator", "mine:PROBLEM"], "--simulator needs a --problem"),
+        ("mine:exact --problem mine:WithoutPullback", "which has no method pullback"),
+        ("mine:exact --problem mine:nothing", "module 'mine' has no 'nothing'"),
+        ("mine:exact --problem garnet --theta no.npy", "--theta: [Errno 2]"),
+        ("mine:exact --problem garnet --theta mine.py", "--theta: mine.py is no"),
+        ("mine:exact --report mine.py", "--report: [Errno 17]"),
+        ("bad.py:f", "bad.py:f cannot be used: SyntaxError: invalid syntax (bad.py, line 2)"),
+        ("lacks:f", "No module named 'numpyy' (lacks.py, line 3)"),
+        ("through:f", "No module named 'numpyy' (lacks.py, line 3)"),
+        ("stops:f", "stops:f cannot be used: SystemExit: 3 (stops.py, line 1)"),
+        ("", "give an estimator, MODULE:NAME, or estimates, --rows FILE.npy"),
+        ("mine:exact --simulator mine:PROBLEM", "--simulator needs a --problem"),
         (
-            ["mine:exact", "--problem", "garnet", "--enumerate", "--critic", "mine:exact"],
+            "mine:exact --problem garnet --enumerate --critic mine:exact",
             "--critic is not for --enumerate, which needs no sampling",
         ),
-        (
-            ["mine:exact", "--problem", "garnet", "--follower", "mine:PROBLEM"],
-            "which has no method solve",
-        ),
-        (["mine:exact", "--sampler", "mine:nothing"], "module 'mine' has no 'nothing'"),
-        (["--rows", "rows.npy"], "--rows needs the --problem and the --theta"),
-        (
-            ["--rows", "rows.npy", "--problem", "garnet"],
-            "--rows needs the --problem and the --theta",
-        ),
-        (["mine:exact", "--rows", "rows.npy"], "--rows has the estimates: what is 'mine:exact'"),
-        (["--rows", "no.npy", "--problem", "garnet", "--theta", "theta.npy"], "--rows: [Errno 2]"),
+        ("mine:exact --problem garnet --follower mine:PROBLEM", "which has no method solve"),
+        ("mine:exact --sampler mine:nothing", "module 'mine' has no 'nothing'"),
+        ("--rows rows.npy", "--rows needs the --problem and the --theta"),
+        ("--rows rows.npy --problem garnet", "--rows needs the --problem and the --theta"),
+        ("mine:exact --rows rows.npy", "--rows has the estimates: what is 'mine:exact'"),
+        ("--rows no.npy --problem garnet --theta theta.npy", "--rows: [Errno 2]"),
     ],
 )
-def test_a_mistake_in_calling_is_a_line_that_says_what_to_do(arguments, message, said, folder):
+def test_a_mistake_in_calling_is_a_line_that_says_what_to_do(words, message, said, folder):
     (folder / "bad.py").write_text("x = 1\ndef f(:\n")
     (folder / "json.py").write_text(MINE)
     (folder / "lacks.py").write_text("\n\nimport numpyy\n")
     (folder / "through.py").write_text("from lacks import f\n")
     (folder / "stops.py").write_text("raise SystemExit(3)\n")
-    status, _, error = said(*arguments)
+    status, _, error = said(*words.split())
     assert status == 2
     assert message in line(error)
 
@@ -375,43 +362,24 @@ def test_a_problem_that_is_none_is_refused_by_the_parser(said):
     assert "'no-such' is neither MODULE:NAME nor one of: bandit" in error
 
 
-CALLS = {
-    "estimator and problem swapped": (
-        lambda: tb.check_estimator(PROBLEM, METHOD, THETA),
-        "estimator is FeatureProblem.*, which is a problem",
-    ),
-    "theta and problem swapped": (
-        lambda: tb.check_estimator(METHOD, THETA, PROBLEM),
-        "theta is a problem: the problem comes first, and then theta",
-    ),
-    "swapped in hypergradient": (
-        lambda: tb.hypergradient(THETA, PROBLEM),
-        "theta is a problem: the problem comes first, and then theta",
-    ),
-    "a class for a problem": (
-        lambda: tb.check_estimator(METHOD, type(PROBLEM), THETA),
-        "problem is the class FeatureProblem, not an instance of it",
-    ),
-    "a maker for a problem": (
-        lambda: tb.check_estimator(METHOD, tb.problems.garnet, THETA),
-        "problem is <function garnet>.*a function that makes a problem",
-    ),
-    "a model for a problem": (
-        lambda: tb.check_by_enumeration(METHOD, PROBLEM.model(THETA), THETA),
-        "has no method model and no pullback",
-    ),
-    "an array for a problem": (
-        lambda: tb.check_gradient(THETA, THETA),
-        "problem is array.*, which has no method model and no pullback",
-    ),
-}
+SWAPPED = "theta is a problem: the problem comes first, and then theta"
+NONE = "has no method model and no pullback"
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_swapped_arguments_are_named(call):
-    wrong, message = CALLS[call]
-    with pytest.raises(ValueError, match=message):
-        wrong()
+@pytest.mark.parametrize(
+    ("call", "given", "message"),
+    [
+        (tb.check_estimator, (PROBLEM, METHOD, THETA), "estimator is Feature.*, which is a probl"),
+        (tb.check_estimator, (METHOD, THETA, PROBLEM), SWAPPED),
+        (tb.hypergradient, (THETA, PROBLEM), SWAPPED),
+        (tb.check_estimator, (METHOD, type(PROBLEM), THETA), "problem is the class FeatureProblem"),
+        (tb.check_estimator, (METHOD, tb.problems.garnet, THETA), "<function garnet>.*that makes"),
+        (tb.check_by_enumeration, (METHOD, PROBLEM.model(THETA), THETA), NONE),
+        (tb.check_gradient, (THETA, THETA), f"problem is array.*, which {NONE}"),
+    ],
+)
+def test_swapped_arguments_are_named(call, given, message):
+    assert_refused(message, call, *given)
 
 
 # ---------------------------------------------------------------- estimates from elsewhere

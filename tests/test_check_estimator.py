@@ -3,14 +3,14 @@
 import functools
 import itertools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from references.strangers import Plain
 from scipy import stats
 from sizes import sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.checks import mean_test, pullback
@@ -20,6 +20,8 @@ from tabular_bilevel.checks.mean_test import caution
 PROBLEM, THETA = tb.problems.garnet(), np.full(6, 0.1)
 EXACT = tb.hypergradient(PROBLEM, THETA).gradient
 NORM = np.linalg.norm(EXACT)
+ACROSS = np.array([-EXACT[1], EXACT[0], 0.0, 0.0, 0.0, 0.0])
+BIASED, INCONCLUSIVE = tb.Verdict.BIASED, tb.Verdict.INCONCLUSIVE
 
 TARGET = np.array([1.0, -2.0, 0.5])
 
@@ -50,13 +52,6 @@ def noisy(scale=1.0, bias=0.0, noise=None):
     return estimator
 
 
-def test_bchg_passes():
-    estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(200)))
-    report = checked(estimator)
-    assert report.passed
-    assert report.smallest_visible_bias < 0.1
-
-
 @sizes(
     "name",
     ["cut after 10 steps"],
@@ -70,55 +65,50 @@ def test_bchg_passes():
 def test_faults_of_bchg_fail_and_are_named(name):
     fault = tb.controls(n_trajectories=200)[name]
     report = checked(fault)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.diagnosis.best.name == name
 
 
 @sizes(
     "problem",
-    [tb.problems.zoo.draw("patchy", 7).problem],  # forbidden actions, and steps that end
+    [PROBLEM, tb.problems.zoo.draw("patchy", 7).problem],  # forbidden actions; steps that end
     [
         tb.problems.random_game(rng=4, follower_observes_leader=False),
         tb.problems.layered(rng=3),
         tb.problems.random_game(rng=3),
     ],
 )
-def test_bchg_passes_where_episodes_end_and_in_games(problem):
+def test_bchg_passes_also_where_episodes_end_and_in_games(problem):
     theta = 0.1 * np.random.default_rng(0).normal(size=problem.n_parameters)
-    tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0).raise_if_failed()
+    report = tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0)
+    report.raise_if_failed()
+    assert report.smallest_visible_bias < 0.1 or problem is not PROBLEM
 
 
 def test_a_sarsa_critic_comes_near_the_exact_gradient():
     problem = tb.problems.garnet(n_states=4, n_actions=2, n_parameters=3, temperature=0.5)
     theta = np.full(3, 0.1)
-    critic = tb.SarsaCritic(step_size=0.01, sweeps=20)
-    estimate = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), critic))(
-        problem, theta, rng=0
-    )
     exact = tb.hypergradient(problem, theta).gradient
-    cosine = estimate.gradient @ exact
-    cosine /= np.linalg.norm(estimate.gradient) * np.linalg.norm(exact)
-    assert cosine > 0.95  # a learned critic is biased: near, not equal
-    untrained = tb.SarsaCritic(step_size=1e-9, sweeps=1)
-    poor = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), untrained))(
-        problem, theta, rng=0
-    )
-    assert np.linalg.norm(poor.gradient - exact) > 2 * np.linalg.norm(estimate.gradient - exact)
+    off = []
+    for step_size, sweeps in ((0.01, 20), (1e-9, 1)):
+        critic = tb.SarsaCritic(step_size=step_size, sweeps=sweeps)
+        method = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(500), critic))
+        off.append(np.linalg.norm(method(problem, theta, rng=0).gradient - exact))
+    # a learned critic is biased: near, not equal
+    assert 2.0 * off[0] < min(off[1], 0.6 * np.linalg.norm(exact))
 
 
 def test_bias_along_the_target_is_reported():
     report = checked(noisy(scale=1.5))
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.bias == pytest.approx(0.5, abs=0.1)
     with pytest.raises(tb.CheckFailedError, match="BIASED"):
         report.raise_if_failed()
 
 
 def test_bias_across_the_target_is_seen_too():
-    across = np.zeros(6)
-    across[:2] = [-EXACT[1], EXACT[0]]
-    report = judged(EXACT + across + np.random.default_rng(0).normal(size=(100, 6)), EXACT)
-    assert report.verdict is tb.Verdict.BIASED
+    report = judged(EXACT + ACROSS + np.random.default_rng(0).normal(size=(100, 6)), EXACT)
+    assert report.verdict is BIASED
     assert abs(report.bias) < 0.1
 
 
@@ -128,16 +118,7 @@ def test_what_is_nearly_always_zero_is_no_false_alarm(runs):
     def rare(problem, theta, rng):
         return EXACT * (100.0 if rng.random() < 0.01 else 0.0)
 
-    verdicts = [checked(rare, target=EXACT, rng=seed).verdict for seed in range(runs)]
-    assert set(verdicts) == {tb.Verdict.INCONCLUSIVE}
-
-
-def test_noise_that_would_hide_everything_proves_nothing():
-    loud = checked(noisy(noise=lambda rng: 1e3 * rng.normal(size=6)))
-    assert loud.verdict is tb.Verdict.INCONCLUSIVE
-    assert loud.smallest_visible_bias > 1.0
-    assert loud.replicates_for(0.01) > 10**9
-    assert "for one of 1% it takes" not in str(loud)
+    assert {checked(rare, target=EXACT, rng=seed).verdict for seed in range(runs)} == {INCONCLUSIVE}
 
 
 @pytest.mark.parametrize("target", [[0.0], [1.0]])
@@ -148,15 +129,10 @@ def test_that_nothing_would_have_been_seen_is_said(target):
 
 
 def test_a_gap_of_no_tail_is_not_put_down_to_one():
-    report = next(
-        report
-        for report in (
-            judged(rng.normal(size=(100, 2)), np.zeros(2), false_alarm_rate=0.5, power=0.99)
-            for rng in np.random.default_rng(0).spawn(1000)
-        )
-        if report.suspicious and report.verdict is tb.Verdict.INCONCLUSIVE
-        if "tail" not in report.reason
-    )
+    for rng in np.random.default_rng(0).spawn(1000):
+        report = judged(rng.normal(size=(100, 2)), np.zeros(2), false_alarm_rate=0.5)
+        if report.suspicious and report.verdict is INCONCLUSIVE and "tail" not in report.reason:
+            break
     assert report.reason.startswith("the gap is hardly larger than chance makes it: take more")
 
 
@@ -169,19 +145,17 @@ def test_the_report_says_how_many_replicates_a_bias_takes():
     # of few replicates, less is known of their tails: they ask for rather too many
     ratio = many.smallest_visible_bias / (few.smallest_visible_bias / 3.0)
     assert 0.6 < ratio < 1.05
-    with pytest.raises(ValueError, match=r"bias is 0\.0, not a positive finite number"):
-        few.replicates_for(0.0)
+    assert_refused(r"bias is 0\.0, not a positive finite number", few.replicates_for, 0.0)
     assert judged(rng.normal(size=(50, 2)), np.zeros(2)).replicates_for(0.1) == 0
 
 
 def test_heavy_tails_are_noticed_not_averaged_away():
     report = checked(noisy(noise=lambda rng: rng.standard_cauchy() * np.ones(6)))
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert not report.passed
     assert report.smallest_visible_bias == np.inf
-    assert "a few extreme replicates decide the mean: take more replicates, or average" in str(
-        report
-    )
+    advice = "a few extreme replicates decide the mean: take more replicates, or average"
+    assert advice in str(report)
 
 
 def test_a_coordinate_that_never_moves_is_left_to_the_others():
@@ -213,17 +187,13 @@ def test_a_coordinate_that_never_moves_is_left_to_the_others():
     ],
 )
 def test_settings_are_checked(settings, message):
-    with pytest.raises(ValueError, match=message):
-        checked(noisy(), **settings)
-    with pytest.raises(ValueError, match="theta has no entries"):
-        tb.check_estimator(noisy(), PROBLEM, [])
+    assert_refused(message, checked, noisy(), **settings)
+    assert_refused("theta has no entries", tb.check_estimator, noisy(), PROBLEM, [])
 
 
 def test_an_estimate_names_itself():
     estimate = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(3, 4)))(PROBLEM, THETA, rng=0)
     assert str(estimate).endswith("from 3 trajectories of 12 steps in all")
-    parts = estimate.parts
-    np.testing.assert_allclose(estimate.gradient, parts.direct + parts.indirect, rtol=1e-14)
 
 
 def test_a_fault_hidden_in_a_coordinate_that_never_moves_does_not_pass():
@@ -257,7 +227,7 @@ def counted(estimator):
 @pytest.mark.parametrize(
     ("estimator", "verdict"),
     [
-        (noisy(scale=-1.0), tb.Verdict.BIASED),  # grossly wrong
+        (noisy(scale=-1.0), BIASED),  # grossly wrong
         (noisy(noise=lambda rng: 1e-3 * rng.normal(size=6)), tb.Verdict.UNBIASED),  # precise
     ],
 )
@@ -266,15 +236,14 @@ def test_a_check_ends_when_it_is_sure(estimator, verdict):
     report = checked(estimator, n_replicates=5000)
     assert report.verdict is verdict
     # looks after 79, 157, ..., 5000; nothing is BIASED before 100, nor without the first call again
-    biased = verdict is tb.Verdict.BIASED
+    biased = verdict is BIASED
     assert report.n_replicates == (157 if biased else 79)
     assert estimator.calls == report.n_replicates + 2 * biased
 
 
 def test_a_check_that_is_not_sure_takes_all_replicates():
     estimator = counted(noisy(noise=lambda rng: 30.0 * rng.normal(size=6)))
-    report = checked(estimator, n_replicates=230)
-    assert report.n_replicates == estimator.calls == 230
+    assert checked(estimator, n_replicates=230).n_replicates == estimator.calls == 230
 
 
 @sizes("runs", [10], [100])
@@ -283,21 +252,13 @@ def test_looks_share_the_false_alarm_rate(runs):
     def estimator(problem, theta, rng):
         return [500.0 if rng.random() < 0.002 else 0.0, 1.0 + 0.03 * rng.normal()]
 
-    rate = 0.2
-    failed = sum(
-        tb.check_estimator(
-            estimator,
-            PROBLEM,
-            [0.0, 0.0],
-            n_replicates=200,
-            target=[1.0, 1.0],
-            false_alarm_rate=rate,
-            rng=seed,
-        ).verdict
-        is tb.Verdict.BIASED
+    settings = {"n_replicates": 200, "target": [1.0, 1.0], "false_alarm_rate": 0.2}
+    reports = (
+        tb.check_estimator(estimator, PROBLEM, [0.0, 0.0], rng=seed, **settings)
         for seed in range(runs)
     )
-    assert stats.binom.sf(failed - 1, runs, rate) > CHANCE
+    failed = sum(report.verdict is BIASED for report in reports)
+    assert stats.binom.sf(failed - 1, runs, settings["false_alarm_rate"]) > CHANCE
 
 
 def test_without_a_seed_the_report_has_a_fresh_one_that_gives_the_same_again():
@@ -379,10 +340,8 @@ def test_a_generator_that_is_drawn_from_once_is_not_seeded():
             kept.append(np.random.normal(size=6))  # noqa: NPY002
         return EXACT + rng.normal(size=6)
 
-    report = checked(prepares_itself)
-    assert report.verdict is not tb.Verdict.BROKEN
-    quiet = checked(noisy())
-    assert quiet.notes == ()
+    assert checked(prepares_itself).verdict is not tb.Verdict.BROKEN
+    assert checked(noisy()).notes == ()
 
 
 # ---------------------------------------------------------------- coarse dtypes
@@ -405,15 +364,14 @@ def test_a_coarse_dtype_is_noted_and_judged_by_its_rounding(dtype, digits):
     assert report.passed is (dtype == "float32")
     assert "rounding would hide a bias of" in report.reason or report.passed
     assert report.smallest_visible_bias > 64 * np.finfo(dtype).eps
-    wrong = checked(rounded(dtype, scale=2.0))
-    assert wrong.verdict is not tb.Verdict.UNBIASED
+    assert checked(rounded(dtype, scale=2.0)).verdict is not tb.Verdict.UNBIASED
 
 
 @sizes("spread", [1e-5], [3e-5, 1e-4, 1e-3, 1e-2])
 def test_float32_does_not_hide_a_bias_however_small_the_noise(spread):
     assert checked(rounded("float32", spread=spread)).passed
     wrong = checked(rounded("float32", spread=spread, scale=1.01), visible_bias=1e-5)
-    assert wrong.verdict is tb.Verdict.BIASED
+    assert wrong.verdict is BIASED
 
 
 def test_a_systematic_error_of_the_size_of_float32s_rounding_is_none():
@@ -430,8 +388,7 @@ MIX = np.array([[1.0, 0.0, 0.0], [0.99, 0.1, 0.0], [-0.5, 0.3, 0.8]])
 def alarms(draw, target, *, rate, runs, seed=0):
     rng = np.random.default_rng(seed)
     return sum(
-        judged(target + draw(rng), target, false_alarm_rate=rate, power=0.9).verdict
-        is tb.Verdict.BIASED
+        judged(target + draw(rng), target, false_alarm_rate=rate, power=0.9).verdict is BIASED
         for _ in range(runs)
     )
 
@@ -472,11 +429,11 @@ def test_a_bias_where_there_is_little_noise_is_seen_though_no_coordinate_shows_i
     bias = np.array([0.05, -0.05])  # a standard error in each coordinate
     report = judged(TARGET[:2] + noise + bias, TARGET[:2])
     assert (np.abs(report.mean - report.target) < 3.0 * report.standard_error).all()
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.n_tests == 1
     spread = noise.std(axis=0, ddof=1)
     np.testing.assert_allclose(report.standard_deviation, spread, rtol=1e-6)
-    assert judged(TARGET[:2] + noise, TARGET[:2]).verdict is not tb.Verdict.BIASED
+    assert judged(TARGET[:2] + noise, TARGET[:2]).verdict is not BIASED
 
 
 @sizes("runs", [100], [500])
@@ -493,11 +450,9 @@ def test_coordinates_whose_sum_never_varies_are_tested_in_the_directions_that_do
     assert stats.binom.sf(found - 1, runs, rate) > CHANCE
     assert stats.binom.cdf(found, runs, 0.7 * rate) > CHANCE
     noise = draw(np.random.default_rng(1))
-    seen = judged(target + noise + [1.0, -1.0, 0.0], target)
-    assert seen.verdict is tb.Verdict.BIASED
+    assert judged(target + noise + [1.0, -1.0, 0.0], target).verdict is BIASED
     # a sum that is off, always by as much: is what moves it rare?
-    doubted = judged(target + noise + 1.0, target)
-    assert doubted.verdict is tb.Verdict.INCONCLUSIVE
+    assert judged(target + noise + 1.0, target).verdict is INCONCLUSIVE
 
 
 @sizes("runs", [40], [500])
@@ -510,7 +465,7 @@ def test_the_smallest_visible_bias_is_seen_as_often_as_stated(target, spread, co
         noise, fresh = (rng.normal(size=(count, len(target))) @ spread for _ in range(2))
         visible = judged(target + noise, target, power=power).smallest_visible_bias
         report = judged((1.0 + visible) * target + fresh, target, power=power)
-        seen += report.verdict is tb.Verdict.BIASED
+        seen += report.verdict is BIASED
     assert stats.binom.cdf(seen, runs, power) > CHANCE
     assert stats.binom.sf(seen - 1, runs, 0.95) > CHANCE  # and not much oftener
 
@@ -537,9 +492,9 @@ def test_one_coordinate_that_is_always_right_leaves_the_test_to_the_others():
     report = judged(TARGET + noise, TARGET)
     assert report.passed
     assert report.n_unresolved == 0
-    assert judged(TARGET + noise + [1.0, 0.0, 0.0], TARGET).verdict is tb.Verdict.BIASED
+    assert judged(TARGET + noise + [1.0, 0.0, 0.0], TARGET).verdict is BIASED
     off = judged(TARGET + noise + [0.0, 1.0, 0.0], TARGET)
-    assert off.verdict is tb.Verdict.INCONCLUSIVE
+    assert off.verdict is INCONCLUSIVE
     assert off.n_unresolved == 1
 
 
@@ -549,7 +504,7 @@ def test_a_target_that_never_varies_passes_beside_noise():
     assert report.passed
     assert report.smallest_visible_bias < 1e-8
     off = judged(estimates, np.array([1.1, 0.0]))
-    assert off.verdict is tb.Verdict.INCONCLUSIVE
+    assert off.verdict is INCONCLUSIVE
     assert "no bias along the target would have been seen" in str(off)
 
 
@@ -558,17 +513,16 @@ def test_a_hundred_replicates_are_enough_for_any_number_of_coordinates(dimension
     rng, target = np.random.default_rng(0), np.ones(dimensions)
     noise = 0.1 * rng.normal(size=(100, dimensions))
     assert judged(target + noise, target).passed
-    assert judged(2.0 * target + noise, target).verdict is tb.Verdict.BIASED
+    assert judged(2.0 * target + noise, target).verdict is BIASED
 
 
 def test_fewer_than_a_hundred_replicates_show_no_bias_at_a_small_rate():
     noise = np.random.default_rng(0).normal(size=(99, 3))
     few = judged(TARGET + noise + 5.0, TARGET)
-    assert few.verdict is tb.Verdict.INCONCLUSIVE
+    assert few.verdict is INCONCLUSIVE
     assert few.suspicious
     assert few.reason.startswith("fewer than 100 replicates do not show how skewed they are: take")
-    larger = judged(TARGET + noise + 5.0, TARGET, false_alarm_rate=0.05, power=0.99)
-    assert larger.verdict is tb.Verdict.BIASED
+    assert judged(TARGET + noise + 5.0, TARGET, false_alarm_rate=0.05, power=0.99).verdict is BIASED
 
 
 def test_a_power_below_the_false_alarm_rate_needs_no_bias():
@@ -586,9 +540,8 @@ def test_the_report_says_what_was_asked_for():
         return EXACT + rng.normal(size=6)
 
     def curious(view, rng):
-        return (
-            EXACT + rng.normal(size=6) + 0.0 * (view.leader_value[0] + view.follower_policy[0, 0])
-        )
+        asked = view.leader_value[0] + view.follower_policy[0, 0]
+        return EXACT + rng.normal(size=6) + 0.0 * asked
 
     decentralised = checked(alone)
     assert decentralised.asked == ()
@@ -603,10 +556,8 @@ def test_the_report_says_what_was_asked_for():
 
 def test_skewness_is_the_same_by_moments_and_by_pairs():
     skewed = np.random.default_rng(0).exponential(size=(200, 3)) - 1.0
-    by_moments = caution(skewed)
-    pairs = (skewed @ skewed.T) ** 3
-    skewness = pairs.sum() / 200**2 - 3 * 4 * 5 / 200
-    assert by_moments == pytest.approx(np.sqrt(1.0 + skewness / 200))
+    skewness = ((skewed @ skewed.T) ** 3).sum() / 200**2 - 3 * 4 * 5 / 200
+    assert caution(skewed) == pytest.approx(np.sqrt(1.0 + skewness / 200))
     wide = np.random.default_rng(1).exponential(size=(50, 8)) - 1.0  # 8**2 > 50: by pairs
     moments = np.einsum("na,nb,nc->abc", wide, wide, wide) / 50
     skewness = (moments**2).sum() - 8 * 9 * 10 / 50
@@ -645,7 +596,7 @@ def test_a_gap_that_a_tail_would_explain_is_inconclusive_and_diagnosed():
         return EXACT * np.exp(2.5 * rng.normal() - 2.5**2 / 2)
 
     reports = [checked(weighted, rng=seed, false_alarm_rate=0.05) for seed in range(6)]
-    assert {report.verdict for report in reports} == {tb.Verdict.INCONCLUSIVE}
+    assert {report.verdict for report in reports} == {INCONCLUSIVE}
     tails = [report for report in reports if report.suspicious]
     assert tails
     assert all("the gap could be a tail of which about" in report.reason for report in tails)
@@ -710,12 +661,13 @@ def test_a_bias_of_the_size_that_is_claimed_to_be_visible_does_not_pass(draw, ru
 def test_noise_far_above_the_target_never_passes_and_is_told_of_in_few_digits(scale):
     target = np.array([3.0, -2.0])
     report = judged(scale * np.random.default_rng(0).normal(size=(400, 2)), target)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert report.smallest_visible_bias > 1.0
     assert report.reason.startswith("the noise would hide a bias of the target's own size")
     assert max(len(line) for line in str(report).splitlines()) < 200
-    # so many that float64 does not hold their number
-    assert report.replicates_for(0.01) == 0 or scale < 1e100
+    few, count = scale < 1e100, report.replicates_for(0.01)
+    assert count > 10**9 if few else count == 0  # float64 does not hold their number
+    assert "for one of 1% it takes" not in str(report)
 
 
 def test_where_the_target_is_zero_the_visible_bias_is_in_units_of_the_gradient():
@@ -731,9 +683,9 @@ def test_where_the_target_is_zero_the_visible_bias_is_in_units_of_the_gradient()
     fresh = [rng.normal(size=(400, 3)) * [1.0, 10.0, 0.0] for _ in range(50)]
     assert sum(judged(planted + new, np.zeros(3)).passed for new in fresh) <= 3
     assert "the target is 0" in str(report)
-    assert judged(noise + 10.0, np.zeros(3)).verdict is tb.Verdict.BIASED
+    assert judged(noise + 10.0, np.zeros(3)).verdict is BIASED
     heavy = judged(rng.standard_cauchy(size=(400, 3)), np.zeros(3))
-    assert heavy.verdict is tb.Verdict.INCONCLUSIVE
+    assert heavy.verdict is INCONCLUSIVE
     assert np.isinf(heavy.smallest_visible_gap)
 
 
@@ -837,19 +789,18 @@ def fitted_once():
 )
 def test_calls_that_depend_on_each_other_decide_nothing_and_are_noticed(make, runs):
     reports = [checked(make(), target=EXACT, rng=seed) for seed in range(runs)]
-    assert {report.verdict for report in reports} == {tb.Verdict.INCONCLUSIVE}
+    assert {report.verdict for report in reports} == {INCONCLUSIVE}
     noticed = [report for report in reports if "depend on those before them" in report.reason]
     assert len(noticed) >= 0.9 * runs
 
 
 def test_an_estimator_that_warms_up_is_not_called_biased():
-    report = checked(warming)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert checked(warming).verdict is INCONCLUSIVE
 
 
 def test_what_calls_share_is_found_by_making_the_first_call_again():
     report = checked(fitted_once())
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert report.suspicious
     assert "the first call made again, with the same rng, gives something else" in report.reason
 
@@ -861,14 +812,14 @@ def test_an_estimator_that_cannot_be_called_again_keeps_something(then):
         lambda problem, theta, rng: 0.1 * np.asarray(next(draws), dtype=float) + 1.0,
         n_replicates=100,
     )
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert "keep" in report.reason
 
 
 def test_what_goes_round_in_a_circle_is_found_though_it_is_back_at_its_start():
     pool = itertools.cycle(2.0 * EXACT + 0.1 * np.random.default_rng(0).normal(size=(50, 6)))
     report = checked(lambda problem, theta, rng: next(pool), n_replicates=100)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert "keep" in report.reason
 
 
@@ -884,8 +835,8 @@ def test_any_scale_is_checked_whatever_numpys_error_state(scale):
         biased = checked(off, target=target)
         ignoring = checked(lambda problem, theta, rng: off(problem, theta, own), target=target)
         diagnosed = tb.check_estimator(off, problem, THETA, rng=0)
-    assert biased.verdict is tb.Verdict.BIASED
-    assert ignoring.verdict is tb.Verdict.INCONCLUSIVE
+    assert biased.verdict is BIASED
+    assert ignoring.verdict is INCONCLUSIVE
     assert diagnosed.diagnosis is not None
 
 
@@ -913,8 +864,7 @@ def first(draw):
 def test_global_generators_are_set_back_for_the_first_call_and_after_it(draw):
     start, again = first(draw), draw(False)
     first(draw)  # puts the generators where they were
-    biased = checked(lambda problem, theta, rng: 2.0 * EXACT + 0.1 * draw(False))
-    assert biased.verdict is tb.Verdict.BIASED
+    assert checked(lambda problem, theta, rng: 2.0 * EXACT + 0.1 * draw(False)).verdict is BIASED
     # and they are not left where the first call began or ended
     then = draw(False)
     assert (then != start).any()
@@ -949,30 +899,27 @@ def test_neighbours_that_are_alike_stretch_the_standard_error():
 # ---------------------------------------------------------------- deterministic functions
 
 
+def rarely(number, chance=0.02):
+    """Something other than 0 where a number is small."""
+    return EXACT * (50.0 if number < chance else 0.0)
+
+
 class Plugged:
-    """Draw from a generator of its own, rarely something other than 0."""
+    """Draw from a generator of its own."""
 
     def __init__(self, rng):
         self.rng = rng
 
     def __call__(self, problem, theta, rng):
-        return EXACT * (50.0 if self.rng.random() < 0.02 else 0.0)
+        return rarely(self.rng.random())
 
 
 POOL = np.random.default_rng(5)
 
 
-def from_the_module(problem, theta, rng):
-    return EXACT * (50.0 if POOL.random() < 0.02 else 0.0)
-
-
-def spawning(problem, theta, rng):
-    return EXACT * (50.0 if rng.spawn(1)[0].random() < 0.02 else 0.0)
-
-
 def in_a_closure(make):
     own = make(3)
-    return lambda problem, theta, rng: EXACT * (50.0 if own.random() < 0.02 else 0.0)
+    return lambda problem, theta, rng: rarely(own.random())
 
 
 @pytest.mark.parametrize(
@@ -985,17 +932,17 @@ def in_a_closure(make):
         in_a_closure(np.random.default_rng),
         pytest.param(in_a_closure(np.random.RandomState), marks=pytest.mark.slow),
         pytest.param(in_a_closure(random.Random), marks=pytest.mark.slow),
-        from_the_module,
-        spawning,
-        lambda problem, theta, rng: EXACT * (50.0 if rng.random() < 0.02 else 0.0),
-        lambda problem, theta, rng: EXACT * (50.0 if random.random() < 0.02 else 0.0),
-        lambda problem, theta, rng: EXACT * (50.0 if np.random.random() < 0.02 else 0.0),  # noqa: NPY002
+        lambda problem, theta, rng: rarely(POOL.random()),
+        lambda problem, theta, rng: rarely(rng.spawn(1)[0].random()),
+        lambda problem, theta, rng: rarely(rng.random()),
+        lambda problem, theta, rng: rarely(random.random()),
+        lambda problem, theta, rng: rarely(np.random.random()),  # noqa: NPY002
     ],
 )
 def test_what_draws_from_any_generator_is_not_called_deterministic(estimator):
     report = checked(estimator, n_replicates=50)
     assert not report.deterministic
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
 
 
 @pytest.mark.slow
@@ -1005,20 +952,17 @@ def test_keys_of_jax_that_a_function_splits_are_noticed():
 
     def rare(problem, theta, rng):
         kept[0], key = jax.random.split(kept[0])
-        return EXACT * (50.0 if jax.random.uniform(key) < 1e-6 else 0.0)
+        return rarely(jax.random.uniform(key), 1e-6)
 
     report = checked(rare, n_replicates=30)
     assert not report.deterministic
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
 
 
 def test_generators_of_pytorch_that_a_function_holds_are_noticed():
     torch = pytest.importorskip("torch")
     own = torch.Generator().manual_seed(1)
-
-    def rare(problem, theta, rng):
-        return EXACT * (50.0 if torch.rand(1, generator=own).item() < 1e-6 else 0.0)
-
+    rare = lambda problem, theta, rng: rarely(torch.rand(1, generator=own).item(), 1e-6)  # noqa: E731
     assert not checked(rare, n_replicates=30).deterministic
 
 
@@ -1030,7 +974,7 @@ def test_generators_of_pytorch_that_a_function_holds_are_noticed():
 def test_a_deterministic_function_is_right_to_the_bound_or_biased(off, passes):
     estimator = counted(lambda problem, theta, rng: EXACT * (1.0 + off))
     report = checked(estimator)
-    assert report.verdict is (tb.Verdict.UNBIASED if passes else tb.Verdict.BIASED)
+    assert report.verdict is (tb.Verdict.UNBIASED if passes else BIASED)
     assert estimator.calls == report.n_replicates == 5
     assert report.deterministic
     assert "deterministic: 5 calls give the same, and draw from no generator" in str(report)
@@ -1043,19 +987,15 @@ def test_a_deterministic_float32_is_right_to_its_rounding():
     coarse = EXACT.astype("float32")
     assert checked(lambda problem, theta, rng: coarse).passed
     off = (1.001 * EXACT).astype("float32")
-    report = checked(lambda problem, theta, rng: off)
-    assert report.verdict is tb.Verdict.BIASED
+    assert checked(lambda problem, theta, rng: off).verdict is BIASED
 
 
 @sizes("scale", [1e-300], [1e300])
 def test_deterministic_functions_of_any_scale_are_judged(scale):
     settings = {"target": scale * EXACT}
-    right = checked(lambda problem, theta, rng: scale * EXACT, **settings)
-    assert right.passed
-    wrong = checked(lambda problem, theta, rng: 1.1 * scale * EXACT, **settings)
-    assert wrong.verdict is tb.Verdict.BIASED
-    zero = checked(lambda problem, theta, rng: 0.0 * EXACT, target=np.zeros(6))
-    assert zero.passed
+    assert checked(lambda problem, theta, rng: scale * EXACT, **settings).passed
+    assert checked(lambda problem, theta, rng: 1.1 * scale * EXACT, **settings).verdict is BIASED
+    assert checked(lambda problem, theta, rng: 0.0 * EXACT, target=np.zeros(6)).passed
 
 
 # ---------------------------------------------------------------- what never varies
@@ -1069,7 +1009,7 @@ def test_a_constant_coordinate_that_is_off_is_named_with_its_gap_and_the_rarity(
         return estimate
 
     report = checked(stuck)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert report.reason == report.still
     assert report.reason.startswith(f"gradient[2] ({factor * EXACT[2]:.6g}, not {EXACT[2]:.6g}, ")
     assert f"{factor - 1.0:+.2%}" in report.reason
@@ -1090,7 +1030,7 @@ def test_a_combination_that_is_off_is_placed():
     noise = np.random.default_rng(0).normal(size=(100, 3))
     noise -= noise.mean(axis=1, keepdims=True)
     report = judged(TARGET + noise + 1.0, TARGET)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert report.reason.startswith("a combination of coordinates (most gradient[")
     assert "is the same in all 100 replicates, and off by 1.73" in report.reason
 
@@ -1116,13 +1056,12 @@ def test_what_was_asked_for_and_is_not_reached_is_inconclusive():
     rows, target = hiding(0.1), np.ones(1)
     assert judged(rows, target, visible_bias=0.11).passed
     report = judged(rows, target, visible_bias=0.09)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert report.reason == (
         "the noise would hide a bias of 10.00%, and one of 9% was to be seen: take about 2 times "
         "as many replicates, or trajectories an estimate"
     )
-    strict = checked(noisy(), visible_bias=1e-3)
-    assert strict.verdict is tb.Verdict.INCONCLUSIVE
+    assert checked(noisy(), visible_bias=1e-3).verdict is INCONCLUSIVE
 
 
 def test_a_default_that_is_not_reached_is_said_on_the_verdict_line():
@@ -1137,7 +1076,7 @@ def test_a_default_that_is_not_reached_is_said_on_the_verdict_line():
 
 def test_nothing_passes_that_hides_more_than_a_quarter():
     report = judged(hiding(0.26), np.ones(1))
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert report.verdict is INCONCLUSIVE
     assert "would hide a bias of 26.00%, more than the 25% that may pass" in report.reason
     assert judged(hiding(0.24), np.ones(1)).passed
     assert judged(hiding(0.5), np.ones(1), visible_bias=0.6).passed  # as asked for
@@ -1151,20 +1090,6 @@ def test_advice_that_nobody_can_follow_is_not_given():
 
 
 # ---------------------------------------------------------------- a wrong pullback
-
-
-@dataclass(frozen=True)
-class WrongPullback:
-    """A problem whose pullback is off in one way."""
-
-    inner: tb.BilevelProblem
-    change: Callable
-
-    def model(self, theta):
-        return self.inner.model(theta)
-
-    def pullback(self, theta, sensitivities):
-        return self.change(np.asarray(self.inner.pullback(theta, sensitivities)), sensitivities)
 
 
 def only(name, factor):
@@ -1196,7 +1121,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_pullback_is_broken(name):
     change, wrong = WRONG[name]
-    problem = WrongPullback(PROBLEM, change)
+    problem = Plain(PROBLEM, pullback=lambda *at: change(PROBLEM.pullback(*at), at[1]))
     estimator = counted(lambda problem, theta, rng: EXACT)
     report = tb.check_estimator(estimator, problem, THETA, target=EXACT, rng=0)
     assert report.pullback_checked is not wrong
@@ -1225,15 +1150,8 @@ def test_a_problem_that_is_too_large_is_not_checked_and_the_report_says_so(monke
 
 
 def test_a_model_that_jitters_tells_nothing_of_its_pullback():
-    @dataclass(frozen=True)
-    class Rough:
-        def model(self, theta):
-            return PROBLEM.model(theta + 1e-3 * np.sin(1e6 * theta))
-
-        def pullback(self, theta, measures):
-            return PROBLEM.pullback(theta, measures)
-
-    found = pullback.check_pullback(Rough(), THETA)
+    rough = Plain(PROBLEM, model=lambda theta: PROBLEM.model(theta + 1e-3 * np.sin(1e6 * theta)))
+    found = pullback.check_pullback(rough, THETA)
     assert not found.checked
     assert "too inaccurate to tell" in found.skipped
 
@@ -1258,7 +1176,7 @@ def test_rows_are_judged_as_calls_are():
 @sizes("factor", [-1.0], [1.2])
 def test_rows_that_are_off_are_biased_and_diagnosed(factor):
     report = rows_checked(factor * ROWS)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.diagnosis is not None
 
 
@@ -1267,7 +1185,7 @@ def test_a_target_does_not_switch_the_diagnosis_off():
         rows_checked(-ROWS, target=0.9 * EXACT),
         checked(noisy(scale=-1.0), target=0.9 * EXACT),
     ):
-        assert report.verdict is tb.Verdict.BIASED
+        assert report.verdict is BIASED
         assert report.diagnosis is not None
     wrong = rows_checked(ROWS, target=2.0 * EXACT)
     assert "the mean is the exact gradient, which is not the target given" in wrong.notes
@@ -1278,8 +1196,7 @@ def test_rows_that_are_all_the_same_are_right_or_prove_nothing(target):
     right = rows_checked(np.tile(target, (30, 1)), target=target)
     assert right.passed
     assert right.constant
-    off = rows_checked(np.tile(target + EXACT, (30, 1)), target=target)
-    assert off.verdict is tb.Verdict.INCONCLUSIVE
+    assert rows_checked(np.tile(target + EXACT, (30, 1)), target=target).verdict is INCONCLUSIVE
 
 
 def test_rows_of_float32_are_judged_by_its_rounding():
@@ -1301,8 +1218,7 @@ def test_rows_of_float32_are_judged_by_its_rounding():
     ],
 )
 def test_rows_and_settings_are_checked(rows, settings, message):
-    with pytest.raises(ValueError, match=message):
-        rows_checked(rows, **settings)
+    assert_refused(message, rows_checked, rows, **settings)
 
 
 # ---------------------------------------------------------------- up to scale
@@ -1319,14 +1235,13 @@ def test_any_positive_multiple_passes_up_to_scale(scale):
 
 def test_minus_the_gradient_is_not_it_up_to_scale():
     report = rows_checked(-ROWS, up_to_scale=True)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert "against the target's direction" in str(report)
 
 
 def test_a_mean_that_may_be_0_has_no_direction():
     noise = np.random.default_rng(0).normal(size=(400, 6))
-    report = rows_checked(noise, up_to_scale=True)
-    assert report.verdict is tb.Verdict.INCONCLUSIVE
+    assert rows_checked(noise, up_to_scale=True).verdict is INCONCLUSIVE
 
 
 @sizes("runs", [50], [1000])
@@ -1335,15 +1250,13 @@ def test_false_alarms_up_to_scale_come_at_the_stated_rate_at_most(runs):
     for _ in range(runs):
         rows = 3.0 * EXACT + NORM * rng.normal(size=(100, 6))
         report = judged(rows, EXACT, false_alarm_rate=rate, power=0.9, up_to_scale=True)
-        found += report.verdict is tb.Verdict.BIASED
+        found += report.verdict is BIASED
     assert stats.binom.sf(found - 1, runs, rate) > CHANCE
 
 
 @sizes("runs", [15], [50])
 def test_a_gap_across_of_the_size_that_is_claimed_does_not_pass_up_to_scale(runs):
-    across = np.zeros(6)
-    across[:2] = [-EXACT[1], EXACT[0]]
-    across *= NORM / np.linalg.norm(across)
+    across = ACROSS * NORM / np.linalg.norm(ACROSS)
     claims = passes_with_what_is_claimed(
         lambda rng: 0.3 * NORM * rng.normal(size=(200, 6)),
         3.0 * EXACT,
@@ -1370,10 +1283,9 @@ def test_mistakes_are_named_up_to_scale_and_a_scale_alone_is_told_on_a_pass():
         return 1e-3 * estimate / np.linalg.norm(estimate)
 
     report = checked(clipped, up_to_scale=True)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.diagnosis.best.name == "through-follower term dropped"
-    turned = rows_checked(-1e200 * ROWS, up_to_scale=True)
-    assert turned.diagnosis.best.name == "sign flipped"
+    assert rows_checked(-1e200 * ROWS, up_to_scale=True).diagnosis.best.name == "sign flipped"
     other = ROWS @ np.roll(np.eye(6), 1, axis=0)
     assert rows_checked(other, up_to_scale=True).diagnosis.best is None
     passed = rows_checked(0.1 * ROWS, up_to_scale=True)
@@ -1384,7 +1296,7 @@ def test_mistakes_are_named_up_to_scale_and_a_scale_alone_is_told_on_a_pass():
 
 def test_what_is_always_0_has_no_direction():
     report = checked(lambda problem, theta, rng: np.zeros(6), up_to_scale=True)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.diagnosis.guesses == ()
 
 
@@ -1407,7 +1319,7 @@ def test_what_is_declared_is_what_the_target_is_made_with(name):
     known = {name: thing, **more}
     method = tb.BoltzmannCovariance(tb.Interaction(**{"sampler": tb.Episodes(200), **known}))
     settings = {"rng": 1, "visible_bias": 0.2}
-    assert checked(method, **settings).verdict is tb.Verdict.BIASED
+    assert checked(method, **settings).verdict is BIASED
     report = checked(method, **settings, **known)
     assert report.passed
     assert str(report).startswith("Estimator check: no bias seen, beside what was declared")
@@ -1415,27 +1327,24 @@ def test_what_is_declared_is_what_the_target_is_made_with(name):
     assert report.declared_off > 0.1
     wrong = tb.NaivePolicyGradient(method.interaction)
     found = checked(wrong, **settings, **known)
-    assert found.verdict is tb.Verdict.BIASED
-    assert "through-follower term dropped" in {
-        found.diagnosis.best.name,
-        *found.diagnosis.best.alike,
-    }
-    low, high = found.factors["through_follower"].low, found.factors["through_follower"].high
-    assert low <= 0.0 <= high
+    assert found.verdict is BIASED
+    best, factor = found.diagnosis.best, found.factors["through_follower"]
+    assert "through-follower term dropped" in {best.name, *best.alike}
+    assert factor.low <= 0.0 <= factor.high
     rows = [method(PROBLEM, THETA, rng=seed).gradient for seed in range(200)]
     assert rows_checked(rows, visible_bias=0.2, **known).passed
 
 
 def test_what_is_declared_and_not_so_is_told():
     report = rows_checked(ROWS, follower=STOPPED)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert "the mean is the exact gradient, which is not the target given" in report.notes
 
 
 def test_a_given_target_goes_before_what_is_declared_and_mistakes_do_not():
     method = tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200), follower=STOPPED))
     report = checked(method, follower=STOPPED, target=EXACT, n_replicates=100)
-    assert report.verdict is tb.Verdict.BIASED
+    assert report.verdict is BIASED
     assert report.diagnosis.best.name == "through-follower term dropped"
 
 

@@ -4,41 +4,21 @@ import dataclasses
 
 import numpy as np
 import pytest
-from references.strangers import MISTAKES, Plain, Single, Wrong
-from small import refusal
+from references.strangers import MISTAKES, Plain, Pushing, Single, Wrong
+from small import assert_refused, refusal, tables
 
 import tabular_bilevel as tb
-
-
-class OnlyWhatIsNeeded:
-    """A problem with no pushforward, its pullback off by a factor."""
-
-    def __init__(self, problem, factor=1.0):
-        self.problem, self.factor = problem, factor
-
-    def model(self, theta):
-        return self.problem.model(theta)
-
-    def pullback(self, theta, sensitivities):
-        return self.factor * self.problem.pullback(theta, sensitivities)
-
-
-class WrongForward(OnlyWhatIsNeeded):
-    """A problem whose pushforward is off by a factor."""
-
-    def pushforward(self, theta, direction):
-        return self.problem.pushforward(theta, self.factor * direction)
-
-    def pullback(self, theta, sensitivities):
-        return self.problem.pullback(theta, sensitivities)
-
 
 PROBLEM, THETA = tb.problems.garnet(rng=5), np.full(6, 0.1)
 
 
+def pulled(factor, problem=PROBLEM):
+    """A problem with no pushforward, its pullback off by a factor."""
+    return Plain(problem, pullback=lambda *at: factor * problem.pullback(*at))
+
+
 def test_differences_are_enough():
-    report = tb.check_gradient(OnlyWhatIsNeeded(PROBLEM), THETA)
-    assert report.passed
+    report = tb.check_gradient(Plain(PROBLEM), THETA)
     report.raise_if_failed()
     assert [comparison.route for comparison in report.comparisons] == ["differences"]
     assert "the problem has no pushforward" in str(report)
@@ -46,7 +26,7 @@ def test_differences_are_enough():
 
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 0.5, 1.00001])
 def test_a_wrong_pullback_fails(factor):
-    report = tb.check_gradient(OnlyWhatIsNeeded(PROBLEM, factor), THETA)
+    report = tb.check_gradient(pulled(factor), THETA)
     assert not report.passed
     with pytest.raises(tb.CheckFailedError, match="FAILED"):
         report.raise_if_failed()
@@ -57,43 +37,33 @@ def test_a_wrong_pullback_fails(factor):
 
 
 def test_a_wrong_pushforward_is_told_from_a_wrong_gradient():
-    report = tb.check_gradient(WrongForward(PROBLEM, 1.0001), THETA)
+    wrong = Pushing(PROBLEM, pushforward=lambda at, way: PROBLEM.pushforward(at, 1.0001 * way))
+    report = tb.check_gradient(wrong, THETA)
     assert not report.passed
     verdicts = {comparison.route: comparison.passed for comparison in report.comparisons}
     assert verdicts == {"forward mode": False, "complex step": False, "differences": True}
     assert str(report).endswith("pullback fits model(theta), pushforward does not")
 
 
-class WrongModel(OnlyWhatIsNeeded):
-    """A problem whose model moves more than its derivatives say."""
+def test_derivatives_of_a_model_that_moves_more_are_named():
+    def stretched(method):
+        return lambda theta, *more: method(1.5 * theta, *more)
 
-    def model(self, theta):
-        return self.problem.model(self.factor * theta)
-
-    def pullback(self, theta, sensitivities):
-        return self.problem.pullback(self.factor * theta, sensitivities)
-
-    def pushforward(self, theta, direction):
-        return self.problem.pushforward(self.factor * theta, direction)
-
-
-def test_derivatives_of_another_model_are_named():
-    report = tb.check_gradient(WrongModel(PROBLEM, 1.5), THETA)
+    names = ("model", "pullback", "pushforward")
+    other = Pushing(PROBLEM, **{name: stretched(getattr(PROBLEM, name)) for name in names})
+    report = tb.check_gradient(other, THETA)
     assert not report.passed
     assert str(report).endswith("pullback and pushforward fit each other, but not model(theta)")
 
 
 def test_a_pushforward_may_give_the_whole_kernel():
-    class Whole(WrongForward):
-        def pushforward(self, theta, direction):
-            tangent = self.problem.pushforward(theta, direction)
-            matrix = self.problem.base.like_transition(tangent.transition)
-            if direction[0]:
-                return dataclasses.replace(tangent, transition=matrix)
-            dense = matrix.toarray().reshape(20, 4, 20)
-            return dataclasses.replace(tangent, transition=dense)
+    def whole(theta, direction):
+        tangent = PROBLEM.pushforward(theta, direction)
+        matrix = PROBLEM.base.like_transition(tangent.transition)
+        kernel = matrix if direction[0] else matrix.toarray().reshape(20, 4, 20)
+        return dataclasses.replace(tangent, transition=kernel)
 
-    assert tb.check_gradient(Whole(PROBLEM), THETA).passed
+    assert tb.check_gradient(Pushing(PROBLEM, pushforward=whole), THETA).passed
 
 
 @pytest.mark.parametrize(
@@ -106,13 +76,12 @@ def test_a_pushforward_may_give_the_whole_kernel():
     ],
 )
 def test_a_pushforward_that_returns_nonsense_is_named(change, message):
-    class Nonsense(WrongForward):
-        def pushforward(self, theta, direction):
-            return dataclasses.replace(self.problem.pushforward(theta, direction), **change)
+    def pushforward(*at):
+        return dataclasses.replace(PROBLEM.pushforward(*at), **change)
 
+    nonsense = Pushing(PROBLEM, pushforward=pushforward)
     for route in (tb.forward_gradient, tb.complex_step_gradient):
-        with pytest.raises(ValueError, match=rf"pushforward\(\.\.\.\)\.{message}"):
-            route(Nonsense(PROBLEM), THETA)
+        assert_refused(rf"pushforward\(\.\.\.\)\.{message}", route, nonsense, THETA)
 
 
 def test_a_finite_horizon_is_another_gradient():
@@ -128,7 +97,7 @@ def test_many_parameters_are_checked_along_directions():
     report = tb.check_gradient(problem, np.zeros(300))
     assert report.passed
     assert report.n_derivatives == 11
-    assert not tb.check_gradient(OnlyWhatIsNeeded(problem, 1.001), np.zeros(300)).passed
+    assert not tb.check_gradient(pulled(1.001, problem), np.zeros(300)).passed
 
 
 def test_a_gradient_that_vanishes_passes():
@@ -141,15 +110,14 @@ def test_a_gradient_that_vanishes_passes():
 
 def test_routes_need_a_pushforward():
     for route in (tb.forward_gradient, tb.complex_step_gradient):
-        with pytest.raises(TypeError, match="OnlyWhatIsNeeded has no pushforward"):
-            route(OnlyWhatIsNeeded(PROBLEM), THETA)
+        with pytest.raises(TypeError, match="Plain has no pushforward"):
+            route(Plain(PROBLEM), THETA)
 
 
 def test_difference_settings_are_checked():
-    with pytest.raises(ValueError, match=r"step is 0\.0, not a positive finite number"):
-        tb.difference_gradient(PROBLEM, THETA, step=0.0)
-    with pytest.raises(ValueError, match="levels is 0, not a positive whole number"):
-        tb.difference_gradient(PROBLEM, THETA, levels=0)
+    for name, value, wanted in (("step", 0.0, "finite"), ("levels", 0, "whole")):
+        found = refusal(tb.difference_gradient, PROBLEM, THETA, **{name: value})
+        assert found == f"{name} is {value}, not a positive {wanted} number"
 
 
 @pytest.mark.parametrize(
@@ -160,14 +128,12 @@ def test_difference_settings_are_checked():
     ],
 )
 def test_a_pullback_that_returns_nonsense_is_named(returned, message):
-    problem = OnlyWhatIsNeeded(PROBLEM)
-    problem.pullback = lambda theta, sensitivities: returned
-    with pytest.raises(ValueError, match=message):
-        tb.hypergradient(problem, THETA)
+    problem = Plain(PROBLEM, pullback=lambda theta, sensitivities: returned)
+    assert_refused(message, tb.hypergradient, problem, THETA)
 
 
 def test_differences_that_cannot_tell_do_not_pass():
-    report = tb.check_gradient(OnlyWhatIsNeeded(PROBLEM, 1.1), THETA, step=1e-13)
+    report = tb.check_gradient(pulled(1.1), THETA, step=1e-13)
     assert not report.passed
     assert report.comparisons == ()
     assert "too inaccurate to tell" in str(report)
@@ -175,24 +141,14 @@ def test_differences_that_cannot_tell_do_not_pass():
 
 
 def test_no_parameters_no_check():
-    problem = OnlyWhatIsNeeded(PROBLEM)
-    with pytest.raises(ValueError, match="theta has no entries"):
-        tb.check_gradient(problem, [])
+    assert_refused("theta has no entries", tb.check_gradient, Plain(PROBLEM), [])
 
 
 class OnlyBetweenZeroAndOne:
     """A problem whose theta is a probability."""
 
     def model(self, theta):
-        return tb.Model.from_tables(
-            transition=[[[1 - theta[0], theta[0]], [0.5, 0.5]], [[0.3, 0.7], [0.8, 0.2]]],
-            follower_reward=[[0.0, 0.2], [1.0, 0.5]],
-            leader_reward=[[0.0, 1.0], [0.5, 0.0]],
-            initial=[1.0, 0.0],
-            follower_discount=0.9,
-            leader_discount=0.8,
-            temperature=0.5,
-        )
+        return tables(transition=[[[1 - theta[0], theta[0]], [0.5, 0.5]], [[0.3, 0.7], [0.8, 0.2]]])
 
     def pullback(self, theta, sensitivities):
         change = sensitivities.transition_matrix.toarray()[0]
@@ -205,10 +161,8 @@ def test_steps_stay_in_the_problems_domain(chance):
 
 
 def test_a_bad_theta_is_no_matter_of_steps():
-    with pytest.raises(ValueError, match=r"transition\[0, 0, 0\] is -0\.1"):
-        tb.difference_gradient(OnlyBetweenZeroAndOne(), [1.125])
-    with pytest.raises(ValueError, match="not a probability"):
-        tb.difference_gradient(OnlyBetweenZeroAndOne(), [1.0 - 1e-16])
+    for theta, words in ((1.125, r"transition\[0, 0, 0\] is -0\.1"), (1.0 - 1e-16, "not a prob")):
+        assert_refused(words, tb.difference_gradient, OnlyBetweenZeroAndOne(), [theta])
 
 
 def test_a_route_that_does_not_converge_is_left_out_by_name(monkeypatch):
@@ -296,8 +250,7 @@ def test_a_wrong_pullback_is_found_whatever_its_bound_takes_for_granted(mistake,
     ids=["clipped", "a constant", "absolute", "normalised"],
 )
 def test_a_pullback_that_is_not_linear_leaves_an_estimate_and_fails_the_check(bend, said):
-    problem = Plain(MOVING)
-    problem.pullback = lambda theta, measures: bend(MOVING.pullback(theta, measures))
+    problem = Plain(MOVING, pullback=lambda *at: bend(MOVING.pullback(*at)))
     accuracy = tb.hypergradient(problem, AT).accuracy
     assert accuracy.level is tb.Level.ESTIMATE
     assert said in accuracy.reason

@@ -75,13 +75,11 @@ def test_curves_and_settings_are_read(runs):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
-def test_other_problems_and_horizons_are_not_compared(name, runs, tmp_path, capsys):
-    words = {"one": {"problem": "two-state"}, "two": {"horizon": 9}}[name]
-    save(tmp_path / "other", {0: [0.0, 0.0, 0.0]}, **words)
+@pytest.mark.parametrize(("key", "value"), [("problem", "two-state"), ("horizon", 9)])
+def test_other_problems_and_horizons_are_not_compared(key, value, runs, tmp_path, capsys):
+    save(tmp_path / "other", {0: [0.0, 0.0, 0.0]}, **{key: value})
     assert main(["compare", "c", "other"]) == 2
     error = capsys.readouterr().err
-    (key,) = words
     assert f"the runs differ in their {key}, so that J does: " in error
     assert error.count("\n") == 1
 
@@ -162,9 +160,8 @@ def test_what_train_writes_is_read(tmp_path, capsys):
     assert made.ends.tolist() == list(summary["final_objectives"].values())
     capsys.readouterr()
     assert main(["compare", str(out)]) == 0
-    assert f"J = {summary['mean']:.4g} ± {summary['standard_error']:.2g}\n" in (
-        capsys.readouterr().out
-    )
+    told = f"J = {summary['mean']:.4g} ± {summary['standard_error']:.2g}\n"
+    assert told in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- train's own picture
@@ -183,10 +180,8 @@ def test_what_train_writes_is_read(tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_train_marks_what_is_known(words, published, best, tmp_path, monkeypatch, capsys):
-    drawn = {}
-    monkeypatch.setattr(
-        "tabular_bilevel.plots.save_curves", lambda *_, **named: drawn.update(named)
-    )
+    drawn, place = {}, "tabular_bilevel.plots.save_curves"
+    monkeypatch.setattr(place, lambda *_, **named: drawn.update(named))
     settings = ["--seeds", "1", "--steps", "2", "--workers", "1", "--out", str(tmp_path)]
     assert main(["train", *words, *settings]) == 0
     assert (drawn["published"], drawn["best"]) == (published, best)
@@ -215,7 +210,7 @@ def test_a_horizon_is_a_setting(tmp_path, capsys):
 
 
 def test_the_page_fits_a_phone_a_desk_and_paper(runs, tmp_path, chromium):
-    save(tmp_path / "a_long_name_of_a_folder_in_another_folder", {0: [0.1, 0.2, 0.3]}, version="1")
-    assert main(["compare", *runs, "a_long_name_of_a_folder_in_another_folder",
-                 "--report", "out"]) == 0  # fmt: skip
+    long = "a_long_name_of_a_folder_in_another_folder"
+    save(tmp_path / long, {0: [0.1, 0.2, 0.3]}, version="1")
+    assert main(["compare", *runs, long, "--report", "out"]) == 0
     require_fit(chromium, tmp_path / "out" / "index.html")

@@ -2,10 +2,13 @@
 
 import dataclasses
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from references.strangers import Plain, Pushing
 from sizes import sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.derivatives import reach
@@ -79,23 +82,21 @@ def heat_twice(problem, theta, measures):
         yield one, dataclasses.replace(part, _temperature=measures.temperature)
 
 
-class Wrong(tb.Contexts):
+def shared_out(right, shares):
     """Contexts that share out measures in another way."""
 
-    def __init__(self, right, shares):
-        super().__init__(right.problems, right.weights)
-        object.__setattr__(self, "shares", shares)
-
-    def pullback(self, theta, sensitivities):
-        parts = self.shares(self, np.asarray(theta), sensitivities)
+    def pullback(theta, measures):
+        parts = shares(right, np.asarray(theta), measures)
         return sum(problem.pullback(theta, part) for problem, part in parts)
+
+    return Pushing(right, pullback=pullback)
 
 
 @pytest.mark.parametrize("wrong", [unweighted, first_alone, heat_twice])
 def test_measures_shared_out_in_a_wrong_way_are_seen(wrong):
     problem, theta = zoo.draw("contexts", 4, number=4, max_states=10).at
-    assert tb.check_gradient(Wrong(problem, contexts.shares), theta).passed
-    assert not tb.check_gradient(Wrong(problem, wrong), theta).passed
+    assert tb.check_gradient(shared_out(problem, contexts.shares), theta).passed
+    assert not tb.check_gradient(shared_out(problem, wrong), theta).passed
 
 
 def test_each_context_counts_in_the_bounds(monkeypatch):
@@ -166,29 +167,19 @@ def test_a_warmer_follower_is_one_with_smaller_rewards():
         tb.Contexts([FORK, warm]).model([0.4])
 
 
-class Whole:
+def whole(problem):
     """A stranger's problem whose pushforward gives the kernel's change as a whole table."""
 
-    def __init__(self, problem):
-        self.problem, self.model, self.pullback = problem, problem.model, problem.pullback
-
-    def pushforward(self, theta, direction):
-        tangent, model = self.problem.pushforward(theta, direction), self.model(theta)
+    def pushforward(theta, direction):
+        tangent, model = problem.pushforward(theta, direction), problem.model(theta)
         table = model.like_transition(tangent.transition).toarray()
-        return tb.Tangent(
-            tangent.follower_reward,
-            tangent.leader_reward,
-            table.reshape(model.n_states, model.n_actions, -1),
-            tangent.initial,
-        )
+        kernel = table.reshape(model.n_states, model.n_actions, -1)
+        return dataclasses.replace(tangent, transition=kernel)
+
+    return Pushing(problem, pushforward=pushforward)
 
 
-class Backward:
-    def __init__(self, problem):
-        self.model, self.pullback = problem.model, problem.pullback
-
-
-@pytest.mark.parametrize("wrap", [Whole, Backward])
+@pytest.mark.parametrize("wrap", [whole, Plain])
 def test_strangers_problems_will_do(wrap):
     first, second = PROBLEM.problems
     mixed = tb.Contexts([first, wrap(second)], PROBLEM.weights)
@@ -199,7 +190,7 @@ def test_strangers_problems_will_do(wrap):
 
 
 def test_one_context_that_says_how_long_theta_is_is_enough():
-    silent = Backward(FORK)
+    silent = SimpleNamespace(model=FORK.model, pullback=FORK.pullback)
     assert tb.Contexts([silent, FORK]).n_parameters == 1
     assert not hasattr(tb.Contexts([silent, silent]), "n_parameters")
     assert tb.objective(tb.Contexts([silent, silent]), [0.2]) == tb.objective(FORK, [0.2])
@@ -254,13 +245,10 @@ def test_a_problem_that_changes_between_calls_is_asked_again():
     assert tb.check_gradient(problem, [0.5]).passed
 
 
-class Heated:
-    """Moves the temperature its own way, equal to the others' at theta = 0 only."""
-
-    def __init__(self, rate):
-        features = {"leader_reward": FORK.leader_reward, "temperature": [rate]}
-        own = tb.FeatureProblem(FORK.base, **features)
-        self.model, self.pullback, self.pushforward = own.model, own.pullback, own.pushforward
+def heated(rate):
+    """Move the temperature its own way, equal to the others' at theta = 0 only."""
+    features = {"leader_reward": FORK.leader_reward, "temperature": [rate]}
+    return Pushing(tb.FeatureProblem(FORK.base, **features))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +277,7 @@ class Heated:
             r"problems\[0\].model\(theta\) is a LinearQuadraticModel: this is for tables only",
         ),
         (
-            lambda: tb.forward_gradient(tb.Contexts([Heated(1.0), Heated(2.0)]), [0.0]),
+            lambda: tb.forward_gradient(tb.Contexts([heated(1.0), heated(2.0)]), [0.0]),
             r"problems\[1\] moves the temperature by 2, and problems\[0\] by 1",
         ),
         (lambda: tb.problems.four_rooms(goals=[]), "goals is empty"),
@@ -299,8 +287,7 @@ class Heated:
     ],
 )
 def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    assert_refused(message, make)
 
 
 def test_four_rooms_with_two_goals_are_two_walks():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kinds import DRAWING, EXACT, GIVEN, NOISY, PROBLEM, REMEMBERING, THETA, WRONG
 from scipy import stats
 from sizes import pairs, sizes
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.ascent.training import Run, train
@@ -87,8 +88,7 @@ each_entry = pytest.mark.parametrize("entry", ENTRIES)
 def test_every_kind_is_taken_at_every_entry(kind, entry):
     estimator = getattr(kinds, kind)
     if entry is enumerated and kind in DRAWING:
-        with pytest.raises(ValueError, match="which draws its own data; to be run on all"):
-            entry(estimator)
+        assert_refused("which draws its own data; to be run on all", entry, estimator)
         return
     found = entry(estimator)
     assert found.shape == (4,)
@@ -101,8 +101,7 @@ def test_every_kind_is_taken_at_every_entry(kind, entry):
 def test_what_is_no_estimator_is_refused_at_every_entry(kind, entry):
     estimator = getattr(kinds, kind, tb.BoltzmannCovariance)
     message = WRONG.get(kind, "is the class BoltzmannCovariance, not an instance of it")
-    with pytest.raises(ValueError, match=rf"^(estimator|method) {message}"):
-        entry(estimator)
+    assert_refused(rf"^(estimator|method) {message}", entry, estimator)
 
 
 @pytest.fixture
@@ -148,9 +147,8 @@ def test_the_command_line_takes_every_kind(kind, entry, run):
 @sizes(("kind", "entry"), *pairs([*WRONG], COMMANDS))
 def test_the_command_line_refuses_what_is_no_estimator(kind, entry, run):
     status, _, error = run(entry, kind)
-    assert status == 2
+    assert (status, error.count("\n")) == (2, 1)
     assert re.match(f"tabular-bilevel: estimator {WRONG[kind]}", error)
-    assert error.count("\n") == 1
 
 
 def test_settings_of_the_packages_methods_are_not_for_others(capsys):
@@ -216,13 +214,9 @@ def failing_at(call):
 def test_an_error_in_others_code_is_a_line(entry, run):
     kind = "raising_in_a_batch"
     status, _, error = run(entry, kind)
-    assert status == 2
-    assert re.match(
-        f"tabular-bilevel: kinds:{kind} cannot be used: KeyError: 'no such state' "
-        r"\(.*kinds\.py, line \d+\), in a",
-        error,
-    )
-    assert error.count("\n") == 1
+    begin = f"tabular-bilevel: kinds:{kind} cannot be used: KeyError: 'no such state' "
+    assert (status, error.count("\n")) == (2, 1)
+    assert re.match(begin + r"\(.*kinds\.py, line \d+\), in a", error)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -252,45 +246,41 @@ def test_an_interrupt_goes_through(entry, stop):
     ],
 )
 def test_what_is_no_gradient_is_named(returned, message, entry):
+    drawing, given = (lambda view, rng: returned), (lambda view, batch: returned)
+    assert_named(message, entry, drawing if entry is checked else given)
+
+
+def assert_named(message, entry, estimator):
+    """See a mistake named: a check finds it, and elsewhere it is raised."""
     if entry is checked:
-        report = tb.check_estimator(lambda view, rng: returned, PROBLEM, THETA, rng=0)
+        report = tb.check_estimator(estimator, PROBLEM, THETA, rng=0)
         assert report.verdict is tb.Verdict.BROKEN
         assert re.search(message, report.trouble)
-        return
-    with pytest.raises(ValueError, match=message):
-        entry(lambda view, batch: returned)
+    else:
+        assert_refused(message, entry, estimator)
 
 
 def test_adapters_check_what_they_are_made_of():
-    for make, message in (
-        (lambda: tb.BatchEstimator(3), "function is 3, which cannot be called"),
-        (lambda: tb.BatchEstimator(dict), "function is <class 'dict'>, which cannot be called"),
-        (
-            lambda: tb.BatchEstimator(kinds.with_one_less),
-            r"function has the parameters \(view\), not \(view, batch\)",
-        ),
-        (
-            lambda: tb.SamplingEstimator(kinds.with_one_more),
-            r"function has the parameters \(view, batch, scale\), not \(view, rng\)",
-        ),
-        (
-            lambda: tb.BatchEstimator(kinds.of_batch, 20),
-            "sampler is 20, which has no method sample",
-        ),
-        (lambda: Perturbed(3, 0.0), "method is 3, which cannot be called"),
+    more, less = kinds.with_one_more, kinds.with_one_less
+    batch, sampling = tb.BatchEstimator, tb.SamplingEstimator
+    for message, make, *rest in (
+        ("function is 3, which cannot be called", batch, 3),
+        ("function is <class 'dict'>, which cannot be called", batch, dict),
+        (r"has the parameters \(view\), not \(view, batch\)", batch, less),
+        (r"has the parameters \(view, batch, scale\), not \(view, rng\)", sampling, more),
+        ("sampler is 20, which has no method sample", batch, kinds.of_batch, 20),
+        ("method is 3, which cannot be called", Perturbed, 3, 0.0),
     ):
-        with pytest.raises(ValueError, match=message):
-            make()
+        assert_refused(message, make, *rest)
 
 
 def test_parameters_that_python_does_not_tell_are_none():
     untold = SimpleNamespace(__call__=None)
     odd = type("Odd", (), {"__call__": property(lambda self: 3)})()
     for estimator, message in ((untold, "cannot be called"), (odd, "parameters are not known")):
-        with pytest.raises(ValueError, match=message):
-            checked(estimator)
-    with pytest.raises(ValueError, match="memory is 3, not a mapping of names to arrays"):
-        kinds.samples(PROBLEM, THETA, rng=0, memory=3)
+        assert_refused(message, checked, estimator)
+    message = "memory is 3, not a mapping of names to arrays"
+    assert_refused(message, kinds.samples, PROBLEM, THETA, rng=0, memory=3)
 
 
 def test_a_function_with_other_names_is_taken_by_its_adapter():
@@ -402,20 +392,13 @@ def test_what_is_no_memory_is_named(memory, message, entry):
     def estimator(view, batch, memory, returned=memory):
         return EXACT, returned
 
-    if entry is checked:
-        report = tb.check_estimator(estimator, PROBLEM, THETA, rng=0)
-        assert report.verdict is tb.Verdict.BROKEN
-        assert re.search(message, report.trouble)
-        return
-    with pytest.raises(ValueError, match=message):
-        entry(estimator)
+    assert_named(message, entry, estimator)
 
 
 @pytest.mark.parametrize("returned", [EXACT, list(EXACT), (EXACT,), (EXACT, {}, {})])
 def test_what_takes_a_memory_gives_one_back(returned):
     message = "not a pair .gradient, memory., which an estimator with a parameter 'memory' returns"
-    with pytest.raises(ValueError, match=message):
-        ascended(lambda view, rng, memory: returned)
+    assert_refused(message, ascended, lambda view, rng, memory: returned)
 
 
 @pytest.mark.slow
@@ -427,10 +410,11 @@ def test_a_memory_that_is_taken_can_be_saved(tmp_path_factory, memory):
         return
     path = tmp_path_factory.mktemp("memory") / "state"
     replace(tb.AscentState.start(THETA, rng=0), memory=kept).save(path)
-    loaded = tb.AscentState.load(path)[0].memory
-    assert {name: table.tobytes() for name, table in loaded.items()} == {
-        name: table.tobytes() for name, table in kept.items()
-    }
+    loaded, held = (
+        {name: table.tobytes() for name, table in memory.items()}
+        for memory in (tb.AscentState.load(path)[0].memory, kept)
+    )
+    assert loaded == held
 
 
 def test_arrays_of_other_libraries_are_remembered():
@@ -500,8 +484,7 @@ def test_a_warm_critic_is_checked_after_a_burn_in():
     right, wrong = map(with_a_sarsa_table, (MODEL.leader_discount, 0.0))
     at = {"problem": REWARDS, "theta": THETA, "rng": 0, "n_replicates": 100}
     at["visible_bias"] = 1.0  # a table is noisy
-    cold = tb.check_estimator(right, **at, burn_in=1)
-    assert cold.verdict is tb.Verdict.BIASED
+    assert tb.check_estimator(right, **at, burn_in=1).verdict is tb.Verdict.BIASED
     report = tb.check_estimator(right, **at, burn_in=12)
     assert report.passed, report
     assert f"{report.n_replicates} replicates, each after 12 calls of burn-in, one" in str(report)
@@ -520,15 +503,14 @@ def averaging(problem, theta, rng, memory):
 @pytest.mark.parametrize("runs", [20, 400])
 def test_a_burn_in_keeps_the_false_alarm_rate(runs):
     rate, settings = 0.05, {"n_replicates": 100, "target": EXACT, "burn_in": 4}
+    settings["false_alarm_rate"] = rate
 
     def alarms(estimator):
-        return sum(
-            tb.check_estimator(
-                estimator, PROBLEM, THETA, false_alarm_rate=rate, rng=seed, **settings
-            ).verdict
-            is tb.Verdict.BIASED
+        reports = (
+            tb.check_estimator(estimator, PROBLEM, THETA, rng=seed, **settings)
             for seed in range(runs)
         )
+        return sum(report.verdict is tb.Verdict.BIASED for report in reports)
 
     assert stats.binom.sf(alarms(averaging) - 1, runs, rate) > CHANCE
     one = after(averaging, 4)  # the control: one memory for all

@@ -45,16 +45,10 @@ def learn(critic, model, sampler, *, seed=0, previous=None):
 
 def as_lists(drawn):
     """The trajectories as the twins have them."""
-    return [
-        [
-            (int(s), int(a), None if following < 0 else int(following))
-            for s, a, following in zip(*rows, strict=True)
-        ]
-        for rows in (
-            (drawn.states[i, :n], drawn.actions[i, :n], drawn.next_states[i, :n])
-            for i, n in enumerate(drawn.lengths)
-        )
-    ]
+    tables = drawn.states, drawn.actions, drawn.next_states
+    for i, n in enumerate(drawn.lengths):
+        steps = zip(*(table[i, :n].tolist() for table in tables), strict=True)
+        yield [(s, a, None if following < 0 else following) for s, a, following in steps]
 
 
 # ---------------------------------------------------------------- averages
@@ -68,8 +62,7 @@ def test_the_exact_critic_solves_the_leaders_equation(model):
     np.testing.assert_allclose(values.value, (policy * values.action_value).sum(axis=1), atol=1e-12)
     gap = policy * (model.leader_reward + ahead - values.action_value)
     assert np.abs(gap).max() <= ROUNDING
-    mean = (policy * values.advantage).sum(axis=1)
-    assert np.abs(mean).max() <= ROUNDING
+    assert np.abs((policy * values.advantage).sum(axis=1)).max() <= ROUNDING
 
 
 @each_model
@@ -232,9 +225,8 @@ def test_sarsa_comes_to_its_limit_where_a_cut_is_an_end(sampler, model):
 def test_a_sweep_of_temporal_differences_looks_one_step_further(sweeps):
     # The target table is that of before the sweep, so in whatever order steps come, k sweeps of
     # size 1 know exactly what k steps earn.
-    values, _ = learn(
-        tb.TemporalDifferenceCritic(step_size=1.0, sweeps=sweeps), CHAIN, tb.Episodes(3)
-    )
+    critic = tb.TemporalDifferenceCritic(step_size=1.0, sweeps=sweeps)
+    values, _ = learn(critic, CHAIN, tb.Episodes(3))
     reward, discount = CHAIN.leader_reward[:, 0], CHAIN.leader_discount
     wanted = [sum(discount**k * reward[s + k] for k in range(min(sweeps, 4 - s))) for s in range(4)]
     np.testing.assert_allclose(values.action_value[:, 0], wanted, rtol=1e-14)
@@ -251,13 +243,13 @@ def test_temporal_differences_look_beyond_a_cut():
 
 def test_a_cut_is_an_end_to_sarsa_if_told_so():
     reward, discount = CHAIN.leader_reward[:, 0], CHAIN.leader_discount
-    passing, _ = learn(tb.SarsaCritic(step_size=1.0, sweeps=3), CHAIN, tb.Episodes(3, 2))
-    np.testing.assert_allclose(passing.action_value[:, 0], [reward[0], 0.0, 0.0, 0.0])
-    ending, _ = learn(
-        tb.SarsaCritic(step_size=1.0, sweeps=3, cut_is_end=True), CHAIN, tb.Episodes(3, 2)
-    )
-    wanted = [reward[0] + discount * reward[1], reward[1], 0.0, 0.0]
-    np.testing.assert_allclose(ending.action_value[:, 0], wanted, rtol=1e-14)
+    for cut_is_end, wanted in (
+        (False, [reward[0], 0.0, 0.0, 0.0]),
+        (True, [reward[0] + discount * reward[1], reward[1], 0.0, 0.0]),
+    ):
+        critic = tb.SarsaCritic(step_size=1.0, sweeps=3, cut_is_end=cut_is_end)
+        values, _ = learn(critic, CHAIN, tb.Episodes(3, 2))
+        np.testing.assert_allclose(values.action_value[:, 0], wanted, rtol=1e-14)
 
 
 def test_the_first_table_has_the_spread_asked_for():
@@ -271,10 +263,9 @@ def test_the_first_table_has_the_spread_asked_for():
     assert np.abs(flat.action_value).max() < 1e-10
     # an earlier table is not disturbed
     previous = np.full((100, 10), 2.0)
-    on = learn(
-        tb.SarsaCritic(**still, initial_spread=3.0), model, tb.Episodes(2, 3), previous=previous
-    )
-    assert np.abs(on[0].action_value - 2.0).max() < 1e-10
+    spread = tb.SarsaCritic(**still, initial_spread=3.0)
+    on = learn(spread, model, tb.Episodes(2, 3), previous=previous)[0]
+    assert np.abs(on.action_value - 2.0).max() < 1e-10
 
 
 @each_learning
@@ -327,13 +318,10 @@ def test_bad_settings_are_refused_by_name_and_number(make):
 
 
 def test_a_bad_spread_is_refused():
-    for spread, words in (
-        (-0.5, "-0.5, below 0"),
-        (np.inf, "inf, not a finite number"),
-        (np.nan, "nan, not a finite number"),
-    ):
+    finite = "not a finite number"
+    for spread, words in {-0.5: "below 0", np.inf: finite, np.nan: finite}.items():
         found = refusal(tb.SarsaCritic, initial_spread=spread)
-        assert found == f"initial_spread is {words}"
+        assert found == f"initial_spread is {spread}, {words}"
 
 
 @each_learning

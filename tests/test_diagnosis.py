@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 from sizes import sizes
-from small import somewhere
+from small import at, somewhere
 
 import tabular_bilevel as tb
-from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates, suspects
+from tabular_bilevel.checks.diagnosis import EXACT_FIT, SAME, Candidates
 from tabular_bilevel.checks.localising import TABLES, parts_of
 from tabular_bilevel.mistakes.knowledge import right_limit
 from tabular_bilevel.mistakes.register import FAULTS, RIGHT
@@ -16,16 +16,10 @@ from tabular_bilevel.sampling.traces import TraceRule
 
 pytestmark = pytest.mark.usefixtures("once_a_problem")
 
+SIZES = {"n_states": 3, "n_actions": 2, "n_parameters": 3}
+SHORT = {"follower_discount": 0.5, "leader_discount": 0.8, "temperature": 0.4}
 PROBLEMS = {
-    "garnet": tb.problems.garnet(
-        n_states=3,
-        n_actions=2,
-        n_parameters=3,
-        follower_discount=0.5,
-        leader_discount=0.8,
-        temperature=0.4,
-        rng=5,
-    ),
+    "garnet": tb.problems.garnet(**SIZES, **SHORT, rng=5),
     "layered": tb.problems.layered(depth=4, width=2, rng=3),
     "game, seen": tb.problems.layered_game(depth=3, width=2, rng=4),
     "masked": tb.problems.zoo.named("masked layers").problem,
@@ -33,28 +27,25 @@ PROBLEMS = {
 PLAIN = PROBLEMS["garnet"]
 
 # Fifty replicates do not tell these apart: the first bears the name of the second.
+REWARD_ALONE = "leader's reward alone for its advantage"
+TAIL = "leader's value for the follower's in the kernel's tail"
 NEARLY_ALIKE = {
-    ("garnet", "undiscounted influence"): "leader's discount for the follower's",
-    ("layered", "tails discounted by absolute time"): "leader's reward alone for its advantage",
-    (
-        "layered",
-        "follower stopped after 1 sweeps",
-    ): "leader's value for the follower's in the kernel's tail",
-    (
-        "layered",
-        "kernel's derivative dropped in the through-follower term",
-    ): "leader's reward alone for its advantage",
-    ("layered", "influence one step early"): "leader's reward alone for its advantage",
-    ("layered", "V(s) for V(s') in the kernel's tail"): "leader's reward alone for its advantage",
-    ("layered", "leader's reward-to-go one step late"): "follower reward's derivative dropped",
-    (
-        "game, seen",
-        "leader's value for the follower's in the kernel's tail",
-    ): "follower's discount for the leader's",
-    ("game, seen", "advantage standardised"): "through-follower term twice",
+    "garnet": {"undiscounted influence": "leader's discount for the follower's"},
+    "layered": {
+        "tails discounted by absolute time": REWARD_ALONE,
+        "follower stopped after 1 sweeps": TAIL,
+        "kernel's derivative dropped in the through-follower term": REWARD_ALONE,
+        "influence one step early": REWARD_ALONE,
+        "V(s) for V(s') in the kernel's tail": REWARD_ALONE,
+        "leader's reward-to-go one step late": "follower reward's derivative dropped",
+    },
+    "game, seen": {
+        TAIL: "follower's discount for the leader's",
+        "advantage standardised": "through-follower term twice",
+    },
 }
 
-VISIBLE = {name: suspects(problem, somewhere(problem)) for name, problem in PROBLEMS.items()}
+VISIBLE = {name: Candidates(*at(problem)).singles for name, problem in PROBLEMS.items()}
 
 
 def seen_in(*names):
@@ -110,15 +101,14 @@ def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
     if fault.name == "next episode counted as this one":
         return  # slow; by its expectation below
     estimator = sampled(fault, problem, n_trajectories=trajectories(name, fault))
-    report = tb.check_estimator(
-        estimator, problem, somewhere(problem), n_replicates=100, visible_bias=1e-6, rng=1
-    )
+    settings = {"n_replicates": 100, "visible_bias": 1e-6, "rng": 1}
+    report = tb.check_estimator(estimator, *at(problem), **settings)
     if report.passed or not (report.verdict is tb.Verdict.BIASED or report.doubtful):
         bias, error = (np.linalg.norm(x) for x in (target - report.target, report.standard_error))
         assert bias < 2.0 * report.critical_value * error
         return
     assert adds_up(report.diagnosis)
-    confused = NEARLY_ALIKE.get((name, fault.name))
+    confused = NEARLY_ALIKE[name].get(fault.name)
     assert fault.name in named(report.diagnosis) or confused in named(report.diagnosis)
     fitting = [guess for guess in report.diagnosis.guesses if guess.fits]
     assert fault.name in {name for guess in fitting for name in (guess.name, *guess.alike)}
@@ -127,21 +117,20 @@ def test_a_control_is_the_first_guess_if_its_bias_is_seen(name, fault):
 
 
 def test_a_control_as_it_is_exported_is_named():
-    control = tb.controls(n_trajectories=200)["direct term dropped"]
-    report = tb.check_estimator(control, PLAIN, somewhere(PLAIN), rng=0)
-    assert report.diagnosis.best.name == "direct term dropped"
+    name = "direct term dropped"
+    report = tb.check_estimator(tb.controls(n_trajectories=200)[name], *at(PLAIN), rng=0)
+    assert report.diagnosis.best.name == name
 
 
 @seen_in("layered", "game, seen", "masked")
 def test_a_control_is_named_by_its_exact_expectation(name, fault):
     problem, control = PROBLEMS[name], tb.controls()[fault.name]
     if name == "masked" or fault.name == "next episode counted as this one":
-        expectation = control.target(problem, somewhere(problem))
-        diagnosis = diagnose_exactly(expectation, problem, somewhere(problem))
+        diagnosis = diagnose_exactly(control.target(*at(problem)), *at(problem))
     elif fault.together:
         return
     else:
-        report = tb.check_by_enumeration(control, problem, somewhere(problem))
+        report = tb.check_by_enumeration(control, *at(problem))
         assert report.verdict is tb.Verdict.BIASED
         diagnosis = report.diagnosis
         assert "your estimator converges to" in str(report)
@@ -163,6 +152,10 @@ def around(mean, *, spread=0.05):
         return mean + spread * np.abs(EXACT).max() * rng.normal(size=len(mean))
 
     return estimator
+
+
+def relatively(mean, spread=0.3):
+    return lambda problem, theta, rng: mean * (1.0 + spread * rng.normal(size=len(mean)))
 
 
 UNKNOWN = {
@@ -188,8 +181,7 @@ def test_an_unknown_mistake_is_said_to_be_unknown(name):
 
 
 def test_an_unknown_mistake_is_said_to_be_unknown_by_enumeration():
-    problem = PROBLEMS["layered"]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS["layered"])
 
     def more(view, batch):
         value = view.leader_value[batch.states[:, 0]]
@@ -212,10 +204,8 @@ def test_no_diagnosis_is_made_of_what_is_right_but_of_what_misses_another_target
 def test_where_no_mistake_shows_there_is_no_diagnosis():
     # one action that pays the leader nothing
     problem = tb.problems.bandit(leader_reward=[0.0])
-    assert suspects(problem, np.zeros(1)) == {}
-    report = tb.check_estimator(
-        lambda problem, theta, rng: 1.0 + 0.1 * rng.normal(size=1), problem, [0.0], rng=0
-    )
+    assert Candidates(problem, np.zeros(1)).singles == {}
+    report = tb.check_estimator(relatively(np.ones(1), 0.1), problem, [0.0], rng=0)
     assert report.verdict is tb.Verdict.BIASED
     assert report.diagnosis.best is None
     assert report.diagnosis.none_probability == 1.0
@@ -229,17 +219,14 @@ def test_where_no_mistake_shows_there_is_no_diagnosis():
 def test_mistakes_with_one_target_are_named_together():
     # with discounts of 0 there is one step: 1/temperature twice, and an advantage that is doubled
     problem, theta = tb.problems.bandit(temperature=0.5), np.array([0.1, -0.2])
-    report = tb.check_estimator(
-        tb.controls(n_trajectories=200)["direct term dropped"], problem, theta, rng=0
-    )
-    assert report.passed  # there is no direct part
-    wrong = tb.controls(n_trajectories=200)["sign flipped"]
-    guess = tb.check_estimator(wrong, problem, theta, rng=0).diagnosis.best
+    controls = tb.controls(n_trajectories=200)
+    harmless = controls["direct term dropped"]  # there is no direct part
+    assert tb.check_estimator(harmless, problem, theta, rng=0).passed
+    guess = tb.check_estimator(controls["sign flipped"], problem, theta, rng=0).diagnosis.best
     assert {"sign flipped", "through-follower term sign-flipped"} <= {guess.name, *guess.alike}
     assert guess.probability > 0.9
-    names = {fault.name for fault in suspects(problem, theta)}
-    assert "no eligibility" not in names
-    assert "normalised occupancy" not in names
+    names = {fault.name for fault in Candidates(problem, theta).singles}
+    assert not names & {"no eligibility", "normalised occupancy"}
 
 
 def test_a_likeness_is_written_down_and_what_is_not_ruled_out_as_well():
@@ -249,9 +236,8 @@ def test_a_likeness_is_written_down_and_what_is_not_ruled_out_as_well():
     alike = {"influence one step early", "influence one step late", "through-follower term dropped"}
     assert alike <= named(diagnosis)
     assert "(not told apart here: " in str(diagnosis)
-    loud = tb.check_estimator(
-        around(0.5 * EXACT, spread=1.0), PLAIN, somewhere(PLAIN), n_replicates=50, rng=0
-    )
+    noisy = around(0.5 * EXACT, spread=1.0)
+    loud = tb.check_estimator(noisy, *at(PLAIN), n_replicates=50, rng=0)
     assert "not ruled out: " in str(loud)
     assert adds_up(loud.diagnosis)
     weights = [guess.probability for guess in loud.diagnosis.guesses]
@@ -262,7 +248,7 @@ def test_a_likeness_is_written_down_and_what_is_not_ruled_out_as_well():
 def test_each_suspect_is_in_one_guess(name):
     targets = VISIBLE[name]
     expectation = next(iter(targets.values()))
-    diagnosis = diagnose_exactly(expectation, PROBLEMS[name], somewhere(PROBLEMS[name]))
+    diagnosis = diagnose_exactly(expectation, *at(PROBLEMS[name]))
     names = [other for guess in diagnosis.guesses for other in (guess.name, *guess.alike)]
     assert sorted(names) == sorted(fault.name for fault in targets)
     by_name = {fault.name: target for fault, target in targets.items()}
@@ -286,14 +272,13 @@ def test_an_estimator_that_cuts_is_diagnosed_with_its_own_cut(steps):
 
 
 def test_a_cut_that_enumeration_makes_is_named_with_a_second_mistake_if_there_is_one():
-    problem = PROBLEMS["layered"]
-    theta = somewhere(problem)
+    problem, theta = at(PROBLEMS["layered"])
     cut = tb.check_by_enumeration(tb.BoltzmannCovariance(), problem, theta, horizon=3)
     assert cut.diagnosis.best.name == "cut after 3 steps"
     both = tb.check_by_enumeration(tb.NaivePolicyGradient(), problem, theta, horizon=3)
     assert both.diagnosis.best.name == "through-follower term dropped"
     assert both.diagnosis.best.distance < 1e-12
-    whole = suspects(problem, theta, horizon=50)  # longer than any trajectory
+    whole = Candidates(problem, theta, horizon=50).singles  # longer than any trajectory
     assert whole.keys() == VISIBLE["layered"].keys()
 
 
@@ -309,12 +294,8 @@ LARGEST = np.abs(BEST).max()
     ("name", "n_replicates"),
     [("no 1/temperature", 50), ("cut after 5 steps", 400)],
     [
-        ("no 1/temperature", 400),
-        ("direct term dropped", 50),
-        ("direct term dropped", 400),
-        ("no eligibility", 50),
-        ("no eligibility", 400),
-        ("cut after 5 steps", 50),
+        *(("no 1/temperature", 400), ("cut after 5 steps", 50)),
+        *((name, n) for name in ("direct term dropped", "no eligibility") for n in (50, 400)),
     ],
 )
 def test_mistakes_are_named_with_more_parameters_than_replicates(name, n_replicates):
@@ -337,7 +318,7 @@ def diagnosed(estimates):
 
 
 def test_noise_in_all_directions_does_not_hide_a_mistake():
-    targets = suspects(MANY, THERE)
+    targets = Candidates(MANY, THERE).singles
     for seed, name in enumerate(("sign flipped", "no 1/temperature", "no eligibility")):
         best = diagnosed(in_all_directions(targets[FAULTS[name]], seed=seed)).best
         assert best.name == name
@@ -346,7 +327,7 @@ def test_noise_in_all_directions_does_not_hide_a_mistake():
 
 @pytest.mark.slow
 def test_what_is_in_no_targets_direction_fits_no_mistake():
-    targets = np.array(list(suspects(MANY, THERE).values()))
+    targets = np.array(list(Candidates(MANY, THERE).singles.values()))
     sideways = np.random.default_rng(3).normal(size=300)
     sideways -= np.linalg.pinv(targets) @ (targets @ sideways)
     mean = targets[0] + 2.0 * LARGEST * sideways / np.linalg.norm(sideways)
@@ -364,22 +345,15 @@ def test_what_is_in_no_targets_direction_fits_no_mistake():
 @sizes("scale", [1e-150], [1e150])
 def test_scales_do_not_matter(scale):
     base = PLAIN.base
-    scaled = tb.FeatureProblem(
-        base.replace(leader_reward=scale * base.leader_reward),
-        follower_reward=PLAIN.follower_reward,
-        leader_reward=scale * PLAIN.leader_reward,
-        transition=PLAIN.transition,
-        initial=PLAIN.initial,
-    )
-    report, plain = (
-        tb.check_estimator(
-            sampled(FAULTS["no eligibility"], problem, n_trajectories=200),
-            problem,
-            somewhere(problem),
-            rng=0,
-        )
-        for problem in (scaled, PLAIN)
-    )
+    names = ("follower_reward", "leader_reward", "transition", "initial")
+    features = {name: getattr(PLAIN, name) for name in names}
+    features["leader_reward"] = scale * PLAIN.leader_reward
+    scaled = tb.FeatureProblem(base.replace(leader_reward=scale * base.leader_reward), **features)
+    reports = []
+    for problem in (scaled, PLAIN):
+        wrong = sampled(FAULTS["no eligibility"], problem, n_trajectories=200)
+        reports.append(tb.check_estimator(wrong, *at(problem), rng=0))
+    report, plain = reports
     assert "no eligibility" in named(report.diagnosis)
     assert report.statistic == pytest.approx(plain.statistic, rel=1e-6)
     assert report.smallest_visible_bias == pytest.approx(plain.smallest_visible_bias, rel=1e-6)
@@ -440,7 +414,7 @@ def test_two_mistakes_at_once_are_named_together(pair):
 
 @sizes("name", ["garnet"], [name for name in PROBLEMS if name != "garnet"])
 def test_targets_of_pairs_are_those_of_composed_mistakes(name):
-    problem, theta = PROBLEMS[name], somewhere(PROBLEMS[name])
+    problem, theta = at(PROBLEMS[name])
     candidates = Candidates(problem, theta)
     pairs = candidates.pairs(candidates.exact, np.abs(candidates.exact) + 1.0)
     for (one, other), target in list(pairs.items())[::40]:
@@ -451,22 +425,12 @@ def test_targets_of_pairs_are_those_of_composed_mistakes(name):
 def test_where_one_number_is_visible_no_mistake_is_named_and_other_problems_are():
     problem = tb.problems.garnet(n_states=3, n_parameters=1, rng=3)
     exact = tb.hypergradient(problem, [0.1]).gradient
-    report = tb.check_estimator(
-        lambda problem, theta, rng: 0.0072 * exact * (1.0 + 0.3 * rng.normal(size=1)),
-        problem,
-        [0.1],
-        rng=0,
-    )
+    report = tb.check_estimator(relatively(0.0072 * exact), problem, [0.1], rng=0)
     assert report.diagnosis.best is None
     assert report.diagnosis.directions == 1
     assert report.scale.low <= 0.0072 <= report.scale.high
     assert "one number is visible" in str(report)
-    dropped = suspects(problem, np.array([0.1]))[FAULTS["through-follower term dropped"]]
-    report = tb.check_estimator(
-        lambda problem, theta, rng: dropped * (1.0 + 0.3 * rng.normal(size=1)),
-        problem,
-        [0.1],
-        rng=0,
-    )
+    dropped = Candidates(problem, np.array([0.1])).singles[FAULTS["through-follower term dropped"]]
+    report = tb.check_estimator(relatively(dropped), problem, [0.1], rng=0)
     assert report.diagnosis.best is None
     assert "through-follower term dropped" in str(report)

@@ -125,11 +125,6 @@ def test_any_data_class_is_short_whatever_its_fields_hold(value):
             check(made)
 
 
-def climbed():
-    climb = tb.ascend(GARNET, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0, n_iterations=1)
-    return next(climb)
-
-
 def failing(view, batch):
     raise RuntimeError("a long story " * 1000)
 
@@ -142,6 +137,7 @@ FOUND = tb.hypergradient(ROOMS, np.zeros(105))
 LEARNED = tb.Interaction(
     tb.StepBudget(100, 200), tb.SarsaCritic(step_size=0.5), tb.CompiledPolicyIteration()
 )
+STEP = next(tb.ascend(GARNET, THETA, tb.ExactGradient(), tb.Adam(0.1), rng=0))
 REAL = {
     "hypergradient": FOUND,
     "accuracy": FOUND.accuracy,
@@ -171,9 +167,9 @@ REAL = {
     "line": tb.along(GARNET, THETA, THETA),
     "view": tb.LeaderView(GARNET, THETA),
     "jacobian": tb.LeaderView(GARNET, THETA).jacobian,
-    "iteration": climbed(),
-    "state": climbed().state,
-    "estimate": climbed().estimate,
+    "iteration": STEP,
+    "state": STEP.state,
+    "estimate": STEP.estimate,
     "differences": tb.difference_gradient(GARNET, THETA),
     "interval": tb.Interval(np.zeros(1000), np.ones(1000)),
     "control": next(iter(tb.controls().values())),
@@ -230,18 +226,11 @@ def test_a_class_that_nobody_treated_fails_the_check():
     check(Undisplayed())
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        tb.Adam(0.1),
-        tb.Episodes(20, 9),
-        tb.PolicyIteration(),
-        tb.Interaction(tb.Episodes(20), tb.ExactCritic()),
-    ],
-)
-def test_settings_that_are_numbers_are_written_in_full(made):
-    assert all(f"{field.name}=" in repr(made) for field in dataclasses.fields(made))
-    assert eval(repr(made), vars(tb)) == made
+def test_settings_that_are_numbers_are_written_in_full():
+    gathering = tb.Interaction(tb.Episodes(20), tb.ExactCritic())
+    for made in (tb.Adam(0.1), tb.Episodes(20, 9), tb.PolicyIteration(), gathering):
+        assert all(f"{field.name}=" in repr(made) for field in dataclasses.fields(made))
+        assert eval(repr(made), vars(tb)) == made
 
 
 def test_numbers_stay_when_there_is_no_room_for_arrays():
@@ -257,20 +246,18 @@ def test_numbers_stay_when_there_is_no_room_for_arrays():
 def test_what_is_left_out_is_said():
     report = filled(tb.EstimatorReport, 1.0 / 3.0)
     assert repr(report).endswith(", ...)")
-    assert repr(tb.BoltzmannCovariance(LEARNED)).startswith(
-        "BoltzmannCovariance(interaction=Interaction(...), baseline=True"
-    )
+    begin = "BoltzmannCovariance(interaction=Interaction(...), baseline=True"
+    assert repr(tb.BoltzmannCovariance(LEARNED)).startswith(begin)
 
 
 def test_a_table_gives_shapes_and_ranges():
     cells = Reader(FOUND.model._repr_html_()).cells
     told = dict(zip(cells[1::2], cells[2::2], strict=True))
-    transition = FOUND.model.transition
+    kernel = FOUND.model.transition
+    least, most = kernel.data.min(), kernel.data.max()
     assert cells[0] == str(FOUND.model)
-    assert told["transition"] == (
-        f"416 x 104, {transition.nnz} stored, from {transition.data.min():.6g} to "
-        f"{transition.data.max():.6g}"
-    )
+    stored = f"416 x 104, {kernel.nnz} stored, from {least:.6g} to {most:.6g}"
+    assert told["transition"] == stored
     assert told["available"] == "104 x 4, 416 true"
     assert told["temperature"] == "0.001"
     assert "_kernel" not in told

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small import assert_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.problems import zoo
@@ -70,5 +71,4 @@ def test_bad_input_is_named():
         ([0.0, np.nan], {}, r"theta\[1\] is nan"),
         ([0.0, 0.0], {"tolerance": 0.0}, "tolerance is 0.0, not a positive finite number"),
     ):
-        with pytest.raises(ValueError, match=message):
-            tb.tell_apart(tb.problems.two_state(), theta, **settings)
+        assert_refused(message, tb.tell_apart, tb.problems.two_state(), theta, **settings)

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from references.strangers import Plain
 from sizes import pairs, sizes
 
 import tabular_bilevel as tb
@@ -118,16 +119,11 @@ METHODS = {
     "target of BC-HG": lambda *at: tb.BoltzmannCovariance().target(*at),
 }
 SHORT = ("two states", "layers", "game", "hidden game", "rewards of 1e-310", "tiny")
-INSTANCES["tiny"] = (
-    tb.FeatureProblem(
-        INSTANCES["garnet"][0].base.replace(temperature=1e-3, follower_discount=0.5),
-        follower_reward=1e-300 * np.eye(INSTANCES["garnet"][0].base.follower_reward.size, 2),
-    ),
-    THETA,
-)
-INSTANCES["tiny layers"] = (
-    tb.problems.layered(depth=2, width=2, leader_discount=1e-200, rng=0), None,
-)  # fmt: skip
+COLD = INSTANCES["garnet"][0].base.replace(temperature=1e-3, follower_discount=0.5)
+FEATURES = 1e-300 * np.eye(COLD.follower_reward.size, 2)
+LAYERS = tb.problems.layered(depth=2, width=2, leader_discount=1e-200, rng=0)
+INSTANCES["tiny"] = tb.FeatureProblem(COLD, follower_reward=FEATURES), THETA
+INSTANCES["tiny layers"] = LAYERS, None
 
 
 def answer(function, problem, theta):
@@ -162,9 +158,13 @@ def test_estimates_are_the_same_whatever_numpy_raises(instance, function):
     compare(METHODS[function], instance)
 
 
-def compare(function, instance):
+def at(instance):
     problem, theta = INSTANCES[instance]
-    theta = np.zeros(problem.n_parameters) if theta is None else theta
+    return problem, np.zeros(problem.n_parameters) if theta is None else theta
+
+
+def compare(function, instance):
+    problem, theta = at(instance)
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
         loud = answer(function, problem, theta)
@@ -180,14 +180,11 @@ def test_checks_of_estimators_are_the_same_whatever_numpy_raises(check):
 
 
 def test_trajectories_are_counted_whatever_numpy_raises():
-    problem, theta = zoo.draw(
-        "extreme", np.random.default_rng([3, 7])
-    ).at  # whose policy times the kernel underflows
-    model = problem.model(theta)
-    with np.errstate(all="raise"):
-        assert tb.count_trajectories(model, horizon=2) == 97
-    with np.errstate(all="ignore"):
-        assert tb.count_trajectories(model, horizon=2) == 97
+    # whose policy times the kernel underflows
+    problem, theta = zoo.draw("extreme", np.random.default_rng([3, 7])).at
+    for state in ("raise", "ignore"):
+        with np.errstate(all=state):
+            assert tb.count_trajectories(problem.model(theta), horizon=2) == 97
 
 
 def test_the_control_is_seen():
@@ -196,23 +193,12 @@ def test_the_control_is_seen():
         answer(lambda problem, theta: np.exp(np.float64(-800.0)), None, None)
 
 
-class Strict:
-    """A problem that has numpy raise while it makes its model."""
-
-    def __init__(self, problem):
-        self.inner, self.pullback = problem, problem.pullback
-
-    def model(self, theta):
-        with np.errstate(all="raise"):
-            return self.inner.model(theta)
-
-
 def test_what_is_called_from_a_strangers_problem_is_as_quiet_as_before():
     """A budget underflows that has logits thousands apart."""
     problem = tb.Reparametrised(tb.problems.bandit(), tb.Budget(total=1.0, n_parameters=3))
     theta = np.array([0.0, 1e4, -1e4])
-    strict = tb.objective(Strict(problem), theta)
-    assert strict == tb.objective(problem, theta)
+    strict = Plain(problem, model=np.errstate(all="raise")(problem.model))
+    assert tb.objective(strict, theta) == tb.objective(problem, theta)
 
 
 class Vague:
@@ -237,23 +223,8 @@ class Mute:
     forward, pullback = Vague.forward, Vague.pullback
 
 
-class Silent:
-    """A problem without either."""
-
-    def __init__(self, problem):
-        self.model, self.pullback = problem.model, problem.pullback
-        self.n_parameters = problem.n_parameters
-
-
-class Torn(Silent):
-    """A pullback that clips."""
-
-    def __init__(self, problem):
-        super().__init__(problem)
-        self.pullback = lambda theta, measures: np.clip(problem.pullback(theta, measures), -1, 1)
-
-
 INNER = tb.problems.two_state()
+TORN = Plain(INNER, pullback=lambda *at: np.clip(INNER.pullback(*at), -1, 1))
 
 
 @pytest.mark.parametrize(
@@ -264,8 +235,8 @@ INNER = tb.problems.two_state()
             tb.Reparametrised(tb.Reparametrised(INNER, Mute()), Vague()),
             "the pullback_bound of Vague is infinite",
         ),
-        (tb.Reparametrised(Torn(INNER), Vague()), "pullback is not linear in the sensitivities: "),
-        (Torn(INNER), "pullback is not linear in the sensitivities: pullback(...)[0] is "),
+        (tb.Reparametrised(TORN, Vague()), "pullback is not linear in the sensitivities: "),
+        (TORN, "pullback is not linear in the sensitivities: pullback(...)[0] is "),
     ],
 )
 def test_what_has_no_bound_is_named(problem, reason):
@@ -277,10 +248,10 @@ def test_what_has_no_bound_is_named(problem, reason):
 @pytest.mark.parametrize(
     "problem",
     [
-        Silent(INNER),
+        Plain(INNER),
         tb.Reparametrised(INNER, Mute()),
-        tb.Reparametrised(Silent(INNER), Mute()),
-        tb.Reparametrised(Silent(INNER), tb.Budget(total=-0.5, n_parameters=3)),
+        tb.Reparametrised(Plain(INNER), Mute()),
+        tb.Reparametrised(Plain(INNER), tb.Budget(total=-0.5, n_parameters=3)),
     ],
 )
 def test_what_cannot_be_pushed_forward_is_pulled_back_entry_by_entry(problem):
@@ -296,10 +267,8 @@ def test_what_cannot_be_pushed_forward_is_pulled_back_entry_by_entry(problem):
 
 @pytest.mark.parametrize("instance", INSTANCES)
 def test_an_infinite_bound_has_a_reason(instance):
-    problem, theta = INSTANCES[instance]
-    theta = np.zeros(problem.n_parameters) if theta is None else theta
     try:
-        accuracy = tb.hypergradient(problem, theta).accuracy
+        accuracy = tb.hypergradient(*at(instance)).accuracy
     except (ValueError, tb.ConvergenceError):
         return  # which says why
     known = np.isfinite(accuracy.objective) and np.isfinite(accuracy.gradient).all()

@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from small import somewhere
+from references.strangers import Plain
+from small import at
 
 import tabular_bilevel as tb
 from tabular_bilevel.cli import explain, main
@@ -48,18 +49,13 @@ def parameters(problem, theta):
 
 @pytest.mark.parametrize("name", sorted({*NAMED} - SIZES))
 def test_causes_add_up_to_the_gradient(name):
-    problem = NAMED[name]()
-    theta = somewhere(problem)
+    problem, theta = at(NAMED[name]())
     exact = tb.hypergradient(problem, theta)
     told = parameters(problem, theta)
     assert adds_up(told)
-    for k, (total, direct, through, _) in told.items():
-        for number, right in (
-            (total, exact.gradient[k]),
-            (direct, exact.direct[k]),
-            (through, exact.indirect[k]),
-        ):
-            assert number == pytest.approx(right, rel=1e-3)  # four digits
+    for k, (*numbers, _) in told.items():
+        right = exact.gradient[k], exact.direct[k], exact.indirect[k]
+        assert numbers == pytest.approx(right, rel=1e-3)  # four digits
     least = min(abs(total) for total, *_ in told.values())
     left_out = np.delete(exact.gradient, [*told])
     assert np.abs(left_out).max(initial=0.0) <= 1.001 * least
@@ -86,8 +82,7 @@ def test_a_cause_that_is_forgotten_would_be_seen(monkeypatch):
 
 
 def test_the_largest_share_is_where_the_derivative_is():
-    problem = tb.problems.garnet(rng=1)
-    theta = somewhere(problem)
+    problem, theta = at(tb.problems.garnet(rng=1))
     exact = tb.hypergradient(problem, theta)
     tangent = problem.pushforward(theta, np.eye(theta.size)[0])
     shares = (exact.sensitivities.follower_reward * tangent.follower_reward).sum(axis=1)
@@ -98,19 +93,11 @@ def test_the_largest_share_is_where_the_derivative_is():
     assert f"visits {exact.visits[where]:.3g}, influence {exact.influence[where]:+.3g}" in told
 
 
-class Backward:
-    """A problem that can be differentiated backward only."""
-
-    def __init__(self, inner):
-        self.inner = inner
-        self.model, self.pullback = inner.model, inner.pullback
-
-
 def test_without_a_pushforward_there_is_no_place():
     problem, theta = tb.problems.two_state(), np.zeros(2)
-    lines = list(explain.explained("mine", Backward(problem), theta))
+    lines = list(explain.explained("mine", Plain(problem), theta))
     assert not any("visits" in line for line in lines)
-    assert parameters(Backward(problem), theta) == parameters(problem, theta)
+    assert parameters(Plain(problem), theta) == parameters(problem, theta)
 
 
 def test_a_place_on_a_map_is_a_cell():

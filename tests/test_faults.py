@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sizes import sizes
+from small import contents
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import files
@@ -27,6 +28,8 @@ from tabular_bilevel.vectors import Plan, write_vectors
 PLAN = Plan(families=("tied", "garnet"), count=3, max_states=5)
 
 PROBLEM = tb.problems.two_state()
+
+pytestmark = pytest.mark.usefixtures("state_home")
 
 
 class Disk:
@@ -96,20 +99,9 @@ def at_every_operation(work):
         yield n
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def one_of(path, *contents):
     """A file is what it was or what it is to be; with None, it may be missing."""
     return (path.read_bytes() if path.exists() else None) in contents
-
-
-@pytest.fixture(scope="module", autouse=True)
-def state_home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +158,8 @@ def test_a_growing_curve_survives_a_full_disk(curve, tmp_path, monkeypatch):
 
 
 def a_training(folder):
-    return Training(
-        PROBLEM,
-        2,
-        "exact",
-        tb.ExactGradient(),
-        tb.Adam(0.1),
-        range(2),
-        4,
-        2,
-        {"problem": "two"},
-        folder,
-    )
+    method, words = tb.ExactGradient(), {"problem": "two"}
+    return Training(PROBLEM, 2, "exact", method, tb.Adam(0.1), range(2), 4, 2, words, folder)
 
 
 def test_tables_summaries_and_plots_survive_a_full_disk(tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import ENTRY, MANIFEST, each_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import files
@@ -125,14 +126,8 @@ def npy(array, **header):
 def test_no_message_has_an_escape(tmp_path, capsys, monkeypatch):
     folder = tmp_path / f"dir{ESCAPE}"
     folder.mkdir()
-    manifest = {
-        "format": "tabular-bilevel test vectors", "schema_version": 1, "licence": ESCAPE,
-        "provenance": {}, "notes": {}, "vectors": [],
-    }  # fmt: skip
-    entry = {
-        "file": "a.npz", "sha256": ESCAPE, "family": ESCAPE, "name": ESCAPE, "flags": [ESCAPE],
-        "n_states": 1, "n_actions": 1, "n_parameters": 1,
-    }  # fmt: skip
+    manifest = MANIFEST | {"licence": ESCAPE}
+    entry = ENTRY | dict.fromkeys(("sha256", "family", "name"), ESCAPE) | {"flags": [ESCAPE]}
     (folder / "a.npz").write_bytes(archive(**{ESCAPE: npy(np.zeros(2))[:-1]}))
     (folder / f"b{ESCAPE}.npz").write_bytes(b"")
     for changes in (
@@ -260,27 +255,21 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_arrays_are_refused(name, tmp_path):
     (tmp_path / "a.npy").write_bytes(HOSTILE[name])
-    with pytest.raises(ValueError, match=r"a\.npy is no \.npy file of numbers"):
-        read_array(tmp_path / "a.npy")
     (tmp_path / "a.npz").write_bytes(archive(theta=HOSTILE[name]))
-    with pytest.raises(ValueError, match=r"a\.npz is no npz archive of arrays"):
-        read_arrays(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
-        load_vector(tmp_path / "a.npz")
+    each_refused(
+        (lambda: read_array(tmp_path / "a.npy"), r"a\.npy is no \.npy file of numbers"),
+        (lambda: read_arrays(tmp_path / "a.npz"), r"a\.npz is no npz archive of arrays"),
+        (lambda: load_vector(tmp_path / "a.npz"), r"a\.npz is damaged"),
+    )
 
 
-def zip_changed(change):
-    raw = bytearray(archive(a=npy(np.zeros(3))))
-    change(raw)
-    return bytes(raw)
+WHOLE = archive(a=npy(np.zeros(3)))
 
 
-def encrypted(raw):
-    raw[raw.index(b"PK\x01\x02") + 8] |= 1
-
-
-def unknown_compression(raw):
-    raw[raw.index(b"PK\x01\x02") + 10] = 12  # bzip2, which numpy does not write
+def in_directory(place, byte):
+    """Change a byte of what the archive lists."""
+    k = WHOLE.index(b"PK\x01\x02") + place
+    return WHOLE[:k] + bytes([byte]) + WHOLE[k + 1 :]
 
 
 def doubled():
@@ -295,8 +284,7 @@ def doubled():
 @pytest.mark.parametrize(
     "raw",
     [
-        zip_changed(encrypted), zip_changed(unknown_compression),
-        zip_changed(lambda raw: raw.pop()),
+        in_directory(8, 1), in_directory(10, 12), WHOLE[:-1],  # numpy writes no bzip2
         archive(**{f"a{k}": b"" for k in range(1001)}), archive() + b"x" * 70_000,
         archive(a=npy(np.zeros(8000)), b=npy(np.zeros(8000))), None,
     ],
@@ -305,10 +293,10 @@ def doubled():
 def test_hostile_archives_are_refused(raw, tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(doubled() if raw is None else raw)
-    with pytest.raises(ValueError, match=r"a\.npz is no npz archive of arrays"):
-        read_arrays(path, 10**5)
-    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
-        load_vector(path, limit=10**5)
+    each_refused(
+        (lambda: read_arrays(path, 10**5), r"a\.npz is no npz archive of arrays"),
+        (lambda: load_vector(path, limit=10**5), r"a\.npz is damaged"),
+    )
 
 
 def test_arrays_are_read_as_they_were_written(tmp_path):
@@ -416,10 +404,8 @@ def zeros_npz(path, names, size):
                     member.write(chunk)
 
 
-def vector_json(**changes):
-    return json.dumps(
-        json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20)))) | changes
-    )
+def vector_json(**more):
+    return json.dumps(json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20)))) | more)
 
 
 @pytest.fixture(scope="module")
@@ -456,14 +442,8 @@ def bombs(tmp_path_factory):
     for name in ("manifest", "entries"):
         (folder / name).mkdir()
     os.link(folder / "lists.json", folder / "manifest" / "manifest.json")
-    entry = {
-        "file": "one.npz", "sha256": "0" * 64, "family": "a", "name": "a", "flags": [],
-        "n_states": 1, "n_actions": 1, "n_parameters": 1,
-    }  # fmt: skip
-    (folder / "entries" / "manifest.json").write_text(json.dumps({
-        "format": "tabular-bilevel test vectors", "schema_version": 1, "licence": "",
-        "provenance": {}, "notes": {}, "vectors": [entry],
-    }))  # fmt: skip
+    listed = {"vectors": [ENTRY | {"file": "one.npz", "sha256": "0" * 64}]}
+    (folder / "entries" / "manifest.json").write_text(json.dumps(MANIFEST | listed))
     os.link(folder / "sparse.npy", folder / "entries" / "one.npz")
     assert all(path.stat().st_blocks * 512 < 40e6 for path in folder.iterdir() if path.is_file())
     return folder

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from small import refusal
+from small import refusal, tables
 
 import tabular_bilevel as tb
 
@@ -15,17 +15,16 @@ SOLVERS = [tb.PolicyIteration(), tb.ValueIteration()]
 ROUNDING = 1e-12
 
 
-def one_state(reward, temperature, discount, **tables):
+def one_state(reward, temperature, discount, **changes):
     n_actions = len(reward)
-    return tb.Model.from_tables(
+    return tables(
         transition=np.ones((1, n_actions, 1)),
         follower_reward=[reward],
         leader_reward=np.zeros((1, n_actions)),
         initial=[1.0],
         follower_discount=discount,
-        leader_discount=0.5,
         temperature=temperature,
-        **tables,
+        **changes,
     )
 
 

@@ -11,17 +11,13 @@ import pytest
 from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given
-from laws import exact_law, smallest_chance
+from laws import FALSE_ALARM_RATE, exact_law, smallest_chance
 from sizes import sizes
-from small import MODELS, refusal
+from small import MODELS, refusal, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel import strategies
 from tabular_bilevel.adapters.gymnasium import FollowerEnv, from_gymnasium, to_gymnasium
-
-# A correct environment fails a test of frequencies with at most this probability over all cells:
-# exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.
-FALSE_ALARM_RATE = 1e-6
 
 # Sums of a few products of numbers of the size of the rewards.
 ROUNDING = 1e-12
@@ -235,42 +231,32 @@ def test_environments_step_as_their_models_say(start, make):
 GOOD = {0: {0: [(0.5, 0, 1.0, False), (0.5, 1, 0.0, True)]}, 1: {0: [(1.0, 1, 0.0, False)]}}
 
 
-def with_outcomes(*outcomes):
+def having(*outcomes):
     return {**GOOD, 0: {0: list(outcomes)}}
 
 
+SUM = "the probabilities in P[0][0] sum to"
+OUTCOME = "(probability, next state, reward, terminated)"
 REFUSED = [
     (BlackjackEnv(), "BlackjackEnv has no dictionary P of its transitions"),
     (3, "int has no dictionary P of its transitions"),
-    (
-        SimpleNamespace(P=[GOOD[0], GOOD[1]]),
-        "SimpleNamespace has no dictionary P of its transitions",
-    ),
+    (SimpleNamespace(P=[*GOOD.values()]), "SimpleNamespace has no dictionary P of its transitions"),
     ({0: GOOD[0], 2: GOOD[1]}, "P has 2 states, but P[1] is no dictionary of actions"),
     ({**GOOD, 1: [[]]}, "P has 2 states, but P[1] is no dictionary of actions"),
     ({**GOOD, 1: {2: GOOD[1][0]}}, "P[1][2] is not for one of the actions 0, ..., 1"),
     ({**GOOD, 1: {"left": GOOD[1][0]}}, "P[1][left] is not for one of the actions 0, ..., 1"),
     ({**GOOD, 1: {}}, "state 1 has no available action"),
-    (with_outcomes(), "the probabilities in P[0][0] sum to 0, not 1"),
-    (
-        with_outcomes((0.5, 0, 0.0, False), (0.25, 1, 0.0, True)),
-        "the probabilities in P[0][0] sum to 0.75, not 1",
-    ),
-    (
-        with_outcomes((1.0, 0, 0.0)),
-        "P[0][0] holds (1.0, 0, 0.0), not (probability, next state, reward, terminated)",
-    ),
-    (with_outcomes(1), "P[0][0] holds 1, not (probability, next state, reward, terminated)"),
-    (with_outcomes((1.5, 0, 0.0, False), (-0.5, 1, 0.0, True)), "a probability in P[0][0] is -0.5"),
-    (
-        with_outcomes((np.nan, 0, 0.0, False)),
-        "a probability in P[0][0] is nan, not a finite number",
-    ),
-    (with_outcomes((1.0, 0, -np.inf, False)), "a reward in P[0][0] is -inf, not a finite number"),
-    (with_outcomes((1.0, 2, 0.0, False)), "P[0][0] leads to 2, not to one of 2 states"),
-    (with_outcomes((1.0, -1, 0.0, True)), "P[0][0] leads to -1, not to one of 2 states"),
-    (with_outcomes((1.0, 0.5, 0.0, True)), "P[0][0] leads to 0.5, not to one of 2 states"),
-    (with_outcomes((1.0, 0, 0.0, 0.5)), "P[0][0] holds terminated = 0.5, not True or False"),
+    (having(), f"{SUM} 0, not 1"),
+    (having((0.5, 0, 0, False), (0.25, 1, 0, True)), f"{SUM} 0.75, not 1"),
+    (having((1.0, 0, 0)), f"P[0][0] holds (1.0, 0, 0), not {OUTCOME}"),
+    (having(1), f"P[0][0] holds 1, not {OUTCOME}"),
+    (having((1.5, 0, 0, False), (-0.5, 1, 0, True)), "a probability in P[0][0] is -0.5"),
+    (having((np.nan, 0, 0, False)), "a probability in P[0][0] is nan, not a finite number"),
+    (having((1.0, 0, -np.inf, False)), "a reward in P[0][0] is -inf, not a finite number"),
+    (having((1.0, 2, 0, False)), "P[0][0] leads to 2, not to one of 2 states"),
+    (having((1.0, -1, 0, True)), "P[0][0] leads to -1, not to one of 2 states"),
+    (having((1.0, 0.5, 0, True)), "P[0][0] leads to 0.5, not to one of 2 states"),
+    (having((1.0, 0, 0, 0.5)), "P[0][0] holds terminated = 0.5, not True or False"),
 ]
 
 
@@ -313,15 +299,9 @@ def test_gymnasiums_checker_is_content_with_actions_that_are_not_everywhere(mode
 
 def test_a_space_that_does_not_know_the_state_does_not_pass_it():
     only_one = np.arange(20)[None] == 7
-    model = tb.Model.from_tables(
-        transition=np.ones((1, 20, 1)),
-        follower_reward=np.zeros((1, 20)),
-        leader_reward=np.zeros((1, 20)),
-        initial=[1.0],
-        available=only_one,
-        **SCALARS,
-    )
-    env = FollowerEnv(model)
+    nothing = dict.fromkeys(("follower_reward", "leader_reward"), np.zeros((1, 20)))
+    kernel = np.ones((1, 20, 1))
+    env = FollowerEnv(tables(transition=kernel, initial=[1.0], available=only_one, **nothing))
     check_env(env, skip_render_check=True)
     env.action_space = gymnasium.spaces.Discrete(20)
     with pytest.raises(ValueError, match="is not available in state 0; available: 7"):
@@ -337,11 +317,7 @@ def test_an_action_drawn_before_the_reset_may_be_missing_after_it():
 def test_there_and_back_again_the_tables_are_the_same(model):
     env = to_gymnasium(problem_of(model), [0.0], max_steps=3)
     back = from_gymnasium(
-        env,
-        leader_reward=model.leader_reward,
-        follower_discount=model.follower_discount,
-        leader_discount=model.leader_discount,
-        temperature=model.temperature,
+        env, **{name: getattr(model, name) for name in ("leader_reward", *SCALARS)}
     )
     same_tables(back, model)
     np.testing.assert_array_equal(back.leader_reward, model.leader_reward)
@@ -354,11 +330,7 @@ def test_the_follower_is_that_of_the_problem_at_theta():
     same_tables(to_gymnasium(game, list(theta)).model, game.model(theta))
 
 
-@sizes(
-    "model",
-    [MODELS["patchy"]],
-    [MODELS[name] for name in ("two-state", "garnet", "layered", "game")],
-)
+@sizes("model", [MODELS["patchy"]], [model for name, model in MODELS.items() if name != "patchy"])
 def test_steps_and_draws_have_the_frequencies_of_the_tables(model):
     env = FollowerEnv(model)
     env.action_space.seed(3)

@@ -449,6 +449,18 @@ def flow_case(model, off=0.0, stretch=1.0):
     return found, kernel_of(model) | inputs, outputs, ()
 
 
+def move_gaps_case(model, off=1e-3, stretch=1.0):
+    rng, shape = np.random.default_rng(27), model.follower_reward.shape
+    gap, error = model.available * some(rng, *shape), model.available * off * rng.random(shape)
+    step, discount = 2.0**-40 * rng.normal(size=model.n_states), model.follower_discount
+    inputs = {"available": model.available, "discount": discount, "step": step}
+    near = dict(zip(("gap", "rest"), around(rng, gap, error, stretch), strict=True))
+    outputs = near | {"error": error, "moved": np.full(shape, 7.0)}
+    gap, moved = twins.move_gaps(model, Fraction(discount), gap, twins.exact(step))
+    found = [(("gap", "rest"), "error", gap), (("moved",), "error", moved)][: 1 + (off == 0.0)]
+    return found, kernel_of(model) | inputs, outputs, ()
+
+
 def near_policy(rng, model, off, stretch):
     policy, available = chances(model), model.available
     choice = available & (available.sum(axis=1, keepdims=True) > 1)
@@ -469,7 +481,12 @@ def advantages_case(model, off=1e-3, stretch=1.0):
     ]
     tables = empty(shape, "advantage", "advantage_rest", "advantage_error")
     inputs["error"] = error
-    return found, inputs, {**empty(model.n_states, "residual"), **tables}, ("largest", "most")
+    return (
+        found,
+        inputs,
+        {**empty(model.n_states, "residual"), **tables},
+        ("size", "largest", "most"),
+    )
 
 
 def evaluate_case(model, off=1e-3, stretch=1.0):
@@ -551,6 +568,7 @@ CASES = {
     "evaluate": evaluate_case,
     "flow_residual": flow_case,
     "influence_sources": sources_case,
+    "move_gaps": move_gaps_case,
     "pair_measures": pair_measures_case,
     "value_gaps": gaps_case,
 }
@@ -572,6 +590,47 @@ def policy_call(model, *, scale=1.0, off=0.0, temperature=None, tied=False):
     names = ("policy", "low", "log_error", "spare", "log_policy", "log_policy_error")
     outputs = empty(shape, *names) | empty(model.n_states, "residual", "residual_error")
     return inputs, outputs | {"scratch": np.full((5, model.n_states), 7.0)}
+
+
+def move_flow_call(model):
+    rng, n = np.random.default_rng(28), model.n_states
+    inputs = kernel_of(model) | {
+        "policy": tb.solve_follower(model).policy,
+        "discount": model.follower_discount,
+        "contraction": model.follower_discount * (1.0 + 2.0**-40),
+        "step": 2.0**-20 * rng.normal(size=n),
+    }
+    outputs = {"residual": 2.0**-20 * rng.normal(size=n), "error": 1e-30 * rng.random(n)}
+    return inputs, outputs | {"count": np.full(n, float(model.follower_reward.size))}
+
+
+def move_policy_call(model, *, off=0.0, stretch=1.0, size=2.0**-30):
+    """A policy of gaps that are all over the place, off as it says, and how its gaps move."""
+    rng, shape, available = np.random.default_rng(29), model.available.shape, model.available
+    temperature, choice = 0.25, available & (available.sum(axis=1, keepdims=True) > 1)
+    exact = twins.soft_policy(4 * some(rng, *shape), available, Fraction(temperature))
+    moved = available * twins.exact(size * temperature * rng.normal(size=shape))
+    errors = [where * off * rng.random(shape) for where in (choice, choice, available)]
+    residual_error = off * rng.random(model.n_states)
+    policy, log_policy, residual = exact
+    weights = policy * twins.exact(errors[0])
+    inputs = {
+        "moved": around(rng, moved, temperature * errors[2], stretch)[0],
+        "error": temperature * errors[2],
+        "available": available,
+        "temperature": temperature,
+    }
+    near = around(rng, policy, weights.astype(float), 0.99 * stretch)
+    outputs = dict(zip(("policy", "low"), near, strict=True)) | {
+        "log_error": errors[0],
+        "spare": np.zeros(shape),
+        "log_policy": around(rng, log_policy, errors[1], stretch)[0],
+        "log_policy_error": errors[1],
+        "residual": around(rng, residual, residual_error, stretch)[0],
+        "residual_error": residual_error,
+    }
+    twins.move_policy(*exact[:2], moved, residual, available, Fraction(temperature))
+    return exact, inputs, outputs
 
 
 def exponentials_call(model):
@@ -668,6 +727,8 @@ CALLS = {
     "policy_errors": policy_errors_call,
     "outward": outward_call,
     "slope_errors": slopes_call,
+    "move_flow": move_flow_call,
+    "move_policy": lambda model: move_policy_call(model)[1:],
     "soft_policy": policy_call,
     "soft_value_iteration": iteration_call,
     "look_ahead": look_call,
@@ -1149,6 +1210,41 @@ def test_soft_policies_are_within_their_errors(model, name):
             assert not within(found[:1], policy, error).all()
 
 
+@each_model
+@pytest.mark.parametrize("off", [0.0, 1e-12, 1e-3])
+@pytest.mark.parametrize("size", [0.0, 2.0**-40, 2.0**-28, 2.0**-20])
+def test_moved_policies_are_within_their_errors(model, off, size):
+    for stretch in (1.0, 30.0):
+        exact, inputs, outputs = move_policy_call(model, off=off, stretch=stretch, size=size)
+        run(kernels.move_policy, inputs, outputs)
+        parts = [outputs[name] for name in ("policy", "low")]
+        inside = [
+            within(parts, exact[0], outputs["policy"] * np.expm1(outputs["log_error"])),
+            within([outputs["log_policy"]], exact[1], outputs["log_policy_error"] + ONCE),
+            within([outputs["residual"]], exact[2], outputs["residual_error"] + ONCE),
+        ]
+        assert all(each.all() for each in inside) == (stretch == 1.0 or off == 0.0)
+    if off == 0.0:
+        assert outputs["log_error"].max() <= 2.0**-46 * size + 200.0 * size**3 + 2.0**-99
+        assert size == 0.0 or not within(parts[:1], exact[0], 2.0**-56 * exact[0]).all()
+
+
+@each_model
+@pytest.mark.parametrize("size", [2.0**-40, 1.0])
+def test_moved_residuals_of_measures_add_up_to_their_errors(model, size):
+    inputs, outputs = move_flow_call(model)
+    inputs["step"] = size * inputs["step"]
+    given = Fraction(inputs["discount"]), *map(twins.exact, (inputs["step"], outputs["residual"]))
+    truth = twins.move_flow(model, twins.exact(inputs["policy"]), *given)
+    run(kernels.move_flow, inputs, outputs)
+    away = abs(twins.exact(outputs["residual"]) - truth).sum()
+    assert away <= outputs["error"].sum() <= 2.0**-40 * abs(inputs["step"]).sum() + 1e-18
+    inputs, outputs = move_flow_call(model)
+    outputs["error"][:] = 1e-3
+    run(kernels.move_flow, inputs, outputs)
+    assert (outputs["error"] >= 2e-3).all()
+
+
 def test_a_single_action_is_played_for_sure_and_equal_ones_alike():
     gap = np.array([[0.3, -7.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]])
     available = np.array([[False, True, False, False], [True] * 4])
@@ -1248,8 +1344,9 @@ def test_the_objective_of_many_states_is_within_its_error():
 
 def test_what_is_no_number_is_never_forgotten():
     chain, nothing, spoilt = kernels.chain, np.zeros(2), np.array([math.nan, 1.0])
-    assert math.isnan(chain.largest(spoilt, nothing))
-    assert math.isnan(chain.largest(nothing, spoilt))
+    assert math.isnan(chain.largest(spoilt, nothing)[1])
+    assert math.isnan(chain.largest(nothing, spoilt)[1])
+    assert chain.is_idle(1.0, math.nan, math.inf)
     inputs, _ = patience_call(MODELS["garnet"])
     inputs["policy"] = inputs["policy"].copy()
     inputs["policy"][0, 0] = math.nan
@@ -1264,9 +1361,9 @@ def test_what_is_no_number_is_never_forgotten():
 def test_sums_on_the_way_through_the_chain():
     chain, table = kernels.chain, np.array([[1.0, 2.0], [3.0, -4.0]])
     assert chain.averaged(np.array([[0.5, 0.5], [0.25, 0.75]]), table).tolist() == [1.5, -2.25]
-    assert chain.largest(np.array([1.0, -3.0]), np.array([0.5, -0.5])) == 3.5
+    assert chain.largest(np.array([1.0, -3.0]), np.array([3.0, 0.5])) == (3.0, 4.0)
     number, low = np.array([1.0, 2.0**53]), np.array([2.0**-60, -1.0])
-    chain.step_on(number, low, np.array([2.0**-54, 1.0]))
+    assert chain.step_on(number, low, np.array([2.0**-54, 1.0])) == (1.0, 1.0)
     assert number.tolist() == [1.0, 2.0**53]
     assert low.tolist() == [2.0**-54 + 2.0**-60, 0.0]
     error = np.empty(2)

@@ -1,5 +1,6 @@
 """Numbers that are known from elsewhere, each with its source."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -134,15 +135,9 @@ FLOAT64 = pytest.mark.parametrize(
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
 def test_bandit_as_by_hand(temperature, discount, accuracy):
     theta, reward = np.array([0.3, -0.2, 0.5]), (1.0, -2.0, 0.5)
-    problem = tb.problems.bandit(
-        leader_reward=reward,
-        temperature=temperature,
-        follower_discount=0.5,
-        leader_discount=discount,
-    )
-    value, gradient = tb.problems.bandit_closed_form(
-        theta, leader_reward=reward, temperature=temperature, leader_discount=discount
-    )
+    settings = {"leader_reward": reward, "temperature": temperature, "leader_discount": discount}
+    problem = tb.problems.bandit(**settings, follower_discount=0.5)
+    value, gradient = tb.problems.bandit_closed_form(theta, **settings)
     exact = tb.hypergradient(problem, theta, accuracy=accuracy)
     assert exact.objective == pytest.approx(value, rel=ROUNDING)
     np.testing.assert_allclose(exact.gradient, gradient, rtol=ROUNDING)
@@ -152,12 +147,9 @@ def test_bandit_as_by_hand(temperature, discount, accuracy):
 @pytest.mark.parametrize("theta", [(0.2, -0.3), (-1.0, 2.0), (0.6, 0.0)])
 @pytest.mark.parametrize("discounts", [(0.9, 0.8), (0.5, 0.95), (0.0, 0.7), (0.9, 0.0)])
 def test_two_state_as_by_hand(theta, discounts, accuracy):
-    settings = {
-        "wage": 0.7,
-        "temperature": 0.4,
-        "follower_discount": discounts[0],
-        "leader_discount": discounts[1],
-    }
+    follower, leader = discounts
+    settings = {"wage": 0.7, "temperature": 0.4}
+    settings |= {"follower_discount": follower, "leader_discount": leader}
     value, gradient = tb.problems.two_state_closed_form(theta, **settings)
     exact = tb.hypergradient(tb.problems.two_state(**settings), theta, accuracy=accuracy)
     assert exact.objective == pytest.approx(value, rel=ROUNDING, abs=ROUNDING)
@@ -172,14 +164,9 @@ def test_the_hand_written_gradients_are_told_from_wrong_ones():
 
 
 def test_layered_episodes_end_after_depth_steps():
-    problem = tb.problems.layered(depth=4, width=3)
-    theta = np.full(4, 0.1)
-    assert tb.objective(problem, theta, horizon=4) == pytest.approx(
-        tb.objective(problem, theta), rel=ROUNDING
-    )
-    assert tb.objective(problem, theta, horizon=3) != pytest.approx(
-        tb.objective(problem, theta), rel=1e-3
-    )
+    objective = partial(tb.objective, tb.problems.layered(depth=4, width=3), np.full(4, 0.1))
+    assert objective(horizon=4) == pytest.approx(objective(), rel=ROUNDING)
+    assert objective(horizon=3) != pytest.approx(objective(), rel=1e-3)
 
 
 FREE_CELLS = {

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sizes import sizes
+from small import features, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.finite import linear
@@ -14,15 +15,9 @@ ROUNDING = 1e-11
 DISCOUNT = 0.95
 
 
-def corridor(n_states):
-    """Build a random walk on a line: narrow."""
-    ahead = np.minimum(np.arange(n_states) + 1, n_states - 1)
-    back = np.maximum(np.arange(n_states) - 1, 0)
-    rows = np.repeat(np.arange(2 * n_states), 2)
-    columns = np.column_stack([ahead, back, ahead, back]).ravel()
-    data = np.tile([0.8, 0.2, 0.3, 0.7], n_states)
-    rng = np.random.default_rng(0)
-    return tb.Model.from_tables(
+def moving(n_states, data, rows, columns, rng):
+    """Two actions a state, with random rewards."""
+    return tables(
         transition=sp.csr_array((data, (rows, columns)), shape=(2 * n_states, n_states)),
         follower_reward=rng.normal(size=(n_states, 2)),
         leader_reward=rng.normal(size=(n_states, 2)),
@@ -33,27 +28,29 @@ def corridor(n_states):
     )
 
 
+def corridor(n_states):
+    """Build a random walk on a line: narrow."""
+    ahead = np.minimum(np.arange(n_states) + 1, n_states - 1)
+    back = np.maximum(np.arange(n_states) - 1, 0)
+    rows = np.repeat(np.arange(2 * n_states), 2)
+    columns = np.column_stack([ahead, back, ahead, back]).ravel()
+    data = np.tile([0.8, 0.2, 0.3, 0.7], n_states)
+    return moving(n_states, data, rows, columns, np.random.default_rng(0))
+
+
 def random_graph(n_states):
     """Build a Garnet: wide."""
     return tb.problems.garnet(n_states=n_states, follower_discount=DISCOUNT).model(np.zeros(6))
 
 
-def cliques(n_states, discount=DISCOUNT):
+def cliques(n_states):
     """Build groups of 20 states that are left rarely, for anywhere: wide, and mixes slowly."""
     rng = np.random.default_rng(0)
     near = np.arange(n_states)[:, None, None] // 20 * 20 + rng.integers(20, size=(n_states, 2, 3))
     columns = np.concatenate([near, rng.integers(n_states, size=(n_states, 2, 1))], axis=2)
     rows = np.repeat(np.arange(2 * n_states), 4)
     data = np.tile([0.4, 0.3, 0.299, 0.001], 2 * n_states)
-    return tb.Model.from_tables(
-        transition=sp.csr_array((data, (rows, columns.ravel())), shape=(2 * n_states, n_states)),
-        follower_reward=rng.normal(size=(n_states, 2)),
-        leader_reward=rng.normal(size=(n_states, 2)),
-        initial=np.full(n_states, 1.0 / n_states),
-        follower_discount=discount,
-        leader_discount=0.9,
-        temperature=0.2,
-    )
+    return moving(n_states, data, rows, columns.ravel(), rng)
 
 
 MODELS = {
@@ -73,10 +70,8 @@ def test_the_system_fits_the_models_shape_and_is_solved(kind):
     kernel = np.einsum("sa,sat->st", policy, model.transition.toarray().reshape(*policy.shape, -1))
     matrix = np.eye(model.n_states) - DISCOUNT * kernel
     for b in (rng.normal(size=model.n_states), rng.normal(size=(model.n_states, 3))):
-        np.testing.assert_allclose(system.solve(b), np.linalg.solve(matrix, b), atol=ROUNDING)
-        np.testing.assert_allclose(
-            system.solve_transposed(b), np.linalg.solve(matrix.T, b), atol=ROUNDING
-        )
+        for solve, of in ((system.solve, matrix), (system.solve_transposed, matrix.T)):
+            np.testing.assert_allclose(solve(b), np.linalg.solve(of, b), atol=ROUNDING)
     assert system.method == kind
 
 
@@ -179,12 +174,8 @@ def test_a_small_right_side_is_solved_as_well_and_what_is_not_negative_stays_so(
 
 
 def featured(kind):
-    base, rng = MODELS[kind], np.random.default_rng(3)
-    return tb.FeatureProblem(
-        base,
-        follower_reward=rng.normal(size=(base.follower_reward.size, 2)),
-        transition=rng.normal(size=(base.transition.nnz, 2)),
-    )
+    base, names = MODELS[kind], ("follower_reward", "transition")
+    return tb.FeatureProblem(base, **features(base, np.random.default_rng(3), 2, *names))
 
 
 @sizes(

@@ -26,7 +26,7 @@ def at(problem):
     return parts_of(problem, theta), exact
 
 
-def rows(mean, *, count=200, spread=0.3, rng, shape=None):
+def rows(mean, *, count=200, spread=0.3, rng):
     """Noise that is skewed, and goes together in some directions."""
     width = len(mean)
     mix = np.random.default_rng(1).normal(size=(width, width)) / math.sqrt(width)
@@ -48,17 +48,9 @@ def by_definition(rows, columns):
 
 def test_factors_are_those_of_generalised_least_squares():
     parts, exact = at(WIDE)
-    rng = np.random.default_rng(0)
-    found = localise(
-        rows(0.5 * exact.direct + 2.0 * exact.indirect, rng=rng),
-        parts,
-        exact.gradient,
-        rounding=1e-10,
-    )
-    wanted = by_definition(
-        rows(0.5 * exact.direct + 2.0 * exact.indirect, rng=np.random.default_rng(0)),
-        np.array([exact.direct, exact.indirect]).T,
-    )
+    sample = rows(0.5 * exact.direct + 2.0 * exact.indirect, rng=np.random.default_rng(0))
+    found = localise(sample, parts, exact.gradient, rounding=1e-10)
+    wanted = by_definition(sample, np.array([exact.direct, exact.indirect]).T)
     values = [found.factors[name].value for name in ("direct", "through_follower")]
     np.testing.assert_allclose(values, wanted, rtol=1e-9)
 
@@ -103,9 +95,8 @@ def test_with_more_parameters_than_replicates_factors_of_tables_are_told():
     off = wrong + np.linalg.norm(exact.gradient) * rng.normal(size=theta.size) / 20.0
     far = localise(off + sample - wrong, parts, exact.gradient, rounding=1e-10)
     assert not far.summed
-    assert far.residual == pytest.approx(
-        np.linalg.norm(off - wrong) / np.linalg.norm(exact.gradient), rel=0.1
-    )
+    share = np.linalg.norm(off - wrong) / np.linalg.norm(exact.gradient)
+    assert far.residual == pytest.approx(share, rel=0.1)
 
 
 # ---------------------------------------------------------------- what cannot be told
@@ -215,13 +206,9 @@ def test_tables_that_are_not_told_are_listed():
     report = tb.check_estimator(
         tb.NaivePolicyGradient(tb.Interaction(tb.Episodes(200))), problem, np.full(3, 0.1), rng=0
     )
-    assert report.localisation.untold == (
-        "follower_reward",
-        "leader_reward",
-        "transition",
-        "initial",
-    )
-    for name in report.localisation.untold:
+    untold = report.localisation.untold
+    assert untold == ("follower_reward", "leader_reward", "transition", "initial")
+    for name in untold:
         assert not report.factors[name].known
     assert (
         "by what these are multiplied cannot be told on this problem: follower's reward, "

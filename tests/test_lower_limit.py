@@ -1,9 +1,11 @@
 """Least variances: derivatives against complex steps, and what attains them against samples."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sizes import sizes
-from small import somewhere
+from small import each_refused, somewhere
 
 import tabular_bilevel as tb
 from tabular_bilevel.problems import zoo
@@ -183,14 +185,8 @@ def test_the_formula_of_what_was_seen_attains_it():
     theta = somewhere(problem)
     model, formula = problem.model(theta), Formula(problem, theta)
     limit = tb.lower_limit(problem, theta, tb.Episodes(1, STEPS), reward_variance=noise)
-    known, unknown = (
-        tables(model),
-        [
-            ["policy"],
-            ["policy", "transition", "initial"],
-            ["policy", "transition", "initial", "leader_reward"],
-        ],
-    )
+    known, names = tables(model), ["policy", "transition", "initial", "leader_reward"]
+    unknown = [names[:1], names[:3], names]
     rows = []
     for rng in np.random.default_rng(5).spawn(n_replicates):
         drawn = {"count": n, "horizon": STEPS, "rng": rng}
@@ -214,24 +210,15 @@ def test_actions_that_are_all_but_never_taken_do_not_count():
     assert all(np.isfinite(part).all() for part in vars(found).values())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"reward_variance": -1.0}, r"^reward_variance is -1.0, which is negative$"),
-        ({"reward_variance": [1.0, 2.0]}, r"^reward_variance has shape \(2,\), not \(6, 4\)$"),
-        ({"sampler": 0}, "^sampler is 0"),
-        ({"sampler": tb.Episodes(1, 1)}, "^trajectories are cut before they show all"),
-    ],
-)
-def test_what_has_no_limit_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        tb.lower_limit(
-            tb.problems.layered() if "sampler" in settings else PROBLEMS["rewards"],
-            np.zeros(4 if "sampler" in settings else 3),
-            **settings,
-        )
-
-
-def test_what_overflows_is_no_limit():
-    with pytest.raises(ValueError, match=r"^the limit overflows float64"):
-        tb.lower_limit(tb.problems.two_state(temperature=1e-300), [0.2, -0.3], reward_variance=1.0)
+def test_what_has_no_limit_is_refused():
+    rewards = partial(tb.lower_limit, PROBLEMS["rewards"], np.zeros(3))
+    layered = partial(tb.lower_limit, tb.problems.layered(), np.zeros(4))
+    cold = partial(tb.lower_limit, tb.problems.two_state(temperature=1e-300), [0.2, -0.3])
+    shape = r"^reward_variance has shape \(2,\), not \(6, 4\)$"
+    each_refused(
+        (lambda: rewards(reward_variance=-1.0), r"^reward_variance is -1.0, which is negative$"),
+        (lambda: rewards(reward_variance=[1.0, 2.0]), shape),
+        (lambda: layered(sampler=0), "^sampler is 0"),
+        (lambda: layered(sampler=tb.Episodes(1, 1)), "^trajectories are cut before they show all"),
+        (lambda: cold(reward_variance=1.0), r"^the limit overflows float64"),
+    )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sizes import sizes
+from small import refusal
 from systems import random_reward, random_system
 
 import tabular_bilevel as tb
@@ -11,13 +12,8 @@ from tabular_bilevel.problems.known import KNOWN, best_known
 BUILDING, LQR = tb.problems.building_thermal_control(), tb.problems.bilevel_lqr()
 
 
-def known_best(name):
-    found = best_known(name)
-    return found.value, found.theta()
-
-
-BEST_BUILDING, BEST_LOGITS = known_best("building")
-BEST_LQR, BEST_GAIN = known_best("bilevel-lqr")
+BEST_BUILDING, BEST_LQR = (best_known(name).value for name in ("building", "bilevel-lqr"))
+BEST_LOGITS, BEST_GAIN = (best_known(name).theta() for name in ("building", "bilevel-lqr"))
 
 
 def test_other_readings_have_other_values():
@@ -104,10 +100,8 @@ def test_a_leader_without_spread_has_nothing_to_hide(seed):
     assert one.objective == pytest.approx(other.objective, rel=1e-9)
     np.testing.assert_allclose(one.gradient, other.gradient, rtol=1e-7, atol=1e-9)
     spread = seen.replace(leader_noise=np.eye(2))
-    apart = tb.objective(spread, theta) - tb.objective(
-        spread.replace(follower_observes_leader=False), theta
-    )
-    assert abs(apart) > 1e-3
+    blind = spread.replace(follower_observes_leader=False)
+    assert abs(tb.objective(spread, theta) - tb.objective(blind, theta)) > 1e-3
 
 
 def test_a_leader_that_does_nothing_leaves_the_model():
@@ -116,9 +110,8 @@ def test_a_leader_that_does_nothing_leaves_the_model():
     known = tb.evaluate_leader(game.base, tb.solve_follower(game.base)).objective
     theta = np.ones(game.n_parameters)
     assert tb.objective(game, theta) == pytest.approx(known, rel=1e-12)
-    assert tb.objective(game.replace(follower_observes_leader=True), theta) == pytest.approx(
-        known, rel=1e-9
-    )
+    seen = game.replace(follower_observes_leader=True)
+    assert tb.objective(seen, theta) == pytest.approx(known, rel=1e-9)
 
 
 def test_playing_the_game_comes_to_the_same():
@@ -167,10 +160,7 @@ def test_a_bump_takes_no_reward_of_the_leaders_action():
         LQR.model([0.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize(
-    ("problem", "d"),
-    [(tb.problems.building_thermal_control(), 8), (tb.problems.bilevel_lqr(), 2)],
-)
+@pytest.mark.parametrize(("problem", "d"), [(BUILDING, 8), (LQR, 2)])
 def test_a_theta_of_another_length_is_refused(problem, d):
     short = np.zeros(d - 1)
     for way in (
@@ -179,12 +169,9 @@ def test_a_theta_of_another_length_is_refused(problem, d):
         lambda theta: problem.pushforward(theta, theta),
         lambda theta: tb.hypergradient(problem, theta),
     ):
-        with pytest.raises(
-            ValueError, match=rf"theta has shape \({d - 1},\), not that of a vector"
-        ):
-            way(short)
-    with pytest.raises(ValueError, match=rf"direction has shape \({d - 1},\), not that of"):
-        problem.pushforward(np.zeros(d), short)
+        assert refusal(way, short).startswith(f"theta has shape ({d - 1},), not that of a vector")
+    found = refusal(problem.pushforward, np.zeros(d), short)
+    assert found.startswith(f"direction has shape ({d - 1},), not that of")
 
 
 def test_the_building_is_as_specified():

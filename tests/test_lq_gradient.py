@@ -1,5 +1,8 @@
 """Four roads to the derivative of a linear-quadratic J: they share as little as can be."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sizes import sizes
@@ -23,10 +26,14 @@ def largest_difference(one, other):
     return np.abs(one - other).max() / np.abs(one).max()
 
 
+def drawn(seed):
+    bump, horizon = KINDS[seed % 4]
+    return Moved.random(seed, bump=bump, horizon=horizon)
+
+
 @sizes("seed", range(8), range(8, 200))
 def test_the_roads_agree(seed):
-    bump, horizon = KINDS[seed % 4]
-    problem, theta = Moved.random(seed, bump=bump, horizon=horizon), np.zeros(3)
+    problem, theta = drawn(seed), np.zeros(3)
     exact = tb.hypergradient(problem, theta).gradient
     assert largest_difference(exact, tb.forward_gradient(problem, theta)) < ROUNDING
     assert largest_difference(exact, tb.complex_step_gradient(problem, theta)) < ROUNDING
@@ -36,8 +43,7 @@ def test_the_roads_agree(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_each_part_is_needed(seed):
-    bump, horizon = KINDS[seed]
-    problem, theta = Moved.random(seed, bump=bump, horizon=horizon), np.zeros(3)
+    problem, theta = drawn(seed), np.zeros(3)
     result = tb.hypergradient(problem, theta)
     forward = tb.forward_gradient(problem, theta)
     np.testing.assert_allclose(result.direct + result.indirect, result.gradient)
@@ -48,8 +54,7 @@ def test_each_part_is_needed(seed):
 @pytest.mark.parametrize("seed", range(8))
 def test_the_direct_part_is_that_of_a_fixed_policy(seed):
     """A follower that answers to another model than the one that moves changes nothing."""
-    bump, horizon = KINDS[seed % 4]
-    problem = Moved.random(seed, bump=bump, horizon=horizon)
+    problem = drawn(seed)
     kept = tb.solve_follower(problem.base)
 
     def value(x):
@@ -62,8 +67,6 @@ def test_the_direct_part_is_that_of_a_fixed_policy(seed):
 
 
 def test_the_policys_derivatives_are_those_of_the_gain_and_the_covariance():
-    from dataclasses import replace
-
     model = random_system(5)
     response = tb.solve_follower(model)
     evaluation = tb.evaluate_leader(model, response)
@@ -85,6 +88,10 @@ def test_the_policys_derivatives_are_those_of_the_gain_and_the_covariance():
     assert abs(by_covariance - np.vdot(evaluation.covariance, wider)) < 1e-6 * size
 
 
+def backward(problem):
+    return SimpleNamespace(model=problem.model, pullback=problem.pullback)
+
+
 def test_check_gradient_finds_a_wrong_pullback():
     class Wrong(Moved):
         def pullback(self, theta, sensitivities):
@@ -98,11 +105,7 @@ def test_check_gradient_finds_a_wrong_pullback():
 
 
 def test_a_problem_without_a_pushforward_is_compared_with_differences():
-    class Backward:
-        def __init__(self, problem):
-            self.model, self.pullback = problem.model, problem.pullback
-
-    report = tb.check_gradient(Backward(Moved.random(3)), np.zeros(3))
+    report = tb.check_gradient(backward(Moved.random(3)), np.zeros(3))
     assert [comparison.route for comparison in report.comparisons] == ["differences"]
     assert report.passed
 
@@ -131,11 +134,8 @@ def test_what_has_no_bounds_says_why():
     bump = tb.hypergradient(Moved.random(2, bump=True), np.zeros(3))
     assert bump.accuracy.reason == "a bump is not covered"
     problem = Moved.random(3)
-
-    class Backward:
-        model, pullback = problem.model, problem.pullback
-
-    assert "has no pushforward" in tb.hypergradient(Backward(), np.zeros(3)).accuracy.reason
+    result = tb.hypergradient(backward(problem), np.zeros(3))
+    assert "has no pushforward" in result.accuracy.reason
     assert tb.hypergradient(problem, np.zeros(3)).accuracy.proven
 
 

@@ -214,19 +214,13 @@ def test_laws_that_are_alike_are_weighed_at_once(steps):
 )
 def test_a_bump_too_far_off_to_be_felt_has_no_slope(centre, precision):
     """Its height underflows to 0 where squares of the distance overflow: no NaN comes of it."""
-    n = 2
-    model = tb.LinearQuadraticModel(
-        dynamics=0.9 * np.eye(n),
-        control=np.eye(n),
-        state_cost=np.eye(n),
-        control_cost=np.eye(n),
-        noise=np.zeros((n, n)),
+    base, one, nothing = random_system(0), np.eye(2), np.zeros((2, 2))
+    model = base.replace(
+        dynamics=0.9 * one,
+        **dict.fromkeys(("control", "state_cost", "control_cost"), one),
+        **dict.fromkeys(("noise", "initial_covariance"), nothing),
         initial_mean=[1.0, 1.0],
-        initial_covariance=np.zeros((n, n)),
-        follower_discount=0.9,
-        leader_discount=0.9,
-        temperature=0.1,
-        leader_reward=tb.GaussianBump(centre=[centre, 0.0], precision=precision * np.eye(n)),
+        leader_reward=tb.GaussianBump(centre=[centre, 0.0], precision=precision * one),
         leader_horizon=1,
     )
     response = tb.solve_follower(model)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from systems import Moved
+from systems import Moved, Room, of_one_state
 
 import tabular_bilevel as tb
 from tabular_bilevel.lq.traces import TraceRule
@@ -13,36 +13,14 @@ from tabular_bilevel.moments.gaussian import GaussianMoments, returns
 ROUNDING = 1e-13
 
 
-class Leak:
-    """One state and one input; theta moves the dynamics, both costs of inputs, and a constant."""
-
-    base = tb.LinearQuadraticModel(
-        dynamics=[[1.0]],
-        control=[[0.5]],
-        state_cost=[[1.0]],
-        control_cost=[[0.4]],
-        noise=[[0.1]],
-        initial_mean=[0.5],
-        initial_covariance=[[0.1]],
-        follower_discount=0.7,
-        leader_discount=0.8,
-        temperature=0.5,
-        leader_reward=tb.QuadraticReward(state=[[-1.0]], control=[[-1.7]], constant=-0.1),
-        leader_horizon=2,
-    )
-
-    def model(self, theta):
-        reward = tb.QuadraticReward(state=[[-1.0]], control=[[theta[1] - 1.7]], constant=-0.1)
-        return self.base.replace(
-            dynamics=[[1.0 - theta[0]]], control_cost=[[0.4 + theta[1]]], leader_reward=reward
-        )
-
-    def pullback(self, theta, sensitivities):
-        paid = sensitivities.leader_reward["control"] + sensitivities.control_cost
-        return np.array([-sensitivities.dynamics[0, 0], paid[0, 0]])
-
-
-LEAK, THETA = Leak(), [0.1, 0.0]
+SMALL = of_one_state(
+    dynamics=1.0,
+    control_cost=0.4,
+    temperature=0.5,
+    leader_reward=tb.QuadraticReward(state=[[-1.0]], control=[[-1.7]], constant=-0.1),
+    leader_horizon=2,
+)
+LEAK, THETA = Room(SMALL, rent=0.0), [0.1, 0.0]
 
 
 def by_quadrature(steps, *, baseline, credited):

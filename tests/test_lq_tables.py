@@ -3,11 +3,12 @@
 import numpy as np
 import scipy.sparse as sp
 from sizes import sizes
+from systems import of_one_state
 
 import tabular_bilevel as tb
 
-DISCOUNT, TEMPERATURE, SPREAD = 0.9, 0.2, 0.3
-PULL, PUSH = 0.95, 0.5
+SCALARS = {"follower_discount": 0.9, "leader_discount": 0.9, "temperature": 0.2}
+PULL, PUSH, SPREAD = 0.95, 0.5, 0.3
 THETA = np.array([1.0, 0.4])  # what x^2 and u^2 cost the follower
 
 # Some standard deviations more than where state and input ever are, and how many inputs there are.
@@ -35,18 +36,16 @@ class Costs:
         self.reward = reward
 
     def model(self, theta):
-        return tb.LinearQuadraticModel(
-            dynamics=[[PULL]],
-            control=[[PUSH]],
-            state_cost=[[theta[0]]],
-            control_cost=[[theta[1]]],
-            noise=[[SPREAD**2]],
-            initial_mean=[1.0],
-            initial_covariance=[[0.0]],
-            follower_discount=DISCOUNT,
-            leader_discount=DISCOUNT,
-            temperature=TEMPERATURE,
+        return of_one_state(
+            dynamics=PULL,
+            control=PUSH,
+            state_cost=theta[0],
+            control_cost=theta[1],
+            noise=SPREAD**2,
+            initial_mean=1.0,
+            initial_covariance=0.0,
             leader_reward=self.reward,
+            **SCALARS,
         )
 
     def pullback(self, theta, sensitivities):
@@ -79,9 +78,7 @@ def on_a_grid(reward, per_unit, *, push=PUSH):
         follower_reward=np.zeros(shape),
         leader_reward=reward(pairs_x, pairs_u).reshape(shape),
         initial=(np.arange(x.size) == np.argmin(np.abs(x - 1.0))).astype(float),
-        follower_discount=DISCOUNT,
-        leader_discount=DISCOUNT,
-        temperature=TEMPERATURE,
+        **SCALARS,
     )
     costs = np.stack([-(pairs_x**2), -(pairs_u**2)], axis=1)
     return tb.FeatureProblem(base, follower_reward=costs)

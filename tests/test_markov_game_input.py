@@ -1,7 +1,5 @@
 """What `MarkovGame` accepts and every message of a refusal."""
 
-import re
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -72,15 +70,9 @@ def test_tables_are_kept_as_given():
     np.testing.assert_array_equal(played.initial, [0.25, 0.75])
     np.testing.assert_array_equal(played.termination, NO_ENDS)
     assert played.available.all()
-    for array in (
-        played.transition.data,
-        played.follower_reward,
-        played.leader_reward,
-        played.initial,
-        played.termination,
-        played.available,
-    ):
-        assert not array.flags.writeable
+    for name in ("follower_reward", "leader_reward", "initial", "termination", "available"):
+        assert not getattr(played, name).flags.writeable
+    assert not played.transition.data.flags.writeable
 
 
 @both_sights
@@ -125,18 +117,15 @@ def test_the_arguments_are_neither_changed_nor_shared():
 def test_whatever_stands_at_forbidden_actions_is_ignored(junk, observes):
     mask = np.ones(SHAPE, bool)
     mask[1, :, 0] = False
-    played = game(
-        transition=np.where(mask[..., None], KERNEL, junk),
-        follower_reward=np.where(mask, FOLLOWER, -np.inf),
-        leader_reward=np.where(mask, LEADER, junk),
-        termination=np.where(mask, 0.0, junk),
-        follower_observes_leader=observes,
-    )
-    clean = game(
-        transition=np.where(mask[..., None], KERNEL, 0.0),
-        follower_reward=np.where(mask, FOLLOWER, -np.inf),
-        leader_reward=np.where(mask, LEADER, 0.0),
-        follower_observes_leader=observes,
+    played, clean = (
+        game(
+            transition=np.where(mask[..., None], KERNEL, there),
+            follower_reward=np.where(mask, FOLLOWER, -np.inf),
+            leader_reward=np.where(mask, LEADER, there),
+            termination=np.where(mask, 0.0, there),
+            follower_observes_leader=observes,
+        )
+        for there in (junk, 0.0)
     )
     np.testing.assert_array_equal(played.available, mask)
     assert_same_model(played.model(THETA), clean.model(THETA))
@@ -167,26 +156,19 @@ def test_games_may_end(observes):
 
 # Tables are refused alike whether or not the follower sees the leader.
 # A table, what is wrong with it, and what the message says after its name.
+SHORT = put(KERNEL, (1, 2, 1), [0.5, 0.3])
 BAD_TABLES = [
-    ("transition", put(KERNEL, (1, 2, 1), [0.5, 0.3]), "[1, 2, 1] sums to 0.8, not 1"),
-    (
-        "transition",
-        sp.csr_array(flat(put(KERNEL, (1, 2, 1), [0.5, 0.3]))),
-        "[1, 2, 1] sums to 0.8, not 1",
-    ),
+    ("transition", SHORT, "[1, 2, 1] sums to 0.8, not 1"),
+    ("transition", sp.csr_array(flat(SHORT)), "[1, 2, 1] sums to 0.8, not 1"),
     ("transition", put(KERNEL, (0, 2, 0), [1.5, -0.5]), "[0, 2, 0, 1] is -0.5, not a probability"),
     ("transition", put(KERNEL, (1, 1, 1, 0), np.nan), "[1, 1, 1, 0] is nan, not a probability"),
     (
         "transition",
         sp.coo_array(
             (
-                np.concatenate([flat().ravel(), [-0.5, 0.5]]),
-                (
-                    np.concatenate([np.repeat(np.arange(12), 2), [5, 5]]),
-                    np.concatenate([np.tile([0, 1], 12), [0, 0]]),
-                ),
-            ),
-            shape=(12, 2),
+                [*flat().ravel(), -0.5, 0.5],
+                ([*np.repeat(np.arange(12), 2), 5, 5], [*np.tile([0, 1], 12), 0, 0]),
+            )
         ),
         "[0, 2, 1, 0] is -0.5, not a probability",
     ),
@@ -262,14 +244,14 @@ def test_a_follower_that_cannot_see_the_leader_cannot_be_forbidden_actions_by_it
         f"action 1 of state 0 is available after one of the leader's actions 0 and {other} only, "
         "which a follower that does not observe the leader cannot know"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        game(follower_reward=put(FOLLOWER, forbidden, -np.inf), follower_observes_leader=False)
+    reward = put(FOLLOWER, forbidden, -np.inf)
+    assert refusal(game, follower_reward=reward, follower_observes_leader=False) == message
 
 
 @pytest.mark.parametrize("sight", ["no", None, 0.5, [True]])
 def test_sight_is_a_yes_or_a_no(sight):
-    with pytest.raises(ValueError, match=r"^follower_observes_leader "):
-        game(follower_observes_leader=sight)
+    found = refusal(game, follower_observes_leader=sight)
+    assert found.startswith("follower_observes_leader ")
 
 
 # ---------------------------------------------------------------- changed games
@@ -278,19 +260,13 @@ def test_sight_is_a_yes_or_a_no(sight):
 @both_sights
 def test_a_changed_game_is_the_one_made_anew(observes):
     reward = put(FOLLOWER, (1, slice(None), 0), -np.inf)
-    settings = {
-        "follower_reward": reward,
-        "follower_observes_leader": observes,
-        "state_names": ["in", "out"],
-    }
+    settings = {"follower_reward": reward, "follower_observes_leader": observes}
+    settings["state_names"] = ["in", "out"]
     before = game(**settings)
     changes = {"temperature": 0.1, "leader_discount": 0.5, "leader_reward": -LEADER}
     after, anew = before.replace(**changes), game(**{**settings, **changes})
-    assert (after.temperature, after.leader_discount, after.state_names) == (
-        0.1,
-        0.5,
-        ("in", "out"),
-    )
+    assert (after.temperature, after.leader_discount) == (0.1, 0.5)
+    assert after.state_names == ("in", "out")
     assert_same_model(after.model(THETA), anew.model(THETA))
     assert before.temperature == 0.5
     everything = before.replace(follower_reward=FOLLOWER)
@@ -307,10 +283,9 @@ def test_a_game_of_float32_may_be_changed():
 def test_bad_changes_are_refused():
     with pytest.raises(TypeError, match=r"^MarkovGame has no argument 'temprature'$"):
         game().replace(temprature=1.0)
-    with pytest.raises(ValueError, match=r"^temperature is -1\.0, not a positive finite number$"):
-        game().replace(temperature=-1.0)
-    with pytest.raises(ValueError, match=r"^initial sums to 0\.9, not 1$"):
-        game().replace(initial=[0.4, 0.5])
+    found = refusal(game().replace, temperature=-1.0)
+    assert found == "temperature is -1.0, not a positive finite number"
+    assert refusal(game().replace, initial=[0.4, 0.5]) == "initial sums to 0.9, not 1"
 
 
 # ---------------------------------------------------------------- policies by name
@@ -346,8 +321,7 @@ def test_bad_policies_are_refused():
         ({"in": "abc"}, "f(.|in) has dtype <U3; real numbers are needed"),
         ([0.5, 0.5], "policy is [0.5, 0.5], not a mapping from states to probabilities"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            game(state_names=["in", "out"]).logits(policy)
+        assert refusal(game(state_names=["in", "out"]).logits, policy) == message
 
 
 def test_bad_names_are_refused():
@@ -357,8 +331,7 @@ def test_bad_names_are_refused():
         ("io", "state_names is 'io', not a sequence of names"),
         (["in", 1], "state_names[1] is 1, not a string"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            game(state_names=names)
+        assert refusal(game, state_names=names) == message
 
 
 # ---------------------------------------------------------------- theta

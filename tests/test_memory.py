@@ -38,9 +38,7 @@ CALLS = {
     ),
     "objective": tb.objective,
     "hypergradient, bounded": tb.hypergradient,
-    "hypergradient": lambda problem, theta: tb.hypergradient(
-        problem, theta, accuracy=tb.Estimated()
-    ),
+    "hypergradient": lambda *at: tb.hypergradient(*at, accuracy=tb.Estimated()),
     "check": tb.check_gradient,
 }
 

@@ -1,13 +1,13 @@
 """What `Model.from_tables` accepts, what it makes of it, and every message of a refusal."""
 
 import dataclasses
-import re
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import put
+from small import put, refusal
 
 import tabular_bilevel as tb
 
@@ -24,6 +24,7 @@ KERNEL = np.array(
 )
 FOLLOWER = np.array([[1.0, 0.0], [0.5, -2.0], [0.0, 0.0], [3.0, 1.5]])
 LEADER = np.array([[0.0, 1.0], [2.0, 0.0], [-1.0, 0.25], [0.0, 4.0]])
+NO_ENDS, ALL = np.zeros((STATES, ACTIONS)), np.ones((STATES, ACTIONS), bool)
 
 
 def tables(**changes):
@@ -78,10 +79,10 @@ def test_tables_are_kept_as_given():
     np.testing.assert_array_equal(model.follower_reward, FOLLOWER)
     np.testing.assert_array_equal(model.leader_reward, LEADER)
     np.testing.assert_array_equal(model.initial, [0.5, 0.25, 0.25, 0.0])
-    np.testing.assert_array_equal(model.termination, np.zeros((STATES, ACTIONS)))
+    np.testing.assert_array_equal(model.termination, NO_ENDS)
     assert model.available.all()
     assert (model.follower_discount, model.leader_discount, model.temperature) == (0.9, 0.8, 0.5)
-    np.testing.assert_array_equal(model.row_mass, np.ones((STATES, ACTIONS)))
+    np.testing.assert_array_equal(model.row_mass, ALL)
     value = np.arange(4.0)
     np.testing.assert_array_equal(model.next_value(value), KERNEL @ value)
     np.testing.assert_array_equal(model.arrivals(FOLLOWER), FOLLOWER.ravel() @ flat())
@@ -136,7 +137,7 @@ def test_integers_become_float64(dtype):
         "follower_reward": reward,
         "leader_reward": 2 * reward,
         "initial": np.eye(STATES)[1],
-        "termination": np.zeros((STATES, ACTIONS)),
+        "termination": NO_ENDS,
     }
     model = build(**{k: v.astype(dtype) for k, v in whole.items()})
     assert_same(model, build(**{k: v.astype(float) for k, v in whole.items()}))
@@ -173,11 +174,7 @@ def test_arrays_are_read_only():
 
 @pytest.mark.parametrize("transition", [KERNEL.copy(), sp.csr_array(flat()), sp.coo_array(flat())])
 def test_a_model_shares_no_memory_with_its_arguments(transition):
-    given = tables(
-        transition=transition,
-        termination=np.zeros((STATES, ACTIONS)),
-        available=np.ones((STATES, ACTIONS), bool),
-    )
+    given = tables(transition=transition, termination=NO_ENDS.copy(), available=ALL.copy())
     model = tb.Model.from_tables(**given)
     sources = [v for v in given.values() if isinstance(v, np.ndarray)]
     if sp.issparse(transition):
@@ -189,13 +186,12 @@ def test_a_model_shares_no_memory_with_its_arguments(transition):
 
 
 def test_arguments_are_not_changed():
-    mask = put(np.ones((STATES, ACTIONS)), (0, 1), 0) > 0
     given = tables(
         transition=put(KERNEL, (0, 1), np.nan),
         follower_reward=put(FOLLOWER, (1, 1), -np.inf),
         leader_reward=put(LEADER, (0, 1), np.nan),
-        termination=put(np.zeros((STATES, ACTIONS)), (0, 1), np.nan),
-        available=mask,
+        termination=put(NO_ENDS, (0, 1), np.nan),
+        available=put(ALL, (0, 1), 0) > 0,
     )
     before = {k: np.array(v) for k, v in given.items()}
     tb.Model.from_tables(**given)
@@ -206,7 +202,7 @@ def test_arguments_are_not_changed():
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, -3.0, 7.0])
 def test_whatever_stands_at_unavailable_actions_is_ignored(junk, sparse):
-    mask = np.ones((STATES, ACTIONS), bool)
+    mask = ALL.copy()
     mask[0, 1] = mask[3, 0] = False
     clean = np.where(mask[:, :, None], KERNEL, 0.0)
     dirty = np.where(mask[:, :, None], KERNEL, junk)
@@ -230,7 +226,7 @@ def test_whatever_stands_at_unavailable_actions_is_ignored(junk, sparse):
 
 
 def test_minus_infinity_forbids_an_action():
-    mask = np.ones((STATES, ACTIONS), bool)
+    mask = ALL.copy()
     mask[1, 0] = mask[2, 1] = False
     forbidden = build(follower_reward=np.where(mask, FOLLOWER, -np.inf))
     cleared = build(transition=np.where(mask[:, :, None], KERNEL, 0.0), available=mask)
@@ -240,15 +236,13 @@ def test_minus_infinity_forbids_an_action():
 
 
 def test_an_action_needs_both_the_mask_and_a_finite_reward():
-    mask = np.ones((STATES, ACTIONS), bool)
-    mask[0, 0] = False
+    mask = put(ALL, (0, 0), 0) > 0
     model = build(follower_reward=put(FOLLOWER, (1, 1), -np.inf), available=mask)
     assert np.argwhere(~model.available).tolist() == [[0, 0], [1, 1]]
 
 
 def test_rows_and_termination_add_up_to_one():
-    ends = np.zeros((STATES, ACTIONS))
-    ends[0, 0], ends[3] = 0.25, 1.0
+    ends = put(put(NO_ENDS, (0, 0), 0.25), 3, 1.0)
     given = KERNEL * (1.0 - ends)[:, :, None]
     model = build(transition=given, termination=ends)
     np.testing.assert_array_equal(model.termination, ends)
@@ -256,9 +250,7 @@ def test_rows_and_termination_add_up_to_one():
 
 
 def test_a_model_may_end_everywhere_at_once():
-    model = build(
-        transition=sp.csr_array((STATES * ACTIONS, STATES)), termination=np.ones((STATES, ACTIONS))
-    )
+    model = build(transition=sp.csr_array((STATES * ACTIONS, STATES)), termination=ALL * 1.0)
     assert model.transition.nnz == 0
     response = tb.solve_follower(model)
     best = FOLLOWER.max(axis=1)
@@ -278,8 +270,7 @@ def test_replace_changes_what_it_is_told():
 
 
 def test_replace_checks_as_from_tables_does():
-    with pytest.raises(ValueError, match=re.escape("initial sums to 2, not 1")):
-        build().replace(initial=[1.0, 1.0, 0.0, 0.0])
+    assert refusal(build().replace, initial=[1.0, 1.0, 0.0, 0.0]) == "initial sums to 2, not 1"
     with pytest.raises(TypeError, match="reward_of_nobody"):
         build().replace(reward_of_nobody=0.0)
 
@@ -298,24 +289,16 @@ def test_with_rewards_keeps_the_rest():
 
 
 def test_with_rewards_refuses():
-    for follower, leader, message in (
-        (FOLLOWER[:1], LEADER, "follower_reward has shape (1, 2), not (4, 2)"),
-        (FOLLOWER, LEADER[0], "leader_reward has shape (2,), not (4, 2)"),
-        (
-            put(FOLLOWER, (2, 1), np.nan),
-            LEADER,
-            "follower_reward[2, 1] is nan, not a finite number",
-        ),
-        (
-            put(FOLLOWER, (2, 1), -np.inf),
-            LEADER,
-            "follower_reward[2, 1] is -inf, not a finite number",
-        ),
-        (FOLLOWER, put(LEADER, (3, 0), np.inf), "leader_reward[3, 0] is inf, not a finite number"),
-        (FOLLOWER, LEADER.astype(str), "leader_reward has dtype <U32; real numbers are needed"),
+    for name, table, words in (
+        ("follower_reward", FOLLOWER[:1], " has shape (1, 2), not (4, 2)"),
+        ("leader_reward", LEADER[0], " has shape (2,), not (4, 2)"),
+        ("follower_reward", put(FOLLOWER, (2, 1), np.nan), "[2, 1] is nan, not a finite number"),
+        ("follower_reward", put(FOLLOWER, (2, 1), -np.inf), "[2, 1] is -inf, not a finite number"),
+        ("leader_reward", put(LEADER, (3, 0), np.inf), "[3, 0] is inf, not a finite number"),
+        ("leader_reward", LEADER.astype(str), " has dtype <U32; real numbers are needed"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            build().with_rewards(follower, leader)
+        rewards = {"follower_reward": FOLLOWER, "leader_reward": LEADER, name: table}
+        assert refusal(build().with_rewards, *rewards.values()) == name + words
 
 
 # ---------------------------------------------------------------- what is refused
@@ -339,36 +322,26 @@ def test_hidden_makes_what_it_says():
     assert hidden(1.5, -1.0).nnz == hidden(0.5).nnz + 1
 
 
-NO_ENDS = np.zeros((STATES, ACTIONS))
-ALL = np.ones((STATES, ACTIONS), bool)
 RAGGED = [[1.0, 0.0], [1.0]]
 
 
+SHORT, NEGATIVE = put(KERNEL, (3, 1), [0.2] * 4), put(KERNEL, (0, 1), [-0.5, 1.5, 0.0, 0.0])
+NO_NUMBER = put(KERNEL, (2, 1, 3), np.nan)
+ROWS = "not (8, 4) (one row a state and action)"
+
 # A table, what is wrong with it, and what the message says after its name.
 BAD_TABLES = [
-    ("transition", put(KERNEL, (3, 1), [0.2] * 4), "[3, 1] sums to 0.8, not 1"),
+    ("transition", SHORT, "[3, 1] sums to 0.8, not 1"),
     ("transition", put(KERNEL, (0, 0, 3), 0.25), "[0, 0] sums to 1.25, not 1"),
     ("transition", put(KERNEL, (2, 0), 0.0), "[2, 0] sums to 0, not 1"),
     ("transition", put(KERNEL, (2, 0, 3), 1.0 + 2e-9), "[2, 0] sums to 1.000000002, not 1"),
     ("transition", put(KERNEL, (slice(1, 3), 1), 0.0), "[1, 1] sums to 0, not 1"),
-    ("transition", sp.csr_array(flat(put(KERNEL, (3, 1), [0.2] * 4))), "[3, 1] sums to 0.8, not 1"),
-    (
-        "transition",
-        put(KERNEL, (0, 1), [-0.5, 1.5, 0.0, 0.0]),
-        "[0, 1, 0] is -0.5, not a probability",
-    ),
-    ("transition", put(KERNEL, (2, 1, 3), np.nan), "[2, 1, 3] is nan, not a probability"),
+    ("transition", sp.csr_array(flat(SHORT)), "[3, 1] sums to 0.8, not 1"),
+    ("transition", NEGATIVE, "[0, 1, 0] is -0.5, not a probability"),
+    ("transition", NO_NUMBER, "[2, 1, 3] is nan, not a probability"),
     ("transition", put(KERNEL, (2, 1, 3), np.inf), "[2, 1, 3] is inf, not a probability"),
-    (
-        "transition",
-        sp.csr_array(flat(put(KERNEL, (0, 1), [-0.5, 1.5, 0.0, 0.0]))),
-        "[0, 1, 0] is -0.5, not a probability",
-    ),
-    (
-        "transition",
-        sp.csc_array(flat(put(KERNEL, (2, 1, 3), np.nan))),
-        "[2, 1, 3] is nan, not a probability",
-    ),
+    ("transition", sp.csr_array(flat(NEGATIVE)), "[0, 1, 0] is -0.5, not a probability"),
+    ("transition", sp.csc_array(flat(NO_NUMBER)), "[2, 1, 3] is nan, not a probability"),
     ("transition", hidden(1.5, -1.0), "[1, 1, 2] is -1.0, not a probability"),
     ("transition", sp.coo_array(hidden(1.5, -1.0)), "[1, 1, 2] is -1.0, not a probability"),
     ("follower_reward", put(FOLLOWER, (3, 0), np.nan), "[3, 0] is nan, not a finite number"),
@@ -386,21 +359,9 @@ BAD_TABLES = [
     ("transition", KERNEL[:3], " has shape (3, 2, 4), not (4, 2, 4)"),
     ("transition", KERNEL[:, :, :3], " has shape (4, 2, 3), not (4, 2, 4)"),
     ("transition", flat(), " has shape (8, 4), not (4, 2, 4)"),
-    (
-        "transition",
-        sp.csr_array(KERNEL[:, 0]),
-        " has shape (4, 4), not (8, 4) (one row a state and action)",
-    ),
-    (
-        "transition",
-        sp.csr_array(flat()).T,
-        " has shape (4, 8), not (8, 4) (one row a state and action)",
-    ),
-    (
-        "transition",
-        sp.coo_array(KERNEL),
-        " has shape (4, 2, 4), not (8, 4) (one row a state and action)",
-    ),
+    ("transition", sp.csr_array(KERNEL[:, 0]), f" has shape (4, 4), {ROWS}"),
+    ("transition", sp.csr_array(flat()).T, f" has shape (4, 8), {ROWS}"),
+    ("transition", sp.coo_array(KERNEL), f" has shape (4, 2, 4), {ROWS}"),
     ("follower_reward", FOLLOWER[:, 0], " has shape (4,), not (1+, 1+)"),
     ("leader_reward", LEADER[:2], " has shape (2, 2), not (4, 2)"),
     ("leader_reward", LEADER[:, 0], " has shape (4,), not (4, 2)"),
@@ -414,31 +375,22 @@ BAD_TABLES = [
     ("follower_reward", [], " has shape (0,), not (1+, 1+)"),
 ]
 
+QUARTER, LARGE = put(NO_ENDS, (1, 0), 0.25), put(KERNEL, (2, 0, 3), 1.0 + 5e-10)
+SUM = "times the largest row sum of transition is 1.0000000004, not below 1"
+
 REFUSED = [
     *(({name: bad}, name + words) for name, bad, words in BAD_TABLES),
+    ({"termination": QUARTER}, "transition[1, 0] sums to 1, not 1 - termination = 0.75"),
     (
-        {"termination": put(NO_ENDS, (1, 0), 0.25)},
-        "transition[1, 0] sums to 1, not 1 - termination = 0.75",
-    ),
-    (
-        {
-            "transition": put(KERNEL, (1, 0), [0.5, 0.0, 0.0, 0.0]),
-            "termination": put(NO_ENDS, (1, 0), 0.25),
-        },
+        {"transition": put(KERNEL, (1, 0), [0.5, 0.0, 0.0, 0.0]), "termination": QUARTER},
         "transition[1, 0] sums to 0.5, not 1 - termination = 0.75",
     ),
     (
         {"termination": put(NO_ENDS, (3, 1), 1.0)},
         "transition[3, 1] sums to 1, not 1 - termination = 0",
     ),
-    (
-        {"transition": put(KERNEL, (2, 0, 3), 1.0 + 5e-10), "follower_discount": 1.0 - 1e-10},
-        "follower_discount times the largest row sum of transition is 1.0000000004, not below 1",
-    ),
-    (
-        {"transition": put(KERNEL, (2, 0, 3), 1.0 + 5e-10), "leader_discount": 1.0 - 1e-10},
-        "leader_discount times the largest row sum of transition is 1.0000000004, not below 1",
-    ),
+    ({"transition": LARGE, "follower_discount": 1.0 - 1e-10}, f"follower_discount {SUM}"),
+    ({"transition": LARGE, "leader_discount": 1.0 - 1e-10}, f"leader_discount {SUM}"),
     (
         {"termination": put(NO_ENDS, (1, 0), 1.0 + 1e-11), "transition": put(KERNEL, (1, 0), 0.0)},
         "termination[1, 0] is 1.00000000001, larger than 1",
@@ -446,10 +398,7 @@ REFUSED = [
     ({"available": ALL & (np.arange(4) != 2)[:, None]}, "state 2 has no available action"),
     ({"follower_reward": put(FOLLOWER, 1, -np.inf)}, "state 1 has no available action"),
     (
-        {
-            "follower_reward": put(FOLLOWER, (1, 0), -np.inf),
-            "available": ALL & ~(np.indices((4, 2)) == np.array([1, 1])[:, None, None]).all(axis=0),
-        },
+        {"follower_reward": put(FOLLOWER, (1, 0), -np.inf), "available": put(ALL, (1, 1), 0) > 0},
         "state 1 has no available action",
     ),
     ({"follower_reward": np.zeros((4, 3))}, "transition has shape (4, 2, 4), not (4, 3, 4)"),
@@ -462,22 +411,14 @@ TABLES = {
     "initial": np.array([1.0, 0.0, 0.0, 0.0]),
     "termination": NO_ENDS,
 }
+REAL = "; real numbers are needed"
 KINDS = [
-    ({name: table.astype(dtype)}, f"{name} has dtype {spelling}; real numbers are needed")
+    ({name: table.astype(dtype)}, f"{name} has dtype {spelling}{REAL}")
     for name, table in TABLES.items()
-    for dtype, spelling in (
-        (np.complex128, "complex128"),
-        (np.bool_, "bool"),
-        (np.str_, "<U32"),
-        (np.object_, "object"),
-    )
+    for dtype, spelling in ((complex, "complex128"), (bool, "bool"), (str, "<U32"), ("O", "object"))
 ]
 KINDS += [({name: RAGGED}, f"{name} is not a rectangular array of numbers") for name in TABLES]
-KINDS += [
-    ({name: None}, f"{name} has dtype object; real numbers are needed")
-    for name in TABLES
-    if name != "termination"
-]
+KINDS += [({n: None}, f"{n} has dtype object{REAL}") for n in TABLES if n != "termination"]
 LONG = np.dtype(np.longdouble)
 if LONG.itemsize > 8:
     KINDS += [
@@ -496,6 +437,7 @@ KINDS += [
     )
 ]
 
+NO_PATH = "no path of available actions leads to one whose termination is above 0"
 SCALARS = [
     ({name: value}, f"{name} {words}")
     for name, cases in {
@@ -505,18 +447,14 @@ SCALARS = [
             (-0.1, "is -0.1, not in [0, 1)"),
             (np.nan, "is nan, not in [0, 1)"),
             (np.inf, "is inf, not in [0, 1)"),
-            ("0.9", "has dtype <U3; real numbers are needed"),
+            ("0.9", f"has dtype <U3{REAL}"),
             ([0.9], "has shape (1,); one number is needed"),
-            (None, "has dtype object; real numbers are needed"),
-            (True, "has dtype bool; real numbers are needed"),
-            (0.9j, "has dtype complex128; real numbers are needed"),
+            (None, f"has dtype object{REAL}"),
+            (True, f"has dtype bool{REAL}"),
+            (0.9j, f"has dtype complex128{REAL}"),
         ],
         "leader_discount": [
-            (
-                1.0,
-                "is 1, and from state 0 the episode never ends: no path of available actions "
-                "leads to one whose termination is above 0",
-            ),
+            (1.0, f"is 1, and from state 0 the episode never ends: {NO_PATH}"),
             (1.5, "is 1.5, not in [0, 1]"),
             (-0.1, "is -0.1, not in [0, 1]"),
             (np.nan, "is nan, not in [0, 1]"),
@@ -529,8 +467,8 @@ SCALARS = [
             (np.inf, "is inf, not a positive finite number"),
             (np.nan, "is nan, not a positive finite number"),
             ([1.0], "has shape (1,); one number is needed"),
-            ("hot", "has dtype <U3; real numbers are needed"),
-            (None, "has dtype object; real numbers are needed"),
+            ("hot", f"has dtype <U3{REAL}"),
+            (None, f"has dtype object{REAL}"),
         ],
     }.items()
     for value, words in cases
@@ -539,21 +477,18 @@ SCALARS = [
 
 @pytest.mark.parametrize(("changes", "message"), [*REFUSED, *KINDS, *SCALARS])
 def test_bad_tables_are_refused_by_name_and_number(changes, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        build(**changes)
+    assert refusal(build, **changes) == message
 
 
 @pytest.mark.parametrize("name", ["available", "follower_discount", "temperature"])
 def test_ragged_lists_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"^{name} "):
-        build(**{name: RAGGED})
+    assert refusal(build, **{name: RAGGED}).startswith(f"{name} ")
 
 
 def test_junk_at_available_actions_is_not_ignored():
-    mask = ALL.copy()
-    mask[0, 1] = False
-    with pytest.raises(ValueError, match=re.escape("transition[0, 0, 2] is nan")):
-        build(transition=put(KERNEL, (0, 0, 2), np.nan), available=mask)
+    mask = put(ALL, (0, 1), 0) > 0
+    found = refusal(build, transition=put(KERNEL, (0, 0, 2), np.nan), available=mask)
+    assert found.startswith("transition[0, 0, 2] is nan")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -562,19 +497,11 @@ def test_rows_normalised_in_a_smaller_dtype_are_distributions(dtype):
     weights = rng.random((6, 2, 6)).astype(dtype)
     kernel = weights / weights.sum(axis=2, keepdims=True)
     start = (weights[0, 0] / weights[0, 0].sum()).astype(dtype)
-    settings = {
-        "follower_reward": np.zeros((6, 2)),
-        "leader_reward": np.zeros((6, 2)),
-        "follower_discount": 0.9,
-        "leader_discount": 0.9,
-        "temperature": 1.0,
-    }
-    model = tb.Model.from_tables(transition=kernel, initial=start, **settings)
-    assert abs(model.row_mass - 1.0).max() > 1e-9  # stored as given
-    with pytest.raises(ValueError, match="sums to"):
-        tb.Model.from_tables(transition=kernel.astype(float), initial=start, **settings)
-    with pytest.raises(ValueError, match="sums to"):
-        tb.Model.from_tables(transition=kernel * dtype(0.95), initial=start, **settings)
+    still = np.zeros((6, 2))
+    make = partial(build, follower_reward=still, leader_reward=still, initial=start)
+    assert abs(make(transition=kernel).row_mass - 1.0).max() > 1e-9  # stored as given
+    for other in (kernel.astype(float), kernel * dtype(0.95)):
+        assert "sums to" in refusal(make, transition=other)
 
 
 # ---------------------------------------------------------------- normalised tables
@@ -632,21 +559,16 @@ def test_normalised_refuses_what_is_wrong_and_not_just_rounded():
         (hidden(1.5, -1.0), "table[3, 2] is -1.0, not a probability"),
         (KERNEL.astype(bool), "table has dtype bool; real numbers are needed"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            tb.normalised(table)
+        assert refusal(tb.normalised, table) == message
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_normalised_rows_of_a_smaller_dtype_pass_for_float64(dtype):
-    weights = np.random.default_rng(0).random((6, 2, 6)).astype(dtype)
-    kernel = weights / weights.sum(axis=2, keepdims=True)
+    weights = np.random.default_rng(0).random((12, 6)).astype(dtype)
+    kernel = weights / weights.sum(axis=1, keepdims=True)
     scaled = tb.normalised(kernel)
     assert scaled.dtype == np.float64
-    np.testing.assert_array_equal(flat6(scaled), exact_rows(flat6(kernel).astype(float), [1] * 12))
-
-
-def flat6(kernel):
-    return kernel.reshape(12, 6)
+    np.testing.assert_array_equal(scaled, exact_rows(kernel.astype(float), [1] * 12))
 
 
 # ---------------------------------------------------------------- what numpy and scipy let pass
@@ -659,38 +581,28 @@ def test_masked_entries_are_refused_and_not_unmasked(name):
     build(**{name: masked})
     masked[(0,) * table.ndim] = np.ma.masked
     place = ", ".join("0" * table.ndim)
-    with pytest.raises(ValueError, match=re.escape(f"{name}[{place}] is masked")):
-        build(**{name: masked})
-    with pytest.raises(ValueError, match="temperature is masked"):
-        build(temperature=np.ma.masked)
+    assert f"{name}[{place}] is masked" in refusal(build, **{name: masked})
+    assert "temperature is masked" in refusal(build, temperature=np.ma.masked)
 
 
 def damaged(form, part, change):
     """The base kernel with its index arrays changed behind scipy's back."""
     matrix = getattr(sp, f"{form}_array")(flat())
     array = getattr(matrix, part).copy()
-    setattr(matrix, part, change(array))
+    setattr(matrix, part, change(array).astype(array.dtype))
     return matrix
 
 
-def with_entry(k, number):
-    def change(array):
-        array[k] = number
-        return array
-
-    return change
-
-
 UNSOUND = [
-    (damaged("csr", "indices", with_entry(3, -1)), "negative axis 1 index: -1"),
-    (damaged("csr", "indices", with_entry(0, 4)), "index 4 exceeds"),
-    (damaged("csc", "indices", with_entry(0, -2)), "negative axis 0 index: -2"),
-    (damaged("coo", "row", with_entry(0, 8)), "index 8 exceeds"),
-    (damaged("csr", "indptr", with_entry(3, 0)), "indptr that does not rise"),
-    (damaged("csr", "indptr", with_entry(3, 999)), "indptr that does not"),
-    (damaged("csr", "indptr", with_entry(0, 1)), "indptr that does not"),
+    (damaged("csr", "indices", lambda x: put(x, 3, -1)), "negative axis 1 index: -1"),
+    (damaged("csr", "indices", lambda x: put(x, 0, 4)), "index 4 exceeds"),
+    (damaged("csc", "indices", lambda x: put(x, 0, -2)), "negative axis 0 index: -2"),
+    (damaged("coo", "row", lambda x: put(x, 0, 8)), "index 8 exceeds"),
+    (damaged("csr", "indptr", lambda x: put(x, 3, 0)), "indptr that does not rise"),
+    (damaged("csr", "indptr", lambda x: put(x, 3, 999)), "indptr that does not"),
+    (damaged("csr", "indptr", lambda x: put(x, 0, 1)), "indptr that does not"),
     (damaged("csr", "indices", lambda x: x[:-1]), "indptr that does not"),
-    (damaged("csr", "indptr", with_entry(-1, 17)), "indptr that does not"),
+    (damaged("csr", "indptr", lambda x: put(x, -1, 17)), "indptr that does not"),
     (damaged("csr", "data", lambda x: x[:-1]), "same length"),
 ]
 
@@ -705,8 +617,7 @@ def test_whole_numbers_that_float64_skips_are_refused():
     largest = 2**53
     assert build(leader_reward=np.full((4, 2), largest)).leader_reward[0, 0] == largest
     for number in (largest + 1, -largest - 1):
-        with pytest.raises(ValueError, match=re.escape(f"leader_reward[2, 1] is {number}, beyond")):
-            build(leader_reward=[[0, 0], [0, 0], [0, number], [0, 0]])
+        found = refusal(build, leader_reward=[[0, 0], [0, 0], [0, number], [0, 0]])
+        assert f"leader_reward[2, 1] is {number}, beyond" in found
     unsigned = np.full((4, 2), 2**64 - 1, dtype=np.uint64)
-    with pytest.raises(ValueError, match="beyond the whole numbers that float64 holds"):
-        build(leader_reward=unsigned)
+    assert "beyond the whole numbers that float64 holds" in refusal(build, leader_reward=unsigned)

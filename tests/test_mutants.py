@@ -29,9 +29,7 @@ def test_mutants_have_names_of_their_own():
 @pytest.mark.parametrize("old", ["no such text", "gradient"])
 def test_a_mutant_that_does_not_fit_is_stale(old):
     stale = dataclasses.replace(DESCENT, old=old)
-    with pytest.raises(
-        ValueError, match=r"'ascents that descend' is stale: its text stands \d+ times"
-    ):
+    with pytest.raises(ValueError, match=r"^'ascents that descend' is stale: .* stands \d+ times"):
         mutants.mutated(stale, PACKAGE)
 
 

@@ -1,10 +1,10 @@
 """Optimisers against textbook loops, and what they refuse."""
 
 import math
-import re
 
 import numpy as np
 import pytest
+from small import refusal
 
 import tabular_bilevel as tb
 
@@ -124,19 +124,18 @@ def test_no_argument_is_changed_and_a_gradient_of_zero_moves_nothing(optimiser):
 
 
 def test_bad_settings_are_refused_by_name_and_number():
-    for make, message in (
-        (lambda: tb.GradientAscent(0.0), "rate is 0.0, not a positive finite number"),
-        (lambda: tb.GradientAscent(np.inf), "rate is inf, not a positive finite number"),
-        (lambda: tb.GradientAscent(1.0, 0.0), "largest_norm is 0.0, not positive"),
-        (lambda: tb.GradientAscent(1.0, -2.0), "largest_norm is -2.0, not positive"),
-        (lambda: tb.GradientAscent(1.0, np.nan), "largest_norm is nan, not positive"),
-        (lambda: tb.Adam(-0.1), "rate is -0.1, not a positive finite number"),
-        (lambda: tb.Adam(epsilon=0.0), "epsilon is 0.0, not a positive finite number"),
-        (lambda: tb.Adam(first_decay=1.0), "first_decay is 1.0, not in [0, 1)"),
-        (lambda: tb.Adam(first_decay=-0.1), "first_decay is -0.1, not in [0, 1)"),
-        (lambda: tb.Adam(second_decay=np.nan), "second_decay is nan, not in [0, 1)"),
-        (lambda: tb.Adam(second_decay=1.5), "second_decay is 1.5, not in [0, 1)"),
-        (lambda: tb.Adam(rate="0.1"), "rate has dtype <U3; real numbers are needed"),
+    for kind, settings, message in (
+        (tb.GradientAscent, {"rate": 0.0}, "rate is 0.0, not a positive finite number"),
+        (tb.GradientAscent, {"rate": np.inf}, "rate is inf, not a positive finite number"),
+        (tb.GradientAscent, {"largest_norm": 0.0}, "largest_norm is 0.0, not positive"),
+        (tb.GradientAscent, {"largest_norm": -2.0}, "largest_norm is -2.0, not positive"),
+        (tb.GradientAscent, {"largest_norm": np.nan}, "largest_norm is nan, not positive"),
+        (tb.Adam, {"rate": -0.1}, "rate is -0.1, not a positive finite number"),
+        (tb.Adam, {"epsilon": 0.0}, "epsilon is 0.0, not a positive finite number"),
+        (tb.Adam, {"first_decay": 1.0}, "first_decay is 1.0, not in [0, 1)"),
+        (tb.Adam, {"first_decay": -0.1}, "first_decay is -0.1, not in [0, 1)"),
+        (tb.Adam, {"second_decay": np.nan}, "second_decay is nan, not in [0, 1)"),
+        (tb.Adam, {"second_decay": 1.5}, "second_decay is 1.5, not in [0, 1)"),
+        (tb.Adam, {"rate": "0.1"}, "rate has dtype <U3; real numbers are needed"),
     ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            make()
+        assert refusal(kind, **{"rate": 1.0} | settings) == message

@@ -24,6 +24,7 @@ SOURCE = "".join(
 # Of each array's largest entry. Both solve to rounding; low temperatures and long walks enlarge it.
 CLOSE = 1e-9
 N_VECTORS = 40
+SCALARS = ("follower_discount", "leader_discount", "temperature")
 MINUS = "\N{MINUS SIGN}"
 # Standard errors within which a mean of many walks is.
 LIMIT = 5.0
@@ -49,10 +50,7 @@ def problem_at(setting):
         f"type octile\nheight {len(setting['map'])}\nwidth {len(setting['map'][0])}\nmap\n"
         + "\n".join(setting["map"]),
         **{name: tuple(setting[name]) for name in ("start", "goal", "target")},
-        **{
-            name: setting[name]
-            for name in ("slip", "follower_discount", "leader_discount", "temperature")
-        },
+        **{name: setting[name] for name in ("slip", *SCALARS)},
     ).with_coins(price=setting["price"])
     theta = np.zeros(problem.n_parameters)
     for row, column, coin in setting["coins"]:
@@ -319,6 +317,13 @@ def test_no_browser_is_told(tmp_path, monkeypatch, capsys):
 # ---- The page, in a browser ---------------------------------------------------------------------
 
 
+def keys(*names):
+    """What is typed; letters are their own names."""
+    from selenium.webdriver.common.keys import Keys
+
+    return [getattr(Keys, name, name) for name in names]
+
+
 class Page:
     """The playground in a browser, and what it shows."""
 
@@ -340,9 +345,13 @@ class Page:
     def cell(self, row, column):
         return self.find(f"[data-place='[{row},{column}]']")
 
-    def press(self, *keys):
-        for key in keys:
-            self.driver.switch_to.active_element.send_keys(key)
+    @property
+    def focused(self):
+        return self.driver.switch_to.active_element
+
+    def press(self, *names):
+        for key in keys(*names):
+            self.focused.send_keys(key)
 
     def drawn(self):
         self.driver.execute_async_script(
@@ -434,11 +443,9 @@ def test_steps_uphill_and_back(page):
 
 
 def test_a_step_by_keyboard(page):
-    from selenium.webdriver.common.keys import Keys
-
-    page.press(Keys.TAB)
-    assert "start S" in page.driver.switch_to.active_element.get_attribute("aria-label")
-    page.press(Keys.ARROW_DOWN, "+")
+    page.press("TAB")
+    assert "start S" in page.focused.get_attribute("aria-label")
+    page.press("ARROW_DOWN", "+")
     assert page.setting["coins"] == [[3, 0, 0.02]]
     page.press("z", "u")
     assert len(page.setting["coins"]) == 27
@@ -447,16 +454,14 @@ def test_a_step_by_keyboard(page):
 
 @pytest.mark.slow
 def test_all_of_it_by_keyboard(page):
-    from selenium.webdriver.common.keys import Keys
-
-    page.press(Keys.TAB, Keys.ARROW_DOWN, Keys.ARROW_DOWN, "+", "+", "-")
+    page.press("TAB", "ARROW_DOWN", "ARROW_DOWN", "+", "+", "-")
     assert page.setting["coins"] == [[4, 0, 0.02]]
-    page.driver.switch_to.active_element.send_keys(Keys.SHIFT, Keys.ARROW_RIGHT)  # takes it along
+    page.focused.send_keys(*keys("SHIFT", "ARROW_RIGHT"))  # takes it along
     assert page.setting["coins"] == [[4, 1, 0.02]]
-    assert page.driver.switch_to.active_element == page.cell(4, 1)
-    page.press(Keys.ARROW_RIGHT, Keys.ENTER)
+    assert page.focused == page.cell(4, 1)
+    page.press("ARROW_RIGHT", "ENTER")
     assert page.setting["coins"] == [[4, 1, 0.02], [4, 2, 0.02]]
-    page.press("0", Keys.ARROW_LEFT, "0")
+    page.press("0", "ARROW_LEFT", "0")
     assert page.setting["coins"] == []
     for key, view in (("v", "Value"), ("o", "Visits"), ("g", "Gradient"), ("i", "Influence")):
         page.press(key)
@@ -470,7 +475,7 @@ def test_all_of_it_by_keyboard(page):
     assert page.setting["coins"] == []
     page.press("?")
     assert page.find("#keys").is_displayed()
-    page.press(Keys.ESCAPE)
+    page.press("ESCAPE")
     assert not page.find("#keys").is_displayed()
 
 
@@ -503,11 +508,9 @@ def in_page(page, expression):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["temperature", "follower_discount", "leader_discount", "price"])
 def test_a_slider_moves_what_it_says(page, name):
-    from selenium.webdriver.common.keys import Keys
-
     page.cell(4, 3).click()
     before = page.setting
-    page.find(f"#{name}").send_keys(Keys.ARROW_LEFT)
+    page.find(f"#{name}").send_keys(*keys("ARROW_LEFT"))
     assert {key for key in before if before[key] != page.setting[key]} == {name}
     assert page.setting[name] < before[name]
     assert page.text(f"#{name}-words") == str(page.setting[name])
@@ -518,8 +521,6 @@ def test_a_slider_moves_what_it_says(page, name):
 
 @pytest.mark.slow
 def test_the_cell_says_why(page):
-    from selenium.webdriver.common.keys import Keys
-
     page.cell(4, 3).click()
     page.find("#undo").click()
     told = page.text("#why-table").splitlines()
@@ -530,7 +531,7 @@ def test_the_cell_says_why(page):
         assert float(number) == pytest.approx(expected[name][state], rel=5e-3)  # three digits
     assert told[4].startswith("J, predicted 0.0386")
     assert told[5].startswith("J, exactly 0.0646")
-    page.find("#coin").send_keys(Keys.ARROW_RIGHT)
+    page.find("#coin").send_keys(*keys("ARROW_RIGHT"))
     assert page.setting["coins"] == [[4, 3, 0.002]]
     assert page.agrees()
 
@@ -554,10 +555,8 @@ def test_the_picture_has_the_colours_of_the_signs(page):
 
 @pytest.mark.slow
 def test_a_walk_is_animated(page):
-    from selenium.webdriver.common.keys import Keys
-
     page.load("#state=" + quote('{"coins": [[4, 3, 0.2]]}'))  # it stays, for half a minute
-    page.press(Keys.TAB, " ")
+    page.press("TAB", " ")
     assert page.text("#walk") == "Stop"
     length = in_page(page, "state.walk.path.length")
     for _ in range(100):

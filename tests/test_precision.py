@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sizes import pairs, sizes
+from small import features
 
 import tabular_bilevel as tb
 
+SCALARS = {"follower_discount": 0.5, "leader_discount": 0.75, "temperature": 0.5}
 COARSE = pytest.mark.parametrize("dtype", [np.float32, np.float16])
 
 
@@ -24,9 +26,7 @@ def tables(dtype, *, seed=0, n_states=5, n_actions=3):
         "follower_reward": rng.normal(size=ends.shape).astype(dtype),
         "leader_reward": rng.normal(size=ends.shape).astype(dtype),
         "initial": rng.dirichlet(np.ones(n_states)).astype(dtype),
-        "follower_discount": 0.5,
-        "leader_discount": 0.75,
-        "temperature": 0.5,
+        **SCALARS,
     }
 
 
@@ -38,18 +38,14 @@ def game_tables(dtype, *, seed=0):
         "follower_reward": rng.normal(size=shape).astype(dtype),
         "leader_reward": rng.normal(size=shape).astype(dtype),
         "initial": rng.dirichlet(np.ones(3)).astype(dtype),
-        "follower_discount": 0.5,
-        "leader_discount": 0.75,
-        "temperature": 0.5,
+        **SCALARS,
     }
 
 
-def features(model, rng):
-    return {
-        "follower_reward": rng.normal(size=(model.follower_reward.size, 2)),
-        "transition": rng.normal(size=(model.transition.nnz, 2)),
-        "initial": rng.normal(size=(model.n_states, 2)),
-    }
+def moved(model, rng):
+    """Make a problem of most of its tables."""
+    names = ("follower_reward", "transition", "initial")
+    return tb.FeatureProblem(model, **features(model, rng, 2, *names))
 
 
 @COARSE
@@ -76,9 +72,7 @@ COPIES = {
     "like_transition": lambda m: m.replace(transition=m.like_transition(m.transition.data)),
     "copy": copy.deepcopy,
     "pickle": lambda m: pickle.loads(pickle.dumps(m)),
-    "moved": lambda m: tb.FeatureProblem(m, **features(m, np.random.default_rng(1))).model(
-        [3.0, -2.0]
-    ),
+    "moved": lambda m: moved(m, np.random.default_rng(1)).model([3.0, -2.0]),
 }
 
 
@@ -86,7 +80,7 @@ COPIES = {
 @sizes(("first", "then"), *pairs([*COPIES], [*COPIES]))
 def test_copies_of_a_coarse_model_are_as_good_as_it(dtype, first, then):
     model = COPIES[then](COPIES[first](tb.Model.from_tables(**tables(dtype))))
-    problem = tb.FeatureProblem(model, **features(model, np.random.default_rng(2)))
+    problem = moved(model, np.random.default_rng(2))
     assert tb.hypergradient(problem, [0.5, -1.0]).accuracy.proven
 
 
@@ -128,7 +122,7 @@ def test_coarse_games_work(dtype, seen):
 @COARSE
 def test_every_route_takes_a_coarse_model(dtype):
     model = tb.Model.from_tables(**tables(dtype))
-    problem = tb.FeatureProblem(model, **features(model, np.random.default_rng(3)))
+    problem = moved(model, np.random.default_rng(3))
     theta = np.array([0.3, -0.2])
     assert tb.check_gradient(problem, theta).passed
     enclosed = tb.enclose(problem, theta)
@@ -143,12 +137,7 @@ def test_coarse_outcomes_of_an_environment(dtype):
     third = dtype(1.0) / dtype(3.0)
     P = {s: {a: [(third, j, 0.0, False) for j in range(3)] for a in range(2)} for s in range(3)}
     model = gymnasium.from_gymnasium(
-        P,
-        leader_reward=np.zeros((3, 2)),
-        initial=np.full(3, third),
-        follower_discount=0.9,
-        leader_discount=0.9,
-        temperature=1.0,
+        P, leader_reward=np.zeros((3, 2)), initial=np.full(3, third), **SCALARS
     )
     assert model.replace(temperature=2.0).row_mass.max() == 3.0 * float(third)
     env = gymnasium.to_gymnasium(tb.FeatureProblem(model, follower_reward=np.ones((6, 1))), [0.0])
@@ -161,10 +150,7 @@ def test_a_coarse_model_comes_back_from_its_environment(dtype):
     gymnasium = pytest.importorskip("tabular_bilevel.adapters.gymnasium")
     model = tb.Model.from_tables(**tables(dtype))
     problem = tb.FeatureProblem(model, follower_reward=np.ones((model.follower_reward.size, 1)))
-    settings = {
-        name: getattr(model, name)
-        for name in ("leader_reward", "follower_discount", "leader_discount", "temperature")
-    }
+    settings = {name: getattr(model, name) for name in ("leader_reward", *SCALARS)}
     env = gymnasium.to_gymnasium(problem, [0.0])
     back = gymnasium.from_gymnasium(env, **settings).replace(temperature=0.7)
     assert (back.transition != model.transition).nnz == 0
@@ -189,6 +175,6 @@ def test_sums_at_the_edge_of_what_is_accepted_can_be_moved():
     kernel = rng.dirichlet(np.ones(5), size=(5, 3))
     given["transition"] = kernel * ((1.0 + 1e-9 - 2e-15) / kernel.sum(axis=2, keepdims=True))
     base = tb.Model.from_tables(**given)
-    problem = tb.FeatureProblem(base, **features(base, rng))
+    problem = moved(base, rng)
     for theta in rng.normal(size=(20, 2)):
         problem.model(theta)

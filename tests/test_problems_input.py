@@ -1,7 +1,6 @@
 """What the ready-made problems refuse: maps, cells, features, budgets, sizes and thetas."""
 
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -15,31 +14,18 @@ HEAD = "type octile\nheight 2\nwidth 3\nmap\n"
 MAP = HEAD + "..G\n.@.\n"
 
 
-def refused(message):
-    """Expect exactly this message."""
-    return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
-
-
 # ---------------------------------------------------------------- maps
 
 FREE = np.array([[True, True, True], [True, False, True]])
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        MAP,
-        MAP.replace("\n", "\r\n"),
-        MAP + "\n\n",
-        MAP.rstrip("\n"),
-        MAP.replace("..G", "..G  "),
-        MAP.replace("@", "O"),
-        MAP.replace("@", "T"),
-        MAP.replace("height 2", "height  2 "),
-    ],
-)
-def test_maps_are_read(text):
-    np.testing.assert_array_equal(parse_map(text), FREE)
+    ("old", "new"),
+    [("", ""), ("\n", "\r\n"), (".\n", ".\n\n\n"), (".\n", "."), ("..G", "..G  "), ("@", "O"),
+     ("@", "T"), ("height 2", "height  2 ")],
+)  # fmt: skip
+def test_maps_are_read(old, new):
+    np.testing.assert_array_equal(parse_map(MAP.replace(old, new)), FREE)
 
 
 def test_maps_are_read_from_files(tmp_path):
@@ -50,6 +36,7 @@ def test_maps_are_read_from_files(tmp_path):
     assert tb.problems.grid_world(path).n_parameters == 5
 
 
+KNOWN = "known are ., G (free) and @, O, T (blocked)"
 BAD_MAPS = [
     ("height 2\nwidth 3\nmap\n...\n...\n", "map, line 1: 'type' is missing"),
     ("\n", "map, line 1: 'type' is missing"),
@@ -72,14 +59,8 @@ BAD_MAPS = [
     (HEAD + "...\n....\n", "map, line 6: 4 cells, not width 3"),
     (HEAD + "..\n...\n", "map, line 5: 2 cells, not width 3"),
     (HEAD + "\n...\n", "map, line 5: 0 cells, not width 3"),
-    (
-        HEAD + "...\n.S.\n",
-        "map, line 6: cell 2 is 'S'; known are ., G (free) and @, O, T (blocked)",
-    ),
-    (
-        HEAD + ".\t.\n...\n",
-        "map, line 5: cell 2 is '\\t'; known are ., G (free) and @, O, T (blocked)",
-    ),
+    (HEAD + "...\n.S.\n", f"map, line 6: cell 2 is 'S'; {KNOWN}"),
+    (HEAD + ".\t.\n...\n", f"map, line 5: cell 2 is '\\t'; {KNOWN}"),
     (HEAD + "@OT\n@@@\n", "map has no free cell"),
 ]
 
@@ -155,17 +136,15 @@ WITH_MAPS = {
 def test_cells_and_states_of_a_grid_are_each_others_inverse(problem):
     np.testing.assert_array_equal(problem.cells, [[0, 0], [0, 1], [0, 2], [1, 0], [1, 2]])
     assert [problem.at(cell) for cell in problem.cells] == [0, 1, 2, 3, 4]
-    with refused("cell (1, 1)" + WALL):
-        problem.at((1, 1))
-    with refused("cell (0, 3)" + OUTSIDE):
-        problem.at((0, 3))
+    assert refusal(problem.at, (1, 1)) == "cell (1, 1)" + WALL
+    assert refusal(problem.at, (0, 3)) == "cell (0, 3)" + OUTSIDE
 
 
 def test_what_has_no_map_has_no_cells():
     loop = tb.problems.two_state()
     assert not hasattr(loop, "cells")
-    with refused("a FeatureProblem that is not made of a map has no cells"):
-        loop.at((0, 0))
+    found = refusal(loop.at, (0, 0))
+    assert found == "a FeatureProblem that is not made of a map has no cells"
 
 
 @pytest.mark.parametrize("problem", WITH_MAPS.values(), ids=WITH_MAPS)
@@ -191,8 +170,8 @@ def test_a_coin_is_not_paid_for_an_action_that_is_not_there():
 
 
 def test_coins_need_a_price_and_features():
-    with refused("price is nan, not a finite number"):
-        tb.problems.two_state().with_coins(price=np.nan)
+    found = refusal(tb.problems.two_state().with_coins, price=np.nan)
+    assert found == "price is nan, not a finite number"
     strange = tb.Reparametrised(tb.problems.discrete_toy(), tb.Budget(total=1.0, n_parameters=7))
     with pytest.raises(ValueError, match=r"inner problem .* has no method with_coins"):
         strange.with_coins()
@@ -240,6 +219,11 @@ BASE = tb.problems.two_state().base  # two states, two actions, four stored tran
 
 ROWS = {"follower_reward": 4, "leader_reward": 4, "transition": 4, "initial": 2}
 
+
+def no_number(n):
+    return put(np.eye(n), (-1, -1), np.nan)
+
+
 BAD_FEATURES = [
     (lambda n: np.zeros(n), "has shape ({n},), not ({n}, 1+)"),
     (lambda n: np.zeros((n, 1, 1)), "has shape ({n}, 1, 1), not ({n}, 1+)"),
@@ -247,7 +231,7 @@ BAD_FEATURES = [
     (lambda n: np.zeros((n + 1, 2)), "has shape ({more}, 2), not ({n}, 1+)"),
     (lambda n: np.zeros((1, n)), "has shape (1, {n}), not ({n}, 1+)"),
     (lambda n: np.zeros((n, 0)), "has shape ({n}, 0), not ({n}, 1+)"),
-    (lambda n: np.diag([1.0] * (n - 1) + [np.nan]), "[{last}, {last}] is nan, not a finite number"),
+    (lambda n: no_number(n), "[{last}, {last}] is nan, not a finite number"),
     (lambda n: np.full((n, 2), -np.inf), "[0, 0] is -inf, not a finite number"),
     (lambda n: np.zeros((n, 2), complex), "has dtype complex128; real numbers are needed"),
     (lambda n: np.eye(n) > 0, "has dtype bool; real numbers are needed"),
@@ -256,10 +240,7 @@ BAD_FEATURES = [
     (lambda n: sp.csr_array((n + 1, 2)), "has shape ({more}, 2), not ({n}, 1+)"),
     (lambda n: sp.csr_array((n, 0)), "has shape ({n}, 0), not ({n}, 1+)"),
     (lambda n: sp.coo_array(np.ones(n)), "has shape ({n},), not ({n}, 1+)"),
-    (
-        lambda n: sp.csr_array(np.diag([1.0] * (n - 1) + [np.nan])),
-        "(stored entries)[{last}] is nan, not a finite number",
-    ),
+    (lambda n: sp.csr_array(no_number(n)), "(stored entries)[{last}] is nan, not a finite number"),
     (lambda n: sp.csr_array(np.eye(n) + 0j), "has dtype complex128; real numbers are needed"),
     (lambda n: sp.csr_array(np.eye(n) > 0), "has dtype bool; real numbers are needed"),
 ]
@@ -276,20 +257,15 @@ def test_bad_features_are_refused_by_table(table):
 
 
 def test_a_feature_problem_without_features_is_refused():
-    with refused("FeatureProblem needs the features of at least one table"):
-        tb.FeatureProblem(BASE)
+    found = refusal(tb.FeatureProblem, BASE)
+    assert found == "FeatureProblem needs the features of at least one table"
 
 
 def test_features_of_different_widths_are_refused():
-    with refused(
-        "features differ in their number of parameters: follower_reward 1, transition 2, initial 1"
-    ):
-        tb.FeatureProblem(
-            BASE,
-            follower_reward=np.zeros((4, 1)),
-            transition=np.zeros((4, 2)),
-            initial=np.zeros((2, 1)),
-        )
+    widths = {"follower_reward": (4, 1), "transition": (4, 2), "initial": (2, 1)}
+    found = refusal(tb.FeatureProblem, BASE, **{n: np.zeros(shape) for n, shape in widths.items()})
+    told = "follower_reward 1, transition 2, initial 1"
+    assert found == f"features differ in their number of parameters: {told}"
 
 
 @pytest.mark.parametrize("form", [np.array, sp.csr_array, sp.csc_array, sp.coo_array])
@@ -320,8 +296,7 @@ def test_bad_budgets_are_refused():
         ({"total": None}, "total has dtype object; real numbers are needed"),
         ({"total": [1.0, 2.0]}, "total has shape (2,); one number is needed"),
     ):
-        with refused(message):
-            tb.Budget(**{"total": 1.0, "n_parameters": 3, **settings})
+        assert refusal(tb.Budget, **{"total": 1.0, "n_parameters": 3, **settings}) == message
 
 
 @pytest.mark.parametrize("size", [800.0, 1.5e308])
@@ -332,8 +307,8 @@ def test_a_budget_of_extreme_logits_goes_to_one_item(size):
 
 def test_a_budget_that_does_not_fit_its_problem_is_refused():
     problem = tb.Reparametrised(tb.problems.bandit(), tb.Budget(total=1.0, n_parameters=5))
-    with refused("theta has shape (4,), not that of a vector of length 2"):
-        problem.model(np.zeros(5))
+    found = refusal(problem.model, np.zeros(5))
+    assert found == "theta has shape (4,), not that of a vector of length 2"
 
 
 # ---------------------------------------------------------------- bounds, and lines
@@ -346,14 +321,14 @@ def test_a_box_maps_into_its_bounds_and_back():
     np.testing.assert_array_equal(box.forward([-900.0, 0.0, 900.0]), [-1.0, 0.25, 3.0])
 
 
+FINITE = ", by a finite number"
+
+
 def test_bad_boxes_are_refused():
     for bounds, message in (
-        (([0.0, 1.0], [1.0, 1.0]), "low[1] is 1, not below high[1], 1, by a finite number"),
-        (([0.0], -0.5), "low[0] is 0, not below high[0], -0.5, by a finite number"),
-        (
-            (-1.5e308, 1.5e308),
-            "low[0] is -1.5e+308, not below high[0], 1.5e+308, by a finite number",
-        ),
+        (([0.0, 1.0], [1.0, 1.0]), f"low[1] is 1, not below high[1], 1{FINITE}"),
+        (([0.0], -0.5), f"low[0] is 0, not below high[0], -0.5{FINITE}"),
+        ((-1.5e308, 1.5e308), f"low[0] is -1.5e+308, not below high[0], 1.5e+308{FINITE}"),
         ((-np.inf, 0.0), "low[0] is -inf, not a finite number"),
         (([0.0, 0.0], [np.nan, 1.0]), "high[0] is nan, not a finite number"),
         (([0.0, 0.0], [1.0, 1.0, 1.0]), "low has shape (2,), not that of a vector of length 3"),
@@ -362,14 +337,13 @@ def test_bad_boxes_are_refused():
         (([], 1.0), "low has shape (0,), not that of a vector of length 1"),
         (([[1.0], [2.0, 3.0]], 5.0), "low is not a rectangular array of numbers"),
     ):
-        with refused(message):
-            tb.Box(*bounds)
+        assert refusal(tb.Box, *bounds) == message
 
 
 @pytest.mark.parametrize("bad", [0.0, 1.0, 1.5, -0.1])
 def test_a_box_has_no_logits_of_what_is_not_inside(bad):
-    with refused(f"x[1] is {bad:g}, not between the bounds 0 and 1"):
-        tb.Box([0.0, 0.0], 1.0).logits([0.5, bad])
+    found = refusal(tb.Box([0.0, 0.0], 1.0).logits, [0.5, bad])
+    assert found == f"x[1] is {bad:g}, not between the bounds 0 and 1"
 
 
 def test_a_line_is_the_problem_along_a_direction():
@@ -381,8 +355,8 @@ def test_a_line_is_the_problem_along_a_direction():
     assert slope.objective == there.objective
     assert slope.gradient == pytest.approx([there.gradient @ direction], rel=1e-13)
     assert tb.check_gradient(curve, [0.3]).passed
-    with refused("theta has shape (2,), not that of a vector of length 1"):
-        curve.model([0.0, 0.0])
+    found = refusal(curve.model, [0.0, 0.0])
+    assert found == "theta has shape (2,), not that of a vector of length 1"
 
 
 def test_bad_lines_are_refused():
@@ -392,14 +366,9 @@ def test_bad_lines_are_refused():
         ([0.0, 0.0], [1.0], "direction has shape (1,), not that of a vector of length 2"),
         ([0.0, np.inf], [1.0, 0.0], "theta[1] is inf, not a finite number"),
     ):
-        with refused(message):
-            tb.along(tb.problems.two_state(), theta, direction)
-
-
-def test_a_line_is_of_a_problem():
+        assert refusal(tb.along, tb.problems.two_state(), theta, direction) == message
     for wrong in ([0.0, 0.0], tb.FeatureProblem):
-        with pytest.raises(ValueError, match=r"^problem is "):
-            tb.along(wrong, [0.0, 0.0], [1.0, 0.0])
+        assert refusal(tb.along, wrong, [0.0, 0.0], [1.0, 0.0]).startswith("problem is ")
 
 
 # ---------------------------------------------------------------- theta of every problem
@@ -475,19 +444,16 @@ def test_branching_is_at_most_the_number_of_successors():
         ("layered_game", {"branching": 2, "width": 1}, 1),
         ("random_game", {"branching": 7}, 6),
     ):
-        with refused(
-            f"branching is {settings['branching']}, more than the {available} states there are"
-        ):
-            getattr(tb.problems, family)(**settings)
+        told = f"branching is {settings['branching']}, more than the {available} states there are"
+        assert refusal(getattr(tb.problems, family), **settings) == told
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bad_settings_of_random_families_are_refused(family):
     make = getattr(tb.problems, family)
     for rng in (None, -1, True):
-        assert refusal(make, rng=rng) == (
-            f"rng is {rng}, not a numpy Generator or a seed of at least 0"
-        )
+        words = "not a numpy Generator or a seed of at least 0"
+        assert refusal(make, rng=rng) == f"rng is {rng}, {words}"
     for settings, message in (
         ({"temperature": 0.0}, "temperature is 0.0, not a positive finite number"),
         ({"follower_discount": 1.0}, "follower_discount is 1.0, not in [0, 1)"),
@@ -516,52 +482,27 @@ def test_the_smallest_sizes_are_accepted(family):
 
 
 def test_bad_settings_of_named_problems_are_refused_by_name():
-    for make, message in (
-        (lambda: tb.problems.four_rooms(slip=2.0), "slip is 2.0, not in [0, 1]"),
-        (
-            lambda: tb.problems.four_rooms(temperature=0.0),
-            "temperature is 0.0, not a positive finite number",
-        ),
-        (lambda: tb.problems.four_rooms(penalty=np.nan), "penalty is nan, not a finite number"),
-        (lambda: tb.problems.four_rooms(penalty=np.inf), "penalty is inf, not a finite number"),
-        (
-            lambda: tb.problems.four_rooms(penalty="high"),
-            "penalty has dtype <U4; real numbers are needed",
-        ),
-        (lambda: tb.problems.discrete_toy(reward=np.nan), "reward is nan, not a finite number"),
-        (lambda: tb.problems.discrete_toy(reward=-np.inf), "reward is -inf, not a finite number"),
-        (
-            lambda: tb.problems.discrete_toy(reward="1"),
-            "reward has dtype <U1; real numbers are needed",
-        ),
-        (
-            lambda: tb.problems.discrete_toy(reward=[1.0]),
-            "reward has shape (1,); one number is needed",
-        ),
-        (lambda: tb.problems.bandit(leader_reward=[]), "leader_reward has shape (0,), not (1+,)"),
-        (
-            lambda: tb.problems.bandit(leader_reward=[[0.0, 1.0]]),
-            "leader_reward has shape (1, 2), not (1+,)",
-        ),
-        (
-            lambda: tb.problems.bandit(leader_reward=[0.0, np.nan]),
-            "leader_reward[1] is nan, not a finite number",
-        ),
-        (
-            lambda: tb.problems.bandit(temperature=-1.0),
-            "temperature is -1.0, not a positive finite number",
-        ),
-        (lambda: tb.problems.two_state(wage=np.nan), "wage is nan, not a finite number"),
-        (lambda: tb.problems.two_state(wage=-np.inf), "wage is -inf, not a finite number"),
-        (lambda: tb.problems.two_state(wage="1"), "wage has dtype <U1; real numbers are needed"),
-        (
-            lambda: tb.problems.two_state(leader_discount=1.0),
-            "leader_discount is 1, and from state 0 the episode never ends: no path of "
-            "available actions leads to one whose termination is above 0",
-        ),
+    for name, setting, value, words in (
+        ("four_rooms", "slip", 2.0, " is 2.0, not in [0, 1]"),
+        ("four_rooms", "temperature", 0.0, " is 0.0, not a positive finite number"),
+        ("four_rooms", "penalty", np.nan, " is nan, not a finite number"),
+        ("four_rooms", "penalty", np.inf, " is inf, not a finite number"),
+        ("four_rooms", "penalty", "high", " has dtype <U4; real numbers are needed"),
+        ("discrete_toy", "reward", np.nan, " is nan, not a finite number"),
+        ("discrete_toy", "reward", -np.inf, " is -inf, not a finite number"),
+        ("discrete_toy", "reward", "1", " has dtype <U1; real numbers are needed"),
+        ("discrete_toy", "reward", [1.0], " has shape (1,); one number is needed"),
+        ("bandit", "leader_reward", [], " has shape (0,), not (1+,)"),
+        ("bandit", "leader_reward", [[0.0, 1.0]], " has shape (1, 2), not (1+,)"),
+        ("bandit", "leader_reward", [0.0, np.nan], "[1] is nan, not a finite number"),
+        ("bandit", "temperature", -1.0, " is -1.0, not a positive finite number"),
+        ("two_state", "wage", np.nan, " is nan, not a finite number"),
+        ("two_state", "wage", -np.inf, " is -inf, not a finite number"),
+        ("two_state", "wage", "1", " has dtype <U1; real numbers are needed"),
     ):
-        with refused(message):
-            make()
+        assert refusal(getattr(tb.problems, name), **{setting: value}) == setting + words
+    found = refusal(tb.problems.two_state, leader_discount=1.0)
+    assert found.startswith("leader_discount is 1, and from state 0 the episode never ends: no pa")
 
 
 def test_small_random_problems_branch_as_far_as_they_can():
@@ -572,14 +513,12 @@ def test_small_random_problems_branch_as_far_as_they_can():
 
 @pytest.mark.parametrize("given", [None, b"type octile", 3])
 def test_a_map_is_a_path_or_a_text(given):
-    with refused(f"map is {given!r}, neither a path nor a text"):
-        tb.problems.grid_world(given)
+    found = refusal(tb.problems.grid_world, given)
+    assert found == f"map is {given!r}, neither a path nor a text"
 
 
 def test_a_problem_names_itself():
-    assert str(tb.problems.bandit()).startswith(
-        "FeatureProblem: 2 parameters; at 0, Model: 1 states"
-    )
+    assert str(tb.problems.bandit()).startswith("FeatureProblem: 2 parameters; at 0, Model: 1 stat")
 
 
 @pytest.mark.parametrize("wrong", [object(), lambda theta: theta, tb.problems.rounds])

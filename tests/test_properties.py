@@ -5,7 +5,7 @@ Each law comes with a control: the same comparison where the law is broken on pu
 
 import dataclasses
 import enum
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +31,7 @@ ENDLESS = strategies.models(allow_termination=False)
 MILD = strategies.models(max_states=4, max_discount=0.75, min_temperature=0.5)
 PROBLEMS = strategies.problems()
 GAMES = strategies.games()
+SCALARS = ("follower_discount", "leader_discount", "temperature")
 HORIZONS = st.sampled_from([None, 1, 2, 7])
 
 
@@ -365,10 +366,9 @@ def test_reward_sensitivities_are_differences(drawn, horizon):
     for name in ("follower_reward", "leader_reward"):
 
         def moved(h, name=name):
-            table = np.where(model.available, bumped(getattr(model, name), pair, h), -np.inf)
-            if name == "leader_reward":
-                table = bumped(model.leader_reward, pair, h)
-            return value_of(model.replace(**{name: table}), horizon)
+            table = bumped(getattr(model, name), pair, h)
+            other = model.replace(**{name: table}, available=model.available)
+            return value_of(other, horizon)
 
         assert agrees(slope(moved), getattr(measures, name)[pair])
 
@@ -427,9 +427,8 @@ def test_a_wrong_entry_of_the_sensitivities_is_seen_by_differences():
     influence = road(model)[2].follower_reward
 
     def moved(h):
-        return value_of(
-            model.replace(follower_reward=bumped(model.follower_reward, (0, 0), h)), None
-        )
+        reward = bumped(model.follower_reward, (0, 0), h)
+        return value_of(model.replace(follower_reward=reward), None)
 
     assert agrees(slope(moved), influence[0, 0])
     assert not agrees(slope(moved), influence[0, 1])
@@ -595,97 +594,47 @@ def test_check_gradient_fails_a_gradient_with_another_sign(drawn, horizon):
     assert not tb.check_gradient(Changed(problem, np.negative), theta, horizon=horizon).passed
 
 
-class NothingToDecide:
-    """A problem without parameters."""
-
-    def __init__(self, model):
-        self.base = model
-
-    def model(self, theta):
-        return self.base
-
-    def pullback(self, theta, sensitivities):
-        return np.zeros(0)
-
-    def pushforward(self, theta, direction):
-        return tb.Tangent.zero(self.base)
-
-
 @given(MODELS, HORIZONS)
 def test_no_parameters_have_an_empty_gradient(model, horizon):
-    problem = NothingToDecide(model)
-    assert tb.hypergradient(problem, [], horizon=horizon).gradient.shape == (0,)
-    assert tb.forward_gradient(problem, [], horizon=horizon).shape == (0,)
-    assert tb.complex_step_gradient(problem, [], horizon=horizon).shape == (0,)
-    assert tb.difference_gradient(problem, [], horizon=horizon).gradient.shape == (0,)
+    problem = SimpleNamespace(
+        model=lambda theta: model,
+        pullback=lambda theta, sensitivities: np.zeros(0),
+        pushforward=lambda theta, direction: tb.Tangent.zero(model),
+    )
+    for route in (tb.forward_gradient, tb.complex_step_gradient):
+        assert route(problem, [], horizon=horizon).shape == (0,)
+    for route in (tb.hypergradient, tb.difference_gradient):
+        assert route(problem, [], horizon=horizon).gradient.shape == (0,)
 
 
 # --- Markov games ---------------------------------------------------------------------------------
 
 
-def softmax_rows(logits):
-    weights = [[math.exp(x - max(row)) for x in row] for row in logits]
-    return np.array([[x / sum(row) for x in row] for row in weights])
-
-
-def game_tables(game):
-    shape = (game.n_states, game.n_leader_actions, game.n_actions)
-    return game.transition.toarray().reshape(*shape, game.n_states), shape
-
-
-def augmented(game, f):
-    """The model on the states z = (s, b), entry by entry."""
-    P, (S, B, A) = game_tables(game)
-    transition = np.zeros((S * B, A, S * B))
-    follower, leader, ends = np.zeros((3, S * B, A))
-    initial = np.zeros(S * B)
-    for s in range(S):
-        for b in range(B):
-            z = s * B + b
-            initial[z] = game.initial[s] * f[s, b]
-            for a in range(A):
-                allowed = game.available[s, b, a]
-                follower[z, a] = game.follower_reward[s, b, a] if allowed else -np.inf
-                leader[z, a] = game.leader_reward[s, b, a]
-                ends[z, a] = game.termination[s, b, a]
-                for s_next in range(S):
-                    for b_next in range(B):
-                        transition[z, a, s_next * B + b_next] = (
-                            P[s, b, a, s_next] * f[s_next, b_next]
-                        )
-    return transition, follower, leader, ends, initial
-
-
-def averaged(game, f):
-    """The model on the game's states for a follower that does not see b, entry by entry."""
-    P, (S, B, A) = game_tables(game)
-    transition = np.zeros((S, A, S))
-    follower, leader, ends = np.zeros((3, S, A))
-    for s in range(S):
-        for a in range(A):
-            for b in range(B):
-                transition[s, a] += f[s, b] * P[s, b, a]
-                follower[s, a] += f[s, b] * game.follower_reward[s, b, a]
-                leader[s, a] += f[s, b] * game.leader_reward[s, b, a]
-                ends[s, a] += f[s, b] * game.termination[s, b, a]
-            if not game.available[s, 0, a]:
-                follower[s, a] = -np.inf
-    return transition, follower, leader, np.minimum(ends, 1.0), game.initial
-
-
 def by_hand(game, theta):
-    f = softmax_rows(np.reshape(theta, (game.n_states, game.n_leader_actions)))
-    make = augmented if game.follower_observes_leader else averaged
-    transition, follower, leader, ends, initial = make(game, f)
+    """The model on the states (s, b), or on s for a follower that does not see b."""
+    shape = S, B, A = game.follower_reward.shape
+    P = game.transition.toarray().reshape(*shape, S)
+    weights = np.exp(np.reshape(theta, (S, B)))
+    f = weights / weights.sum(axis=1, keepdims=True)
+    if game.follower_observes_leader:
+        kernel = np.einsum("sbat,tc->sbatc", P, f).reshape(S * B, A, S * B)
+        initial, available = (game.initial[:, None] * f).ravel(), game.available.reshape(S * B, A)
+    else:
+        kernel = np.einsum("sb,sbat->sat", f, P)
+        initial, available = game.initial, game.available[:, 0]
+
+    def seen(table):
+        if game.follower_observes_leader:
+            return table.reshape(S * B, A)
+        return np.einsum("sb,sba->sa", f, table)
+
     return tb.Model.from_tables(
-        transition=transition,
-        follower_reward=follower,
-        leader_reward=leader,
+        transition=kernel,
+        follower_reward=np.where(available, seen(game.follower_reward), -np.inf),
+        leader_reward=seen(game.leader_reward),
         initial=initial,
-        termination=ends,
-        follower_discount=game.follower_discount,
-        leader_discount=game.leader_discount,
-        temperature=game.temperature,
+        termination=np.minimum(seen(game.termination), 1.0),
+        **{name: getattr(game, name) for name in SCALARS},
     )
 
 
@@ -818,9 +767,7 @@ def test_a_model_shares_nothing_with_its_tables(model):
     names = dense(model)
     own = {name: np.array(table) for name, table in names.items()}
     own["transition"] = sp.csr_array(own["transition"].reshape(-1, model.n_states))
-    own["follower_discount"] = model.follower_discount
-    own["leader_discount"] = model.leader_discount
-    own["temperature"] = model.temperature
+    own |= {name: getattr(model, name) for name in SCALARS}
     before = frozen(*own.values())
     copy = tb.Model.from_tables(**own)
     assert frozen(*own.values()) == before

@@ -245,7 +245,7 @@ def explains_not_all_attributes(cls):
     return set(needed) - {*told, "message"}
 
 
-CHECKS = {"modelled", "as_estimator", *arguments.__all__}
+CHECKS = {"modelled", "as_estimator", *dict(inspect.getmembers(arguments, inspect.isfunction))}
 
 
 def checks_arguments(function):

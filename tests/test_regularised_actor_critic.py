@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sizes import pairs, sizes
+from small import each_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators import regularised_actor_critic as module
@@ -118,9 +119,7 @@ def test_without_a_sampler_an_estimate_is_its_mean(problem):
 def test_the_mean_of_sampled_estimates_is_the_expected_one(problem, sampler):
     method = tb.RegularisedActorCritic(sampler=sampler)
     memory = after(method, problem, THETA, 1)
-    rows = np.array(
-        [method(problem, THETA, rng=seed, memory=memory).gradient for seed in range(50)]
-    )
+    rows = np.array([method(problem, THETA, rng=k, memory=memory).gradient for k in range(50)])
     error = rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
     mean = method.expected(problem, THETA, memory)
     assert (np.abs(rows.mean(axis=0) - mean) < 5.0 * error).all()
@@ -241,46 +240,29 @@ def test_the_checker_sees_the_bias_until_it_is_small(calls):
 
 
 def test_bad_input_is_named():
-    for make, message in (
-        (lambda: tb.RegularisedActorCritic(0.0), "weight is 0"),
-        (lambda: tb.RegularisedActorCritic(growth=-0.1), "growth is -0.1, not a finite number fr"),
-        (lambda: tb.RegularisedActorCritic(bonus=np.inf), "bonus is inf, not a finite number fro"),
-        (lambda: tb.RegularisedActorCritic(fading=np.nan), "fading is nan"),
-        (lambda: tb.RegularisedActorCritic(actor_step=-1.0), "actor_step is -1"),
-        (lambda: tb.RegularisedActorCritic(critic_step=1.5), "critic_step is 1.5, not in"),
-        (lambda: tb.RegularisedActorCritic(sampler=7), "sampler is 7"),
+    make, usual = tb.RegularisedActorCritic, tb.RegularisedActorCritic()
+    two, none = tb.problems.two_state(leader_discount=0.9), [0.0, 0.0]
+    at, first = {"problem": GARNET, "theta": THETA}, {"iteration": np.ones(1)}
+    before, logits = {"iteration": np.array([-1.0])}, {"logits": np.zeros((2, 4, 3))}
+    no_number = {"iteration": np.ones(0)}
+    each_refused(
+        (lambda: make(0.0), "weight is 0"),
+        (lambda: make(growth=-0.1), "growth is -0.1, not a finite number from"),
+        (lambda: make(bonus=np.inf), "bonus is inf, not a finite number from"),
+        (lambda: make(fading=np.nan), "fading is nan"),
+        (lambda: make(actor_step=-1.0), "actor_step is -1"),
+        (lambda: make(critic_step=1.5), "critic_step is 1.5, not in"),
+        (lambda: make(sampler=7), "sampler is 7"),
         (
-            lambda: tb.RegularisedActorCritic().target(tb.problems.rounds(), [0.0, 0.0]),
+            lambda: usual.target(tb.problems.rounds(), none),
             "is defined for one discount, and follower_discount is 0.5, leader_discount 0.66",
         ),
+        (lambda: usual.expected(two, none), "is defined for parameters of rewards only"),
+        (lambda: usual(**at, rng=0, memory=logits), r"previous has shape \(2, 4, 3\), not \(2, 5"),
+        (lambda: usual.expected(**at, memory=before), "memory's iteration is -1, below 0"),
+        (lambda: tb.ZeroOrder()(**at, rng=0, memory=no_number), r"iteration has shape \(0,\)"),
         (
-            lambda: tb.RegularisedActorCritic().expected(
-                tb.problems.two_state(leader_discount=0.9), [0.0, 0.0]
-            ),
-            "is defined for parameters of rewards only",
-        ),
-        (
-            lambda: tb.RegularisedActorCritic()(
-                GARNET, THETA, rng=0, memory={"logits": np.zeros((2, 4, 3))}
-            ),
-            r"previous has shape \(2, 4, 3\), not \(2, 5, 3\)",
-        ),
-        (
-            lambda: tb.RegularisedActorCritic().expected(
-                GARNET, THETA, {"iteration": np.array([-1.0])}
-            ),
-            "memory's iteration is -1, below 0",
-        ),
-        (
-            lambda: tb.ZeroOrder()(GARNET, THETA, rng=0, memory={"iteration": np.ones(0)}),
-            r"memory's iteration has shape \(0,\)",
-        ),
-        (
-            lambda: tb.RegularisedActorCritic(growth=2e3).aim(
-                GARNET, THETA, {"iteration": np.ones(1)}
-            ),
+            lambda: make(growth=2e3).aim(**at, memory=first),
             "the penalty's weight in call 1 is inf, and the temperature .*: weight, growth",
         ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make()
+    )

@@ -53,9 +53,12 @@ EXACT = tb.hypergradient(PROBLEM, THETA).gradient
 MESSAGE = "<script>alert('&')</script> \u202e \x00 \x1b[31m \ud800 " + "so " * 300 + "x" * 3000
 
 
+def noise(seed):
+    return np.random.default_rng(seed).normal(size=(200, 6))
+
+
 def around(mean, spread=0.1):
-    rows = mean + spread * np.abs(EXACT).max() * np.random.default_rng(0).normal(size=(200, 6))
-    return tb.check_estimates(rows, PROBLEM, THETA)
+    return tb.check_estimates(mean + spread * np.abs(EXACT).max() * noise(0), PROBLEM, THETA)
 
 
 def raising(problem, theta, rng):
@@ -76,33 +79,23 @@ class Unfit:
         return 2.0 * PROBLEM.pullback(theta, sensitivities)
 
 
-NAIVE = tb.NaivePolicyGradient()
+NAIVE, WALKS = tb.NaivePolicyGradient(), tb.Episodes(20, 5)
+checked = functools.partial(tb.check_estimator, problem=PROBLEM, theta=THETA, rng=0)
 
 REPORTS = {
     "right": lambda: around(EXACT),
     "wrong": lambda: around(0.5 * EXACT),
     "noise": lambda: around(EXACT, 1e6),
     "unknown": lambda: around(EXACT[::-1]),
-    "raises": lambda: tb.check_estimator(raising, PROBLEM, THETA, rng=0),
-    "determined": lambda: tb.check_estimator(determined, PROBLEM, THETA, rng=0),
-    "exact": lambda: tb.check_estimator(tb.ExactGradient(), PROBLEM, THETA, rng=0),
-    "unfit": lambda: tb.check_estimator(determined, Unfit(), THETA, rng=0),
+    "raises": lambda: checked(raising),
+    "determined": lambda: checked(determined),
+    "exact": lambda: checked(tb.ExactGradient()),
+    "unfit": lambda: checked(determined, problem=Unfit()),
     "up to scale": lambda: tb.check_estimates(
-        around(EXACT).mean + np.random.default_rng(1).normal(size=(200, 6)),
-        PROBLEM,
-        THETA,
-        up_to_scale=True,
+        around(EXACT).mean + noise(1), PROBLEM, THETA, up_to_scale=True
     ),
-    "declared": lambda: tb.check_estimator(
-        tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(20, 5))),
-        PROBLEM,
-        THETA,
-        sampler=tb.Episodes(20, 5),
-        rng=0,
-    ),
-    "target 0": lambda: tb.check_estimates(
-        np.random.default_rng(0).normal(size=(200, 6)), PROBLEM, THETA, target=np.zeros(6)
-    ),
+    "declared": lambda: checked(tb.BoltzmannCovariance(tb.Interaction(WALKS)), sampler=WALKS),
+    "target 0": lambda: tb.check_estimates(noise(0), PROBLEM, THETA, target=np.zeros(6)),
     "enumerated": lambda: tb.check_by_enumeration(NAIVE, *SMALL),
     "enumerated, right": lambda: tb.check_by_enumeration(tb.BoltzmannCovariance(), *SMALL),
     "gradient": lambda: tb.check_gradient(PROBLEM, THETA),
@@ -342,7 +335,7 @@ def test_a_seed_that_was_given_is_not_given_twice(folder):
 def test_enumerations_and_rows_have_pages_too(folder):
     assert main(["check", "mine.py:right", "--problem", "layered", "--enumerate",
                  "--report", "one"]) == 0  # fmt: skip
-    np.save("rows.npy", 0.5 * EXACT + np.random.default_rng(0).normal(size=(200, 6)))
+    np.save("rows.npy", 0.5 * EXACT + noise(0))
     np.save("theta.npy", THETA)
     assert main(["check", "--rows", "rows.npy", "--problem", "garnet", "--theta", "theta.npy",
                  "--report", "two"]) == 1  # fmt: skip
@@ -362,19 +355,14 @@ def test_a_suite_has_a_row_a_problem(folder, monkeypatch):
     assert read.ids == ["problem-0", "problem-1"]
 
 
-def file_in_the_way(folder):
-    (folder / "out").write_text("")
+SPOILT = {
+    "a file in the way": lambda folder: (folder / "out").write_text(""),
+    "the page is a folder": lambda folder: (folder / "out" / "index.html").mkdir(parents=True),
+    "nothing can be made": lambda folder: (folder / "out").symlink_to("/proc/nowhere"),
+}
 
 
-def page_is_a_folder(folder):
-    (folder / "out" / "index.html").mkdir(parents=True)
-
-
-def nothing_can_be_made(folder):
-    (folder / "out").symlink_to("/proc/nowhere")
-
-
-@pytest.mark.parametrize("spoil", [file_in_the_way, page_is_a_folder, nothing_can_be_made])
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize(
     "words", [["check", "mine.py:touches", "--problem", "two-state"], ["verify"]]
 )

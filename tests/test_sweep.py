@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from joblib.externals.loky.process_executor import _ExecutorManagerThread as Thread
 from sizes import sizes
+from small import contents
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import files
@@ -24,10 +25,6 @@ from tabular_bilevel._base import files
 
 def draw(rng, size=3):
     return rng.normal(size=size)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def sharing():
@@ -72,10 +69,8 @@ def test_a_call_that_cannot_be_copied_is_made_as_it_is_or_refused_by_name():
 
 def test_functions_of_a_script_and_of_a_function_are_taken():
     double = 2
-    assert dict(tb.sweep([("a", lambda: double * 3), ("b", lambda: double)], workers=2)) == {
-        "a": 6,
-        "b": 2,
-    }
+    tasks = [("a", lambda: double * 3), ("b", lambda: double)]
+    assert dict(tb.sweep(tasks, workers=2)) == {"a": 6, "b": 2}
 
 
 # The same tables, solved with as many threads of BLAS as there are, by each number of workers.
@@ -103,14 +98,16 @@ def test_rounding_does_not_depend_on_threads(tmp_path):
     subprocess.run([sys.executable, script], check=True, env={**os.environ, **several})
 
 
+ONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
 def threads():
-    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    return {name: os.environ.get(name) for name in ONE}
 
 
 def test_a_worker_computes_with_one_thread():
     found = dict(tb.sweep([("a", threads), ("b", threads)], workers=2))
-    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    assert found == {"a": one, "b": one}
+    assert found == {"a": ONE, "b": ONE}
 
 
 @pytest.mark.slow
@@ -169,12 +166,8 @@ def peculiar():
 
 @sizes("workers", [1], [2])
 def test_a_task_that_fails_is_named_and_does_not_end_the_others(workers, tmp_path):
-    tasks = [
-        ("good", partial(abs, -1)),
-        ("bad", fail),
-        ("worse", partial(fail, ValueError)),
-        ("better", partial(abs, -2)),
-    ]
+    tasks = [("good", partial(abs, -1)), ("bad", fail)]
+    tasks += [("worse", partial(fail, ValueError)), ("better", partial(abs, -2))]
     found = {}
     with pytest.raises(KeyError, match="on purpose") as caught:
         gather(tb.sweep(tasks, folder=tmp_path, workers=workers), found)
@@ -403,8 +396,7 @@ def test_a_dask_cluster_has_the_same_bytes(on_cluster, tmp_path):
 
 
 def test_a_dask_worker_computes_with_one_thread(on_cluster):
-    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    assert dict(tb.sweep([("threads", threads)])) == {"threads": one}
+    assert dict(tb.sweep([("threads", threads)])) == {"threads": ONE}
 
 
 def test_a_task_that_fails_on_dask_is_named(on_cluster):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import twins
 from sizes import pairs, sizes
+from small import each_refused
 
 import tabular_bilevel as tb
 from tabular_bilevel.estimators.register import METHODS, Setting
@@ -189,6 +190,11 @@ def test_a_rule_makes_of_a_law_the_mean_over_its_trajectories(name, where, world
     )
 
 
+def surviving(where, chance):
+    limit = known(where, "more slips") or known(where, "as known")
+    return replace(limit, seen=replace(limit.law, survival=chance))
+
+
 def assert_right(moments, mean, covariance):
     size = np.abs(covariance).max()
     for found, wanted in (
@@ -202,8 +208,7 @@ def assert_right(moments, mean, covariance):
 @sizes(("name", "where"), *pairs([*RULES], [*PROBLEMS]))
 @pytest.mark.parametrize("survival", [1.0, 0.9])
 def test_a_rules_moments_are_those_over_all_trajectories(name, where, survival):
-    limit = known(where, "more slips") or known(where, "as known")
-    limit = replace(limit, seen=replace(limit.law, survival=survival))
+    limit = surviving(where, survival)
     rule = rule_of(limit, **RULES[name])
     over = moments_over_all(rule, limit)
     assert_right(TracedMoments(rule, limit, limit.law.horizon), *over)
@@ -245,8 +250,7 @@ def test_moments_that_lack_a_term_are_seen(monkeypatch, name):
 def test_moments_of_the_score_function_form_are_those_over_all_trajectories(
     baseline, where, survival
 ):
-    limit = known(where, "more slips") or known(where, "as known")
-    limit = replace(limit, seen=replace(limit.law, survival=survival))
+    limit = surviving(where, survival)
     scored = tb.ScoreFunction(baseline=baseline).rule(limit)
     over = moments_over_all(scored, limit)
     assert_right(ScoredMoments(scored, limit, limit.law.horizon), *over)
@@ -292,10 +296,8 @@ def test_moments_of_the_score_function_form_that_lack_a_term_are_seen(monkeypatc
 @pytest.mark.parametrize("slot", ["credit_discount", "trace_discount", "leader_discount"])
 def test_another_rule_makes_something_else(slot):
     limit = known("garnet", "as known")
-    off = flat(rule_of(limit, **{slot: 0.75}).measures(limit)) - mean_over_all(
-        rule_of(limit), limit
-    )
-    assert np.abs(off).max() > 1e-3
+    found = flat(rule_of(limit, **{slot: 0.75}).measures(limit))
+    assert np.abs(found - mean_over_all(rule_of(limit), limit)).max() > 1e-3
 
 
 def test_an_experience_is_of_a_sample_or_of_a_law():
@@ -338,15 +340,11 @@ def test_a_method_is_given_the_trajectories_that_it_would_draw():
     learning = tb.BiLevelActorCritic(step_size=0.1).enumerable(problem, theta)
     with pytest.raises(ValueError, match=r"the critic draws random numbers \(rng\.permutation\)"):
         learning.estimate(drawn)
-    for refused, message in (
-        (tb.SoBiRL(), "SoBiRL is defined for parameters of rewards only"),
-        (
-            tb.HyperPolicyGradient(oracle=tb.Episodes(9)),
-            "a sample of its own, from Episodes",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            refused.enumerable(problem, theta)
+    oracle = tb.HyperPolicyGradient(oracle=tb.Episodes(9))
+    each_refused(
+        (lambda: tb.SoBiRL().enumerable(problem, theta), "is defined for parameters of rewards"),
+        (lambda: oracle.enumerable(problem, theta), "a sample of its own, from Episodes"),
+    )
 
 
 def test_the_register_of_mistakes_has_each_once_with_words_and_flags():

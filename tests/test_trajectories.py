@@ -1,21 +1,16 @@
 """Sampling: errors, conventions, frequencies against exact laws."""
 
 import itertools
-import re
 from functools import partial
 
 import numpy as np
 import pytest
-from laws import exact_law, smallest_chance
+from laws import FALSE_ALARM_RATE, exact_law, smallest_chance
 from small import MODELS, put, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling import trajectories
 from tabular_bilevel.sampling.trajectories import row_blocks
-
-# A correct sampler fails the test of frequencies with at most this probability over all its cells:
-# exact binomial tails and a union bound. The seeds are fixed, so it fails always or never.
-FALSE_ALARM_RATE = 1e-6
 
 # Sums of a few products of numbers of the size of 1.
 ROUNDING = 1e-12
@@ -70,10 +65,7 @@ def test_only_possible_steps_are_drawn(model):
     drawn = sample(model, count=500)
     dense = model.transition.toarray()
     for s, a, following in zip(
-        drawn.states[drawn.mask],
-        drawn.actions[drawn.mask],
-        drawn.next_states[drawn.mask],
-        strict=True,
+        *(table[drawn.mask] for table in tables_of(drawn).values()), strict=True
     ):
         assert policy[s, a] > 0.0
         row = dense[s * model.n_actions + a]
@@ -127,8 +119,7 @@ def test_steps_that_the_model_cannot_make_are_named(name, number):
         f"step 0 of trajectory 2, state {step[0]}, action {step[1]}, next state {step[2]}, is none "
         "of the model's"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tb.Trajectories(**tables, lengths=drawn.lengths, model=model)
+    assert refusal(tb.Trajectories, **tables, lengths=drawn.lengths, model=model) == message
 
 
 @pytest.mark.parametrize(
@@ -138,18 +129,14 @@ def test_steps_that_the_model_cannot_make_are_named(name, number):
         ({"lengths": [3, 0, 3]}, "lengths[1] is 0, not a positive whole number"),
         ({"lengths": [3, 2.5, 3]}, "lengths[0] is 3.0, not a positive whole number"),
         ({"lengths": [3, 3]}, "lengths has shape (2,), and states (3, 3), not (count,)"),
-        (
-            {"actions": np.zeros((3, 2), int)},
-            "actions has shape (3, 2), not that of states, (3, 3)",
-        ),
+        ({"actions": np.zeros((3, 2), int)}, "actions has shape (3, 2), not that of states, (3, "),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(changes, message):
     model = tb.problems.layered(depth=3, width=1).base
     drawn = sample(model, count=3)
     given = tables_of(drawn) | {"lengths": drawn.lengths, "model": model} | changes
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        tb.Trajectories(**given)
+    assert refusal(tb.Trajectories, **given).startswith(message)
 
 
 def test_a_model_without_transitions_has_trajectories_of_one_step():
@@ -267,8 +254,6 @@ def test_frequencies_of_a_slightly_different_law_are_noticed(change):
 # ---------------------------------------------------------------- errors
 
 HALVES = np.array([[0.5, 0.5], [1.0, 0.0]])
-
-
 halves = partial(put, HALVES)
 
 
@@ -315,12 +300,9 @@ def test_randomness_has_no_default():
 
 
 def test_trajectories_are_drawn_one_after_another():
-    model = tb.problems.garnet().model(np.zeros(6))
-    policy = tb.solve_follower(model).policy
-    settings = {"horizon": 7}
-    whole = tb.sample_trajectories(model, policy, count=5, rng=3, **settings)
-    rng = np.random.default_rng(3)
-    parts = [tb.sample_trajectories(model, policy, count=n, rng=rng, **settings) for n in (2, 3)]
+    model, rng = tb.problems.garnet().model(np.zeros(6)), np.random.default_rng(3)
+    whole = sample(model, count=5, horizon=7, rng=3)
+    parts = [sample(model, count=n, horizon=7, rng=rng) for n in (2, 3)]
     for name in ("states", "actions", "next_states", "leader_reward"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(getattr(whole, name), joined)

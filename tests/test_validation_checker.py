@@ -15,10 +15,7 @@ FEW = ["--checks", "5", "--family", "t5", "--workers", "1"]
 
 @sizes(
     ("arguments", "printed"),
-    [
-        (["--part", "families", *FEW], "conclusive"),
-        (["--part", "planted", *FEW], "claims passed"),
-    ],
+    [(["--part", "families", *FEW], "conclusive"), (["--part", "planted", *FEW], "claims passed")],
     [
         (["--part", "alarms", "--runs", "20"], "false alarms in 20 checks at 0.01"),
         (["--part", "power", "--plantings", "15"], "of 5 times"),

@@ -22,7 +22,7 @@ import jsonschema
 import numpy as np
 import pytest
 from sizes import sizes
-from small import refusal
+from small import ENTRY, MANIFEST, contents, each_refused, refusal
 
 import tabular_bilevel as tb
 from tabular_bilevel._base import files
@@ -54,22 +54,14 @@ SHIPPED = ROOT / "validation" / "vectors"
 PACKAGE = ROOT / "tabular_bilevel" / "vectors"
 SCHEMA = json.loads((PACKAGE / "vectors-schema.json").read_text(encoding="utf-8"))
 SMALL = Plan(count=22, max_states=20)
+GARNET, CLOSED = (VectorRecipe(name, 0, 0, 20) for name in ("garnet", "closed-form"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def state_home(tmp_path_factory):
-    """Keep the writer's notes out of the user's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+pytestmark = pytest.mark.usefixtures("state_home")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(tmp_path_factory, state_home):
     folder = tmp_path_factory.mktemp("small")
     assert len(list(write_vectors(folder, SMALL))) == SMALL.count
     return folder
@@ -163,7 +155,7 @@ def test_each_family_holds_what_its_name_says(shipped):
         assert flags.get(vector.family, vector.flags[0]) in vector.flags
 
 
-def test_another_route_agrees_on_a_tenth_of_it(monkeypatch, capsys):
+def test_another_route_agrees_on_a_tenth_of_it(monkeypatch):
     pytest.importorskip("mpmath")
     import vectors_crosscheck as crosscheck
 
@@ -376,7 +368,7 @@ def test_another_schema_is_refused(small, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
     with pytest.raises(ValueError, match=r"manifest.json: schema_version is 2, not 1"):
         load_vectors(tmp_path)
-    document = json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20))))
+    document = json.loads(JSON.encode(made(CLOSED)))
     (tmp_path / "one.json").write_text(json.dumps({**document, "schema_version": 2}))
     with pytest.raises(ValueError, match=r"one.json is damaged: .*schema_version is 2, not 1"):
         load_vector(tmp_path / "one.json")
@@ -405,10 +397,7 @@ def test_the_loader_refuses_a_damaged_manifest(text, tmp_path):
         ({"transition_indptr": np.full(1, 7)}, r"transition_indptr has shape \(1,\), not"),
         ({"transition_indptr": lambda old: old + 1}, "transition_indptr does not rise from 0 to"),
         ({"transition_indptr": lambda old: old[::-1]}, "transition_indptr does not rise from 0"),
-        (
-            {"transition_indices": lambda old: old + 99},
-            r"transition_indices\[0\] is .*, not one of",
-        ),
+        ({"transition_indices": lambda old: old + 99}, r"transition_indices\[0\] is .*, not one"),
         ({"transition_indices": lambda old: old - 99}, r"transition_indices\[0\] is -.*, not one"),
         ({"name": "../x"}, "it has the name '../x', not one of letters"),
         ({"family": "a\x1b[31m"}, r"it has the name 'a\\x1b\[31m', not one of letters"),
@@ -426,7 +415,7 @@ def test_the_loader_refuses_a_damaged_manifest(text, tmp_path):
     ],
 )
 def test_tables_that_do_not_fit_are_refused(change, message, tmp_path):
-    content = made(VectorRecipe("garnet", 0, 0, 20))
+    content = made(GARNET)
     change = {k: new(content[k]) if callable(new) else new for k, new in change.items()}
     (tmp_path / "x.npz").write_bytes(NPZ.encode(content | change))
     with pytest.raises(ValueError, match=rf"x.npz: {message}"):
@@ -437,7 +426,7 @@ def test_a_vector_is_the_problem_it_was_made_of():
     rng = np.random.default_rng([0, *b"garnet", 0])
     instance = FAMILIES["garnet"].draw(rng, 0, 20)
     exact = tb.hypergradient(instance.problem, instance.theta)
-    content = made(VectorRecipe("garnet", 0, 0, 20))
+    content = made(GARNET)
     np.testing.assert_allclose(content["gradient_bounds"][0], exact.gradient, rtol=1e-9)
     np.testing.assert_array_equal(content["theta"], instance.theta)
 
@@ -488,18 +477,16 @@ def test_a_place_that_is_there_twice_is_refused(shipped, tmp_path):
     indices = vector.transition_indices.copy()
     indices[1] = indices[0]
     doubled = replace(vector, transition_indices=indices)
-    message = rf"transition has column {indices[0]} of row 0 twice"
-    with pytest.raises(ValueError, match=message):
-        StoredProblem.of(doubled)
-    for wrong in (
-        {"tangent_initial": vector.tangent_initial[:, :-1]},
-        {"tangent_temperature": vector.theta * np.nan},
-    ):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is no finite table of shape"):
-            StoredProblem.of(replace(vector, **wrong))
+    cut = replace(vector, tangent_initial=vector.tangent_initial[:, :-1])
+    no_number = replace(vector, tangent_temperature=vector.theta * np.nan)
     (tmp_path / "x.npz").write_bytes(NPZ.encode(encoded(doubled)))
-    with pytest.raises(ValueError, match=message):
-        load_vector(tmp_path / "x.npz")
+    twice = rf"transition has column {indices[0]} of row 0 twice"
+    each_refused(
+        (lambda: StoredProblem.of(doubled), twice),
+        (lambda: load_vector(tmp_path / "x.npz"), twice),
+        (lambda: StoredProblem.of(cut), "tangent_initial is no finite table of shape"),
+        (lambda: StoredProblem.of(no_number), "tangent_temperature is no finite table of shape"),
+    )
 
 
 # ---------------------------------------------------------------- answers from elsewhere
@@ -532,9 +519,7 @@ def answered(tmp_path, capsys, monkeypatch):
 def test_answers_of_another_language_are_checked(shipped, answered):
     right = spelled(shipped)
     assert answered(right)[0] == 0
-    hexadecimal = {
-        name: {"gradient": [x.hex() for x in answer["gradient"]]} for name, answer in right.items()
-    }
+    hexadecimal = {v.name: {"gradient": [x.hex() for x in v.gradient.tolist()]} for v in shipped}
     assert answered(hexadecimal)[0] == 0
     jsonschema.validate(hexadecimal, json.loads(writing.shipped("answers-schema.json")))
     del right["garnet-00000"]
@@ -553,10 +538,7 @@ def test_answers_that_are_no_numbers_are_wrong_and_not_named(shipped, answered):
     assert status == 1
     assert "tied-00001: gradient[0] is nan, not a finite number" in said
     assert "tied-00000: gradient[0] is inf, not a finite number" in said
-    nothing = {
-        vector.name: {"objective": None, "gradient": [None] * vector.theta.size}
-        for vector in shipped
-    }
+    nothing = {v.name: {"objective": None, "gradient": [None] * v.theta.size} for v in shipped}
     status, said, _ = answered(nothing)
     assert status == 1
     assert "0 of 91 answers right" in said
@@ -592,8 +574,7 @@ def test_hostile_answers_are_one_line(document, message, answered):
 
 
 def test_answers_in_the_folder_are_no_vector_and_missing_ones_are_named(few, tmp_path, capsys):
-    for name, raw in few.items():
-        (tmp_path / name).write_bytes(raw)
+    put_down(few, tmp_path)
     path = tmp_path / "answers.json"
     assert main(["vectors", "verify", str(tmp_path), "--answers", str(path)]) == 2
     assert "--answers: [Errno 2]" in capsys.readouterr().err
@@ -618,11 +599,9 @@ def test_a_multiple_of_the_gradient_is_named(factor, name, moderate):
 
 
 def test_multiples_that_differ_are_no_multiple(moderate):
-    report = check_implementation(
-        moderate, lambda vector: (1.1 + len(vector.name) % 7) * vector.gradient
-    )
-    assert report.named == ()
-    assert check_implementation(moderate, lambda vector: vector.gradient).named == ()
+    for factor in (lambda vector: 1.1 + len(vector.name) % 7, lambda vector: 1.0):
+        report = check_implementation(moderate, lambda v, factor=factor: factor(v) * v.gradient)
+        assert report.named == ()
 
 
 def test_what_is_never_a_number_is_not_named(moderate, wrong):
@@ -674,7 +653,7 @@ def test_json_says_the_same_and_fits_its_schema(small, tmp_path):
 
 
 def test_json_of_before_decimals_is_read_and_other_decimals_are_refused(tmp_path):
-    document = json.loads(JSON.encode(made(VectorRecipe("closed-form", 0, 0, 20))))
+    document = json.loads(JSON.encode(made(CLOSED)))
     path = tmp_path / "one.json"
     before = {key: value for key, value in document.items() if key != "decimal"}
     path.write_text(json.dumps(before))
@@ -688,9 +667,8 @@ def test_json_of_before_decimals_is_read_and_other_decimals_are_refused(tmp_path
             load_vector(path)
 
 
-def test_the_schema_refuses_what_is_none(small, tmp_path):
-    recipe = VectorRecipe("closed-form", 0, 0, 20)
-    document = json.loads(JSON.encode(made(recipe)))
+def test_the_schema_refuses_what_is_none():
+    document = json.loads(JSON.encode(made(CLOSED)))
     for change in (
         {"temperature": 0.5}, {"flags": "x"}, {"more": 1}, {"schema_version": 2},
         {"theta": ["1"]}, {"transition": {}}, {"digest": "abc"}, {"tangents": [{"rho": []}]},
@@ -742,11 +720,16 @@ FEW = replace(SMALL, families=("tied", "garnet"), count=6)
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
+def few(tmp_path_factory, state_home):
     """What uninterrupted writing comes to."""
     folder = tmp_path_factory.mktemp("few")
     list(write_vectors(folder, FEW))
     return contents(folder)
+
+
+def put_down(files, folder):
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
 
 
 def cut_short(folder, n_written=4):
@@ -836,12 +819,12 @@ def test_without_notes_all_is_made_anew(notes, few, tmp_path, monkeypatch):
     if notes == "a file":
         home.write_bytes(b"")
     cut_short(tmp_path / "out")
-    if notes == "none":
+    if notes != "a file":
         (noted,) = (home / "tabular-bilevel").iterdir()
+        torn = noted.read_bytes()[:20]
         noted.unlink()
-    elif notes == "torn":
-        (noted,) = (home / "tabular-bilevel").iterdir()
-        noted.write_bytes(noted.read_bytes()[:20])
+        if notes == "torn":
+            noted.write_bytes(torn)
     names = made_names(monkeypatch)
     list(write_vectors(tmp_path / "out", FEW))
     assert len(names) == FEW.count
@@ -892,9 +875,9 @@ def test_a_second_writer_is_told_that_there_is_a_first(few, tmp_path):
 
 def test_a_draw_that_is_nothing_but_noise_is_drawn_again(monkeypatch):
     """One in 300: an answer of zeros would pass."""
-    first, answers = made(VectorRecipe("garnet", 0, 0, 20)), [False, True]
+    first, answers = made(GARNET), [False, True]
     monkeypatch.setattr(making, "is_telling", lambda gradient, noise: answers.pop(0))
-    second = made(VectorRecipe("garnet", 0, 0, 20))
+    second = made(GARNET)
     assert answers == []
     assert second["name"] == first["name"]
     assert not np.array_equal(second["theta"], first["theta"])
@@ -1073,7 +1056,7 @@ def test_an_interrupt_leaves_whole_files_and_a_line(tmp_path):
 
 def forged(folder, small, **changes):
     """Change a vector's fields, and make its checksums right again."""
-    content = made(VectorRecipe("garnet", 0, 0, 20)) | changes
+    content = made(GARNET) | changes
     raw = NPZ.encode(content)
     manifest = json.loads((small / "manifest.json").read_text())
     (entry,) = (e for e in manifest["vectors"] if e["name"] == "garnet-00000")
@@ -1085,26 +1068,21 @@ def forged(folder, small, **changes):
 
 
 def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
-    right = made(VectorRecipe("garnet", 0, 0, 20))
-    gradient, initial = right["gradient_bounds"], right["initial"]
-    n_states, n_actions = right["available"].shape
+    right = made(GARNET)
+    gradient = right["gradient_bounds"]
+    crossed, wider = np.diag([1e-9, 1e-3])[..., None]  # of the lower, and of the upper ones alone
+    direct, indirect = right["direct_bounds"], right["indirect_bounds"]
     cases = [
         ({}, ""),
-        (
-            {"gradient_bounds": gradient[::-1] + 1e-9 * np.eye(2)[:, :1]},
-            "gradient_bounds: the lower ones are not below",
-        ),
+        ({"gradient_bounds": gradient[::-1] + crossed}, "gradient_bounds: the lower ones are not"),
         ({"gradient_bounds": gradient * np.nan}, "gradient_bounds has nan, which is no finite"),
         ({"gradient_bounds": gradient[:, :-1]}, "gradient_bounds has shape (2, 0), not (2, 1)"),
-        (
-            {"gradient_bounds": gradient + np.array([[0.0], [1e-3]])},
-            "gradient_bounds are wider than",
-        ),
+        ({"gradient_bounds": gradient + wider}, "gradient_bounds are wider than"),
         ({"gradient_bounds": gradient + 1e-3}, "its parts do not add up"),
-        ({"direct_bounds": right["direct_bounds"] + 1e-3}, "its parts do not add up"),
+        ({"direct_bounds": direct + 1e-3}, "its parts do not add up"),
         ({"objective_bounds": right["objective_bounds"] + 1.0}, "tb.hypergradient disagrees"),
         ({"objective_bounds": right["objective_bounds"] + 1e-9}, "do not hold what tb.enclose"),
-        ({"initial": initial * 2.0}, "initial sums to 2, not 1"),
+        ({"initial": right["initial"] * 2.0}, "initial sums to 2, not 1"),
         ({"temperature": np.float64(0.0)}, "temperature is 0.0, not a positive"),
         ({"theta": right["theta"][:-1]}, "has shape"),
         ({"tangent_initial": np.nan * right["tangent_initial"]}, "tangent_initial has nan, which"),
@@ -1116,16 +1094,13 @@ def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
         ({"gradient_noise": 1000.0 * right["gradient_noise"]}, "gradient_noise is "),
         ({"objective_noise": 1000.0 * right["objective_noise"]}, "objective_noise is "),
         (
-            {
-                "direct_bounds": right["direct_bounds"] + 0.5,
-                "indirect_bounds": right["indirect_bounds"] - 0.5,
-            },
+            {"direct_bounds": direct + 0.5, "indirect_bounds": indirect - 0.5},
             "tb.hypergradient disagrees: direct part off by 0.5",
         ),
         ({"flags": ()}, "its flags is [], and the manifest says ["),
         ({"name": "garnet-00001"}, "its name is 'garnet-00001', and the manifest says 'garnet-0"),
         ({"family": "tied"}, "its family is 'tied', and the manifest says 'garnet'"),
-        ({"follower_reward": np.zeros((n_states, n_actions))}, "tb.hypergradient disagrees"),
+        ({"follower_reward": np.zeros(right["available"].shape)}, "tb.hypergradient disagrees"),
     ]
     for changes, message in cases:
         (trouble,) = forged(tmp_path, small, **changes)
@@ -1134,8 +1109,7 @@ def test_a_vector_with_wrong_numbers_is_found(small, tmp_path):
 
 
 def test_verify_finds_missing_and_damaged_files(small, tmp_path, capsys):
-    for name, raw in contents(small).items():
-        (tmp_path / name).write_bytes(raw)
+    put_down(contents(small), tmp_path)
     (tmp_path / "tied-00001.npz").unlink()
     (tmp_path / "masks-00000.npz").write_bytes(b"PK")
     assert main(["vectors", "verify", str(tmp_path)]) == 1
@@ -1145,10 +1119,6 @@ def test_verify_finds_missing_and_damaged_files(small, tmp_path, capsys):
     assert "tied-00001.npz" in printed
 
 
-ENTRY = {
-    "file": "a.npz", "sha256": "", "family": "garnet", "name": "a", "flags": [], "n_states": 1,
-    "n_actions": 1, "n_parameters": 1,
-}  # fmt: skip
 DEEP = functools.reduce(lambda inner, _: [inner], range(900), 0)
 
 
@@ -1173,8 +1143,7 @@ DEEP = functools.reduce(lambda inner, _: [inner], range(900), 0)
     ],
 )
 def test_verify_looks_at_the_manifest(change, message, small, tmp_path):
-    for name, raw in contents(small).items():
-        (tmp_path / name).write_bytes(raw)
+    put_down(contents(small), tmp_path)
     manifest = json.loads((small / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | change))
     if message:
@@ -1206,10 +1175,7 @@ def folder_of(folder, contents):
             "family": content["family"], "flags": list(content["flags"]), "n_states": n_states,
             "n_actions": n_actions, "n_parameters": content["theta"].size,
         })  # fmt: skip
-    manifest = {
-        "format": writing.FORMAT, "schema_version": 1, "licence": "", "provenance": {},
-        "notes": dict(NOTES), "vectors": entries,
-    }  # fmt: skip
+    manifest = MANIFEST | {"notes": dict(NOTES), "vectors": entries}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -1381,8 +1347,7 @@ def wrong(vector):
 def test_somebody_s_code_is_checked_by_the_command(few, tmp_path, capsys, monkeypatch):
     small = tmp_path / "vectors"
     small.mkdir()
-    for name, raw in few.items():
-        (small / name).write_bytes(raw)
+    put_down(few, small)
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.chdir(tmp_path)
     verify = ["vectors", "verify", str(small), "--sample", "1"]

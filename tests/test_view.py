@@ -1,11 +1,12 @@
 """What an estimator may see: views, batches, Jacobians, and numbers of other libraries."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from small import somewhere
+from small import somewhere, tables
 
 import tabular_bilevel as tb
 from tabular_bilevel.sampling.view import Jacobian, Precision, as_numpy
@@ -30,14 +31,12 @@ class Door:
         opens, pay = theta
         entries = [1.0 - opens, opens, 0.5, 0.5, 0.3, 0.7, 0.0, 1.0]
         rows, columns = np.repeat(np.arange(4), 2), np.tile([0, 1], 4)
-        return tb.Model.from_tables(
+        return tables(
             transition=sp.coo_array((entries, (rows, columns)), shape=(4, 2)),
             follower_reward=[[pay, 0.3], [0.1, -0.4]],
             leader_reward=[[-pay, 0.2], [1.0, 0.5]],
             initial=[1.0 - opens, opens],
             follower_discount=0.7,
-            leader_discount=0.8,
-            temperature=0.5,
         )
 
     def pullback(self, theta, sensitivities):
@@ -76,6 +75,11 @@ def refused(message):
 # ---------------------------------------------------------------- batches
 
 
+PARTS = (
+    "states", "actions", "next_states", "lengths", "mask", "follower_reward", "leader_reward",
+)  # fmt: skip
+
+
 @each_problem
 def test_a_batch_has_what_the_trajectories_have(problem):
     view, model = view_of(problem), problem.model(somewhere(problem))
@@ -83,9 +87,7 @@ def test_a_batch_has_what_the_trajectories_have(problem):
     sample = tb.Episodes(40, 30).sample(
         model, tb.solve_follower(model).policy, rng=np.random.default_rng(9)
     )
-    for name in (
-        "states", "actions", "next_states", "lengths", "mask", "follower_reward", "leader_reward",
-    ):  # fmt: skip
+    for name in PARTS:
         np.testing.assert_array_equal(getattr(batch, name), getattr(sample, name), err_msg=name)
     assert batch.survival == 1.0
     beyond = ~batch.mask
@@ -119,10 +121,7 @@ def test_entries_point_at_the_transition_that_was_made(problem):
 def test_batches_are_copies_that_may_be_written_to():
     view = view_of(MASKED)
     batch = view.sample(20, rng=1)
-    for name in (
-        "states", "actions", "next_states", "entries", "lengths", "mask", "follower_reward",
-        "leader_reward",
-    ):  # fmt: skip
+    for name in ("entries", *PARTS):
         getattr(batch, name)[...] = 7
     again = view.sample(20, rng=1)
     assert again.states.max() < MASKED.base.n_states
@@ -150,7 +149,8 @@ def test_a_batch_that_was_cut_by_chance_knows_its_survival():
 # ---------------------------------------------------------------- Jacobians
 
 
-def tables(problem, theta):
+def logarithms(problem, theta):
+    """Rewards, and logarithms of probabilities."""
     model = problem.model(theta)
     with np.errstate(divide="ignore"):
         logs = np.log(model.transition.data), np.log(model.initial)
@@ -173,20 +173,18 @@ def flat(jacobian):
 @each_small
 def test_jacobians_forward_and_by_pullbacks_are_those_of_differences(problem):
     theta = somewhere(problem)
-    jacobian = tb.LeaderView(problem, theta).jacobian
+    forward = tb.LeaderView(problem, theta).jacobian
     backward = Jacobian.of(Bare(problem), theta, problem.model(theta))
     step = 1e-5
     ups, downs = (
-        [tables(problem, theta + sign * step * unit) for unit in np.eye(theta.size)]
+        [logarithms(problem, theta + sign * step * unit) for unit in np.eye(theta.size)]
         for sign in (1, -1)
     )
-    for k, (one, other, name) in enumerate(
-        zip(flat(jacobian), flat(backward), FIELDS, strict=True)
-    ):
+    for k, (one, other, name) in enumerate(zip(flat(forward), flat(backward), FIELDS, strict=True)):
         columns = [(up[k] - down[k]) / (2 * step) for up, down in zip(ups, downs, strict=True)]
         np.testing.assert_allclose(one, other, atol=ROUNDING, err_msg=name)
         np.testing.assert_allclose(one, np.stack(columns, axis=1), atol=DIFFERENCES, err_msg=name)
-    assert not jacobian.log_transition.flags.writeable
+    assert not forward.log_transition.flags.writeable
 
 
 @each_problem
@@ -239,13 +237,9 @@ def test_probabilities_of_zero_have_no_logarithm_and_no_sample_shows_their_deriv
 # ---------------------------------------------------------------- what was asked for
 
 PRIVATE = (
-    "follower_action_value",
-    "follower_policy",
-    "follower_value",
-    "leader_action_value",
-    "leader_advantage",
-    "leader_value",
-)
+    "follower_action_value", "follower_policy", "follower_value", "leader_action_value",
+    "leader_advantage", "leader_value",
+)  # fmt: skip
 
 
 def test_what_a_leader_knows_is_not_asked_for():
@@ -339,16 +333,9 @@ def test_arrays_of_jax_are_taken(dtype):
 def test_rows_of_other_libraries_are_averaged_and_their_dtype_is_noted(library, dtype):
     if library == "torch":
         torch = pytest.importorskip("torch")
-
-        def cast(rows):
-            return torch.tensor(rows, dtype=getattr(torch, dtype), requires_grad=True)
-
+        cast = partial(torch.tensor, dtype=getattr(torch, dtype), requires_grad=True)
     else:
-        jnp = pytest.importorskip("jax.numpy")
-
-        def cast(rows):
-            return jnp.array(rows, dtype=dtype)
-
+        cast = partial(pytest.importorskip("jax.numpy").array, dtype=dtype)
     problem, theta = PROBLEMS["garnet"], np.zeros(3)
 
     def estimator(view, batch):

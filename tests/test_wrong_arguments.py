@@ -94,9 +94,8 @@ OF_GAMES = {
     "bounds": OF_GAME.accuracy.bounds.sensitivities,
 }
 ROOMS = tb.problems.building_thermal_control().model(np.zeros(8))
-OF_STATES = tb.sample_trajectories(
-    ROOMS, tb.solve_follower(ROOMS).policy, count=3, horizon=2, rng=0
-)
+ANSWER = tb.solve_follower(ROOMS).policy
+OF_STATES = tb.sample_trajectories(ROOMS, ANSWER, count=3, horizon=2, rng=0)
 OWN = {
     "MarkovGame": OF_GAMES,
     "BiLevelActorCritic": OF_GAMES,
@@ -133,26 +132,27 @@ WRONG = {
 WRONG["direction"] = WRONG["theta"]
 
 
+PUBLIC = [(name, getattr(module, name)) for module in (tb, problems, optimum)
+          for name in module.__all__]  # fmt: skip
+
+
 def functions():
     """Yield the public functions and methods, by name."""
-    for module in (tb, problems, optimum):
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if getattr(thing, "_is_protocol", False) or name in FOUND_BY_US:
-                continue
-            if not inspect.isclass(thing):
-                if callable(thing):
-                    yield name, thing
-                continue
-            if name == "LeaderView":
+    for name, thing in PUBLIC:
+        if getattr(thing, "_is_protocol", False) or name in FOUND_BY_US:
+            continue
+        if not inspect.isclass(thing):
+            if callable(thing):
                 yield name, thing
-            for method in vars(thing):
-                if (not method.startswith("_") or method == "__call__") and callable(
-                    getattr(thing, method)
-                ):
-                    owner = INSTANCES[name] if name in INSTANCES else made(thing)
-                    if owner is not None:
-                        yield f"{name}.{method}", getattr(owner, method)
+            continue
+        if name == "LeaderView":
+            yield name, thing
+        for method in vars(thing):
+            asked = not method.startswith("_") or method == "__call__"
+            if asked and callable(getattr(thing, method)):
+                owner = INSTANCES[name] if name in INSTANCES else made(thing)
+                if owner is not None:
+                    yield f"{name}.{method}", getattr(owner, method)
     yield "AscentState.start", tb.AscentState.start
 
 
@@ -233,16 +233,12 @@ def test_what_is_none_is_named(name, parameter):
 
 def flags():
     """Yield settings of what is public that are True or False."""
-    for module in (tb, problems, optimum):
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if dataclasses.is_dataclass(thing) and not name.endswith("Report"):
-                for field in dataclasses.fields(thing):
-                    if (
-                        "bool" in field.type.split(" | ")
-                        and field.name != "follower_observes_leader"
-                    ):
-                        yield name, field.name
+    for name, thing in PUBLIC:
+        if dataclasses.is_dataclass(thing) and not name.endswith("Report"):
+            for field in dataclasses.fields(thing):
+                flag = "bool" in field.type.split(" | ")
+                if flag and field.name != "follower_observes_leader":
+                    yield name, field.name
 
 
 @pytest.mark.parametrize(("name", "flag"), [*flags()])

@@ -40,7 +40,6 @@ WANTED, RADIUS = 0.88, 1e-6
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="seed of the first problem")

@@ -30,7 +30,6 @@ NEEDED = {"in_jax": "jax", "from_outcomes": "gymnasium"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -273,7 +273,6 @@ def compared(k: int, n_batches: int, n: int) -> list[tuple[Any, ...]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     usual = {"problems": 54, "batches": 2500, "trajectories": 400, "workers": 2}
     for name, number in usual.items():

@@ -192,7 +192,6 @@ def project(folder: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Break, test, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="TEXT", help="mutants with this in their names")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

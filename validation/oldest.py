@@ -46,7 +46,6 @@ def floors(project: dict[str, object]) -> list[str]:
 
 
 def main() -> int:
-    """Install and test."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as name:

@@ -18,7 +18,6 @@ OPTIONS = ("-m", "slow or hypothesis", "--hypothesis-profile=thorough", "-n", "2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Test, and print the minutes."""
     began = time.perf_counter()
     more = sys.argv[1:] if arguments is None else arguments
     command = [sys.executable, "-m", "pytest", *OPTIONS, *more]

@@ -15,36 +15,6 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.files import brief
 
-__all__ = [
-    "DISTRIBUTION_TOLERANCE",
-    "all_finite",
-    "as_action_names",
-    "as_array",
-    "as_checked_theta",
-    "as_discount",
-    "as_distribution",
-    "as_entries",
-    "as_finite",
-    "as_flag",
-    "as_generator",
-    "as_leader_discount",
-    "as_names",
-    "as_nonnegative",
-    "as_positive",
-    "as_real",
-    "as_theta",
-    "distribution_tolerance",
-    "entry",
-    "finite_array",
-    "first",
-    "keeps_up",
-    "positive_integer",
-    "real_array",
-    "require_method",
-    "require_probabilities",
-    "require_real_dtype",
-]
-
 # Distributions typed in with nine digits, or normalised in float64 over many successors, pass;
 # a missing successor does not.
 DISTRIBUTION_TOLERANCE = 1e-9

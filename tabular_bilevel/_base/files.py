@@ -282,7 +282,5 @@ def _array(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
         raise ValueError(f"an array has other than the {size:,} bytes that its header says")
     array = np.ndarray(shape, dtype, body, order="F" if by_columns else "C")
     if dtype.kind == "b":
-        return np.asarray(
-            array.view(np.uint8) != 0
-        )  # a byte of 2 would be true, and not equal to true
+        return np.asarray(array.view(np.uint8) != 0)  # a byte of 2 would be true, and not 1
     return array.astype(dtype.newbyteorder("="))

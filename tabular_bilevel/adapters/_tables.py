@@ -12,13 +12,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.finite.model import Model, Tangent
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.kinds import (
-    AnyModel,
-    AnySensitivities,
-    by_kind,
-    road,
-    solve_follower,
-)
+from tabular_bilevel.kinds import AnyModel, AnySensitivities, by_kind, road, solve_follower
 from tabular_bilevel.lq.model import MOVED, LinearQuadraticModel
 from tabular_bilevel.lq.model import Tangent as LinearQuadraticTangent
 from tabular_bilevel.lq.sensitivities import Sensitivities as LinearQuadraticSensitivities

@@ -153,7 +153,6 @@ class JaxProblem:
     n_parameters: int
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("n_parameters", self.n_parameters)
 
     def model(self, theta: npt.ArrayLike) -> Any:

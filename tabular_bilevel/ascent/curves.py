@@ -62,7 +62,6 @@ class Training:
     limit: int = LIMIT
 
     def __post_init__(self) -> None:
-        """Check the estimator and the seeds."""
         as_estimator(self.estimator)
         if len(self.seeds) == 0:
             raise ValueError("seeds is empty")

@@ -84,7 +84,6 @@ class GradientAscent:
     largest_norm: float = np.inf
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("rate", self.rate)
         if not as_real("largest_norm", self.largest_norm) > 0.0:
             raise ValueError(f"largest_norm is {self.largest_norm}, not positive")
@@ -133,7 +132,6 @@ class Adam:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("rate", self.rate)
         as_positive("epsilon", self.epsilon)
         for name in ("first_decay", "second_decay"):

@@ -60,7 +60,6 @@ class Recipe:
     n_iterations: int
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_estimator(self.method, name="method")
         require_method("optimiser", self.optimiser, "step")
         positive_integer("n_iterations", self.n_iterations)

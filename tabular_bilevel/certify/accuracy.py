@@ -72,7 +72,6 @@ class Bounded:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if self.tolerance is not None:
             as_positive("tolerance", self.tolerance)
 
@@ -105,6 +104,5 @@ class Enclosed:
     max_precision: int = 4096
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("tolerance", self.tolerance)
         positive_integer("max_precision", self.max_precision)

@@ -425,10 +425,10 @@ def proof(tables: Tables, start: Balls) -> dict[str, list[str]]:
     return {
         "value_lower": lower,
         "value_upper": upper,
-        "leader_value": [hexadecimal(x.mid()) for x in road.leader_value],
-        "steps": [hexadecimal(x.mid()) for x in road.steps],
-        "occupancy": [hexadecimal(x.mid()) for x in road.occupancy],
-        "arrivals": [hexadecimal(x.mid()) for x in road.arrivals],
+        **{
+            name: [hexadecimal(x.mid()) for x in getattr(road, name)]
+            for name in ("leader_value", "steps", "occupancy", "arrivals")
+        },
     }
 
 

@@ -255,8 +255,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         _row_terms(model),
         UNDERFLOW,
         read_only_view(response.value),
-        np.zeros((10, n_states)),
-        np.zeros((13, *shape)),
+        np.empty((10, n_states)),
+        np.empty((13, *shape)),
         states,
         tables,
         state_errors,
@@ -269,8 +269,9 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
     policy, action_value, leader_action_value, visits, influence = read_only(tables)
-    errors = _outward(errors)
-    value_error, leader_error, occupancy_error = errors[:3]
+    finite = kernels.outward(errors.reshape(-1), OUTWARD, UNDERFLOW)  # so are the numbers then
+    finite = finite or (all_finite(states) and all_finite(tables[3:]))
+    value_error, leader_error, occupancy_error = read_only(errors)[:3]
     policy_error, action_value_error, visits_error, influence_error = errors[3:].reshape(4, *shape)
     players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_error),
@@ -304,7 +305,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
 
     through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
     held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
-    return Refined(
+    return unchecked(
+        Refined,
         response=unchecked(
             Response,
             value=value,
@@ -344,7 +346,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
                 **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
             ),
         },
-        finite=all_finite(states) and all_finite(tables[3:]),
+        finite=finite,
     )
 
 

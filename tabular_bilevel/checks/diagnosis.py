@@ -273,7 +273,6 @@ class Candidates:
         right: Experience | None = None,
         together: bool = False,
     ) -> None:
-        self.problem, self.theta = problem, theta
         if right is None:
             right = right_limit(problem, theta, count=count)
         uncut = right
@@ -447,7 +446,7 @@ class Candidates:
             n_replicates=0 if exactly else len(rows),
             directions=compared.directions,
         )
-        return replace(found, elsewhere=_elsewhere(targets, found, self.problem))
+        return replace(found, elsewhere=_elsewhere(targets, found))
 
     def _directions(
         self, targets: Mapping[tuple[Mistake, ...], FloatArray]
@@ -559,7 +558,6 @@ class _Comparison:
         variance = np.maximum(variance, 1e-10)
         self._rank = int((variance > 2e-10).sum())
         self._whiten = axes.T / error @ turned / np.sqrt(variance)  # to standard errors, (d, r)
-        self._log_size = float(-np.log(error).sum() - 0.5 * np.log(variance).sum())
         self._middle = mean @ self._whiten
         self.spread = self._unit * np.hypot(
             scaled.std(axis=0) / math.sqrt(max(1, count - 1)), self._floor
@@ -693,13 +691,6 @@ class _Comparison:
         return peak + volume + prior
 
 
-def suspects(
-    problem: BilevelProblem, theta: FloatArray, *, horizon: int | None = None
-) -> dict[Mistake, FloatArray]:
-    """Compute what an estimator with each single mistake that can be seen at theta converges to."""
-    return Candidates(problem, theta, horizon=horizon).singles
-
-
 def horizon_of(estimator: Any, problem: BilevelProblem, theta: FloatArray) -> int | None:
     """Look up after how many steps an estimator cuts trajectories, if it has a sampler."""
     sampler = getattr(estimator, "sampler", None)
@@ -716,7 +707,7 @@ def trajectories_of(estimator: Any) -> int | None:
 
 
 def _elsewhere(
-    targets: Mapping[tuple[Mistake, ...], FloatArray], found: Diagnosis, problem: BilevelProblem
+    targets: Mapping[tuple[Mistake, ...], FloatArray], found: Diagnosis
 ) -> tuple[str, ...]:
     """List problems of the suite that tell apart what fits here, where one number is visible."""
     fitting = [guess for guess in found.guesses if guess.fits]

@@ -411,7 +411,6 @@ class _Run:
 
     @property
     def n_batches(self) -> int:
-        """Number of batches to go through."""
         return _n_batches(self.every.count, self.size, ordered=self.ordered)
 
     @cached_property
@@ -544,7 +543,6 @@ class _Sums:
         self._squares += weighted @ gaps
 
     def report(self, run: _Run, tolerance: float, *, up_to_scale: bool) -> EnumerationReport:
-        """Judge."""
         target, total = self._target, math.fsum(self._probabilities)
         mean_gap = np.array([math.fsum(column) for column in zip(*self._gaps, strict=True)])
         expectation = total * target + mean_gap

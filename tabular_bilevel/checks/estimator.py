@@ -49,15 +49,6 @@ from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.view import Precision, as_numpy
 
-__all__ = [
-    "EstimatorReport",
-    "Verdict",
-    "check_estimates",
-    "check_estimator",
-    "judge",
-    "judge_in_looks",
-]
-
 # So far out in the tails no law of a mean of data holds, nor can the non-central one be computed.
 SMALLEST_RATE = 1e-12
 

@@ -317,7 +317,7 @@ class EstimatorReport:
                 f"probability {self.power:g}"
                 + (
                     f"; for one of 1% it takes {needed} replicates"
-                    if needed <= MOST_REPLICATES
+                    if 0 < needed <= MOST_REPLICATES
                     else ""
                 )
             )

@@ -12,10 +12,11 @@ import numpy as np
 
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.certify.accuracy import Enclosed, Level
-from tabular_bilevel.checks.estimator import EstimatorReport, judge
 from tabular_bilevel.checks.gradient import check_gradient
 from tabular_bilevel.checks.judging import ROUNDING as OF_ESTIMATES
+from tabular_bilevel.checks.judging import judge
 from tabular_bilevel.checks.localising import localise, parts_of
+from tabular_bilevel.checks.report import EstimatorReport
 from tabular_bilevel.checks.verdict import Verdict
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.exact.hypergradient import hypergradient

@@ -26,6 +26,7 @@ from tabular_bilevel.cli._common import (
     say,
     size_of,
     somebodys,
+    theta_of,
     write_page,
 )
 
@@ -243,8 +244,7 @@ def _theta(options: argparse.Namespace, problem: Any) -> Any:
     if options.theta is None:
         size = size_of(options.problem, problem)
         return 0.1 * np.random.default_rng(0).normal(size=size)
-    with of_option("--theta"):
-        return read_array(options.theta, options.limit)
+    return theta_of(options, problem)
 
 
 def _of_rows(options: argparse.Namespace) -> tb.EstimatorReport:

@@ -35,7 +35,6 @@ SHOWN, SMALL = 5, 0.01
 # Play hardly ever ends whose later steps weigh this share of what they would if it never did.
 HARDLY_ENDS = 0.99
 
-
 WHY = {
     ("direct", "leader_reward"): "the leader's own reward changes",
     ("direct", "transition"): "play goes elsewhere, with the same policy",

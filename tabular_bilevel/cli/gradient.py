@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import tabular_bilevel as tb
-from tabular_bilevel._base.files import read_array, require_writable, write_file
-from tabular_bilevel.cli._common import add_limit, add_problem, of_option, problem_of, say
+from tabular_bilevel._base.files import require_writable, write_file
+from tabular_bilevel.cli._common import add_limit, add_problem, problem_of, say, theta_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compute the gradient at a theta from a file, and write it to another."""
     problem = problem_of(options.problem)
-    with of_option("--theta"):
-        theta = read_array(options.theta, options.limit)
+    theta = theta_of(options, problem)
     out = options.out or options.theta.with_name(f"{options.theta.stem}-gradient.npy")
     require_writable(out)  # better now than after the work
     result = tb.hypergradient(problem, theta, horizon=options.horizon)

@@ -12,12 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arguments import (
-    as_generator,
-    as_theta,
-    finite_array,
-    positive_integer,
-)
+from tabular_bilevel._base.arguments import as_generator, as_theta, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
@@ -69,7 +64,6 @@ class AdaptiveModelDesign:
     sweeps: int = 20
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("sweeps", self.sweeps)
 
     @quiet

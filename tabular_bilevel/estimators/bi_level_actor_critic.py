@@ -89,7 +89,6 @@ class BiLevelActorCritic:
     replay: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         Interaction(self.sampler, follower=self.follower, replay=self.replay)
         if self.step_size is not None:

@@ -26,11 +26,7 @@ from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
 from tabular_bilevel.lq.traces import require_noise
 from tabular_bilevel.problem import BilevelProblem, TablesOnlyError
 from tabular_bilevel.sampling.baselines import Baseline
-from tabular_bilevel.sampling.experience import (
-    Experience,
-    Interaction,
-    require_interaction,
-)
+from tabular_bilevel.sampling.experience import Experience, Interaction, require_interaction
 from tabular_bilevel.sampling.traces import TraceRule
 
 
@@ -107,7 +103,6 @@ class BoltzmannCovariance:
     average_tails: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_interaction(self.interaction)
         if not isinstance(self.baseline, Baseline):
             as_flag("baseline", self.baseline)

@@ -181,8 +181,7 @@ class BatchEstimator:
     sampler: Sampler = Episodes(100)
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        _Function.taking("function", self.function, "(view, batch)", 2)
+        _Function.taking("function", self.function, "(view, batch)")
         require_method("sampler", self.sampler, "sample")
 
     __call__ = _at_once
@@ -237,8 +236,7 @@ class SamplingEstimator:
     function: Callable[..., Any]
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        _Function.taking("function", self.function, "(view, rng)", 2)
+        _Function.taking("function", self.function, "(view, rng)")
 
     __call__ = _at_once
 
@@ -301,13 +299,13 @@ def as_estimator(estimator: Any, *, name: str = "estimator") -> Taken:
     except (TypeError, ValueError) as error:  # some that are compiled do not tell
         raise ValueError(f"{name} is {estimator!r}, whose parameters are not known") from error
     if names[:2] == ("view", "batch"):
-        _Function.taking(name, estimator, FORMS, 2)
+        _Function.taking(name, estimator, FORMS)
         return BatchEstimator(estimator)
     if names[:2] == ("view", "rng"):
-        _Function.taking(name, estimator, FORMS, 2)
+        _Function.taking(name, estimator, FORMS)
         return SamplingEstimator(estimator)
     if names[:2] == ("problem", "theta"):
-        return Whole(_Function.taking(name, estimator, FORMS, 2, "rng"))
+        return Whole(_Function.taking(name, estimator, FORMS, "rng"))
     raise _misfit(name, names, FORMS)
 
 
@@ -403,10 +401,8 @@ class _Function:
         )
 
     @classmethod
-    def taking(
-        cls, name: str, function: Any, forms: str, positional: int, *keywords: str
-    ) -> _Function:
-        """Make one of what takes so many arguments, those by name, and perhaps a memory."""
+    def taking(cls, name: str, function: Any, forms: str, *keywords: str) -> _Function:
+        """Make one of what takes two arguments, those by name, and perhaps a memory."""
         if isinstance(function, type) or not callable(function):
             raise ValueError(f"{name} is {brief(repr(function))}, which cannot be called")
         found = cls.of(function)
@@ -417,7 +413,7 @@ class _Function:
         except (TypeError, ValueError):
             return found
         try:
-            signature.bind(*range(positional), **dict.fromkeys(keywords))
+            signature.bind(0, 1, **dict.fromkeys(keywords))
         except TypeError as error:
             raise _misfit(name, tuple(signature.parameters), forms) from error
         return found

@@ -43,7 +43,6 @@ class ExactGradient:
     follower: FollowerSolver = CompiledPolicyIteration()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_method("follower", self.follower, "solve")
 
     @quiet

@@ -39,6 +39,12 @@ def by_rule(self: Any, experience: Experience) -> Estimate:
     return Estimate.traced(experience, *self.rule(experience).measures(experience))
 
 
+def rule_of(self: Any, problem: BilevelProblem, theta: npt.ArrayLike) -> tuple[Any, Experience]:
+    """Return a method's rule, and what it knows, where they do not depend on the sample."""
+    limit = self.interaction.given(problem, theta)
+    return self.rule(limit), limit
+
+
 @quiet
 def target_of(self: Any, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
     """Compute what the estimates' mean comes to with infinite data, as of `Estimator`."""

@@ -100,7 +100,6 @@ class HyperPolicyGradient:
     uniform: Sampler | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_interaction(self.interaction)
         if self.oracle is not None and self.uniform is not None:
             raise ValueError("oracle and uniform are two ways to take a separate sample")

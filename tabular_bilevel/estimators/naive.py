@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tabular_bilevel._base.arrays import quiet
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
-from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.gathered import enumerable_of, gathered, sampler_of, target_of
+from tabular_bilevel.estimators.estimate import bias_of
+from tabular_bilevel.estimators.gathered import (
+    by_rule,
+    enumerable_of,
+    gathered,
+    rule_of,
+    sampler_of,
+    target_of,
+)
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.traces import TraceRule as TraceRuleOfStates
-from tabular_bilevel.problem import BilevelProblem
-from tabular_bilevel.sampling.experience import (
-    Experience,
-    Interaction,
-    require_interaction,
-)
+from tabular_bilevel.sampling.experience import Experience, Interaction, require_interaction
 from tabular_bilevel.sampling.traces import TraceRule
 
 
@@ -61,23 +61,16 @@ class NaivePolicyGradient:
     interaction: Interaction = Interaction()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_interaction(self.interaction)
 
     __call__ = gathered
 
-    @quiet
-    def estimate(self, experience: Experience) -> Estimate:
-        """Estimate from given experience, as `Interaction.gather` or `limit` makes it."""
-        return Estimate.traced(experience, *direct_rule(experience).measures(experience))
+    def rule(self, experience: Experience) -> Any:
+        """Credit nothing."""
+        return direct_rule(experience)
 
-    def rule_at(
-        self, problem: BilevelProblem, theta: npt.ArrayLike
-    ) -> tuple[TraceRule, Experience]:
-        """Return its rule, and what it knows, where they do not depend on the sample."""
-        limit = self.interaction.given(problem, theta)
-        return direct_rule(limit), limit
-
+    estimate = by_rule
+    rule_at = rule_of
     target = target_of
     bias = bias_of
     enumerable = enumerable_of

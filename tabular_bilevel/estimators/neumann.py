@@ -13,12 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import (
-    as_generator,
-    as_theta,
-    positive_integer,
-    require_method,
-)
+from tabular_bilevel._base.arguments import as_generator, as_theta, positive_integer, require_method
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only
 from tabular_bilevel.estimators.estimate import Estimate, Parts, bias_of
 from tabular_bilevel.finite.adjoint import (
@@ -72,7 +67,6 @@ class TruncatedNeumann:
     follower: FollowerSolver = CompiledPolicyIteration()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("terms", self.terms)
         require_method("follower", self.follower, "solve")
 

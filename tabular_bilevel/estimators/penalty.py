@@ -91,7 +91,6 @@ class ValueGapPenalty:
     follower: FollowerSolver = CompiledPolicyIteration()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("weight", self.weight)
         require_method("follower", self.follower, "solve")
         if self.sampler is not None:
@@ -143,11 +142,7 @@ class ValueGapPenalty:
         """Compare the flows of both policies, as they are seen, or exact without a sampler."""
         theta = read_only(as_theta(theta))
         model = problem.model(theta)
-        if model.follower_discount != model.leader_discount:
-            raise ValueError(
-                f"ValueGapPenalty is defined for one discount, and follower_discount is "
-                f"{model.follower_discount}, leader_discount {model.leader_discount}"
-            )
+        require_one_discount("ValueGapPenalty", model)
         reward = model.follower_reward + model.leader_reward / self.weight
         penalised = model.with_rewards(reward, model.leader_reward)
         require_memory(memory)
@@ -183,6 +178,15 @@ class ValueGapPenalty:
             model=model,
             response=response,
             memory={FOLLOWER_VALUE: response.value, PENALISED_VALUE: tempted.value},
+        )
+
+
+def require_one_discount(name: str, model: Model) -> None:
+    """Raise unless both players discount alike."""
+    if model.follower_discount != model.leader_discount:
+        raise ValueError(
+            f"{name} is defined for one discount, and follower_discount is "
+            f"{model.follower_discount}, leader_discount {model.leader_discount}"
         )
 
 

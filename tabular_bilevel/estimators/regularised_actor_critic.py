@@ -20,27 +20,15 @@ from tabular_bilevel._base.arguments import (
     finite_array,
     require_method,
 )
-from tabular_bilevel._base.arrays import (
-    FloatArray,
-    grouped_sums,
-    quiet,
-    ratio,
-    read_only,
-    softmax,
-)
+from tabular_bilevel._base.arrays import FloatArray, grouped_sums, quiet, ratio, read_only, softmax
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.estimate import Estimate, bias_of
-from tabular_bilevel.estimators.penalty import ValueGapPenalty
+from tabular_bilevel.estimators.penalty import ValueGapPenalty, require_one_discount
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import (
-    BilevelProblem,
-    modelled,
-    pulled_back,
-    require_reward_parameters,
-)
+from tabular_bilevel.problem import BilevelProblem, modelled, pulled_back, require_reward_parameters
 from tabular_bilevel.sampling.experience import ITERATION, NOTHING, Memory, calls_before, law_of
 from tabular_bilevel.sampling.samplers import Sampler
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
@@ -130,7 +118,6 @@ class RegularisedActorCritic:
     sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("weight", self.weight)
         as_positive("actor_step", self.actor_step)
         if not 0.0 < as_real("critic_step", self.critic_step) <= 1.0:
@@ -230,11 +217,7 @@ class RegularisedActorCritic:
         """Work out where the learning stands."""
         theta = read_only(as_theta(theta))
         model = modelled(problem, theta)
-        if model.follower_discount != model.leader_discount:
-            raise ValueError(
-                "RegularisedActorCritic is defined for one discount, and follower_discount is "
-                f"{model.follower_discount}, leader_discount {model.leader_discount}"
-            )
+        require_one_discount("RegularisedActorCritic", model)
         if not memory:  # once a run is enough
             require_reward_parameters("RegularisedActorCritic", problem, theta, model)
         k = calls_before(memory)

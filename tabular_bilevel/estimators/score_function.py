@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_flag
 from tabular_bilevel._base.arrays import FloatArray, grouped_sums
@@ -20,6 +19,7 @@ from tabular_bilevel.estimators.gathered import (
     by_rule,
     enumerable_of,
     gathered,
+    rule_of,
     sampler_of,
     target_of,
 )
@@ -27,12 +27,8 @@ from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.finite.adjoint import influence_measures
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.sensitivities import Sensitivities
-from tabular_bilevel.problem import BilevelProblem, require_tables
-from tabular_bilevel.sampling.experience import (
-    Experience,
-    Interaction,
-    require_interaction,
-)
+from tabular_bilevel.problem import require_tables
+from tabular_bilevel.sampling.experience import Experience, Interaction, require_interaction
 from tabular_bilevel.sampling.trajectories import Law, Trajectories
 
 
@@ -84,7 +80,6 @@ class ScoreFunction:
     baseline: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_interaction(self.interaction)
         as_flag("baseline", self.baseline)
 
@@ -97,13 +92,7 @@ class ScoreFunction:
         value = experience.values.value
         return ScoreRule(value if self.baseline else np.zeros_like(value))
 
-    def rule_at(
-        self, problem: BilevelProblem, theta: npt.ArrayLike
-    ) -> tuple[ScoreRule, Experience]:
-        """Return its rule, and what it knows, where they do not depend on the sample."""
-        limit = self.interaction.given(problem, theta)
-        return self.rule(limit), limit
-
+    rule_at = rule_of
     target = target_of
     bias = bias_of
     enumerable = enumerable_of

@@ -80,7 +80,6 @@ class SoBiRL:
     each_step: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         require_interaction(self.interaction)
         as_flag("discounted", self.discounted)
         as_flag("each_step", self.each_step)

@@ -99,7 +99,6 @@ class ZeroOrder:
     follower: FollowerSolver = CompiledPolicyIteration()
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         as_positive("radius", self.radius)
         positive_integer("n_directions", self.n_directions)
         as_flag("two_sided", self.two_sided)

@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import (
-    as_discount,
-    as_positive,
-    finite_array,
-    positive_integer,
-)
+from tabular_bilevel._base.arguments import as_discount, as_positive, finite_array, positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.lq.arguments import as_change, as_not_negative, as_positive_definite, sizes
 from tabular_bilevel.lq.linear import is_stable
@@ -171,25 +166,7 @@ class LinearQuadraticModel:
         return int(self.control.shape[1])
 
     def replace(self, **tables: Any) -> LinearQuadraticModel:
-        """Copy the model with some tables changed; all are checked again.
-
-        Parameters
-        ----------
-        **tables
-            Any of the attributes.
-
-        Returns
-        -------
-        LinearQuadraticModel
-            A new model.
-
-        Raises
-        ------
-        ValueError
-            As on construction.
-        TypeError
-            If a name is not that of an attribute.
-        """
+        """Copy the model with some tables changed, as of `Model`; all are checked again."""
         return dataclasses.replace(self, **tables)
 
     def __str__(self) -> str:

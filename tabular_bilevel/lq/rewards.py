@@ -121,7 +121,6 @@ class QuadraticReward:
 
     @quiet
     def __post_init__(self) -> None:
-        """Check the numbers, and copy them."""
         state = as_symmetric("leader_reward.state", self.state)
         control = as_symmetric("leader_reward.control", self.control)
         shape = (len(state), len(control))
@@ -221,7 +220,6 @@ class GaussianBump:
 
     @quiet
     def __post_init__(self) -> None:
-        """Check the numbers, and copy them."""
         centre = read_only(finite_array("leader_reward.centre", self.centre, (None,)))
         precision = as_not_negative("leader_reward.precision", self.precision, centre.size)
         object.__setattr__(self, "centre", centre)

@@ -77,21 +77,9 @@ class Sensitivities:
         leader_reward: Mapping[str, Any] | None = None,
         **tables: Any,
     ) -> Sensitivities:
-        """Make sensitivities of arrays that this object may own: they become read-only.
+        """Make sensitivities of arrays by the tables' names, as of `Sensitivities` of tables.
 
-        Parameters
-        ----------
-        model : LinearQuadraticModel
-            Whose tables they belong to.
-        leader_reward : mapping of str to ndarray, optional
-            Of the leader's reward; 0 if left out, as the others.
-        **tables : ndarray
-            Of the other tables, by their names.
-
-        Returns
-        -------
-        Sensitivities
-            Of those arrays.
+        Those of the leader's reward, too, are by name; what is left out is 0.
         """
 
         def owned(array: Any, table: Any) -> FloatArray:
@@ -148,18 +136,7 @@ class Sensitivities:
 
     @quiet
     def dot(self, tangent: Tangent) -> float:
-        """Differentiate J along a change of the tables.
-
-        Parameters
-        ----------
-        tangent : Tangent
-            The change.
-
-        Returns
-        -------
-        float
-            The derivative of J along it.
-        """
+        """Differentiate J along a change of the tables, as of `Sensitivities` of tables."""
         pairs = [(getattr(self, name), getattr(tangent, name)) for name in MOVED]
         pairs += [(self.leader_reward[name], x) for name, x in tangent.leader_reward.items()]
         return float(sum(np.vdot(slope, x) for slope, x in pairs if x is not None))

@@ -75,52 +75,20 @@ class Trajectories:
         return self.count
 
     def visits(self, discount: float) -> tuple[None, FloatArray]:
-        """Weigh the steps of all trajectories; nothing is visited twice.
+        """Weigh the steps of all trajectories together, shape (T,), as of `Trajectories` of tables.
 
-        Parameters
-        ----------
-        discount : float
-            Weight of a step, relative to the one before.
-
-        Returns
-        -------
-        counts : None
-            There are no counts.
-        weights : ndarray, shape (T,)
-            Of the steps of all trajectories together.
+        There are no counts: nothing is visited twice.
         """
         return None, np.asarray(self.count * discount ** np.arange(self.controls.shape[1]))
 
     def cut(self, horizon: int) -> Trajectories:
-        """Leave out what comes after so many steps.
-
-        Parameters
-        ----------
-        horizon : int
-            How many are left.
-
-        Returns
-        -------
-        Trajectories
-            Views of the same numbers.
-        """
+        """Keep the first `horizon` steps of each, as of `Trajectories` of tables."""
         return self.replace(
             states=self.states[:, : horizon + 1], controls=self.controls[:, :horizon]
         )
 
     def replace(self, **changes: Any) -> Trajectories:
-        """Copy with some attributes changed.
-
-        Parameters
-        ----------
-        **changes
-            Any of the attributes.
-
-        Returns
-        -------
-        Trajectories
-            New ones.
-        """
+        """Copy with some attributes changed, as of `Trajectories` of tables."""
         return replace(self, **changes)
 
     def mean_return(self) -> float:

@@ -13,7 +13,7 @@ from tabular_bilevel.lq.follower import closed_loop
 from tabular_bilevel.lq.leader import moved_noise, rounding_horizon
 from tabular_bilevel.lq.linear import lyapunov, powers
 from tabular_bilevel.lq.model import LinearQuadraticModel
-from tabular_bilevel.lq.rewards import QuadraticReward, Widened
+from tabular_bilevel.lq.rewards import QuadraticReward, Widened, by_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +128,7 @@ def exact_values(model: LinearQuadraticModel, policy: Any) -> Values:
     closed = closed_loop(model, policy.gain)
     noise = moved_noise(model, policy.covariance)
     if isinstance(reward, QuadraticReward):
-        gain = policy.gain
-        mixed = reward.cross @ gain
-        paid = reward.state - mixed - mixed.T + gain.T @ reward.control @ gain
+        paid = by_state(vars(reward), policy.gain)
         base = float(np.vdot(reward.control, policy.covariance)) + reward.constant
         if steps is None:
             matrix = lyapunov(np.sqrt(discount) * closed.T, paid)

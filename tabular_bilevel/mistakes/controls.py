@@ -52,7 +52,6 @@ class Control:
     n_trajectories: int = 1000
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("n_trajectories", self.n_trajectories)
 
     def __call__(

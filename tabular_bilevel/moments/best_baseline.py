@@ -9,14 +9,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tabular_bilevel._base.arguments import as_checked_theta
-from tabular_bilevel._base.arrays import (
-    FloatArray,
-    IntArray,
-    grouped_sums,
-    quiet,
-    ratio,
-    read_only,
-)
+from tabular_bilevel._base.arrays import FloatArray, IntArray, grouped_sums, quiet, ratio, read_only
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.finite.tangents import summing

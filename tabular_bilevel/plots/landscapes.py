@@ -174,7 +174,6 @@ class Plane:
     __setstate__ = restore_read_only
 
     def __post_init__(self) -> None:
-        """Check the vectors."""
         size = as_theta(self.origin, name="origin").size
         for name in ("origin", "first", "second"):
             vector = as_numbers(name, as_theta(getattr(self, name), size, name=name), (size,))
@@ -244,6 +243,11 @@ class Plane:
         -------
         ndarray, shape (n, 2)
             Coordinates of the nearest points of the plane.
+
+        Raises
+        ------
+        ValueError
+            If thetas has the wrong shape or holds a value that is not finite.
         """
         points = as_numbers("thetas", thetas, (None, self.origin.size))
         axes = np.column_stack([self.first, self.second])

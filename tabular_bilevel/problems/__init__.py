@@ -66,12 +66,7 @@ from tabular_bilevel.problems.grid_world import grid_world, warehouse
 from tabular_bilevel.problems.lessons import fork, rounds
 from tabular_bilevel.problems.linear_quadratic_game import LinearQuadraticGame
 from tabular_bilevel.problems.markov_game import MarkovGame
-from tabular_bilevel.problems.random_families import (
-    garnet,
-    layered,
-    layered_game,
-    random_game,
-)
+from tabular_bilevel.problems.random_families import garnet, layered, layered_game, random_game
 from tabular_bilevel.problems.reparametrised import Reparametrised
 from tabular_bilevel.problems.tax_design import tax_design
 

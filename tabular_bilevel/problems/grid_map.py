@@ -55,7 +55,6 @@ class GridMap:
     __setstate__ = restore_read_only
 
     def __post_init__(self) -> None:
-        """Check the map and the cells."""
         free = np.array(self.free)
         if free.dtype != bool or free.ndim != 2 or not free.any():
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import as_theta, finite_array
+from tabular_bilevel._base.arguments import as_flag, as_theta, finite_array
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.lq.arguments import as_not_negative, as_symmetric, sizes
 from tabular_bilevel.lq.linear import symmetric
@@ -76,10 +76,7 @@ class LinearQuadraticGame:
             raise ValueError(
                 f"base is of type {type(self.base).__name__}, not a LinearQuadraticModel"
             )
-        if not isinstance(self.follower_observes_leader, (bool, np.bool_)):
-            raise ValueError(
-                f"follower_observes_leader is {self.follower_observes_leader!r}, not True or False"
-            )
+        as_flag("follower_observes_leader", self.follower_observes_leader)
         acts = finite_array("leader_control", self.leader_control, (self.base.n_states, None))
         size = acts.shape[1]
         paid, noise = self.leader_action_reward, self.leader_noise
@@ -97,18 +94,7 @@ class LinearQuadraticGame:
             object.__setattr__(self, name, table)
 
     def replace(self, **changes: Any) -> LinearQuadraticGame:
-        """Copy the game with some of its attributes changed.
-
-        Parameters
-        ----------
-        **changes
-            Any of the attributes, checked as on construction.
-
-        Returns
-        -------
-        LinearQuadraticGame
-            A new game.
-        """
+        """Copy the game with some attributes changed, as of `MarkovGame`; all are checked again."""
         return replace(self, **changes)
 
     @property

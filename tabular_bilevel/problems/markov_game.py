@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from tabular_bilevel._base.arguments import (
     as_distribution,
+    as_flag,
     as_names,
     as_theta,
     finite_array,
@@ -161,10 +162,7 @@ class MarkovGame:
         **scalars: float,
     ) -> None:
         """Check the tables, which may be made of others, and keep them."""
-        if not isinstance(follower_observes_leader, (bool, np.bool_)):
-            raise ValueError(
-                f"follower_observes_leader is {follower_observes_leader!r}, not True or False"
-            )
+        as_flag("follower_observes_leader", follower_observes_leader)
         follower = real_array("follower_reward", follower_reward, (None, None, None))
         shape = follower.shape
         mask = not_forbidden(follower)

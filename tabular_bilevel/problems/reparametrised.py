@@ -148,7 +148,6 @@ class Budget:
     n_parameters: int
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("n_parameters", self.n_parameters)
         as_finite("total", self.total)
 
@@ -246,7 +245,6 @@ class Box:
     __setstate__ = restore_read_only
 
     def __post_init__(self) -> None:
-        """Check the bounds."""
         sides = {
             name: np.atleast_1d(as_array(name, getattr(self, name))) for name in ("low", "high")
         }
@@ -353,7 +351,6 @@ class Line:
     __setstate__ = restore_read_only
 
     def __post_init__(self) -> None:
-        """Check the vectors."""
         origin = as_theta(self.origin)
         way = as_theta(self.direction, origin.size, name="direction")
         if not way.any():

@@ -228,7 +228,6 @@ class GivenCritic:
     __setstate__ = restore_read_only
 
     def __post_init__(self) -> None:
-        """Check the table."""
         table = finite_array("action_value", self.action_value, (None, None))
         object.__setattr__(self, "action_value", read_only(table))
 
@@ -360,7 +359,6 @@ class SarsaCritic:
     warm_start: bool = True
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
         as_nonnegative("initial_spread", self.initial_spread)
@@ -460,7 +458,6 @@ class TemporalDifferenceCritic:
     warm_start: bool = True
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("sweeps", self.sweeps)
         require_step_size(self.step_size)
         as_flag("warm_start", self.warm_start)

@@ -182,7 +182,6 @@ class Interaction:
     replay: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if self.replay is not None:
             positive_integer("replay", self.replay)
         for name, method in (("sampler", "sample"), ("critic", "values"), ("follower", "solve")):

@@ -135,7 +135,6 @@ class Episodes:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("n_trajectories", self.n_trajectories)
         if self.steps is not None:
             positive_integer("steps", self.steps)
@@ -195,7 +194,6 @@ class StepBudget:
     n_envs: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("n_steps", self.n_steps)
         if self.time_limit is not None:
             positive_integer("time_limit", self.time_limit)
@@ -258,7 +256,6 @@ class Survivors:
     probability: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         positive_integer("n_trajectories", self.n_trajectories)
         if self.probability is not None and not 0.0 < as_real("probability", self.probability) < 1:
             raise ValueError(f"probability is {self.probability}, not in (0, 1)")

@@ -116,7 +116,6 @@ class TraceRule:
     indirect_tables: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what else has a shape."""
         off, shape = self.baseline, self.credit.shape
         if isinstance(off, Baseline) and off.leader.shape != shape:
             raise ValueError(

@@ -20,7 +20,7 @@ from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems import zoo
 from tabular_bilevel.vectors.flags import NOTES, table_flags
-from tabular_bilevel.vectors.load_vectors import ANSWERS
+from tabular_bilevel.vectors.load_vectors import ANSWERS, NUMBERS
 from tabular_bilevel.vectors.stored import MOVED, StoredProblem
 
 #: Of the zoo, those that vectors are drawn from, in the order of their turns.
@@ -60,16 +60,8 @@ TRIES = 20
 class VectorRecipe:
     """What a vector is made from; its numbers depend on nothing else.
 
-    Attributes
-    ----------
-    family : str
-        A name in `FAMILIES`.
-    number : int
-        Number in the family, from 0.
-    seed : int
-        Seed of the whole set.
-    max_states : int
-        States at most.
+    The family has its name in `FAMILIES`, the number counts from 0 there, and the seed is of the
+    whole set.
     """
 
     family: str
@@ -125,10 +117,7 @@ def made(recipe: VectorRecipe) -> dict[str, Any]:
         **{f"{name}_bounds": _bounds(getattr(proof, name)) for name in ANSWERS},
         **{f"{name}_noise": number for name, number in noise.items()},
     }
-    for name in (
-        "follower_discount", "leader_discount", "temperature", "follower_reward", "leader_reward",
-        "initial", "termination",
-    ):  # fmt: skip
+    for name in (*NUMBERS, "follower_reward", "leader_reward", "initial", "termination"):
         content[name] = getattr(model, name)
     return {name: _canonical(value) for name, value in content.items()}
 

@@ -23,6 +23,7 @@ from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel._base.files import LIMIT, brief, read_json, shown
 from tabular_bilevel.certify.enclosure import enclose
 from tabular_bilevel.certify.result import CertificationError, Hypergradient, Interval
+from tabular_bilevel.estimators.contract import require_something
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.mistakes.register import MISTAKES, Mistake
 from tabular_bilevel.vectors.flags import NOTES, table_flags
@@ -474,8 +475,7 @@ def wrong_gradients(vector: Vector) -> Iterator[tuple[Mistake, FloatArray]]:
 def _answer(returned: Any, n_parameters: int) -> tuple[float | None, FloatArray]:
     """Take apart what somebody's function returned."""
     objective = None
-    if returned is None:
-        raise ValueError("it returned None, not a gradient: is its return statement missing?")
+    require_something(returned)
     if isinstance(returned, tuple) and len(returned) == 2 and np.ndim(returned[1]) > 0:
         objective, returned = as_real("the objective", returned[0]), returned[1]
     return objective, real_array("the gradient", returned, (n_parameters,))

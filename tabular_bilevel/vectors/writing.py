@@ -35,8 +35,11 @@ from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.vectors.flags import NOTES
 from tabular_bilevel.vectors.load_vectors import (
     ANSWERS,
+    NUMBERS,
+    RECTANGLES,
     SCHEMA_VERSION,
     TABLES,
+    VECTORS,
     Vector,
     content_digest,
     in_decimal,
@@ -114,13 +117,7 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         **{name: content[name] for name in ("name", "family", "origin")},
         "flags": list(content["flags"]),
         "digest": content_digest(dict(content)),
-        **{
-            name: hexadecimal(content[name])
-            for name in (
-                "follower_discount", "leader_discount", "temperature", "theta", "initial",
-                "follower_reward", "leader_reward", "termination",
-            )
-        },
+        **{name: hexadecimal(content[name]) for name in (*NUMBERS, *VECTORS, *RECTANGLES)},
         "available": content["available"].tolist(),
         "transition": {
             "data": hexadecimal(content["transition_data"]),
@@ -129,15 +126,13 @@ def _json_vector(content: Mapping[str, Any]) -> bytes:
         },
         "tangents": tangents,
         **{
-            name: dict(
-                zip(("lower", "upper"), hexadecimal(content[f"{name}_bounds"]), strict=True)
-            )
+            name: dict(zip(("lower", "upper"), hexadecimal(content[f"{name}_bounds"]), strict=True))
             for name in ANSWERS
         },
         "noise": {
             name: hexadecimal(content[f"{name}_noise"]) for name in ("objective", "gradient")
         },
-    }  # fmt: skip
+    }
     document["decimal"] = in_decimal(document)
     return (json.dumps(document, allow_nan=False) + "\n").encode()
 
@@ -188,7 +183,6 @@ class Plan:
     encoding: Encoding = NPZ
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         count, most = (
             positive_integer(name, getattr(self, name)) for name in ("count", "max_states")
         )

@@ -15,6 +15,11 @@ def exact_law(model, policy, horizon):
     return np.array(law)
 
 
+# What is right fails a test of frequencies with at most this probability over all cells: exact
+# binomial tails and a union bound. Seeds are fixed, so it fails always or never.
+FALSE_ALARM_RATE = 1e-6
+
+
 def smallest_chance(drawn, law):
     """Probability of the least likely count, times the number of cells."""
     counts = np.zeros(law.shape, int)

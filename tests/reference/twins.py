@@ -437,6 +437,29 @@ def flow_residual(model, source, flow, policy, discount, measure):
     return source + discount * exact(model.transition.toarray()).T @ leaving.ravel() - measure
 
 
+def move_gaps(model, discount, gap, step):
+    """Gaps, and by how much they move, once the value went a step."""
+    moved = value_gaps(model, 0.0 * model.follower_reward, discount, step)
+    return gap + moved, moved
+
+
+def move_flow(model, policy, discount, step, residual):
+    """The residual of a measure that went a step."""
+    nothing = exact(0.0 * policy.astype(float))
+    return residual + flow_residual(model, 0, nothing, policy, discount, step)
+
+
+def move_policy(policy, log_policy, moved, residual, available, temperature):
+    """Policy, its logarithm and temperature * log sum pi exp(...), once gaps have moved."""
+    for s, here in enumerate(available):
+        weights = policy[s, here] * [exponential(t) for t in moved[s, here] / temperature]
+        log_total = logarithm(sum(weights))
+        policy[s, here] = weights / sum(weights)
+        log_policy[s, here] += moved[s, here] / temperature - log_total
+        residual[s] += temperature * log_total
+    return policy, log_policy, residual
+
+
 def soft_policy(gap, available, temperature):
     """pi = softmax(gap / temperature), its logarithm, and temperature * log sum exp(...)."""
     policy, log_policy = np.full((2, *gap.shape), Fraction(0))

@@ -23,7 +23,6 @@ except ImportError:  # run as a script
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--map", type=Path, help="a MovingAI map for a large problem")
     options = parser.parse_args(arguments)

@@ -25,7 +25,6 @@ except ImportError:  # run as a script
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=1000)
     options = parser.parse_args(arguments)

@@ -82,7 +82,6 @@ def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
 
 
 def main() -> int:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--map", type=Path, help="a MovingAI map for the large problem")
     options = parser.parse_args()

@@ -54,7 +54,6 @@ def swept(workers: int, runs: list[Run], fresh: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
     parser = runner.parser(__doc__, runs=7)
     parser.add_argument("--tasks", type=int, default=10, help="ascents (10)")
     parser.add_argument("--iterations", type=int, default=10_000, help="of each (10,000)")

@@ -651,7 +651,6 @@ def printed(kept: dict[str, Number], table: str, form: str, width_of: float) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and write into the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", choices=sorted(SCALES), default="small")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep what is done")

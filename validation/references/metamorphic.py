@@ -18,6 +18,7 @@ import tabular_bilevel as tb
 
 DISCOUNTS = (0.0, 0.25, 0.4375, 0.5, 0.75, 0.96875, 1.0 - 2.0**-10)
 CONSTANTS = (0.125, -3.0, 2026.0, 1e6, 2.0**40)
+OF_PAIRS = ("follower_reward", "leader_reward", "termination")
 MASS_OFF = 2.0**-30  # 9.3e-10: what a distribution may be off by
 
 
@@ -240,6 +241,11 @@ def change(before, origin, /, **maps):
     return Pair((before, origin), (dataclasses.replace(before, **maps), moved), **pair)
 
 
+def picked(before, names, index):
+    """Take some entries of each of the tables named."""
+    return {name: getattr(before, name)[index] for name in names}
+
+
 def constants(rng, t, theta):
     """Constants in the log-features of each distribution."""
     c = rng.choice(CONSTANTS)
@@ -260,17 +266,11 @@ def relabelled(rng, t, theta):
     actions = np.array([rng.permutation(A) for _ in range(S)])
     order = rng.permutation(t.n_parameters)
     pairs = states[:, None], actions[states]
-    tables = {
-        name: getattr(t, name)[pairs]
-        for name in (
-            "follower_reward", "leader_reward", "available", "termination",
-        )
-    }  # fmt: skip
     new_of_state, new_of_action = np.argsort(states), np.argsort(actions, axis=1)
     return change(
         t,
         theta,
-        **tables,
+        **picked(t, (*OF_PAIRS, "available"), pairs),
         kernel=t.kernel[pairs][..., states],
         stored=t.stored[pairs][..., states],
         initial=t.initial[states],
@@ -292,17 +292,11 @@ def split_state(rng, t, theta):
     k = int(rng.integers(S))
     twice = np.append(np.arange(S), k)
     share = np.where(twice == k, 0.5, 1.0)
-    rows = {
-        name: getattr(t, name)[twice]
-        for name in (
-            "follower_reward", "leader_reward", "available", "termination",
-            "follower_features", "leader_features", "initial_features",
-        )
-    }  # fmt: skip
+    features = ("follower_features", "leader_features", "initial_features")
     return change(
         t,
         theta,
-        **rows,
+        **picked(t, (*OF_PAIRS, "available", *features), twice),
         kernel=t.kernel[twice][..., twice] * share,
         stored=t.stored[twice][..., twice],
         kernel_features=t.kernel_features[twice][:, :, twice],
@@ -457,12 +451,10 @@ def other_parameters(rng, t, theta):
     factor = 2.0 ** int(rng.integers(-30, 30))
     part = dyadic(rng, theta.size)
     features = {
-        name: factor * np.concatenate(2 * [getattr(t, name)], axis=-1)
-        for name in (
-            "follower_features", "leader_features", "kernel_features",
-            "initial_features", "temperature_features",
-        )
-    }  # fmt: skip
+        field.name: factor * np.concatenate(2 * [getattr(t, field.name)], axis=-1)
+        for field in dataclasses.fields(t)
+        if field.name.endswith("_features")
+    }
     side = int(rng.integers(2))
     pick = np.eye(2 * theta.size)[side * theta.size : (side + 1) * theta.size]
     return change(
@@ -553,7 +545,7 @@ def doubled_action(rng, t, theta):
     pair = change(
         t,
         theta,
-        **{name: getattr(t, name)[:, twice] for name in names},
+        **picked(t, names, np.s_[:, twice]),
         follower_reward=reward,
         value_shift=None,
     )
@@ -604,14 +596,10 @@ def game_relabelled(rng, g, theta):
     moves = rng.permutation(B) if B == 2 else np.arange(B)  # the order of a sum of two is free
     index = np.ix_(states, moves, actions)
     logits = np.arange(S * B).reshape(S, B)[np.ix_(states, moves)].ravel()
-    tables = {
-        name: getattr(g, name)[index]
-        for name in ("follower_reward", "leader_reward", "termination")
-    }
     return change(
         g,
         theta,
-        **tables,
+        **picked(g, OF_PAIRS, index),
         kernel=g.kernel[index][..., states],
         stored=g.stored[index][..., states],
         initial=g.initial[states],
@@ -636,15 +624,11 @@ def game_split_state(rng, g, theta):
     k = int(rng.integers(S))
     twice = np.append(np.arange(S), k)
     share = np.where(twice == k, 0.5, 1.0)
-    tables = {
-        name: getattr(g, name)[twice]
-        for name in ("follower_reward", "leader_reward", "termination")
-    }
     logits = np.arange(S * B).reshape(S, B)[twice].ravel()
     return change(
         g,
         theta,
-        **tables,
+        **picked(g, OF_PAIRS, twice),
         kernel=g.kernel[twice][..., twice] * share,
         stored=g.stored[twice][..., twice],
         initial=g.initial[twice] * share,
@@ -696,16 +680,7 @@ def game_units(rng, g, theta):
 
 def game_ending(rng, g, theta):
     """A chance of one half to end in place of half the discount."""
-    if max(g.follower_discount, g.leader_discount) >= 0.5:
-        return None
-    return change(
-        g,
-        theta,
-        kernel=g.kernel / 2.0,
-        termination=1.0 - (1.0 - g.termination) / 2.0,
-        follower_discount=2.0 * g.follower_discount,
-        leader_discount=2.0 * g.leader_discount,
-    )
+    return ending(rng, g, theta)
 
 
 def game_zeros(rng, g, theta):

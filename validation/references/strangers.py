@@ -10,28 +10,27 @@ import tabular_bilevel as tb
 
 
 class Plain:
-    """The two methods of a problem, and no more."""
+    """The two methods of a problem, and no more; one that is given by name stands for its own."""
 
-    def __init__(self, problem):
+    def __init__(self, problem, **own):
         self.model, self.pullback = problem.model, problem.pullback
         self.n_parameters = problem.n_parameters
+        vars(self).update(own)
 
 
 class Pushing(Plain):
     """A third method, which differentiates forward."""
 
-    def __init__(self, problem):
-        super().__init__(problem)
-        self.pushforward = problem.pushforward
+    def __init__(self, problem, **own):
+        super().__init__(problem, **{"pushforward": problem.pushforward, **own})
 
 
 class Single(Plain):
     """A pullback that computes in float32."""
 
     def __init__(self, problem):
-        super().__init__(problem)
+        super().__init__(problem, pullback=self._coarse)
         self._problem = problem
-        self.pullback = self._coarse
 
     def _coarse(self, theta, measures):
         with np.errstate(all="ignore"):

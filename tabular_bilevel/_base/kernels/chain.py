@@ -16,6 +16,9 @@ from tabular_bilevel._base.kernels.doubled import (
     flow_residual,
     influence_sources,
     left_over,
+    move_flow,
+    move_gaps,
+    move_policy,
     pair_measures,
     policy_errors,
     soft_policy,
@@ -33,6 +36,10 @@ Entries: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 
 # What a few products of bounds lose that underflow, before they are magnified.
 LOST = 2.0**-990
+
+# A step of a value that is so small beside the temperature, or the advantages, moves what depends
+# on it by what float64 knows well enough.
+NEAR = 2.0**-26
 
 # Steps of refinement at most, and what is small enough beside the temperature, or an advantage.
 STEPS, ENOUGH = 8, 2.0**-80
@@ -102,32 +109,30 @@ def operator_of(
         for k in range(indptr[row], indptr[row + 1]):
             weights[k] = policy[row // n_actions, row % n_actions] * data[k]
     factor_band(indptr, indices, weights, discount, place, band)
-    return place, band
+    return place, band, np.empty(n_states)
 
 
 @kernel
-def placed(place: IntArray, b: FloatArray) -> FloatArray:
+def put(place: IntArray, b: FloatArray, placed: FloatArray) -> None:
     """Put the states' numbers at their places in the band."""
-    moved = np.empty(b.size)
     for s in range(b.size):
-        moved[place[s]] = b[s]
-    return moved
+        placed[place[s]] = b[s]
 
 
 @kernel
-def of_states(place: IntArray, moved: FloatArray) -> FloatArray:
+def of_states(place: IntArray, placed: FloatArray) -> FloatArray:
     """Take the states' numbers from their places."""
-    x = np.empty(moved.size)
-    for s in range(moved.size):
-        x[s] = moved[place[s]]
+    x = np.empty(placed.size)
+    for s in range(placed.size):
+        x[s] = placed[place[s]]
     return x
 
 
 @patient_kernel(lambda operator, b: 4 * operator[1].size)
 def solve(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the inverse."""
-    place, band = operator
-    x = placed(place, b)
+    place, band, x = operator
+    put(place, b, x)
     solve_factors(band, x)
     return of_states(place, x)
 
@@ -135,8 +140,8 @@ def solve(operator: Operator, b: FloatArray) -> FloatArray:
 @patient_kernel(lambda operator, b: 4 * operator[1].size)
 def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     """Apply the transposed inverse."""
-    place, band = operator
-    x = placed(place, b)
+    place, band, x = operator
+    put(place, b, x)
     solve_band_transposed(band, x)
     return of_states(place, x)
 
@@ -154,22 +159,34 @@ def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
 
 
 @patient_kernel(elements)
-def largest(numbers: FloatArray, others: FloatArray) -> float:
-    """Largest sum of the sizes of two numbers; a NaN stays."""
-    most = 0.0
+def largest(numbers: FloatArray, errors: FloatArray) -> tuple[float, float]:
+    """Find the largest size, and the largest with its error; a NaN stays."""
+    most, at_most = 0.0, 0.0
     for k in range(numbers.size):
-        size = abs(numbers[k]) + abs(others[k])
-        if size > most or math.isnan(size):
-            most = size
-    return most
+        size = abs(numbers[k])
+        most = max(most, size)
+        size += errors[k]
+        if size > at_most or math.isnan(size):
+            at_most = size
+    return most, at_most
+
+
+@kernel
+def is_idle(size: float, at_most: float, before: float) -> bool:
+    """Say whether a step more is: its errors weigh as much as a residual, or the last one was."""
+    return not (at_most < 0.5 * before and at_most < 2.0 * size)
 
 
 @patient_kernel(elements)
-def step_on(number: FloatArray, low: FloatArray, step: FloatArray) -> None:
-    """Add a step to what is the sum of two numbers."""
+def step_on(number: FloatArray, low: FloatArray, step: FloatArray) -> tuple[float, float]:
+    """Add a step to what is the sum of two numbers; return its largest size, and their sum."""
+    most, length = 0.0, 0.0
     for k in range(number.size):
         total, lost = two_sum(number[k], step[k])
         number[k], low[k] = two_sum(total, lost + low[k])
+        most = max(most, abs(step[k]))
+        length += abs(step[k])
+    return most, length
 
 
 @patient_kernel(elements)
@@ -205,18 +222,22 @@ def carried(
     """
     residual, rest, error, count = scratch[0], scratch[1], scratch[2], scratch[3]
     measure, measure_low = solve_transposed(operator, arriving), np.zeros(source.size)
-    before, off = np.inf, np.inf
+    before, off, size, length, change = np.inf, np.inf, 0.0, np.inf, residual
     for step in range(STEPS):
-        flow_residual(
-            *entries, source, flow, flow_rest, policy, low, discount, measure, measure_low,
-            residual, rest, error, count,
-        )  # fmt: skip
+        if patience * length <= NEAR * size:
+            move_flow(*entries, policy, discount, contraction, change, residual, error, count)
+        else:
+            flow_residual(
+                *entries, source, flow, flow_rest, policy, low, discount, measure, measure_low,
+                residual, rest, error, count,
+            )  # fmt: skip
         size, total, turned = left_over(residual, error, measure, policy_error)
         off = (total + contraction * (turned + flow_error)) * patience
         if step == STEPS - 1 or patience * total <= ENOUGH * size or not total < 0.5 * before:
             break
         before = total
-        step_on(measure, measure_low, solve_transposed(operator, residual))
+        change = solve_transposed(operator, residual)
+        _, length = step_on(measure, measure_low, change)
     return measure, measure_low, off + lost(patience, off)
 
 
@@ -250,7 +271,7 @@ def centre(
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
     V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (10, S) and `spare`
-    (13, S, A) are 0.
+    (13, S, A) are room.
     Returns the largest residual, the objective and its error, the largest error of V_L but for its
     rounding, and dJ/d(temperature) and its error.
     """
@@ -266,32 +287,38 @@ def centre(
     influence_rest, nothing, residual, residual_error = spare[12], rows[0], rows[1], rows[2]
     value_low, leader_low, start = rows[3], rows[4], rows[9]
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
+    moved, change = advantage, nothing  # until then
+
+    rows[:5], zero[:] = 0.0, 0.0
 
     # the follower
     value[:] = stored
-    patience, left, value_top = least_patience(contraction), np.inf, np.inf
+    patience, left, value_top, longest = least_patience(contraction), np.inf, np.inf, np.inf
     for step in range(STEPS):
-        value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
-        soft_policy(
-            *gaps,
-            available,
-            temperature,
-            *found,
-            log_policy_error,
-            residual,
-            residual_error,
-            rows[5:],
-        )
-        before, left = left, largest(residual, residual_error)
+        if (patience + 16.0) * longest <= NEAR * temperature:
+            move_gaps(*entries, available, discount, change, *gaps, moved)
+            move_policy(
+                moved, gap_error, available, temperature, *found, log_policy_error, residual,
+                residual_error,
+            )  # fmt: skip
+        else:
+            value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
+            soft_policy(
+                *gaps, available, temperature, *found, log_policy_error, residual, residual_error,
+                rows[5:],
+            )  # fmt: skip
+        before = left
+        size, left = largest(residual, residual_error)
         value_top = left * patience + lost(patience, left)
-        enough = value_top <= ENOUGH * temperature or not left < 0.5 * before
+        enough = value_top <= ENOUGH * temperature or is_idle(size, left, before)
         if (step > 0 and enough) or step == STEPS - 1:
             break
         if step == 0:
             operator = leader = operator_of(given, *entries, policy, discount)
             if leader_discount != discount:
                 leader = operator_of(given, *entries, policy, leader_discount)
-        step_on(value, value_low, solve(operator, residual))
+        change = solve(operator, residual)
+        longest, _ = step_on(value, value_low, change)
     policy_errors(
         policy,
         log_error,
@@ -322,19 +349,24 @@ def centre(
             if not 0.0 < steps[s] < MOST_STEPS:
                 leader_value[s] = np.nan  # play is to end, and in float64 does not
         leader_patience = shown_patience(*entries, policy, advantage, terms, steps)
-    top, leader_top = np.inf, np.inf
+    top, leader_top, most, longest = np.inf, np.inf, 0.0, np.inf
     for step in range(STEPS):
-        value_gaps(
-            *entries, leader_reward, available, leader_discount, leader_value, leader_low, *gaps
-        )
+        if leader_patience * longest <= NEAR * most:
+            move_gaps(*entries, available, leader_discount, change, *gaps, moved)
+        else:
+            value_gaps(
+                *entries, leader_reward, available, leader_discount, leader_value, leader_low, *gaps
+            )
         before = top
-        top, most = advantages(
+        size, top, most = advantages(
             *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error
         )
         leader_top = top * leader_patience + lost(leader_patience, top)
-        if step == STEPS - 1 or leader_top <= ENOUGH * most or not top < 0.5 * before:
+        enough = leader_top <= ENOUGH * most or is_idle(size, top, before)
+        if enough or step == STEPS - 1:
             break
-        step_on(leader_value, leader_low, solve(leader, residual))
+        change = solve(leader, residual)
+        longest, _ = step_on(leader_value, leader_low, change)
     objective, objective_error = evaluate(
         initial,
         gap,

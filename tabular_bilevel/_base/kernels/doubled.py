@@ -19,6 +19,9 @@ __all__ = [
     "exponentials",
     "flow_residual",
     "influence_sources",
+    "move_flow",
+    "move_gaps",
+    "move_policy",
     "outward",
     "pair_measures",
     "policy_errors",
@@ -192,6 +195,47 @@ def value_gaps(
                 error[s, a] += n * UNDERFLOW
 
 
+@patient_kernel(lambda *arguments: 20 * arguments[2].size)
+def move_gaps(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    available: BoolArray,
+    discount: float,
+    step: FloatArray,
+    gap: FloatArray,
+    rest: FloatArray,
+    error: FloatArray,
+    moved: FloatArray,
+) -> None:
+    """Let gaps, as of `value_gaps`, follow a value that went a step: by discount P step - step(s).
+
+    `moved` is that in plain float64, which is enough where steps are small. What `step_on` rounds
+    is less than the gaps' error was.
+    """
+    n_states, n_actions = gap.shape
+    for s in range(n_states):
+        here = step[s]
+        for a in range(n_actions):
+            moved[s, a] = 0.0
+            if not available[s, a]:
+                continue
+            row = s * n_actions + a
+            first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
+            ahead, size = 0.0, 0.0
+            for k in range(first, last):
+                part = data[k] * step[np.uint64(indices[k])]
+                ahead += part
+                size += abs(part)
+            change = discount * ahead - here
+            high, lost = two_sum(gap[s, a], change)
+            gap[s, a], rest[s, a] = two_sum(high, lost + rest[s, a])
+            moved[s, a] = change
+            n = last - first + 5.0
+            off = n * ROUNDOFF * (discount * size + abs(here))
+            error[s, a] = 2.0 * error[s, a] + off + n * UNDERFLOW
+
+
 @patient_kernel(lambda *arguments: 40 * arguments[2].size)
 def flow_residual(
     indptr: IntArray,
@@ -252,6 +296,42 @@ def flow_residual(
             error[s] += n * UNDERFLOW
 
 
+@patient_kernel(lambda *arguments: 20 * arguments[2].size)
+def move_flow(
+    indptr: IntArray,
+    indices: IntArray,
+    data: FloatArray,
+    policy: FloatArray,
+    discount: float,
+    contraction: float,
+    step: FloatArray,
+    residual: FloatArray,
+    error: FloatArray,
+    count: FloatArray,
+) -> None:
+    """Let a residual, as of `flow_residual`, follow a measure that went a step, in plain float64.
+
+    That is by discount P^T (policy step) - step. Of `error`, only the sum has a meaning then.
+    """
+    n_states, n_actions = policy.shape
+    n = 0.0
+    for s in range(n_states):
+        n = max(n, count[s] + 9.0)
+    for s in range(n_states):
+        size = (1.0 + contraction) * abs(step[s]) + abs(residual[s])
+        error[s] = 2.0 * error[s] + n * ROUNDOFF * size
+        if size > 0.0:
+            error[s] += n * n_actions * UNDERFLOW
+        residual[s] -= step[s]
+    for s in range(n_states):
+        here = discount * step[s]
+        for a in range(n_actions):
+            leaving = policy[s, a] * here
+            row = s * n_actions + a
+            for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+                residual[np.uint64(indices[k])] += data[k] * leaving
+
+
 @patient_kernel(elements)
 def exponentials(x: FloatArray, rest: FloatArray, high: FloatArray, low: FloatArray) -> None:
     """Compute exp(x + rest) with twice float64's digits, for x < 1 and a small rest.
@@ -307,14 +387,15 @@ def product_of(x: float, rest: float, y: float, y_rest: float) -> tuple[float, f
 
 
 @kernel
-def best_of(gap: FloatArray, rest: FloatArray, available: BoolArray) -> int:
-    """Find the action with the largest gap + rest; a NaN is that."""
-    best = -1
-    for a in range(gap.size):
-        if available[a]:
-            tied = best >= 0 and gap[a] == gap[best] and rest[a] > rest[best]
-            if best < 0 or gap[a] > gap[best] or tied or math.isnan(gap[a]):
-                best = a
+def best_of(gap: FloatArray, rest: FloatArray, available: BoolArray, s: int) -> int:
+    """Find a state's action with the largest gap + rest; a NaN is that."""
+    best, most, more = -1, 0.0, 0.0
+    for a in range(gap.shape[1]):
+        if available[s, a]:
+            here = gap[s, a]
+            tied = here == most and rest[s, a] > more
+            if best < 0 or here > most or tied or math.isnan(here):
+                best, most, more = a, here, rest[s, a]
     return best
 
 
@@ -345,7 +426,7 @@ def soft_policy(
     n_states, n_actions = gap.shape
     # the logits, in log_policy and spare, less those of each state's best action
     for s in range(n_states):
-        best = best_of(gap[s], rest[s], available[s])
+        best = best_of(gap, rest, available, s)
         for a in range(n_actions):
             policy[s, a] = low[s, a] = log_error[s, a] = spare[s, a] = 0.0
             log_policy[s, a] = log_policy_error[s, a] = 0.0
@@ -402,7 +483,7 @@ def soft_policy(
         product, slip = two_product(total, residual[s])
         more = (product - 1.0) + (slip + (total * log_rest[s] + total_rest * residual[s]))
         more -= 0.5 * more * more  # log(1 + more)
-        logarithm, best = -log_total[s], best_of(gap[s], rest[s], available[s])
+        logarithm, best = -log_total[s], best_of(gap, rest, available, s)
         for a in range(n_actions):
             if available[s, a] and fraction > 0.0:
                 policy[s, a], low[s, a] = quotient(policy[s, a], low[s, a], total, total_rest)
@@ -416,6 +497,56 @@ def soft_policy(
         off = temperature * (fraction + 2.0 * DOUBLED_EXP + DOUBLED * logarithm)
         off += error[s, best] + DOUBLED * abs(gap[s, best])
         residual_error[s] = off + 2.0 * ROUNDOFF * abs(residual[s]) + UNDERFLOW
+
+
+@patient_kernel(elements)
+def move_policy(
+    moved: FloatArray,
+    error: FloatArray,
+    available: BoolArray,
+    temperature: float,
+    policy: FloatArray,
+    low: FloatArray,
+    log_error: FloatArray,
+    spare: FloatArray,
+    log_policy: FloatArray,
+    log_policy_error: FloatArray,
+    residual: FloatArray,
+    residual_error: FloatArray,
+) -> None:
+    """Let a policy and a residual, as of `soft_policy`, follow gaps as `move_gaps` moved them.
+
+    With t = moved / temperature, of which 2^-20 is a lot, log(sum pi e^t) is the mean of t and half
+    its variance, but for 2 max |t|^3, and e^x is 1 + x + x^2 / 2, but for another 2 max |t|^3.
+    """
+    n_states, n_actions = moved.shape
+    for s in range(n_states):
+        mean, variance, most, off, choices = 0.0, 0.0, 0.0, UNDERFLOW, 0
+        for a in range(n_actions):
+            if available[s, a]:
+                turn = moved[s, a] / temperature
+                size = abs(turn)
+                mean += policy[s, a] * turn
+                most = max(most, size)
+                off += policy[s, a] * (error[s, a] / temperature + growth(log_error[s, a]) * size)
+                off += spare[s, a] * size
+                choices += 1
+        for a in range(n_actions):
+            apart = moved[s, a] / temperature - mean
+            variance += policy[s, a] * apart * apart
+        mean += 0.5 * variance
+        off += 4.0 * most * ((n_actions + 4.0) * ROUNDOFF + most * most)
+        for a in range(n_actions):
+            if available[s, a] and choices > 1:
+                turn = moved[s, a] / temperature - mean
+                more = policy[s, a] * (turn + 0.5 * turn * turn)
+                policy[s, a], low[s, a] = two_sum(policy[s, a], low[s, a] + more)
+                log_policy[s, a] += turn
+                more_off = off + error[s, a] / temperature + DOUBLED
+                log_error[s, a] += more_off
+                log_policy_error[s, a] += more_off + ROUNDOFF * abs(log_policy[s, a])
+        residual[s] += temperature * mean
+        residual_error[s] += temperature * off + ROUNDOFF * abs(residual[s])
 
 
 @patient_kernel(elements)
@@ -444,10 +575,9 @@ def policy_errors(
     for s in range(n_states):
         here, choices = value[s], 0
         for a in range(n_actions):
-            error[s, a] = action_value[s, a] = action_value_error[s, a] = 0.0
-            if available[s, a]:
-                choices += 1
+            choices += available[s, a]
         for a in range(n_actions):
+            error[s, a] = action_value[s, a] = action_value_error[s, a] = 0.0
             if available[s, a]:
                 rounding = 3.0 * ROUNDOFF * (abs(gap[s, a]) + abs(here))
                 action_value[s, a] = gap[s, a] + here
@@ -507,13 +637,16 @@ def slope_errors(
 
 
 @patient_kernel(elements)
-def outward(bounds: FloatArray, factor: float, least: float) -> None:
-    """Widen bounds that are not 0; what is no bound becomes infinite."""
+def outward(bounds: FloatArray, factor: float, least: float) -> bool:
+    """Widen bounds that are not 0; what is no bound becomes infinite. Say whether none is."""
+    finite = True
     for k in range(bounds.size):
         wider = factor * bounds[k]
         if wider > 0.0:
             wider += least
         bounds[k] = wider if wider >= 0.0 else np.inf
+        finite = finite and bounds[k] < np.inf
+    return finite
 
 
 @patient_kernel(elements)
@@ -528,39 +661,40 @@ def advantages(
     advantage: FloatArray,
     advantage_rest: FloatArray,
     advantage_error: FloatArray,
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """Turn gaps Q(s,a) - V(s), each off by `error`, into advantages and V's residual, their mean.
 
     Gaps, policy and advantages are the sums of two numbers each; the policy is off by
     `policy_error`. To the errors of the advantages, what V is off by is still to be added. Returns
-    a bound of the largest residual, and the largest advantage.
+    the largest residual, a bound of it, and the largest advantage.
     """
     n_states, n_actions = gap.shape
-    largest, most = 0.0, 0.0
+    size, largest, most = 0.0, 0.0, 0.0
     for s in range(n_states):
-        mean, mean_rest, off = 0.0, 0.0, 0.0
+        mean, mean_rest, off, something = 0.0, 0.0, 0.0, False
         for a in range(n_actions):
-            if gap[s, a] != 0.0 or error[s, a] > 0.0:
-                off = UNDERFLOW
-        for a in range(n_actions):
-            size = abs(gap[s, a])
+            weight = abs(gap[s, a])
+            something = something or weight > 0.0 or error[s, a] > 0.0
             part, slip = product_of(policy[s, a], low[s, a], gap[s, a], rest[s, a])
             total, lost = two_sum(mean, part)
             mean, mean_rest = two_sum(total, lost + (mean_rest + slip))
-            off += policy[s, a] * (error[s, a] + (n_actions + 2.0) * DOUBLED * size)
-            off += policy_error[s, a] * (size + error[s, a])
+            off += policy[s, a] * (error[s, a] + (n_actions + 2.0) * DOUBLED * weight)
+            off += policy_error[s, a] * (weight + error[s, a])
+        if something:
+            off += UNDERFLOW
         for a in range(n_actions):
-            size = abs(gap[s, a]) + abs(mean)
+            weight = abs(gap[s, a]) + abs(mean)
             total, lost = two_sum(gap[s, a], -mean)
             high, lost = two_sum(total, lost + (rest[s, a] - mean_rest))
             advantage[s, a], advantage_rest[s, a] = high, lost
-            advantage_error[s, a] = error[s, a] + DOUBLED * size + off
+            advantage_error[s, a] = error[s, a] + DOUBLED * weight + off
             most = max(most, abs(high))
         residual[s] = mean
+        size = max(size, abs(mean))
         off += abs(mean)
         if off > largest or math.isnan(off):  # a NaN stays
             largest = off
-    return largest, most
+    return size, largest, most
 
 
 @patient_kernel(elements)
@@ -642,7 +776,7 @@ def influence_sources(
             continue
         here, here_rest = measure[s], measure_low[s]
         lasting, turns = abs(here) + abs(here_rest), 0.0
-        total, total_rest, total_error = 0.0, 0.0, 0.0
+        total, total_rest, total_error, all_off = 0.0, 0.0, 0.0, 0.0
         for a in range(n_actions):
             unsure = advantage_error[s, a] + ahead_error
             better = abs(advantage[s, a]) + unsure
@@ -652,18 +786,20 @@ def influence_sources(
             w, rest = product_of(w, rest, here, here_rest)
             w, rest = quotient(w, rest, temperature, 0.0)
             likely = (policy[s, a] + policy_error[s, a]) * better
-            off = lasting * policy_error[s, a] * better
-            off += lasting * policy[s, a] * unsure
-            lost = UNDERFLOW * (1.0 + lasting) * (1.0 + better)
-            off = (off + lost) / temperature + 4.0 * DOUBLED * abs(w) + least
+            off = lasting * (policy_error[s, a] * better + policy[s, a] * unsure)
+            off += UNDERFLOW * (1.0 + lasting) * (1.0 + better)
+            rounding = DOUBLED * abs(w)
             source[s, a], source_rest[s, a] = w, rest
-            source_error[s, a] = off + measure_error * likely / temperature
+            source_error[s, a] = (off + measure_error * likely) / temperature
+            source_error[s, a] += 4.0 * rounding + least
             more, lost = two_sum(total, w)
             total, total_rest = two_sum(more, lost + (total_rest + rest))
-            total_error += off + (n_actions + 2.0) * DOUBLED * abs(w)
+            all_off += off
+            total_error += (n_actions + 6.0) * rounding + least
             turns += likely
         # an error of its own would be one of 1, where the others' are of their probabilities
         source[s, best], source_rest[s, best] = -total, -total_rest
+        total_error += all_off / temperature
         source_error[s, best] = total_error + measure_error * turns / temperature
         all_errors += 2.0 * total_error
         if 2.0 * turns > worst or math.isnan(turns):  # a NaN stays

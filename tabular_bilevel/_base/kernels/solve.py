@@ -289,12 +289,14 @@ def solve_band_transposed(band: FloatArray, x: FloatArray) -> None:
     """Solve (L U)^T x = b in place, of the factors of `factor_band`: if b >= 0, nothing cancels."""
     n, width = band.shape[0], band.shape[1] // 2
     for i in range(n):
-        x[i] /= band[i, width]
-        for j in range(i + 1, min(i + width + 1, n)):
-            x[j] -= band[i, j - i + width] * x[i]
+        here = x[i] / band[i, width]
+        x[i] = here
+        for j in range(1, min(width, n - 1 - i) + 1):
+            x[np.uint64(i + j)] -= band[i, np.uint64(width + j)] * here
     for i in range(n - 1, -1, -1):
-        for j in range(max(0, i - width), i):
-            x[j] -= band[i, j - i + width] * x[i]
+        here = x[i]
+        for j in range(max(0, width - i), width):
+            x[np.uint64(i + j - width)] -= band[i, np.uint64(j)] * here
 
 
 @patient_kernel(lambda *arguments: 6 * arguments[10].size * (2 * arguments[11] + 1) ** 2)
