@@ -176,6 +176,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tabular_bilevel import lq, problems
+from tabular_bilevel._base import __version__ as __version__
 from tabular_bilevel._base.display import display_all
 from tabular_bilevel._base.errors import CheckFailedError, ConvergenceError
 from tabular_bilevel._base.processes import sweep
@@ -234,8 +235,6 @@ if TYPE_CHECKING:
 LATER = (
     "sampling", "estimators", "ascent", "optimum", "moments", "mistakes", "checks", "pages",
 )  # fmt: skip
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Accuracy",

@@ -292,12 +292,12 @@ def _by_units(problem: BilevelProblem, theta: FloatArray, model: Model) -> dict[
 
 
 def _random_measures(model: Model) -> Sensitivities:
-    rng = np.random.default_rng(0)
+    rng, available = np.random.default_rng(0), model.available
     return Sensitivities.of(
         model,
-        follower_reward=rng.standard_normal(model.available.shape) * model.available,
-        leader_reward=rng.standard_normal(model.available.shape) * model.available,
-        transition=rng.standard_normal(model.transition.nnz),
+        follower_reward=rng.standard_normal(available.shape) * available,
+        leader_reward=rng.standard_normal(available.shape) * available,
+        transition=rng.standard_normal(model.transition.nnz) * available.ravel()[model.entry_row],
         initial=rng.standard_normal(model.n_states),
         temperature=rng.standard_normal(),
     )

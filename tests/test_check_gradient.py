@@ -106,6 +106,11 @@ def test_a_gradient_that_vanishes_passes():
     problem = tb.FeatureProblem(base, follower_reward=np.ones((base.follower_reward.size, 1)))
     assert np.abs(tb.hypergradient(problem, [0.3]).gradient).max() < 1e-10
     assert tb.check_gradient(problem, [0.3]).passed
+    # nor does twice its pullback, which is wrong all the same
+    report = tb.check_gradient(pulled(2.0, problem), [0.3])
+    assert not report.passed
+    assert all(comparison.passed for comparison in report.comparisons)
+    assert "the problem's pullback does not fit its model: along a random" in str(report)
 
 
 def test_routes_need_a_pushforward():

@@ -245,10 +245,24 @@ def test_what_has_no_bound_is_named(problem, reason):
     assert reason in result.accuracy.reason
 
 
+class Everywhere:
+    """Moves what is stored at an action that nobody can take, too."""
+
+    n_parameters = 1
+
+    def model(self, theta):
+        rows = np.full((2, 2, 2), [np.exp(-theta[0]), 1.0 - np.exp(-theta[0])])
+        return INNER.base.replace(transition=rows)
+
+    def pullback(self, theta, measures):
+        return [np.exp(-theta[0]) * (measures.transition @ ([-1.0, 1.0] * 4))]
+
+
 @pytest.mark.parametrize(
     "problem",
     [
         Plain(INNER),
+        Everywhere(),
         tb.Reparametrised(INNER, Mute()),
         tb.Reparametrised(Plain(INNER), Mute()),
         tb.Reparametrised(Plain(INNER), tb.Budget(total=-0.5, n_parameters=3)),

@@ -1,5 +1,6 @@
 """Ctrl-C ends whatever is under way, at once, with one line, and leaves nothing half-written."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,7 +8,10 @@ import sys
 import time
 
 import pytest
+from numba.core import caching
 from sizes import sizes
+
+from tabular_bilevel._base import jit
 
 # Within a second is what is promised of an idle machine; tests may run on a busy one. None of what
 # is interrupted would end by itself.
@@ -16,8 +20,11 @@ PATIENCE = 30.0
 # Seconds of work before the interrupt.
 UNDER_WAY = 0.5
 
-# What comes before work is under way, and the work. All is compiled before: llvmlite loses an
-# interrupt that comes while it calls back ("Exception ignored on calling ctypes callback").
+# What comes before work is under way, and the work. All is imported and compiled before:
+# - llvmlite loses an interrupt that comes while it calls back ("Exception ignored on calling ctypes
+#   callback");
+# - after one that comes in `exec`, as while a dataclass is imported, Python gives a script that
+#   caught it the status -2, unless it ends by `sys.exit`, as commands do.
 ROOMS = """
 problem, theta = tb.problems.four_rooms(), np.zeros(105)
 model = problem.model(theta)
@@ -49,7 +56,10 @@ LONG = {
         ROOMS,
         "tb.CompiledPolicyIteration(tolerance=1e-300, max_iterations=10**12).solve(model)",
     ),
-    "gradients of a large model": (WIDE, "while True: tb.hypergradient(problem, theta)"),
+    "gradients of a large model": (
+        f"{WIDE}tb.hypergradient(problem, theta)",
+        "while True: tb.hypergradient(problem, theta)",
+    ),
     "sampling": (
         SAMPLED,
         "while True: tb.sample_trajectories("
@@ -69,7 +79,8 @@ LONG = {
         "while True: tb.check_estimator(tb.BoltzmannCovariance(), problem, theta, rng=0)",
     ),
     "an enclosure": (
-        "problem = tb.problems.garnet(n_states=300); theta = np.zeros(problem.n_parameters)",
+        "problem = tb.problems.garnet(n_states=300); theta = np.zeros(problem.n_parameters)\n"
+        "tb.enclose(problem, theta)",
         "while True: tb.enclose(problem, theta)",
     ),
 }
@@ -120,6 +131,21 @@ def test_long_work_is_interrupted(name):
     status, output, error = interrupted(["-c", code], "under way")
     assert (status, error) == (0, "")
     assert output == ("interrupted\nat 53 bits\n" if afterwards else "interrupted\n")
+
+
+def test_an_interrupt_while_code_is_read_from_the_cache_is_not_lost(monkeypatch):
+    loaded = []
+
+    def callback(cache, types, context):
+        """Do as llvmlite does: what is raised within it is lost."""
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+            loaded.append(types)
+
+    monkeypatch.setattr(caching.FunctionCache, "load_overload", callback)
+    with pytest.raises(KeyboardInterrupt):
+        jit.kernel(lambda x: x)(1.0)
+    assert loaded
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """No step holds a table of states by states, or of parameters by states: 3 GB at this size."""
 
+import math
 import tracemalloc
 from functools import cache
 
@@ -9,6 +10,8 @@ import scipy.sparse as sp
 from sizes import sizes
 
 import tabular_bilevel as tb
+from tabular_bilevel.checks import localising
+from tabular_bilevel.mistakes.knowledge import slipping
 
 SIZE = 20_000  # states, and parameters
 
@@ -29,6 +32,8 @@ def open_map():
     return tb.problems.grid_world(text, temperature=0.05)
 
 
+ROWS = np.random.default_rng(0).normal(size=(30, SIZE))
+
 PROBLEMS = {"random graph": cache(random_graph), "map": cache(open_map)}
 
 CALLS = {
@@ -39,6 +44,8 @@ CALLS = {
     "objective": tb.objective,
     "hypergradient, bounded": tb.hypergradient,
     "hypergradient": lambda *at: tb.hypergradient(*at, accuracy=tb.Estimated()),
+    "mistake": lambda *at: slipping(tb.Interaction().limit(*at), share=0.5),
+    "factors": lambda _, theta: localising._Sample(theta + ROWS, 0.0).fit(ROWS[:5].T),
     "check": tb.check_gradient,
 }
 
@@ -64,6 +71,10 @@ def test_memory_grows_with_the_transitions(kind, name):
     theta = np.zeros(problem.n_parameters)
     assert problem.n_parameters >= SIZE - 1
     assert held(lambda: CALLS[name](problem, theta)) < ROOM
+
+
+def test_a_problem_of_many_places_is_made_without_such_a_table():
+    assert held(lambda: tb.problems.goal_position(math.isqrt(SIZE))) < ROOM
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.bool_])

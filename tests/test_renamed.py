@@ -27,6 +27,13 @@ def test_the_old_name_of_the_number_of_iterations():
         tb.ascend(*climb, rng=0, n_steps=3, n_iterations=3)
 
 
+def test_the_old_name_of_a_map():
+    told = r"^path_or_text of grid_world\(\) is called layout"
+    with pytest.warns(DeprecationWarning, match=told):
+        problem = tb.problems.grid_world(path_or_text="type octile\nheight 1\nwidth 2\nmap\n..\n")
+    assert problem.n_parameters == 2
+
+
 def test_other_names_are_unknown():
     with pytest.raises(AttributeError, match=r"^module 'tabular_bilevel' has no attribute 'Stepp'"):
         _ = tb.Stepp

@@ -8,6 +8,7 @@ those libraries' first with the interface that is used.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def floors(project: dict[str, object]) -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as name:

@@ -2,7 +2,7 @@
 
 Run ``python validation/slow.py`` with the package and its extra ``test`` installed (on two idle
 cores within a quarter of an hour): what is marked ``slow``, and everything that hypothesis draws
-examples for, with ten times as many. Arguments go to pytest. The exit status is pytest's.
+examples for, with many more of them. Arguments go to pytest. The exit status is pytest's.
 """
 
 from __future__ import annotations

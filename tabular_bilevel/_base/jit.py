@@ -18,6 +18,8 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
+from tabular_bilevel._base.processes import interrupts_after
+
 F = TypeVar("F", bound=Callable[..., object])
 
 # Steps that Python runs of a kernel, all calls together, before it is compiled: a tenth of a second
@@ -37,7 +39,8 @@ def kernel(function: F) -> F:
     - ``nogil``: threads may run kernels side by side; no kernel starts threads itself.
     - ``error_model="numpy"``: a division by zero gives inf, and leaves loops free of branches.
     - compiled loops cannot be interrupted: callers let them return about every 0.1 s. (An interrupt
-      in the middle of the compilation itself may be lost in llvmlite's callbacks.)
+      in the middle of the compilation itself may be lost in llvmlite's callbacks; one while code is
+      read from the cache comes after it.)
     - no ``fastmath``, no signatures: results do not depend on the machine more than need be, and
       read-only arrays are welcome.
     """
@@ -207,7 +210,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         if signature == self.looked_up[0]:
             return self.looked_up[1]
         try:
-            found = super().load_overload(signature, context)
+            with interrupts_after():  # or llvmlite's callbacks might lose them
+                found = super().load_overload(signature, context)
             if found is None or found.signature.args == tuple(normalize_signature(signature)[0]):
                 return found
         except Exception:  # damaged files lead to anything

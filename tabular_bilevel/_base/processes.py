@@ -407,8 +407,12 @@ def _begin(parent: int, places: tuple[str, ...]) -> None:
 
 @contextmanager
 def handling(number: signal.Signals, handler: Any) -> Iterator[None]:
-    """Handle a signal in this way meanwhile; threads other than the main one cannot."""
-    if threading.current_thread() is not threading.main_thread():
+    """Handle a signal in this way meanwhile; threads other than the main one cannot.
+
+    Nor is what was not Python's changed: it could not be put back.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(number) is None:
         yield
         return
     before = signal.signal(number, handler)
@@ -416,3 +420,15 @@ def handling(number: signal.Signals, handler: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+@contextmanager
+def interrupts_after() -> Iterator[None]:
+    """Have an interrupt that comes meanwhile come at the end."""
+    came = []
+    try:
+        with handling(signal.SIGINT, lambda number, _: came.append(number)):
+            yield
+    finally:
+        if came:
+            signal.raise_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.errors import ConvergenceError, raise_if_failed
 from tabular_bilevel.certify.accuracy import Level
 from tabular_bilevel.certify.result import Hypergradient
+from tabular_bilevel.checks.pullback import check_pullback
 from tabular_bilevel.derivatives import has_pushforward
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.exact.routes import (
@@ -108,6 +110,9 @@ class GradientReport:
         Routes that do not, with the reason.
     n_derivatives : int
         How many directional derivatives were compared.
+    trouble : str
+        How the problem's pullback of random weights does not fit its model, where the gradients
+        agree all the same: they may vanish, or not depend on a table.
 
     Examples
     --------
@@ -123,11 +128,12 @@ class GradientReport:
     comparisons: tuple[RouteComparison, ...]
     skipped: tuple[str, ...]
     n_derivatives: int
+    trouble: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether there was anything to compare, and all of it agrees."""
-        return bool(self.comparisons) and all(comparison.passed for comparison in self.comparisons)
+        return _agree(self.comparisons) and not self.trouble
 
     raise_if_failed = raise_if_failed
 
@@ -135,6 +141,8 @@ class GradientReport:
         verdict = "passed" if self.passed else "FAILED"
         head = f"Gradient check {verdict}: {self.n_derivatives} derivatives"
         lines = [head, *map(str, self.comparisons), *self.skipped]
+        if self.trouble:
+            return "\n  ".join([*lines, self.trouble])
         return "\n  ".join(lines if self.passed else [*lines, self._diagnosis()])
 
     def _diagnosis(self) -> str:
@@ -163,7 +171,8 @@ def check_gradient(
 
     Differences apply to every problem; forward mode and the complex step to those with a
     `pushforward`. With up to 200 parameters each coordinate is compared, beyond that the gradient's
-    own direction and ten random ones.
+    own direction and ten random ones. Where all agree, `pullback` of randomly weighted tables is
+    compared with their differences, too: a gradient that vanishes shows nothing of it.
 
     Parameters
     ----------
@@ -250,7 +259,17 @@ def check_gradient(
             f"differences: too inaccurate to tell, estimated error {inaccuracy:.2g}; try another "
             "step"
         )
-    return GradientReport(tuple(comparisons), tuple(skipped), derivatives.size)
+    trouble = ""
+    if _agree(comparisons):
+        pullback = check_pullback(problem, theta)
+        trouble = pullback.trouble
+        if pullback.skipped:
+            skipped.append(f"pullback of random weights: {pullback.skipped}")
+    return GradientReport(tuple(comparisons), tuple(skipped), derivatives.size, trouble)
+
+
+def _agree(comparisons: Sequence[RouteComparison]) -> bool:
+    return bool(comparisons) and all(comparison.passed for comparison in comparisons)
 
 
 def _size_of_tables(_: Model, measures: Sensitivities) -> float:

@@ -314,11 +314,11 @@ class _Sample:
         size = np.linalg.norm(columns, axis=0)
         usable = size > 0.0
         scaled = columns / np.where(usable, size, 1.0)
-        turned, sizes, _ = np.linalg.svd(scaled, full_matrices=True)
+        turned, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
         rank = int((sizes > TOLD_APART * sizes.max(initial=0.0)).sum())
-        axes, sideways = turned[:, :rank], turned[:, rank:]
+        axes = turned[:, :rank]
         floor = self.rounding * max(float(np.abs(self.mean).max()), float(np.abs(columns).max()))
-        few = sideways.shape[1] <= max(0, self.count // REPLICATES_A_DIRECTION - rank)
+        few = len(axes) - rank <= max(0, self.count // REPLICATES_A_DIRECTION - rank)
         if self.count == 1:
             off = np.abs(self.mean - axes @ (axes.T @ self.mean)).max()
             return self._told(columns, axes, np.ones(len(self.mean)), floor, bool(off <= floor))
@@ -331,6 +331,7 @@ class _Sample:
             limit = student(MISFIT_RATE, max(1, self.count // 2 - 1))
             fits = far_off(rest, floor) <= limit
             return self._told(columns, axes, weight if fits else np.ones_like(weight), floor, fits)
+        sideways = np.linalg.svd(scaled, full_matrices=True)[0][:, rank:]
         others = self.rows @ sideways
         fits, moving = _is_zero(others, floor)
         if fits and moving.shape[1]:

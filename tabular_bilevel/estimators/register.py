@@ -20,6 +20,7 @@ from tabular_bilevel.estimators.naive import NaivePolicyGradient
 from tabular_bilevel.estimators.neumann import TruncatedNeumann
 from tabular_bilevel.estimators.penalty import ValueGapPenalty
 from tabular_bilevel.estimators.regularised_actor_critic import RegularisedActorCritic
+from tabular_bilevel.estimators.score_function import ScoreFunction
 from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 from tabular_bilevel.finite.follower import CompiledPolicyIteration, FollowerSolver
@@ -100,6 +101,7 @@ METHODS: Mapping[str, Callable[[Setting], Estimator]] = MappingProxyType(
         "sobirl": lambda s: SoBiRL(s.averaged()),
         "sobirl-discounted": lambda s: SoBiRL(s.averaged(), discounted=True),
         "sobirl-modified": lambda s: SoBiRL(s.averaged(), each_step=True),
+        "score-function": lambda s: ScoreFunction(s.averaged()),
         "naive": lambda s: NaivePolicyGradient(s.learned()),
         "bi-ac": lambda s: BiLevelActorCritic(
             s.sampler, s.step_size, follower=s.follower, replay=s.replay

@@ -261,13 +261,8 @@ def slipping(known: Experience, *, share: float) -> Experience | None:
     kernel = model.transition
     chances = model.available / model.available.sum(axis=1, keepdims=True)
     n_rows, n_states = kernel.shape
-    mixed = np.zeros((model.n_states, n_states))
-    np.add.at(
-        mixed,
-        (model.entry_state, kernel.indices),
-        chances.ravel()[model.entry_row] * kernel.data,
-    )
-    reached = mixed[model.entry_state, kernel.indices]
+    _, pair = np.unique(model.entry_state * n_states + kernel.indices, return_inverse=True)
+    reached = np.bincount(pair, chances.ravel()[model.entry_row] * kernel.data)[pair]
     data = np.where(kernel.data > 0.0, (1.0 - share) * kernel.data + share * reached, 0.0)
     sums = np.bincount(model.entry_row, data, minlength=n_rows)
     if data.min(initial=0.0) < 0.0 or np.allclose(data, kernel.data, atol=1e-12):

@@ -9,7 +9,7 @@ from importlib import metadata
 from importlib.resources import files
 from xml.etree.ElementTree import Element
 
-import tabular_bilevel as tb
+from tabular_bilevel._base import __version__
 from tabular_bilevel._base.html import element, written
 
 # What numbers depend on, beside this package and Python.
@@ -81,7 +81,7 @@ def _again(source: Source) -> Iterator[Element]:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    yield "tabular-bilevel", tb.__version__
+    yield "tabular-bilevel", __version__
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in LIBRARIES:
         try:

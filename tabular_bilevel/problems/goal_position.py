@@ -70,7 +70,7 @@ def goal_position(size: int = 10, *, temperature: float = 0.01) -> Reparametrise
         transition=kernel,
         follower_reward=np.zeros_like(leader_reward),
         leader_reward=leader_reward,
-        initial=np.eye(n * n)[0],
+        initial=np.eye(1, n * n)[0],
         follower_discount=DISCOUNT,
         leader_discount=DISCOUNT,
         temperature=temperature,

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from tabular_bilevel._base.arguments import as_real
 from tabular_bilevel._base.arrays import BoolArray, IntArray
 from tabular_bilevel._base.files import read_file, shown
+from tabular_bilevel._base.renamed import keywords_renamed
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.problems.features import FeatureProblem, coins_on
 from tabular_bilevel.problems.grid_map import Cell, GridMap, with_map
@@ -23,6 +24,7 @@ LARGEST_MAP, LONGEST_NUMBER = 2**21, 9
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
+@keywords_renamed(path_or_text="layout")
 def grid_world(
     layout: str | PathLike[str] | GridMap,
     *,

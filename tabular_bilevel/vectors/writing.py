@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tabular_bilevel._base import __version__
 from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.files import (
     alone_in,
@@ -236,8 +237,6 @@ class Plan:
         ValueError
             If python-flint is missing.
         """
-        import tabular_bilevel as tb
-
         try:
             flint = version("python-flint")
         except PackageNotFoundError as error:
@@ -245,7 +244,7 @@ class Plan:
                 "vectors need python-flint: pip install 'tabular-bilevel[rigor]'"
             ) from error
         return {
-            "tabular-bilevel": tb.__version__,
+            "tabular-bilevel": __version__,
             "python-flint": flint,
             "numpy": np.__version__,
             "families": list(self.families),
