@@ -55,7 +55,7 @@ def hypergradient(
     Implicit differentiation by the adjoint equations: one solve of the follower and two linear
     systems, whatever the number of parameters. By default the numbers come with proven bounds where
     there are any, and ``result.accuracy`` says so, or why not. They cost little where models are
-    large, and a fourth of a millisecond where they are small.
+    large, and a tenth of a millisecond where they are small.
 
     Parameters
     ----------
