@@ -48,7 +48,7 @@ from tabular_bilevel.finite.follower import Response, is_banded
 from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.linear import LinearSystem, factored_system
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds, side_by_side
 from tabular_bilevel.problem import (
     BilevelProblem,
     pulled_back,
@@ -268,11 +268,11 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     if not model._kernel.everything_available:
         tables[1][~model.available] = -np.inf
     value, leader_value, occupancy = read_only(states)
-    policy, action_value, leader_action_value, visits, influence = read_only(tables)
+    policy, action_value, leader_action_value, influence, visits = read_only(tables)
     finite = kernels.outward(errors.reshape(-1), OUTWARD, UNDERFLOW)  # so are the numbers then
     finite = finite or (all_finite(states) and all_finite(tables[3:]))
     value_error, leader_error, occupancy_error = read_only(errors)[:3]
-    policy_error, action_value_error, visits_error, influence_error = errors[3:].reshape(4, *shape)
+    policy_error, action_value_error, influence_error, visits_error = errors[3:].reshape(4, *shape)
     players: tuple[Any, ...] = (
         (discounts[1], visits, visits_error, leader_value, leader_error),
         (discounts[0], influence, influence_error, value, value_error),
@@ -305,6 +305,18 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
 
     through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
     held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
+    measures = Sensitivities.of(model, **held, **through, transition=lambda: slopes()[2])
+    measure_bounds = unchecked(
+        SensitivityBounds,
+        follower_reward=influence_error,
+        leader_reward=visits_error,
+        initial=leader_error,
+        initial_shift=_widened(leader_top),
+        temperature=_widened(slope_error),
+        **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
+    )
+    side_by_side(measures, tables[3:])
+    side_by_side(measure_bounds, errors[3 + 2 * model.n_actions :])
     return unchecked(
         Refined,
         response=unchecked(
@@ -328,7 +340,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         ),
         direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
         indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
-        measures=Sensitivities.of(model, **held, **through, transition=lambda: slopes()[2]),
+        measures=measures,
         bounds={
             "value": value_error,
             "action_value": action_value_error,
@@ -336,15 +348,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             "objective": _widened(objective_error),
             "leader_value": leader_error,
             "occupancy": occupancy_error,
-            "sensitivities": unchecked(
-                SensitivityBounds,
-                follower_reward=influence_error,
-                leader_reward=visits_error,
-                initial=leader_error,
-                initial_shift=_widened(leader_top),
-                temperature=_widened(slope_error),
-                **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
-            ),
+            "sensitivities": measure_bounds,
         },
         finite=finite,
     )

@@ -246,6 +246,19 @@ class SensitivityBounds:
     __setstate__ = restore_read_only
 
 
+def side_by_side(tables: Sensitivities | SensitivityBounds, rewards: FloatArray) -> None:
+    """Note that both rewards are one array, which need not be put together again."""
+    vars(tables)["both rewards"] = rewards.reshape(-1)
+
+
+def both_rewards(tables: Sensitivities | SensitivityBounds) -> FloatArray:
+    """Put the follower's and the leader's rewards one behind the other, flat."""
+    found: FloatArray | None = vars(tables).get("both rewards")
+    if found is None:
+        found = np.concatenate((tables.follower_reward, tables.leader_reward)).reshape(-1)
+    return found
+
+
 def _owned(array: Any, table: FloatArray) -> FloatArray:
     return read_only(np.zeros(table.shape) if array is None else array)
 

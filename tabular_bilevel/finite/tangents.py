@@ -25,7 +25,7 @@ from tabular_bilevel._base.arrays import (
 )
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel.finite.model import Model, Tangent
-from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds, both_rewards
 
 #: The tables that theta may move, in the order of `Tangent`.
 MOVED = ("follower_reward", "leader_reward", "transition", "initial", "temperature")
@@ -202,7 +202,7 @@ def summing(group: IntArray, n_groups: int) -> sp.csr_array:
 def _flat(tables: Sensitivities | SensitivityBounds, name: str) -> FloatArray:
     """Read what a matrix of `_columns` is multiplied with."""
     if name == "rewards":
-        return np.concatenate((tables.follower_reward, tables.leader_reward)).reshape(-1)
+        return both_rewards(tables)
     return np.ravel(getattr(tables, name))
 
 

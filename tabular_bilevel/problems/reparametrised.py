@@ -154,12 +154,12 @@ class Budget:
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,), as of `Transform`."""
-        return read_only(self.total * _softmax_of(self._logits(theta))[:-1])
+        return _shares_of(self._logits(theta), self.total)[1]
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
-        share = _softmax_of(self._logits(theta))
+        share = _shares_of(self._logits(theta), self.total)[0]
         centred = np.empty(share.size)
         centred.fill(-share[:-1].dot(gradient))
         centred[:-1] += gradient
@@ -182,19 +182,19 @@ class Budget:
         self, theta: npt.ArrayLike, gradient: FloatArray, bound: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Pull back and bound in one pass; no logits are further apart than shares have folds."""
-        share = _softmax_of(self._logits(theta))
+        share = _shares_of(self._logits(theta), self.total)[0]
         roundings = 4.0 * share.size + 64.0
         return shares_pulled_back(share[None], gradient, bound, roundings, 4.0, self.total)
 
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares, as of `Transform`."""
-        share = _softmax_of(self._logits(theta))
+        share = _shares_of(self._logits(theta), self.total)[0]
         way = as_theta(direction, self.n_parameters, name="direction")
         return (self.total * share * (way - share @ way))[:-1]
 
     def _logits(self, theta: npt.ArrayLike) -> bytes:
-        """Read theta; `_softmax_of` asks whether it is finite."""
+        """Read theta; `_shares_of` asks whether it is finite."""
         given: Any = theta
         fits = type(given) is np.ndarray and given.dtype == np.float64
         if not (fits and given.shape == (self.n_parameters,)):
@@ -203,9 +203,10 @@ class Budget:
 
 
 @lru_cache(maxsize=1)
-def _softmax_of(logits: bytes) -> FloatArray:
-    """Remember the last one: models and pullbacks at one theta follow each other."""
-    return read_only(softmax(as_theta(np.frombuffer(logits))))
+def _shares_of(logits: bytes, total: float) -> tuple[FloatArray, FloatArray]:
+    """Remember the last ones: models and pullbacks at one theta follow each other."""
+    share = read_only(softmax(as_theta(np.frombuffer(logits))))
+    return share, read_only(total * share[:-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -271,18 +271,18 @@ def centre(
     `operator_of`, `solve` and `solve_transposed` factor I - discount P_policy in a band that is
     given, and solve. Python puts another solver in their place.
 
-    Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, d_L pi and mu; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, d_L pi and mu. `rows` (8, S) and `spare`
+    Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, mu and d_L pi; `state_errors`, of
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, mu and d_L pi. `rows` (8, S) and `spare`
     (12, S, A) are room.
     Returns the largest residual, the objective and its error, the largest error of V_L but for its
     rounding, and dJ/d(temperature) and its error.
     """
     value, leader_value, occupancy = states[0], states[1], states[2]
     policy, action_value, leader_action_value = tables[0], tables[1], tables[2]
-    visits, influence = tables[3], tables[4]
+    influence, visits = tables[3], tables[4]
     value_error, leader_error, occupancy_error = state_errors[0], state_errors[1], state_errors[2]
     policy_error, action_value_error = table_errors[0], table_errors[1]
-    visits_error, influence_error = table_errors[2], table_errors[3]
+    influence_error, visits_error = table_errors[2], table_errors[3]
     gap, rest, gap_error, low, log_error = spare[0], spare[1], spare[2], spare[3], spare[4]
     floor, log_policy, log_policy_error, influence_rest = spare[5], spare[6], spare[7], spare[8]
     advantage, advantage_rest, advantage_error = spare[9], spare[10], spare[11]
