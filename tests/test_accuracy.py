@@ -238,6 +238,7 @@ def test_a_target_that_is_hardly_known_is_not_called_exact():
     assert said[1] == "an ESTIMATE of the gradient, BOUNDED within 1e2 only"
 
 
+@pytest.mark.slow
 def test_reports_say_what_their_target_is():
     estimator = tb.BoltzmannCovariance(tb.Interaction(tb.Episodes(50)))
     problem = tb.problems.two_state()

@@ -221,6 +221,7 @@ def test_a_reader_who_leaves_is_no_error(gradient):
     assert unread(gradient("bandit")) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a shell is needed that closes what it hands on")
 def test_a_standard_output_that_is_closed_is_no_error(gradient):
     words = f"'{sys.executable}' -m tabular_bilevel {shlex.join(gradient('bandit'))} >&-"

@@ -162,6 +162,7 @@ def a_training(folder):
     return Training(PROBLEM, 2, "exact", method, tb.Adam(0.1), range(2), 4, 2, words, folder)
 
 
+@pytest.mark.slow
 def test_tables_summaries_and_plots_survive_a_full_disk(tmp_path):
     training_ = a_training(tmp_path)
     curves = dict(training_.curves(1))

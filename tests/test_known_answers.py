@@ -68,6 +68,7 @@ def best_known_of_four_rooms():
     return theta
 
 
+@pytest.mark.slow
 def test_the_best_known_of_four_rooms():
     problem, theta = tb.problems.four_rooms(), best_known_of_four_rooms()
     result = tb.hypergradient(problem, theta)

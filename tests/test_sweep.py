@@ -399,6 +399,7 @@ def test_a_dask_worker_computes_with_one_thread(on_cluster):
     assert dict(tb.sweep([("threads", threads)])) == {"threads": ONE}
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_on_dask_is_named(on_cluster):
     with pytest.raises(KeyError, match="on purpose") as caught:
         list(tb.sweep([("bad", fail), ("good", dict)]))

@@ -178,6 +178,7 @@ class Announced:
         return self.method(problem, theta, rng=rng, memory=memory)
 
 
+@pytest.mark.slow
 def test_workers_end_when_nobody_waits_for_them_and_what_they_saved_is_gone_on_with(tmp_path):
     endless = a_run(n_iterations=10**9, path=tmp_path / "curve.npz", label="endless")
     under_way = tmp_path / "under-way"

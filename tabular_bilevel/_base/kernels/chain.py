@@ -148,6 +148,13 @@ def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     return of_states(place, x)
 
 
+@kernel
+def keep(numbers: FloatArray, kept: FloatArray) -> None:
+    """Copy numbers; in slices it takes seconds to compile."""
+    for k in range(numbers.size):
+        kept[k] = numbers[k]
+
+
 @patient_kernel(elements)
 def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
     """Average over the actions."""
@@ -293,7 +300,7 @@ def centre(
     moved, change = advantage, nothing  # until then
 
     # the follower
-    value[:] = stored
+    keep(stored, value)
     patience, left, value_top, longest = least_patience(contraction), np.inf, np.inf, np.inf
     for step in range(STEPS):
         if (patience + 16.0) * longest <= NEAR * temperature:
@@ -339,7 +346,7 @@ def centre(
 
     # the leader
     leader_patience = least_patience(leader_contraction)
-    leader_value[:] = solve(leader, averaged(policy, leader_reward))
+    keep(solve(leader, averaged(policy, leader_reward)), leader_value)
     if leader_discount == 1.0 and not leader_patience < np.inf:
         for s in range(nothing.size):
             scratch[0, s] = 1.0
@@ -378,7 +385,7 @@ def centre(
         leader_action_value,
     )
     rounded(leader_value, leader_top, leader_error)
-    start[:] = initial  # not read-only: what is called is compiled once
+    keep(initial, start)  # not read-only: what is called is compiled once
     measure, measure_low, off = carried(
         leader,
         leader_patience,
@@ -395,7 +402,7 @@ def centre(
         leader_contraction,
         scratch,
     )
-    occupancy[:] = measure
+    keep(measure, occupancy)
     rounded(occupancy, off, occupancy_error)
 
     # the influence
