@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-OPTIONS = ("-m", "slow or hypothesis", "--hypothesis-profile=thorough", "-n", "2", "-q")
+OPTIONS = (
+    "-m", "slow or hypothesis", "--hypothesis-profile=thorough", "-n", "2", "--dist", "worksteal", "-q",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
