@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 OPTIONS = (
-    "-m", "slow or hypothesis", "--hypothesis-profile=thorough", "-n", "2", "--dist", "worksteal", "-q",
+    "-m", "slow or hypothesis", "--hypothesis-profile=thorough",
+    "-n", "2", "--dist", "worksteal", "-q",
 )  # fmt: skip
 
 
