@@ -188,7 +188,8 @@ def shows_not_all_of_its_methods(cls):
     unseen = []
     for key, member in members(cls).items():
         shown = [cls, member, *([SHOWN_BY_CONTRACT[key]] if key in SHOWN_BY_CONTRACT else [])]
-        if not re.search(rf"\b{key}\b", "\n".join(map(examples, shown))):
+        is_old = "is its name now" in (inspect.getdoc(member) or "")
+        if not (is_old or re.search(rf"\b{key}\b", "\n".join(map(examples, shown)))):
             unseen.append(key)
     return unseen
 

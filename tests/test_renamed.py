@@ -34,6 +34,19 @@ def test_the_old_name_of_a_map():
     assert problem.n_parameters == 2
 
 
+def test_old_names_of_methods():
+    model = PROBLEM.model(np.zeros(2))
+    rewards = model.follower_reward, 2.0 * model.leader_reward
+    with pytest.warns(DeprecationWarning, match="^with_own_rewards is called with_rewards now"):
+        found = model.with_own_rewards(*rewards)
+    np.testing.assert_array_equal(found.leader_reward, rewards[1])
+    with (
+        pytest.warns(DeprecationWarning, match="^sampled is called traced now"),
+        pytest.raises(TypeError, match=r"traced\(\) missing"),
+    ):
+        tb.Estimate.sampled()
+
+
 def test_other_names_are_unknown():
     with pytest.raises(AttributeError, match=r"^module 'tabular_bilevel' has no attribute 'Stepp'"):
         _ = tb.Stepp

@@ -51,6 +51,17 @@ def without_use(*names: str) -> Callable[[AnyClass], AnyClass]:
     return decorate
 
 
+def method_renamed(old: str, new: str) -> Callable[..., Any]:
+    """Make the method that goes on by an old name."""
+
+    def renamed(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)(*arguments, **keywords)
+
+    renamed.__doc__ = f"Do as `{new}`, which is its name now."
+    return renamed
+
+
 def found_by_old_name(module: str, name: str, names: Mapping[str, Any]) -> Any:
     """Find what a module's `__getattr__` is asked for, by old names."""
     if name not in names:

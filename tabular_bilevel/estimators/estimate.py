@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arrays import FloatArray, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.renamed import method_renamed
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.exact.hypergradient import hypergradient
 from tabular_bilevel.kinds import AnyModel, AnyResponse, AnySensitivities
@@ -128,6 +129,8 @@ class Estimate:
             n_steps=counts[1],
             parts=parts,
         )
+
+    sampled = classmethod(method_renamed("sampled", "traced"))
 
     @classmethod
     def modelled(cls, parts: Parts, model: AnyModel, response: AnyResponse) -> Estimate:

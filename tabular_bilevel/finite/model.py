@@ -42,6 +42,7 @@ from tabular_bilevel._base.arrays import (
     unchecked,
 )
 from tabular_bilevel._base.display import displayed
+from tabular_bilevel._base.renamed import method_renamed
 
 # Compiled loops index entries with 32 bits.
 MAX_ENTRIES = 2**31 - 1
@@ -284,6 +285,8 @@ class Model:
             follower_reward=_reward("follower_reward", self, follower_reward),
             leader_reward=_reward("leader_reward", self, leader_reward),
         )
+
+    with_own_rewards = method_renamed("with_own_rewards", "with_rewards")
 
     def with_initial(self, initial: npt.ArrayLike) -> Model:
         """Copy the model with another initial distribution, shape (S,), as `replace` does."""
