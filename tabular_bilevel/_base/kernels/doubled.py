@@ -14,21 +14,10 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
-    "advantages",
-    "evaluate",
-    "exponentials",
-    "flow_residual",
-    "influence_sources",
-    "move_flow",
-    "move_gaps",
-    "move_policy",
-    "outward",
-    "pair_measures",
-    "policy_errors",
-    "slope_errors",
-    "soft_policy",
-    "value_gaps",
-]
+    "advantages", "evaluate", "exponentials", "flow_residual", "influence_sources", "move_flow",
+    "move_gaps", "move_policy", "outward", "pair_measures", "policy_errors", "slope_errors",
+    "soft_policy", "value_gaps",
+]  # fmt: skip
 
 
 # Unit roundoff of float64, and the splitter of Dekker's exact product.

@@ -13,19 +13,10 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import kernel
 
 __all__ = [
-    "answers",
-    "eligibility_traces",
-    "expected_traces",
-    "is_policy",
-    "mark_followed",
-    "monte_carlo",
-    "pad",
-    "sample_trajectories",
-    "sarsa",
-    "temporal_differences",
-    "visits",
+    "answers", "eligibility_traces", "expected_traces", "is_policy", "mark_followed",
+    "monte_carlo", "pad", "sample_trajectories", "sarsa", "temporal_differences", "visits",
     "weigh_arrivals",
-]
+]  # fmt: skip
 
 
 def uniform(function: int, state: int) -> float:

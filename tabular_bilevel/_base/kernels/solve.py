@@ -10,14 +10,9 @@ from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_kernel
 
 __all__ = [
-    "leader_measures",
-    "linear_sweeps",
-    "look_ahead",
-    "soft_gap",
-    "soft_policy_iteration",
-    "soft_value_iteration",
-    "sparse_product",
-]
+    "leader_measures", "linear_sweeps", "look_ahead", "soft_gap", "soft_policy_iteration",
+    "soft_value_iteration", "sparse_product",
+]  # fmt: skip
 
 
 @patient_kernel(elements)
