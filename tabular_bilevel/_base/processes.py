@@ -211,7 +211,7 @@ def _outcomes(
     left, at_once, results = dict.fromkeys(calls), joblib.effective_n_jobs(workers), None
     with _failures_told(), _ends_silently():
         try:
-            with _own_processes():
+            with _own_processes(at_once):
                 results = joblib.Parallel(
                     workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
                 )(work)
@@ -346,7 +346,7 @@ def _portable(error: Exception | SystemExit) -> Exception:
 
 
 @contextmanager
-def _own_processes() -> Iterator[None]:
+def _own_processes(at_once: int) -> Iterator[None]:
     """Have joblib's own processes compute with one thread each, and end with this one.
 
     What the caller configured takes precedence: another backend, or a number of threads.
@@ -365,7 +365,20 @@ def _own_processes() -> Iterator[None]:
     }
     chosen = backend.inner_max_num_threads is not None
     with nullcontext() if chosen else parallel_config("loky", **settings), _interrupts_later():
+        if at_once > 1:
+            _start_tracker()
         yield
+
+
+def _start_tracker() -> None:
+    """Start the process that clears up after joblib's, and has no news where these are ended."""
+    from joblib.externals.loky.backend.resource_tracker import ensure_running
+
+    sys.warnoptions.append("ignore:resource_tracker")  # it gets the options of this one
+    try:
+        ensure_running()
+    finally:
+        sys.warnoptions.pop()
 
 
 @contextmanager
