@@ -24,7 +24,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Few examples in quick runs, the same each time; many with --hypothesis-profile=thorough.
 settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=250)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=150)
 settings.load_profile("quick")
 
 # Ignored in what a shell runs in the background, and so in processes that tests start to interrupt.

@@ -421,7 +421,7 @@ def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
     """Whether a signal comes to all processes, as from a terminal, or to the first alone."""
     driver = tmp_path / "driver.py"
     driver.write_text(SAVES_OFTEN, encoding="utf-8")
-    settings = ["--method", "bchg", "--seeds", "2", "--steps", "2000", "--batch", "20"]
+    settings = ["--method", "bchg", "--seeds", "2", "--steps", "4000", "--batch", "20"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
 
     def steps_made():
@@ -445,7 +445,7 @@ def test_an_interrupted_train_goes_on_to_the_same_curves(number, tmp_path):
         assert not (cut / "curves.csv").exists()
         return steps_made()
 
-    assert 0 < interrupted(os.killpg) < interrupted(os.kill) < 2 * 2000
+    assert 0 < interrupted(os.killpg) < interrupted(os.kill) < 2 * 4000
     for out in (cut, whole):
         assert main(["train", "four-rooms", *settings, "--out", str(out), "--workers", "1"]) == 0
     assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
