@@ -12,25 +12,10 @@ from tabular_bilevel.checks.suite import SuiteCase, SuiteReport, check_suite, st
 from tabular_bilevel.checks.verdict import Verdict
 
 __all__ = [
-    "Diagnosis",
-    "Distinction",
-    "EnumerationReport",
-    "EstimatorReport",
-    "Factor",
-    "GradientReport",
-    "Guess",
-    "Localisation",
-    "RouteComparison",
-    "SuiteCase",
-    "SuiteReport",
-    "Verdict",
-    "check_by_enumeration",
-    "check_estimates",
-    "check_estimator",
-    "check_gradient",
-    "check_suite",
-    "standard_suite",
-    "tell_apart",
-]
+    "Diagnosis", "Distinction", "EnumerationReport", "EstimatorReport", "Factor",
+    "GradientReport", "Guess", "Localisation", "RouteComparison", "SuiteCase", "SuiteReport",
+    "Verdict", "check_by_enumeration", "check_estimates", "check_estimator", "check_gradient",
+    "check_suite", "standard_suite", "tell_apart",
+]  # fmt: skip
 
 display_all(globals())

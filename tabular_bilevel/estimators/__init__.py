@@ -18,23 +18,10 @@ from tabular_bilevel.estimators.sobirl import SoBiRL
 from tabular_bilevel.estimators.zero_order import ZeroOrder
 
 __all__ = [
-    "AdaptiveModelDesign",
-    "BatchEstimator",
-    "BiLevelActorCritic",
-    "BoltzmannCovariance",
-    "Estimate",
-    "Estimator",
-    "ExactGradient",
-    "HyperPolicyGradient",
-    "NaivePolicyGradient",
-    "RegularisedActorCritic",
-    "SamplingEstimator",
-    "ScoreFunction",
-    "Setting",
-    "SoBiRL",
-    "TruncatedNeumann",
-    "ValueGapPenalty",
-    "ZeroOrder",
-]
+    "AdaptiveModelDesign", "BatchEstimator", "BiLevelActorCritic", "BoltzmannCovariance",
+    "Estimate", "Estimator", "ExactGradient", "HyperPolicyGradient", "NaivePolicyGradient",
+    "RegularisedActorCritic", "SamplingEstimator", "ScoreFunction", "Setting", "SoBiRL",
+    "TruncatedNeumann", "ValueGapPenalty", "ZeroOrder",
+]  # fmt: skip
 
 display_all(globals())

@@ -8,16 +8,8 @@ from tabular_bilevel.moments.grid import ErrorGrid, error_grid
 from tabular_bilevel.moments.lower_limit import LowerLimit, lower_limit
 
 __all__ = [
-    "ErrorCurve",
-    "ErrorGrid",
-    "LowerLimit",
-    "Moments",
-    "best_baseline",
-    "error_curve",
-    "error_grid",
-    "estimator_moments",
-    "lower_limit",
-    "required_samples",
-]
+    "ErrorCurve", "ErrorGrid", "LowerLimit", "Moments", "best_baseline", "error_curve",
+    "error_grid", "estimator_moments", "lower_limit", "required_samples",
+]  # fmt: skip
 
 display_all(globals())

@@ -53,25 +53,9 @@ from tabular_bilevel.plots.learning import curves, save_curves
 from tabular_bilevel.plots.style import ranged, signed
 
 __all__ = [
-    "Plane",
-    "bias_and_variance",
-    "curves",
-    "error_curves",
-    "error_grid",
-    "gradient_bars",
-    "graph",
-    "grid",
-    "incentives",
-    "influence",
-    "influence_graph",
-    "line",
-    "occupancy",
-    "path",
-    "plane",
-    "ranged",
-    "save_curves",
-    "signed",
-    "values",
-]
+    "Plane", "bias_and_variance", "curves", "error_curves", "error_grid", "gradient_bars",
+    "graph", "grid", "incentives", "influence", "influence_graph", "line", "occupancy", "path",
+    "plane", "ranged", "save_curves", "signed", "values",
+]  # fmt: skip
 
 display_all(globals())

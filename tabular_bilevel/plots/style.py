@@ -14,24 +14,9 @@ from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel._base.colours import BLUE, CURVES, ORANGE
 
 __all__ = [
-    "BLUE",
-    "COLUMN",
-    "CYCLE",
-    "DARK",
-    "DIVERGING",
-    "FONT",
-    "ORANGE",
-    "WALL",
-    "Scale",
-    "axes",
-    "finish",
-    "legend",
-    "lightness",
-    "ranged",
-    "sign",
-    "signed",
-    "writing_on",
-]
+    "BLUE", "COLUMN", "CYCLE", "DARK", "DIVERGING", "FONT", "ORANGE", "WALL", "Scale", "axes",
+    "finish", "legend", "lightness", "ranged", "sign", "signed", "writing_on",
+]  # fmt: skip
 
 # A column's width in inches (90 mm), and the size of all text in points.
 COLUMN, FONT = 90.0 / 25.4, 8.0

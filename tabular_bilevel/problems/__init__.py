@@ -74,33 +74,12 @@ if TYPE_CHECKING:
     from tabular_bilevel.problems import zoo
 
 __all__ = [
-    "CATALOGUE",
-    "CONTINUOUS",
-    "Arrow",
-    "GridMap",
-    "bandit",
-    "bandit_closed_form",
-    "bilevel_lqr",
-    "building_thermal_control",
-    "discrete_toy",
-    "discrete_toys",
-    "fork",
-    "four_rooms",
-    "from_arrows",
-    "garnet",
-    "goal_position",
-    "grid_map",
-    "grid_world",
-    "layered",
-    "layered_game",
-    "random_game",
-    "rounds",
-    "tax_design",
-    "two_state",
-    "two_state_closed_form",
-    "warehouse",
-    "zoo",
-]
+    "CATALOGUE", "CONTINUOUS", "Arrow", "GridMap", "bandit", "bandit_closed_form",
+    "bilevel_lqr", "building_thermal_control", "discrete_toy", "discrete_toys", "fork",
+    "four_rooms", "from_arrows", "garnet", "goal_position", "grid_map", "grid_world", "layered",
+    "layered_game", "random_game", "rounds", "tax_design", "two_state", "two_state_closed_form",
+    "warehouse", "zoo",
+]  # fmt: skip
 
 _DEMO_MAP = """type octile
 height 5

@@ -18,25 +18,10 @@ from tabular_bilevel.sampling.trajectories import Trajectories, sample_trajector
 from tabular_bilevel.sampling.view import Batch, LeaderView
 
 __all__ = [
-    "Batch",
-    "Critic",
-    "Episodes",
-    "ExactCritic",
-    "Experience",
-    "GivenCritic",
-    "Interaction",
-    "LeaderValues",
-    "LeaderView",
-    "MonteCarloCritic",
-    "QuadraticCritic",
-    "Sampler",
-    "SarsaCritic",
-    "StepBudget",
-    "Survivors",
-    "TemporalDifferenceCritic",
-    "Trajectories",
-    "count_trajectories",
-    "sample_trajectories",
-]
+    "Batch", "Critic", "Episodes", "ExactCritic", "Experience", "GivenCritic", "Interaction",
+    "LeaderValues", "LeaderView", "MonteCarloCritic", "QuadraticCritic", "Sampler",
+    "SarsaCritic", "StepBudget", "Survivors", "TemporalDifferenceCritic", "Trajectories",
+    "count_trajectories", "sample_trajectories",
+]  # fmt: skip
 
 display_all(globals())

@@ -48,28 +48,10 @@ from tabular_bilevel.vectors.verifying import (
 from tabular_bilevel.vectors.writing import JSON, NPZ, Encoding, Plan, write_vectors
 
 __all__ = [
-    "FAMILIES",
-    "JSON",
-    "NOTES",
-    "NPZ",
-    "Answers",
-    "Encoding",
-    "Family",
-    "ImplementationReport",
-    "Instance",
-    "Outcome",
-    "Plan",
-    "StoredProblem",
-    "Vector",
-    "VectorCheck",
-    "check_implementation",
-    "check_vectors",
-    "load_answers",
-    "load_vector",
-    "load_vectors",
-    "outcome",
-    "reference_gradient",
-    "write_vectors",
-]
+    "FAMILIES", "JSON", "NOTES", "NPZ", "Answers", "Encoding", "Family", "ImplementationReport",
+    "Instance", "Outcome", "Plan", "StoredProblem", "Vector", "VectorCheck",
+    "check_implementation", "check_vectors", "load_answers", "load_vector", "load_vectors",
+    "outcome", "reference_gradient", "write_vectors",
+]  # fmt: skip
 
 display_all(globals())
