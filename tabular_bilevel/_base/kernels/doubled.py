@@ -393,6 +393,17 @@ def best_of(gap: FloatArray, rest: FloatArray, available: BoolArray, s: int) -> 
     return best
 
 
+@kernel
+def likeliest(policy: FloatArray, available: BoolArray, s: int) -> tuple[int, int]:
+    """Find a state's likeliest action, and count those that there are."""
+    best, choices = 0, 0
+    for a in range(policy.shape[1]):
+        choices += available[s, a]
+        if policy[s, a] > policy[s, best]:
+            best = a
+    return best, choices
+
+
 @patient_kernel(elements)
 def soft_policy(
     gap: FloatArray,
@@ -516,11 +527,7 @@ def move_policy(
     """
     n_states, n_actions = moved.shape
     for s in range(n_states):
-        best, choices = 0, 0
-        for a in range(n_actions):
-            choices += available[s, a]
-            if policy[s, a] > policy[s, best]:
-                best = a
+        best, choices = likeliest(policy, available, s)
         here = moved[s, best]
         mean, variance, most, off = 0.0, 0.0, 0.0, 0.0
         for a in range(n_actions):
@@ -772,12 +779,9 @@ def influence_sources(
         arrivals[s] = 0.0
     all_errors, worst = 0.0, 0.0
     for s in range(n_states):
-        best, choices = 0, 0
+        best, choices = likeliest(policy, available, s)
         for a in range(n_actions):
             source[s, a] = source_rest[s, a] = source_error[s, a] = 0.0
-            choices += available[s, a]
-            if policy[s, a] > policy[s, best]:
-                best = a
         if choices < 2:
             continue
         here, here_rest = measure[s], measure_low[s]
