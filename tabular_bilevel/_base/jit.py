@@ -22,10 +22,9 @@ from tabular_bilevel._base.processes import interrupts_after
 
 F = TypeVar("F", bound=Callable[..., object])
 
-# Steps that Python runs of a kernel, all calls together, before it is compiled: a tenth of a second
-# or so, where compiling takes a fourth of one or more. A first hypergradient of four rooms stays
-# below it.
-MOST_STEPS = 400_000
+# Steps that Python runs of a kernel, all calls together, before it is compiled: that takes half a
+# second or so, and so does compiling. A first hypergradient of some hundred states stays below it.
+MOST_STEPS = 4_000_000
 
 # So many calls at most, however small.
 MOST_CALLS = 50
@@ -43,12 +42,21 @@ def kernel(function: F) -> F:
       read from the cache comes after it.)
     - no ``fastmath``, no signatures: results do not depend on the machine more than need be, and
       read-only arrays are welcome.
+    - an array that is filled overlaps no other: LLVM counts on it, and vectorises loops over many.
     """
     compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
     if hasattr(compiled, "_cache"):  # not with NUMBA_DISABLE_JIT
+        with suppress(Exception):
+            compiled._compiler._customize_flags = _apart
         with suppress(Exception):  # no folder can be written to, or whatever else
             compiled._cache = _Cache(function)  # what cache=True does, with numba's own
     return compiled
+
+
+def _apart(flags: Any) -> Any:
+    """Say that arrays do not overlap, as numba does of its universal functions."""
+    flags.noalias = True
+    return flags
 
 
 def patient_kernel(steps: Callable[..., int]) -> Callable[[F], F]:

@@ -495,6 +495,7 @@ def policy_errors(
         "error": np.where(chosen, moved, 0.0),
         "action_value": np.where(available, gap + value[:, None], 0.0),
         "action_value_error": np.where(available, gap_error + ahead_error, 0.0),
+        "several": available.sum(axis=1),
         "numbers": (),
     }
 
@@ -574,7 +575,7 @@ def outward(bounds, factor, least):
 
 def moved_probability(policy, spare, log_error):
     """Bound what probabilities are off by, whose logarithms are off by this: e^x - 1 < x + x^2."""
-    growth = np.where(log_error < 1e-3, log_error + log_error**2, np.expm1(log_error))
+    growth = np.where(log_error < 1.0, log_error + log_error**2, np.expm1(log_error))
     return np.minimum(policy * growth + spare * np.exp(log_error), 1.0)
 
 

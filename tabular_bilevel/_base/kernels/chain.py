@@ -159,12 +159,21 @@ def keep(numbers: FloatArray, kept: FloatArray) -> None:
 def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
     """Average over the actions."""
     n_states, n_actions = policy.shape
-    mean = np.empty(n_states)
-    for s in range(n_states):
-        mean[s] = 0.0
-        for a in range(n_actions):
+    mean = np.zeros(n_states)
+    for a in range(n_actions):
+        for s in range(n_states):
             mean[s] += policy[s, a] * table[s, a]
     return mean
+
+
+@kernel
+def by_action(table: Any, turned: Any) -> Any:
+    """Copy a table; return it action by action."""
+    n_states, n_actions = table.shape
+    for s in range(n_states):
+        for a in range(n_actions):
+            turned[a, s] = table[s, a]
+    return turned.T
 
 
 @patient_kernel(elements)
@@ -223,24 +232,29 @@ def carried(
     policy_error: FloatArray,
     discount: float,
     contraction: float,
-    scratch: FloatArray,
+    most: float,
+    residual: FloatArray,
+    rest: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Find m = source + discount P^T (flow + policy m), of two numbers, and bound its error's sum.
 
-    What flows is off by `flow_error`, all together, and what it comes to is nearly `arriving`.
+    What flows is off by `flow_error`, all together, and what it comes to is nearly `arriving`. At
+    most `most` pairs flow into one state; `residual` and `rest` are room.
     """
-    residual, rest, error, count = scratch[0], scratch[1], scratch[2], scratch[3]
     measure, measure_low = solve_transposed(operator, arriving), np.zeros(source.size)
-    before, off, size, length, change = np.inf, np.inf, 0.0, np.inf, residual
+    before, off, error, size, length, change = np.inf, np.inf, 0.0, 0.0, np.inf, residual
     for step in range(STEPS):
         if patience * length <= NEAR * size:
-            move_flow(*entries, policy, discount, contraction, change, residual, error, count)
+            error = move_flow(
+                *entries, policy, discount, contraction, change, most, residual, error
+            )
         else:
-            flow_residual(
+            error = flow_residual(
                 *entries, source, flow, flow_rest, policy, low, discount, measure, measure_low,
-                residual, rest, error, count,
+                most, residual, rest,
             )  # fmt: skip
-        size, total, turned = left_over(residual, error, measure, policy_error)
+        size, total, turned = left_over(residual, measure, policy_error)
+        total += error
         off = (total + contraction * (turned + flow_error)) * patience
         if step == STEPS - 1 or patience * total <= ENOUGH * size or not total < 0.5 * before:
             break
@@ -248,6 +262,19 @@ def carried(
         change = solve_transposed(operator, residual)
         _, length = step_on(measure, measure_low, change)
     return measure, measure_low, off + lost(patience, off)
+
+
+@kernel
+def most_arrivals(indices: IntArray, count: FloatArray) -> float:
+    """Count the pairs that may lead to a state, at most."""
+    most = 0.0
+    for s in range(count.size):
+        count[s] = 0.0
+    for k in range(indices.size):
+        count[np.uint64(indices[k])] += 1.0
+    for s in range(count.size):
+        most = max(most, count[s])
+    return most
 
 
 @patient_chain
@@ -279,25 +306,26 @@ def centre(
     given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, mu and d_L pi; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, mu and d_L pi. `rows` (8, S) and `spare`
-    (12, S, A) are room.
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, mu and d_L pi. `rows` (13, S) and `spare`
+    (15, A, S) are room: on the way, tables lie action by action.
     Returns the largest residual, the objective and its error, the largest error of V_L but for its
     rounding, and dJ/d(temperature) and its error.
     """
     value, leader_value, occupancy = states[0], states[1], states[2]
-    policy, action_value, leader_action_value = tables[0], tables[1], tables[2]
-    influence, visits = tables[3], tables[4]
     value_error, leader_error, occupancy_error = state_errors[0], state_errors[1], state_errors[2]
-    policy_error, action_value_error = table_errors[0], table_errors[1]
-    influence_error, visits_error = table_errors[2], table_errors[3]
-    gap, rest, gap_error, low, log_error = spare[0], spare[1], spare[2], spare[3], spare[4]
-    floor, log_policy, log_policy_error, influence_rest = spare[5], spare[6], spare[7], spare[8]
-    advantage, advantage_rest, advantage_error = spare[9], spare[10], spare[11]
+    gap, rest, gap_error, low = spare[0].T, spare[1].T, spare[2].T, spare[3].T
+    log_error, floor, log_policy, log_policy_error = spare[4].T, spare[5].T, spare[6].T, spare[7].T
+    advantage, advantage_rest, advantage_error = spare[8].T, spare[9].T, spare[10].T
+    policy, policy_error = spare[11].T, spare[12].T
+    reward = by_action(follower_reward, spare[13])
+    leader_reward = by_action(leader_reward, spare[14])
+    available = by_action(available, np.empty(spare[0].shape, np.bool_))
     residual, residual_error, start, scratch = rows[0], rows[1], rows[2], rows[3:]
-    zero, nothing = np.zeros(policy.shape), np.zeros(value.size)
+    zero, nothing = np.zeros(spare[0].shape).T, np.zeros(value.size)
     value_low, leader_low = np.zeros(value.size), np.zeros(value.size)
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
-    moved, change = advantage, nothing  # until then
+    moved, change, best = advantage, nothing, np.empty(value.size, np.int64)  # until then
+    most_at_one = most_arrivals(entries[1], scratch[0])
 
     # the follower
     keep(stored, value)
@@ -307,13 +335,13 @@ def centre(
             move_gaps(*entries, available, discount, change, *gaps, moved)
             move_policy(
                 moved, gap_error, available, temperature, *found, log_policy_error, residual,
-                residual_error,
+                residual_error, best, scratch,
             )  # fmt: skip
         else:
-            value_gaps(*entries, follower_reward, available, discount, value, value_low, *gaps)
+            value_gaps(*entries, reward, available, discount, value, value_low, *gaps)
             soft_policy(
                 *gaps, available, temperature, *found, log_policy_error, residual, residual_error,
-                scratch,
+                best, scratch,
             )  # fmt: skip
         before = left
         size, left = largest(residual, residual_error)
@@ -339,8 +367,9 @@ def centre(
         temperature,
         log_policy_error,
         policy_error,
-        action_value,
-        action_value_error,
+        tables[1],
+        table_errors[1],
+        scratch[0],
     )
     left += 2.0 * ROUNDOFF * rounded(value, value_top, value_error)
 
@@ -366,9 +395,11 @@ def centre(
                 *entries, leader_reward, available, leader_discount, leader_value, leader_low, *gaps
             )
         before = top
-        size, top, most = advantages(
-            *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error
-        )
+        most = advantages(
+            *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error,
+            residual_error, scratch,
+        )  # fmt: skip
+        size, top = largest(residual, residual_error)
         leader_top = top * leader_patience + lost(leader_patience, top)
         enough = leader_top <= ENOUGH * most or is_idle(size, top, before)
         if enough or step == STEPS - 1:
@@ -382,7 +413,7 @@ def centre(
         leader_value,
         leader_low,
         leader_top,
-        leader_action_value,
+        tables[2],
     )
     rounded(leader_value, leader_top, leader_error)
     keep(initial, start)  # not read-only: what is called is compiled once
@@ -400,12 +431,14 @@ def centre(
         policy_error,
         leader_discount,
         leader_contraction,
-        scratch,
+        most_at_one,
+        residual,
+        residual_error,
     )
     keep(measure, occupancy)
     rounded(occupancy, off, occupancy_error)
 
-    # the influence
+    # the influence, whose sources take the place of gaps
     flow_error = influence_sources(
         policy,
         low,
@@ -422,10 +455,10 @@ def centre(
         least,
         *entries,
         discount,
-        influence,
-        influence_rest,
-        influence_error,
+        *gaps,
         residual,
+        best,
+        scratch,
     )
     measure, measure_low, off = carried(
         operator,
@@ -433,15 +466,17 @@ def centre(
         entries,
         nothing,
         residual,
-        influence,
-        influence_rest,
+        gap,
+        rest,
         flow_error,
         policy,
         low,
         policy_error,
         discount,
         contraction,
-        scratch,
+        most_at_one,
+        scratch[0],
+        scratch[1],
     )
     slope, slope_error = pair_measures(
         policy,
@@ -456,9 +491,13 @@ def centre(
         off,
         least,
         LOST,
-        visits,
-        visits_error,
-        influence,
-        influence_error,
+        gap,
+        gap_error,
+        tables[0],
+        table_errors[0],
+        tables[4],
+        table_errors[3],
+        tables[3],
+        table_errors[2],
     )
     return left, objective, objective_error, leader_top, slope, slope_error
