@@ -1444,6 +1444,38 @@ def test_what_is_carried_is_within_its_error(off):
     assert off > 0.0 or abs(twins.exact(measure) - truth).sum() > error
 
 
+def kept_apart(kernel):
+    """Call a kernel, and see that arrays which overlap are left alone: LLVM counts on it."""
+
+    def run(*arguments):
+        arrays = [each for each in arguments if isinstance(each, np.ndarray)]
+        shared = [x for x, y in itertools.permutations(arrays, 2) if np.shares_memory(x, y)]
+        before = [x.copy() for x in shared]
+        found = kernel(*arguments)
+        for one, other in zip(shared, before, strict=True):
+            np.testing.assert_array_equal(one, other)
+        return found
+
+    return run
+
+
+def test_the_chain_calls_kernels_with_arrays_that_do_not_overlap(monkeypatch):
+    chain, calls = kernels.chain, kernels.centre.py_func.__globals__
+    names = [
+        name for name in calls if name in ("carried", *chain.carried.py_func.__code__.co_names)
+    ]
+    names += [name for name in kernels.centre.py_func.__code__.co_names if name in calls]
+    others = {name: kept_apart(calls[name]) for name in names if hasattr(calls[name], "py_func")}
+    others["carried"] = kept_apart(jit.rebound(chain.carried, others))
+    assert {"move_policy", "move_flow", "solve_transposed"} <= others.keys()
+    monkeypatch.setattr(kernels, "centre", jit.rebound(kernels.centre, others))
+    model = MODELS["patchy"]
+    bounding._centre(model, tb.solve_follower(model), None)
+    inputs, outputs = gaps_case(model)[1:3]
+    with pytest.raises(AssertionError):
+        kept_apart(kernels.value_gaps)(*inputs.values(), *[outputs["gap"]] * 3)
+
+
 @each_model
 @pytest.mark.parametrize("discounts", [(0.9, 0.9), (0.9, 0.5), (0.9, 0.0)])
 def test_the_chain_within_a_band_is_that_by_a_solver(model, discounts, monkeypatch):
