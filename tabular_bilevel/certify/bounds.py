@@ -37,7 +37,6 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
     unchecked,
 )
-from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
@@ -313,7 +312,8 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         initial=leader_error,
         initial_shift=_widened(leader_top),
         temperature=_widened(slope_error),
-        **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
+        later_transition=lambda: slopes()[3],
+        later_transition_shift=lambda: slopes()[4],
     )
     side_by_side(measures, tables[3:])
     side_by_side(measure_bounds, errors[3 + 2 * model.n_actions :])
@@ -336,7 +336,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             action_value=leader_action_value,
             occupancy=occupancy,
             horizon=horizon,
-            **later(continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
+            later_continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]],
         ),
         direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
         indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
