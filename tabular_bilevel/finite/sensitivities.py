@@ -244,14 +244,12 @@ class SensitivityBounds:
     __setstate__ = restore_read_only
 
 
-def side_by_side(tables: Sensitivities | SensitivityBounds, rewards: FloatArray) -> None:
-    """Note that both rewards are one array, which need not be put together again."""
-    vars(tables)["both rewards"] = rewards.reshape(-1)
-
-
 def both_rewards(tables: Sensitivities | SensitivityBounds) -> FloatArray:
-    """Put the follower's and the leader's rewards one behind the other, flat."""
-    found: FloatArray | None = vars(tables).get("both rewards")
+    """Put the follower's and the leader's rewards one behind the other, flat.
+
+    Where they are parts of one array, it may be an attribute.
+    """
+    found: FloatArray | None = vars(tables).get("both_rewards")
     if found is None:
         found = np.concatenate((tables.follower_reward, tables.leader_reward)).reshape(-1)
     return found
