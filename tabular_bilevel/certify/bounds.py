@@ -260,11 +260,11 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         objective_error = leader_top = slope_error = math.inf
     if not model._kernel.everything_available:
         tables[1][~model.available] = -np.inf
-    rewards, reward_errors = tables[3:], table_errors[2:]
     finite = _widen(errors)  # so are the numbers then
-    finite = finite or (all_finite(states) and all_finite(rewards))
-    for array in (states, tables, rewards, errors, state_errors, table_errors, reward_errors):
+    finite = finite or (all_finite(states) and all_finite(tables[3:]))
+    for array in (states, tables, errors, state_errors, table_errors):
         read_only(array)  # and so are their parts; to iterate over these takes longer
+    rewards, reward_errors = tables[3:], table_errors[2:]
     value, leader_value, occupancy = states[0], states[1], states[2]
     policy, action_value, influence, visits = tables[0], tables[1], tables[3], tables[4]
     value_error, leader_error = state_errors[0], state_errors[1]
