@@ -276,13 +276,16 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         """Differentiate in the kernel, which few problems move."""
         if known:
             return known[0]
-        parts, (total, errors) = np.empty((2, kernel.nnz)), np.zeros((2, kernel.nnz))
+        (held, through), (total, errors) = np.empty((2, kernel.nnz)), np.zeros((2, kernel.nnz))
         shift = np.zeros(visits.shape)
-        held = leader_discount, visits, visits_error, leader_value, leader_error
-        through = discount, influence, influence_error, value, value_error
-        kernels.slope_errors(*entries, *held, parts[0], total, errors, shift)
-        kernels.slope_errors(*entries, *through, parts[1], total, errors, shift)
-        known.append((*parts, total, _outward(errors), _outward(shift)))
+        sums = total, errors, shift
+        kernels.slope_errors(
+            *entries, leader_discount, visits, visits_error, leader_value, leader_error, held, *sums
+        )
+        kernels.slope_errors(
+            *entries, discount, influence, influence_error, value, value_error, through, *sums
+        )
+        known.append((held, through, total, _outward(errors), _outward(shift)))
         return known[0]
 
     measures = unchecked(
