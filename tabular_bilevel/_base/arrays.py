@@ -80,7 +80,7 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def read_only_view(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Make a view for a kernel that takes read-only arrays and others: two types compile twice."""
-    return read_only(array.view()) if array.flags.writeable else array
+    return read_only(array.view())
 
 
 def read_only_matrix(matrix: sp.csr_array) -> sp.csr_array:
