@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -113,8 +113,8 @@ class Reach(NamedTuple):
         How far it is from the exact measures, pulled back exactly; infinite where nothing is known.
     given : str
         What the bound takes for granted, in words; empty if nothing.
-    reason : str
-        Why the bound is infinite; empty if it need not be.
+    why : callable
+        Says why the bound is infinite; nothing if it need not be.
     own : bool
         Whether the problem's own pullback said so: it need not be asked again.
     """
@@ -122,7 +122,7 @@ class Reach(NamedTuple):
     pulled: FloatArray
     bound: FloatArray
     given: str = ""
-    reason: str = ""
+    why: Callable[[], str] = str
     own: bool = False
 
 
@@ -138,23 +138,28 @@ def reach(
     """
     if moves_as(problem, Reparametrised) and _bounds_itself(problem.transform):
         inner = reach(problem.inner, problem.transform.forward(theta), measures, bounds)
-        pulled, bound, reason = _own(problem.transform, theta, inner.pulled, inner.bound)
-        if inner.reason or (reason and not all_finite(inner.bound)):
-            reason = inner.reason
-        return Reach(pulled, bound, inner.given, reason, inner.own)
+        pulled, bound = _own(problem.transform, theta, inner.pulled, inner.bound)
+
+        def why() -> str:
+            passed = all_finite(inner.bound)
+            return _infinite(problem.transform, bound) if passed else inner.why()
+
+        return Reach(pulled, bound, inner.given, why, inner.own)
     if moves_as(problem, Contexts):
         parts = shares(problem, theta, measures), shares_of_bounds(problem, theta, measures, bounds)
         return _added([reach(one, theta, x, off) for (one, x), off in zip(*parts, strict=True)])
     if _bounds_itself(problem):
-        pulled, bound, reason = _own(problem, theta, measures, bounds)
-        return Reach(pulled, bound, "", reason if reason and all_finite(pulled) else "", own=True)
+        pulled, bound = _own(problem, theta, measures, bounds)
+        return Reach(
+            pulled, bound, "", lambda: _infinite(problem, bound) if all_finite(pulled) else "", True
+        )
     try:
         tangents = tangents_at(problem, theta, measures.model, limited=True)
         if tangents.given == _given("pullback"):
             _require_linear(problem, theta, tangents, measures)
     except ValueError as error:
-        unknown = np.full(theta.size, np.inf)
-        return Reach(np.zeros(theta.size), unknown, reason=str(error))
+        reason = str(error)
+        return Reach(np.zeros(theta.size), np.full(theta.size, np.inf), why=lambda: reason)
     return Reach(*tangents.bounded_dot(measures, bounds), tangents.given)
 
 
@@ -169,33 +174,35 @@ def _added(parts: Sequence[Reach]) -> Reach:
         np.sum([getattr(x, name) for x in parts], axis=0) for name in ("pulled", "bound")
     )
     size = np.sum([np.abs(part.pulled) for part in parts], axis=0) + bound
-    words = {
-        name: "; ".join(dict.fromkeys(getattr(x, name) for x in parts if getattr(x, name)))
-        for name in ("given", "reason")
-    }
     bound += (len(parts) + 2.0) * ROUNDOFF * size
-    return Reach(pulled, bound, words["given"], words["reason"])
+    given = _joined(part.given for part in parts)
+    return Reach(pulled, bound, given, lambda: _joined(part.why() for part in parts))
 
 
-def _own(
-    part: Any, theta: FloatArray, measures: Any, bounds: Any
-) -> tuple[FloatArray, FloatArray, str]:
-    """Pull back by a part of a problem, with its own bound, and say so if that is infinite.
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, texts)))
+
+
+def _own(part: Any, theta: FloatArray, measures: Any, bounds: Any) -> tuple[FloatArray, FloatArray]:
+    """Pull back by a part of a problem, with its own bound.
 
     In one pass, if there is one and no heir's methods are others.
     """
     at_once = getattr(part, "_bounded_pullback", None)
     if at_once is not None and keeps_up(part, "_bounded_pullback", "pullback", "pullback_bound"):
-        pulled, bound = at_once(theta, measures, bounds)
-    else:
-        pulled = real_array("pullback(...)", part.pullback(theta, measures), theta.shape)
-        bound = part.pullback_bound(theta, measures, bounds)
-        bound = real_array("pullback_bound(...)", bound, theta.shape)
-        if not bound.min(initial=0.0) >= 0.0 and (bound < 0.0).any():  # no number bounds nothing
-            index = first(bound < 0.0)
-            raise ValueError(f"{entry('pullback_bound(...)', index)} is {bound[index]}, below 0")
-    name = type(part).__name__
-    return pulled, bound, "" if all_finite(bound) else f"the pullback_bound of {name} is infinite"
+        found: tuple[FloatArray, FloatArray] = at_once(theta, measures, bounds)
+        return found
+    pulled = real_array("pullback(...)", part.pullback(theta, measures), theta.shape)
+    bound = part.pullback_bound(theta, measures, bounds)
+    bound = real_array("pullback_bound(...)", bound, theta.shape)
+    if not bound.min(initial=0.0) >= 0.0 and (bound < 0.0).any():  # no number bounds nothing
+        index = first(bound < 0.0)
+        raise ValueError(f"{entry('pullback_bound(...)', index)} is {bound[index]}, below 0")
+    return pulled, bound
+
+
+def _infinite(part: Any, bound: FloatArray) -> str:
+    return "" if all_finite(bound) else f"the pullback_bound of {type(part).__name__} is infinite"
 
 
 def _given(method: str) -> str:

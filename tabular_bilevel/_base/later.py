@@ -11,19 +11,19 @@ T = TypeVar("T")
 
 
 def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
-    """Let functions, named by `later`, take the place of some arrays of a frozen dataclass.
+    """Let functions take the place of some arrays of a frozen dataclass, for `unchecked`.
 
-    Copies and pickles have the arrays.
+    That which computes `initial` is called `later_initial`. Copies and pickles have the arrays.
     """
 
     @quiet
     def compute(self: Any, name: str) -> Any:
         """Compute an array that is not there yet."""
         known: dict[str, Any] = vars(self)
-        function = known.get("later " + name)
+        function = known.get("later_" + name)
         if function is not None:
             known.setdefault(name, read_only(function()))
-            known.pop("later " + name, None)  # another thread may have been here, too
+            known.pop("later_" + name, None)  # another thread may have been here, too
         if name not in known:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return known[name]
@@ -41,8 +41,3 @@ def computed_later(*names: str) -> Callable[[type[T]], type[T]]:
         return cls
 
     return decorated
-
-
-def later(**functions: Callable[[], Any]) -> dict[str, Any]:
-    """Name functions without arguments as what computes arrays, for `unchecked`."""
-    return {"later " + name: function for name, function in functions.items()}

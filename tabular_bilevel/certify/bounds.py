@@ -31,13 +31,11 @@ from tabular_bilevel._base.arguments import all_finite, as_theta, finite_array
 from tabular_bilevel._base.arrays import (
     ROUNDOFF,
     FloatArray,
-    IntArray,
     quiet,
     read_only,
     read_only_view,
     unchecked,
 )
-from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.result import (
     ErrorBounds,
     Hypergradient,
@@ -48,7 +46,7 @@ from tabular_bilevel.finite.follower import Response, is_banded
 from tabular_bilevel.finite.leader import Evaluation
 from tabular_bilevel.finite.linear import LinearSystem, factored_system
 from tabular_bilevel.finite.model import Model
-from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds, side_by_side
+from tabular_bilevel.finite.sensitivities import Sensitivities, SensitivityBounds
 from tabular_bilevel.problem import (
     BilevelProblem,
     pulled_back,
@@ -112,7 +110,6 @@ def error_bounds(
     centre = _centre(model, result.response, result.evaluation.horizon)
     response, evaluation, bounds = centre.response, centre.evaluation, centre.bounds
     pulled = reach(problem, theta, centre.measures, bounds["sensitivities"])
-    gradient = _around(result.gradient, pulled.pulled, pulled.bound)
     numbers: dict[str, Any] = {
         "value": (result.response.value, response.value),
         "action_value": tuple(
@@ -128,7 +125,7 @@ def error_bounds(
     away = abs(result.objective - evaluation.objective)
     bounds["objective"] = _widened(away + bounds["objective"])
     bounds["sensitivities"] = _of_stored(found, centre.measures, bounds["sensitivities"])
-    return centre.error_bounds(gradient, pulled)
+    return centre.error_bounds(np.abs(result.gradient - pulled.pulled) + pulled.bound, pulled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,20 +141,19 @@ class Refined:
     finite: bool  # whether no number overflows
 
     def error_bounds(self, gradient: FloatArray, pulled: Reach) -> ErrorBounds:
-        """Add bounds of the gradient, and say why they are infinite, if they are."""
-        reason = _reason(
-            self.measures.model,
-            self.evaluation.horizon,
-            self.bounds["sensitivities"],
-            gradient,
-            pulled,
-        )
+        """Add freshly made bounds of the gradient, and say why they are infinite, if they are."""
+        reason, bounds = "", self.bounds["sensitivities"]
+        if not (_widen(gradient) and math.isfinite(bounds.initial_shift)):
+            reason = _reason(self.measures.model, self.evaluation.horizon, bounds, pulled)
         return unchecked(
-            ErrorBounds, **self.bounds, gradient=gradient, vacuous=reason, given=pulled.given
+            ErrorBounds,
+            **self.bounds,
+            gradient=read_only(gradient),
+            vacuous=reason,
+            given=pulled.given,
         )
 
 
-@quiet
 def refined(
     problem: BilevelProblem, theta: FloatArray, model: Model, response: Response
 ) -> tuple[Refined, FloatArray, ErrorBounds] | None:
@@ -173,11 +169,10 @@ def refined(
     measures = centre.measures
     pulled = reach(problem, theta, measures, centre.bounds["sensitivities"])
     if pulled.own:
-        gradient = finite_array("pullback(...)", pulled.pulled, theta.shape)
-        bound = _outward(pulled.bound)
+        gradient, bound = finite_array("pullback(...)", pulled.pulled, theta.shape), pulled.bound
     else:
         gradient = pulled_back(problem, theta, measures)
-        bound = _around(gradient, pulled.pulled, pulled.bound)
+        bound = np.abs(gradient - pulled.pulled) + pulled.bound
     return centre, read_only(gradient), centre.error_bounds(bound, pulled)
 
 
@@ -190,10 +185,6 @@ class _Endless:
         return np.full_like(b, np.nan)
 
     solve_transposed = solve
-
-
-def _entries(model: Model) -> tuple[IntArray, IntArray, FloatArray]:
-    return model.transition.indptr, model.transition.indices, model.transition.data
 
 
 def _row_terms(model: Model) -> float:
@@ -232,16 +223,16 @@ def _factored_centre() -> Callable[..., tuple[float, ...]]:
 
 def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
     """Go all the way from the response's value, and bound what each number is off by."""
-    entries, shape, n_states = _entries(model), model.available.shape, model.n_states
-    discounts = model.follower_discount, model.leader_discount
-    contractions = [_contraction(model, gamma) for gamma in discounts]
-    way: Callable[..., tuple[float, ...]] = _factored_centre()
-    given: Any = model
-    if is_banded(model):
-        way, given = kernels.centre, model.band
-    states, tables = np.empty((3, n_states)), np.empty((5, *shape))
-    errors = np.empty((3 + 4 * model.n_actions, n_states))
-    state_errors, table_errors = errors[:3], errors[3:].reshape(4, *shape)
+    kernel, (n_states, n_actions) = model.transition, model.available.shape
+    entries = kernel.indptr, kernel.indices, kernel.data
+    discount, leader_discount = model.follower_discount, model.leader_discount
+    contraction = leader_contraction = _contraction(model, discount)
+    if leader_discount != discount:
+        leader_contraction = _contraction(model, leader_discount)
+    way, given = (kernels.centre, model.band) if is_banded(model) else (_factored_centre(), model)
+    states, tables = np.empty((3, n_states)), np.empty((5, n_states, n_actions))
+    errors = np.empty((3 + 4 * n_actions, n_states))
+    state_errors, table_errors = errors[:3], errors[3:].reshape(4, n_states, n_actions)
     left, objective, objective_error, leader_top, slope, slope_error = way(
         given,
         entries,
@@ -249,14 +240,14 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         model.follower_reward,
         model.leader_reward,
         model.initial,
-        *discounts,
-        *contractions,
+        discount,
+        leader_discount,
+        contraction,
+        leader_contraction,
         model.temperature,
         _row_terms(model),
         UNDERFLOW,
         read_only_view(response.value),
-        np.empty((13, n_states)),
-        np.empty((15, model.n_actions, n_states)),
         states,
         tables,
         state_errors,
@@ -267,16 +258,15 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         objective_error = leader_top = slope_error = math.inf
     if not model._kernel.everything_available:
         tables[1][~model.available] = -np.inf
-    value, leader_value, occupancy = read_only(states)
-    policy, action_value, leader_action_value, influence, visits = read_only(tables)
-    finite = kernels.outward(errors.reshape(-1), OUTWARD, UNDERFLOW)  # so are the numbers then
+    finite = _widen(errors)  # so are the numbers then
     finite = finite or (all_finite(states) and all_finite(tables[3:]))
-    value_error, leader_error, occupancy_error = read_only(errors)[:3]
-    policy_error, action_value_error, influence_error, visits_error = errors[3:].reshape(4, *shape)
-    players: tuple[Any, ...] = (
-        (discounts[1], visits, visits_error, leader_value, leader_error),
-        (discounts[0], influence, influence_error, value, value_error),
-    )
+    for array in (states, tables, errors, state_errors, table_errors):
+        read_only(array)  # and so are their parts; to iterate over these takes longer
+    rewards, reward_errors = tables[3:], table_errors[2:]
+    value, leader_value, occupancy = states[0], states[1], states[2]
+    policy, action_value, influence, visits = tables[0], tables[1], tables[3], tables[4]
+    value_error, leader_error = state_errors[0], state_errors[1]
+    influence_error, visits_error = reward_errors[0], reward_errors[1]
 
     known: list[tuple[FloatArray, ...]] = []
 
@@ -284,28 +274,28 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         """Differentiate in the kernel, which few problems move."""
         if known:
             return known[0]
-        parts, (total, errors) = np.empty((2, entries[2].size)), np.zeros((2, entries[2].size))
-        shift = np.zeros(shape)
-        for part, player in zip(parts, players, strict=True):
-            discount, flow, flow_error, ahead, off = player
-            kernels.slope_errors(
-                *entries,
-                discount,
-                flow,
-                flow_error,
-                ahead,
-                off,
-                part,
-                total,
-                errors,
-                shift,
-            )
-        known.append((*parts, total, _outward(errors), _outward(shift)))
+        (held, through), (total, errors) = np.empty((2, kernel.nnz)), np.zeros((2, kernel.nnz))
+        shift = np.zeros(visits.shape)
+        sums = total, errors, shift
+        kernels.slope_errors(
+            *entries, leader_discount, visits, visits_error, leader_value, leader_error, held, *sums
+        )
+        kernels.slope_errors(
+            *entries, discount, influence, influence_error, value, value_error, through, *sums
+        )
+        known.append((held, through, total, _outward(errors), _outward(shift)))
         return known[0]
 
-    through: dict[str, Any] = {"follower_reward": influence, "temperature": slope}
-    held: dict[str, Any] = {"leader_reward": visits, "initial": leader_value}
-    measures = Sensitivities.of(model, **held, **through, transition=lambda: slopes()[2])
+    measures = unchecked(
+        Sensitivities,
+        model=model,
+        follower_reward=influence,
+        leader_reward=visits,
+        initial=leader_value,
+        _temperature=slope,
+        later_transition=lambda: slopes()[2],
+        both_rewards=rewards.reshape(-1),
+    )
     measure_bounds = unchecked(
         SensitivityBounds,
         follower_reward=influence_error,
@@ -313,10 +303,10 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
         initial=leader_error,
         initial_shift=_widened(leader_top),
         temperature=_widened(slope_error),
-        **later(transition=lambda: slopes()[3], transition_shift=lambda: slopes()[4]),
+        later_transition=lambda: slopes()[3],
+        later_transition_shift=lambda: slopes()[4],
+        both_rewards=reward_errors.reshape(-1),
     )
-    side_by_side(measures, tables[3:])
-    side_by_side(measure_bounds, errors[3 + 2 * model.n_actions :])
     return unchecked(
         Refined,
         response=unchecked(
@@ -325,7 +315,7 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             action_value=action_value,
             policy=policy,
             residual=left,
-            error_bound=left * kernels.least_patience(contractions[0]),
+            error_bound=left * kernels.least_patience(contraction),
             iterations=response.iterations + 1,
             method=f"{response.method or 'a solver'}, and a step of refinement",
         ),
@@ -333,21 +323,25 @@ def _centre(model: Model, response: Response, horizon: int | None) -> Refined:
             Evaluation,
             objective=objective,
             value=leader_value,
-            action_value=leader_action_value,
+            action_value=tables[2],
             occupancy=occupancy,
             horizon=horizon,
-            **later(continuation=lambda: occupancy[model.entry_state] * leader_value[entries[1]]),
+            later_continuation=lambda: occupancy[model.entry_state] * leader_value[kernel.indices],
         ),
-        direct=lambda: Sensitivities.of(model, **held, transition=lambda: slopes()[0]),
-        indirect=lambda: Sensitivities.of(model, **through, transition=lambda: slopes()[1]),
+        direct=lambda: Sensitivities.of(
+            model, leader_reward=visits, initial=leader_value, transition=lambda: slopes()[0]
+        ),
+        indirect=lambda: Sensitivities.of(
+            model, follower_reward=influence, temperature=slope, transition=lambda: slopes()[1]
+        ),
         measures=measures,
         bounds={
             "value": value_error,
-            "action_value": action_value_error,
-            "policy": policy_error,
+            "action_value": table_errors[1],
+            "policy": table_errors[0],
             "objective": _widened(objective_error),
             "leader_value": leader_error,
-            "occupancy": occupancy_error,
+            "occupancy": state_errors[2],
             "sensitivities": measure_bounds,
         },
         finite=finite,
@@ -373,16 +367,8 @@ def _of_stored(
     )
 
 
-def _reason(
-    model: Model,
-    horizon: int | None,
-    bounds: SensitivityBounds,
-    gradient: FloatArray,
-    pulled: Reach,
-) -> str:
+def _reason(model: Model, horizon: int | None, bounds: SensitivityBounds, pulled: Reach) -> str:
     """Say why the objective's bound or the gradient's is infinite."""
-    if all_finite(gradient) and math.isfinite(bounds.initial_shift):
-        return ""
     if model.leader_discount == 1.0 and not np.isfinite(bounds.initial_shift):
         return "leader_discount is 1, and float64 does not show that play ends, or does so too late"
     for discount in {model.follower_discount, model.leader_discount} - {1.0}:
@@ -390,9 +376,8 @@ def _reason(
             return f"discount {discount!r} times the largest row sum is not provably below 1"
     if horizon is not None:
         return "a finite horizon is not covered"
-    if pulled.reason and np.isfinite(bounds.follower_reward).all():
-        return pulled.reason
-    return "the residuals overflow, or are too large to say anything"
+    reason = pulled.why() if np.isfinite(bounds.follower_reward).all() else ""
+    return reason or "the residuals overflow, or are too large to say anything"
 
 
 def _around(stored: FloatArray, centre: FloatArray, bounds: FloatArray) -> FloatArray:
@@ -402,8 +387,13 @@ def _around(stored: FloatArray, centre: FloatArray, bounds: FloatArray) -> Float
 
 def _outward(bounds: FloatArray) -> FloatArray:
     """Pay for the rounding of freshly made bounds, in place; what is no number bounds nothing."""
-    kernels.outward(bounds.reshape(-1), OUTWARD, UNDERFLOW)
+    _widen(bounds)
     return read_only(bounds)
+
+
+def _widen(bounds: FloatArray) -> bool:
+    """Do so, and say whether all are finite."""
+    return kernels.outward(bounds.reshape(-1), OUTWARD, UNDERFLOW)
 
 
 def _widened(bound: float) -> float:

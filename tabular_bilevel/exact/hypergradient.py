@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from tabular_bilevel._base.arguments import as_theta, entry, first
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, unchecked
-from tabular_bilevel._base.later import later
 from tabular_bilevel.certify.accuracy import Bounded, Enclosed, Estimated, Level
 from tabular_bilevel.certify.bounds import refined
 from tabular_bilevel.certify.enclosure import enclose
@@ -163,8 +162,8 @@ def _estimated(
         read_only(pulled_back(problem, theta, measures)),
         Accuracy(Level.ESTIMATE, np.inf, unknown, reason),
         (model, response, evaluation, measures),
-        direct=lambda: direct,
-        indirect=lambda: indirect,
+        lambda: direct,
+        lambda: indirect,
     )
 
 
@@ -174,7 +173,8 @@ def _put_together(
     gradient: FloatArray,
     accuracy: Accuracy,
     stations: tuple[AnyModel, AnyResponse, AnyEvaluation, AnySensitivities],
-    **parts: Callable[[], AnySensitivities],
+    direct: Callable[[], AnySensitivities],
+    indirect: Callable[[], AnySensitivities],
 ) -> Hypergradient:
     """Make a result, whose gradient's parts are pulled back if somebody asks for them."""
     model, response, evaluation, measures = stations
@@ -188,10 +188,8 @@ def _put_together(
         response=response,
         evaluation=evaluation,
         sensitivities=measures,
-        **later(
-            direct=lambda: _part(problem, theta, whole, parts["direct"]()),
-            indirect=lambda: _part(problem, theta, whole, parts["indirect"]()),
-        ),
+        later_direct=lambda: _part(problem, theta, whole, direct()),
+        later_indirect=lambda: _part(problem, theta, whole, indirect()),
     )
 
 
@@ -239,8 +237,8 @@ def _bounded_tables(
         gradient,
         accuracy,
         (model, centre.response, centre.evaluation, centre.measures),
-        direct=centre.direct,
-        indirect=centre.indirect,
+        centre.direct,
+        centre.indirect,
     )
 
 

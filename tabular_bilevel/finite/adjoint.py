@@ -16,7 +16,6 @@ from tabular_bilevel._base.arrays import (
     read_only_view,
     unchecked,
 )
-from tabular_bilevel._base.later import later
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
 from tabular_bilevel.finite.linear import policy_system
@@ -118,7 +117,7 @@ def road(
         action_value=read_only(action_value),
         occupancy=read_only(occupancy),
         horizon=None,
-        **later(continuation=lambda: occupancy[model.entry_state] * value[kernel.indices]),
+        later_continuation=lambda: occupancy[model.entry_state] * value[kernel.indices],
     )
     direct = _direct(model, response, evaluation, pairs)
     return evaluation, direct, influence_measures(model, response, influence)

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only, unchecked
 from tabular_bilevel._base.display import displayed
-from tabular_bilevel._base.later import computed_later, later
+from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.model import Model, Tangent
 
 
@@ -117,11 +117,11 @@ class Sensitivities:
             "leader_reward": _owned(leader_reward, model.leader_reward),
         }
         if callable(transition):
-            made["later transition"] = transition
+            made["later_transition"] = transition
         else:
             made["transition"] = _owned(transition, model.transition.data)
         if callable(initial):
-            made["later initial"] = initial
+            made["later_initial"] = initial
         else:
             made["initial"] = _owned(initial, model.initial)
         return unchecked(cls, model=model, _temperature=temperature, **made)
@@ -152,10 +152,8 @@ class Sensitivities:
             follower_reward=read_only(self.follower_reward + other.follower_reward),
             leader_reward=read_only(self.leader_reward + other.leader_reward),
             _temperature=lambda: self.temperature + other.temperature,
-            **later(
-                transition=lambda: self.transition + other.transition,
-                initial=lambda: self.initial + other.initial,
-            ),
+            later_transition=lambda: self.transition + other.transition,
+            later_initial=lambda: self.initial + other.initial,
         )
 
     def times(self, factors: Mapping[str, float]) -> Sensitivities:
@@ -246,14 +244,12 @@ class SensitivityBounds:
     __setstate__ = restore_read_only
 
 
-def side_by_side(tables: Sensitivities | SensitivityBounds, rewards: FloatArray) -> None:
-    """Note that both rewards are one array, which need not be put together again."""
-    vars(tables)["both rewards"] = rewards.reshape(-1)
-
-
 def both_rewards(tables: Sensitivities | SensitivityBounds) -> FloatArray:
-    """Put the follower's and the leader's rewards one behind the other, flat."""
-    found: FloatArray | None = vars(tables).get("both rewards")
+    """Put the follower's and the leader's rewards one behind the other, flat.
+
+    Where they are parts of one array, it may be an attribute.
+    """
+    found: FloatArray | None = vars(tables).get("both_rewards")
     if found is None:
         found = np.concatenate((tables.follower_reward, tables.leader_reward)).reshape(-1)
     return found

@@ -129,7 +129,8 @@ class Tangents:
         change of the distribution's mass only, and the rounding of `dot`. The bound's own rounding
         is left to the caller.
         """
-        pulled, reach = np.zeros(len(self)), np.zeros(len(self))
+        pulled = np.zeros(len(self))
+        reach = pulled.copy()
         for name, columns in self._columns.items():
             slopes, errors = _flat(measures, name), _flat(bounds, name)
             _add(columns, slopes, errors, PULLBACK_ROUNDINGS, pulled, reach)

@@ -184,7 +184,6 @@ class FeatureProblem:
         """
         return self._bounded_pullback(theta, sensitivities, bounds)[1]
 
-    @quiet
     def _bounded_pullback(
         self, theta: npt.ArrayLike, sensitivities: Sensitivities, bounds: SensitivityBounds
     ) -> tuple[FloatArray, FloatArray]:

@@ -293,8 +293,6 @@ def centre(
     terms: float,
     least: float,
     stored: FloatArray,
-    rows: FloatArray,
-    spare: FloatArray,
     states: FloatArray,
     tables: FloatArray,
     state_errors: FloatArray,
@@ -306,25 +304,28 @@ def centre(
     given, and solve. Python puts another solver in their place.
 
     Filled are `states`, V_F, V_L and d_L; `tables`, pi, Q_F, Q_L, mu and d_L pi; `state_errors`, of
-    V_F, V_L and d_L; `table_errors`, of pi, Q_F, mu and d_L pi. `rows` (13, S) and `spare`
-    (15, A, S) are room: on the way, tables lie action by action.
+    V_F, V_L and d_L; `table_errors`, of pi, Q_F, mu and d_L pi. On the way, tables lie action by
+    action.
     Returns the largest residual, the objective and its error, the largest error of V_L but for its
     rounding, and dJ/d(temperature) and its error.
     """
     value, leader_value, occupancy = states[0], states[1], states[2]
     value_error, leader_error, occupancy_error = state_errors[0], state_errors[1], state_errors[2]
+    n_states, n_actions = follower_reward.shape
+    spare = np.empty((15, n_actions, n_states))
     gap, rest, gap_error, low = spare[0].T, spare[1].T, spare[2].T, spare[3].T
     log_error, floor, log_policy, log_policy_error = spare[4].T, spare[5].T, spare[6].T, spare[7].T
     advantage, advantage_rest, advantage_error = spare[8].T, spare[9].T, spare[10].T
     policy, policy_error = spare[11].T, spare[12].T
     reward = by_action(follower_reward, spare[13])
     leader_reward = by_action(leader_reward, spare[14])
-    available = by_action(available, np.empty(spare[0].shape, np.bool_))
-    residual, residual_error, start, scratch = rows[0], rows[1], rows[2], rows[3:]
-    zero, nothing = np.zeros(spare[0].shape).T, np.zeros(value.size)
-    value_low, leader_low = np.zeros(value.size), np.zeros(value.size)
+    available = by_action(available, np.empty((n_actions, n_states), np.bool_))
+    residual, residual_error, start = np.empty(n_states), np.empty(n_states), np.empty(n_states)
+    scratch, best = np.empty((10, n_states)), np.empty(n_states, np.int64)
+    zero, nothing = np.zeros((n_actions, n_states)).T, np.zeros(n_states)
+    value_low, leader_low = np.zeros(n_states), np.zeros(n_states)
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
-    moved, change, best = advantage, nothing, np.empty(value.size, np.int64)  # until then
+    moved, change = advantage, nothing  # until then
     most_at_one = most_arrivals(entries[1], scratch[0])
 
     # the follower
@@ -377,12 +378,12 @@ def centre(
     leader_patience = least_patience(leader_contraction)
     keep(solve(leader, averaged(policy, leader_reward)), leader_value)
     if leader_discount == 1.0 and not leader_patience < np.inf:
-        for s in range(nothing.size):
+        for s in range(n_states):
             scratch[0, s] = 1.0
-            for a in range(zero.shape[1]):
+            for a in range(n_actions):
                 advantage[s, a] = policy_error[s, a] + abs(low[s, a])
         steps = solve(leader, scratch[0])
-        for s in range(nothing.size):
+        for s in range(n_states):
             if not 0.0 < steps[s] < MOST_STEPS:
                 leader_value[s] = np.nan  # play is to end, and in float64 does not
         leader_patience = shown_patience(*entries, policy, advantage, terms, steps)

@@ -923,10 +923,9 @@ def outward(bounds: FloatArray, factor: float, least: float) -> bool:
     finite = True
     for k in range(bounds.size):
         wider = factor * bounds[k]
-        if wider > 0.0:
-            wider += least
-        bounds[k] = wider if wider >= 0.0 else np.inf
-        finite = finite and bounds[k] < np.inf
+        wider = wider + least if wider > 0.0 else wider if wider == 0.0 else np.inf
+        bounds[k] = wider
+        finite &= wider < np.inf
     return finite
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tabular_bilevel._base.arrays import FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, patient_kernel
 
@@ -35,8 +37,8 @@ def pull_back(
         n = indptr[row + 1] - indptr[row]
         product, total, size = 0.0, 0.0, 0.0
         something = False
-        for k in range(indptr[row], indptr[row + 1]):
-            j = indices[k]
+        for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            j = np.uint64(indices[k])  # no sign to look at
             product += data[k] * slopes[j]
             feature = abs(data[k])
             total += feature * errors[j]

@@ -22,8 +22,8 @@ def sparse_product(
     """Add a CSR matrix times a vector."""
     for row in range(total.size):
         product = 0.0
-        for k in range(indptr[row], indptr[row + 1]):
-            product += data[k] * vector[indices[k]]
+        for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            product += data[k] * vector[np.uint64(indices[k])]  # no sign to look at
         total[row] += product
 
 
