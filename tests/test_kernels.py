@@ -1419,7 +1419,7 @@ def test_sums_on_the_way_through_the_chain():
     assert chain.rounded(np.array([0.0, -8.0]), 1.0, error) == 8.0
     assert error.tolist() == [1.0, 1.0 + 2.0**-50]
     given = np.array([0.5, -0.25]), np.array([-1.0, 2.0]), abs(table)
-    np.testing.assert_allclose(kernels.doubled.left_over(*given), [3.0, 0.75, 17.0], 1e-15)
+    np.testing.assert_allclose(kernels.residuals.left_over(*given), [3.0, 0.75, 17.0], 1e-15)
 
 
 @pytest.mark.parametrize("off", [0.0, 1e-9, 1e-3])

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # numba is imported when a kernel is asked for
     from tabular_bilevel._base.kernels.chain import *  # noqa: F403
     from tabular_bilevel._base.kernels.doubled import *  # noqa: F403
+    from tabular_bilevel._base.kernels.policies import *  # noqa: F403
     from tabular_bilevel._base.kernels.pullback import *  # noqa: F403
+    from tabular_bilevel._base.kernels.residuals import *  # noqa: F403
     from tabular_bilevel._base.kernels.sample import *  # noqa: F403
     from tabular_bilevel._base.kernels.solve import *  # noqa: F403
     from tabular_bilevel._base.kernels.spread import *  # noqa: F403
+
+FILES = ("chain", "doubled", "policies", "pullback", "residuals", "sample", "solve", "spread")
 
 
 def __getattr__(name: str) -> Any:
     """Import the kernels when one is asked for, or their names."""
     if name == "__all__" or not name.startswith("__"):
         found: dict[str, Any] = {}
-        for file in ("chain", "doubled", "pullback", "sample", "solve", "spread"):
+        for file in FILES:
             part = importlib.import_module(f"{__name__}.{file}")
             found |= {kernel: getattr(part, kernel) for kernel in part.__all__}
         globals().update(found, __all__=sorted(found))

@@ -1,4 +1,4 @@
-"""The chain of bounds, from a value near the follower's to the measures: `doubled`, in one go."""
+"""The chain of bounds, from a value near the follower's to the measures, in one go."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray
 from tabular_bilevel._base.jit import elements, kernel, patient_chain, patient_kernel
-from tabular_bilevel._base.kernels.doubled import (
-    ROUNDOFF,
+from tabular_bilevel._base.kernels.doubled import ROUNDOFF, two_sum
+from tabular_bilevel._base.kernels.policies import move_policy, policy_errors, soft_policy
+from tabular_bilevel._base.kernels.residuals import (
     advantages,
     evaluate,
     flow_residual,
@@ -18,11 +19,7 @@ from tabular_bilevel._base.kernels.doubled import (
     left_over,
     move_flow,
     move_gaps,
-    move_policy,
     pair_measures,
-    policy_errors,
-    soft_policy,
-    two_sum,
     value_gaps,
 )
 from tabular_bilevel._base.kernels.solve import factor_band, solve_band_transposed, solve_factors
