@@ -449,13 +449,16 @@ def flow_case(model, off=0.0, stretch=1.0):
     flow, m = model.available * some(rng, *shape), 1024 * some(rng, model.n_states)
     policy, low = around(rng, chances(model), 0.0)
     discount = model.follower_discount
-    given = (twins.exact(model.initial), flow, twins.exact(policy, low), Fraction(discount), m)
-    inputs = {"source": model.initial, "policy": policy, "policy_rest": low, "discount": discount}
+    given = flow, twins.exact(policy, low), Fraction(discount), m
+    source = (
+        -twins.flow_residual(model, 0, *given).astype(np.float32).astype(float)
+    )  # nearly solved
+    inputs = {"source": source, "policy": policy, "policy_rest": low, "discount": discount}
     inputs |= dict(zip(("flow", "flow_rest"), around(rng, flow, 0.0), strict=True))
     inputs |= dict(zip(("measure", "low"), around(rng, m, 0.0), strict=True))
     inputs["most"] = float(model.follower_reward.size)
     outputs = empty(model.n_states, "residual", "rest")
-    found = [(("residual",), "error", twins.flow_residual(model, *given))]
+    found = [(("residual",), "error", twins.flow_residual(model, twins.exact(source), *given))]
     return found, kernel_of(model) | inputs, outputs, ("error",)
 
 
