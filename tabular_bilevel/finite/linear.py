@@ -229,7 +229,7 @@ class _Sweeps:
                     return None
                 step = scaled * size
             x += step
-            if accuracy > 0.0:
+            if accuracy > 0.0 and enough:
                 return x
             residual = b - x + self._discount * (self._kernel @ x)
         return None
@@ -263,6 +263,8 @@ class _Sweeps:
         """
         most = MOST_ITERATIONS if self._model.narrow else max(MOST_ITERATIONS, x.size)
         residual = b - self._times(x)
+        if not _largest(residual) < _largest(b):  # sweeps led away
+            x, residual = np.zeros_like(b), b
         shadow = direction = residual
         product = _inner(shadow, residual)
         for _ in range(most):
