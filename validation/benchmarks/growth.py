@@ -99,7 +99,7 @@ def draw(found: list[dict[str, object]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; write it as JSON, too, where asked."""
-    parser = runner.parser(__doc__, runs=7)
+    parser = runner.parser(__doc__)
     parser.add_argument("--growing", nargs="*", default=[*GROWING], choices=[*GROWING])
     parser.add_argument("--states", type=int, default=STATES, help=f"of the graph ({STATES:,})")
     parser.add_argument("--values", type=int, default=9, help="at most so many of each")
