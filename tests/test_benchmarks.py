@@ -1,6 +1,7 @@
 """The benchmark runs, and its plain implementation gives the package's gradient."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -146,6 +147,18 @@ def test_a_peer_that_cannot_be_had_is_told(monkeypatch, tmp_path, capsys):
     assert "'mdpsolver: no': 'not to be had here'" in capsys.readouterr().out
 
 
+def test_an_environment_that_is_there_gets_what_it_lacks(monkeypatch, tmp_path, capsys):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+
+    def refuse(command, **_):
+        return subprocess.CompletedProcess(command, 1, stderr="no such thing")
+
+    monkeypatch.setattr(runner.subprocess, "run", refuse)
+    assert runner.environment(tmp_path, ["jax"]) == tmp_path / "bin" / "python"
+    assert capsys.readouterr().err == "jax cannot be installed here: no such thing\n"
+
+
 def test_an_end_is_a_state_that_stays():
     model = tb.problems.four_rooms().model(np.zeros(105))
     tables = {name: getattr(model.transition, name) for name in ("data", "indices", "indptr")}
@@ -163,6 +176,7 @@ def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
     assert len(rows_of(out)) == 4
     written = json.loads(table.read_text())
     assert {"python", "numpy", "tabular-bilevel"} <= written["versions"].keys()
+    assert written["measured"].startswith("medians of 1 runs")
     assert [row["method"] for row in written["rows"][2:]] == [
         "policy iteration by sweeps",
         "compiled policy iteration by a band of 13",

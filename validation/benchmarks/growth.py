@@ -106,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="draw it into this file")
     options = parser.parse_args(arguments)
     runner.alone()
+    if options.plot is not None:
+        import matplotlib.figure  # noqa: F401  (what is missing is told before the measuring)
 
     def rows() -> Iterator[dict[str, object]]:
         found: list[dict[str, object]] = []

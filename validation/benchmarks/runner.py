@@ -71,15 +71,18 @@ class Peer:
 
 
 def environment(folder: Path, packages: Iterable[str]) -> Path:
-    """Make an environment, if there is none; packages that cannot be installed are told."""
+    """Make an environment, if there is none; packages that cannot be installed are told.
+
+    One that is there may be another table's, or half of one.
+    """
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-        for package in packages:
-            command = [python, "-m", "pip", "install", "--quiet", package]
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode != 0:
-                print(f"{package} cannot be installed here: {done.stderr[-2000:]}", file=sys.stderr)
+    for package in packages:
+        command = [python, "-m", "pip", "install", "--quiet", package]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            print(f"{package} cannot be installed here: {done.stderr[-2000:]}", file=sys.stderr)
     return python
 
 
@@ -201,5 +204,6 @@ def table(
         turns += f", one of who takes more than {options.patience:g} s"
     print(f"\n{turns}, by {clock}; {versions}")
     if options.json is not None:
-        text = json.dumps({"versions": versions, "rows": found}, indent=1)
+        written = {"measured": f"{turns}, by {clock}", "versions": versions, "rows": found}
+        text = json.dumps(written, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
