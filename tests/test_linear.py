@@ -236,7 +236,13 @@ def test_where_sweeps_gain_nothing_or_lead_away_the_follower_is_solved_all_the_s
     assert gap <= found.error_bound + dense.error_bound
     at = linear.policy_system(model, found.policy, 0.9999)
     for x, wanted in zip(solved, (at.solve(b), at.solve_transposed(b)), strict=True):
-        np.testing.assert_allclose(x, wanted, rtol=0.0, atol=ROUNDING * np.abs(wanted).max())
+        far = 10.0 * ROUNDING * np.abs(wanted).max()  # nearer to discount 1
+        np.testing.assert_allclose(x, wanted, rtol=0.0, atol=far)
+
+
+def test_states_that_mostly_stay_need_no_factors():
+    model = stalling("most stay").replace(follower_discount=0.999999)
+    assert tb.solve_follower(model).method == "policy iteration by BiCGSTAB"
 
 
 def featured(kind):
