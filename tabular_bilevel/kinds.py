@@ -113,9 +113,10 @@ def solve_follower(
         The follower's decision process.
     solver : FollowerSolver, optional
         For tables `CompiledPolicyIteration` by default, which for wide or large models is
-        `PolicyIteration`: few steps whatever the discount (4 to 22 were seen), with the linear
-        algebra that fits the model's size and shape. The response's `method` says which. For a
-        linear-quadratic model a doubling method and Newton's.
+        `PolicyIteration`: few steps whatever the discount (4 to 31 were seen; more on long rings,
+        where news goes a few cells a step), with the linear algebra that fits the model's size and
+        shape. The response's `method` says which. For a linear-quadratic model a doubling method
+        and Newton's.
     start : array_like, shape (S,) or (n, n), optional
         A value to start from, say of a model nearby: for a linear-quadratic model its
         `value_matrix`. Otherwise 0.

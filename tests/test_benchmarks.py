@@ -1,6 +1,7 @@
 """The benchmark runs, and its plain implementation gives the package's gradient."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -22,6 +23,10 @@ from sizes import sizes
 
 import tabular_bilevel as tb
 
+TABLES = (
+    bounds, growth, hypergradients, linear_quadratic, million, road, solvers, sweep, training,
+)  # fmt: skip
+
 MAP = "type octile\nheight 3\nwidth 4\nmap\n....\n.@@.\n....\n"
 
 # Two float64 implementations of the same formulas.
@@ -37,24 +42,32 @@ def turns_of_one_call(monkeypatch):
     monkeypatch.setattr(runner, "TURN", 0.0)
 
 
-@pytest.mark.parametrize(
-    ("module", "columns"),
-    [(road, "problem parameters ours plain ratio"), (bounds, "problem states plain bounded ratio")],
-)
-def test_ours_is_measured_against_a_plain_one(module, columns, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("module", [road, bounds])
+def test_ours_is_measured_against_a_plain_one(module, tmp_path, monkeypatch, capsys):
     (tmp_path / "small.map").write_text(MAP, encoding="ascii")
-    monkeypatch.setattr(sys, "argv", ["script.py", "--map", str(tmp_path / "small.map")])
-    assert module.main() == 0
-    heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split()[:5] == columns.split()
-    assert module is bounds or lines.pop().startswith("peak memory")
-    assert [line.split()[0] for line in lines] == ["four", "small"]
-    assert all(float(line.split()[-1]) < ROUNDING for line in lines)
+    monkeypatch.setattr(runner, "WARM", 0)
+    few = ["--runs", "1", "--map", str(tmp_path / "small.map"), "--json", str(tmp_path / "table")]
+    assert module.main(few) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [row["problem"] for row in rows] == ["four rooms", "small"]
+    assert all(float(n) < ROUNDING for row in rows for name, n in row.items() if "off" in name)
+    assert len(json.loads((tmp_path / "table").read_text())["rows"]) == 2
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_each_table_says_what_it_is_and_offers_what_it_has(module, capsys):
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    said = capsys.readouterr().out
+    assert module.__doc__ in said
+    assert "--json" in said
+    assert ("--environment" in said) == (module in (hypergradients, linear_quadratic, solvers))
 
 
 def rows_of(text):
     """Read a table in Markdown: a dictionary a line."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    lines = [[one.strip() for one in line.split("|")[1:-1]] for line in text.splitlines()]
+    lines = [line for line in lines if line]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
@@ -134,6 +147,18 @@ def test_a_peer_that_cannot_be_had_is_told(monkeypatch, tmp_path, capsys):
     assert "'mdpsolver: no': 'not to be had here'" in capsys.readouterr().out
 
 
+def test_an_environment_that_is_there_gets_what_it_lacks(monkeypatch, tmp_path, capsys):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+
+    def refuse(command, **_):
+        return subprocess.CompletedProcess(command, 1, stderr="no such thing")
+
+    monkeypatch.setattr(runner.subprocess, "run", refuse)
+    assert runner.environment(tmp_path, ["jax"]) == tmp_path / "bin" / "python"
+    assert capsys.readouterr().err == "jax cannot be installed here: no such thing\n"
+
+
 def test_an_end_is_a_state_that_stays():
     model = tb.problems.four_rooms().model(np.zeros(105))
     tables = {name: getattr(model.transition, name) for name in ("data", "indices", "indptr")}
@@ -147,10 +172,11 @@ def test_the_solver_is_measured_on_each_kind_of_model(tmp_path, capsys):
     few = ["--states", "600", "--sides", "5", "--no-warehouse", "--no-peers", "--runs", "1"]
     assert solvers.main([*few, "--json", str(table)]) == 0
     out = capsys.readouterr().out
-    assert "medians of 1 runs" in out
+    assert "medians of 1 runs in turn, one of who takes more than 5 s, by the processor; " in out
     assert len(rows_of(out)) == 4
     written = json.loads(table.read_text())
     assert {"python", "numpy", "tabular-bilevel"} <= written["versions"].keys()
+    assert written["measured"].startswith("medians of 1 runs")
     assert [row["method"] for row in written["rows"][2:]] == [
         "policy iteration by sweeps",
         "compiled policy iteration by a band of 13",
@@ -180,9 +206,10 @@ def test_a_power_is_fitted():
 
 def test_a_small_million(capsys):
     assert million.main(["--side", "4"]) == 0
-    made, *_, last = capsys.readouterr().out.splitlines()
-    assert made.startswith("16 states made")
-    assert last.startswith("J is")
+    made, solved, derived = rows_of(capsys.readouterr().out)
+    assert made["what"] == "16 states made"
+    assert float(solved["sup error"]) < 1e-9
+    assert (derived["what"], float(derived["J"]) > 0.0) == ("J and 16 derivatives", True)
 
 
 @sizes("workers", [False], [True])
@@ -195,7 +222,9 @@ def test_what_workers_gain_is_measured_beside_what_they_could(
         monkeypatch.setattr(sweep, "counted", lambda _, n: sweep.count(n))
     few = ["--runs", "1", "--tasks", "2", "--iterations", "2"]
     assert sweep.main([*few, "--json", str(tmp_path / "table.json")]) == 0
-    assert capsys.readouterr().out.startswith("| what | s | gain |\n")
+    out = capsys.readouterr().out
+    assert out.startswith("| what | s | gain |\n")
+    assert "medians of 1 runs in turn, by the clock; " in out
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     names = ["one worker", "two workers, started", "two workers, there", "one counts", "two count"]
     assert [row["what"] for row in rows] == names

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from small import refusal, tables
 
 import tabular_bilevel as tb
@@ -92,6 +93,24 @@ def test_policy_iteration_ends_at_rounding_not_at_the_tolerance(solver):
     response = tb.solve_follower(model, solver=solver(tolerance=1e-5), start=start)
     assert response.residual <= 1e-14
     assert response.iterations == 1
+
+
+def test_a_long_ring_near_discount_1_is_solved():
+    rng, n_states = np.random.default_rng(0), 3000
+    here = np.arange(n_states)
+    columns = np.stack([here, here + 1, here, here - 1], axis=1).ravel() % n_states
+    kernel = (np.tile([0.1, 0.9], 2 * n_states), (np.repeat(np.arange(2 * n_states), 2), columns))
+    model = tables(
+        transition=sp.csr_array(kernel, shape=(2 * n_states, n_states)),
+        follower_reward=rng.normal(size=(n_states, 2)),
+        leader_reward=np.zeros((n_states, 2)),
+        initial=np.full(n_states, 1.0 / n_states),
+        follower_discount=0.999999,
+        temperature=1e-10,
+    )
+    response = tb.solve_follower(model)  # news of a better place goes a few cells a step
+    assert response.iterations > 1000
+    assert response.residual <= 1e-14 * np.abs(response.value).max()
 
 
 def test_results_name_themselves():

@@ -173,6 +173,78 @@ def test_a_small_right_side_is_solved_as_well_and_what_is_not_negative_stays_so(
     np.testing.assert_allclose(small, 1e-200 * solved, rtol=0.0, atol=1e-200 * ROUNDING)
 
 
+def chances_of_many_sizes(rng, size):
+    data = 10.0 ** -rng.uniform(0.0, 12.0, size)
+    return data / data.sum(axis=-1, keepdims=True)
+
+
+def stalling(kind, n_states=210, n_links=4):
+    """Build a wide graph in which sweeps gain little, or lead away."""
+    rng = np.random.default_rng(0)
+    here, size = np.arange(n_states)[:, None, None], (n_states, 2, n_links)
+    columns, data = rng.integers(n_states, size=size), rng.dirichlet(np.ones(n_links), size[:2])
+    if kind == "all lead upwards":
+        columns = np.minimum(here + 1 + columns, n_states - 1)
+    elif kind == "chances of many sizes":
+        data = chances_of_many_sizes(rng, size)
+    elif kind == "two halves, nearly":
+        columns[..., 1:] = columns[..., 1:] % (n_states // 2) + here // (n_states // 2) * 105
+        data[..., 0] = 1e-9
+        data[..., 1] = 1.0 - data.sum(axis=2) + data[..., 1]
+    elif kind == "a period of 7":
+        columns = columns % 30 + (here // 30 + 1) % 7 * 30
+    elif kind == "a star":
+        columns[1:, :, 0], columns[1:, :, 1:] = 0, here[1:]
+    elif kind == "most stay":
+        columns[..., 0] = here[..., 0]
+        data[..., 1:] *= 10.0 ** -rng.integers(9, size=(n_states, 1, 1))
+        data[..., 0] = 1.0 - data[..., 1:].sum(axis=2)
+    elif kind == "permutations":
+        columns = np.stack([rng.permutation(n_states) for _ in range(2)], axis=1)[:, :, None]
+        data = np.ones_like(columns, dtype=float)
+    elif kind == "masses about 1":
+        data *= 1.0 + rng.uniform(-9e-10, 9e-10, (n_states, 2, 1))
+    rows = np.repeat(np.arange(2 * n_states), columns.shape[2])
+    made = moving(n_states, data.ravel(), rows, columns.ravel(), rng)
+    if kind == "some end":
+        ends = np.where(rng.random((n_states, 2)) < 0.05, 0.5, 0.0)
+        kept = sp.diags_array(1.0 - ends.ravel()) @ made.transition
+        made = made.replace(transition=kept, termination=ends)
+    return made.replace(follower_discount=0.9999, temperature=0.01)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "all lead upwards", "chances of many sizes", "two halves, nearly", "a period of 7",
+        "a star", "most stay", "permutations", "masses about 1", "some end",
+    ],
+)  # fmt: skip
+def test_where_sweeps_gain_nothing_or_lead_away_the_follower_is_solved_all_the_same(
+    kind, monkeypatch
+):
+    model = stalling(kind)
+    assert not model.narrow
+    found = tb.solve_follower(model)
+    at = linear.policy_system(model, found.policy, 0.9999)
+    b = np.random.default_rng(1).normal(size=model.n_states)
+    solved = at.solve(b), at.solve_transposed(b)
+    monkeypatch.setattr(linear, "DENSE_STATES", model.n_states)
+    dense = tb.solve_follower(model, solver=tb.PolicyIteration())
+    assert found.iterations <= dense.iterations + 8
+    gap = np.abs(found.value - dense.value).max()
+    assert gap <= found.error_bound + dense.error_bound
+    at = linear.policy_system(model, found.policy, 0.9999)
+    for x, wanted in zip(solved, (at.solve(b), at.solve_transposed(b)), strict=True):
+        far = 10.0 * ROUNDING * np.abs(wanted).max()  # nearer to discount 1
+        np.testing.assert_allclose(x, wanted, rtol=0.0, atol=far)
+
+
+def test_states_that_mostly_stay_need_no_factors():
+    model = stalling("most stay").replace(follower_discount=0.999999)
+    assert tb.solve_follower(model).method == "policy iteration by BiCGSTAB"
+
+
 def featured(kind):
     base, names = MODELS[kind], ("follower_reward", "transition")
     return tb.FeatureProblem(base, **features(base, np.random.default_rng(3), 2, *names))

@@ -5,6 +5,7 @@ import pytest
 from sizes import sizes
 
 import tabular_bilevel as tb
+from tabular_bilevel.finite import linear
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities, road
 from tabular_bilevel.finite.follower import is_banded
 from tabular_bilevel.problems import zoo
@@ -72,6 +73,24 @@ def test_a_slightly_different_road_is_seen(table):
     response = tb.solve_follower(model)
     assert is_banded(model)
     assert furthest(road(other, response), read(model, response)) > ROUNDING
+
+
+@pytest.mark.parametrize(("leader_discount", "count"), [(0.9, 1), (0.95, 2)])
+def test_where_discounts_are_equal_one_matrix_is_factored(leader_discount, count, monkeypatch):
+    problem = tb.problems.grid_world(
+        "type octile\nheight 2\nwidth 90\nmap\n" + 2 * (90 * "." + "\n")
+    )
+    model = problem.model([0.0] * problem.n_parameters)
+    model = model.replace(follower_discount=0.9, leader_discount=leader_discount, temperature=0.1)
+    response, factored = tb.solve_follower(model), []
+    wanted, init = road(model, response), linear._Sparse.__init__
+    monkeypatch.setattr("tabular_bilevel.finite.adjoint.is_banded", lambda model: False)
+    monkeypatch.setattr(linear, "WORTH_A_ROUND", np.inf)  # no sweep does
+    monkeypatch.setattr(
+        linear._Sparse, "__init__", lambda self, matrix: factored.append(init(self, matrix))
+    )
+    assert furthest(road(model, response), wanted) <= ROUNDING
+    assert len(factored) == count
 
 
 def test_the_readable_road_is_taken_where_there_is_no_other(monkeypatch):

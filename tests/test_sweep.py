@@ -360,6 +360,18 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(numbers
     assert contents(cut) == contents(whole)
 
 
+def test_when_a_sweep_is_killed_nothing_is_said_of_what_its_workers_leave(tmp_path):
+    driver, out = tmp_path / "driver.py", tmp_path / "out"
+    driver.write_text(DRIVER, encoding="utf-8")
+    command = [sys.executable, str(driver), str(Path(__file__).parent), str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while len(set(out.glob("*.pickle"))) < 2:
+            time.sleep(0.001)
+        process.kill()
+        _, said = process.communicate(timeout=60)  # by those that clear up after it
+    assert said == b""
+
+
 # ---------------------------------------------------------------- a cluster
 
 

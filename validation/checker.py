@@ -34,9 +34,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 
 import numpy as np
 from scipy import signal, special, stats
@@ -303,20 +302,19 @@ def spread(
     options: argparse.Namespace,
     rng: np.random.Generator,
 ) -> Iterator[tuple[Family, float, Counter[str]]]:
-    """Do the work for each family and rate."""
+    """Do the work for each family and rate; give it as it comes."""
     chosen = [family for family in FAMILIES if options.family in (None, family.name)]
-    tasks = [(family, rate) for family in chosen for rate in (0.05, 0.01)]
-    given = [
-        (family.name, rate, options.checks, int(seed))
-        for (family, rate), seed in zip(tasks, rng.integers(2**63, size=len(tasks)), strict=True)
-    ]
-    if options.workers == 1:
-        results: Iterator[Counter[str]] = (work(*task) for task in given)
-        yield from ((*task, found) for task, found in zip(tasks, results, strict=True))
-        return
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        results = pool.map(work, *zip(*given, strict=True))
-        yield from ((*task, found) for task, found in zip(tasks, results, strict=True))
+    named = {
+        f"{family.name} at {rate}": (family, rate) for family in chosen for rate in (0.05, 0.01)
+    }
+    calls = (
+        (name, partial(work, family.name, rate, options.checks, int(seed)))
+        for (name, (family, rate)), seed in zip(
+            named.items(), rng.integers(2**63, size=len(named)), strict=True
+        )
+    )
+    for name, found in tb.sweep(calls, workers=options.workers):
+        yield *named[name], found
 
 
 # Replicates that the test of tails may cost, where there are hardly any: tame noise, and what it is

@@ -211,7 +211,7 @@ def _outcomes(
     left, at_once, results = dict.fromkeys(calls), joblib.effective_n_jobs(workers), None
     with _failures_told(), _ends_silently():
         try:
-            with _own_processes(at_once):
+            with _own_processes():
                 results = joblib.Parallel(
                     workers, return_as="generator_unordered", batch_size=1, max_nbytes=None
                 )(work)
@@ -346,7 +346,7 @@ def _portable(error: Exception | SystemExit) -> Exception:
 
 
 @contextmanager
-def _own_processes(at_once: int) -> Iterator[None]:
+def _own_processes() -> Iterator[None]:
     """Have joblib's own processes compute with one thread each, and end with this one.
 
     What the caller configured takes precedence: another backend, or a number of threads.
@@ -364,9 +364,8 @@ def _own_processes(at_once: int) -> Iterator[None]:
         "initargs": (os.getpid(), tuple(sys.path)),  # where somebody's code may be found
     }
     chosen = backend.inner_max_num_threads is not None
+    _start_tracker()  # before anybody else does
     with nullcontext() if chosen else parallel_config("loky", **settings), _interrupts_later():
-        if at_once > 1:
-            _start_tracker()
         yield
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tabular_bilevel._base.arrays import FloatArray
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
-from tabular_bilevel.finite.follower import FollowerSolver, PolicyIteration
+from tabular_bilevel.finite.follower import FollowerSolver
 from tabular_bilevel.mistakes.register import RIGHT
 from tabular_bilevel.problem import BilevelProblem, modelled
 from tabular_bilevel.sampling.critics import Critic, ExactCritic
@@ -30,7 +30,7 @@ class Declared:
     def __str__(self) -> str:
         return ", ".join(f"{name}={given!r}" for name, given in self._given().items())
 
-    def _given(self) -> dict[str, object]:
+    def _given(self) -> dict[str, Any]:
         return {name: given for name, given in vars(self).items() if given is not None}
 
     def limit(self, problem: BilevelProblem, theta: FloatArray, burn_in: int = 0) -> Experience:
@@ -46,8 +46,7 @@ class Declared:
         return replace(known, seen=replace(known.law, count=count))
 
     def _interaction(self) -> Interaction:
-        given: dict[str, Any] = {"follower": PolicyIteration()} | self._given()
-        return Interaction(**given)
+        return Interaction(**self._given())
 
     @property
     def learns(self) -> bool:

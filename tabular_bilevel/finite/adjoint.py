@@ -18,7 +18,7 @@ from tabular_bilevel._base.arrays import (
 )
 from tabular_bilevel.finite.follower import Response, is_banded, log_policy
 from tabular_bilevel.finite.leader import Evaluation, evaluate_leader
-from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.linear import LinearSystem, policy_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 
@@ -52,15 +52,19 @@ def _direct(
 
 @quiet
 def indirect_sensitivities(
-    model: Model, response: Response, evaluation: Evaluation
+    model: Model,
+    response: Response,
+    evaluation: Evaluation,
+    *,
+    system: LinearSystem | None = None,
 ) -> Sensitivities:
-    """Differentiate J through the follower's policy alone.
+    """Differentiate J through the follower's policy alone, with its system if it is there.
 
     That is 0 in the leader's reward and the initial distribution.
     """
     policy, discount = response.policy, model.follower_discount
     source = influence_source(model, response, evaluation)
-    system = policy_system(model, policy, discount)
+    system = system or policy_system(model, policy, discount)
     arrivals = system.solve_transposed(discount * model.arrivals(source))
     return influence_measures(model, response, source + policy * arrivals[:, None])
 
@@ -85,9 +89,13 @@ def road(
     `indirect_sensitivities`: those are to be read.
     """
     if not _has_compiled_road(model, horizon):
-        evaluation = evaluate_leader(model, response, horizon=horizon)
+        system = None
+        if horizon is None and model.follower_discount == model.leader_discount:
+            system = policy_system(model, response.policy, model.leader_discount)
+        evaluation = evaluate_leader(model, response, horizon=horizon, system=system)
         direct = direct_sensitivities(model, response, evaluation)
-        return evaluation, direct, indirect_sensitivities(model, response, evaluation)
+        indirect = indirect_sensitivities(model, response, evaluation, system=system)
+        return evaluation, direct, indirect
     kernel, (place, width) = model.transition, model.band
     shape = model.available.shape
     value, occupancy = np.empty(model.n_states), np.empty(model.n_states)

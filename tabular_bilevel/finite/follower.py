@@ -177,7 +177,7 @@ class PolicyIteration:
     """
 
     tolerance: float = RESIDUAL_TOLERANCE
-    max_iterations: int = 1000
+    max_iterations: int = 10_000
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -347,7 +347,7 @@ class CompiledPolicyIteration:
     """
 
     tolerance: float = RESIDUAL_TOLERANCE
-    max_iterations: int = 1000
+    max_iterations: int = 10_000
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -10,7 +10,7 @@ from tabular_bilevel._base.arguments import positive_integer
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.follower import Response
-from tabular_bilevel.finite.linear import policy_system
+from tabular_bilevel.finite.linear import LinearSystem, policy_system
 from tabular_bilevel.finite.model import Model
 
 
@@ -69,13 +69,19 @@ class Evaluation:
 
 
 @quiet
-def evaluate_leader(model: Model, response: Response, *, horizon: int | None = None) -> Evaluation:
-    """Evaluate as `tabular_bilevel.evaluate_leader` says."""
+def evaluate_leader(
+    model: Model,
+    response: Response,
+    *,
+    horizon: int | None = None,
+    system: LinearSystem | None = None,
+) -> Evaluation:
+    """Evaluate as `tabular_bilevel.evaluate_leader` says, with the system if it is there."""
     policy, discount = response.policy, model.leader_discount
     source = model.entry_state
     target = model.transition.indices
     if horizon is None:
-        system = policy_system(model, policy, discount)
+        system = system or policy_system(model, policy, discount)
         value = system.solve((policy * model.leader_reward).sum(axis=1))
         occupancy = system.solve_transposed(model.initial)
         action_value = model.leader_reward + discount * model.next_value(value)

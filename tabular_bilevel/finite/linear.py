@@ -229,7 +229,7 @@ class _Sweeps:
                     return None
                 step = scaled * size
             x += step
-            if accuracy > 0.0:
+            if accuracy > 0.0 and enough:
                 return x
             residual = b - x + self._discount * (self._kernel @ x)
         return None
@@ -260,14 +260,18 @@ class _Sweeps:
         """Go on from x by BiCGSTAB (van der Vorst, 1992), without the threads of scipy's products.
 
         For vectors of some 10,000 entries they wait for each other: 30 times the time was seen.
+        Unknown are the moves to other states, x / stays: states that mostly stay would be slow.
         """
         most = MOST_ITERATIONS if self._model.narrow else max(MOST_ITERATIONS, x.size)
+        x = x / self._stays
         residual = b - self._times(x)
+        if not _largest(residual) < _largest(b):  # sweeps led away
+            x, residual = np.zeros_like(b), b
         shadow = direction = residual
         product = _inner(shadow, residual)
         for _ in range(most):
             if _largest(residual) <= aim:
-                return x
+                return x * self._stays
             ahead = self._times(direction)
             pivot = _inner(shadow, ahead)
             if not abs(pivot) > 0.0:  # breaks down, as below
@@ -276,7 +280,7 @@ class _Sweeps:
             x = x + length * direction
             residual = residual - length * ahead
             if _largest(residual) <= aim:
-                return x
+                return x * self._stays
             image = self._times(residual)
             power = _inner(image, image)
             if not abs(power) > 0.0:
@@ -291,7 +295,8 @@ class _Sweeps:
             direction = residual + turn * (direction - damping * ahead)
         return None
 
-    def _times(self, x: FloatArray) -> FloatArray:
+    def _times(self, moves: FloatArray) -> FloatArray:
+        x = moves * self._stays
         return np.asarray(x - self._discount * (self._kernel @ x))
 
 

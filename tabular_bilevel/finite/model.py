@@ -610,8 +610,8 @@ class _Kernel:
     def overlapping(self) -> bool:
         source, target = self.entry_state, self.transition.indices
         some = source < SOME_STATES
-        pairs = np.column_stack([source[some], target[some]])
-        return 2 * len(np.unique(pairs, axis=0)) < len(pairs)
+        links = source[some].astype(np.int64) * self.termination.shape[0] + target[some]
+        return 2 * len(np.unique(links)) < len(links)
 
 
 @dataclass(frozen=True, eq=False)

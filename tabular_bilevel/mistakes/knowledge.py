@@ -12,7 +12,6 @@ from tabular_bilevel._base.errors import ConvergenceError
 from tabular_bilevel.estimators.boltzmann_covariance import BoltzmannCovariance
 from tabular_bilevel.estimators.estimate import Estimate
 from tabular_bilevel.finite.follower import (
-    PolicyIteration,
     Response,
     StoppedValueIteration,
     soft_maximum,
@@ -35,7 +34,7 @@ def right_limit(
     count: int | None = None,
 ) -> Experience:
     """Know all that is right; by default trajectories are not cut where it matters."""
-    interaction = Interaction(Episodes(steps=horizon), follower=PolicyIteration())
+    interaction = Interaction(Episodes(steps=horizon))
     known = interaction.limit(problem, theta)
     return replace(known, seen=replace(known.law, count=count))
 

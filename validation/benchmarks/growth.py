@@ -99,13 +99,15 @@ def draw(found: list[dict[str, object]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; write it as JSON, too, where asked."""
-    parser = runner.parser(__doc__, runs=7)
+    parser = runner.parser(__doc__)
     parser.add_argument("--growing", nargs="*", default=[*GROWING], choices=[*GROWING])
     parser.add_argument("--states", type=int, default=STATES, help=f"of the graph ({STATES:,})")
     parser.add_argument("--values", type=int, default=9, help="at most so many of each")
     parser.add_argument("--plot", type=Path, help="draw it into this file")
     options = parser.parse_args(arguments)
     runner.alone()
+    if options.plot is not None:
+        import matplotlib.figure  # noqa: F401  (what is missing is told before the measuring)
 
     def rows() -> Iterator[dict[str, object]]:
         found: list[dict[str, object]] = []

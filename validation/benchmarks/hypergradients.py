@@ -77,12 +77,10 @@ def ours(problem: tb.problems.Reparametrised) -> dict[str, Callable[[], np.ndarr
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; write it as JSON, too, where asked."""
-    parser = runner.parser(__doc__, runs=21)
-    parser.add_argument("--peers", nargs="*", default=[*PEERS], choices=[*PEERS])
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
+    parser = runner.parser(__doc__, runs=21, peers=PEERS)
     options = parser.parse_args(arguments)
     runner.alone()
-    with runner.peers(options, options.peers, ["jax", "numba", "scipy"]) as (all_of, folder):
+    with runner.peers(options, ["jax", "numba", "scipy"]) as (all_of, folder):
 
         def rows() -> Iterator[dict[str, object]]:
             for temperature in TEMPERATURES:

@@ -100,11 +100,11 @@ def save(problem: Street, theta: np.ndarray, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; write it as JSON, too, where asked."""
-    parser = runner.parser(__doc__, runs=21)
+    parser = runner.parser(__doc__, runs=21, peers=[PEER])
     parser.add_argument("--buildings", type=int, nargs="*", default=[*BUILDINGS])
     options = parser.parse_args(arguments)
     runner.alone()
-    with runner.peers(options, [PEER], ["jax"]) as (all_of, folder):
+    with runner.peers(options, ["jax"]) as (all_of, folder):
 
         def rows() -> Iterator[dict[str, object]]:
             for count in options.buildings:
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
                     peer.ask(prepare=str(folder / "tables.npz"))
                     path = str(folder / "answer.npy")
                     runs[PEER] = lambda peer=peer, path=path: peer.ask(answer=path)["seconds"]
-                seconds = runner.medians(runs, options.runs)
+                seconds = runner.medians(runs, options.runs, options.patience)
                 for name in runs:
                     if name == PEER:
                         found[name] = np.load(folder / "answer.npy")

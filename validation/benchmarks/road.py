@@ -1,17 +1,16 @@
 """Speed of the road: solve the follower, evaluate the leader, take the gradient.
 
 Run ``python validation/benchmarks/road.py`` with the package installed; ``--map FILE`` takes a
-MovingAI map instead of the generated warehouse. Each line is the package's time and, in the same
-run, that of a plain NumPy and SciPy implementation of the same formulas (Newton's method with
-``numpy.linalg.solve`` or SuperLU at its defaults), their ratio, and by how much the gradients
-differ. No numbers are asserted: times are the machine's.
+MovingAI map instead of the generated warehouse. Each line is the package's time, bounded, and that
+of a plain NumPy and SciPy implementation of the same formulas (Newton's method with
+``numpy.linalg.solve`` or SuperLU at its defaults), not bounded, in turn and on one thread; their
+ratio; and by how much the gradients differ, relative to the largest entry.
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,37 +80,43 @@ def plain_gradient(model: tb.Model) -> tuple[float, tb.Sensitivities]:
     return float(model.initial @ leader_value), measures
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> int:
+    parser = runner.parser(__doc__)
     parser.add_argument("--map", type=Path, help="a MovingAI map for the large problem")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    runner.alone()
     settings = {"slip": 0.2, "temperature": 0.05}
+    problems = {"four rooms": tb.problems.four_rooms()}
     if options.map is None:
-        grid = tb.problems.warehouse(**settings)
+        problems["warehouse"] = tb.problems.warehouse(**settings)
     else:
-        grid = tb.problems.grid_world(options.map, **settings)
-    print(f"{'problem':<28}{'parameters':>11}{'ours':>11}{'plain':>11}{'ratio':>8}{'differ':>10}")
-    for name, problem, repeats in (
-        ("four rooms", tb.problems.four_rooms(), 21),
-        ("warehouse" if options.map is None else options.map.stem, grid, 3),
-    ):
-        theta = np.zeros(problem.n_parameters)
+        problems[options.map.stem] = tb.problems.grid_world(options.map, **settings)
 
-        def ours(problem: tb.BilevelProblem = problem, theta: np.ndarray = theta) -> np.ndarray:
-            return tb.hypergradient(problem, theta).gradient
+    def rows() -> Iterator[dict[str, object]]:
+        for name, problem in problems.items():
+            theta = np.zeros(problem.n_parameters)
 
-        def plain(problem: tb.BilevelProblem = problem, theta: np.ndarray = theta) -> np.ndarray:
-            return problem.pullback(theta, plain_gradient(problem.model(theta))[1])
+            def ours(problem: tb.ForwardProblem = problem, theta: np.ndarray = theta) -> np.ndarray:
+                return tb.hypergradient(problem, theta).gradient
 
-        difference = np.abs(ours() - plain()).max() / np.abs(ours()).max()
-        runs = {"ours": runner.timed(ours), "plain": runner.timed(plain)}
-        fast, slow = runner.medians(runs, repeats).values()
-        print(
-            f"{name:<28}{theta.size:>11}{fast * 1e3:>8.2f} ms{slow * 1e3:>8.2f} ms"
-            f"{fast / slow:>8.2f}{difference:>10.1e}"
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of the process: {peak:.2f} GiB")
+            def plain(
+                problem: tb.ForwardProblem = problem, theta: np.ndarray = theta
+            ) -> np.ndarray:
+                return problem.pullback(theta, plain_gradient(problem.model(theta))[1])
+
+            differ = np.abs(ours() - plain()).max() / np.abs(ours()).max()
+            runs = {"ours": runner.timed(ours), "plain": runner.timed(plain)}
+            fast, slow = runner.medians(runs, options.runs, enough=runner.COLD).values()
+            yield {
+                "problem": name,
+                "parameters": theta.size,
+                "ours, ms": 1e3 * fast,
+                "plain, ms": 1e3 * slow,
+                "ratio": fast / slow,
+                "off": float(differ),
+            }
+
+    runner.table(options, rows())
     return 0
 
 

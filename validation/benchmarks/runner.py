@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -71,27 +71,30 @@ class Peer:
 
 
 def environment(folder: Path, packages: Iterable[str]) -> Path:
-    """Make an environment, if there is none; packages that cannot be installed are told."""
+    """Make an environment, if there is none; packages that cannot be installed are told.
+
+    One that is there may be another table's, or half of one.
+    """
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-        for package in packages:
-            command = [python, "-m", "pip", "install", "--quiet", package]
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode != 0:
-                print(f"{package} cannot be installed here: {done.stderr[-2000:]}", file=sys.stderr)
+    for package in packages:
+        command = [python, "-m", "pip", "install", "--quiet", package]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            print(f"{package} cannot be installed here: {done.stderr[-2000:]}", file=sys.stderr)
     return python
 
 
 @contextmanager
-def peers(options: argparse.Namespace, names: Iterable[str], packages: Iterable[str]) -> Iterator:
+def peers(options: argparse.Namespace, packages: Iterable[str]) -> Iterator:
     """Start peers, in turn, as far as they can be; those that cannot are None."""
     started: dict[str, Peer | None] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not options.no_peers:
             python = environment(options.environment or folder / "peers", packages)
-            for peer in names:
+            for peer in options.peers:
                 try:
                     started[peer] = Peer(python, peer)
                 except RuntimeError:
@@ -147,15 +150,21 @@ def medians(
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def parser(doc: str, *, runs: int) -> argparse.ArgumentParser:
-    """Make the options that every table has."""
+def parser(
+    doc: str, *, runs: int | None = 7, peers: Collection[str] = ()
+) -> argparse.ArgumentParser:
+    """Make the options that every table has, those of turns unless None, and those of peers."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--runs", type=int, default=runs, help=f"turns of each ({runs})")
-    made.add_argument("--environment", type=Path, help="where the peers are, or are put")
-    made.add_argument("--no-peers", action="store_true", help="measure ours alone")
+    if runs is not None:
+        made.add_argument("--runs", type=int, default=runs, help=f"turns of each ({runs})")
     made.add_argument("--json", type=Path, help="write the table to this file, too")
+    if peers:
+        made.add_argument("--environment", type=Path, help="where the peers are, or are put")
+        made.add_argument("--no-peers", action="store_true", help="measure ours alone")
+        made.add_argument("--peers", nargs="*", default=[*peers], choices=[*peers])
+        made.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
     return made
 
 
@@ -178,6 +187,8 @@ def table(
     options: argparse.Namespace,
     rows: Iterable[Mapping[str, object]],
     started: Mapping[str, Peer | None] | None = None,
+    *,
+    clock: str = "the processor",
 ) -> None:
     """Print the rows as they come, and what they were measured with; write them to a file."""
     versions = {"python": platform.python_version(), "processor": platform.machine()}
@@ -188,7 +199,11 @@ def table(
     for row in rows:
         print_row(row, heading=not found)
         found.append(dict(row))
-    print(f"\nmedians of {options.runs} runs in turn, processor seconds; {versions}")
+    turns = f"medians of {options.runs} runs in turn" if "runs" in options else "one run"
+    if "patience" in options:
+        turns += f", one of who takes more than {options.patience:g} s"
+    print(f"\n{turns}, by {clock}; {versions}")
     if options.json is not None:
-        text = json.dumps({"versions": versions, "rows": found}, indent=1)
+        written = {"measured": f"{turns}, by {clock}", "versions": versions, "rows": found}
+        text = json.dumps(written, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -135,19 +135,14 @@ def measure(
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; write it as JSON, too, where asked."""
-    parser = runner.parser(__doc__, runs=7)
+    parser = runner.parser(__doc__, peers=[*HARD, *SOFT])
     parser.add_argument("--states", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--sides", type=int, nargs="*", default=[32, 200])
     parser.add_argument("--no-warehouse", action="store_true")
-    parser.add_argument("--peers", nargs="*", default=[*HARD, *SOFT], choices=[*HARD, *SOFT])
     parser.add_argument("--soft", type=int, default=10_000, help="largest for soft peers (10,000)")
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds (5)")
     options = parser.parse_args(arguments)
     runner.alone()
-    with runner.peers(options, options.peers, ["quantecon", "mdpsolver", "jax"]) as (
-        all_of,
-        folder,
-    ):
+    with runner.peers(options, ["quantecon", "mdpsolver", "jax"]) as (all_of, folder):
         there = {name: peer for name, peer in all_of.items() if peer is not None}
         models = cases(options.states, options.sides, warehouse=not options.no_warehouse)
         runner.table(options, (measure(case, there, options, folder) for case in models), all_of)

@@ -54,7 +54,7 @@ def swept(workers: int, runs: list[Run], fresh: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, runs=7)
+    parser = runner.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=10, help="ascents (10)")
     parser.add_argument("--iterations", type=int, default=10_000, help="of each (10,000)")
     options = parser.parse_args(arguments)
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     median = runner.medians(times, options.runs)
     one = {name: "one counts" if "count" in name else "one worker" for name in works}
     rows = ({"what": name, "s": s, "gain": median[one[name]] / s} for name, s in median.items())
-    runner.table(options, rows)
+    runner.table(options, rows, clock="the clock")
     return 0
 
 

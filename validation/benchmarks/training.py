@@ -194,7 +194,7 @@ def repeated(run: Callable[[], object], runs: int) -> Callable[[], object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, runs=9)
+    parser = runner.parser(__doc__)
     parser.add_argument("--trajectories", type=int, default=60_000, help="30 steps each (60,000)")
     options = parser.parse_args(arguments)
     runner.alone()
