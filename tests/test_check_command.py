@@ -485,6 +485,7 @@ def test_there_is_a_bar_if_it_is_asked_for(capsys):
     tb.check_suite(METHOD, suite=SUITE[:1], n_replicates=30, progress=True, rng=0)
     error = capsys.readouterr().err
     assert "plain: " in error
+    assert "/30 [" not in error  # one bar is enough
     tb.check_suite(METHOD, suite=SUITE[:1], n_replicates=30, rng=0)
     assert capsys.readouterr().err == ""
 

@@ -200,3 +200,5 @@ def test_what_takes_long_is_bounded_on_request():
     assert "of a finite leader_horizon" in tb.hypergradient(building, theta).accuracy.reason
     asked = tb.hypergradient(building, theta, accuracy=tb.Bounded())
     assert asked.accuracy.gradient.max() < 0.02
+    with pytest.raises(tb.CertificationError, match="Enclosures are for tables"):
+        tb.hypergradient(building, theta, accuracy=tb.Enclosed())

@@ -12,6 +12,7 @@ from small import each_refused, features, tables
 import tabular_bilevel as tb
 from tabular_bilevel.certify import bounds as bounding
 from tabular_bilevel.check_certificate import RejectedError, check_certificate
+from tabular_bilevel.finite import linear
 
 THETA = np.array([0.2, -0.4])
 
@@ -381,3 +382,9 @@ def test_bounds_of_a_result_whose_end_is_not_seen_are_infinite():
     assert np.isinf(bounds.objective)
     assert np.isinf(bounds.gradient).all()
     assert bounds.vacuous.startswith("leader_discount is 1")
+
+
+def test_steps_without_an_end_are_told_as_they_come_out():
+    for steps, told in (([1.0, 1e300], "comes out as 1e+300$"), ([0.0], "as 0, as it cannot be$")):
+        with pytest.raises(ValueError, match=told.replace("+", r"\+")):
+            linear._require_steps(np.array(steps))

@@ -261,7 +261,6 @@ def suite_reports(
         check_estimator,
         estimator,
         false_alarm_rate=false_alarm_rate / len(suite),
-        progress=progress and workers == 1,
         **settings,
     )
     tasks = (

@@ -400,10 +400,11 @@ def _require_steps(steps: FloatArray) -> None:
     """Raise unless the expected numbers of steps are such; then the system is an M-matrix's."""
     endless = ~((steps > 0.0) & (steps < MOST_STEPS))
     if endless.any():
+        found = steps[endless][0]
         raise ValueError(
             f"leader_discount is 1, and from state {int(np.argmax(endless))} the follower's policy "
             "ends the episode too rarely for float64, if it does: the expected number of steps "
-            f"comes out as {steps[endless][0]:.3g}"
+            f"comes out as {found:.3g}" + ("" if found > 0.0 else ", as it cannot be")
         )
 
 
