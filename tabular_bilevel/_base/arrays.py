@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar, cast
 
@@ -29,6 +29,9 @@ ROUNDOFF = 2.0**-53
 
 #: What underflows is lost by 2^-1074: many sums of it, before they are magnified.
 UNDERFLOW = 2.0**-1000
+
+#: Numbers in a dense block: a few of these are in memory at a time, 8 MB each.
+BLOCK = 2**20
 
 
 def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
@@ -106,6 +109,12 @@ def norm(vector: FloatArray) -> float:
     """Compute a Euclidean norm; its squares neither overflow nor vanish."""
     unit = binary_scale(vector)
     return float(np.linalg.norm(vector / unit) * unit)
+
+
+def blocks(count: int, width: float, most: int = BLOCK) -> Iterator[slice]:
+    """Split so many rows of a width: a block has at most so many numbers, or is one row."""
+    size = max(1, int(most // max(width, 1)))
+    return (slice(k, min(k + size, count)) for k in range(0, max(count, 1), size))
 
 
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
