@@ -382,12 +382,12 @@ def _hotelling(
     reached = directions @ axes.T / deviation  # the directions, in units of standard errors
     information = (reached**2).sum(axis=1) * max(count - rank - 2, 1) / (count - 1)
     along = [_standardised(white @ row) for row in reached]
-    leaves = np.concatenate([
-        np.abs(rows - rows @ axes.T @ axes).max(axis=1, initial=0.0) > 1e-6 * np.abs(rows).max(axis=1)
-        for rows in _dense(directions)
-    ])  # fmt: skip
+    out_of_range = []
+    for rows in _dense(directions):
+        lost = np.abs(rows - rows @ axes.T @ axes).max(axis=1, initial=0.0)
+        out_of_range += (lost > 1e-6 * np.abs(rows).max(axis=1)).tolist()
     visible = []
-    for scores, known, out in zip(along, information, leaves, strict=True):
+    for scores, known, out in zip(along, information, out_of_range, strict=True):
         shifted = needed_shift(scores, plain, quantile, needed, spare)
         if math.isfinite(shifted):  # else a few replicates decide, whatever is still
             worse = OUT_OF_RANGE if out else 1.0
