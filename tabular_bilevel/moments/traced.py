@@ -10,7 +10,7 @@ by the second moments of (e, v_1, v_2).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arrays import FloatArray, IntArray, grouped_sums, quiet
+from tabular_bilevel._base.arrays import FloatArray, IntArray, blocks, grouped_sums, quiet
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import log_policy
 from tabular_bilevel.finite.linear import LinearSystem, factored_system
@@ -27,9 +27,6 @@ from tabular_bilevel.finite.tangents import MOVED, Tangents
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import ALL_ENDED, Law
-
-# Numbers in a dense block of columns; a few of these are in memory at a time, 32 MB each.
-BLOCK = 4_000_000
 
 #: Multiplies tables of shape (n, c): either entry by entry, or each column with each; adds up rows.
 Product = Callable[[FloatArray, FloatArray], FloatArray]
@@ -145,6 +142,11 @@ class Spread(NamedTuple):
     mean: FloatArray
     covariance: FloatArray
     of_starts: FloatArray
+
+
+def joined(parts: Iterable[Spread]) -> Spread:
+    """Put those of some coordinates side by side."""
+    return Spread(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class TracedMoments:
@@ -315,8 +317,7 @@ class TracedMoments:
     # ---------------------------------------------------------------- what is still to come
 
     def _blocks(self) -> Iterator[slice]:
-        size = max(1, BLOCK // self.outcomes.pair.size)
-        return (slice(k, k + size) for k in range(0, self.n_parameters, size))
+        return blocks(self.n_parameters, self.outcomes.pair.size)
 
     def coming(self) -> Iterator[tuple[slice, FloatArray]]:
         """Yield what is still to come without a cut, shape (k, S + 1, c), by blocks of columns."""
@@ -326,8 +327,7 @@ class TracedMoments:
     @quiet
     def variances(self) -> Spread:
         """Compute the mean and the variance of each coordinate."""
-        parts = [self._spread(block, _squares) for block in self._blocks()]
-        return Spread(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return joined(self._spread(block, _squares) for block in self._blocks())
 
     @quiet
     def covariance(self) -> Spread:
