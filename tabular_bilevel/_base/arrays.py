@@ -117,6 +117,28 @@ def blocks(count: int, width: float, most: int = BLOCK) -> Iterator[slice]:
     return (slice(k, min(k + size, count)) for k in range(0, max(count, 1), size))
 
 
+def backwards(step: Callable[[T], T], first: T, count: int, width: int) -> Iterator[T]:
+    """Yield so many of first, step(first), ..., each of `width` numbers, from the last on back.
+
+    Where all would take more than a block, some are kept, and what is between them is made again.
+    """
+    length = max(math.isqrt(count - 1) + 1, BLOCK // max(width, 1))
+    kept = [first]
+    for _ in range(length, count, length):
+        now = kept[-1]
+        for _ in range(length):
+            now = step(now)
+        kept.append(now)
+    left = count - length * (len(kept) - 1)
+    while kept:
+        between = [kept.pop()]
+        for _ in range(left - 1):
+            between.append(step(between[-1]))
+        while between:
+            yield between.pop()
+        left = length
+
+
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
     """Add up the weights of each group 0, ..., n_groups - 1."""
     return np.asarray(np.bincount(group, weights, minlength=n_groups), dtype=np.float64)

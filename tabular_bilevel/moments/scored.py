@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arrays import FloatArray, blocks, quiet
+from tabular_bilevel._base.arrays import FloatArray, backwards, blocks, quiet
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.estimators.score_function import ScoreRule
@@ -169,7 +169,7 @@ class ScoredMoments:
             covariance = self._local(coming, coming, self._stationary_past(product), product)
         else:
             covariance, coming = np.zeros(()), (0.0 * self._initial, 0.0 * self._start)
-            for past in reversed(list(self._forward(product))):
+            for past in self._steps_back(product):
                 means = self._means(coming)
                 covariance, coming = covariance + self._local(coming, means, past, product), means
         from_start = self._start + coming[1]
@@ -215,13 +215,13 @@ class ScoredMoments:
         none = np.zeros_like(self._start)
         return self._initial, none, product(none, none)
 
-    def _forward(self, product: Product) -> Iterator[Past]:
-        past = self._first(product)
-        for _ in range(self._horizon or 0):
-            if not past[0].sum() > 0.0:
-                return
-            yield past
-            past = self._carried(past, product)
+    def _steps_back(self, product: Product) -> Iterator[Past]:
+        """Yield the second moments at each step, from the last one back."""
+        plain, length, first = self._initial, 0, self._first(product)
+        while length < (self._horizon or 0) and plain.sum() > 0.0:
+            plain, length = self._arriving(plain[self._pair_state]), length + 1
+        width = sum(table.size for table in first)
+        return backwards(lambda past: self._carried(past, product), first, length, width)
 
     def _stationary_past(self, product: Product) -> Past:
         """Add the second moments up over all steps: of the constant, the vector, the matrix."""
