@@ -111,9 +111,9 @@ def norm(vector: FloatArray) -> float:
     return float(np.linalg.norm(vector / unit) * unit)
 
 
-def blocks(count: int, width: float, most: int = BLOCK) -> Iterator[slice]:
-    """Split so many rows of a width: a block has at most so many numbers, or is one row."""
-    size = max(1, int(most // max(width, 1)))
+def blocks(count: int, width: float) -> Iterator[slice]:
+    """Split so many rows of a width: a block is one row, or has no more numbers than `BLOCK`."""
+    size = max(1, int(BLOCK // max(width, 1)))
     return (slice(k, min(k + size, count)) for k in range(0, max(count, 1), size))
 
 

@@ -68,7 +68,7 @@ class FollowerSlopes:
         rows = self._rows(states)
         source = self._own[rows, columns].toarray()
         source += self._heat[rows] * self._temperature[:, columns]
-        return source.reshape(-1, self._model.n_actions, source.shape[1])
+        return np.asarray(source.reshape(-1, self._model.n_actions, source.shape[1]))
 
     def _rows(self, states: slice) -> slice:
         first, last, _ = states.indices(self._model.n_states)
