@@ -19,6 +19,9 @@ from tabular_bilevel._base.files import brief
 # a missing successor does not.
 DISTRIBUTION_TOLERANCE = 1e-9
 
+# A table that is asked for may take 2 GB, not swap the machine.
+MOST_NUMBERS = 2**28
+
 # Beyond it float64 skips whole numbers.
 LARGEST_EXACT_INTEGER = 2**53
 
@@ -171,6 +174,15 @@ def as_real(name: str, value: npt.ArrayLike) -> float:
     if array.ndim != 0:
         raise ValueError(f"{name} has shape {array.shape}; one number is needed")
     return float(to_float64(name, array))
+
+
+def require_room(what: str, *shape: int) -> None:
+    """Raise if a dense table that was asked for would not fit into memory, before it is made."""
+    count = math.prod(shape)
+    if count > MOST_NUMBERS:
+        raise ValueError(
+            f"{what} would be of shape {shape}: {count:,} numbers, more than {MOST_NUMBERS:,}"
+        )
 
 
 def as_finite(name: str, value: npt.ArrayLike) -> float:

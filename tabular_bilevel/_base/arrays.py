@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar, cast
 
@@ -29,6 +29,9 @@ ROUNDOFF = 2.0**-53
 
 #: What underflows is lost by 2^-1074: many sums of it, before they are magnified.
 UNDERFLOW = 2.0**-1000
+
+#: Numbers in a dense block: a few of these are in memory at a time, 8 MB each.
+BLOCK = 2**20
 
 
 def at_least(bound: npt.ArrayLike, factor: npt.ArrayLike) -> FloatArray:
@@ -106,6 +109,34 @@ def norm(vector: FloatArray) -> float:
     """Compute a Euclidean norm; its squares neither overflow nor vanish."""
     unit = binary_scale(vector)
     return float(np.linalg.norm(vector / unit) * unit)
+
+
+def blocks(count: int, width: float) -> Iterator[slice]:
+    """Split so many rows of a width: a block is one row, or has no more numbers than `BLOCK`."""
+    size = max(1, int(BLOCK // max(width, 1)))
+    return (slice(k, min(k + size, count)) for k in range(0, max(count, 1), size))
+
+
+def backwards(step: Callable[[T], T], first: T, count: int, width: int) -> Iterator[T]:
+    """Yield so many of first, step(first), ..., each of `width` numbers, from the last on back.
+
+    Where all would take more than a block, some are kept, and what is between them is made again.
+    """
+    length = max(math.isqrt(count - 1) + 1, BLOCK // max(width, 1))
+    kept = [first]
+    for _ in range(length, count, length):
+        now = kept[-1]
+        for _ in range(length):
+            now = step(now)
+        kept.append(now)
+    left = count - length * (len(kept) - 1)
+    while kept:
+        between = [kept.pop()]
+        for _ in range(left - 1):
+            between.append(step(between[-1]))
+        while between:
+            yield between.pop()
+        left = length
 
 
 def grouped_sums(group: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:

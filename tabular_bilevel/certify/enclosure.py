@@ -30,6 +30,9 @@ from tabular_bilevel.problem import BilevelProblem, modelled
 # Enough for 1e-12 on 99 % of problems; tied actions at discount 0.9999, temperature 1e-4 take 256.
 FIRST_PRECISION = 128
 
+# Elimination keeps S^2 balls: 2.5 GB of them, and an hour.
+MOST_STATES = 4_000
+
 # Bounds are float64 numbers: one rounding outward is 2.2e-16 of a number.
 SMALLEST_TOLERANCE = 1e-15
 
@@ -59,7 +62,8 @@ def enclose(
     hardware. Precision is doubled until the radii are met. FLINT's precision belongs to the
     process: calls from several threads wait for each other, and a thread that uses python-flint
     otherwise sees the precision change meanwhile. An interrupt waits for FLINT's linear solve under
-    way, up to a second at 600 states.
+    way, up to a second at 600 states. It takes time in proportion to S^3, and memory to S^2: it is
+    for some hundred states, and more than 4,000 are refused.
 
     Parameters
     ----------
@@ -84,8 +88,9 @@ def enclose(
     ImportError
         Without python-flint.
     ValueError
-        If theta, a derivative or a setting is bad, the follower's discount times a row sum of
-        `transition` is not below 1, or what the leader earns has no end.
+        If theta, a derivative or a setting is bad, there are more than 4,000 states, the follower's
+        discount times a row sum of `transition` is not below 1, or what the leader earns has no
+        end.
     CertificationError
         If `max_precision` is too small; it has the best bounds. Also, without any, if float64 does
         not round to nearest or flushes small numbers to 0.
@@ -107,6 +112,11 @@ def enclose(
         )
     theta = read_only(as_theta(theta))
     model = modelled(problem, theta)
+    if model.n_states > MOST_STATES:
+        raise ValueError(
+            f"the model has {model.n_states:,} states; enclose solves with balls for all pairs of "
+            f"states, and is for {MOST_STATES:,} at most"
+        )
     tangents = tangents_at(problem, theta, model)
     tables = balls.Tables.of(model, tangents)
     middle = balls.exact(_guess(model))

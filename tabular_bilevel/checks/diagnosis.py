@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from tabular_bilevel._base.arrays import FloatArray, binary_scale, norm, quiet, ratio
 from tabular_bilevel._base.display import displayed
@@ -532,12 +533,14 @@ class _Comparison:
         self._floor = rounding * max(float(np.abs(mean).max()), float(np.abs(exact).max()))
         self._exactly = count == 1
         self.equal = EXACTLY_SAME if self._exactly else SAME
-        most = mean.size if self._exactly else max(1, count // REPLICATES_A_DIRECTION)
+        most = max(1, count // REPLICATES_A_DIRECTION)
         _, size, axes = np.linalg.svd(table, full_matrices=False)
         axes = axes[size > SAME * size[0]]
         self.directions = len(axes)
         self.outside = False
-        if mean.size > most:
+        if self._exactly:  # all directions are known to the same rounding
+            axes = sp.eye_array(mean.size, format="csr")
+        elif mean.size > most:
             # directions that do not depend on the noise, or it would be largest along them
             rest = scaled - scaled @ axes.T @ axes
             limit = student(MISFIT_RATE, max(1, count // 2 - 1))
@@ -545,19 +548,8 @@ class _Comparison:
             axes = axes[:most]
         else:
             axes = np.eye(mean.size)
-        noise = (scaled - mean) @ axes.T
-        error = np.full(len(axes), self._floor)
-        if not self._exactly:
-            error = np.hypot(np.sqrt((noise**2).sum(axis=0) / (count * (count - 1))), self._floor)
-        noise = noise / error
-        covariance = np.diag((self._floor / error) ** 2)
-        if not self._exactly:
-            covariance += noise.T @ noise / (count * (count - 1))
-        variance, turned = np.linalg.eigh(covariance)
-        # what does not vary is still compared, to rounding
-        variance = np.maximum(variance, 1e-10)
-        self._rank = int((variance > 2e-10).sum())
-        self._whiten = axes.T / error @ turned / np.sqrt(variance)  # to standard errors, (d, r)
+        # to standard errors, (d, r)
+        self._whiten = axes / self._floor if self._exactly else self._whitened(scaled - mean, axes)
         self._middle = mean @ self._whiten
         self.spread = self._unit * np.hypot(
             scaled.std(axis=0) / math.sqrt(max(1, count - 1)), self._floor
@@ -573,6 +565,19 @@ class _Comparison:
         self._axes = axes
         if self._off_the_line(np.array(list(candidates.singles.values()))) < FEW_OFF_THE_LINE:
             self.directions = 1
+
+    def _whitened(self, noise: FloatArray, axes: FloatArray) -> FloatArray:
+        """Make the matrix that takes vectors to standard errors of noise along axes."""
+        noise = noise @ axes.T
+        times = self._count * (self._count - 1)
+        error = np.hypot(np.sqrt((noise**2).sum(axis=0) / times), self._floor)
+        noise = noise / error
+        covariance = np.diag((self._floor / error) ** 2) + noise.T @ noise / times
+        variance, turned = np.linalg.eigh(covariance)
+        # what does not vary is still compared, to rounding
+        variance = np.maximum(variance, 1e-10)
+        self._rank = int((variance > 2e-10).sum())
+        return np.asarray(axes.T / error @ turned / np.sqrt(variance))
 
     def _off_the_line(self, table: FloatArray) -> float:
         """Share of the targets that are no multiple of the gradient, as far as noise tells."""
@@ -630,10 +635,10 @@ class _Comparison:
         """Which targets a test of the mean does not reject."""
         if self.outside:
             return np.zeros(len(table), bool)
-        rank, count = max(1, self._rank), self._count
         if self._exactly:
-            allowed = chi_squared(MISFIT_RATE, rank)
+            allowed = chi_squared(MISFIT_RATE, self.mean.size)
         else:
+            rank, count = max(1, self._rank), self._count
             left = max(count - rank, 1)
             allowed = fisher(MISFIT_RATE, rank, left) * rank * (count - 1) / left
         return np.asarray(self._squares(table) <= allowed)
@@ -669,12 +674,15 @@ class _Comparison:
         top = max(logs)
         return top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
 
-    def _of_plane(self, basis: FloatArray) -> float:
+    def _of_plane(self, basis: Any) -> float:
         """Log density if the mean is anywhere in what orthonormal rows span."""
-        steep = basis @ self._whiten  # (k, r)
-        turned, singular, _ = np.linalg.svd(steep.T, full_matrices=False)
         gap = self._middle - self._right
-        along = turned.T @ gap
+        if self._exactly:
+            along, singular = basis @ gap, np.full(basis.shape[0], 1.0 / self._floor)
+        else:
+            steep = basis @ self._whiten  # (k, r)
+            turned, singular, _ = np.linalg.svd(steep.T, full_matrices=False)
+            along = turned.T @ gap
         rest = max(float(gap @ gap - along @ along), 0.0)
         rank = len(singular)
         offset = float((along**2 / np.maximum(singular, 1e-300) ** 2).sum())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 
 from tabular_bilevel._base.arguments import entry
 from tabular_bilevel._base.arrays import (
@@ -254,8 +255,7 @@ def _judge_direction(
     known = sign.verdict is Verdict.BIASED or (sign.constant and length != 0.0)
     found = sign
     if target.size > 1:
-        basis = np.linalg.qr(np.column_stack([forth, np.eye(target.size)]))[0][:, 1:]
-        across = _Sample(scaled @ basis, np.zeros(target.size - 1), rounding, size)
+        across = _Sample(_across(scaled, forth), np.zeros(target.size - 1), rounding, size)
         found = _judged(across, rate, power, None)
     visible = found.smallest_visible_gap / length if length > 0.0 else math.inf
     verdict, reason = found.verdict, found.reason
@@ -294,6 +294,21 @@ def _judge_direction(
         standard_error=read_only(whole.unit * whole.noise.error),
         target=read_only(whole.unit * length * forth),
     )
+
+
+def _across(rows: FloatArray, forth: FloatArray) -> FloatArray:
+    """Turn rows, (n, d), so that a unit vector is an axis, which is left out: (n, d - 1).
+
+    The other axes are those of Gram and Schmidt, who begin with the vector, and go on with the
+    coordinates in turn. Axis k is 0 before coordinate k and a multiple of the vector after it, so
+    that sums from the end make all of them (Helmert's matrix, where the vector is constant).
+    """
+    last = int(np.flatnonzero(forth**2)[-1])  # what comes after it is a coordinate as it is
+    head, way = rows[:, : last + 1], forth[: last + 1]
+    length = np.sqrt(np.cumsum(way[::-1] ** 2)[::-1])
+    along = np.cumsum((head * way)[:, :0:-1], axis=1)[:, ::-1] / length[1:]
+    turned = head[:, :-1] * (length[1:] / length[:-1]) - along * (way[:-1] / length[:-1])
+    return np.hstack((turned, rows[:, last + 1 :]))
 
 
 class _Sample:
@@ -338,7 +353,9 @@ class _Sample:
         )
         self.noise = Noise(scaled - self.mean, self.mean - goal, np.full_like(goal, self._floor))
         self._directions = (
-            (target / self._own / self._length)[None] if self.aimed else np.eye(target.size)
+            sp.csr_array((target / self._own / self._length)[None])
+            if self.aimed
+            else sp.eye_array(target.size, format="csr")
         )
         self.aims = self.noise.along(self._directions)
         self.constant, self.still = self.noise.constant, self.aims.constant

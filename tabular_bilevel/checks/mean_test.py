@@ -15,12 +15,13 @@ constants below were chosen by simulation, which ``validation/checker.py`` repea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy.sparse as sp
 
-from tabular_bilevel._base.arrays import BoolArray, FloatArray, ratio
+from tabular_bilevel._base.arrays import BoolArray, FloatArray, blocks, ratio
 from tabular_bilevel.checks.quantiles import fisher, normal, student
 from tabular_bilevel.sampling.trajectories import row_blocks
 
@@ -116,8 +117,8 @@ class Noise:
         """Keep some columns."""
         return Noise(self.centred[:, columns], self.gap[columns], self.floor[columns])
 
-    def along(self, directions: FloatArray) -> Noise:
-        """Project on the rows of an array of shape (m, k)."""
+    def along(self, directions: sp.csr_array) -> Noise:
+        """Project on the rows of a matrix of shape (m, k)."""
         return Noise(
             self.centred @ directions.T,
             directions @ self.gap,
@@ -285,7 +286,7 @@ def needed_shift(
 
 def mean_test(
     noise: Noise,
-    directions: FloatArray,
+    directions: sp.csr_array,
     *,
     size: float,
     false_alarm_rate: float,
@@ -309,7 +310,7 @@ def mean_test(
             scaled,
             axes[varying],
             (variance + rounding)[varying],
-            directions / error,
+            directions @ sp.diags_array(1.0 / error),
             steady[varying],
             _Still(noise, axes[steady], size).noticed(directions),
             false_alarm_rate=false_alarm_rate,
@@ -336,7 +337,7 @@ def _hotelling(
     noise: Noise,
     axes: FloatArray,
     variance: FloatArray,
-    directions: FloatArray,
+    directions: sp.csr_array,
     steady: BoolArray,
     noticed: float,
     *,
@@ -381,10 +382,12 @@ def _hotelling(
     reached = directions @ axes.T / deviation  # the directions, in units of standard errors
     information = (reached**2).sum(axis=1) * max(count - rank - 2, 1) / (count - 1)
     along = [_standardised(white @ row) for row in reached]
-    lost = directions - directions @ axes.T @ axes
-    leaves = np.abs(lost).max(axis=1, initial=0.0) > 1e-6 * np.abs(directions).max(axis=1)
+    out_of_range = []
+    for rows in _dense(directions):
+        lost = np.abs(rows - rows @ axes.T @ axes).max(axis=1, initial=0.0)
+        out_of_range += (lost > 1e-6 * np.abs(rows).max(axis=1)).tolist()
     visible = []
-    for scores, known, out in zip(along, information, leaves, strict=True):
+    for scores, known, out in zip(along, information, out_of_range, strict=True):
         shifted = needed_shift(scores, plain, quantile, needed, spare)
         if math.isfinite(shifted):  # else a few replicates decide, whatever is still
             worse = OUT_OF_RANGE if out else 1.0
@@ -424,21 +427,26 @@ class _Still:
         """By how much they are off, if they are."""
         return self._gap if self._off > self._allowed else np.zeros(0)
 
-    def noticed(self, directions: FloatArray) -> float:
+    def noticed(self, directions: sp.csr_array) -> float:
         """How large a bias is sure to be noticed there."""
-        left = np.linalg.norm(self._left(directions), axis=-1)
-        least = float(left.min(initial=math.inf))
+        left = [np.linalg.norm(self._left(rows), axis=-1) for rows in _dense(directions)]
+        least = float(np.concatenate(left).min(initial=math.inf))
         # errors, which set the rounding, differ from sample to sample: twice as much covers that
         sure = CLEARLY * (self._allowed + self._rounding + self._off)
         return sure / least if least > IN_RANGE else math.inf
 
 
+def _dense(directions: sp.csr_array) -> Iterator[FloatArray]:
+    """Write rows out, some at a time: together they may be all coordinates by all coordinates."""
+    return (directions[rows].toarray() for rows in blocks(*directions.shape))
+
+
 def _worst_of_many(
-    noise: Noise, directions: FloatArray, *, false_alarm_rate: float, power: float
+    noise: Noise, directions: sp.csr_array, *, false_alarm_rate: float, power: float
 ) -> MeanTest:
     """Student's t in each column and direction; Bonferroni."""
     aimed = noise.along(directions)
-    moving = (np.abs(directions) > 0.0).sum(axis=1) > 1  # others are columns already
+    moving = np.diff(directions.indptr) > 1  # others are columns already
     tests = Noise(
         np.column_stack([noise.centred, aimed.centred[:, moving]]),
         np.append(noise.gap, aimed.gap[moving]),

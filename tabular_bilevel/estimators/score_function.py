@@ -134,10 +134,9 @@ def returns_seen(sample: Trajectories, off: FloatArray) -> FloatArray:
 def returns_of_law(law: Law, off: FloatArray) -> FloatArray:
     """Compute the mean of `returns_seen` of one trajectory, step by step."""
     world, model = law.made_in, law.model
-    steps, ahead = list(law.steps()), np.zeros(model.n_states)
-    gains = np.zeros(model.available.shape)
-    for t in range(len(steps) - 1, -1, -1):
+    gains, ahead = np.zeros(model.available.shape), np.zeros(model.n_states)
+    for pairs in law.steps_back():
         action_value = model.leader_reward + model.leader_discount * world.next_value(ahead)
-        gains += model.leader_discount**t * steps[t] * (action_value - off[:, None])
+        gains = pairs * (action_value - off[:, None]) + model.leader_discount * gains
         ahead = np.vecdot(law.policy, action_value)
     return gains

@@ -181,21 +181,12 @@ class ZeroOrder:
         counted = getattr(model, "leader_horizon", None)  # of a linear-quadratic model
         if horizon is not None and counted is not None:
             horizon = min(horizon, counted)
-        return read_only(
-            np.sum(
-                [
-                    weight
-                    * hypergradient(
-                        problem,
-                        theta + self.radius * node,
-                        accuracy=Estimated(),
-                        horizon=horizon,
-                    ).gradient
-                    for node, weight in cubature(theta.size)
-                ],
-                axis=0,
-            )
-        )
+        total = np.zeros(theta.size)
+        for node, weight in cubature(theta.size):
+            there = theta + self.radius * node
+            found = hypergradient(problem, there, accuracy=Estimated(), horizon=horizon)
+            total += weight * found.gradient
+        return read_only(total)
 
     bias = bias_of
 
@@ -211,9 +202,17 @@ _return = by_kind(_of_tables, lambda _, sample: (sample.n_steps, sample.mean_ret
 
 def cubature(d: int) -> Iterator[tuple[FloatArray, float]]:
     """Nodes and weights that integrate polynomials of degree 5 over a standard normal in R^d."""
-    axes = np.eye(d)
+
+    def node(*parts: tuple[float, int]) -> FloatArray:
+        found = np.zeros(d)
+        for size, k in parts:
+            found[k] = size
+        return found
+
     yield np.zeros(d), 2.0 / (d + 2.0)
-    for axis, sign in product(axes, (1.0, -1.0)):
-        yield sign * np.sqrt(d + 2.0) * axis, (4.0 - d) / (2.0 * (d + 2.0) ** 2)
-    for (one, other), sign, side in product(combinations(axes, 2), (1.0, -1.0), (1.0, -1.0)):
-        yield np.sqrt(d / 2.0 + 1.0) * (sign * one + side * other), 1.0 / (d + 2.0) ** 2
+    for k, sign in product(range(d), (1.0, -1.0)):
+        yield node((sign * np.sqrt(d + 2.0), k)), (4.0 - d) / (2.0 * (d + 2.0) ** 2)
+    size = np.sqrt(d / 2.0 + 1.0)
+    for j, k in combinations(range(d), 2):
+        for sign, side in product((1.0, -1.0), repeat=2):
+            yield node((sign * size, j), (side * size, k)), 1.0 / (d + 2.0) ** 2

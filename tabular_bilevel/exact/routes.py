@@ -240,9 +240,8 @@ def difference_gradient(
         # not from a start nearby: within the tolerance it would be the answer to both
         return objective(problem, theta, horizon=horizon)
 
-    gradient, error = np.empty(len(rows)), np.empty(len(rows))
-    for k, row in enumerate(rows):
-        gradient[k], error[k] = extrapolated(differences(at, theta, row, step=step, levels=count))
+    found = [extrapolated(differences(at, theta, row, step=step, levels=count)) for row in rows]
+    gradient, error = np.reshape(found, (-1, 2)).T.copy()
     return DifferenceGradient(gradient=gradient, error=error)
 
 
@@ -300,10 +299,10 @@ def extrapolated(differences: Sequence[float]) -> tuple[float, float]:
 
 def _directions(
     theta: npt.ArrayLike, directions: npt.ArrayLike | None
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, Iterable[FloatArray]]:
     theta = as_theta(theta)
     if directions is None:
-        return theta, np.eye(theta.size)
+        return theta, (np.eye(1, theta.size, k)[0] for k in range(theta.size))
     return theta, finite_array("directions", directions, (None, theta.size))
 
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tabular_bilevel._base.arguments import positive_integer
-from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    backwards,
+    quiet,
+    read_only,
+    restore_read_only,
+)
 from tabular_bilevel._base.later import computed_later
 from tabular_bilevel.finite.follower import Response
 from tabular_bilevel.finite.linear import LinearSystem, policy_system
@@ -88,17 +94,17 @@ def evaluate_leader(
         continuation = occupancy[source] * value[target]
     else:
         steps = positive_integer("horizon", horizon)
-        laws = np.empty((steps, model.n_states))  # discount^t P(s_t = s)
-        laws[0] = model.initial
-        for t in range(1, steps):
-            laws[t] = discount * model.arrivals(policy * laws[t - 1][:, None])
-        value = np.zeros(model.n_states)
+        value, occupancy = np.zeros((2, model.n_states))
         continuation = np.zeros(model.transition.nnz)
-        for t in range(steps - 1, -1, -1):
-            continuation += laws[t][source] * value[target]
+
+        def ahead(law: FloatArray) -> FloatArray:
+            return discount * model.arrivals(policy * law[:, None])
+
+        for law in backwards(ahead, model.initial, steps, model.n_states):  # discount^t P(s_t = s)
+            occupancy += law
+            continuation += law[source] * value[target]
             action_value = model.leader_reward + discount * model.next_value(value)
             value = (policy * action_value).sum(axis=1)
-        occupancy = laws.sum(axis=0)
     return Evaluation(
         objective=float(model.initial @ value),
         value=read_only(value),

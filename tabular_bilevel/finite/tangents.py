@@ -187,7 +187,9 @@ class Tangents:
 def stored(change: Any, model: Model) -> Any:
     """Read a kernel's change at its stored entries: it may come as a whole table."""
     kernel = model.transition
-    if sp.issparse(change):
+    if sp.issparse(change) and change.shape == kernel.shape:
+        change = sp.csr_array(change)[model.entry_row, kernel.indices]
+    if sp.issparse(change):  # scipy reads entries as an array, or as a sparse vector
         change = change.toarray()
     if np.ndim(change) > 1 and np.size(change) == kernel.shape[0] * kernel.shape[1]:
         change = np.reshape(change, kernel.shape)[model.entry_row, kernel.indices]

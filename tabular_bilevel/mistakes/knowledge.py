@@ -16,6 +16,7 @@ from tabular_bilevel.finite.follower import (
     StoppedValueIteration,
     soft_maximum,
 )
+from tabular_bilevel.finite.linear import discounted_system
 from tabular_bilevel.finite.model import Model
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.problem import BilevelProblem
@@ -80,21 +81,17 @@ def modal_critic(known: Experience) -> Experience:
 
 def modal_critic_of_both(known: Experience) -> Experience | None:
     """Value what comes next as if both players took their likeliest actions."""
-    game = known.problem
+    game, model, policy = known.problem, known.world, known.response.policy
     if not isinstance(game, MarkovGame) or not game.follower_observes_leader:
         return None
-    n_states, n_leader, n_actions = game.follower_reward.shape
-    modal = known.response.policy.argmax(axis=1).reshape(n_states, n_leader)
     chosen = game.leader_policy(known.theta).argmax(axis=1)
-    states = np.arange(n_states)
-    reward = np.where(game.available, game.leader_reward, 0.0).ravel()
-    rows = np.ravel_multi_index(
-        (states, chosen, modal[states, chosen]), (n_states, n_leader, n_actions)
-    )
-    discounted = game.leader_discount * game.transition.toarray()
-    value = np.linalg.solve(np.eye(n_states) - discounted[rows], reward[rows])
-    action_value = (reward + discounted @ value).reshape(-1, n_actions)
-    return replace(known, values=LeaderValues.under(known.response.policy, action_value))
+    first = np.arange(game.n_states) * game.n_leader_actions
+    state = np.repeat(first + chosen, game.n_leader_actions)  # that (s, b) stands for
+    rows = state * model.n_actions + policy.argmax(axis=1)[state]
+    system = discounted_system(model, model.transition[rows], model.leader_discount)
+    value = system.solve(model.leader_reward.ravel()[rows])
+    action_value = model.leader_reward + model.leader_discount * model.next_value(value)
+    return replace(known, values=LeaderValues.under(policy, action_value))
 
 
 def critic_of_followers_discount(known: Experience) -> Experience:

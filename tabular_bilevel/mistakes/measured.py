@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from tabular_bilevel._base.arrays import FloatArray, ratio, read_only
+from tabular_bilevel._base.arrays import FloatArray, backwards, ratio, read_only
 from tabular_bilevel.finite.adjoint import temperature_slope
 from tabular_bilevel.finite.sensitivities import Sensitivities
 from tabular_bilevel.sampling.experience import Experience
@@ -117,21 +117,28 @@ def _expected_roll_outs(rule: TraceRule, known: Experience) -> tuple[FloatArray,
     law, policy, reward = known.law, known.response.policy, known.world.leader_reward
     made_in, row = law.made_in, known.world.entry_row
     onward = known.world.transition.indices
-    left = [np.zeros(made_in.n_states)]  # the leader's values, when few steps are left
-    pairs_left = []
-    for _ in range(law.horizon):
-        ahead = made_in.next_value(left[-1])
+
+    def pairs_left(value: FloatArray) -> FloatArray:
+        ahead = made_in.next_value(value)
         if law.restarts:
-            ahead = ahead + made_in.termination * (made_in.initial @ left[-1])
-        pairs_left.append(reward + rule.leader_discount * ahead)
-        left.append(np.vecdot(policy, pairs_left[-1]))
+            ahead = ahead + made_in.termination * (made_in.initial @ value)
+        return np.asarray(reward + rule.leader_discount * ahead)
+
+    def longer(left: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
+        value = np.vecdot(policy, left[1])
+        return value, pairs_left(value)
+
+    # the leader's values, of states and pairs, when no step is left, one, ...
+    nothing = np.zeros(made_in.n_states)
+    first = nothing, pairs_left(nothing)
+    left = backwards(longer, first, law.horizon, nothing.size + policy.size)
     influence, arriving = np.zeros(policy.shape), np.zeros(made_in.transition.nnz)
     spent, discount, weight = np.zeros(made_in.n_states), 1.0, 1.0
-    for t, pairs in enumerate(law.steps()):
+    for pairs, (value, paid) in zip(law.steps(), left, strict=False):
         before = policy * (spent - discount * pairs.sum(axis=1) * known.values.value)[:, None]
-        influence += before + weight * pairs * pairs_left[law.horizon - 1 - t]
+        influence += before + weight * pairs * paid
         earned = before + weight * pairs * reward
-        later = rule.leader_discount * left[law.horizon - 1 - t][onward]
+        later = rule.leader_discount * value[onward]
         arriving += earned.ravel()[row] + weight * pairs.ravel()[row] * later
         spent = rule.trace_discount * law.arrivals(earned)
         discount *= rule.credit_discount

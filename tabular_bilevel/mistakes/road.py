@@ -182,8 +182,8 @@ def restarted(road: Road) -> Road | None:
     ends = np.where(model.available, model.termination, 0.0)
     if not ends.any():
         return None
-    kernel = model.transition.toarray() + ends.reshape(-1, 1) * model.initial
-    again = model.replace(
-        transition=sp.csr_array(kernel), termination=np.where(model.available, 0.0, 1.0)
+    kernel = model.transition + sp.csr_array(ends.reshape(-1, 1)) @ sp.csr_array(
+        model.initial[None]
     )
+    again = model.replace(transition=kernel, termination=np.where(model.available, 0.0, 1.0))
     return replace(road, model=again)

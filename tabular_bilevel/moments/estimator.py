@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tabular_bilevel._base.arguments import all_finite, as_checked_theta, keeps_up, positive_integer
+from tabular_bilevel._base.arguments import (
+    all_finite,
+    as_checked_theta,
+    keeps_up,
+    positive_integer,
+    require_room,
+)
 from tabular_bilevel._base.arrays import FloatArray, quiet, read_only, restore_read_only
 from tabular_bilevel.certify.accuracy import Estimated
 from tabular_bilevel.estimators.adaptive_model_design import AdaptiveModelDesign
@@ -99,7 +105,10 @@ class Moments:
 
     @cached_property
     def covariance(self) -> FloatArray:
-        """The whole covariance, shape (d, d), computed when first asked for."""
+        """The whole covariance, shape (d, d), computed when first asked for.
+
+        Raises ValueError if that is too large; `variance` is not.
+        """
         return read_only(self._covariance())
 
     def __str__(self) -> str:
@@ -264,6 +273,7 @@ def _moments(
 
 
 def _whole(rule: TraceRule | ScoreRule, limit: Experience, steps: int | None) -> FloatArray:
+    require_room("the covariance", limit.theta.size, limit.theta.size)
     return _moments(rule, limit, steps).covariance().covariance
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arguments import all_finite, as_checked_theta, finite_array
+from tabular_bilevel._base.arguments import all_finite, as_checked_theta, finite_array, require_room
 from tabular_bilevel._base.arrays import (
     FloatArray,
     IntArray,
+    blocks,
     quiet,
     ratio,
     read_only,
@@ -20,7 +21,7 @@ from tabular_bilevel._base.arrays import (
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.linear import policy_system
 from tabular_bilevel.finite.tangents import summing
-from tabular_bilevel.moments.scored import follower_slopes
+from tabular_bilevel.moments.scored import FollowerSlopes
 from tabular_bilevel.problem import BilevelProblem, require_tables
 from tabular_bilevel.sampling.experience import Interaction
 from tabular_bilevel.sampling.samplers import Episodes, Sampler
@@ -142,80 +143,120 @@ def lower_limit(
     if noise.min() < 0.0:
         raise ValueError(f"reward_variance is {noise.min()}, which is negative")
     tangents = tangents_at(limit.problem, theta, model)
+    n_states, n_actions = policy.shape
+    require_room("a table of the limit", theta.size, theta.size)
+    require_room("a table of derivatives", n_states, theta.size)
     kernel, row, arrival = model.transition, model.entry_row, model.transition.indices
-    pairs, beta, gamma = (*policy.shape, len(tangents)), model.temperature, model.leader_discount
+    beta, gamma = model.temperature, model.leader_discount
     follower, leader = (
         policy_system(model, policy, discount) for discount in (model.follower_discount, gamma)
     )
     # named as in the theory; the last axis is of the parameters
-    d_q, d_v = follower_slopes(limit)
     alpha, q = np.where(model.available, (values.advantage / beta, values.action_value), 0.0)
     d = leader.solve_transposed(model.initial)
     gone, w = d[:, None] * policy, d[:, None] * policy * alpha
     n = follower.solve_transposed(model.follower_discount * model.arrivals(w))
+    mu = w + policy * n[:, None]
     moved = gamma * tangents.transition
     paid = summing(row, policy.size) @ sp.diags_array(values.value[arrival]) @ moved
-    eta = alpha[:, :, None] * d_q + (tangents.leader_reward + paid).toarray().reshape(pairs)
-    m = leader.solve(np.einsum("sa,sad->sd", policy, eta))
-    eta += gamma * (kernel @ m).reshape(pairs)
-    k = gone[:, :, None] * d_q / beta
-    going = summing(arrival, model.n_states) @ sp.diags_array(gone.ravel()[row]) @ moved
-    source = gamma * (kernel.T @ k.reshape(-1, pairs[2])) - k.sum(axis=1)
-    mixed = leader.solve_transposed(source + (going + tangents.initial).toarray())[:, None]
-    kappa = k + policy[:, :, None] * mixed
+    going = summing(arrival, n_states) @ sp.diags_array(gone.ravel()[row]) @ moved
+    direct, begun = sp.csr_array(tangents.leader_reward + paid), going + tangents.initial
+    # what states have is made for some parameters at a time, ...
+    slopes = FollowerSlopes(limit)
+    d_v, m, mixed = np.empty((3, n_states, theta.size))
+    for columns in blocks(theta.size, policy.size):
+        d_v[:, columns] = slopes.of_values(columns)
+        d_q = slopes.of_action_values(d_v[:, columns], columns=columns)
+        eta = alpha[:, :, None] * d_q + direct[:, columns].toarray().reshape(d_q.shape)
+        m[:, columns] = leader.solve(np.einsum("sa,sad->sd", policy, eta))
+        k = gone[:, :, None] * d_q / beta
+        source = gamma * (kernel.T @ k.reshape(policy.size, -1)) - k.sum(axis=1)
+        mixed[:, columns] = leader.solve_transposed(source + begun[:, columns].toarray())
 
-    psi = d[:, None, None] * eta + n[:, None, None] * d_q + mixed * q[:, :, None]
-    psi -= (d[:, None] * alpha)[:, :, None] * tangents.temperature.toarray()
-    seen, flat = limit.law.visits(1.0)[0], (policy.size, pairs[2])
-    state = np.repeat(np.arange(model.n_states), model.n_actions)
-    transition = initial = None
-    if not (tangents.transition.nnz or tangents.initial.nnz):
-        mu = (w + policy * n[:, None]).ravel()
-        phi = gamma * gone.ravel()[row, None] * m[arrival]
-        phi += model.follower_discount * mu[row, None] * d_v[arrival]
-        phi += gamma * values.value[arrival, None] * kappa.reshape(flat)[row]
-        transition = _left(phi, kernel.data, row, seen.ravel(), model.termination.ravel())
-        initial = _left(m, model.initial, np.zeros_like(state[: model.n_states]), np.ones(1))
-    noisy = np.sqrt(np.broadcast_to(noise, policy.shape))[:, :, None] * kappa
-    everything = np.arange(policy.size)
+    # ... and what pairs and transitions have for some states
+    seen = limit.law.visits(1.0)[0]
+    at_policy, at_kernel, at_initial, at_reward = (_Left(theta.size) for _ in range(4))
+    kernel_known = bool(tangents.transition.nnz or tangents.initial.nnz)
+    wide, mean_m = max(policy.size, kernel.nnz) / n_states, (model.initial @ m)[None]
+    for states in blocks(n_states, wide * theta.size):
+        pairs = slice(states.start * n_actions, states.stop * n_actions)
+        d_q = slopes.of_action_values(d_v, states)
+        k = gone[states, :, None] * d_q / beta
+        kappa = k + policy[states, :, None] * mixed[states, None]
+        ahead = direct[pairs].toarray() + gamma * (kernel[pairs] @ m)
+        eta = alpha[states, :, None] * d_q + ahead.reshape(d_q.shape)
+        psi = d[states, None, None] * eta + n[states, None, None] * d_q
+        psi += mixed[states, None] * q[states, :, None]
+        psi -= (d[states, None] * alpha[states])[:, :, None] * tangents.temperature.toarray()
+        state = np.repeat(np.arange(len(psi)), n_actions)
+        psi, kappa = psi.reshape(len(state), -1), kappa.reshape(len(state), -1)
+        at_policy.add(psi, policy[states].ravel(), state, seen[states].sum(axis=1))
+        root = np.sqrt(np.broadcast_to(noise, policy.shape)[states]).reshape(-1, 1)
+        alone, everything = np.ones(len(state)), np.arange(len(state))
+        nothing = np.zeros((len(state), theta.size))
+        at_reward.add(root * kappa, alone, everything, seen[states].ravel(), mean=nothing)
+        if kernel_known:
+            continue
+        entries = slice(kernel.indptr[pairs.start], kernel.indptr[pairs.stop])
+        own, to = row[entries] - pairs.start, arrival[entries]
+        phi = gamma * gone.ravel()[row[entries], None] * m[to]
+        phi += model.follower_discount * mu.ravel()[row[entries], None] * d_v[to]
+        phi += gamma * values.value[to, None] * kappa[own]
+        chance, ends = kernel.data[entries], model.termination[states].ravel()
+        at_kernel.add(phi, chance, own, seen[states].ravel(), ends=ends)
+        start = np.zeros(len(psi) // n_actions, dtype=np.int64)
+        at_initial.add(m[states], model.initial[states], start, np.ones(1), mean=mean_m)
     return LowerLimit(
-        policy=_left(psi.reshape(flat), policy.ravel(), state, seen.sum(axis=1)),
-        transition=transition,
-        initial=initial,
-        leader_reward=_left(noisy.reshape(flat), None, everything, seen.ravel()),
+        policy=at_policy.found(),
+        transition=None if kernel_known else at_kernel.found(),
+        initial=None if kernel_known else at_initial.found(),
+        leader_reward=at_reward.found(),
     )
 
 
-def _left(
-    derivative: FloatArray,
-    chance: FloatArray | None,
-    group: IntArray,
-    seen: FloatArray,
-    ends: FloatArray | float = 0.0,
-) -> FloatArray:
-    """Add up groups' covariances of derivatives, each over how often the group is seen.
+class _Left:
+    """Groups' covariances of derivatives, each over how often the group is seen, added up."""
 
-    `ends` has the chance of one entry more, with a derivative of 0; without chances, rows are noise
-    of variance 1.
-    """
-    mean = np.zeros((seen.size, derivative.shape[1]))
-    if chance is None:
-        chance = np.ones(group.size)
-    else:
-        mean = summing(group, seen.size) @ (chance[:, None] * derivative)
-    off = derivative - mean[group]
-    varies = (np.abs(off) > ROUNDED * np.abs(derivative).max(initial=0.0)).any(axis=1)
-    missing = varies & (chance > 0.0) & ~(seen[group] > 0.0)
-    if missing.any():
-        raise ValueError(
-            "trajectories are cut before they show all that the gradient depends on: no estimator "
-            "is unbiased"
-        )
-    root = np.sqrt(seen)[:, None]  # 1 / seen may overflow where nothing counts
-    off, mean = ratio(off, root[group]), ratio(mean, root)
-    found = (off * chance[:, None]).T @ off + (mean * np.reshape(ends, (-1, 1))).T @ mean
-    if not all_finite(found):
-        raise ValueError(
-            "the limit overflows float64: its temperature is too low, or its noise large"
-        )
-    return read_only(np.asarray(found))
+    def __init__(self, n_parameters: int) -> None:
+        self._total = np.zeros((n_parameters, n_parameters))
+        self._largest = self._unseen = 0.0
+
+    def add(
+        self,
+        derivative: FloatArray,
+        chance: FloatArray,
+        group: IntArray,
+        seen: FloatArray,
+        *,
+        mean: FloatArray | None = None,
+        ends: FloatArray | None = None,
+    ) -> None:
+        """Add groups, with their means if more of them is to come.
+
+        `ends` has the chance of one entry more, with a derivative of 0.
+        """
+        if mean is None:
+            mean = summing(group, seen.size) @ (chance[:, None] * derivative)
+        off, unseen = derivative - mean[group], (chance > 0.0) & ~(seen[group] > 0.0)
+        for name, table in (("_largest", derivative), ("_unseen", off[unseen])):
+            largest = np.abs(table).max(initial=0.0)
+            setattr(self, name, float(np.maximum(getattr(self, name), largest)))
+        root = np.sqrt(seen)[:, None]  # 1 / seen may overflow where nothing counts
+        off = ratio(off, root[group])
+        self._total += (off * chance[:, None]).T @ off
+        if ends is not None:
+            mean = ratio(mean, root)
+            self._total += (mean * ends[:, None]).T @ mean
+
+    def found(self) -> FloatArray:
+        """Return the sum, if it is one."""
+        if self._unseen > ROUNDED * self._largest:
+            raise ValueError(
+                "trajectories are cut before they show all that the gradient depends on: no "
+                "estimator is unbiased"
+            )
+        if not all_finite(self._total):
+            raise ValueError(
+                "the limit overflows float64: its temperature is too low, or its noise large"
+            )
+        return read_only(self._total)

@@ -6,19 +6,20 @@ multiplied by. What is second moments elsewhere is a number D, a vector E and a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from tabular_bilevel._base.arrays import FloatArray, quiet
+from tabular_bilevel._base.arrays import FloatArray, backwards, blocks, quiet
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.estimators.naive import direct_rule
 from tabular_bilevel.estimators.score_function import ScoreRule
 from tabular_bilevel.finite.follower import log_policy
 from tabular_bilevel.finite.linear import LinearSystem, policy_system
-from tabular_bilevel.moments.traced import Spread, TracedMoments
+from tabular_bilevel.finite.tangents import summing
+from tabular_bilevel.moments.traced import Spread, TracedMoments, joined
 from tabular_bilevel.sampling.experience import Experience
 
 #: The leader's value, (S,), and what the gradient gets, (S, d), from a state on.
@@ -31,45 +32,54 @@ Past = tuple[FloatArray, FloatArray, FloatArray]
 Product = Callable[[FloatArray, FloatArray], FloatArray]
 
 
-def policy_scores(experience: Experience) -> FloatArray:
-    """Differentiate log pi in each parameter, shape (S, A, d)."""
-    model, (action_value, value) = experience.world, follower_slopes(experience)
-    scores = np.where(model.available[:, :, None], action_value - value[:, None], 0.0)
-    return np.asarray(scores / experience.planned.temperature)
-
-
-def follower_slopes(experience: Experience) -> tuple[FloatArray, FloatArray]:
-    """Differentiate the follower's values, shapes (S, A, d) and (S, d).
+class FollowerSlopes:
+    """Derivatives of the follower's values, for some of the parameters or states at a time.
 
     An action's has what the temperature adds to it: that of a policy which stays as it is.
     """
-    model, response = experience.world, experience.response
-    policy, discount = response.policy, model.follower_discount
-    tangents = tangents_at(experience.problem, experience.theta, model)
-    n_states, n_actions = policy.shape
 
-    def shaped(pairs: Any) -> FloatArray:
-        return np.asarray(pairs).reshape(n_states, n_actions, -1)
+    def __init__(self, experience: Experience) -> None:
+        model, response = experience.world, experience.response
+        tangents = tangents_at(experience.problem, experience.theta, model)
+        ahead = sp.csr_array(sp.diags_array(response.value[model.transition.indices]))
+        of_rows = summing(model.entry_row, response.policy.size) @ ahead
+        self._model, self._policy, self._discount = model, response.policy, model.follower_discount
+        self._own = tangents.follower_reward + self._discount * (of_rows @ tangents.transition)
+        self._temperature = tangents.temperature.toarray()
+        heat = -log_policy(experience.planned, response.action_value)
+        self._heat = heat.reshape(-1, 1)
+        self._system = policy_system(model, self._policy, self._discount)
 
-    heat = -log_policy(experience.planned, response.action_value).reshape(-1, 1)
-    values = response.value[model.transition.indices]
-    of_rows = sp.csr_array(
-        (values, (model.entry_row, np.arange(values.size))), shape=(policy.size, values.size)
-    )
-    source = shaped(
-        tangents.follower_reward.toarray()
-        + heat * tangents.temperature.toarray()
-        + discount * (of_rows @ tangents.transition).toarray()
-    )
-    value = policy_system(model, policy, discount).solve(np.einsum("sa,sad->sd", policy, source))
-    ahead = shaped(model.transition @ value)
-    return np.where(model.available[:, :, None], source + discount * ahead, 0.0), value
+    def of_values(self, columns: slice) -> FloatArray:
+        """Differentiate the states' in some parameters, shape (S, c)."""
+        source = self._source(slice(None), columns)
+        return self._system.solve(np.einsum("sa,sad->sd", self._policy, source))
+
+    def of_action_values(
+        self, values: FloatArray, states: slice = slice(None), columns: slice = slice(None)
+    ) -> FloatArray:
+        """Differentiate the actions' of some states, shape (s, A, c), given those of all states."""
+        source = self._source(states, columns)
+        ahead = (self._model.transition[self._rows(states)] @ values).reshape(source.shape)
+        available = self._model.available[states, :, None]
+        return np.where(available, source + self._discount * ahead, 0.0)
+
+    def _source(self, states: slice, columns: slice) -> FloatArray:
+        rows = self._rows(states)
+        source = self._own[rows, columns].toarray()
+        source += self._heat[rows] * self._temperature[:, columns]
+        return np.asarray(source.reshape(-1, self._model.n_actions, source.shape[1]))
+
+    def _rows(self, states: slice) -> slice:
+        first, last, _ = states.indices(self._model.n_states)
+        return slice(first * self._model.n_actions, last * self._model.n_actions)
 
 
 class ScoredMoments:
     """The moments of one trajectory's gradient in the score-function form.
 
-    Tables are dense: they have n d numbers, with n the outcomes of all pairs.
+    Tables are dense, for some parameters at a time, but for the covariance: n d numbers, with n the
+    outcomes of all pairs.
 
     Parameters
     ----------
@@ -85,6 +95,12 @@ class ScoredMoments:
     ValueError
         If moments are infinite, or may be.
     """
+
+    # tables of some parameters: of a pair, of an outcome twice, and of a state
+    _scores: FloatArray
+    _score: FloatArray
+    _added: FloatArray
+    _start: FloatArray
 
     @quiet
     def __init__(self, rule: ScoreRule, experience: Experience, horizon: int | None) -> None:
@@ -106,16 +122,28 @@ class ScoredMoments:
             np.repeat(np.arange(n_states), n_actions),
         )
         self._discount = law.model.leader_discount / law.survival
-        self._scores = policy_scores(experience).reshape(n_states * n_actions, -1)
-        self._score = self._scores[pair]
+        self._slopes, self._temperature = FollowerSlopes(experience), experience.planned.temperature
+        self._pair, self._which, self._off = pair, which, rule.off[self._state][:, None]
         self._reward = law.model.leader_reward.ravel()[pair]
-        self._added = direct.slopes[1].toarray()[direct.row][which]
-        self._added -= rule.off[self._state][:, None] * self._score
         everywhere = np.arange(pair.size)
         self._over = sp.csr_array((chance, (self._state, everywhere)), (n_states, pair.size))
         self._onward = sp.csr_array((chance, (arrival, pair)), (n_states + 1, law.policy.size))[:-1]
         self._chance, self._initial = chance, law.made_in.initial
-        self._survival, self._start = law.survival, direct.start.toarray()
+        self._survival = law.survival
+
+    def _some(self, columns: slice) -> ScoredMoments:
+        """Fill the tables of some parameters."""
+        some, direct = copy.copy(self), self._direct
+        value = self._slopes.of_values(columns)
+        scores = self._slopes.of_action_values(value, columns=columns)
+        scores -= np.where(direct.law.model.available[:, :, None], value[:, None], 0.0)
+        scores /= self._temperature
+        some._scores = scores.reshape(-1, value.shape[1])
+        some._score = some._scores[self._pair]
+        some._added = direct.slopes[1][:, columns].toarray()[direct.row][self._which]
+        some._added -= self._off * some._score
+        some._start = direct.start[:, columns].toarray()
+        return some
 
     @property
     def n_steps(self) -> float:
@@ -125,12 +153,15 @@ class ScoredMoments:
     @quiet
     def variances(self) -> Spread:
         """Compute the mean and the variance of each coordinate."""
-        return self._spread(np.multiply)
+        return joined(
+            self._some(block)._spread(np.multiply)
+            for block in blocks(self._direct.n_parameters, self._pair.size)
+        )
 
     @quiet
     def covariance(self) -> Spread:
         """Compute the mean and the whole covariance, which takes S A d^2 numbers."""
-        return self._spread(_outer)
+        return self._some(slice(None))._spread(_outer)
 
     def _spread(self, product: Product) -> Spread:
         if self._horizon is None:
@@ -138,7 +169,7 @@ class ScoredMoments:
             covariance = self._local(coming, coming, self._stationary_past(product), product)
         else:
             covariance, coming = np.zeros(()), (0.0 * self._initial, 0.0 * self._start)
-            for past in reversed(list(self._forward(product))):
+            for past in self._steps_back(product):
                 means = self._means(coming)
                 covariance, coming = covariance + self._local(coming, means, past, product), means
         from_start = self._start + coming[1]
@@ -184,13 +215,13 @@ class ScoredMoments:
         none = np.zeros_like(self._start)
         return self._initial, none, product(none, none)
 
-    def _forward(self, product: Product) -> Iterator[Past]:
-        past = self._first(product)
-        for _ in range(self._horizon or 0):
-            if not past[0].sum() > 0.0:
-                return
-            yield past
-            past = self._carried(past, product)
+    def _steps_back(self, product: Product) -> Iterator[Past]:
+        """Yield the second moments at each step, from the last one back."""
+        plain, length, first = self._initial, 0, self._first(product)
+        while length < (self._horizon or 0) and plain.sum() > 0.0:
+            plain, length = self._arriving(plain[self._pair_state]), length + 1
+        width = sum(table.size for table in first)
+        return backwards(lambda past: self._carried(past, product), first, length, width)
 
     def _stationary_past(self, product: Product) -> Past:
         """Add the second moments up over all steps: of the constant, the vector, the matrix."""

@@ -10,7 +10,7 @@ by the second moments of (e, v_1, v_2).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +19,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from tabular_bilevel._base import kernels
-from tabular_bilevel._base.arrays import FloatArray, IntArray, grouped_sums, quiet
+from tabular_bilevel._base.arrays import (
+    FloatArray,
+    IntArray,
+    backwards,
+    blocks,
+    grouped_sums,
+    quiet,
+)
 from tabular_bilevel.derivatives import tangents_at
 from tabular_bilevel.finite.follower import log_policy
 from tabular_bilevel.finite.linear import LinearSystem, factored_system
@@ -27,9 +34,6 @@ from tabular_bilevel.finite.tangents import MOVED, Tangents
 from tabular_bilevel.sampling.experience import Experience
 from tabular_bilevel.sampling.traces import TraceRule
 from tabular_bilevel.sampling.trajectories import ALL_ENDED, Law
-
-# Numbers in a dense block of columns; a few of these are in memory at a time, 32 MB each.
-BLOCK = 4_000_000
 
 #: Multiplies tables of shape (n, c): either entry by entry, or each column with each; adds up rows.
 Product = Callable[[FloatArray, FloatArray], FloatArray]
@@ -147,6 +151,11 @@ class Spread(NamedTuple):
     of_starts: FloatArray
 
 
+def joined(parts: Iterable[Spread]) -> Spread:
+    """Put those of some coordinates side by side."""
+    return Spread(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
 class TracedMoments:
     """The moments of one trajectory's gradient, for a rule that does not depend on the sample.
 
@@ -169,7 +178,8 @@ class TracedMoments:
         tangents = tangents_at(experience.problem, experience.theta, experience.world)
         self.n_parameters = len(tangents)
         self._differentiate(experience, tangents)
-        self._past = [self._stationary()] if horizon is None else list(self._forward(horizon))
+        if horizon is None:
+            self._past = self._stationary()
 
     def _differentiate(self, experience: Experience, tangents: Tangents) -> None:
         """Find what the past is multiplied by."""
@@ -272,16 +282,26 @@ class TracedMoments:
         now[0] = now[:, 0] = with_e
         return now * np.multiply.outer(self.decays, self.decays)[:, :, None] / self.law.survival
 
-    def _forward(self, horizon: int) -> Iterator[FloatArray]:
-        """Yield the second moments at each step, until all trajectories are cut or have ended."""
-        outcomes, past, alive = self.outcomes, self.first(), self.law.made_in.initial
-        for _ in range(horizon):
-            if not alive.sum() > ALL_ENDED:
-                return
-            yield past
+    @cached_property
+    def _length(self) -> int:
+        """Steps until all trajectories are cut or have ended."""
+        outcomes, alive, length = self.outcomes, self.law.made_in.initial, 0
+        while length < (self.horizon or 0) and alive.sum() > ALL_ENDED:
+            alive, length = outcomes.arriving(alive[outcomes.state]), length + 1
+        return length
+
+    def _steps_back(self) -> Iterator[tuple[FloatArray | None, FloatArray]]:
+        """Yield the second moments a step before and at each step, from the last one back."""
+
+        def onward(
+            both: tuple[FloatArray | None, FloatArray],
+        ) -> tuple[FloatArray | None, FloatArray]:
+            past = both[1]
             flows = self.carried(past)
-            past = np.array([[outcomes.arriving(flow) for flow in row] for row in flows])
-            alive = outcomes.arriving(alive[outcomes.state])
+            return past, np.array([[self.outcomes.arriving(flow) for flow in row] for row in flows])
+
+        first = self.first()
+        return backwards(onward, (None, first), self._length, first.size)
 
     def _stationary(self) -> FloatArray:
         """Add the second moments up over all steps; each depends on those of later weights only."""
@@ -315,8 +335,7 @@ class TracedMoments:
     # ---------------------------------------------------------------- what is still to come
 
     def _blocks(self) -> Iterator[slice]:
-        size = max(1, BLOCK // self.outcomes.pair.size)
-        return (slice(k, k + size) for k in range(0, self.n_parameters, size))
+        return blocks(self.n_parameters, self.outcomes.pair.size)
 
     def coming(self) -> Iterator[tuple[slice, FloatArray]]:
         """Yield what is still to come without a cut, shape (k, S + 1, c), by blocks of columns."""
@@ -326,8 +345,7 @@ class TracedMoments:
     @quiet
     def variances(self) -> Spread:
         """Compute the mean and the variance of each coordinate."""
-        parts = [self._spread(block, _squares) for block in self._blocks()]
-        return Spread(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return joined(self._spread(block, _squares) for block in self._blocks())
 
     @quiet
     def covariance(self) -> Spread:
@@ -338,16 +356,13 @@ class TracedMoments:
         local, covariance = _Local(self, columns, product), np.zeros(())
         if self.horizon is None:
             coming = local.stationary()
-            before = [None, self._past[0]]
-            covariance = local.covariance(coming, coming, self._past[0], before)
+            covariance = local.covariance(coming, coming, self._past, [None, self._past])
         else:
-            coming = local.nothing()
-            for t in range(len(self._past) - 1, -1, -1):
-                last = t + 1 == len(self._past)
+            coming, last = local.nothing(), True
+            for before, past in self._steps_back():
                 means = local.means(coming, last=last)
-                before = [self._past[t - 1] if t else None]
-                step = local.covariance(coming, means, self._past[t], before, last=last)
-                covariance, coming = covariance + step, means
+                step = local.covariance(coming, means, past, [before], last=last)
+                covariance, coming, last = covariance + step, means, False
         initial = self.law.made_in.initial
         from_start = self.start[:, columns].toarray() + coming[1:, :-1].sum(axis=0)
         for answer in self.answers:

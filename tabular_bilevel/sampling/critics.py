@@ -19,6 +19,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import (
     FloatArray,
+    backwards,
     quiet,
     ratio,
     read_only,
@@ -299,17 +300,17 @@ class MonteCarloCritic:
         """Average the exact values of the steps left over the expected visits."""
         policy, discount = response.policy, model.leader_discount
         horizon, survival = sampler.horizon(model), sampler.survival(model)
-        left = np.empty((horizon, *policy.shape))
-        value = np.zeros(model.n_states)
-        for t in range(horizon - 1, -1, -1):
-            left[t] = model.leader_reward + discount * model.next_value(value)
-            value = (policy * left[t]).sum(axis=1)
         counts, returns = np.zeros((2, *policy.shape))
         law = model.initial
-        for t in range(horizon):
+
+        def longer(left: FloatArray) -> FloatArray:
+            value = (policy * left).sum(axis=1)
+            return np.asarray(model.leader_reward + discount * model.next_value(value))
+
+        for left in backwards(longer, model.leader_reward, horizon, policy.size):
             pairs = policy * law[:, None]
             counts += pairs
-            returns += pairs * left[t]
+            returns += pairs * left
             law = survival * model.arrivals(pairs)
         return visited_mean(counts, returns)
 

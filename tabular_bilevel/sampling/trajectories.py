@@ -27,6 +27,7 @@ from tabular_bilevel._base.arrays import (
     BoolArray,
     FloatArray,
     IntArray,
+    backwards,
     read_only,
     read_only_view,
     restore_read_only,
@@ -457,6 +458,16 @@ class Law:
             pairs = self.policy * law[:, None]
             yield pairs
             law = self.arrivals(pairs)
+
+    def steps_back(self) -> Iterator[FloatArray]:
+        """Yield the same from the last step back."""
+        policy = self.policy
+        count = sum(1 for _ in self.steps()) if self.made_in.termination.any() else self.horizon
+
+        def onward(pairs: FloatArray) -> FloatArray:
+            return policy * self.arrivals(pairs)[:, None]
+
+        return backwards(onward, policy * self.made_in.initial[:, None], count, policy.size)
 
     def arrivals(self, flow: FloatArray) -> FloatArray:
         """Move what is at each pair, shape (S, A), on to the next state, shape (S,)."""

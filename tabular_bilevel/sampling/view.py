@@ -16,6 +16,7 @@ from tabular_bilevel._base.arguments import (
     as_theta,
     finite_array,
     require_method,
+    require_room,
 )
 from tabular_bilevel._base.arrays import BoolArray, FloatArray, IntArray, read_only
 from tabular_bilevel._base.display import displayed
@@ -114,12 +115,17 @@ class Jacobian:
 
     @classmethod
     def of(cls, problem: BilevelProblem, theta: FloatArray, model: Model) -> Jacobian:
-        """Differentiate the tables: forward where the problem can, else entry by entry."""
+        """Differentiate the tables: forward where the problem can, else entry by entry.
+
+        Raises ValueError if these tables, which are dense, are too large.
+        """
+        shape = (*model.follower_reward.shape, theta.size)
+        require_room("jacobian.follower_reward", *shape)
+        require_room("jacobian.log_transition", model.transition.nnz, theta.size)
         tangents = tangents_at(problem, theta, model)
         follower, leader, kernel, initial, temperature = (
             getattr(tangents, name).toarray() for name in MOVED
         )
-        shape = (*model.follower_reward.shape, theta.size)
         available = model.available[:, :, None]  # other rewards are 0 whatever a problem says
         return cls(
             follower_reward=read_only(follower.reshape(shape) * available),
