@@ -287,13 +287,18 @@ def _by_units(problem: BilevelProblem, theta: FloatArray, model: Model) -> dict[
         "transition": available.ravel()[model.entry_row].astype(np.float64),
         "initial": np.ones(model.n_states),
     }
-    slopes = {}
-    for name, used in tables.items():
-        rows = np.zeros((used.size, theta.size))
-        for k in np.flatnonzero(used):
-            unit: dict[str, Any] = {name: _axis(int(k), used.size).reshape(used.shape)}
-            rows[k] = pulled_back(problem, theta, Sensitivities.of(model, **unit))
-        slopes[name] = sp.csr_array(rows)
+
+    def row(name: str, used: FloatArray, k: int) -> FloatArray:
+        """Pull back the measures of one entry, if there is one."""
+        if used.flat[k] == 0.0:
+            return np.zeros(theta.size)
+        unit: dict[str, Any] = {name: _axis(k, used.size).reshape(used.shape)}
+        return pulled_back(problem, theta, Sensitivities.of(model, **unit))
+
+    slopes = {
+        name: sp.csr_array(_columns(row(name, used, k) for k in range(used.size)).T)
+        for name, used in tables.items()
+    }
     heat = pulled_back(problem, theta, Sensitivities.of(model, temperature=1.0))
     return {**slopes, "temperature": sp.csr_array(heat[None, :])}
 

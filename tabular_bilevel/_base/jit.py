@@ -47,7 +47,7 @@ def kernel(function: F) -> F:
     compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
     if hasattr(compiled, "_cache"):  # not with NUMBA_DISABLE_JIT
         with suppress(Exception):
-            compiled._compiler._customize_flags = _apart
+            compiled._compiler._customize_flags = _apart  # type: ignore[attr-defined]
         with suppress(Exception):  # no folder can be written to, or whatever else
             compiled._cache = _Cache(function)  # what cache=True does, with numba's own
     return compiled
