@@ -203,7 +203,13 @@ class AdaptiveModelDesign:
 
     @quiet
     def target(self, problem: BilevelProblem, theta: npt.ArrayLike) -> FloatArray:
-        """Compute the same from tables of zeros, shape (d,): there is no data, and none is kept."""
+        """Compute the same from tables of zeros, shape (d,): there is no data, and none is kept.
+
+        Raises
+        ------
+        ValueError
+            If theta does not fit the problem.
+        """
         theta = read_only(as_theta(theta))
         model = modelled(problem, theta)
         tangents, gradient = tangents_at(problem, theta, model), np.empty(theta.size)

@@ -363,10 +363,15 @@ class Interaction:
 def seen_of(known: Experience, before: Experience) -> Experience | None:
     """See what was done at another theta, and take it for what is done now; all else is of now.
 
-    None where other transitions are stored there.
+    None where other transitions are stored there, or something happened that cannot happen now.
     """
-    now, then = known.law.made_in.transition, before.law.made_in.transition
+    (here, begun), (now, _), (then, started) = (
+        (model.transition, model.initial)
+        for model in (known.world, known.law.made_in, before.law.made_in)
+    )
     if not (np.array_equal(now.indptr, then.indptr) and np.array_equal(now.indices, then.indices)):
+        return None
+    if np.any((here.data == 0.0) & (then.data > 0.0)) or np.any((begun == 0.0) & (started > 0.0)):
         return None
     seen = replace(known.law, policy=before.law.policy, source=before.law.made_in)
     return replace(known, seen=seen)
