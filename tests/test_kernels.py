@@ -1307,6 +1307,32 @@ def test_a_single_action_is_played_for_sure_and_equal_ones_alike():
     assert outputs["residual"][0] == -7.0
 
 
+def test_no_gap_is_larger_than_that_of_the_best_action():
+    # six orders of the same sum, of which the state's value is a rounding error
+    p = 0.6514643102812321, 0.1708738690470095, 0.1776618206717583
+    ahead, discount = 1.548010402986685, 0.9097497519094198
+    indices, data = np.tile([1, 2, 3], 6), np.ravel([*itertools.permutations(p)])
+    indptr = np.minimum(3 * np.arange(25), 18)
+    shape, value = (4, 6), np.array([-9.297439979967201e-18, ahead, ahead, ahead])
+    reward, available = np.full(shape, -discount * ahead), np.ones(shape, dtype=bool)
+    gaps = empty(shape, "gap", "rest", "error")
+    given = reward, available, discount, value, np.zeros(4)
+    kernels.value_gaps(indptr, indices, data, *given, *gaps.values())
+    np.testing.assert_array_equal(gaps["gap"] + gaps["rest"], gaps["gap"])
+    outputs = empty(shape, "policy", "low", "log_error", "spare", "log_policy", "log_policy_error")
+    outputs |= empty(4, "residual", "residual_error") | room(4, 10)
+    kernels.soft_policy(*gaps.values(), available, 1e-60, *outputs.values())
+    assert outputs["log_policy"].max() <= 0.0
+
+
+def test_where_errors_are_large_they_count_once():
+    outputs = empty((1, 2), "policy", "low", "log_error", "spare", "log", "log_policy_error")
+    outputs |= empty(1, "residual", "residual_error") | room(1, 10)
+    gap, error = np.array([[0.0, -2.0]]), np.array([[0.0, 1.2]])
+    kernels.soft_policy(gap, 0.0 * gap, error, gap < 1.0, 1.0, *outputs.values())
+    assert outputs["residual_error"][0] <= 0.46  # more than log((1 + e^-0.8) / (1 + e^-2))
+
+
 @pytest.mark.parametrize("spoilt", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("python", [False, True], ids=["compiled", "in Python"])
 @pytest.mark.parametrize("place", range(3))

@@ -75,7 +75,7 @@ def value_gaps(
             high, lost = two_sum(high, reward[s, a])
             more += lost
             high, lost = two_sum(high, -value[s])
-            high, more = quick_sum(high, more + (lost - low[s]))
+            high, more = two_sum(high, more + (lost - low[s]))  # best_actions compares both
             gap[s, a] = high if available[s, a] else 0.0
             rest[s, a] = more if available[s, a] else 0.0
 
