@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import itertools
 import math
+import types
 from fractions import Fraction
 
 import numpy as np
@@ -1527,6 +1528,13 @@ def test_the_chain_within_a_band_is_that_by_a_solver(model, discounts, monkeypat
     for name in radii[0].keys() - {"sensitivities"}:  # rounding of the results, and little else
         one, other = (np.max(each[name]) for each in radii)
         assert other / 1.1 <= one <= 1.1 * other, name
+
+
+def test_by_a_solver_passes_over_arrays_are_still_compiled():
+    known = bounding._factored_centre().__globals__
+    names = bounding._factored_centre().__code__.co_names
+    plain = {name for name in names if isinstance(known.get(name), types.FunctionType)}
+    assert plain == {"carried", "is_idle", "lost", "operator_of", "solve"}
 
 
 @sizes("model", [*MODELS.values()][:1], [*MODELS.values()][1:])

@@ -145,7 +145,7 @@ def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     return of_states(place, x)
 
 
-@kernel
+@patient_kernel(elements)
 def keep(numbers: FloatArray, kept: FloatArray) -> None:
     """Copy numbers; in slices it takes seconds to compile."""
     for k in range(numbers.size):
@@ -163,7 +163,7 @@ def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
     return mean
 
 
-@kernel
+@patient_kernel(elements)
 def by_action(table: Any, turned: Any) -> Any:
     """Copy a table; return it action by action."""
     n_states, n_actions = table.shape
@@ -261,7 +261,7 @@ def carried(
     return measure, measure_low, off + lost(patience, off)
 
 
-@kernel
+@patient_kernel(elements)
 def most_arrivals(indices: IntArray, count: FloatArray) -> float:
     """Count the pairs that may lead to a state, at most."""
     most = 0.0
