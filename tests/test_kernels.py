@@ -445,6 +445,11 @@ def gaps_case(model, off=0.0, stretch=1.0):
     return found, kernel_of(model) | inputs, empty(shape, "gap", "rest", "error"), ()
 
 
+def arrivals(model):
+    """How many pairs lead to each state."""
+    return np.bincount(model.transition.indices, minlength=model.n_states).astype(float)
+
+
 def flow_case(model, off=0.0, stretch=1.0):
     rng, shape = np.random.default_rng(13), model.follower_reward.shape
     flow, m = model.available * some(rng, *shape), 1024 * some(rng, model.n_states)
@@ -457,7 +462,7 @@ def flow_case(model, off=0.0, stretch=1.0):
     inputs = {"source": source, "policy": policy, "policy_rest": low, "discount": discount}
     inputs |= dict(zip(("flow", "flow_rest"), around(rng, flow, 0.0), strict=True))
     inputs |= dict(zip(("measure", "low"), around(rng, m, 0.0), strict=True))
-    inputs["most"] = float(model.follower_reward.size)
+    inputs["count"] = arrivals(model)
     outputs = empty(model.n_states, "residual", "rest")
     found = [(("residual",), "error", twins.flow_residual(model, twins.exact(source), *given))]
     return found, kernel_of(model) | inputs, outputs, ("error",)
@@ -609,7 +614,7 @@ def move_flow_call(model):
         "discount": model.follower_discount,
         "contraction": model.follower_discount * (1.0 + 2.0**-40),
         "step": 2.0**-20 * rng.normal(size=n),
-        "most": float(model.follower_reward.size),
+        "count": arrivals(model),
         "error": 1e-30,
     }
     return inputs, {"residual": 2.0**-20 * rng.normal(size=n)}
@@ -1271,15 +1276,32 @@ def test_all_that_flows_into_a_state_is_counted():
     arrivals = np.full(n, 2.0**-54)  # each is lost
     arrivals[0] = 1.0
     indptr, indices, data = np.arange(n + 1), np.zeros(n, dtype=np.int64), np.ones(n)
-    residual, most = np.zeros(n), kernels.chain.most_arrivals(indices, np.zeros(n))
-    assert most == n
+    residual, count = np.zeros(n), np.full(n, 7.0)
+    kernels.chain.count_arrivals(indices, count)
+    assert count.tolist() == [n] + [0.0] * (n - 1)
     error = kernels.move_flow(
-        indptr, indices, data, np.ones((n, 1)), 0.5, 0.5, arrivals, most, residual, 0.0
+        indptr, indices, data, np.ones((n, 1)), 0.5, 0.5, arrivals, count, residual, 0.0
     )
     truth = -twins.exact(arrivals)
     truth[0] += Fraction(1, 2) * twins.exact(arrivals).sum()
     away = abs(twins.exact(residual) - truth).sum()
     assert 20.0 * 2.0**-53 < away <= error
+
+
+def test_a_state_that_all_may_reach_makes_the_others_no_less_sure():
+    n, rare = 1000, 2.0**-20
+    indptr = np.array([0, *range(1, 2 * n, 2)])
+    indices = np.array([0, *np.ravel([(0, s) for s in range(1, n)])])
+    data = np.array([0.5, *[rare, 0.5] * (n - 1)])
+    count, ones, table = np.bincount(indices).astype(float), np.ones(n), np.ones((n, 1))
+    source = np.array([0.75 - 0.5 * (n - 1) * rare, *[0.75] * (n - 1)])
+    residual = np.empty(n)
+    error = kernels.flow_residual(
+        indptr, indices, data, source, 0.0 * table, 0.0 * table, table, 0.0 * table, 0.5, ones,
+        0.0 * ones, count, residual, np.empty(n),
+    )  # fmt: skip
+    assert not residual.any()
+    assert error <= 2.0**-84
 
 
 @each_model
@@ -1467,7 +1489,7 @@ def test_what_is_carried_is_within_its_error(off):
     operator = kernels.chain.operator_of(model.band, *entries, given["policy"], 0.9)
     measure, low, error = kernels.chain.carried(
         operator, 10.0 * (1.0 + 2.0**-40), entries, model.initial, source.astype(float), high, rest,
-        off, *given.values(), 0.9, 0.9, float(flow.size), np.zeros(n), np.zeros(n),
+        off, *given.values(), 0.9, 0.9, arrivals(model), np.zeros(n), np.zeros(n),
     )  # fmt: skip
     assert abs(twins.exact(measure, low) - truth).sum() <= error
     assert error <= 1e4 * off + 2.0**-75
