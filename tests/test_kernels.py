@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import itertools
 import math
+import types
 from fractions import Fraction
 
 import numpy as np
@@ -444,6 +445,11 @@ def gaps_case(model, off=0.0, stretch=1.0):
     return found, kernel_of(model) | inputs, empty(shape, "gap", "rest", "error"), ()
 
 
+def arrivals(model):
+    """How many pairs lead to each state."""
+    return np.bincount(model.transition.indices, minlength=model.n_states).astype(float)
+
+
 def flow_case(model, off=0.0, stretch=1.0):
     rng, shape = np.random.default_rng(13), model.follower_reward.shape
     flow, m = model.available * some(rng, *shape), 1024 * some(rng, model.n_states)
@@ -456,7 +462,7 @@ def flow_case(model, off=0.0, stretch=1.0):
     inputs = {"source": source, "policy": policy, "policy_rest": low, "discount": discount}
     inputs |= dict(zip(("flow", "flow_rest"), around(rng, flow, 0.0), strict=True))
     inputs |= dict(zip(("measure", "low"), around(rng, m, 0.0), strict=True))
-    inputs["most"] = float(model.follower_reward.size)
+    inputs["count"] = arrivals(model)
     outputs = empty(model.n_states, "residual", "rest")
     found = [(("residual",), "error", twins.flow_residual(model, twins.exact(source), *given))]
     return found, kernel_of(model) | inputs, outputs, ("error",)
@@ -608,7 +614,7 @@ def move_flow_call(model):
         "discount": model.follower_discount,
         "contraction": model.follower_discount * (1.0 + 2.0**-40),
         "step": 2.0**-20 * rng.normal(size=n),
-        "most": float(model.follower_reward.size),
+        "count": arrivals(model),
         "error": 1e-30,
     }
     return inputs, {"residual": 2.0**-20 * rng.normal(size=n)}
@@ -1270,15 +1276,32 @@ def test_all_that_flows_into_a_state_is_counted():
     arrivals = np.full(n, 2.0**-54)  # each is lost
     arrivals[0] = 1.0
     indptr, indices, data = np.arange(n + 1), np.zeros(n, dtype=np.int64), np.ones(n)
-    residual, most = np.zeros(n), kernels.chain.most_arrivals(indices, np.zeros(n))
-    assert most == n
+    residual, count = np.zeros(n), np.full(n, 7.0)
+    kernels.chain.count_arrivals(indices, count)
+    assert count.tolist() == [n] + [0.0] * (n - 1)
     error = kernels.move_flow(
-        indptr, indices, data, np.ones((n, 1)), 0.5, 0.5, arrivals, most, residual, 0.0
+        indptr, indices, data, np.ones((n, 1)), 0.5, 0.5, arrivals, count, residual, 0.0
     )
     truth = -twins.exact(arrivals)
     truth[0] += Fraction(1, 2) * twins.exact(arrivals).sum()
     away = abs(twins.exact(residual) - truth).sum()
     assert 20.0 * 2.0**-53 < away <= error
+
+
+def test_a_state_that_all_may_reach_makes_the_others_no_less_sure():
+    n, rare = 1000, 2.0**-20
+    indptr = np.array([0, *range(1, 2 * n, 2)])
+    indices = np.array([0, *np.ravel([(0, s) for s in range(1, n)])])
+    data = np.array([0.5, *[rare, 0.5] * (n - 1)])
+    count, ones, table = np.bincount(indices).astype(float), np.ones(n), np.ones((n, 1))
+    source = np.array([0.75 - 0.5 * (n - 1) * rare, *[0.75] * (n - 1)])
+    residual = np.empty(n)
+    error = kernels.flow_residual(
+        indptr, indices, data, source, 0.0 * table, 0.0 * table, table, 0.0 * table, 0.5, ones,
+        0.0 * ones, count, residual, np.empty(n),
+    )  # fmt: skip
+    assert not residual.any()
+    assert error <= 2.0**-84
 
 
 @each_model
@@ -1305,6 +1328,32 @@ def test_a_single_action_is_played_for_sure_and_equal_ones_alike():
     assert not outputs["low"].any()
     assert not any(outputs[name][0].any() for name in ("log_error", "spare", "log_policy_error"))
     assert outputs["residual"][0] == -7.0
+
+
+def test_no_gap_is_larger_than_that_of_the_best_action():
+    # six orders of the same sum, of which the state's value is a rounding error
+    p = 0.6514643102812321, 0.1708738690470095, 0.1776618206717583
+    ahead, discount = 1.548010402986685, 0.9097497519094198
+    indices, data = np.tile([1, 2, 3], 6), np.ravel([*itertools.permutations(p)])
+    indptr = np.minimum(3 * np.arange(25), 18)
+    shape, value = (4, 6), np.array([-9.297439979967201e-18, ahead, ahead, ahead])
+    reward, available = np.full(shape, -discount * ahead), np.ones(shape, dtype=bool)
+    gaps = empty(shape, "gap", "rest", "error")
+    given = reward, available, discount, value, np.zeros(4)
+    kernels.value_gaps(indptr, indices, data, *given, *gaps.values())
+    np.testing.assert_array_equal(gaps["gap"] + gaps["rest"], gaps["gap"])
+    outputs = empty(shape, "policy", "low", "log_error", "spare", "log_policy", "log_policy_error")
+    outputs |= empty(4, "residual", "residual_error") | room(4, 10)
+    kernels.soft_policy(*gaps.values(), available, 1e-60, *outputs.values())
+    assert outputs["log_policy"].max() <= 0.0
+
+
+def test_where_errors_are_large_they_count_once():
+    outputs = empty((1, 2), "policy", "low", "log_error", "spare", "log", "log_policy_error")
+    outputs |= empty(1, "residual", "residual_error") | room(1, 10)
+    gap, error = np.array([[0.0, -2.0]]), np.array([[0.0, 1.2]])
+    kernels.soft_policy(gap, 0.0 * gap, error, gap < 1.0, 1.0, *outputs.values())
+    assert outputs["residual_error"][0] <= 0.46  # more than log((1 + e^-0.8) / (1 + e^-2))
 
 
 @pytest.mark.parametrize("spoilt", [math.nan, math.inf, -math.inf])
@@ -1440,7 +1489,7 @@ def test_what_is_carried_is_within_its_error(off):
     operator = kernels.chain.operator_of(model.band, *entries, given["policy"], 0.9)
     measure, low, error = kernels.chain.carried(
         operator, 10.0 * (1.0 + 2.0**-40), entries, model.initial, source.astype(float), high, rest,
-        off, *given.values(), 0.9, 0.9, float(flow.size), np.zeros(n), np.zeros(n),
+        off, *given.values(), 0.9, 0.9, arrivals(model), np.zeros(n), np.zeros(n),
     )  # fmt: skip
     assert abs(twins.exact(measure, low) - truth).sum() <= error
     assert error <= 1e4 * off + 2.0**-75
@@ -1501,6 +1550,13 @@ def test_the_chain_within_a_band_is_that_by_a_solver(model, discounts, monkeypat
     for name in radii[0].keys() - {"sensitivities"}:  # rounding of the results, and little else
         one, other = (np.max(each[name]) for each in radii)
         assert other / 1.1 <= one <= 1.1 * other, name
+
+
+def test_by_a_solver_passes_over_arrays_are_still_compiled():
+    known = bounding._factored_centre().__globals__
+    names = bounding._factored_centre().__code__.co_names
+    plain = {name for name in names if isinstance(known.get(name), types.FunctionType)}
+    assert plain == {"carried", "is_idle", "lost", "operator_of", "solve"}
 
 
 @sizes("model", [*MODELS.values()][:1], [*MODELS.values()][1:])

@@ -145,7 +145,7 @@ def solve_transposed(operator: Operator, b: FloatArray) -> FloatArray:
     return of_states(place, x)
 
 
-@kernel
+@patient_kernel(elements)
 def keep(numbers: FloatArray, kept: FloatArray) -> None:
     """Copy numbers; in slices it takes seconds to compile."""
     for k in range(numbers.size):
@@ -163,7 +163,7 @@ def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
     return mean
 
 
-@kernel
+@patient_kernel(elements)
 def by_action(table: Any, turned: Any) -> Any:
     """Copy a table; return it action by action."""
     n_states, n_actions = table.shape
@@ -229,26 +229,26 @@ def carried(
     policy_error: FloatArray,
     discount: float,
     contraction: float,
-    most: float,
+    count: FloatArray,
     residual: FloatArray,
     rest: FloatArray,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Find m = source + discount P^T (flow + policy m), of two numbers, and bound its error's sum.
 
-    What flows is off by `flow_error`, all together, and what it comes to is nearly `arriving`. At
-    most `most` pairs flow into one state; `residual` and `rest` are room.
+    What flows is off by `flow_error`, all together, and what it comes to is nearly `arriving`.
+    `count` pairs flow into each state; `residual` and `rest` are room.
     """
     measure, measure_low = solve_transposed(operator, arriving), np.zeros(source.size)
     before, off, error, size, length, change = np.inf, np.inf, 0.0, 0.0, np.inf, residual
     for step in range(STEPS):
         if patience * length <= NEAR * size:
             error = move_flow(
-                *entries, policy, discount, contraction, change, most, residual, error
+                *entries, policy, discount, contraction, change, count, residual, error
             )
         else:
             error = flow_residual(
                 *entries, source, flow, flow_rest, policy, low, discount, measure, measure_low,
-                most, residual, rest,
+                count, residual, rest,
             )  # fmt: skip
         size, total, turned = left_over(residual, measure, policy_error)
         total += error
@@ -261,17 +261,13 @@ def carried(
     return measure, measure_low, off + lost(patience, off)
 
 
-@kernel
-def most_arrivals(indices: IntArray, count: FloatArray) -> float:
-    """Count the pairs that may lead to a state, at most."""
-    most = 0.0
+@patient_kernel(elements)
+def count_arrivals(indices: IntArray, count: FloatArray) -> None:
+    """Count the pairs that may lead to each state."""
     for s in range(count.size):
         count[s] = 0.0
     for k in range(indices.size):
         count[np.uint64(indices[k])] += 1.0
-    for s in range(count.size):
-        most = max(most, count[s])
-    return most
 
 
 @patient_chain
@@ -323,7 +319,8 @@ def centre(
     value_low, leader_low = np.zeros(n_states), np.zeros(n_states)
     gaps, found = (gap, rest, gap_error), (policy, low, log_error, floor, log_policy)
     moved, change = advantage, nothing  # until then
-    most_at_one = most_arrivals(entries[1], scratch[0])
+    count = np.empty(n_states)
+    count_arrivals(entries[1], count)
 
     # the follower
     keep(stored, value)
@@ -429,7 +426,7 @@ def centre(
         policy_error,
         leader_discount,
         leader_contraction,
-        most_at_one,
+        count,
         residual,
         residual_error,
     )
@@ -472,7 +469,7 @@ def centre(
         policy_error,
         discount,
         contraction,
-        most_at_one,
+        count,
         scratch[0],
         scratch[1],
     )

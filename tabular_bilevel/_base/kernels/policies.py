@@ -134,7 +134,7 @@ def weights(
                 policy[s, a], low[s, a], log_error[s, a] = math.exp(here), 0.0, 0.0
                 spare[s, a] = FLOOR if here + off < LOG_FLOOR else np.inf
             elif not off < 1.0:
-                missing[s] += policy[s, a] * growth(off)
+                missing[s] += policy[s, a] * max(growth(off) - (off + off * off), 0.0)
 
 
 @kernel

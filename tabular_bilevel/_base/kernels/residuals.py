@@ -75,7 +75,7 @@ def value_gaps(
             high, lost = two_sum(high, reward[s, a])
             more += lost
             high, lost = two_sum(high, -value[s])
-            high, more = quick_sum(high, more + (lost - low[s]))
+            high, more = two_sum(high, more + (lost - low[s]))  # best_actions compares both
             gap[s, a] = high if available[s, a] else 0.0
             rest[s, a] = more if available[s, a] else 0.0
 
@@ -137,14 +137,14 @@ def flow_residual(
     discount: float,
     measure: FloatArray,
     low: FloatArray,
-    most: float,
+    count: FloatArray,
     residual: FloatArray,
     rest: FloatArray,
 ) -> float:
     """Compute source + discount P^T (flow + policy m) - m with twice float64's digits, then round.
 
-    So many have flow, policy and m, the sum of measure and low. At most `most` pairs flow into one
-    state. `rest`, of length S, is room. Returns what all residuals together are off by.
+    So many have flow, policy and m, the sum of measure and low. `count` pairs flow into each state.
+    `rest`, of length S, is room. Returns what all residuals together are off by.
     """
     n_states, n_actions = policy.shape
     for s in range(n_states):
@@ -159,15 +159,15 @@ def flow_residual(
             product, slip = two_product(chance, here)
             leaving, lost = two_sum(moved, product)
             extra = lost + (slip + (policy_rest[s, a] * here + chance * low[s]) + flow_rest[s, a])
-            row, mass = s * n_actions + a, 0.0
+            row, weight = s * n_actions + a, 0.0  # as many squared roundings as arrive
             first, last = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
             for k in range(first, last):
                 j, p = np.uint64(indices[k]), data[k]
                 product, slip = two_product(p, leaving)
                 residual[j], lost = two_sum(residual[j], product)
                 rest[j] += lost + (slip + p * extra)
-                mass += p
-            size += mass * (abs(moved) + abs(chance * here))
+                weight += p * (count[j] + 9.0) * (count[j] + 9.0)
+            size += weight * (abs(moved) + abs(chance * here))
             terms += last - first
     size *= discount
     left = 0.0
@@ -179,10 +179,9 @@ def flow_residual(
         more += slip
         high, slip = two_sum(high, -here)
         residual[s] = high + (more + (slip - low[s]))
-        size += abs(start) + abs(here)
+        size += (abs(start) + abs(here)) * (count[s] + 9.0) * (count[s] + 9.0)
         left += abs(residual[s])
-    n = most + 9.0
-    error = n * n * (ROUNDOFF * ROUNDOFF) * size + ROUNDOFF * left
+    error = ROUNDOFF * ROUNDOFF * size + ROUNDOFF * left
     if size > 0.0 or (discount > 0.0 and terms > 0.0):
         error += (terms + 9.0 * n_states) * UNDERFLOW
     return error
@@ -197,7 +196,7 @@ def move_flow(
     discount: float,
     contraction: float,
     step: FloatArray,
-    most: float,
+    count: FloatArray,
     residual: FloatArray,
     error: float,
 ) -> float:
@@ -206,8 +205,9 @@ def move_flow(
     That is by discount P^T (policy step) - step. Returns what all residuals are off by then.
     """
     n_states, n_actions = policy.shape
-    size = 0.0
+    size, most = 0.0, 0.0
     for s in range(n_states):
+        most = max(most, count[s])
         size += (1.0 + contraction) * abs(step[s]) + abs(residual[s])
         residual[s] -= step[s]
     for s in range(n_states):
