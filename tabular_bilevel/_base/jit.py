@@ -42,7 +42,8 @@ def kernel(function: F) -> F:
       read from the cache comes after it.)
     - no ``fastmath``, no signatures: results do not depend on the machine more than need be, and
       read-only arrays are welcome.
-    - an array that is filled overlaps no other: LLVM counts on it, and vectorises loops over many.
+    - an array that is filled overlaps no other, and none that is given is returned: LLVM counts on
+      it, and vectorises loops over many.
     """
     compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
     if hasattr(compiled, "_cache"):  # not with NUMBA_DISABLE_JIT

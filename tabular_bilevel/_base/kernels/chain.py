@@ -108,7 +108,7 @@ def operator_of(
             for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
                 weights[k] = policy[s, a] * data[k]
     factor_band(indptr, indices, weights, discount, place, band)
-    return place, band, np.empty(n_states)
+    return place.copy(), band, np.empty(n_states)  # no argument is returned: see `kernel`
 
 
 @kernel
@@ -164,13 +164,12 @@ def averaged(policy: FloatArray, table: FloatArray) -> FloatArray:
 
 
 @patient_kernel(elements)
-def by_action(table: Any, turned: Any) -> Any:
-    """Copy a table; return it action by action."""
+def by_action(table: Any, turned: Any) -> None:
+    """Copy a table into one that lies action by action."""
     n_states, n_actions = table.shape
     for s in range(n_states):
         for a in range(n_actions):
-            turned[a, s] = table[s, a]
-    return turned.T
+            turned[s, a] = table[s, a]
 
 
 @patient_kernel(elements)
@@ -310,9 +309,11 @@ def centre(
     log_error, floor, log_policy, log_policy_error = spare[4].T, spare[5].T, spare[6].T, spare[7].T
     advantage, advantage_rest, advantage_error = spare[8].T, spare[9].T, spare[10].T
     policy, policy_error = spare[11].T, spare[12].T
-    reward = by_action(follower_reward, spare[13])
-    leader_reward = by_action(leader_reward, spare[14])
-    available = by_action(available, np.empty((n_actions, n_states), np.bool_))
+    reward, earned = spare[13].T, spare[14].T
+    possible = np.empty((n_actions, n_states), np.bool_).T
+    by_action(follower_reward, reward)
+    by_action(leader_reward, earned)
+    by_action(available, possible)
     residual, residual_error, start = np.empty(n_states), np.empty(n_states), np.empty(n_states)
     scratch, best = np.empty((10, n_states)), np.empty(n_states, np.int64)
     zero, nothing = np.zeros((n_actions, n_states)).T, np.zeros(n_states)
@@ -327,15 +328,15 @@ def centre(
     patience, left, value_top, longest = least_patience(contraction), np.inf, np.inf, np.inf
     for step in range(STEPS):
         if (patience + 16.0) * longest <= NEAR * temperature:
-            move_gaps(*entries, available, discount, change, *gaps, moved)
+            move_gaps(*entries, possible, discount, change, *gaps, moved)
             move_policy(
-                moved, gap_error, available, temperature, *found, log_policy_error, residual,
+                moved, gap_error, possible, temperature, *found, log_policy_error, residual,
                 residual_error, best, scratch,
             )  # fmt: skip
         else:
-            value_gaps(*entries, reward, available, discount, value, value_low, *gaps)
+            value_gaps(*entries, reward, possible, discount, value, value_low, *gaps)
             soft_policy(
-                *gaps, available, temperature, *found, log_policy_error, residual, residual_error,
+                *gaps, possible, temperature, *found, log_policy_error, residual, residual_error,
                 best, scratch,
             )  # fmt: skip
         before = left
@@ -354,7 +355,7 @@ def centre(
         policy,
         log_error,
         floor,
-        available,
+        possible,
         gap,
         gap_error,
         value,
@@ -370,7 +371,7 @@ def centre(
 
     # the leader
     leader_patience = least_patience(leader_contraction)
-    keep(solve(leader, averaged(policy, leader_reward)), leader_value)
+    keep(solve(leader, averaged(policy, earned)), leader_value)
     if leader_discount == 1.0 and not leader_patience < np.inf:
         for s in range(n_states):
             scratch[0, s] = 1.0
@@ -384,11 +385,9 @@ def centre(
     top, leader_top, most, longest = np.inf, np.inf, 0.0, np.inf
     for step in range(STEPS):
         if leader_patience * longest <= NEAR * most:
-            move_gaps(*entries, available, leader_discount, change, *gaps, moved)
+            move_gaps(*entries, possible, leader_discount, change, *gaps, moved)
         else:
-            value_gaps(
-                *entries, leader_reward, available, leader_discount, leader_value, leader_low, *gaps
-            )
+            value_gaps(*entries, earned, possible, leader_discount, leader_value, leader_low, *gaps)
         before = top
         most = advantages(
             *gaps, policy, low, policy_error, residual, advantage, advantage_rest, advantage_error,
@@ -404,7 +403,7 @@ def centre(
     objective, objective_error = evaluate(
         initial,
         gap,
-        available,
+        possible,
         leader_value,
         leader_low,
         leader_top,
@@ -446,7 +445,7 @@ def centre(
         advantage_error,
         2.0 * leader_contraction * leader_top,
         temperature,
-        available,
+        possible,
         least,
         *entries,
         discount,
@@ -479,7 +478,7 @@ def centre(
         policy_error,
         log_policy,
         log_policy_error,
-        available,
+        possible,
         occupancy,
         occupancy_error,
         measure,
