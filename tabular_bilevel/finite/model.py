@@ -33,13 +33,13 @@ from tabular_bilevel._base.arrays import (
     BoolArray,
     FloatArray,
     IntArray,
+    changed,
     grouped_sums,
     narrowing,
     quiet,
     read_only,
     read_only_matrix,
     restore_read_only,
-    unchecked,
 )
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.renamed import method_renamed
@@ -298,9 +298,7 @@ class Model:
 
     def _with(self, **checked: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
-        made = unchecked(Model, **self.__dict__)
-        made.__dict__.update(checked, _kernel=self._kernel)
-        return made
+        return changed(self, _kernel=self._kernel, **checked)
 
     __setstate__ = restore_read_only
 

@@ -146,11 +146,16 @@ class Sensitivities:
     @quiet
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
+        rewards = np.empty((2, *self.follower_reward.shape))
+        np.add(self.follower_reward, other.follower_reward, rewards[0])
+        np.add(self.leader_reward, other.leader_reward, rewards[1])
+        read_only(rewards)
         return unchecked(
             Sensitivities,
             model=self.model,
-            follower_reward=read_only(self.follower_reward + other.follower_reward),
-            leader_reward=read_only(self.leader_reward + other.leader_reward),
+            follower_reward=rewards[0],
+            leader_reward=rewards[1],
+            both_rewards=rewards.reshape(-1),
             _temperature=lambda: self.temperature + other.temperature,
             later_transition=lambda: self.transition + other.transition,
             later_initial=lambda: self.initial + other.initial,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tabular_bilevel._base import factors, kernels
 from tabular_bilevel._base.arrays import (
     FloatArray,
+    changed,
     grouped_sums,
     quiet,
     ratio,
@@ -137,7 +138,7 @@ class TraceRule:
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        known = {**experience.__dict__, "seen": None}  # without the sample, which is large
+        known = changed(experience, seen=None)  # without the sample, which is large
         arrivals = _Arrivals(self, model, known, sums)
         direct = Sensitivities.of(
             model,
@@ -285,15 +286,15 @@ class _Arrivals:
 
     rule: TraceRule
     world: Model
-    known: dict[str, Any]  # of the experience
+    known: Experience
     sums: _Sums
 
     @cached_property
     @quiet
     def weighed(self) -> _Sums:
         sums, model = self.sums, self.world
-        law = unchecked(Law, model=model, policy=self.known["response"].policy, horizon=0)
-        worth = self.rule.worth(unchecked(Experience, **self.known | {"seen": law}))
+        law = unchecked(Law, model=model, policy=self.known.response.policy, horizon=0)
+        worth = self.rule.worth(changed(self.known, seen=law))
         kernel = model.transition
         kernels.weigh_arrivals(
             kernel.indptr,

@@ -28,7 +28,6 @@ from tabular_bilevel._base.arrays import (
     FloatArray,
     IntArray,
     read_only,
-    read_only_view,
     restore_read_only,
     unchecked,
 )
@@ -658,7 +657,7 @@ def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
         and policy.dtype == np.float64
         and policy.shape == model.available.shape
         and policy.flags.c_contiguous
-        and kernels.is_policy(read_only_view(policy), model.available, DISTRIBUTION_TOLERANCE)
+        and kernels.is_policy(policy, model.available, DISTRIBUTION_TOLERANCE)
     )
     return policy if known else as_policy(model, policy)  # type: ignore[return-value]
 
