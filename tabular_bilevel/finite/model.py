@@ -539,6 +539,10 @@ class _Kernel:
         return bool(self.available.all())
 
     @cached_property
+    def nothing(self) -> FloatArray:
+        return read_only(np.zeros(self.available.shape))
+
+    @cached_property
     def transposed(self) -> sp.csc_array:  # costs more to make than to multiply with
         return self.transition.T
 

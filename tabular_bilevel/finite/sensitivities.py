@@ -112,9 +112,12 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
+        nothing = model._kernel.nothing
         made: dict[str, Any] = {
-            "follower_reward": _owned(follower_reward, model.follower_reward),
-            "leader_reward": _owned(leader_reward, model.leader_reward),
+            "model": model,
+            "follower_reward": nothing if follower_reward is None else read_only(follower_reward),
+            "leader_reward": nothing if leader_reward is None else read_only(leader_reward),
+            "_temperature": temperature,
         }
         if callable(transition):
             made["later_transition"] = transition
@@ -124,7 +127,7 @@ class Sensitivities:
             made["later_initial"] = initial
         else:
             made["initial"] = _owned(initial, model.initial)
-        return unchecked(cls, model=model, _temperature=temperature, **made)
+        return unchecked(cls, **made)
 
     @cached_property
     def temperature(self) -> float:
