@@ -325,6 +325,11 @@ class Model:
         return _Kernel(self.transition, self.termination, self.available)
 
     @property
+    def _nothing(self) -> FloatArray:
+        """A table of zeros, shape (S, A), for all that have nothing to say of pairs."""
+        return self._kernel.nothing
+
+    @property
     def row_mass(self) -> FloatArray:
         """Sums of the transition rows, shape (S, A)."""
         return self._kernel.row_mass

@@ -112,7 +112,7 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
-        nothing = model._kernel.nothing
+        nothing = model._nothing
         made: dict[str, Any] = {
             "model": model,
             "follower_reward": nothing if follower_reward is None else read_only(follower_reward),

@@ -416,12 +416,10 @@ class Reparametrised:
         """Length of theta."""
         return self.transform.n_parameters
 
-    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta, shape (d,)."""
         return self.inner.model(self.transform.forward(theta))
 
-    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back through both maps, shape (d,)."""
         x = self.transform.forward(theta)

@@ -21,6 +21,7 @@ from tabular_bilevel._base.arrays import (
     grouped_sums,
     quiet,
     ratio,
+    read_only,
     read_only_view,
     unchecked,
 )
@@ -140,11 +141,14 @@ class TraceRule:
         )
         known = changed(experience, seen=None)  # without the sample, which is large
         arrivals = _Arrivals(self, model, known, sums)
-        direct = Sensitivities.of(
-            model,
-            leader_reward=sums.occupancy,
-            transition=lambda: arrivals.weighed.gone,
-            initial=lambda: arrivals.weighed.starts,
+        direct = unchecked(
+            Sensitivities,
+            model=model,
+            follower_reward=model._nothing,
+            leader_reward=read_only(sums.occupancy),
+            later_transition=lambda: arrivals.weighed.gone,
+            later_initial=lambda: arrivals.weighed.starts,
+            _temperature=0.0,
         )
         indirect = self._indirect(experience, arrivals)
         return direct.times(self.direct_tables), indirect.times(self.indirect_tables)
@@ -249,12 +253,14 @@ class TraceRule:
         if self.centred:
             mean = response.policy * influence.sum(axis=1, keepdims=True)
             return Sensitivities.of(model, follower_reward=influence - mean)
-        return Sensitivities.of(
-            model,
-            follower_reward=influence,
-            transition=lambda: arrivals.weighed.carried,
-            initial=lambda: arrivals.weighed.credited_starts,
-            temperature=partial(temperature_slope, experience.planned, response, influence),
+        return unchecked(
+            Sensitivities,
+            model=model,
+            follower_reward=read_only(influence),
+            leader_reward=model._nothing,
+            later_transition=lambda: arrivals.weighed.carried,
+            later_initial=lambda: arrivals.weighed.credited_starts,
+            _temperature=partial(temperature_slope, experience.planned, response, influence),
         )
 
 

@@ -375,8 +375,10 @@ class Trajectories:
     def blocks(self) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
         """Split pairs, entries and lengths so that compiled code returns about every 0.1 s."""
         if self.pairs.size <= STEPS_OF_A_BLOCK:
-            yield self.pairs, self.entries, self.lengths
-            return
+            return iter(((self.pairs, self.entries, self.lengths),))
+        return self._blocks()
+
+    def _blocks(self) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
         first = begin = 0
         while first < self.count:
             # at least one: a trajectory stays whole
