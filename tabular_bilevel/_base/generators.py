@@ -35,7 +35,7 @@ def _addresses(bits: np.random.BitGenerator) -> tuple[int, int]:
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
     """Note a generator's state, and that of its seed sequence, which `spawn` draws from."""
     bits = generator.bit_generator
-    state: dict[str, Any] = bits.state  # made anew each time
+    state = dict(bits.state)
     if isinstance(bits.seed_seq, np.random.SeedSequence):
         state[SEEDS] = bits.seed_seq.state
     return state
