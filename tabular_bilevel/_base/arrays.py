@@ -181,6 +181,13 @@ def unchecked(kind: type[T], **attributes: Any) -> T:
     return made
 
 
+def changed(one: T, **attributes: Any) -> T:
+    """Copy a frozen object with other attributes, as `unchecked`, and all that it remembers."""
+    made = object.__new__(type(one))
+    made.__dict__.update(one.__dict__, **attributes)
+    return made
+
+
 def restore_read_only(self: object, state: dict[str, Any]) -> None:
     """Serve as `__setstate__` of frozen objects: copies and pickles are as read-only as they."""
     for value in state.values():

@@ -29,6 +29,9 @@ from tabular_bilevel.sampling.baselines import Baseline
 from tabular_bilevel.sampling.experience import Experience, Interaction, require_interaction
 from tabular_bilevel.sampling.traces import TraceRule
 
+# Visits that nothing is divided by, since nothing was visited: 0 stays 0.
+FEWEST = np.finfo(np.float64).smallest_normal
+
 
 @dataclass(frozen=True)
 class BoltzmannCovariance:
@@ -144,7 +147,7 @@ def _of_tables(_: object, experience: Experience, method: BoltzmannCovariance) -
     if method.average_tails:
         counts, weights = seen.visits(discount)
         credit *= weights
-        np.divide(credit, counts, out=credit, where=counts > 0.0)
+        credit /= np.maximum(counts, FEWEST)
         discount = seen.survival
     return TraceRule(
         credit=credit,

@@ -40,7 +40,7 @@ from tabular_bilevel._base.arguments import (
     require_method,
     require_real_dtype,
 )
-from tabular_bilevel._base.arrays import FloatArray, read_only, unchecked
+from tabular_bilevel._base.arrays import FloatArray, changed, read_only
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.files import brief
 from tabular_bilevel._base.frames import defined_at
@@ -105,10 +105,8 @@ class AtTheta:
         """Make one call, and check what it returns; what it raises has a note that says where."""
         try:
             found = self._call(rng, MappingProxyType(memory))
-            checked = {
-                "gradient": self._read(found.gradient), "memory": as_memory(found.memory)
-            }  # fmt: skip
-            return unchecked(type(found), **found.__dict__ | checked)
+            gradient, memory = self._read(found.gradient), as_memory(found.memory)
+            return changed(found, gradient=gradient, memory=memory)
         except Exception as error:
             error.add_note(f"in {self._where()}")
             raise

@@ -354,7 +354,6 @@ class CompiledPolicyIteration:
         as_positive("tolerance", self.tolerance)
         positive_integer("max_iterations", self.max_iterations)
 
-    @quiet
     def solve(self, model: Model, *, start: FloatArray | None = None) -> Response:
         """Solve the model, as `FollowerSolver` says."""
         if not is_banded(model):

@@ -33,13 +33,13 @@ from tabular_bilevel._base.arrays import (
     BoolArray,
     FloatArray,
     IntArray,
+    changed,
     grouped_sums,
     narrowing,
     quiet,
     read_only,
     read_only_matrix,
     restore_read_only,
-    unchecked,
 )
 from tabular_bilevel._base.display import displayed
 from tabular_bilevel._base.renamed import method_renamed
@@ -298,9 +298,7 @@ class Model:
 
     def _with(self, **checked: FloatArray | float) -> Model:
         """Change checked tables, and keep what follows from the kernel."""
-        made = unchecked(Model, **self.__dict__)
-        made.__dict__.update(checked, _kernel=self._kernel)
-        return made
+        return changed(self, _kernel=self._kernel, **checked)
 
     __setstate__ = restore_read_only
 
@@ -325,6 +323,11 @@ class Model:
     @cached_property
     def _kernel(self) -> _Kernel:
         return _Kernel(self.transition, self.termination, self.available)
+
+    @property
+    def _nothing(self) -> FloatArray:
+        """A table of zeros, shape (S, A), for all that have nothing to say of pairs."""
+        return self._kernel.nothing
 
     @property
     def row_mass(self) -> FloatArray:
@@ -539,6 +542,10 @@ class _Kernel:
     @cached_property
     def everything_available(self) -> bool:
         return bool(self.available.all())
+
+    @cached_property
+    def nothing(self) -> FloatArray:
+        return read_only(np.zeros(self.available.shape))
 
     @cached_property
     def transposed(self) -> sp.csc_array:  # costs more to make than to multiply with

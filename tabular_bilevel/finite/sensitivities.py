@@ -112,9 +112,12 @@ class Sensitivities:
             _warn_of_old_name()
             transition = entries
 
+        nothing = model._nothing
         made: dict[str, Any] = {
-            "follower_reward": _owned(follower_reward, model.follower_reward),
-            "leader_reward": _owned(leader_reward, model.leader_reward),
+            "model": model,
+            "follower_reward": nothing if follower_reward is None else read_only(follower_reward),
+            "leader_reward": nothing if leader_reward is None else read_only(leader_reward),
+            "_temperature": temperature,
         }
         if callable(transition):
             made["later_transition"] = transition
@@ -124,7 +127,7 @@ class Sensitivities:
             made["later_initial"] = initial
         else:
             made["initial"] = _owned(initial, model.initial)
-        return unchecked(cls, model=model, _temperature=temperature, **made)
+        return unchecked(cls, **made)
 
     @cached_property
     def temperature(self) -> float:
@@ -146,11 +149,16 @@ class Sensitivities:
     @quiet
     def __add__(self, other: Sensitivities) -> Sensitivities:
         """Add two measures on the same model."""
+        rewards = np.empty((2, *self.follower_reward.shape))
+        np.add(self.follower_reward, other.follower_reward, rewards[0])
+        np.add(self.leader_reward, other.leader_reward, rewards[1])
+        read_only(rewards)
         return unchecked(
             Sensitivities,
             model=self.model,
-            follower_reward=read_only(self.follower_reward + other.follower_reward),
-            leader_reward=read_only(self.leader_reward + other.leader_reward),
+            follower_reward=rewards[0],
+            leader_reward=rewards[1],
+            both_rewards=rewards.reshape(-1),
             _temperature=lambda: self.temperature + other.temperature,
             later_transition=lambda: self.transition + other.transition,
             later_initial=lambda: self.initial + other.initial,

@@ -154,16 +154,16 @@ class Budget:
     @quiet
     def forward(self, theta: npt.ArrayLike) -> FloatArray:
         """Map theta, shape (d,), to shares of the total, shape (d - 1,), as of `Transform`."""
-        return _shares_of(self._logits(theta), self.total)[1]
+        return _shares_of(self._logits(theta), self.total)[1][:-1]
 
     @quiet
     def pullback(self, theta: npt.ArrayLike, gradient: FloatArray) -> FloatArray:
         """Turn a gradient with respect to the shares into one with respect to theta."""
-        share = _shares_of(self._logits(theta), self.total)[0]
+        share, paid = _shares_of(self._logits(theta), self.total)
         centred = np.empty(share.size)
         centred.fill(-share[:-1].dot(gradient))
         centred[:-1] += gradient
-        return np.asarray(self.total * share * centred)
+        return paid * centred
 
     @quiet
     def pullback_bound(
@@ -189,9 +189,9 @@ class Budget:
     @quiet
     def pushforward(self, theta: npt.ArrayLike, direction: FloatArray) -> FloatArray:
         """Turn a direction of theta into one of the shares, as of `Transform`."""
-        share = _shares_of(self._logits(theta), self.total)[0]
+        share, paid = _shares_of(self._logits(theta), self.total)
         way = as_theta(direction, self.n_parameters, name="direction")
-        return (self.total * share * (way - share @ way))[:-1]
+        return (paid * (way - share @ way))[:-1]
 
     def _logits(self, theta: npt.ArrayLike) -> bytes:
         """Read theta; `_shares_of` asks whether it is finite."""
@@ -204,9 +204,9 @@ class Budget:
 
 @lru_cache(maxsize=1)
 def _shares_of(logits: bytes, total: float) -> tuple[FloatArray, FloatArray]:
-    """Remember the last ones: models and pullbacks at one theta follow each other."""
+    """Split the total, and remember it: models and pullbacks at one theta follow each other."""
     share = read_only(softmax(as_theta(np.frombuffer(logits))))
-    return share, read_only(total * share[:-1])
+    return share, read_only(total * share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,12 +416,10 @@ class Reparametrised:
         """Length of theta."""
         return self.transform.n_parameters
 
-    @quiet
     def model(self, theta: npt.ArrayLike) -> Model:
         """Build the model at theta, shape (d,)."""
         return self.inner.model(self.transform.forward(theta))
 
-    @quiet
     def pullback(self, theta: npt.ArrayLike, sensitivities: Sensitivities) -> FloatArray:
         """Pull sensitivities back through both maps, shape (d,)."""
         x = self.transform.forward(theta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +19,7 @@ from tabular_bilevel._base.arguments import (
 )
 from tabular_bilevel._base.arrays import (
     FloatArray,
+    IntArray,
     backwards,
     quiet,
     ratio,
@@ -33,7 +34,7 @@ from tabular_bilevel.finite.model import Model
 from tabular_bilevel.kinds import by_kind
 from tabular_bilevel.lq.values import exact_values as exact_values_of_states
 from tabular_bilevel.sampling.samplers import Sampler
-from tabular_bilevel.sampling.trajectories import Trajectories, row_blocks
+from tabular_bilevel.sampling.trajectories import STEPS_OF_A_BLOCK, Trajectories, row_blocks
 
 # A step in random order takes as long as so many in a row: 0.2 us.
 SCATTERED = 10
@@ -385,9 +386,9 @@ class SarsaCritic:
         kernels.mark_followed(trajectories.lengths, followed)
         for _ in range(self.sweeps):
             order = rng.permutation(followed.size)
-            for block in row_blocks(order.size, SCATTERED):
+            for steps in _blocks(order):
                 kernels.sarsa(
-                    order[block],
+                    steps,
                     trajectories.pairs,
                     trajectories.entries,
                     followed,
@@ -524,9 +525,9 @@ def learn_differences(
     table = first_table(model, previous)
     for _ in range(sweeps):
         order, target = rng.permutation(trajectories.pairs.size), target_value(table)
-        for block in row_blocks(order.size, SCATTERED):
+        for steps in _blocks(order):
             kernels.temporal_differences(
-                order[block],
+                steps,
                 trajectories.pairs,
                 trajectories.entries,
                 model.transition.indices,
@@ -537,6 +538,13 @@ def learn_differences(
                 table.ravel(),
             )
     return LeaderValues.under(response.policy, table)
+
+
+def _blocks(order: IntArray) -> Iterable[IntArray]:
+    """Split an order as `row_blocks` does."""
+    if order.size * SCATTERED <= STEPS_OF_A_BLOCK:
+        return (order,)
+    return (order[block] for block in row_blocks(order.size, SCATTERED))
 
 
 def require_step_size(step_size: float) -> None:

@@ -231,14 +231,14 @@ class Interaction:
         trajectories = self.sampler.sample(
             self._simulated(theta, planned), response.policy, rng=generator
         )
-        replay: dict[str, Any] = {}
+        earlier: dict[str, Any] = {}
         if self.replay is not None:
             require_tables(planned)
-            trajectories, replay = with_earlier(trajectories, memory, self.replay)
+            trajectories, earlier = with_earlier(trajectories, memory, self.replay)
         values = self.critic.values(
             response, trajectories, rng=generator, previous=memory.get(LEADER_ACTION_VALUE)
         )
-        kept = {**_kept(planned, response, values), **replay}
+        kept = _kept(planned, response, values) | earlier
         if begin is not None:
             table = np.where(planned.available, response.action_value, 0.0)
             kept[FOLLOWER_ACTION_VALUE] = read_only(table)

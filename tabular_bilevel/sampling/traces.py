@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tabular_bilevel._base import factors, kernels
 from tabular_bilevel._base.arrays import (
     FloatArray,
+    changed,
     grouped_sums,
     quiet,
     ratio,
+    read_only,
     read_only_view,
     unchecked,
 )
@@ -137,13 +139,16 @@ class TraceRule:
             if isinstance(seen, Law)
             else self._of_sample(experience, seen)
         )
-        known = {**experience.__dict__, "seen": None}  # without the sample, which is large
+        known = changed(experience, seen=None)  # without the sample, which is large
         arrivals = _Arrivals(self, model, known, sums)
-        direct = Sensitivities.of(
-            model,
-            leader_reward=sums.occupancy,
-            transition=lambda: arrivals.weighed.gone,
-            initial=lambda: arrivals.weighed.starts,
+        direct = unchecked(
+            Sensitivities,
+            model=model,
+            follower_reward=model._nothing,
+            leader_reward=read_only(sums.occupancy),
+            later_transition=lambda: arrivals.weighed.gone,
+            later_initial=lambda: arrivals.weighed.starts,
+            _temperature=0.0,
         )
         indirect = self._indirect(experience, arrivals)
         return direct.times(self.direct_tables), indirect.times(self.indirect_tables)
@@ -248,12 +253,14 @@ class TraceRule:
         if self.centred:
             mean = response.policy * influence.sum(axis=1, keepdims=True)
             return Sensitivities.of(model, follower_reward=influence - mean)
-        return Sensitivities.of(
-            model,
-            follower_reward=influence,
-            transition=lambda: arrivals.weighed.carried,
-            initial=lambda: arrivals.weighed.credited_starts,
-            temperature=partial(temperature_slope, experience.planned, response, influence),
+        return unchecked(
+            Sensitivities,
+            model=model,
+            follower_reward=read_only(influence),
+            leader_reward=model._nothing,
+            later_transition=lambda: arrivals.weighed.carried,
+            later_initial=lambda: arrivals.weighed.credited_starts,
+            _temperature=partial(temperature_slope, experience.planned, response, influence),
         )
 
 
@@ -285,15 +292,15 @@ class _Arrivals:
 
     rule: TraceRule
     world: Model
-    known: dict[str, Any]  # of the experience
+    known: Experience
     sums: _Sums
 
     @cached_property
     @quiet
     def weighed(self) -> _Sums:
         sums, model = self.sums, self.world
-        law = unchecked(Law, model=model, policy=self.known["response"].policy, horizon=0)
-        worth = self.rule.worth(unchecked(Experience, **self.known | {"seen": law}))
+        law = unchecked(Law, model=model, policy=self.known.response.policy, horizon=0)
+        worth = self.rule.worth(changed(self.known, seen=law))
         kernel = model.transition
         kernels.weigh_arrivals(
             kernel.indptr,

@@ -29,7 +29,6 @@ from tabular_bilevel._base.arrays import (
     IntArray,
     backwards,
     read_only,
-    read_only_view,
     restore_read_only,
     unchecked,
 )
@@ -377,8 +376,10 @@ class Trajectories:
     def blocks(self) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
         """Split pairs, entries and lengths so that compiled code returns about every 0.1 s."""
         if self.pairs.size <= STEPS_OF_A_BLOCK:
-            yield self.pairs, self.entries, self.lengths
-            return
+            return iter(((self.pairs, self.entries, self.lengths),))
+        return self._blocks()
+
+    def _blocks(self) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
         first = begin = 0
         while first < self.count:
             # at least one: a trajectory stays whole
@@ -669,7 +670,7 @@ def as_known_policy(model: Model, policy: npt.ArrayLike) -> FloatArray:
         and policy.dtype == np.float64
         and policy.shape == model.available.shape
         and policy.flags.c_contiguous
-        and kernels.is_policy(read_only_view(policy), model.available, DISTRIBUTION_TOLERANCE)
+        and kernels.is_policy(policy, model.available, DISTRIBUTION_TOLERANCE)
     )
     return policy if known else as_policy(model, policy)  # type: ignore[return-value]
 
