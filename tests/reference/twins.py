@@ -82,11 +82,13 @@ def soft_policy_iteration(model, value, *, tolerance, rounding, max_iterations):
     """V <- V + (I - gamma P_pi)^-1 (T V - V); returns V, Q, pi, steps, residual and scale."""
     outcomes, n_states = successors(model), model.n_states
     value = np.array(value)
-    iterations, spare = 0, 1  # what comes after the tolerance does not count
+    iterations, spare = 0, None  # what comes after the tolerance does not count
     while True:
         action_value, _ = look_ahead(model, value)
         policy, _, gap, residual, scale = soft_gap(model, value, action_value)
         if residual <= tolerance * scale:
+            if spare is None:
+                spare = 2 if iterations else 1  # one with the factors of the step before
             if residual <= rounding * scale or not spare:
                 return value, action_value, policy, iterations, residual, scale
             spare -= 1

@@ -314,9 +314,9 @@ def soft_policy_iteration(
 ) -> tuple[int, float, float, bool]:
     """Take Newton steps on T V - V = 0 until max |T V - V| <= tolerance * scale of the terms.
 
-    From there one step more leads to rounding: it is left out if the residual is at most `rounding`
-    times the scale, and does not count towards `max_iterations`. `place` is that of `factor_band`,
-    whose band has 2 `width` + 1 columns.
+    From there one step more leads to rounding, or two: they are left out if the residual is at most
+    `rounding` times the scale, and do not count towards `max_iterations`. `place` is that of
+    `factor_band`, whose band has 2 `width` + 1 columns.
     Returns the number of steps, the residual of `value`, to which the other outputs belong, the
     scale, and whether the tolerance was reached.
     """
@@ -324,7 +324,7 @@ def soft_policy_iteration(
     band, weights = np.empty((n_states, 2 * width + 1)), np.empty(data.size)
     step, gap = np.empty(n_states), np.empty(n_states)
     iterations = 0
-    last = False
+    last = factored = False
     while True:
         look_ahead(
             indptr,
@@ -349,8 +349,11 @@ def soft_policy_iteration(
         near = last or not residual > tolerance * scale
         if last or not residual > rounding * scale or (iterations == max_iterations and not near):
             return iterations, residual, scale, near
-        last = near
-        factor_band(indptr, indices, weights, discount, place, band)
+        if near and factored:  # the last step's factors nearly always lead to rounding, too
+            factored = False
+        else:
+            factor_band(indptr, indices, weights, discount, place, band)
+            last, factored = near, True
         solve_factors(band, step)
         for s in range(n_states):
             value[s] += step[place[s]]
