@@ -189,8 +189,13 @@ def lines(count: int) -> list[Line]:
 
 
 def repeated(run: Callable[[], object], runs: int) -> Callable[[], object]:
-    """Make what runs so often."""
-    return lambda: [run() for _ in range(runs)]
+    """Make what runs so often, and keeps nothing."""
+
+    def run_all() -> None:
+        for _ in range(runs):
+            run()
+
+    return run_all
 
 
 def main(arguments: list[str] | None = None) -> int:
