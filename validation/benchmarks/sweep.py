@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]  # fmt: skip
     # compiles
     train(replace(runs[0], n_iterations=2, every=2))
-    numbers = 100 * options.tasks * options.iterations
+    numbers = 5_000 * options.tasks * options.iterations  # as long as the ascents, or so
     works: dict[str, Callable[[], None]] = {
         "one worker": partial(swept, 1, runs, fresh=False),
         "two workers, started": partial(swept, 2, runs, fresh=True),
