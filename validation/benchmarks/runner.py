@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import resource
 import statistics
 import subprocess
@@ -123,10 +124,15 @@ def timed(run: Callable[[], object], clock: Callable[[], float] = processor) -> 
 
 
 def turn(run: Callable[[], float]) -> float:
-    """Take a call's seconds, the mean of a turn: what others left in the caches is one call's."""
+    """Take a call's seconds, the mean of a turn, after as long a time that does not count.
+
+    Who has waited for others finds the caches, and the processor's clock, as they left them.
+    """
     taken = [run()]
-    while sum(taken) < TURN:
-        taken.append(run())
+    for _ in range(2 if taken[0] < TURN else 0):
+        taken = [run()]
+        while sum(taken) < TURN:
+            taken.append(run())
     return statistics.fmean(taken)
 
 
@@ -136,17 +142,21 @@ def medians(
     patience: float = float("inf"),
     enough: float = ENOUGH,
 ) -> dict[str, float]:
-    """Let all take turns, and take medians of a call's seconds; who takes long has one turn."""
+    """Let all take turns, and take medians of a call's seconds; who takes long has one turn.
+
+    In an order of its own each time: nobody always comes after the same one.
+    """
     for run in runs.values():
         spent = run()
         for _ in range(WARM if repeats > 1 else 0):  # the package's loops compile by and by
             if spent < enough:
                 spent += run()
     times = {name: [turn(run) if repeats > 1 else run()] for name, run in runs.items()}
+    order = random.Random(0)
     for _ in range(1, repeats):
-        for name, run in runs.items():
+        for name in order.sample([*runs], len(runs)):
             if times[name][0] <= patience:
-                times[name].append(turn(run))
+                times[name].append(turn(runs[name]))
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
