@@ -301,11 +301,8 @@ def _require(result: Hypergradient, tolerance: float | None) -> None:
     if tolerance is None or accuracy.is_within(tolerance, result.objective, result.gradient):
         return
     widest = float(accuracy.gradient.max(initial=0.0))
-    more = (
-        "Ask for an Enclosed result."
-        if isinstance(result.model, Model)
-        else ("Enclosures are for tables.")
-    )
+    tables = isinstance(result.model, Model)
+    more = "Ask for an Enclosed result." if tables else "Enclosures are for tables."
     raise CertificationError(
         f"the relative tolerance {tolerance:.3g} was not reached in float64: the objective is "
         f"known within {accuracy.objective:.2g}, the gradient within {widest:.2g}. {more}",
