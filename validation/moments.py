@@ -153,6 +153,7 @@ class Walk:
 
     @classmethod
     def _of_scores(cls, found: ScoredMoments, n_steps: int) -> Walk:
+        found = found._some(slice(None))  # all parameters
         score, discount = found._score.T, found._discount
         step = np.zeros((*score.shape, 3, 3))  # of the sum of scores, weighted, the weight, and G
         step[:, :, 0, 0] = step[:, :, 1, 1] = discount
