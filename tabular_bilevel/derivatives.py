@@ -86,8 +86,7 @@ def tangents_at(
     if has_pushforward(problem):
         if limited:
             _require_few(problem, theta.size, model, forward=True)
-        axes = (_axis(k, theta.size) for k in range(theta.size))
-        columns = _pushed(problem, theta, model, axes)
+        columns = _pushed(problem, theta, model, axes(theta.size))
         try:
             return Tangents.stacked(model, theta.size, columns, given=_given("pushforward"))
         except NotImplementedError:  # some code can be differentiated backward only
@@ -217,8 +216,7 @@ def _of_rewards(problem: BilevelProblem, theta: FloatArray, model: Model) -> Tan
         inner = _of_rewards(problem.inner, x, model)
         if inner is None:
             return None
-        axes = (_axis(k, theta.size) for k in range(theta.size))
-        slopes = _columns(problem.transform.pushforward(theta, axis) for axis in axes)
+        slopes = _columns(problem.transform.pushforward(theta, axis) for axis in axes(theta.size))
         rewards = {name: getattr(inner, name) @ slopes for name in names}
     elif moves_as(problem, FeatureProblem) and problem.moves_rewards_only:
         kept = sp.diags_array(model.available.ravel().astype(np.float64))
@@ -245,6 +243,11 @@ def _axis(k: int, n: int) -> FloatArray:
     axis = np.zeros(n)
     axis[k] = 1.0
     return axis
+
+
+def axes(n: int, which: Iterable[int] | None = None) -> Iterator[FloatArray]:
+    """Make unit vectors of a length, one at a time; by default all."""
+    return (_axis(k, n) for k in (range(n) if which is None else which))
 
 
 def _pushed(

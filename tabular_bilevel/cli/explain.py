@@ -22,7 +22,7 @@ from tabular_bilevel.cli._common import (
     theta_of,
     write_picture,
 )
-from tabular_bilevel.derivatives import has_pushforward, tangents_along
+from tabular_bilevel.derivatives import axes, has_pushforward, tangents_along
 from tabular_bilevel.finite.adjoint import direct_sensitivities, indirect_sensitivities
 from tabular_bilevel.lq.follower import closed_loop
 from tabular_bilevel.lq.linear import spectral_radius
@@ -110,8 +110,7 @@ def _places(
     """Say in which state most of each cause is, where the problem can be differentiated forward."""
     if not (has_pushforward(problem) and isinstance(found.model, tb.Model)):
         return {}
-    axes = (np.eye(1, theta.size, k)[0] for k in largest)
-    model, tangents = tangents_along(problem, theta, axes)
+    model, tangents = tangents_along(problem, theta, axes(theta.size, largest))
     stations = found.model, found.response, found.evaluation
     measures = {
         "direct": direct_sensitivities(*stations),

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tabular_bilevel._base.arguments import as_positive, as_theta, finite_array, positive_integer
 from tabular_bilevel._base.arrays import ComplexArray, FloatArray, centred, quiet
 from tabular_bilevel._base.errors import ConvergenceError
-from tabular_bilevel.derivatives import tangents_along
+from tabular_bilevel.derivatives import axes, tangents_along
 from tabular_bilevel.exact.hypergradient import objective
 from tabular_bilevel.finite.follower import log_policy, solve_follower
 from tabular_bilevel.finite.leader import evaluate_leader
@@ -302,7 +302,7 @@ def _directions(
 ) -> tuple[FloatArray, Iterable[FloatArray]]:
     theta = as_theta(theta)
     if directions is None:
-        return theta, (np.eye(1, theta.size, k)[0] for k in range(theta.size))
+        return theta, axes(theta.size)
     return theta, finite_array("directions", directions, (None, theta.size))
 
 
